@@ -1,0 +1,56 @@
+"""Many pictures: decoded by threads, some way ahead of whoever asks, handed over in order."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture
+
+T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use: under taskset and in containers fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read(
+    pictures: Iterable[Picture], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
+) -> Iterator[tuple[Picture, T | BadPicture]]:
+    """Load pictures in threads; Pillow decodes and resizes outside of the interpreter's lock.
+
+    Args:
+        pictures: Read as far as `ahead` goes, no further.
+        load: From a path to whatever is wanted; it may raise BadPicture.
+        jobs: Threads; as many as cores unless said.
+        ahead: How many pictures may wait to be asked for: the bound on memory.
+
+    Yields:
+        Every picture in the order given, with what `load` made of it or with the reason why it could not.
+    """
+
+    def attempt(picture: Picture) -> T | BadPicture:
+        try:
+            return load(picture.path)
+        except BadPicture as error:
+            return error
+
+    coming = iter(pictures)
+    executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")
+    try:
+        waiting: deque[tuple[Picture, Future[T | BadPicture]]] = deque()
+        for picture in islice(coming, ahead):
+            waiting.append((picture, executor.submit(attempt, picture)))
+        while waiting:
+            picture, future = waiting.popleft()
+            loaded = future.result()
+            following = next(coming, None)
+            if following is not None:
+                waiting.append((following, executor.submit(attempt, following)))
+            yield picture, loaded
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,165 @@
+"""Which pictures: from the words of a command line to pictures with labels.
+
+A folder is read like this (a name's first folder is its label, deeper folders do not matter, hidden files are ignored):
+
+    photos/cat/1.jpg            -> label cat
+    photos/cat/kittens/2.JPG    -> label cat
+    photos/3.png                -> no label
+
+and with `split="val"` the same below `photos/val/`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import manifest
+
+#: What a folder is searched for, in any case of letters.
+EXTENSIONS = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file to be read as a picture; `path` opens from the current folder."""
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+def find(
+    sources: Iterable[str], *, split: str | None = None, stdin: BinaryIO | None = None, null: bool = False
+) -> list[Picture] | Iterator[Picture]:
+    """Find the pictures that sources name, folders in the order of their names, the rest as given.
+
+    Args:
+        sources: Pictures, folders, manifests (`.tsv`), or `-` for standard input: one path a line, or a manifest with its header row.
+        split: Only this part of a manifest, or this subfolder of a folder. Single pictures belong to no part.
+        stdin: Where `-` reads from.
+        null: The list on standard input is separated by NUL instead.
+
+    Returns:
+        A list; with `-` among the sources an iterator, which reads no further than it is asked.
+
+    Raises:
+        UsageError: `split` with a list that has no parts, or `-` twice.
+        CnnkitError: A source does not exist or holds no picture.
+    """
+    sources = list(sources)
+    if sources.count("-") > 1:
+        raise UsageError("standard input (-) can be read once")
+    if "-" not in sources:
+        return [picture for source in sources for picture in _one(source, split)]
+    assert stdin is not None, "a caller that takes - hands over standard input"
+    return chain.from_iterable(
+        _from_list(stdin, split, null=null) if source == "-" else _one(source, split) for source in sources
+    )
+
+
+def _one(source: str, split: str | None) -> list[Picture]:
+    if os.path.isdir(source):
+        return _folder(source, split)
+    if not os.path.exists(source):
+        raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
+    if source.lower().endswith(".tsv"):
+        return _manifest(source, split)
+    if split is not None:
+        raise UsageError(
+            f"{source} is a single picture and has no part {split}; --split goes with a manifest or a folder"
+        )
+    return [Picture(source)]
+
+
+def _folder(folder: str, split: str | None) -> list[Picture]:
+    root = folder
+    if split is not None:
+        root = os.path.join(folder, split)
+        if not os.path.isdir(root):
+            parts = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
+            raise CnnkitError(f"{folder}: no subfolder {split}; it has {parts or 'none'}")
+    pictures, seen = [], set()
+    for below, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(below)
+        if real in seen:  # a symbolic link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        inner = os.path.relpath(below, root)
+        label = None if inner == os.curdir else inner.split(os.sep)[0]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                pictures.append(Picture(os.path.join(below, name), label, split))
+    if not pictures:
+        raise CnnkitError(f"{root}: no pictures in it (looked for {' '.join(sorted(EXTENSIONS))})")
+    # By the bytes of the name: the same order on every file system and in every locale
+    return sorted(pictures, key=lambda picture: os.fsencode(picture.path).replace(os.fsencode(os.sep), b"\0"))
+
+
+def _manifest(path: str, split: str | None) -> list[Picture]:
+    folder = os.path.dirname(path)
+    rows = manifest.load(path)
+    pictures = [
+        Picture(os.path.join(folder, row.path), row.label, row.split, row.group)
+        for row in rows
+        if split is None or row.split == split
+    ]
+    if not pictures:
+        parts = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
+        raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {parts}" if split is not None else ""))
+    return pictures
+
+
+def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Picture]:
+    lines = _null_separated(stdin) if null else iter(stdin)
+    first = next(lines, None)
+    if first is None:
+        raise CnnkitError("standard input: it names no picture")
+    lines = chain([first], lines)
+    if not null and first.rstrip(b"\r\n").split(b"\t")[0] == b"path" and b"\t" in first:
+        found = False
+        for row in manifest.parse(lines, name="standard input"):
+            if split is None or row.split == split:
+                found = True
+                yield Picture(row.path, row.label, row.split, row.group)
+        if not found:
+            raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+        return
+    if split is not None:
+        raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
+    for line in lines:
+        path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
+        if path:
+            yield Picture(path)
+
+
+def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while chunk := stdin.read1(65536) if hasattr(stdin, "read1") else stdin.read(65536):
+        *whole, rest = (rest + chunk).split(b"\0")
+        yield from whole
+    if rest:
+        yield rest

@@ -1,0 +1,1 @@
+"""Everything that is written to disk; nobody else opens an artefact."""

@@ -1,0 +1,160 @@
+"""The Header: the one record that features, models and exported networks all carry, as the same JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from importlib import metadata
+from typing import Any, Self
+
+from cnnkit import __version__
+from cnnkit.errors import FormatError
+
+VERSION = 1
+
+
+class Kind(StrEnum):
+    """What a file is."""
+
+    FEATURES = "features"
+    MODEL = "model"
+    ONNX = "onnx"
+
+
+_MADE_BY = {
+    Kind.FEATURES: "cnn-extract",
+    Kind.MODEL: "cnn-train-head",
+    Kind.ONNX: "cnn-export",
+}
+
+
+class Fit(StrEnum):
+    """How a picture of any shape becomes a square."""
+
+    CROP = "crop"  # shorter side to `resize`, then the centre
+    SQUASH = "squash"  # both sides to `size`, the aspect is lost
+    PAD = "pad"  # longer side to `size`, the rest in the mean colour
+
+
+class Interpolation(StrEnum):
+    """Pillow's filters, all antialiased when they shrink."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+class Pool(StrEnum):
+    """What becomes of a map of features (C, H, W)."""
+
+    AVG = "avg"  # (C,)
+    MAX = "max"  # (C,)
+    FLATTEN = "flatten"  # (C*H*W,)
+    NONE = "none"  # stays (C, H, W)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
+
+    `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1.
+    """
+
+    fit: Fit = Fit.CROP
+    resize: int = 256
+    size: int = 224
+    interpolation: Interpolation = Interpolation.BILINEAR
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Which convolutional base, with which weights, cut where."""
+
+    name: str  # torchvision's name, timm:NAME, or "layers" for a base given by notation
+    layer: str
+    pool: Pool
+    weights_sha256: str | None = None  # of the state_dict file; None once its values were trained further
+    notation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file holds and how it came to be. Everything a later step needs, and nothing that changes from run to run."""
+
+    kind: Kind
+    classes: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    backbone: Backbone | None = None
+    head: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    made_by: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Give the same text for the same record, on one line."""
+        return json.dumps({"cnnkit": VERSION, **asdict(self)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str, kind: Kind | None = None) -> Self:
+        """Read a Header and check that it is one.
+
+        Args:
+            text: What `to_json` wrote.
+            name: The file it was found in, for messages.
+            kind: What the file must be; any unless said.
+
+        Raises:
+            FormatError: No Header, one of a later version, or of another kind; the message names the command that makes the right one.
+        """
+        remedy = f"make one with {_MADE_BY[kind]}" if kind else "was it made by cnnkit?"
+        try:
+            raw = json.loads(text)
+            version = raw.pop("cnnkit")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{name}: no cnnkit header in it; {remedy}") from error
+        if version != VERSION:
+            raise FormatError(f"{name}: header version {version}, this cnnkit reads version {VERSION}; update cnnkit")
+        if kind is not None and raw.get("kind") != kind:
+            raise FormatError(f"{name}: found {raw.get('kind')}, expected {kind}; {remedy}")
+        try:
+            return cls(
+                kind=Kind(raw["kind"]),
+                classes=tuple(raw["classes"]) if raw.get("classes") is not None else None,
+                preprocess=_preprocess(raw["preprocess"]) if raw.get("preprocess") else None,
+                backbone=_backbone(raw["backbone"]) if raw.get("backbone") else None,
+                head=raw.get("head"),
+                training=raw.get("training") or {},
+                made_by=raw.get("made_by") or {},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{name}: broken cnnkit header ({error}); {remedy}") from error
+
+    def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
+        """Copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def _preprocess(raw: dict[str, Any]) -> Preprocess:
+    known = {item.name for item in fields(Preprocess)}
+    values = {key: value for key, value in raw.items() if key in known}
+    values["fit"] = Fit(values["fit"])
+    values["interpolation"] = Interpolation(values["interpolation"])
+    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    return Preprocess(**values)
+
+
+def _backbone(raw: dict[str, Any]) -> Backbone:
+    known = {item.name for item in fields(Backbone)}
+    return Backbone(**{key: Pool(value) if key == "pool" else value for key, value in raw.items() if key in known})
+
+
+def made_by(*distributions: str) -> dict[str, str]:
+    """Name the versions that took part; what is not installed is left out."""
+    versions = {"cnnkit": __version__}
+    for name in distributions:
+        try:
+            versions[name.removesuffix("-gpu")] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,72 @@
+"""The manifest: a TSV that lists pictures with their label, part and group; paths are as seen from the manifest's own folder.
+
+    path	label	split	group
+    cats/1.jpg	cat	train	litter-7
+
+Only `path` is required; further columns are kept out of the way.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import atomic, tsv
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture of a manifest; `path` as it stands in the file."""
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Row]:
+    """Read a manifest's lines as they are asked for.
+
+    Args:
+        lines: The lines of the file, header row first.
+        name: The file, for messages.
+
+    Raises:
+        FormatError: A row does not fit the header row, there is no `path` column, or a path is empty.
+    """
+    for fields in tsv.parse(lines, name=name, required=["path"]):
+        if not fields["path"]:
+            raise FormatError(f"{name}: a row with an empty path")
+        yield Row(fields["path"], *(fields.get(column) or None for column in ("label", "split", "group")))
+
+
+def load(path: str | Path) -> list[Row]:
+    """Read a manifest whole."""
+    with Path(path).open("rb") as file:
+        return list(parse(file, name=str(path)))
+
+
+def render(rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
+    """Write a manifest as text, with these of its columns."""
+    return tsv.render(columns, ([getattr(row, column) for column in columns] for row in rows))
+
+
+def save(
+    path: str | Path, rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")
+) -> None:
+    """Write a manifest in one step."""
+    with atomic.writing(path) as file:
+        file.write(render(rows, columns=columns))
+
+
+def seen_from(folder: str | Path, path: str) -> str:
+    """Give a path, written as from the current folder, as seen from another folder; absolute paths stay.
+
+    Symbolic links are not followed: a manifest names what the user named. Separators are `/` everywhere.
+    """
+    if os.path.isabs(path):
+        return path
+    # From the real folder, so that ".." means what the operating system takes it for
+    relative = os.path.relpath(os.path.join(os.path.realpath(os.curdir), path), os.path.realpath(folder))
+    return relative.replace(os.sep, "/")

@@ -1,0 +1,65 @@
+"""Tab-separated text that survives every file name and stays friendly to `cut` and `awk`.
+
+Tab, newline, carriage return and backslash inside a field are written as `\\t`, `\\n`, `\\r` and `\\\\` (linear TSV); nothing is quoted.
+Names that are not UTF-8 pass through unharmed (surrogateescape).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from cnnkit.errors import FormatError
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
+_ESCAPED = re.compile(r"\\([\\tnr])")
+_PLAIN = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
+
+
+def escape(field: str) -> str:
+    """Make a field safe to stand between tabs."""
+    return _NEEDS_ESCAPE.sub(lambda match: _ESCAPES[match[0]], field)
+
+
+def unescape(field: str) -> str:
+    """Undo `escape`; a backslash before any other letter is left alone."""
+    return _ESCAPED.sub(lambda match: _PLAIN[match[1]], field)
+
+
+def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
+    """Write a header row and rows; None is an empty field."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join("" if field is None else escape(field) for field in row) for row in rows]
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+
+def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read rows by the names of their header row, as they are asked for.
+
+    Args:
+        lines: Lines with or without their newline; Windows line ends are accepted.
+        name: The file, for messages.
+        required: Columns that must be there.
+
+    Yields:
+        One mapping a row, empty lines left out.
+
+    Raises:
+        FormatError: No header row, a required column missing, or a row with another number of fields.
+    """
+    columns: list[str] | None = None
+    for number, line in enumerate(lines, start=1):
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
+        if not text:
+            continue
+        fields = [unescape(field) for field in text.split("\t")]
+        if columns is None:
+            columns = fields
+            missing = [column for column in required if column not in columns]
+            if missing:
+                raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {', '.join(columns[:8])}")
+            continue
+        if len(fields) != len(columns):
+            raise FormatError(f"{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}")
+        yield dict(zip(columns, fields, strict=True))
+    if columns is None:
+        raise FormatError(f"{name}: empty; expected a header row with {', '.join(required)}")

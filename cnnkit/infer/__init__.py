@@ -1,0 +1,1 @@
+"""Whole runs of a trained network over pictures."""

@@ -1,0 +1,1 @@
+"""From a notation to a network: grammar, arithmetic, modules and named backbones."""

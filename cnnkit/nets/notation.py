@@ -1,0 +1,346 @@
+"""The layer notation: one line of text for a convolutional network.
+
+    conv 32 k3 s2 same relu, pool 2, 3 * (conv 64 k3 same bn relu), gap, dense 256 relu, dropout 0.5, dense 10 softmax
+
+A text is a list of layers, separated by commas or new lines; `#` begins a comment; `3 * ( ... )` repeats; `@file` reads
+a file. A layer is a word, its number, its options in any order, and behind them `bn` and activations, in the order they
+act:
+
+    conv N kK|kHxW [sS|sHxW] [same|valid|pP] [dD|dHxW] [gG] [nobias]
+    pool K|HxW [sS|sHxW] [same|valid|pP]       the largest of each window; `avgpool` takes the mean
+    dense N [nobias]     gap     gmp     pad P     flatten     bn     dropout P     relu, tanh, softmax, ...
+
+Strides are 1 for conv and the window's size for pools, padding is `valid`, as Keras has them. An activation behind a
+layer belongs to that layer, as Keras' `activation=` does; `bn` behind a layer is a layer of its own, and an activation
+behind it is its.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from cnnkit.errors import NotationError
+
+MOST_LAYERS = 10_000
+DEEPEST = 20
+
+
+class Kind(StrEnum):
+    """What a layer does."""
+
+    conv = "conv"
+    pool = "pool"
+    avgpool = "avgpool"
+    gap = "gap"
+    gmp = "gmp"
+    pad = "pad"
+    flatten = "flatten"
+    dense = "dense"
+    bn = "bn"
+    dropout = "dropout"
+    activation = "activation"
+
+
+class Padding(StrEnum):
+    """How a window treats the border, as Keras names it; the third way is a number of pixels."""
+
+    same = "same"
+    valid = "valid"
+
+
+class Activation(StrEnum):
+    """The activations, by the names that torch.nn.functional gives them."""
+
+    relu = "relu"
+    relu6 = "relu6"
+    leaky_relu = "leaky_relu"
+    elu = "elu"
+    selu = "selu"
+    gelu = "gelu"
+    silu = "silu"
+    mish = "mish"
+    tanh = "tanh"
+    sigmoid = "sigmoid"
+    hardsigmoid = "hardsigmoid"
+    hardswish = "hardswish"
+    softplus = "softplus"
+    softsign = "softsign"
+    softmax = "softmax"
+    linear = "linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer, with every default filled in; pairs are (height, width).
+
+    `filters` are a convolution's output channels or a dense layer's units; `padding` of a `pad` layer is its pixels on
+    each side; `rate` is the share that a dropout layer drops; `text` is how the layer was written.
+    """
+
+    kind: Kind
+    name: str
+    text: str
+    filters: int | None = None
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding | int = Padding.valid
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: bool = True
+    rate: float = 0.0
+    activation: Activation | None = None
+
+
+def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
+    """Read the notation.
+
+    Layers are named by kind and number, `conv1`, `bn1`, `conv2`: the names that cnn-dims prints, that the built
+    network's modules carry and that `--layer` takes. Activations that stand alone are named by their word, `relu1`.
+
+    Args:
+        text: The layers, or `@` and the name of a file that holds them. Empty text is a network without layers.
+        taken: Names of layers that stand before these; their numbering goes on.
+
+    Raises:
+        NotationError: A word is unknown, missing, out of range or said twice. Layers are counted as they are written.
+    """
+    if not text.strip().startswith("@"):
+        return tuple(_named(_items(_Tokens(text)), taken))
+    file = Path(text.strip()[1:])
+    try:
+        return tuple(_named(_items(_Tokens(file.read_text(encoding="utf-8"))), taken))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise NotationError(f"{file}: {reason}; give a file that holds layers, one a line") from error
+    except NotationError as error:
+        raise NotationError(f"{file}: {error}") from error
+
+
+def _named(layers: list[Layer], taken: Collection[str]) -> Iterator[Layer]:
+    """Give every layer its name, unique among themselves and those taken."""
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        word = layer.text if layer.kind is Kind.activation else layer.kind.value
+        stem = f"{word}_" if word[-1].isdigit() else word  # relu6_1: "relu61" would be the 61st relu
+        counts[stem] += 1
+        while f"{stem}{counts[stem]}" in taken:
+            counts[stem] += 1
+        yield replace(layer, name=f"{stem}{counts[stem]}")
+
+
+class _Tokens:
+    """The text as a row of items and of the signs between them, with a count of the items read."""
+
+    def __init__(self, text: str) -> None:
+        bare = re.sub(r"#[^\n]*", "", text).replace("\n", ",").lower()
+        self._left = [part.strip() for part in reversed(re.split(r"([,()])", bare)) if part.strip()]
+        self.items = 0
+
+    def take(self) -> str | None:
+        """Give the next item or sign, None behind the last."""
+        return self._left.pop() if self._left else None
+
+    def error(self, message: str) -> NotationError:
+        """Say which layer a flaw is in, counted as written."""
+        return NotationError(f"layer {max(self.items, 1)}: {message}")
+
+
+def _items(tokens: _Tokens, *, depth: int = 0) -> list[Layer]:
+    """Read items up to the end, or to the closing bracket of a repetition, and write the repetitions out."""
+    layers: list[Layer] = []
+    separated = True
+    while (token := tokens.take()) is not None:
+        if token == ",":
+            separated = True
+            continue
+        if token == ")" and depth:
+            return layers
+        if token == ")":
+            raise tokens.error('")" without "("')
+        if token == "(":
+            raise tokens.error('"(" without a count; write "2 * ( ... )"')
+        if not separated:
+            raise tokens.error(f'a comma is missing before "{token}"')
+        separated = False
+        layers += _repetition(token, tokens, depth) if "*" in token else _item(token, tokens)
+        if len(layers) > MOST_LAYERS:
+            raise tokens.error(f"{len(layers)} layers with repetitions written out; {MOST_LAYERS} are the most")
+    if depth:
+        raise tokens.error('"(" without ")"')
+    return layers
+
+
+def _repetition(token: str, tokens: _Tokens, depth: int) -> list[Layer]:
+    """Read `3 * ( ... )`, of which `token` is the part before the bracket."""
+    count = re.fullmatch(r"([0-9]{1,9})\s*\*", token)
+    if not count or tokens.take() != "(":
+        raise tokens.error(f'"{token}" repeats nothing; write "3 * ( ... )"')
+    if depth == DEEPEST:
+        raise tokens.error(f"more than {DEEPEST} brackets one inside the other")
+    body = _items(tokens, depth=depth + 1)
+    times = int(count[1])
+    if not 0 < times * max(len(body), 1) <= MOST_LAYERS:
+        raise tokens.error(f"{times} times {len(body)} layers; a repetition gives 1 to {MOST_LAYERS}")
+    return body * times
+
+
+class _Flaw(Exception):
+    """What is wrong with an item, before it is said which item it is."""
+
+
+def _item(token: str, tokens: _Tokens) -> list[Layer]:
+    """Read one item: a layer, its number and options, and the `bn` and activations behind it."""
+    tokens.items += 1
+    first, *words = token.split()
+    try:
+        if first in Activation.__members__:
+            alone = Layer(kind=Kind.activation, name="", text=first, activation=Activation(first))
+            return _followed(alone, words)
+        if first not in _EXAMPLES:
+            raise _Flaw(f'"{first}" is no layer{_proposal(first, (*_EXAMPLES, *Activation))}')
+        own = [word for word in words if not _follows(word)]
+        return _followed(_primitive(Kind(first), own), [word for word in words if _follows(word)])
+    except _Flaw as flaw:
+        raise tokens.error(str(flaw)) from None
+
+
+def _follows(word: str) -> bool:
+    """Tell whether a word acts on a layer's output, rather than being one of its options."""
+    return word == Kind.bn or word in Activation.__members__
+
+
+def _followed(layer: Layer, words: list[str]) -> list[Layer]:
+    """Put behind a layer the `bn` and activations that its item names."""
+    layers = [layer]
+    for word in words:
+        last = layers[-1]
+        if not _follows(word):
+            raise _Flaw(f'"{word}" does not belong to {layer.text}; an activation that stands alone takes nothing')
+        if word == Kind.bn:
+            layers.append(Layer(kind=Kind.bn, name="", text=word))
+        elif last.activation:
+            raise _Flaw(f'"{word}" behind "{last.activation}": a layer has one activation; put a comma between them')
+        else:
+            layers[-1] = replace(last, text=f"{last.text} {word}", activation=Activation(word))
+    return layers
+
+
+_EXAMPLES = {
+    Kind.conv: "conv 32 k3",
+    Kind.pool: "pool 2",
+    Kind.avgpool: "avgpool 2",
+    Kind.gap: "gap",
+    Kind.gmp: "gmp",
+    Kind.pad: "pad 1",
+    Kind.flatten: "flatten",
+    Kind.dense: "dense 10",
+    Kind.bn: "bn",
+    Kind.dropout: "dropout 0.5",
+}
+_OPTIONS = {
+    Kind.conv: ("k", "s", "p", "d", "g", "nobias", *Padding),
+    Kind.pool: ("s", "p", *Padding),
+    Kind.avgpool: ("s", "p", *Padding),
+    Kind.dense: ("nobias",),
+}
+
+
+def _primitive(kind: Kind, words: list[str]) -> Layer:
+    """Read one layer's number and options."""
+    layer = Layer(kind=kind, name="", text=" ".join([kind, *words]))
+    example = _EXAMPLES[kind]
+    options = list(words)
+    if " " in example:
+        if not options or not re.match(r"[\d.]", options[0]):
+            raise _Flaw(f'"{layer.text}" lacks its number; write "{example}"')
+        layer = _numbered(layer, options.pop(0))
+    said: set[str] = set()
+    for word in options:
+        field, layer = _option(layer, word)
+        if field in said:
+            raise _Flaw(f'"{word}": the {field} is said twice')
+        said.add(field)
+    if kind is Kind.conv and "kernel" not in said:
+        raise _Flaw(f'"{layer.text}" has no kernel size; write "conv {layer.filters} k3"')
+    return layer
+
+
+def _numbered(layer: Layer, word: str) -> Layer:
+    """Put the number behind a layer's word where it belongs."""
+    match layer.kind:
+        case Kind.pool | Kind.avgpool:
+            window = _pair(word, word)
+            return replace(layer, kernel=window, stride=window)
+        case Kind.dropout:
+            if not re.fullmatch(r"[0-9]*\.?[0-9]*", word) or word == "." or float(word) >= 1:
+                raise _Flaw(f'"{layer.text}": {word} is no share; give a number from 0 up to, not including, 1')
+            return replace(layer, rate=float(word))
+        case Kind.pad:
+            return replace(layer, padding=_count(word, word, least=0))
+        case _:
+            return replace(layer, filters=_count(word, word))
+
+
+def _option(layer: Layer, word: str) -> tuple[str, Layer]:
+    """Read one option; gives the name of what it says and the layer that has it."""
+    allowed = _OPTIONS.get(layer.kind, ())
+    letter, digits = word[0], word[1:]
+    key = letter if digits[:1].isdigit() else word
+    match key if key in allowed else "":
+        case "same" | "valid":
+            return "padding", replace(layer, padding=Padding(word))
+        case "nobias":
+            return "bias", replace(layer, bias=False)
+        case "k":
+            return "kernel", replace(layer, kernel=_pair(word, digits))
+        case "s":
+            return "stride", replace(layer, stride=_pair(word, digits))
+        case "d":
+            return "dilation", replace(layer, dilation=_pair(word, digits))
+        case "p":
+            return "padding", replace(layer, padding=_count(word, digits, least=0))
+        case "g":
+            return "number of groups", replace(layer, groups=_count(word, digits))
+    if word in _EXAMPLES:
+        raise _Flaw(f'a comma is missing before "{word}"')
+    shown = ", ".join(f"{option}N" if len(option) == 1 else option for option in allowed)
+    form = f"{layer.kind} takes {shown}" if allowed else f'write "{_EXAMPLES[layer.kind]}"'
+    raise _Flaw(f'"{word}" does not belong to {layer.kind}{_proposal(word, (*allowed, *Activation)) or f"; {form}"}')
+
+
+def _pair(word: str, digits: str) -> tuple[int, int]:
+    """Read `3` as (3, 3) and `3x5` as (3, 5)."""
+    height, cross, width = digits.partition("x")
+    return _count(word, height), _count(word, width if cross else height)
+
+
+def _count(word: str, digits: str, *, least: int = 1) -> int:
+    """Read a whole number; nine digits are more than any layer has."""
+    if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) < least:
+        raise _Flaw(f'"{word}": give a whole number, {least} or more')
+    return int(digits)
+
+
+# What other libraries call our words; for proposals only.
+_FOREIGN = {
+    **dict.fromkeys(("conv2d", "convolution"), "conv"),
+    **dict.fromkeys(("maxpool", "maxpool2d", "max_pool", "maxpooling2d"), "pool"),
+    **dict.fromkeys(("avgpool2d", "avg_pool", "averagepooling2d"), "avgpool"),
+    **dict.fromkeys(("globalaveragepooling2d", "adaptiveavgpool2d"), "gap"),
+    **dict.fromkeys(("batchnorm", "batchnorm2d", "batchnormalization"), "bn"),
+    "globalmaxpooling2d": "gmp",
+    "zeropadding2d": "pad",
+    "fc": "dense",
+    "swish": "silu",
+}
+
+
+def _proposal(word: str, known: Collection[str]) -> str:
+    """Propose the known word nearest to an unknown one, or nothing."""
+    from difflib import get_close_matches  # only on the way to an error: cnn-dims starts quickly
+
+    near = [_FOREIGN[word]] if word in _FOREIGN else get_close_matches(word, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,1 @@
+"""From answers back to weights."""

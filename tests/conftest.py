@@ -1,0 +1,139 @@
+"""What tests share: running a command as its entry point, small pictures, and the photographs where they stand."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("CNNKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind: its exit status and both streams."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The TSV on stdout by the names of its header row."""
+        header, *lines = self.out.splitlines()
+        return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+def _feed(descriptor, data):
+    with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as pipe:
+        pipe.write(data or b"")
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes."""
+
+    def run_command(name, *words, stdin=None, status=0):
+        (entry,) = entry_points(group="console_scripts", name=name)
+        monkeypatch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
+        capfd.readouterr()
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        reading, writing = os.pipe()
+        feeder = threading.Thread(target=_feed, args=(writing, data))
+        feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
+        with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", pipe)
+            with pytest.raises(SystemExit) as stop:
+                entry.load()([str(word) for word in words])
+        feeder.join()
+        captured = capfd.readouterr()
+        outcome = Outcome(stop.value.code or 0, captured.out, captured.err)
+        assert status is None or outcome.status == status, outcome
+        return outcome
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Run a line of shell with the installed commands on its PATH, as a user would."""
+
+    def run_line(line, *, cwd, status=0, stdin=subprocess.DEVNULL, env=None):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=cwd,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path, **(env or {})},
+        )
+        outcome = Outcome(done.returncode, done.stdout, done.stderr)
+        assert status is None or outcome.status == status, outcome
+        return outcome
+
+    return run_line
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Keep tests out of the user's cache; they share one of their own, since exports take seconds."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("CNNKIT_OFFLINE", "1")
+
+
+@pytest.fixture
+def photos():
+    """The folder of real photographs and weights, or a skip that says so."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no photographs at {SHARED}")
+    return SHARED
+
+
+def draw(seed, *, size=(40, 32), colour=None):
+    """Make a small picture: noise over a gradient, tinted so that classes can be told apart."""
+    generator = np.random.default_rng(seed)
+    width, height = size
+    gradient = np.linspace(0, 90, width, dtype=np.float64)[None, :, None].repeat(height, axis=0)
+    tint = np.asarray(colour if colour is not None else (60, 60, 60), dtype=np.float64)
+    pixels = gradient + tint + generator.uniform(0, 60, (height, width, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Make a folder of small PNG pictures: `pictures(red=6, blue=6)` gives photos/red/00.png and so on."""
+    tints = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
+
+    def make(name="photos", /, *, size=(40, 32), suffix=".png", **classes):
+        root = tmp_path / name
+        for number, (label, count) in enumerate(classes.items()):
+            folder = root / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                draw(1000 * number + index, size=size, colour=tints.get(label, (40 * number,) * 3)).save(
+                    folder / f"{index:02d}{suffix}"
+                )
+        return root
+
+    return make
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    if not any("gpu" in item.keywords for item in items):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

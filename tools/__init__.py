@@ -1,0 +1,1 @@
+"""One file per command: parse, one library call, emit. Installed under the name `cnnkit_tools`."""
