@@ -26,13 +26,15 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
+import typer.core
 
 from cnnkit.errors import CnnkitError, GateError, UsageError
 
@@ -41,10 +43,14 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- the words
 
+# What a command declares its own words with: Annotated[int, cli.Option("--top", min=1, help="...")]
+Option = typer.Option
+Argument = typer.Argument
+
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SOURCE]...",
+        metavar="SOURCE",
         show_default=False,
         help="A picture, a folder (label = the folder directly below it), a manifest.tsv, or - for a list on standard input.",
     ),
@@ -142,11 +148,16 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     """
     name = Path(function.__code__.co_filename).stem.replace("_", "-")
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\nExamples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
-    @functools.wraps(function)
-    def body(*, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+    def call(*, quiet: bool, words: Mapping[str, Any]) -> None:
         with _manners(name, quiet=quiet):
             function(**words)
+
+    @functools.wraps(function)
+    def body(*, quiet: bool, version: bool, **words: Any) -> int:  # noqa: ANN401 - whatever the command declares
+        # Guarded here as well: what passes through typer's own loop comes out as status 1 for a pipe that broke
+        return _guarded(name, lambda: call(quiet=quiet, words=words))
 
     signature = inspect.signature(function, eval_str=True)
     extra = [
@@ -167,19 +178,45 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
             pretty_exceptions_enable=False,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
-        epilog = "\b\nExamples:\n" + "\n".join(examples.splitlines()) if examples else None
-        if epilog and drawing:
-            epilog = epilog.replace("\b\n", "").replace("\n", "\n\n").replace("[", "\\[")
-        app.command(help=text, epilog=epilog)(body)
+        app.command(cls=_Command, help="\n\n".join(paragraphs), epilog=examples)(body)
         sys.exit(_guarded(name, lambda: app(args=argv, prog_name=name, standalone_mode=False)))
 
     return program
+
+
+class _Command(typer.core.TyperCommand):
+    """typer's command, whose help leaves examples as they stand and takes nothing in it for markup."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click is private
+        examples, self.epilog = textwrap.indent(inspect.cleandoc(self.epilog or ""), "    "), None
+        parameter: Any  # typer asks for more than it declares
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, typer.core.TyperArgument) or getattr(parameter, "is_flag", False):
+                parameter.display_type_rich = lambda ctx: ""  # <list[str]> and <bool> are news for programmers
+        if self.rich_markup_mode is None:
+            super().format_help(ctx, formatter)
+            formatter.write(f"\n  Examples:\n{examples}\n" if examples else "")
+            return
+
+        from rich.console import Console
+        from rich.markup import escape
+
+        self.help = escape(self.help or "")
+        for parameter in self.get_params(ctx):
+            parameter.help = escape(getattr(parameter, "help", None) or "")
+        super().format_help(ctx, formatter)
+        if examples:
+            console = Console(highlight=False, soft_wrap=True)
+            console.print("  Examples:", style="bold")
+            console.print(examples, markup=False)
 
 
 def _guarded(name: str, call: Callable[[], Any]) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line."""
     try:
         status = call()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
     except CnnkitError as error:
         _complain(name, str(error))
         return error.exit_status
@@ -192,7 +229,8 @@ def _guarded(name: str, call: Callable[[], Any]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:
-        _complain(name, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        reason = error.strerror or str(error)
+        _complain(name, f"{error.filename}: {reason}" if error.filename else reason)
         return 1
     except Exception as error:
         # typer's usage errors: its own click is private, what they share is this method
@@ -339,17 +377,38 @@ def pictures(sources: list[str] | None, *, split: str | None = None, null: bool 
     """
     from cnnkit.data import source
 
-    return source.find(
-        _or_stdin(sources, "a picture, a folder or a manifest"), split=split, stdin=sys.stdin.buffer, null=null
-    )
+    if not sources:
+        _refuse_terminal("a picture, a folder or a manifest", "a list")
+    return source.find(sources or ["-"], split=split, stdin=sys.stdin.buffer if sys.stdin else None, null=null)
 
 
-def _or_stdin(sources: list[str] | None, what: str) -> list[str]:
-    if sources:
-        return sources
+@contextlib.contextmanager
+def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
+    """Open the file that the command line names, or standard input for `-` and for none.
+
+    Args:
+        path: The word on the command line.
+        what: What is asked for, for messages: "predictions".
+
+    Yields:
+        The bytes, and a name for messages.
+
+    Raises:
+        UsageError: There is no path, and standard input is a terminal.
+        OSError: The file cannot be opened.
+    """
+    if path is not None and str(path) != "-":
+        with path.open("rb") as file:
+            yield file, str(path)
+        return
+    if path is None:
+        _refuse_terminal(f"a file of {what}", "them")
+    yield sys.stdin.buffer, "standard input"
+
+
+def _refuse_terminal(what: str, piped: str) -> None:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe a list in")
-    return ["-"]
+        raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe {piped} in")
 
 
 # ---------------------------------------------------------------- what goes out
@@ -372,6 +431,29 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
         _draw(rows, run.out, columns)
     else:
         _write_tsv(rows, run.out, columns)
+
+
+def emit_report(
+    record: Mapping[str, Any],
+    as_json: bool = False,
+    *,
+    rows: Iterable[Any],
+    tables: Mapping[str, Iterable[Any]],
+) -> None:
+    """Write one result that has parts, in the shape that its reader can use.
+
+    Args:
+        record: All of it, as one JSON object.
+        as_json: That object, on a terminal too.
+        rows: What becomes TSV when stdout is no terminal.
+        tables: By their titles, what is drawn on a terminal.
+    """
+    run = _current()
+    if as_json or not run.drawing:
+        emit([record] if as_json else rows, as_json)
+        return
+    for title, records in tables.items():
+        _draw((_as_mapping(each) for each in records), run.out, None, title=title)
 
 
 def emit_lines(lines: Iterable[str]) -> None:
@@ -411,7 +493,9 @@ def _write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequenc
         out.write("\t".join(_cell(row[column]) for column in columns) + "\n")
 
 
-def _draw(rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str] | None) -> None:
+def _draw(
+    rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str] | None, *, title: str | None = None
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -419,7 +503,7 @@ def _draw(rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str]
 
     listed = list(rows)
     columns = columns or (list(listed[0]) if listed else [])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for column in columns:
         numeric = any(isinstance(row[column], int | float) for row in listed)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
@@ -524,33 +608,45 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
                 file.write(tsv.render(["path", "reason"], rows))
 
 
-def gate(checks: Mapping[str, tuple[float, float]], *, at_least: bool = True) -> None:
+def gate(
+    checks: Mapping[str, tuple[float | None, float]],
+    *,
+    at_least: bool = True,
+    at_most: Mapping[str, tuple[float | None, float]] | None = None,
+) -> None:
     """Demand that measures keep their bounds.
 
     Args:
-        checks: For each measure its value and its bound.
+        checks: For each measure its value (None where nobody knows it: that keeps no bound) and its bound.
         at_least: The bound is the lowest value allowed; else the highest.
+        at_most: Further checks, of which the bound is the highest value allowed.
 
     Raises:
         GateError: One or more do not; every one is named with both numbers.
     """
-    relation = "below" if at_least else "above"
-    missed = [
-        f"{name} {_cell(value)} is {relation} {_cell(bound)}"
-        for name, (value, bound) in checks.items()
-        if not (value >= bound if at_least else value <= bound)
-    ]
+    floors, ceilings = (checks, {}) if at_least else ({}, checks)
+    missed = [*_missed(floors, 1, "below"), *_missed({**ceilings, **(at_most or {})}, -1, "above")]
     if missed:
         raise GateError("; ".join(missed))
 
 
+def _missed(checks: Mapping[str, tuple[float | None, float]], sign: int, relation: str) -> Iterator[str]:
+    for name, (value, bound) in checks.items():
+        if value is None:
+            yield f"{name} is not known, so {_cell(bound)} is not shown to be kept"
+        elif not sign * value >= sign * bound:  # written so that NaN misses every bound
+            yield f"{name} {_cell(value)} is {relation} {_cell(bound)}"
+
+
 __all__ = [
+    "Argument",
     "Batch",
     "Device",
     "Errors",
     "Jobs",
     "Json",
     "Null",
+    "Option",
     "Output",
     "Seed",
     "Sources",
@@ -558,10 +654,12 @@ __all__ = [
     "command",
     "emit",
     "emit_lines",
+    "emit_report",
     "gate",
     "notice",
     "pictures",
     "progress",
+    "reading",
     "show",
     "skipping",
 ]

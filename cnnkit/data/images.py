@@ -1,6 +1,9 @@
 """One picture, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
 
 import contextlib
+import io
+import os
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +41,9 @@ def load(path: str | Path) -> Image.Image:
     Raises:
         BadPicture: It is missing, empty, broken, cut short, too large, or in no format that is let in.
     """
-    try:
-        with Image.open(path, formats=tuple(FORMATS)) as image:
-            image.load()
-            return _rgb(_upright(image))
-    except (
-        Exception
-    ) as error:  # decoders raise everything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
-        raise BadPicture(_reason(path, error)) from error
+    with opened(path) as image:
+        image.load()
+        return upright_rgb(image)
 
 
 def format_of(path: str | Path) -> str:
@@ -54,11 +52,52 @@ def format_of(path: str | Path) -> str:
     Raises:
         BadPicture: As `load`, as far as the first bytes show it.
     """
+    with opened(path) as image:
+        return str(image.format)
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, content: bytes | None = None) -> Generator[Image.Image]:
+    """Open a picture without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
+
+    Args:
+        path: The file, also for messages.
+        content: Its bytes, should the caller have read them already.
+
+    Yields:
+        Pillow's image as it lies in the file: its own mode, not turned.
+    """
     try:
-        with Image.open(path, formats=tuple(FORMATS)) as image:
-            return str(image.format)
-    except Exception as error:
-        raise BadPicture(_reason(path, error)) from error
+        with Image.open(path if content is None else io.BytesIO(content), formats=tuple(FORMATS)) as image:
+            yield image
+    except BadPicture:
+        raise
+    except (
+        Exception
+    ) as error:  # decoders raise everything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
+        raise BadPicture(reason(path, error)) from error
+
+
+def check_name(path: str | Path, file_format: str) -> None:
+    """Demand that a file's extension does not claim another format than its content has.
+
+    A name without an extension, or with one that no picture has, claims nothing.
+
+    Args:
+        path: The file.
+        file_format: What `format_of` says of it.
+
+    Raises:
+        BadPicture: The extension belongs to another format.
+    """
+    extension = os.path.splitext(path)[1].lower()
+    if extension not in FORMATS[file_format] and any(extension in known for known in FORMATS.values()):
+        raise BadPicture(f"a {file_format} file that is named {extension}; rename it or convert it")
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn a decoded picture the way up that its EXIF says, and give it the mode RGB."""
+    return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -78,7 +117,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def reason(path: str | Path, error: Exception) -> str:
+    """Say in a few words why a file could not be read as a picture."""
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError):
             if Path(path).stat().st_size == 0:

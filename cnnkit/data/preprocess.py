@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnnkit.choices import Fit, Interpolation
 from cnnkit.data import images
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import Fit, Interpolation, Preprocess
+from cnnkit.formats.header import Preprocess
 
 _FILTERS = {
     Interpolation.NEAREST: Image.Resampling.NEAREST,

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any, Self
 
 from cnnkit import __version__
+from cnnkit.choices import Fit, Interpolation, Pool
 from cnnkit.errors import FormatError
 
 VERSION = 1
@@ -25,32 +26,6 @@ _MADE_BY = {
     Kind.MODEL: "cnn-train-head",
     Kind.ONNX: "cnn-export",
 }
-
-
-class Fit(StrEnum):
-    """How a picture of any shape becomes a square."""
-
-    CROP = "crop"  # shorter side to `resize`, then the centre
-    SQUASH = "squash"  # both sides to `size`, the aspect is lost
-    PAD = "pad"  # longer side to `size`, the rest in the mean colour
-
-
-class Interpolation(StrEnum):
-    """Pillow's filters, all antialiased when they shrink."""
-
-    NEAREST = "nearest"
-    BILINEAR = "bilinear"
-    BICUBIC = "bicubic"
-    LANCZOS = "lanczos"
-
-
-class Pool(StrEnum):
-    """What becomes of a map of features (C, H, W)."""
-
-    AVG = "avg"  # (C,)
-    MAX = "max"  # (C,)
-    FLATTEN = "flatten"  # (C*H*W,)
-    NONE = "none"  # stays (C, H, W)
 
 
 @dataclass(frozen=True, slots=True)

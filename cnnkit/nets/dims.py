@@ -15,11 +15,13 @@ What is counted:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import prod
 
 from cnnkit.errors import UsageError
 from cnnkit.nets.notation import Kind, Layer, Padding
+from cnnkit.nets.window import Window, windows
 
 
 class Dtype(StrEnum):
@@ -64,17 +66,20 @@ class Row:
         return tuple(side for side in (self.height, self.width, self.channels) if side is not None)
 
 
+Sides = tuple[int, int] | None  # (height, width)
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What stands between two layers: a map or a vector, and how it looks at the picture.
+class Volume:
+    """What stands between two layers: a map or a vector of values, and how it looks at the picture.
 
     `size` is (height, width), None for a vector. `field` and `step` are receptive field and stride along (height, width).
     """
 
-    size: tuple[int, int] | None
+    size: Sides
     channels: int
-    field: tuple[int, int] | None
-    step: tuple[int, int] | None
+    field: Sides
+    step: Sides
 
 
 def measure(
@@ -83,8 +88,6 @@ def measure(
     height: int | None,
     width: int | None,
     channels: int,
-    receptive_field: int | str | None = 1,
-    stride: int | str | None = 1,
     batch: int = 1,
     bytes_per_value: int = 4,
 ) -> tuple[Row, ...]:
@@ -95,8 +98,6 @@ def measure(
         height: Rows of the first layer's input; None, as `width`, where that input is a vector.
         width: Columns of it.
         channels: Channels of it, or the vector's length.
-        receptive_field: Of the first layer's input, where another chain stands before this one.
-        stride: Likewise.
         batch: Pictures at once.
         bytes_per_value: Bytes for one value of a layer's output.
 
@@ -106,37 +107,54 @@ def measure(
     Raises:
         UsageError: A layer does not fit its input; the message names the layer and both numbers.
     """
-    start = place(height=height, width=width, channels=channels, receptive_field=receptive_field, stride=stride)
-    return tuple(_row(*step, batch * bytes_per_value) for step in walk(layers, start))
+    given = start(height=height, width=width, channels=channels)
+    return measure_from(given, layers, bytes_per_value=batch * bytes_per_value)
+
+
+def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[Row, ...]:
+    """Measure a chain that stands behind something; `bytes_per_value` counts one value of all pictures."""
+    return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
+
+
+def extend(rows: Sequence[Row], layers: Sequence[Layer], *, bytes_per_value: int | None = None) -> tuple[Row, ...]:
+    """Measure layers that stand behind others that are measured already.
+
+    Args:
+        rows: Those others; at least one.
+        layers: What comes behind the last of them.
+        bytes_per_value: Bytes for one value of all pictures, in the whole table; those that `rows` have unless given.
+
+    Returns:
+        All rows, old and new.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    scale = bytes_per_value or bytes_of(rows)
+    old = tuple(replace(row, activation_bytes=row.activation_bytes * scale // bytes_of(rows)) for row in rows)
+    return (*old, *measure_from(behind(rows[-1]), layers, bytes_per_value=scale))
+
+
+def bytes_of(rows: Sequence[Row]) -> int:
+    """Tell for how many bytes a value a table was made; a layer that runs twice has twice as many."""
+    return min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
 
 
 def total(rows: Sequence[Row]) -> Row:
     """Sum up a chain: its last output, and the sums of what can be summed."""
-    last = rows[-1]
-    return Row(
+    return replace(
+        rows[-1],
         layer="total",
         kind="total",
-        height=last.height,
-        width=last.width,
-        channels=last.channels,
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
-        receptive_field=last.receptive_field,
-        stride=last.stride,
         activation_bytes=sum(row.activation_bytes for row in rows),
         dropped=sum(row.dropped for row in rows),
     )
 
 
-def place(
-    *,
-    height: int | None,
-    width: int | None,
-    channels: int,
-    receptive_field: int | str | None = 1,
-    stride: int | str | None = 1,
-) -> Place:
-    """Say what a chain starts from; the arguments are those of `measure`.
+def start(*, height: int | None, width: int | None, channels: int) -> Volume:
+    """Say what a chain starts from: a picture, or a vector where there is neither height nor width.
 
     Raises:
         UsageError: A side or the number of channels is zero or less.
@@ -145,58 +163,25 @@ def place(
         if value is not None and value < 1:
             raise UsageError(f"the input's {name} is {value}; give 1 or more")
     if height is None or width is None:
-        return Place(None, channels, _sides(receptive_field) if stride is None else None, None)
-    return Place((height, width), channels, _sides(receptive_field), _sides(stride))
+        return Volume(None, channels, None, None)
+    return Volume((height, width), channels, (1, 1), (1, 1))
 
 
-def walk(layers: Sequence[Layer], start: Place) -> Iterator[tuple[Layer, Place, Place]]:
+def behind(row: Row) -> Volume:
+    """Say what a layer gives to the one behind it."""
+    size = None if row.height is None or row.width is None else (row.height, row.width)
+    return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride))
+
+
+def walk(layers: Sequence[Layer], given: Volume) -> Iterator[tuple[Layer, Volume, Volume]]:
     """Go along a chain, yielding each layer with what comes in and what goes out."""
-    before = start
     for layer in layers:
-        after = _after(layer, before)
-        yield layer, before, after
-        before = after
+        made = _made(layer, given)
+        yield layer, given, made
+        given = made
 
 
-def output_size(size: int, *, kernel: int, stride: int, padding: Padding | int, dilation: int = 1) -> int:
-    """Compute how many windows fit along one side.
-
-    Source: Keras' `same` and `valid`; for a number, torch.nn.Conv2d.
-    """
-    if padding is Padding.same:
-        return -(-size // stride)
-    span = spanned(kernel, dilation)
-    if padding is Padding.valid:
-        return -(-(size - span + 1) // stride)
-    return (size + 2 * padding - span) // stride + 1
-
-
-def spanned(kernel: int, dilation: int) -> int:
-    """Compute from how many neighbouring pixels a dilated kernel picks its inputs."""
-    return dilation * (kernel - 1) + 1
-
-
-def paddings(size: int, *, kernel: int, stride: int, padding: Padding | int, dilation: int = 1) -> tuple[int, int]:
-    """Compute the pixels to add before and behind one side; an odd one goes behind, as in Keras."""
-    if padding is Padding.valid:
-        return 0, 0
-    if padding is not Padding.same:
-        return padding, padding
-    windows = output_size(size, kernel=kernel, stride=stride, padding=padding)
-    both = max((windows - 1) * stride + spanned(kernel, dilation) - size, 0)
-    return both // 2, both - both // 2
-
-
-def left_over(size: int, *, kernel: int, stride: int, padding: Padding | int, dilation: int = 1) -> int:
-    """Count the pixels at the end of one side that only the first window that does not fit would have read."""
-    before, _ = paddings(size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
-    windows = output_size(size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
-    read = (windows - 1) * stride + spanned(kernel, dilation) - before
-    next_window = windows * stride - before
-    return max(size - max(read, next_window), 0)
-
-
-def shown(sides: tuple[int, int] | None) -> int | str | None:
+def shown(sides: Sides) -> int | str | None:
     """Give one number where both sides agree, else "HxW"."""
     if sides is None:
         return None
@@ -204,7 +189,7 @@ def shown(sides: tuple[int, int] | None) -> int | str | None:
     return height if height == width else f"{height}x{width}"
 
 
-def _sides(value: int | str | None) -> tuple[int, int] | None:
+def _sides(value: int | str | None) -> Sides:
     """Undo `shown`."""
     if value is None:
         return None
@@ -212,148 +197,143 @@ def _sides(value: int | str | None) -> tuple[int, int] | None:
     return int(height), int(width or height)
 
 
-def _row(layer: Layer, before: Place, after: Place, bytes_per_value: int) -> Row:
-    height, width = after.size or (None, None)
-    values = (height or 1) * (width or 1) * after.channels
+def look(field: Sides, step: Sides, windows: tuple[Window, Window]) -> tuple[Sides, Sides]:
+    """Compute receptive field and stride behind a pair of windows, from those before it."""
+    if field is None or step is None:
+        return None, None
+    down, across = windows
+    return (
+        (field[0] + (down.span - 1) * step[0], field[1] + (across.span - 1) * step[1]),
+        (step[0] * down.stride, step[1] * across.stride),
+    )
+
+
+def whole(size: Sides, field: Sides, step: Sides) -> Sides:
+    """Compute what all values of a map look at together; a vector's values already do."""
+    if size is None or field is None or step is None:
+        return field
+    return field[0] + (size[0] - 1) * step[0], field[1] + (size[1] - 1) * step[1]
+
+
+def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Row:
+    height, width = made.size or (None, None)
     return Row(
         layer=layer.name,
         kind=layer.kind,
         height=height,
         width=width,
-        channels=after.channels,
-        params=_params(layer, before),
-        macs=_macs(layer, before, after),
-        receptive_field=shown(after.field),
-        stride=shown(after.step),
-        activation_bytes=values * bytes_per_value,
-        dropped=_dropped(layer, before),
+        channels=made.channels,
+        params=_params(layer, given),
+        macs=_macs(layer, given, made),
+        receptive_field=shown(made.field),
+        stride=shown(made.step),
+        activation_bytes=prod(made.size or (1, 1)) * made.channels * bytes_per_value,
+        dropped=_dropped(layer, given),
     )
 
 
-def _after(layer: Layer, before: Place) -> Place:
-    """Compute what a layer makes of its input."""
+def _made(layer: Layer, given: Volume) -> Volume:
+    """Compute what a layer makes of what it is given."""
     match layer.kind:
         case Kind.conv | Kind.pool | Kind.avgpool:
-            return _windowed(layer, before)
+            return _slid(layer, given)
         case Kind.pad:
-            height, width = _map(layer, before)
+            height, width = _map(layer, given)
             both = 2 * int(layer.padding)
-            return Place((height + both, width + both), before.channels, before.field, before.step)
+            return replace(given, size=(height + both, width + both))
         case Kind.gap | Kind.gmp:
-            _map(layer, before)
-            return Place(None, before.channels, _whole(before), None)
+            _map(layer, given)
+            return Volume(None, given.channels, whole(given.size, given.field, given.step), None)
         case Kind.flatten:
-            height, width = before.size or (1, 1)
-            return Place(None, height * width * before.channels, _whole(before), None)
+            height, width = given.size or (1, 1)
+            return Volume(None, height * width * given.channels, whole(given.size, given.field, given.step), None)
         case Kind.dense:
-            if before.size:
-                shape = f"{before.size[0]}x{before.size[1]}x{before.channels}"
+            if given.size:
+                shape = "x".join(str(side) for side in (*given.size, given.channels))
                 raise UsageError(f"{_named(layer)} wants a vector, its input is {shape}; put flatten or gap before it")
-            return Place(None, layer.filters or 0, before.field, None)
+            return Volume(None, layer.filters or 0, given.field, None)
         case Kind.bn | Kind.dropout | Kind.activation:
-            return before
+            return given
 
 
-def _windowed(layer: Layer, before: Place) -> Place:
-    """Compute what a window that slides over a map makes of it."""
-    size = _map(layer, before)
+def _slid(layer: Layer, given: Volume) -> Volume:
+    """Slide a window over a map."""
+    size = _map(layer, given)
     if layer.kind is Kind.conv:
-        for what, count in (("input channels", before.channels), ("filters", layer.filters or 0)):
+        for what, count in (("input channels", given.channels), ("filters", layer.filters or 0)):
             if count % layer.groups:
                 raise UsageError(f"{_named(layer)}: {layer.groups} groups do not divide {count} {what}")
-    for side, pixels, kernel, dilation in zip(("height", "width"), size, layer.kernel, layer.dilation, strict=True):
-        _check(layer, side, pixels, kernel=kernel, dilation=dilation)
-    windows = zip(size, layer.kernel, layer.stride, layer.dilation, strict=True)
-    height, width = (output_size(n, kernel=k, stride=s, padding=layer.padding, dilation=d) for n, k, s, d in windows)
-    field, step = before.field or (1, 1), before.step or (1, 1)
-    steps = zip(field, step, layer.kernel, layer.dilation, strict=True)
-    field_height, field_width = (f + (spanned(k, d) - 1) * s for f, s, k, d in steps)
-    return Place(
-        (height, width),
-        before.channels if layer.filters is None else layer.filters,
-        (field_height, field_width),
-        (step[0] * layer.stride[0], step[1] * layer.stride[1]),
-    )
+    down, across = windows(layer)
+    _check(layer, "height", size[0], down)
+    _check(layer, "width", size[1], across)
+    field, step = look(given.field, given.step, (down, across))
+    made = (down.count(size[0]), across.count(size[1]))
+    return Volume(made, given.channels if layer.filters is None else layer.filters, field, step)
 
 
-def _check(layer: Layer, side: str, size: int, *, kernel: int, dilation: int) -> None:
+def _check(layer: Layer, side: str, size: int, window: Window) -> None:
     """Refuse a window that never fits, and a pool that may see nothing but padding."""
-    span = spanned(kernel, dilation)
-    window = f"kernel {kernel}" + (f" with dilation {dilation} spans {span} and" if dilation > 1 else "")
-    if layer.padding is Padding.same:
-        return
-    if layer.padding is Padding.valid and span > size:
-        raise UsageError(
-            f"{_named(layer)}: {window} is larger than its input's {side} {size}; pad, or shrink less before"
+    if not isinstance(window.padding, int):
+        pixels, padded = size, ""
+    else:
+        pixels, padded = (
+            size + 2 * window.padding,
+            f" with padding {window.padding}, in all {size + 2 * window.padding}",
         )
-    if layer.padding is Padding.valid:
-        return
-    if span > size + 2 * layer.padding:
-        padded = f"{side} {size} with padding {layer.padding}, which is {size + 2 * layer.padding}"
+        if layer.kind is not Kind.conv and window.padding > window.kernel // 2:
+            most = window.kernel // 2
+            raise UsageError(
+                f"{_named(layer)}: padding {window.padding} is over half of window {window.kernel}; give {most} or less"
+            )
+    if window.padding is not Padding.same and window.span > pixels:
+        kernel = f"kernel {window.kernel}"
+        kernel += f" with dilation {window.dilation} spans {window.span} and" if window.dilation > 1 else ""
         raise UsageError(
-            f"{_named(layer)}: {window} is larger than its input's {padded}; pad more, or shrink less before"
-        )
-    if layer.kind is not Kind.conv and layer.padding > kernel // 2:
-        raise UsageError(
-            f"{_named(layer)}: padding {layer.padding} is more than half of window {kernel}; give {kernel // 2} at most"
+            f"{_named(layer)}: {kernel} is larger than its input's {side} {size}{padded}; pad, or shrink less before"
         )
 
 
-def _map(layer: Layer, before: Place) -> tuple[int, int]:
+def _map(layer: Layer, given: Volume) -> tuple[int, int]:
     """Demand height and width."""
-    if before.size is None:
-        raise UsageError(
-            f"{_named(layer)} wants height and width, its input is a vector of {before.channels}; put it before flatten"
-        )
-    return before.size
-
-
-def _whole(before: Place) -> tuple[int, int] | None:
-    """Compute what all of a map together looks at."""
-    if before.size is None or before.field is None or before.step is None:
-        return before.field
-    (height, width), field, step = before.size, before.field, before.step
-    return field[0] + (height - 1) * step[0], field[1] + (width - 1) * step[1]
+    if given.size is None:
+        raise UsageError(f"{_named(layer)} wants height and width, its input is a vector of {given.channels}")
+    return given.size
 
 
 def _named(layer: Layer) -> str:
     return f'{layer.name} ("{layer.text}")'
 
 
-def _params(layer: Layer, before: Place) -> int:
+def _params(layer: Layer, given: Volume) -> int:
     filters = layer.filters or 0
     match layer.kind:
         case Kind.conv:
             height, width = layer.kernel
-            return filters * height * width * (before.channels // layer.groups) + filters * layer.bias
+            return filters * height * width * (given.channels // layer.groups) + filters * layer.bias
         case Kind.dense:
-            return filters * before.channels + filters * layer.bias
+            return filters * given.channels + filters * layer.bias
         case Kind.bn:
-            return 2 * before.channels
+            return 2 * given.channels
         case _:
             return 0
 
 
-def _macs(layer: Layer, before: Place, after: Place) -> int:
-    filters = layer.filters or 0
-    if layer.kind is Kind.dense:
-        return filters * before.channels
-    if layer.kind is not Kind.conv or after.size is None:
+def _macs(layer: Layer, given: Volume, made: Volume) -> int:
+    """Count one multiply-accumulate for every weight, wherever it is applied."""
+    weights = _params(replace(layer, bias=False), given)
+    match layer.kind:
+        case Kind.conv:
+            height, width = made.size or (0, 0)
+            return height * width * weights
+        case Kind.dense:
+            return weights
+        case _:
+            return 0
+
+
+def _dropped(layer: Layer, given: Volume) -> int:
+    """Count the pixels of a layer's input that no window reads, because the last one does not fit."""
+    if given.size is None or layer.kind not in (Kind.conv, Kind.pool, Kind.avgpool):
         return 0
-    (height, width), (kernel_height, kernel_width) = after.size, layer.kernel
-    return height * width * filters * kernel_height * kernel_width * (before.channels // layer.groups)
-
-
-def _dropped(layer: Layer, before: Place) -> int:
-    if before.size is None or layer.kind not in (Kind.conv, Kind.pool, Kind.avgpool):
-        return 0
-    rows, columns = lost_sides(layer, before.size)
-    height, width = before.size
-    return height * width - (height - rows) * (width - columns)
-
-
-def lost_sides(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
-    """Count the rows and the columns of a layer's input that no window reads, because the last one does not fit."""
-    windows = zip(size, layer.kernel, layer.stride, layer.dilation, strict=True)
-    rows, columns = (left_over(n, kernel=k, stride=s, padding=layer.padding, dilation=d) for n, k, s, d in windows)
-    return rows, columns
+    (height, width), (down, across) = given.size, windows(layer)
+    return height * width - (height - down.unread(height)) * (width - across.unread(width))

@@ -1,0 +1,95 @@
+"""The choices that options offer, once: the command line, the library and the tests all take them from here. Nothing is imported."""
+
+from enum import StrEnum
+
+
+class Fit(StrEnum):
+    """How a picture of any shape becomes a square."""
+
+    CROP = "crop"  # shorter side to `resize`, then the centre
+    SQUASH = "squash"  # both sides to `size`, the aspect is lost
+    PAD = "pad"  # longer side to `size`, the rest in the mean colour
+
+
+class Interpolation(StrEnum):
+    """Pillow's filters, all antialiased when they shrink."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+class Pool(StrEnum):
+    """What becomes of a map of features (C, H, W)."""
+
+    AVG = "avg"  # (C,)
+    MAX = "max"  # (C,)
+    FLATTEN = "flatten"  # (C*H*W,)
+    NONE = "none"  # stays (C, H, W)
+
+
+class Engine(StrEnum):
+    """What computes."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class FeatureDtype(StrEnum):
+    """How features are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class Initializer(StrEnum):
+    """How weights start, by Keras' names; biases start at zero, batch norm at one and zero."""
+
+    GLOROT = "glorot"  # uniform, Glorot and Bengio 2010: keeps the variance of signals and gradients
+    HE = "he"  # normal, He et al. 2015: the same for ReLU
+    NORMAL = "normal"  # deviation 0.05
+    UNIFORM = "uniform"  # -0.05 to 0.05
+    ORTHOGONAL = "orthogonal"  # Saxe, McClelland, Ganguli 2014
+    ZEROS = "zeros"
+
+
+class Loss(StrEnum):
+    """What training makes small, by Keras' names without their endings."""
+
+    CATEGORICAL = "categorical"  # softmax and cross-entropy over classes
+    BINARY = "binary"  # one sigmoid and cross-entropy, for two classes
+
+
+class Optimizer(StrEnum):
+    """How weights follow gradients, by Keras' names; the momenta are torch's."""
+
+    SGD = "sgd"
+    RMSPROP = "rmsprop"
+    ADAGRAD = "adagrad"
+    ADADELTA = "adadelta"
+    ADAM = "adam"
+    ADAMW = "adamw"
+    ADAMAX = "adamax"
+    NADAM = "nadam"
+
+
+class Monitor(StrEnum):
+    """The validation measure that chooses the best epoch."""
+
+    VAL_LOSS = "val_loss"
+    VAL_ACCURACY = "val_accuracy"
+
+
+class Solver(StrEnum):
+    """How a head is trained."""
+
+    GRADIENT = "gradient"  # epochs of batches, with an optimizer
+    LBFGS = "lbfgs"  # multinomial logistic regression on all rows at once
+
+
+class ClassWeights(StrEnum):
+    """What a picture of each class counts for."""
+
+    NONE = "none"
+    BALANCED = "balanced"  # inversely to how many there are, as scikit-learn has it

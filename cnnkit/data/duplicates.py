@@ -1,0 +1,103 @@
+"""Which pictures are the same: byte for byte, or to the eye."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+from cnnkit.data.examine import LOOK_SIDE
+
+#: Bits of 256 by which two near duplicates may differ. Measured on 5,000 photographs of pets and flowers: what was encoded again, shrunk
+#: to a third or brightened by a fifth differs by at most 28, a crop of 2 %, a turn by 2 degrees or a stripe of text by about 30, the same
+#: photograph under a colour filter by 32; two different photographs never by less than 80, nor thumbnails of 32 pixels by less than 76.
+NEAR = 40
+
+#: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
+_BLOCK = 1024
+
+
+class Together:
+    """Sets of items that must stay together, growing by unions (a disjoint-set forest)."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def root(self, item: int) -> int:
+        """Give the smallest item of the set that `item` is in."""
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def unite(self, one: int, other: int) -> None:
+        """Make one set of two."""
+        low, high = sorted((self.root(one), self.root(other)))
+        self._parent[high] = low
+
+    def unite_equal(self, values: Iterable[Hashable]) -> None:
+        """Unite the items that have the same value; None is like nothing else."""
+        first: dict[Hashable, int] = {}
+        for item, value in enumerate(values):
+            if value is not None:
+                self.unite(first.setdefault(value, item), item)
+
+    def sets(self) -> list[list[int]]:
+        """List all sets, single items too, by their smallest item."""
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for item in range(len(self._parent)):
+            members[self.root(item)].append(item)
+        return list(members.values())
+
+
+def identical(digests: Sequence[bytes]) -> list[list[int]]:
+    """Find the sets of two and more files whose content is the same.
+
+    Args:
+        digests: Hash of every file's content.
+
+    Returns:
+        Positions in `digests`, every set in ascending order.
+    """
+    together = Together(len(digests))
+    together.unite_equal(digests)
+    return [members for members in together.sets() if len(members) > 1]
+
+
+def alike(looks: Sequence[bytes], *, distance: int = NEAR) -> list[list[int]]:
+    """Find the sets of two and more pictures that look alike, or like each other's mirror image.
+
+    Likeness is passed on: where A is like B and B like C, all three are one set. All pairs are compared, as a product of
+    matrices: 10,000 pictures take a second or two, and no set of pictures makes it slower.
+
+    Args:
+        looks: Perceptual hash of every picture, as `examine` gives it.
+        distance: Bits by which two may differ.
+
+    Returns:
+        Positions in `looks`, every set in ascending order.
+    """
+    distinct = {look: number for number, look in enumerate(dict.fromkeys(looks))}
+    labels = _connected(list(distinct), distance)
+    together = Together(len(looks))
+    together.unite_equal(labels[distinct[look]] for look in looks)
+    return [members for members in together.sets() if len(members) > 1]
+
+
+def _connected(looks: Sequence[bytes], distance: int) -> list[int]:
+    """Label every hash so that two that differ by at most `distance` bits, one of them mirrored or not, have the same label."""
+    if not looks:
+        return []
+    bits = np.unpackbits(np.frombuffer(b"".join(looks), dtype=np.uint8).reshape(len(looks), -1), axis=1)
+    signs = bits.astype(np.float32) * 2 - 1  # (N, 256) of -1 and 1: their product counts agreements less disagreements
+    # Mirroring a picture changes the sign of every second column of its cosine transform
+    mirror = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
+    needed = signs.shape[1] - 2 * distance
+    labels = np.arange(len(looks))
+    for start in range(0, len(looks), _BLOCK):
+        block, rest = signs[start : start + _BLOCK], signs[start:]
+        near = np.maximum(block @ rest.T, (block * mirror) @ rest.T) >= needed  # (B, 256) @ (256, M) -> (B, M)
+        for row in np.flatnonzero(near.sum(axis=1) > 1):  # every hash is like itself
+            found = labels[start:][near[row]]
+            if found.min() != found.max():
+                labels[np.isin(labels, found)] = found.min()
+    return [int(label) for label in labels]

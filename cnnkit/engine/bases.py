@@ -1,0 +1,197 @@
+"""A base as an ONNX network: exported once, checked against torch, kept in the cache. Torch is imported on a miss alone."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import Fit, Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.engine import device as devices
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import cache, onnx_model
+from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.formats.onnx_model import OnnxModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger("cnnkit")
+
+#: How far ONNX Runtime may be from torch, as a share of the largest feature, before a base is refused.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a base is asked for by; equal requests give the same base."""
+
+    backbone: str | None = None
+    layers: str | None = None
+    weights: str = "default"
+    layer: str | None = None
+    pool: Pool = Pool.AVG
+    size: int | None = None
+    resize: int | None = None
+    fit: Fit | None = None
+    seed: int = 0
+
+    def key(self) -> str:
+        """Name the request's place in the cache: by the content of the files it names, and the versions that took part."""
+        named = asdict(self)
+        for field in ("backbone", "weights"):
+            value = named[field]
+            if value is not None and _is_file(value):
+                named[field] = cache.sha256(Path(value))
+        if self.layers is not None and self.layers.startswith("@"):
+            named["layers"] = Path(self.layers[1:]).read_text(encoding="utf-8")
+        named["made_by"] = made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
+        readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.backbone or "layers").stem)
+        return f"{readable}-{self.pool}-{digest}.onnx"
+
+
+def _is_file(value: str) -> bool:
+    return value not in ("default", "none") and Path(value).is_file()
+
+
+def get(request: Request) -> OnnxModel:
+    """Get a base: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
+
+    Raises:
+        UsageError: The request contradicts itself, or names what does not exist.
+        CnnkitError: The weights cannot be had, or ONNX Runtime computes something else than torch.
+    """
+    if (request.backbone is None) == (request.layers is None):
+        raise UsageError("give either --backbone or --layers")
+    if request.weights not in ("default", "none") and not Path(request.weights).is_file():
+        raise CnnkitError(f"{request.weights}: no such file; --weights takes a state_dict file, default or none")
+    if (
+        request.backbone is not None
+        and request.backbone.endswith((".pt", ".onnx"))
+        and not Path(request.backbone).is_file()
+    ):
+        raise CnnkitError(f"{request.backbone}: no such model")
+    if request.backbone is not None and request.backbone.endswith(".onnx"):
+        return _from_onnx(request)
+    kept = cache.folder("bases") / request.key()
+    if kept.is_file():
+        return onnx_model.load(kept)
+    log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent)
+    content = _export(request)
+    onnx_model.save(kept, content)
+    return onnx_model.load(kept)
+
+
+def _from_onnx(request: Request) -> OnnxModel:
+    asked = [name for name in ("layer", "size", "resize", "fit") if getattr(request, name) is not None]
+    if asked or request.weights != "default":
+        raise UsageError(
+            f"{request.backbone} is exported and fixed; --{(asked or ['weights'])[0]} goes with a name or a .pt"
+        )
+    model = onnx_model.load(str(request.backbone))
+    if model.header is None or model.header.backbone is None:
+        raise FormatError(f"{request.backbone}: no cnnkit header in it; a base comes from cnn-export --features")
+    if request.pool not in (Pool.AVG, model.header.backbone.pool):
+        raise UsageError(f"{request.backbone} pools by {model.header.backbone.pool}, not by {request.pool}")
+    if "features" not in {
+        value.name for value in onnx_model.parse(model.content, name=str(request.backbone)).graph.output
+    }:
+        raise FormatError(f"{request.backbone}: it gives no features; export it with cnn-export --features")
+    return model
+
+
+def extractor(request: Request) -> "tuple[nn.Module, Header]":
+    """Build a base in torch: the network that is exported, and that `--engine torch` runs.
+
+    Returns:
+        uint8 (N, size, size, 3) -> features, in eval mode; and its Header.
+    """
+    from cnnkit.formats import bundle
+    from cnnkit.nets import backbones, classifier
+
+    if request.layers is not None:
+        base, backbone, preprocess = backbones.by_notation(
+            request.layers,
+            weights=request.weights,
+            layer=request.layer,
+            pool=request.pool,
+            size=request.size or 32,
+            seed=request.seed,
+        )
+    elif request.backbone is not None and request.backbone.endswith(".pt"):
+        model = bundle.load(request.backbone)
+        base, backbone, preprocess = backbones.from_model(
+            model, name=request.backbone, layer=request.layer, pool=request.pool
+        )
+    else:
+        base, backbone, preprocess = backbones.pretrained(
+            str(request.backbone), weights=request.weights, layer=request.layer, pool=request.pool, seed=request.seed
+        )
+    preprocess = preparing.with_size(preprocess, size=request.size, resize=request.resize, fit=request.fit)
+    module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    header = Header(kind=Kind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision"))
+    return module, header
+
+
+def _export(request: Request) -> bytes:
+    import torch
+
+    from cnnkit.engine import export
+    from cnnkit.engine.session import Session
+
+    module, header = extractor(request)
+    assert header.preprocess is not None
+    shape = (header.preprocess.size, header.preprocess.size, 3)
+    example = torch.from_numpy(export.random_inputs(shape, np.dtype(np.uint8), batch=2))
+    try:
+        proto = export.to_onnx(module, example, inputs="images", outputs=["features"])
+    except RuntimeError as error:
+        raise CnnkitError(
+            f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
+        ) from error
+    content = export.finished(proto, header)
+    session = Session(content, device="cpu", name="the exported base")
+    for batch in (1, 2):
+        inputs = export.random_inputs(shape, np.dtype(np.uint8), batch=batch, seed=1)
+        parity = export.compare(module, session, iter([inputs]), source="random", classes=False)
+        with torch.no_grad():
+            scale = max(float(module(torch.from_numpy(inputs)).abs().max()), 1e-6)
+        if not parity.max_difference <= TOLERANCE * scale:
+            raise CnnkitError(
+                f"ONNX Runtime and torch differ by {parity.max_difference:.3g} on features up to {scale:.3g}; --engine torch runs this base"
+            )
+    return content
+
+
+def torch_network(
+    request: Request, *, device: str
+) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[Any]]], Header, str]:
+    """Get a base as a function that runs in torch.
+
+    Returns:
+        From a batch of pictures to its features; the Header; and the device it runs on.
+
+    Raises:
+        DeviceError: `cuda` was asked for and torch has none.
+    """
+    import torch
+
+    from cnnkit.engine import torch_device
+
+    place = torch_device.choose(devices.parse(device))
+    module, header = extractor(request)
+    module = module.to(place).to(memory_format=torch.channels_last)
+
+    def network(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            return [module(torch.from_numpy(images).to(place)).cpu().numpy()]
+
+    return network, header, str(place)

@@ -1,0 +1,237 @@
+"""From torch to ONNX: one graph with normalisation and probabilities inside, and the proof that both compute the same."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from cnnkit.choices import Pool
+from cnnkit.engine.session import Session
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import onnx_model
+from cnnkit.formats.header import Header
+from cnnkit.nets.build import Network
+from cnnkit.nets.classifier import Classifier
+
+log = logging.getLogger("cnnkit")
+
+#: The lowest and the highest operator set that the exporter writes.
+OPSETS = (18, 23)
+
+
+class Answers(nn.Module):
+    """A classifier with everything that its ONNX form gives: probabilities, logits and, on request, features and class maps."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        normalised: bool = False,
+        features: bool = False,
+        cam: bool = False,
+        half: bool = False,
+    ) -> None:
+        """Wrap a classifier.
+
+        Args:
+            classifier: Any; it is copied when `half` changes its weights.
+            normalised: The input is float32 (N, 3, H, W), already normalised, in place of uint8 (N, H, W, 3).
+            features: Also give what the head reads.
+            cam: Also give the class activation map (N, classes, h, w) of every class.
+            half: Compute in float16 between input and outputs.
+
+        Raises:
+            CnnkitError: `cam` for a head whose map is no weighted sum of the base's maps.
+        """
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).half() if half else classifier
+        if half:
+            self.classifier.normalise.float()
+        self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
+        self.names = ["probabilities", "logits", *(["features"] if features else []), *(["cam"] if cam else [])]
+        if cam:
+            cam_weights(classifier)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Give the outputs in the order of `names`, all float32."""
+        network = self.classifier
+        pictures = images if self.normalised else network.normalise(images)
+        maps = network.base(pictures.half() if self.half_inside else pictures)
+        features = network.pool(maps)
+        logits = class_logits(network.head(features).float())
+        answers = [logits.softmax(1), logits]
+        if self.wants_features:
+            answers.append(features.float())
+        if self.wants_cam:
+            answers.append(nn.functional.conv2d(maps, cam_weights(network)[:, :, None, None].to(maps.dtype)).float())
+        return tuple(answers)
+
+
+class HeadAnswers(nn.Module):
+    """The head alone: features in, probabilities and logits out."""
+
+    names: tuple[str, ...] = ("probabilities", "logits")
+
+    def __init__(self, head: Network) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Give probabilities and logits."""
+        logits = class_logits(self.head(features))
+        return logits.softmax(1), logits
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """One logit a class: a single sigmoid's z stands for two classes with logits 0 and z, (N, 1) -> (N, 2)."""
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def cam_weights(classifier: Classifier) -> Tensor:
+    """Give the weights (classes, C) that sum the base's maps up to class activation maps.
+
+    Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
+
+    Raises:
+        CnnkitError: The head is not one dense layer behind global average pooling.
+    """
+    parts = [part for part in classifier.head if not isinstance(part, nn.Dropout)]
+    if classifier.pool.pool is not Pool.AVG or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
+        raise CnnkitError(
+            "a class activation map in the graph needs global average pooling and one dense layer; this model has "
+            f"pool {classifier.pool.pool} and {len(parts)} layers in its head. cnn-train-head without --head makes such a model"
+        )
+    weight = parts[0].weight
+    return (
+        torch.cat([-weight, weight]) if weight.shape[0] == 1 else weight
+    )  # one sigmoid: what speaks for the second class
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, *, inputs: str, outputs: Sequence[str], opset: int | None = None
+) -> ModelProto:
+    """Export a module with one input; the first axis of inputs and outputs is free.
+
+    Args:
+        module: In eval mode.
+        example: An input with two rows at least: one row would be taken for a constant.
+        inputs: Name of the input.
+        outputs: Names of the outputs.
+        opset: The operator set; the exporter's own choice unless said.
+
+    Raises:
+        UsageError: The exporter does not write that operator set.
+        CnnkitError: It cannot export the module.
+    """
+    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not ours to mend
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                input_names=[inputs],
+                output_names=list(outputs),
+                opset_version=opset,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise CnnkitError(f"torch cannot export this network to ONNX: {str(error).splitlines()[0]}") from error
+    assert program is not None
+    proto: ModelProto = program.model_proto
+    _name_batch(proto)
+    return proto
+
+
+def _name_batch(proto: ModelProto) -> None:
+    """Call the free axis `batch`, in place of the exporter's s34."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        axis = value.type.tensor_type.shape.dim[0]
+        if axis.HasField("dim_value"):
+            raise CnnkitError(
+                f"the exporter fixed the batch of {value.name} to {axis.dim_value}; this network cannot take batches of any size"
+            )
+        axis.dim_param = "batch"
+    del proto.graph.value_info[:]  # the shapes in between repeat the old name, and every reader infers them anew
+
+
+def finished(proto: ModelProto, header: Header) -> bytes:
+    """Check a graph and give the bytes to write, Header inside.
+
+    Raises:
+        CnnkitError: onnx.checker refuses the graph.
+    """
+    content = onnx_model.finished(proto, header)
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise CnnkitError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far ONNX Runtime and torch are apart on the same inputs; `top1_agreement` is None for features."""
+
+    source: str
+    batch: int
+    rows: int
+    max_difference: float
+    top1_agreement: float | None
+
+
+def compare(
+    reference: Callable[[Tensor], tuple[Tensor, ...]],
+    session: Session,
+    batches: Iterator[NDArray[Any]],
+    *,
+    source: str,
+    classes: bool,
+) -> Parity:
+    """Run torch and ONNX Runtime over the same batches.
+
+    Args:
+        reference: The module that was exported; its first output is compared, and its second one too where there are logits.
+        session: The exported graph.
+        batches: Inputs, the first axis a batch of any size.
+        source: What the inputs are, for the record.
+        classes: The first output holds probabilities: count equal top-1 answers.
+
+    Returns:
+        The largest difference over all batches. A value that is not a number counts as an infinite difference.
+    """
+    (name,) = session.inputs
+    largest, equal, rows, batch = 0.0, 0, 0, 0
+    for inputs in batches:
+        with torch.no_grad():
+            answer = reference(torch.from_numpy(inputs))
+        expected = (answer[0] if isinstance(answer, tuple) else answer).numpy()
+        found = session.run({name: inputs})[0]
+        difference = np.abs(expected - found).max(initial=0.0)
+        largest = max(largest, float(difference) if np.isfinite(difference) else float("inf"))
+        if classes:
+            equal += int((expected.argmax(1) == found.argmax(1)).sum())
+        batch = max(batch, len(inputs))
+        rows += len(inputs)
+    return Parity(source, batch, rows, largest, equal / rows if classes and rows else None)
+
+
+def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, seed: int = 0) -> NDArray[Any]:
+    """Draw a batch: uint8 over its whole range, or floats as normalised pictures and features have them."""
+    generator = np.random.default_rng([seed, batch])
+    if dtype == np.uint8:
+        return generator.integers(0, 256, (batch, *shape), dtype=np.uint8)
+    return generator.standard_normal((batch, *shape), dtype=np.float32)

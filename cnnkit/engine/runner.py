@@ -1,0 +1,163 @@
+"""reader -> batches -> network -> rows, overlapped: while the network computes, threads decode what comes next."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.data import preprocess as preparing
+from cnnkit.data import reader
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture
+from cnnkit.formats.header import Preprocess
+
+#: A network as a function: uint8 (N, size, size, 3) -> one or more arrays with N rows each.
+Network = Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]
+#: What to do about a picture that cannot be used: path and reason.
+Skip = Callable[[str, str], None]
+#: How many pictures are done, and of how many (None where nobody knows).
+Progress = Callable[[int, int | None], None]
+
+
+def raise_bad(path: str, reason: str) -> None:
+    """The way of a caller who did not say what to do about a bad picture."""
+    raise BadPicture(f"{path}: {reason}")
+
+
+def no_progress(_done: int, _total: int | None) -> None:
+    """The way of a caller who does not want to see progress."""
+
+
+def run(
+    pictures: Iterable[Picture],
+    preprocess: Preprocess,
+    network: Network,
+    *,
+    batch: int,
+    jobs: int | None = None,
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
+    """Send pictures through a network, in order.
+
+    Every batch has the same shape, the last one filled up: a device tunes itself to a shape, and the same picture in the same
+    place gives the same bits. Memory holds a few batches, whatever the number of pictures.
+
+    Args:
+        pictures: Read as far ahead as two batches.
+        preprocess: The network's own.
+        network: From a batch to its answers.
+        batch: Pictures at once.
+        jobs: Threads that decode.
+        skip: Called for every picture that cannot be used, in its turn.
+        progress: Called after every batch.
+
+    Yields:
+        The good pictures of a batch, and the network's answers for them.
+    """
+    total = len(pictures) if isinstance(pictures, Sized) else None
+    done = 0
+    good: list[tuple[Picture, NDArray[np.uint8]]] = []
+    waiting: deque[tuple[list[Picture], int, Future[Sequence[NDArray[Any]]]]] = deque()
+
+    def finish() -> tuple[list[Picture], list[NDArray[Any]]]:
+        shown, count, future = waiting.popleft()
+        answers = [answer[: len(shown)] for answer in future.result()]
+        progress(count, total)
+        return shown, answers
+
+    with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
+        load = partial(preparing.load, preprocess=preprocess)
+        try:
+            for picture, loaded in reader.read(pictures, load, jobs=jobs, ahead=max(2 * batch, 64)):
+                done += 1
+                if isinstance(loaded, BadPicture):
+                    skip(picture.path, str(loaded))
+                    continue
+                good.append((picture, loaded))
+                if len(good) == batch:
+                    waiting.append(([item for item, _ in good], done, executor.submit(network, _filled(good, batch))))
+                    good = []
+                    if len(waiting) > 1:
+                        yield finish()
+            if good:
+                waiting.append(([item for item, _ in good], done, executor.submit(network, _filled(good, batch))))
+            while waiting:
+                yield finish()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+    progress(done, total)
+
+
+def _filled(good: list[tuple[Picture, NDArray[np.uint8]]], batch: int) -> NDArray[np.uint8]:
+    pixels = np.empty((batch, *good[0][1].shape), dtype=np.uint8)
+    for index, (_, picture) in enumerate(good):
+        pixels[index] = picture
+    pixels[len(good) :] = 0
+    return pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Pictures a second: decoding and resizing alone, the network alone, both together; and the last against what is possible.
+
+    `possible` is 1 / (1/decode + 1/network) where both share the cores, and the smaller of the two where a GPU computes.
+    """
+
+    pictures: int
+    decode: float
+    network: float
+    reached: float
+    possible: float
+    share: float
+
+
+def measure(
+    pictures: Sequence[Picture],
+    preprocess: Preprocess,
+    network: Network,
+    *,
+    batch: int,
+    jobs: int | None = None,
+    shared_cores: bool = True,
+) -> Rates:
+    """Measure how well decoding and network overlap; the first batch, which warms up, is not counted.
+
+    Args:
+        pictures: As many as there is time for; those that do not decode are left out.
+        preprocess: As `run`, likewise network, batch, jobs.
+        shared_cores: The network computes on the same cores as the decoding.
+    """
+    load = partial(preparing.load, preprocess=preprocess)
+    ready = [
+        loaded
+        for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
+        if not isinstance(loaded, BadPicture)
+    ]
+    pixels = np.stack([ready[index % len(ready)] for index in range(batch)])
+    for _ in range(3):
+        network(pixels)
+
+    started = time.perf_counter()
+    count = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(pictures, load, jobs=jobs))
+    decode = count / (time.perf_counter() - started)
+
+    batches = max(3, count // batch)
+    started = time.perf_counter()
+    for _ in range(batches):
+        network(pixels)
+    alone = batches * batch / (time.perf_counter() - started)
+
+    started = time.perf_counter()
+    for _ in run(pictures, preprocess, network, batch=batch, jobs=jobs, skip=lambda _path, _reason: None):
+        pass
+    reached = count / (time.perf_counter() - started)
+    possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
+    return Rates(count, decode, alone, reached, possible, reached / possible)

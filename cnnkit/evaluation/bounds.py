@@ -1,0 +1,80 @@
+"""Bounds on measures as the command line writes them: `accuracy=0.95`, `recall:cat=0.9`, `log_loss=0.2`."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+
+from cnnkit.errors import UsageError
+
+HIGHER_IS_BETTER = (
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "accuracy_answered",
+    "balanced_accuracy",
+    "roc_auc",
+    "n",
+    "answered",
+    "precision:CLASS",
+    "recall:CLASS",
+    "f1:CLASS",
+    "support:CLASS",
+)
+LOWER_IS_BETTER = ("log_loss", "ece")
+
+_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "answered", "support:CLASS"} | {"ece"}
+
+
+def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -> dict[str, float]:
+    """Read `measure=bound` words, before any work is done; whether a class exists is seen later.
+
+    Args:
+        words: As they stand on the command line; of two bounds on one measure the last one counts.
+        option: The option they belong to, for messages.
+        lower_is_better: They bound log-loss and its like from above, not accuracy and its like from below.
+
+    Raises:
+        UsageError: No such measure, one that is better the other way round, or no number that it could have.
+    """
+    measures: tuple[str, ...] = LOWER_IS_BETTER if lower_is_better else HIGHER_IS_BETTER
+    others: tuple[str, ...] = HIGHER_IS_BETTER if lower_is_better else LOWER_IS_BETTER
+    bounds = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        kind = f"{name.partition(':')[0]}:CLASS" if ":" in name else name
+        if kind in others:
+            better, instead = ("higher", "--fail-under") if lower_is_better else ("lower", "--fail-over")
+            raise UsageError(f"{option} {word}: {name} is better the {better} it is; use {instead} {word}")
+        if kind not in measures:
+            raise UsageError(f"{option} {word}: {_unknown(name, measures)}")
+        try:
+            bounds[name] = float(number)
+        except ValueError:
+            bounds[name] = math.nan
+        if not 0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf):
+            between = "between 0 and 1" if kind in _UP_TO_ONE else "from 0 upwards"
+            raise UsageError(f'{option} {word}: "{number}" is no bound for {name}, which is a number {between}')
+    return bounds
+
+
+def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> dict[str, tuple[float | None, float]]:
+    """Put each measure beside its bound.
+
+    Raises:
+        UsageError: A bound on a class that does not exist.
+    """
+    for name in bounds:
+        if name not in measures:
+            kind = name.partition(":")[0]
+            raise UsageError(_unknown(name, [other for other in measures if other.startswith(f"{kind}:")]))
+    return {name: (measures[name], bound) for name, bound in bounds.items()}
+
+
+def _unknown(name: str, measures: Iterable[str]) -> str:
+    listed = list(measures)
+    near = difflib.get_close_matches(name, listed, n=1)
+    return (
+        (f'no measure "{name}"' if name else "expected MEASURE=BOUND")
+        + (f', did you mean "{near[0]}"?' if near else "")
+        + f" (there are {', '.join(listed)})"
+    )

@@ -1,0 +1,131 @@
+"""A confusion matrix as a picture: counts in the cells, the share of the true class as their colour."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cnnkit.errors import UsageError
+from cnnkit.evaluation.report import Report
+from cnnkit.formats import atomic
+from cnnkit.formats.predictions import WITHHELD
+
+#: The formats, each with the metadata to leave out so that the same matrix gives the same bytes.
+_CHANGING: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+_DPI = 150
+
+# Inches and points: a cell is as large as is comfortable, unless the whole would then be a stamp or fit on no screen
+_CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
+_POINTS_PER_INCH = 72
+_SMALLEST_FONT = 4.5
+
+
+def save(path: str | Path, report: Report) -> None:
+    """Draw a report's confusion matrix into a file, in one step; the same matrix gives the same bytes.
+
+    Args:
+        path: Its ending names the format: .png, .svg or .pdf.
+        report: What was measured.
+
+    Raises:
+        UsageError: Another format.
+        OSError: The file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _CHANGING:
+        raise UsageError(f"{path}: the ending names the format of the picture; use one of {', '.join(_CHANGING)}")
+    support = [report.per_class[label].support for label in report.classes]
+    title = (
+        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} pictures"
+    )
+    drawn = io.BytesIO()  # matplotlib seeks, which a pipe cannot
+    with mpl.rc_context({"svg.hashsalt": "cnnkit"}):
+        figure = render(report.confusion, report.classes, support=support, title=title)
+        figure.savefig(drawn, format=suffix[1:], dpi=_DPI, bbox_inches="tight", metadata=_CHANGING[suffix])
+    with atomic.writing(path) as file:
+        file.write(drawn.getvalue())
+
+
+def render(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, support: Sequence[int], title: str = ""
+) -> Figure:
+    """Draw a confusion matrix.
+
+    Args:
+        confusion: (C, C), rows are the truth.
+        classes: (C,).
+        support: (C,), pictures of each class; more than a row of `confusion` adds up to where answers were withheld.
+        title: A line above it.
+
+    Returns:
+        A figure that pyplot does not know of, so nothing is left behind.
+    """
+    counts, columns = _with_withheld(np.asarray(confusion), classes, np.asarray(support))
+    shares = counts / np.maximum(np.asarray(support), 1)[:, None]  # (C, C or C + 1)
+
+    cell = min(max(_CELL, _SMALLEST_SIDE / len(columns)), _LARGEST_SIDE / len(columns))
+    figure = Figure(figsize=(cell * len(columns), cell * len(classes)))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))  # labels stand outside; the file is cut to what is drawn
+    # The root: the errors of a good network are a few in a hundred, and should be seen
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+
+    font = float(np.clip(cell * _POINTS_PER_INCH * 0.3, _SMALLEST_FONT, 11))
+    for axis, count in ((axes.xaxis, len(columns)), (axes.yaxis, len(classes))):
+        axis.set_ticks(np.arange(1, count) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=min(0.8, cell))  # to follow a row with the eye
+    _label(axes, classes, columns, cell=cell, font=font)
+    _write_counts(axes, counts, shares, cell=cell)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left", pad=10, parse_math=False)
+    height = min(1.0, 3.0 / (cell * len(classes)))
+    bar = figure.add_axes((1 + 0.2 / (cell * len(columns)), 1 - height, 0.15 / (cell * len(columns)), height))
+    figure.colorbar(image, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.set_ylabel("share of the true class", fontsize=8)
+    bar.tick_params(labelsize=7)
+    return figure
+
+
+def _with_withheld(
+    confusion: NDArray[np.int64], classes: Sequence[str], support: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Add a column for answers that were withheld, where there are any."""
+    withheld = support - confusion.sum(axis=1)
+    if not withheld.any():
+        return confusion, list(classes)
+    return np.hstack([confusion, withheld[:, None]]), [*classes, WITHHELD]
+
+
+def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: float, font: float) -> None:
+    """Name rows and columns, every so many where they would run into one another."""
+    step = int(np.ceil(font * 1.1 / (cell * _POINTS_PER_INCH)))
+    upright = max(map(len, columns)) * font * 0.6 > cell * _POINTS_PER_INCH  # a letter is about 0.6 of its height wide
+    axes.set_xticks(range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False)
+    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=font, parse_math=False)
+    axes.set_xlabel("answer", fontsize=max(font, 9))
+    axes.set_ylabel("truth", fontsize=max(font, 9))
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], *, cell: float) -> None:
+    """Write the counts into their cells, zeros left out, if the cells are large enough to read them."""
+    digits = len(str(counts.max()))
+    font = min(cell * _POINTS_PER_INCH * 0.9 / (digits * 0.65), cell * _POINTS_PER_INCH * 0.45, 11)
+    if font < _SMALLEST_FONT:
+        return
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.3 else "black"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)

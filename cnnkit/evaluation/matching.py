@@ -1,0 +1,231 @@
+"""Predictions set beside the truth, picture by picture; whatever does not fit is an error that names it."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats.predictions import WITHHELD, Prediction
+
+#: Probabilities are printed with six digits, so what they leave up to 1 is known no better than this.
+_COMPLEMENT_FLOOR = 5e-7
+
+
+class Labelled(Protocol):
+    """A picture as a manifest or a folder gives it; `path` opens from the current folder."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def split(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was predicted for N pictures of C classes, beside what is true.
+
+    `truth` and `answer` are (N,) indices of `classes`, an answer that was withheld is -1; `confidence` (N,) is the probability of
+    the answer; `probabilities` is (N, C). What was not predicted is NaN.
+    """
+
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    truth: NDArray[np.int64]
+    answer: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Picture:
+    """The rows of one picture; `path` as it was first written."""
+
+    path: str
+    truth: str
+    ranks: dict[int, Prediction] = field(default_factory=dict)
+    labels: dict[str, Prediction] = field(default_factory=dict)
+
+
+class Truth:
+    """The class that each picture really has.
+
+    Paths are compared resolved, so that it does not matter from which folder, or through which link, either side was written.
+    """
+
+    def __init__(self, pictures: Iterable[Labelled], *, name: str) -> None:
+        """Take labels from pictures of a manifest or a folder.
+
+        Args:
+            pictures: Whoever has no label is known to exist, and an error once it is predicted.
+            name: The manifest or folder, for messages.
+
+        Raises:
+            CnnkitError: No picture has a label, or one has two.
+        """
+        self.name = name
+        self.pictures: dict[str, Labelled] = {}
+        for picture in pictures:
+            known = self.pictures.setdefault(os.path.realpath(picture.path), picture)
+            if known.label != picture.label:
+                raise CnnkitError(
+                    f'{name}: {picture.path} is "{picture.label or ""}", but also "{known.label or ""}" as {known.path}'
+                )
+        if not any(picture.label for picture in self.pictures.values()):
+            raise CnnkitError(
+                f"{name}: no labels in it; the truth is a manifest with a label column, or a folder of folders"
+            )
+
+    @property
+    def labels(self) -> set[str]:
+        """Every label that occurs."""
+        return {picture.label for picture in self.pictures.values() if picture.label}
+
+    def of(self, path: str, resolved: str) -> str:
+        """Look up the label of a picture; one without is an error."""
+        picture = self.pictures.get(resolved)
+        if picture is None:
+            raise CnnkitError(f"{path} is predicted, but {self.name} does not list it (looked for {resolved})")
+        if not picture.label:
+            raise CnnkitError(f"{path} is predicted, but has no label in {self.name}")
+        return picture.label
+
+    def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
+        """List the pictures whose resolved path is not among those predicted."""
+        return [picture for resolved, picture in self.pictures.items() if resolved not in predicted]
+
+
+class FolderTruth:
+    """The truth where no list gives it: a picture's class is the name of the folder that holds it."""
+
+    name = "the folders of the pictures"
+
+    def __init__(self) -> None:
+        self.labels: set[str] = set()
+
+    def of(self, path: str, resolved: str) -> str:
+        """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
+        del resolved
+        label = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        if not label:
+            raise CnnkitError(f"{path} is predicted, but stands in no folder that could be its class; give --truth")
+        self.labels.add(label)
+        return label
+
+    def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
+        """List nothing: nobody said what else there is."""
+        del predicted
+        return []
+
+
+def match(
+    predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
+) -> tuple[Answers, list[Labelled]]:
+    """Set predictions beside the truth.
+
+    Where all classes of a picture but one have a probability, the last one has what is left up to 1: with two classes, the answer
+    alone is enough.
+
+    Args:
+        predictions: In any order.
+        truth: Where labels are looked up.
+        classes: The classes and their order; those of the truth, sorted, unless said.
+        name: Where the predictions come from, for messages.
+
+    Returns:
+        The answers, in the order in which pictures were first predicted; and the pictures of the truth that were not predicted.
+
+    Raises:
+        CnnkitError: A prediction without truth, a doubled one, a picture without an answer, or a label that is no class.
+    """
+    pictures = _collect(predictions, truth, name=name)
+    known = tuple(classes) if classes is not None else tuple(sorted(truth.labels))
+    _check_labels(pictures.values(), known, truth, name=name)
+    return _as_arrays(list(pictures.values()), known), truth.without(pictures)
+
+
+def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Picture]:
+    """Gather the rows of each picture, by its resolved path."""
+    pictures: dict[str, _Picture] = {}
+    by_written: dict[str, _Picture] = {}  # resolving asks the file system: once a picture, not once a row
+    for row in predictions:
+        picture = by_written.get(row.path)
+        if picture is None:
+            resolved = os.path.realpath(row.path)
+            if resolved not in pictures:
+                pictures[resolved] = _Picture(row.path, truth.of(row.path, resolved))
+            picture = by_written[row.path] = pictures[resolved]
+        twin = picture.ranks.get(row.rank) or (None if row.label == WITHHELD else picture.labels.get(row.label))
+        if twin is not None:
+            also = f" (as {picture.path})" if twin.path != row.path else ""
+            raise FormatError(
+                f'{name}: {row.path} is predicted twice{also}: "{twin.label}" on rank {twin.rank}, "{row.label}" on rank {row.rank}'
+            )
+        picture.ranks[row.rank] = picture.labels[row.label] = row
+    for picture in pictures.values():
+        if 1 not in picture.ranks:
+            raise FormatError(f"{name}: {picture.path} has no answer: rank 1 is missing")
+    return pictures
+
+
+def _check_labels(
+    pictures: Iterable[_Picture], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str
+) -> None:
+    """Refuse a label that is no class: every answer with it would count as wrong without a word."""
+    known = {*classes, WITHHELD}
+    if odd := sorted(truth.labels - known):
+        raise CnnkitError(
+            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {_some(classes)} that were given'
+        )
+    for picture in pictures:
+        for label in picture.labels:
+            if label not in known:
+                near = difflib.get_close_matches(label, classes, n=1)
+                remedy = (
+                    f'did you mean "{near[0]}"?' if near else "--labels FILE names classes that the truth does not show"
+                )
+                raise CnnkitError(
+                    f'{name}: {picture.path} is predicted as "{label}", a label that {truth.name} does not have '
+                    f"(it has {_some(classes)}); {remedy}"
+                )
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+
+
+def _as_arrays(pictures: Sequence[_Picture], classes: tuple[str, ...]) -> Answers:
+    index = {label: position for position, label in enumerate(classes)}
+    index.setdefault(WITHHELD, -1)
+    answers = [picture.ranks[1] for picture in pictures]
+    probabilities = np.full((len(pictures), len(classes)), np.nan)
+    for row, picture in enumerate(pictures):
+        for label, prediction in picture.labels.items():
+            if index[label] >= 0 and prediction.probability is not None:
+                probabilities[row, index[label]] = prediction.probability
+    return Answers(
+        paths=tuple(picture.path for picture in pictures),
+        classes=classes,
+        truth=np.array([index[picture.truth] for picture in pictures], dtype=np.int64),
+        answer=np.array([index[answer.label] for answer in answers], dtype=np.int64),
+        confidence=np.array(
+            [np.nan if answer.probability is None else answer.probability for answer in answers], dtype=np.float64
+        ),
+        probabilities=_completed(probabilities),
+    )
+
+
+def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the one class of a picture that has no probability what the others leave up to 1."""
+    unknown = np.isnan(probabilities)  # (N, C)
+    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
+    left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), _COMPLEMENT_FLOOR, 1.0)
+    completed = probabilities.copy()
+    completed[rows, unknown[rows].argmax(axis=1)] = left
+    return completed

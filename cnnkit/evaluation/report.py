@@ -1,0 +1,251 @@
+"""From predictions and truth to a report: every measure, the confusion matrix, and the answers that were most confidently wrong."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnkit.errors import CnnkitError
+from cnnkit.evaluation import calibration, metrics
+from cnnkit.evaluation.matching import Answers, FolderTruth, Labelled, Truth, match
+from cnnkit.formats import predictions
+from cnnkit.formats.predictions import WITHHELD
+
+_log = logging.getLogger(__name__)
+
+#: What a terminal of 80 columns can hold of a confusion matrix; wider ones are summed up.
+_TABLE_WIDTH = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A picture whose answer is not the truth."""
+
+    path: str
+    truth: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a set of predictions is worth. Measures that are not defined, or not known, are None.
+
+    `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Answers that were withheld (label `?`) count
+    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts pictures of class i answered with class j.
+    """
+
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    balanced_accuracy: float
+    log_loss: float | None
+    roc_auc: float | None
+    ece: float | None
+    answered: int
+    accuracy_answered: float | None
+    classes: tuple[str, ...]
+    per_class: dict[str, metrics.ClassMeasures]
+    confusion: list[list[int]]
+    answers: Answers
+
+    def measures(self) -> dict[str, float | None]:
+        """Give every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
+        names = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
+        found: dict[str, float | None] = {name: getattr(self, name) for name in names}
+        found |= {"answered": self.answered, "accuracy_answered": self.accuracy_answered}
+        for label, values in self.per_class.items():
+            found |= {f"{name}:{label}": value for name, value in asdict(values).items()}
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Give all of it as one JSON object; what concerns withheld answers only where there are some."""
+        names = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
+        found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.answered < self.n:
+            found |= {"answered": self.answered, "accuracy_answered": self.accuracy_answered}
+        per_class = {label: asdict(values) for label, values in self.per_class.items()}
+        return found | {"classes": list(self.classes), "per_class": per_class, "confusion": self.confusion}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Give the measures as `measure value` rows, for awk."""
+        hidden = {"answered", "accuracy_answered"} if self.answered == self.n else set()
+        return [{"measure": name, "value": value} for name, value in self.measures().items() if name not in hidden]
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Give it as tables to look at, by their titles."""
+        interval = f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"
+        rows = [(str(row["measure"]), row["value"]) for row in self.rows() if ":" not in str(row["measure"])]
+        measures = [
+            {
+                "measure": _readable(name),
+                "value": _shown(value),
+                "95 % interval": interval if name == "accuracy" else "",
+            }
+            for name, value in rows
+            if name not in ("accuracy_low", "accuracy_high")
+        ]
+        classes = [
+            {
+                "class": label,
+                "pictures": values.support,
+                "precision": _shown(values.precision),
+                "recall": _shown(values.recall),
+                "F1": _shown(values.f1),
+            }
+            for label, values in self.per_class.items()
+        ]
+        return {"Measures": measures, "Classes": classes, **self._confusion_table()}
+
+    def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
+        labels = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
+        width = max(map(len, labels)) + sum(max(len(label), 4) + 2 for label in labels)
+        if width <= _TABLE_WIDTH:
+            rows = []
+            for label, counts in zip(self.classes, self.confusion, strict=True):
+                withheld = self.per_class[label].support - sum(counts)
+                rows.append({"truth": label} | dict(zip(map("→ {}".format, labels), [*counts, withheld], strict=False)))
+            return {"Confusion: truth → answer": rows}
+        pairs = [
+            {"truth": truth, "answer": answer, "pictures": count}
+            for truth, counts in zip(self.classes, self.confusion, strict=True)
+            for answer, count in zip(self.classes, counts, strict=True)
+            if count and truth != answer
+        ]
+        most = sorted(pairs, key=lambda pair: -int(str(pair["pictures"])))[:10]
+        return {"Most confused (the whole matrix: --json, --confusion FILE.png)": most} if most else {}
+
+    def worst(self, count: int) -> list[Wrong]:
+        """List the answers that were wrong and surest of it, surest first; answers withheld claimed nothing.
+
+        Raises:
+            CnnkitError: The predictions carry no probabilities.
+        """
+        answers = self.answers
+        wrong = np.flatnonzero((answers.answer >= 0) & (answers.answer != answers.truth))
+        if np.isnan(answers.confidence[wrong]).any():
+            raise CnnkitError(
+                "which answers are most confidently wrong is not known: the predictions have no probability"
+            )
+        order = sorted(wrong.tolist(), key=lambda row: (-answers.confidence[row], answers.paths[row]))
+        return [
+            Wrong(
+                answers.paths[row],
+                answers.classes[answers.truth[row]],
+                answers.classes[answers.answer[row]],
+                float(answers.confidence[row]),
+            )
+            for row in order[:count]
+        ]
+
+
+def _readable(name: str) -> str:
+    words = {"n": "pictures", "roc_auc": "ROC AUC", "ece": "expected calibration error", "log_loss": "log-loss"}
+    return words.get(name, name.replace("_", " "))
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def evaluate(
+    lines: Iterable[bytes],
+    *,
+    name: str,
+    truth: Iterable[Labelled] | None = None,
+    truth_name: str = "the truth",
+    classes: Sequence[str] | None = None,
+    complete: bool = False,
+) -> Report:
+    """Measure predictions against the truth.
+
+    Args:
+        lines: The predictions, TSV or JSON Lines.
+        name: Where they come from, for messages.
+        truth: Pictures with labels; the folder that holds each picture unless given.
+        truth_name: The manifest or folder, for messages.
+        classes: The classes and their order; those of the truth, sorted, unless given.
+        complete: Every picture of the truth must be predicted.
+
+    Raises:
+        CnnkitError: Predictions and truth do not fit together, see `match`, or are not complete.
+    """
+    known = FolderTruth() if truth is None else Truth(truth, name=truth_name)
+    answers, missing = match(predictions.parse(lines, name=name), known, classes=classes, name=name)
+    if missing and isinstance(known, Truth):
+        message = _about_missing(missing, known)
+        if complete:
+            raise CnnkitError(message)
+        _log.info(message)
+    report = measure(answers)
+    for notice in _about_unknown(report):
+        _log.info(notice)
+    return report
+
+
+def measure(answers: Answers) -> Report:
+    """Compute every measure of answers that were set beside the truth."""
+    classes = len(answers.classes)
+    correct = answers.answer == answers.truth  # (N,)
+    given = answers.answer >= 0
+    n, hits, answered = len(correct), int(correct.sum()), int(given.sum())
+    confusion = metrics.confusion_matrix(answers.truth, answers.answer, classes)
+    per_class = metrics.per_class(confusion, np.bincount(answers.truth, minlength=classes))
+    low, high = metrics.wilson_interval(hits, n)
+    return Report(
+        n=n,
+        accuracy=hits / n,
+        accuracy_low=low,
+        accuracy_high=high,
+        balanced_accuracy=metrics.balanced_accuracy(per_class),
+        log_loss=metrics.log_loss(answers.truth, answers.probabilities),
+        roc_auc=metrics.roc_auc(answers.truth, answers.probabilities),
+        ece=calibration.expected_calibration_error(answers.confidence[given], correct[given]),
+        answered=answered,
+        accuracy_answered=hits / answered if answered else None,
+        classes=answers.classes,
+        per_class=dict(zip(answers.classes, per_class, strict=True)),
+        confusion=confusion.tolist(),
+        answers=answers,
+    )
+
+
+def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
+    """Say how much of the truth has no prediction, and whether that is as it should be: whole parts that nobody asked about."""
+    total = Counter(picture.split for picture in truth.pictures.values())
+    gone = Counter(picture.split for picture in missing)
+    counts = ", ".join(f"{part or 'no part'} {count}" for part, count in gone.items())
+    begin = f"{len(missing)} of {len(truth.pictures)} pictures in {truth.name} have no prediction"
+    if all(gone[part] == total[part] for part in gone):
+        covered = " and ".join(str(part) for part in total if part not in gone)
+        return f"{begin}: {counts}; every one of {covered} has (--split keeps the truth to one part)"
+    partial = next(picture for picture in missing if gone[picture.split] < total[picture.split])
+    return f"{begin}{f' ({counts})' if set(total) != {None} else ''}, for one {partial.path}"
+
+
+def _about_unknown(report: Report) -> Iterator[str]:
+    """Explain the measures that came out as None."""
+    unknown = [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
+    answers = report.answers
+    if unknown and np.isnan(answers.confidence).all():
+        yield f"{_and(unknown)} not known: the predictions have no probability"
+        return
+    short = int(np.isnan(answers.probabilities).any(axis=1).sum())
+    needing = [name for name in unknown if name != "ece"]
+    if needing and short:
+        yield (
+            f"{_and(needing)} not known: {short} of {report.n} pictures lack a probability for some of the "
+            f"{len(report.classes)} classes; cnn-predict --top {len(report.classes)} prints them all"
+        )
+    elif "roc_auc" in unknown:
+        yield "roc_auc is not defined: all pictures are of one class"
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]} are" if len(names) > 1 else f"{names[0]} is"

@@ -1,0 +1,145 @@
+"""The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Read with weights_only, always."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import atomic, cache
+from cnnkit.formats.header import Header, Kind
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A self-contained model: the weights of base and head, and how the training went, one mapping an epoch."""
+
+    header: Header
+    state: State
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(path: str | Path, bundle: Bundle) -> None:
+    """Write a model in one step; the same model gives the same bytes."""
+    content = {"header": json.loads(bundle.header.to_json()), "state": _plain(bundle.state), "history": bundle.history}
+    with atomic.writing(path) as file:
+        file.write(_serialised(content))
+
+
+def load(path: str | Path) -> Bundle:
+    """Read a model, onto the CPU.
+
+    Raises:
+        FormatError: It is no model of ours, or broken.
+        OSError: It cannot be read.
+    """
+    content = _read(path)
+    if not isinstance(content, Mapping) or "header" not in content:
+        raise FormatError(
+            f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
+        )
+    header = Header.from_json(json.dumps(content["header"]), name=str(path), kind=Kind.MODEL)
+    return Bundle(header, dict(content["state"]), list(content.get("history") or []))
+
+
+def load_state(path: str | Path) -> State:
+    """Read a plain state_dict: bare, below `state_dict` or `model` as training scripts save it, or with DataParallel's `module.`.
+
+    Raises:
+        FormatError: It holds no tensors by name.
+    """
+    content = _read(path)
+    for key in ("state_dict", "model", "state"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise FormatError(f"{path}: no state_dict in it (expected tensors by parameter name)")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def keep_state(state: Mapping[str, Tensor]) -> str:
+    """Put a state_dict into the cache under its hash.
+
+    Returns:
+        The hash of the file's bytes, by which `find_state` finds it.
+    """
+    content = _serialised(_plain(state))
+    digest = sha256(content).hexdigest()
+    _keep(digest, content)
+    return digest
+
+
+def keep_state_file(path: Path) -> str:
+    """Copy a state_dict file into the cache under the hash of its bytes, and return that."""
+    content = path.read_bytes()
+    digest = sha256(content).hexdigest()
+    _keep(digest, content)
+    return digest
+
+
+def find_state(digest: str) -> Path | None:
+    """Find a state_dict file by its hash, in our cache or among torch's downloads; None where it is in neither."""
+    kept = cache.folder("weights") / f"{digest}.pth"
+    if kept.is_file():
+        return kept
+    # torch puts the first digits of the hash into the name; the name alone proves nothing
+    for candidate in sorted(Path(torch.hub.get_dir(), "checkpoints").glob(f"*-{digest[:8]}.pth")):
+        if cache.sha256(candidate) == digest:
+            return candidate
+    return None
+
+
+def _keep(digest: str, content: bytes) -> None:
+    kept = cache.folder("weights") / f"{digest}.pth"
+    if not kept.exists():
+        with atomic.writing(kept) as file:
+            file.write(content)
+
+
+def _plain(state: Mapping[str, Tensor]) -> State:
+    """Contiguous copies on the CPU, so that neither views nor devices show in the bytes."""
+    return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
+
+
+def _serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
+    buffer = io.BytesIO()  # a named file would put its name into the archive
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FormatError(
+            f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+
+
+def history_rows(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """Write a training history as the lines of a CSV file, header row first."""
+    if not history:
+        return []
+    columns = list(history[0])
+    return [",".join(columns), *(",".join(_number(row[column]) for column in columns) for row in history)]
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"

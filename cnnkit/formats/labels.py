@@ -1,0 +1,21 @@
+"""A list of classes: plain text, one a line, in the order of a network's outputs."""
+
+from pathlib import Path
+
+from cnnkit.errors import FormatError
+
+
+def load(path: str | Path) -> tuple[str, ...]:
+    """Read the classes; empty lines are left out.
+
+    Raises:
+        FormatError: There is none, or one stands there twice.
+    """
+    text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    labels = tuple(line.strip() for line in text.split("\n") if line.strip())
+    if not labels:
+        raise FormatError(f"{path}: no labels; expected one a line")
+    if len(set(labels)) < len(labels):
+        twice = next(label for position, label in enumerate(labels) if label in labels[:position])
+        raise FormatError(f'{path}: "{twice}" stands there twice')
+    return labels

@@ -1,0 +1,102 @@
+"""The exported network `.onnx`: one file, weights inside, the Header as its one metadata entry `cnnkit`. No torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import atomic
+from cnnkit.formats.header import Header, Kind
+
+KEY = "cnnkit"
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """A network as its bytes; `header` is None for one that cnnkit did not make."""
+
+    content: bytes
+    header: Header | None
+
+
+def load(path: str | Path) -> OnnxModel:
+    """Read a network whole, without following anything that it refers to.
+
+    Raises:
+        FormatError: It is no ONNX file, or keeps weights in other files: a path inside a model can point anywhere.
+        OSError: It cannot be read.
+    """
+    content = Path(path).read_bytes()
+    proto = parse(content, name=str(path))
+    texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
+    header = Header.from_json(texts[0], name=str(path), kind=Kind.ONNX) if texts else None
+    return OnnxModel(content, header)
+
+
+def parse(content: bytes, *, name: str) -> ModelProto:
+    """Parse and check the bytes of an ONNX file.
+
+    Raises:
+        FormatError: As `load`.
+    """
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's DecodeError: its class depends on which protobuf is installed
+        raise FormatError(f"{name}: no ONNX network, or cut short") from error
+    if not proto.graph.node:
+        raise FormatError(f"{name}: no ONNX network, or an empty one")
+    if _refers_to_other_files(proto):
+        raise FormatError(f"{name}: keeps weights in other files, which are not followed; save it as one file")
+    return proto
+
+
+def _refers_to_other_files(proto: ModelProto) -> bool:
+    graphs = [proto.graph]
+    tensors: list[TensorProto] = []
+    while graphs:
+        graph = graphs.pop()
+        tensors += graph.initializer
+        tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
+        for node in graph.node:
+            for attribute in node.attribute:
+                graphs += [attribute.g, *attribute.graphs] if attribute.g.node else attribute.graphs
+                tensors += [attribute.t, *attribute.tensors]
+    for function in proto.functions:
+        for node in function.node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+    return any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors)
+
+
+def finished(proto: ModelProto, header: Header) -> bytes:
+    """Give the bytes to write: the Header inside, and nothing that depends on the machine.
+
+    The exporter leaves stack traces in the metadata of nodes and values, with the paths of whoever exported.
+    """
+    for item in (
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+        *proto.graph.initializer,
+    ):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for function in proto.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    del proto.graph.metadata_props[:]
+    del proto.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    proto.metadata_props.add(key=KEY, value=header.to_json())
+    return proto.SerializeToString(deterministic=True)
+
+
+def save(path: str | Path, content: bytes) -> None:
+    """Write a network in one step."""
+    with atomic.writing(path) as file:
+        file.write(content)

@@ -1,0 +1,217 @@
+"""Run a convolutional base once over pictures and keep what it saw."""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import Engine, FeatureDtype
+from cnnkit.data import preprocess as preparing
+from cnnkit.data.source import Picture
+from cnnkit.engine import bases, runner
+from cnnkit.engine.bases import Request
+from cnnkit.engine.runner import Progress, Rates, Skip, no_progress, raise_bad
+from cnnkit.engine.session import Session
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.formats import features, manifest
+from cnnkit.formats.header import Header, Kind, Preprocess, made_by
+from cnnkit.formats.manifest import Row
+
+log = logging.getLogger("cnnkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an extraction came to; `per_second` counts the pictures of this run, decoding included."""
+
+    features: str
+    rows: int
+    shape: str
+    skipped: int
+    resumed: int
+    seconds: float
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A base, ready: from pictures to features, with its Header and where it runs."""
+
+    network: runner.Network
+    header: Header
+    shares_cores: bool
+
+
+def extract(
+    pictures: Iterable[Picture],
+    output: str | Path,
+    *,
+    request: Request,
+    batch: int = 32,
+    jobs: int | None = None,
+    dtype: FeatureDtype = FeatureDtype.FLOAT32,
+    device: str = "auto",
+    engine: Engine = Engine.ONNX,
+    resume: bool = False,
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> Summary:
+    """Write the features of pictures to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
+
+    Args:
+        pictures: What to look at; their labels, parts and groups go into the `.tsv`.
+        output: The `.npy`.
+        request: Which base.
+        batch: Pictures at once.
+        jobs: Threads that decode.
+        dtype: float16 halves the file.
+        device: For the base.
+        engine: ONNX Runtime or torch.
+        resume: Go on from an interrupted run; the outcome is the same, byte for byte.
+        skip: Called for every picture that cannot be used.
+        progress: Called after every batch.
+
+    Raises:
+        CnnkitError: No picture could be used, or the base cannot be had.
+    """
+    output = Path(output)
+    features.beside(output, ".json")  # the name is wrong before anything is computed
+    if not output.parent.is_dir():
+        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    base = _open(request, device=device, engine=engine)
+    preprocess = base.header.preprocess
+    assert preprocess is not None
+    header = Header(
+        kind=Kind.FEATURES,
+        classes=_classes(pictures),
+        preprocess=preprocess,
+        backbone=base.header.backbone,
+        made_by=made_by("numpy", "pillow", "onnxruntime-gpu" if engine is Engine.ONNX else "torch"),
+    )
+    shape = _row_shape(base, batch)
+    writer = features.Writer(output, shape=shape, dtype=dtype, header=header)
+    done = writer.resume(multiple_of=batch) if resume else []
+    left, passed = _after(pictures, done, output, preprocess=preprocess, skip=skip) if done else (pictures, 0)
+    skipped = 0
+
+    def count(path: str, reason: str) -> None:
+        nonlocal skipped
+        skipped += 1
+        skip(path, reason)
+
+    started = time.perf_counter()
+    with writer:
+        answers = runner.run(
+            left,
+            preprocess,
+            base.network,
+            batch=batch,
+            jobs=jobs,
+            skip=count,
+            progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
+        )
+        for shown, (values, *_) in answers:
+            writer.write(values, [_row(picture, output.parent) for picture in shown])
+        if not writer.count:
+            raise CnnkitError("no picture could be used; nothing written")
+    seconds = time.perf_counter() - started
+    rate = (writer.count - len(done)) / seconds
+    return Summary(
+        str(output),
+        writer.count,
+        "x".join(map(str, shape)),
+        skipped + passed - len(done),
+        len(done),
+        round(seconds, 2),
+        round(rate, 1),
+    )
+
+
+def bench(
+    pictures: Sequence[Picture],
+    *,
+    request: Request,
+    batch: int = 32,
+    jobs: int | None = None,
+    device: str = "auto",
+    engine: Engine = Engine.ONNX,
+) -> Rates:
+    """Measure decoding alone, the base alone, and both together; nothing is written."""
+    base = _open(request, device=device, engine=engine)
+    assert base.header.preprocess is not None
+    return runner.measure(
+        pictures, base.header.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.shares_cores
+    )
+
+
+def _open(request: Request, *, device: str, engine: Engine) -> _Base:
+    if engine is Engine.TORCH:
+        network, header, place = bases.torch_network(request, device=device)
+        return _Base(network, header, place == "cpu")
+    model = bases.get(request)
+    assert model.header is not None
+    session = Session(model.content, device=device, name="the base")
+
+    def run(images: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+        return session.run({"images": images}, ["features"])
+
+    return _Base(run, model.header, session.device.kind == "cpu")
+
+
+def _row_shape(base: _Base, batch: int) -> tuple[int, ...]:
+    """Find the shape of one picture's features; the run also warms the device up for its batch."""
+    assert base.header.preprocess is not None
+    size = base.header.preprocess.size
+    return base.network(np.zeros((batch, size, size, 3), dtype=np.uint8))[0].shape[1:]
+
+
+def _classes(pictures: Iterable[Picture]) -> tuple[str, ...] | None:
+    """List the labels in order; a stream of paths has none."""
+    if not isinstance(pictures, Sequence):
+        return None
+    return tuple(sorted({picture.label for picture in pictures if picture.label is not None})) or None
+
+
+def _row(picture: Picture, folder: Path) -> Row:
+    return Row(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
+
+
+def _after(
+    pictures: Iterable[Picture], done: Sequence[Row], output: Path, *, preprocess: Preprocess, skip: Skip
+) -> tuple[Iterable[Picture], int]:
+    """Find where an interrupted run stopped, naming again the pictures that it had skipped.
+
+    Returns:
+        The pictures that are left, and how many were passed.
+
+    Raises:
+        UsageError: The pictures are not those that the run began with.
+    """
+    coming: Iterator[Picture] = iter(pictures)
+    passed = 0
+    for row in done:
+        for picture in coming:
+            passed += 1
+            if _row(picture, output.parent) == row:
+                break
+            try:
+                preparing.load(picture.path, preprocess)
+            except BadPicture as error:
+                skip(picture.path, str(error))
+                continue
+            raise UsageError(
+                f"{output}: {picture.path} was not there, or not readable, when this run began; run without --resume"
+            )
+        else:
+            raise UsageError(
+                f"{output}: {os.path.basename(row.path)} is not among the pictures any more; run without --resume"
+            )
+    log.info("going on after %d rows", len(done))
+    rest = pictures[passed:] if isinstance(pictures, Sequence) else coming
+    return rest, passed

@@ -1,0 +1,199 @@
+"""From the layer notation to a torch network, whose modules carry the names that cnn-dims prints."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cnnkit.choices import Initializer
+from cnnkit.errors import CnnkitError
+from cnnkit.nets import dims
+from cnnkit.nets.notation import Activation, Kind, Layer, Padding
+from cnnkit.nets.window import windows
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    Activation.relu: nn.ReLU,
+    Activation.relu6: nn.ReLU6,
+    Activation.leaky_relu: nn.LeakyReLU,
+    Activation.elu: nn.ELU,
+    Activation.selu: nn.SELU,
+    Activation.gelu: nn.GELU,
+    Activation.silu: nn.SiLU,
+    Activation.mish: nn.Mish,
+    Activation.tanh: nn.Tanh,
+    Activation.sigmoid: nn.Sigmoid,
+    Activation.hardsigmoid: nn.Hardsigmoid,
+    Activation.hardswish: nn.Hardswish,
+    Activation.softplus: nn.Softplus,
+    Activation.softsign: nn.Softsign,
+    Activation.linear: nn.Identity,
+}
+
+
+class GlobalPool(nn.Module):
+    """The mean or the maximum of every channel, (N, C, H, W) -> (N, C)."""
+
+    def __init__(self, *, largest: bool) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Reduce the two spatial axes."""
+        return maps.amax((2, 3)) if self.largest else maps.mean((2, 3))
+
+
+class SamePad(nn.Module):
+    """Pad so that a window of stride S gives ceil(H / S) outputs; what is odd goes below and to the right, as in Keras."""
+
+    def __init__(self, layer: Layer, *, value: float = 0.0) -> None:
+        super().__init__()
+        self.windows = windows(layer)
+        self.value = value
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pad (N, C, H, W) along both sides."""
+        down, across = self.windows
+        return nn.functional.pad(maps, (*across.pads(maps.shape[-1]), *down.pads(maps.shape[-2])), value=self.value)
+
+
+class SameAvgPool(nn.Module):
+    """The mean of what each window sees of the picture; padding does not count, as in Keras."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.pad = SamePad(layer)
+        self.pool = nn.AvgPool2d(layer.kernel, layer.stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Divide the sum of every window by its share inside the picture."""
+        inside = self.pool(self.pad(torch.ones_like(maps[:1, :1])))
+        return self.pool(self.pad(maps)) / inside  # type: ignore[no-any-return] # modules return Any
+
+
+class Network(nn.Sequential):
+    """A chain of layers by notation; `ends` says which module a layer's name stands for, its activation included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: dict[str, int] = {}
+
+    def upto(self, layer: str) -> "Network":
+        """Give the part of the chain that ends with a layer, sharing its modules.
+
+        Raises:
+            CnnkitError: There is no such layer.
+        """
+        if layer not in self.ends:
+            raise CnnkitError(f'no layer "{layer}"; this network has {", ".join(self.ends)}')
+        part = Network()
+        for index, (name, module) in enumerate(self.named_children()):
+            if index <= self.ends[layer]:
+                part.add_module(name, module)
+        part.ends = {name: end for name, end in self.ends.items() if end <= self.ends[layer]}
+        return part
+
+
+def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, width: int | None = None) -> Network:
+    """Build the network that a notation describes.
+
+    Args:
+        layers: From `notation.parse`.
+        channels: Channels of the input, or its length where it is a vector.
+        height: Of the input, pixels; None for a vector.
+        width: Likewise.
+
+    Returns:
+        A chain that takes (N, channels, height, width) or (N, channels). Its weights are torch's own random values:
+        call `initialise`.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    network = Network()
+    for layer, given, _ in dims.walk(layers, dims.start(height=height, width=width, channels=channels)):
+        modules = _modules(layer, channels=given.channels, spatial=given.size is not None)
+        if layer.activation is not None:
+            modules.append((layer.activation if modules else "", _activation(layer.activation)))
+        for suffix, module in modules:
+            network.add_module(f"{layer.name}_{suffix}" if suffix else layer.name, module)
+        network.ends[layer.name] = len(network) - 1
+    return network
+
+
+def _activation(activation: Activation) -> nn.Module:
+    if activation is Activation.softmax:
+        return nn.Softmax(dim=1)
+    return _ACTIVATIONS[activation]()
+
+
+def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, nn.Module]]:
+    """Give the modules of one layer with what is added to its name: the one with the weights adds nothing."""
+    match layer.kind:
+        case Kind.conv:
+            pad, padding = _padding(layer)
+            conv = nn.Conv2d(
+                channels,
+                layer.filters or 0,
+                layer.kernel,
+                layer.stride,
+                padding=padding,
+                dilation=layer.dilation,
+                groups=layer.groups,
+                bias=layer.bias,
+            )
+            return [*pad, ("", conv)]
+        case Kind.pool:
+            pad, padding = _padding(layer, value=float("-inf"))
+            return [*pad, ("", nn.MaxPool2d(layer.kernel, layer.stride, padding=padding))]
+        case Kind.avgpool if layer.padding is Padding.same:
+            return [("", SameAvgPool(layer))]
+        case Kind.avgpool:
+            return [("", nn.AvgPool2d(layer.kernel, layer.stride, padding=_padding(layer)[1]))]
+        case Kind.gap | Kind.gmp:
+            return [("", GlobalPool(largest=layer.kind is Kind.gmp))]
+        case Kind.pad:
+            return [("", nn.ZeroPad2d(int(layer.padding)))]
+        case Kind.flatten:
+            return [("", nn.Flatten())]
+        case Kind.dense:
+            return [("", nn.Linear(channels, layer.filters or 0, bias=layer.bias))]
+        case Kind.bn:
+            return [("", nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels))]
+        case Kind.dropout:
+            return [("", nn.Dropout(layer.rate))]
+        case Kind.activation:
+            return []
+
+
+def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Module]], tuple[int, int]]:
+    """Give the padding that torch's own layers can do, or else a module before them."""
+    if layer.padding is Padding.valid:
+        return [], (0, 0)
+    if layer.padding is not Padding.same:
+        return [], (int(layer.padding), int(layer.padding))
+    down, across = windows(layer)
+    if layer.stride == (1, 1) and down.span % 2 and across.span % 2:
+        return [], (down.span // 2, across.span // 2)  # the same pixels on all sides, whatever the size
+    return [("pad", SamePad(layer, value=value))], (0, 0)
+
+
+def initialise(module: nn.Module, initializer: Initializer, *, generator: torch.Generator) -> None:
+    """Set the weights of every convolution and dense layer, in place, from one generator."""
+    for layer in module.modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        match initializer:
+            case Initializer.GLOROT:
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+            case Initializer.HE:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            case Initializer.NORMAL:
+                nn.init.normal_(layer.weight, std=0.05, generator=generator)
+            case Initializer.UNIFORM:
+                nn.init.uniform_(layer.weight, -0.05, 0.05, generator=generator)
+            case Initializer.ORTHOGONAL:
+                nn.init.orthogonal_(layer.weight, generator=generator)
+            case Initializer.ZEROS:
+                nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

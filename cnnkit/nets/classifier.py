@@ -1,0 +1,152 @@
+"""The one network that every tool trains and exports: normalise -> base -> pool -> head."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cnnkit.choices import Pool
+from cnnkit.errors import FormatError
+from cnnkit.formats.header import Header, Preprocess
+from cnnkit.nets import backbones, build, notation
+from cnnkit.nets.notation import Activation, Kind, Layer
+
+
+class Normalise(nn.Module):
+    """From pictures as files have them, uint8 (N, H, W, 3), to what a base takes, float (N, 3, H, W)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        # (x / 255 - mean) / std as one multiplication and one addition. Not in the state: the Header holds them.
+        self.register_buffer("scale", (1.0 / (255.0 * std)).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).reshape(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale every channel."""
+        return images.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+
+
+class Pooling(nn.Module):
+    """What becomes of the base's map: (N, C, H, W) -> (N, C), (N, C*H*W) or itself. Vectors pass."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Reduce a map; a vector is left alone."""
+        if maps.ndim != 4 or self.pool is Pool.NONE:
+            return maps
+        if self.pool is Pool.FLATTEN:
+            return maps.flatten(1)
+        return maps.mean((2, 3)) if self.pool is Pool.AVG else maps.amax((2, 3))
+
+
+class Extractor(nn.Module):
+    """normalise -> base -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
+
+    def __init__(self, base: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocess)
+        self.base = base
+        self.pool = Pooling(pool)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the features of pictures."""
+        return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
+
+
+class Classifier(nn.Module):
+    """A whole network: `forward` gives logits (N, classes), or (N, 1) where a single sigmoid decides between two classes."""
+
+    def __init__(self, base: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocess)
+        self.base = base
+        self.pool = Pooling(pool)
+        self.head = head
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees of uint8 pictures (N, H, W, 3)."""
+        return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of uint8 pictures (N, H, W, 3)."""
+        return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over classes; a single logit is the sigmoid for the second of two classes: (N, 1) -> (N, 2)."""
+    if logits.shape[1] > 1:
+        return logits.softmax(1)
+    second = logits.sigmoid()
+    return torch.cat([1.0 - second, second], 1)
+
+
+def head_layers(text: str) -> tuple[Layer, ...]:
+    """Read a whole head's notation, without the softmax or sigmoid at its end: networks give logits.
+
+    The last layer's activation is what `probabilities` applies, and what the loss has built in.
+    """
+    layers = notation.parse(text)
+    last = layers[-1]
+    if last.kind is Kind.activation and last.activation in (Activation.softmax, Activation.sigmoid):
+        return layers[:-1]
+    if last.activation in (Activation.softmax, Activation.sigmoid):
+        from dataclasses import replace
+
+        return (*layers[:-1], replace(last, activation=None))
+    return layers
+
+
+def build_head(text: str, shape: tuple[int, ...]) -> build.Network:
+    """Build a head for features of a shape.
+
+    Args:
+        text: The whole head, the last dense layer included.
+        shape: Of one picture's features: (D,) or (C, H, W).
+
+    Raises:
+        UsageError: A layer does not fit what comes in.
+    """
+    channels, height, width = (*shape, None, None)[:3] if len(shape) == 1 else shape
+    assert channels is not None
+    return build.build(head_layers(text), channels=channels, height=height, width=width)
+
+
+def feature_shape(extractor: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
+    """Find the shape of one picture's features by looking at an empty picture."""
+    size = preprocess.size
+    with torch.no_grad():
+        return tuple(extractor(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:])
+
+
+def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Classifier:
+    """Build the network that a model file describes, with its weights, in eval mode.
+
+    Args:
+        header: Of the file; it names base, layer, pool, preprocessing and head.
+        state: Its state_dict.
+        name: The file, for messages.
+
+    Raises:
+        FormatError: The Header lacks something, or the weights do not fit what it describes.
+    """
+    if header.backbone is None or header.preprocess is None or header.head is None:
+        raise FormatError(f"{name}: its header lacks backbone, preprocess or head")
+    preprocess, pool = header.preprocess, header.backbone.pool
+    base = backbones.skeleton(header.backbone, size=preprocess.size).eval()
+    extractor = Extractor(base, preprocess=preprocess, pool=pool).eval()
+    head = build_head(header.head, feature_shape(extractor, preprocess))
+    classifier = Classifier(base, head, preprocess=preprocess, pool=pool)
+    try:
+        classifier.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise FormatError(
+            f"{name}: its weights do not fit its header ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    return classifier.eval()

@@ -1,0 +1,291 @@
+"""The dimensions of any torch network, measured by running it once, best on torch's meta device, where nothing is computed.
+
+Shapes come from the modules as they run, everything else from the operations that reach torch, whichever module or
+function called them: so attention and squeeze-and-excitation are counted, a weight used twice is counted once, and one that
+the pass does not use (Inception's auxiliary head) is not counted. Where branches meet, the largest receptive field and
+stride hold; where a map is cut into tokens, both are unknown from there on.
+"""
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+from cnnkit.errors import UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.header import Preprocess
+from cnnkit.nets import backbones, build, classifier
+from cnnkit.nets.dims import Row, Sides, shown
+from cnnkit.nets.notation import Kind
+from cnnkit.nets.receptive import Look, follow, unread
+from cnnkit.nets.window import Window
+
+log = logging.getLogger("cnnkit")
+aten = torch.ops.aten
+
+
+def measure_network(
+    name: str, *, height: int | None = None, width: int | None = None, batch: int = 1, bytes_per_value: int = 4
+) -> tuple[Row, ...]:
+    """Measure a network by its name, or a trained model.
+
+    Args:
+        name: A name that `backbones` knows, or a file `.pt`.
+        height: Of the pictures; what the network was made for unless said.
+        width: Likewise.
+        batch: Pictures at once.
+        bytes_per_value: Bytes for one value of a layer's output.
+
+    Raises:
+        CnnkitError: There is no such network or file, or the pictures are too small for it.
+    """
+    if name.endswith(".pt"):
+        model = bundle.load(name)
+        module: nn.Module = classifier.from_header(model.header, model.state, name=name)
+        preprocess = model.header.preprocess or Preprocess()
+        size = (height or preprocess.size, width or preprocess.size)
+        example = torch.empty(1, *size, 3, dtype=torch.uint8, device="meta")
+    else:
+        module, preprocess = backbones.for_dims(name)
+        size = (height or preprocess.size, width or preprocess.size)
+        example = torch.empty(1, 3, *size, device="meta")
+    try:
+        return measure_module(module.to("meta"), example, batch=batch, bytes_per_value=bytes_per_value)
+    except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise when a map shrinks away
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{name} does not take {size[0]}x{size[1]} pixels ({reason}); give another --input") from error
+
+
+def measure_module(module: nn.Module, example: Tensor, *, batch: int = 1, bytes_per_value: int = 4) -> tuple[Row, ...]:
+    """Measure every layer of a network.
+
+    Args:
+        module: Any network; it runs once, in evaluation mode and without gradients, and is left as it was.
+        example: One input, shape (1, C, H, W), or (1, H, W, C) in uint8, on the device of the network.
+        batch: Pictures at once.
+        bytes_per_value: Bytes for one value of a layer's output.
+
+    Returns:
+        One row for each module that ran and has none inside that ran, and one for each other that has weights or
+        multiplies by itself, in the order in which they ended and by the names of `module.named_modules()`. A module that
+        ran several times has one row: the sums over its runs, the shape of the last.
+    """
+    with _watching(module, example) as watch:
+        module(example)
+    unused = [(name, value.numel()) for name, value in module.named_parameters() if id(value) in watch.unused]
+    if unused:
+        count = sum(values for _, values in unused)
+        log.info("%d parameters take no part in the pass and are not counted: %s and on", count, unused[0][0])
+    return tuple(_rows(module, watch, batch * bytes_per_value))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one module did in the pass."""
+
+    shape: tuple[int | None, int | None, int] = (None, None, 0)
+    values: int = 0
+    params: int = 0
+    macs: int = 0
+    dropped: int = 0
+    field: Sides = None
+    step: Sides = None
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's class is untyped
+    """Look at every operation: what it costs, for which module it works, and how its result looks at the picture."""
+
+    def __init__(self, module: nn.Module, example: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's class is untyped
+        self.seen: defaultdict[nn.Module, _Seen] = defaultdict(_Seen)
+        self.ended: dict[nn.Module, None] = {}  # a set that keeps order
+        self.running: list[nn.Module] = [module]
+        self.unused = {id(value) for value in module.parameters()}
+        self.looks: Any = WeakIdKeyDictionary()
+        self.looks[example] = Look((1, 1), (1, 1), last=example.dtype is torch.uint8)
+
+    def __torch_dispatch__(
+        self, function: OpOverload, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        made = function(*args, **kwargs)
+        operation = function.overloadpacket
+        seen = self.seen[self.running[-1]]
+        inputs, outputs = list(_tensors(args)), list(_tensors(made))
+        for tensor in inputs:
+            if id(tensor) in self.unused:
+                self.unused.remove(id(tensor))
+                seen.params += tensor.numel()
+        if operation in flop_registry:
+            seen.macs += flop_registry[operation](*args, **kwargs, out_val=made) // 2  # an addition and a product each
+        looking = [(tensor, self.looks[tensor]) for tensor in inputs if tensor in self.looks]
+        if looking and outputs:
+            windows = _windows(operation, args, outputs[0])
+            if windows and outputs[0].ndim == 4:
+                (height, width), (rows, columns) = args[0].shape[2:], outputs[0].shape[2:]
+                seen.dropped += unread(windows, (height, width), (rows, columns))
+            order = args[1] if operation is aten.permute else ()
+            shapes = [(tuple(tensor.shape), sight) for tensor, sight in looking]
+            for output in outputs:
+                self.looks[output] = follow(shapes, tuple(output.shape), windows=windows, order=order)
+        return made
+
+    def begin(self, module: nn.Module, _inputs: object) -> None:
+        self.running.append(module)
+
+    def end(self, module: nn.Module, inputs: object, output: object) -> None:
+        self.running.pop()
+        self.ended.pop(module, None)
+        self.ended[module] = None
+        for result in _tensors(output):
+            seen = self.seen[module]
+            found = self._look_of(module, inputs, result)
+            seen.values += result.numel()
+            seen.shape = found.output(tuple(result.shape))
+            seen.field, seen.step = found.field, found.step
+            break  # of several results the first is the map; attention returns its weights behind it
+
+    def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> Look:
+        """Find out how a module's result looks; layers on maps with channels last go through shapes that hide it."""
+        found: Look = self.looks.get(result, Look())
+        before = next((self.looks[tensor] for tensor in _tensors(inputs) if tensor in self.looks), None)
+        if before and before.last and result.ndim == 4 and found.field is None:
+            found = before if isinstance(module, nn.Linear) else Look(last=True)
+            self.looks[result] = found
+        return found
+
+
+@contextlib.contextmanager
+def _watching(module: nn.Module, example: Tensor) -> Generator[_Watch]:
+    """Run a network under watch; modes, hooks and switches are as before afterwards."""
+    watch = _Watch(module, example)
+    modes = {part: part.training for part in module.modules()}
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    hooks = []
+    try:
+        for part in module.modules():
+            hooks += [part.register_forward_pre_hook(watch.begin), part.register_forward_hook(watch.end)]
+        module.eval()
+        torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, in which nothing can be told apart
+        with torch.no_grad(), watch:
+            yield watch
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        for hook in hooks:
+            hook.remove()
+        for part, training in modes.items():
+            part.training = training
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    """Find the tensors in arguments or results, lists within them included."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _windows(operation: object, args: Sequence[Any], output: Tensor) -> tuple[Window, Window] | None:
+    """Read the windows of an operation that slides one over a map; a mean over a whole map is one window."""
+    given = args[0]
+    if not isinstance(given, Tensor) or given.ndim != 4:
+        return None
+    size, pads, dilation = list(given.shape[2:]), [0], [1]
+    if operation is aten.convolution and not args[6]:
+        kernel, stride, pads, dilation = list(args[1].shape[2:]), args[3], args[4], args[5]
+    elif operation in (aten.max_pool2d_with_indices, aten.avg_pool2d):
+        kernel = args[1]  # trailing arguments that have their defaults are left out
+        stride = args[2] if len(args) > 2 else kernel
+        pads = args[3] if len(args) > 3 else pads
+        dilation = args[4] if operation is aten.max_pool2d_with_indices and len(args) > 4 else dilation
+    elif operation in (aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d):
+        if any(side % made for side, made in zip(size, output.shape[2:], strict=True)):
+            return None  # windows of several sizes
+        kernel = stride = [side // made for side, made in zip(size, output.shape[2:], strict=True)]
+    elif operation is aten.constant_pad_nd:
+        kernel = stride = [1]
+    elif operation in (aten.mean, aten.amax) and sorted(axis % 4 for axis in args[1]) == [2, 3]:
+        kernel = stride = size
+    else:
+        return None
+    sides = zip(*(_two(values) for values in (kernel, stride or kernel, pads, dilation)), strict=True)
+    down, across = (Window(*values) for values in sides)
+    return down, across
+
+
+def _two(values: Sequence[int]) -> tuple[int, int]:
+    """Give (height, width); torch lets one number stand for both."""
+    return values[0], values[-1]
+
+
+def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Row]:
+    """Write down what was seen."""
+    names = {part: name for name, part in module.named_modules()}
+    inside = {names[part].rpartition(".")[0] for part in watch.ended if names[part]}
+    around = inside | {parent for name in inside for parent in _parents(name)}
+    for part in watch.ended:
+        seen, name = watch.seen[part], names[part]
+        contains = name in around
+        if contains and not (seen.params or seen.macs):
+            continue
+        height, width, channels = seen.shape
+        yield Row(
+            layer=name or type(part).__name__,
+            kind=_kind(part),
+            height=height,
+            width=width,
+            channels=channels,
+            params=seen.params,
+            macs=seen.macs,
+            receptive_field=shown(seen.field),
+            stride=shown(seen.step),
+            activation_bytes=0 if contains else seen.values * bytes_per_value,  # its last part's output is its own
+            dropped=seen.dropped,
+        )
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
+    (nn.Conv2d, Kind.conv),
+    (nn.MaxPool2d, Kind.pool),
+    (nn.AvgPool2d, Kind.avgpool),
+    (nn.Linear, Kind.dense),
+    (nn.BatchNorm2d, Kind.bn),
+    (nn.BatchNorm1d, Kind.bn),
+    (nn.Dropout, Kind.dropout),
+    (nn.Flatten, Kind.flatten),
+    (nn.ZeroPad2d, Kind.pad),
+    (build.SamePad, Kind.pad),
+)
+
+
+def _kind(module: nn.Module) -> str:
+    """Name what a module does: in the notation's words where it has one, else by its class."""
+    if isinstance(module, build.GlobalPool):
+        return Kind.gmp if module.largest else Kind.gap
+    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        average = isinstance(module, nn.AdaptiveAvgPool2d)
+        if module.output_size in (1, (1, 1)):
+            return Kind.gap if average else Kind.gmp
+        return Kind.avgpool if average else Kind.pool
+    for known, kind in _KINDS:
+        if isinstance(module, known):
+            return kind
+    if type(module).__module__ == "torch.nn.modules.activation" and not isinstance(module, nn.MultiheadAttention):
+        return Kind.activation
+    return type(module).__name__.lower()

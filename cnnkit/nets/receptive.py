@@ -1,0 +1,90 @@
+"""Receptive field and stride through any graph: what a tensor sees of the picture, operation by operation.
+
+Where branches meet, the largest receptive field and stride hold; where a map is cut into tokens, both are unknown from there
+on. Shapes are those of the network: (N, C, H, W), or (N, H, W, C) where channels stand last.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnkit.nets.dims import Sides, look
+from cnnkit.nets.window import Window
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a tensor looks at the picture; `field` and `step` as in `dims.Volume`, `last` where its channels stand last."""
+
+    field: Sides = None
+    step: Sides = None
+    last: bool = False
+
+    def size(self, shape: Shape) -> tuple[int, int]:
+        """Read (height, width) off the shape of a map."""
+        height, width = shape[1:3] if self.last else shape[-2:]
+        return height, width
+
+    def output(self, shape: Shape) -> tuple[int | None, int | None, int]:
+        """Read (height, width, channels) of one picture; tokens have a length in place of height, a vector neither."""
+        sides = [*shape[1:]] or [1]
+        if len(shape) == 4 and not self.last:
+            sides = [*sides[1:], sides[0]]
+        *size, channels = sides
+        height, width = [*size, None, None][:2]
+        return height, width, channels
+
+
+def whole(size: tuple[int, int]) -> tuple[Window, Window]:
+    """Give the windows that take in all of a map at once, as global pooling does."""
+    return Window(size[0], size[0]), Window(size[1], size[1])
+
+
+def unread(windows: tuple[Window, Window], size: tuple[int, int], made: tuple[int, int]) -> int:
+    """Count the pixels of a map that no window reads, given how many windows there are."""
+    (height, width), (down, across) = size, windows
+    return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))
+
+
+def follow(
+    inputs: Sequence[tuple[Shape, Look]],
+    made: Shape,
+    *,
+    windows: tuple[Window, Window] | None = None,
+    order: Sequence[int] = (),
+) -> Look:
+    """Find out how the result of an operation looks at the picture.
+
+    Args:
+        inputs: Shape and look of every input that descends from the picture; at least one.
+        made: The shape of the result.
+        windows: What the operation slides over its input, should it do so.
+        order: How the operation reorders the sides of its input, should it do so.
+    """
+    shape, found = max(inputs, key=lambda pair: math.prod(pair[0]))
+    if windows:
+        field, step = look(found.field, found.step, windows)
+        return Look(field, step if len(made) == 4 else None)
+    if len(shape) == 4 and tuple(order) in ((0, 2, 3, 1), (0, 3, 1, 2)):
+        return Look(found.field, found.step, last=tuple(order) == (0, 2, 3, 1))
+    merged = Look(
+        _largest([other.field for _, other in inputs]), _largest([other.step for _, other in inputs]), found.last
+    )
+    if len(shape) == len(made) == 2:
+        return merged
+    if len(shape) == 4 and len(made) == 2 and math.prod(shape) == math.prod(made) and shape[0] == made[0]:
+        field, _ = look(found.field, found.step, whole(found.size(shape)))
+        return Look(field)
+    if len(shape) < 3 or len(made) < 3 or (found.last and len(shape) != len(made)):
+        return Look()
+    return merged if found.size(shape) == merged.size(made) else Look(last=found.last)
+
+
+def _largest(sides: Sequence[Sides]) -> Sides:
+    """Take the largest of each side; unknown where one is unknown."""
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides):
+        return None
+    return max(height for height, _ in known), max(width for _, width in known)

@@ -1,0 +1,124 @@
+"""Run a convolutional base once over pictures and keep what it saw.
+
+photos/cat/1.jpg       ->  train.npy     row i: the features of picture i
+photos/dog/2.jpg           train.tsv     row i: path label split group
+                           train.json    base, layer, preprocessing, classes
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnkit import cli
+from cnnkit.choices import Engine, FeatureDtype, Fit, Pool
+from cnnkit.errors import UsageError
+
+
+@cli.command
+def main(
+    sources: cli.Sources = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.npy", help="Where the features go.")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="NAME",
+            help="A torchvision network, timm:NAME, or a .pt or .onnx of ours. [default: mobilenet_v2]",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="NOTATION", help="A base by notation, or @FILE.")
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", metavar="FILE|default|none", help="A state_dict; the library's own; or seeded random values."
+        ),
+    ] = "default",
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            metavar="NAME",
+            help="Cut behind this layer, by a name that cnn-dims lists. [default: the last with spatial extent]",
+        ),
+    ] = None,
+    pool: Annotated[Pool, typer.Option("--pool", help="What becomes of the layer's map.")] = Pool.AVG,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="Side of the network's input in pixels. [default: the network's own]"),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option("--resize", min=1, help="Shorter side before the centre crop. [default: in proportion to --size]"),
+    ] = None,
+    fit: Annotated[Fit | None, typer.Option("--fit", help="How a picture becomes a square. [default: crop]")] = None,
+    dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="How the features are kept.")] = FeatureDtype.FLOAT32,
+    engine: Annotated[Engine, typer.Option("--engine", help="What computes.")] = Engine.ONNX,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
+    ] = False,
+    split: cli.Split = None,
+    null: cli.Null = False,
+    device: cli.Device = "auto",
+    batch: cli.Batch = 32,
+    jobs: cli.Jobs = None,
+    seed: cli.Seed = 0,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Run a convolutional base once over pictures and keep what it saw.
+
+    Writes FILE.npy (one row a picture), FILE.tsv (which picture, which label) and FILE.json (which base, which preprocessing).
+    The base is exported to ONNX once and kept in the cache; later runs import no torch.
+
+    Examples:
+      cnn-extract split.tsv --split train -o train.npy --backbone resnet50
+      cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth --layer features.14
+      cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" --weights none --size 16 --pool flatten
+      find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
+    """
+    from cnnkit.engine.bases import Request
+    from cnnkit.infer import extract
+
+    request = Request(
+        backbone=backbone if backbone or layers else "mobilenet_v2",
+        layers=layers,
+        weights=weights,
+        layer=layer,
+        pool=pool,
+        size=size,
+        resize=resize,
+        fit=fit,
+        seed=seed,
+    )
+    pictures = cli.pictures(sources, split=split, null=null)
+    if bench:
+        rates = extract.bench(list(pictures), request=request, batch=batch, jobs=jobs, device=device, engine=engine)
+        cli.emit([rates], as_json)
+        return
+    if output is None:
+        raise UsageError("say where the features go with -o FILE.npy, or --bench")
+    with cli.skipping(errors) as skip, cli.progress("extracting") as progress:
+        summary = extract.extract(
+            pictures,
+            output,
+            request=request,
+            batch=batch,
+            jobs=jobs,
+            dtype=dtype,
+            device=device,
+            engine=engine,
+            resume=resume,
+            skip=skip,
+            progress=progress,
+        )
+    cli.emit([summary], as_json)
+
+
+if __name__ == "__main__":
+    main()
