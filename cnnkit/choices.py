@@ -93,3 +93,17 @@ class ClassWeights(StrEnum):
 
     NONE = "none"
     BALANCED = "balanced"  # inversely to how many there are, as scikit-learn has it
+
+
+class ExportInput(StrEnum):
+    """What an exported network takes."""
+
+    UINT8 = "uint8"  # pictures as files have them, (N, H, W, 3); normalised inside
+    FLOAT = "float"  # normalised, (N, 3, H, W)
+
+
+class Vote(StrEnum):
+    """How several models come to one answer."""
+
+    SOFT = "soft"  # the mean of their probabilities
+    HARD = "hard"  # the class that most of them name

@@ -35,6 +35,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, TextIO
 
 import typer
 import typer.core
+import typer.main
 
 from cnnkit.errors import CnnkitError, GateError, UsageError
 
@@ -150,36 +151,40 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
-    def call(*, quiet: bool, words: Mapping[str, Any]) -> None:
-        with _manners(name, quiet=quiet):
-            function(**words)
+    asked: list[tuple[bool, Mapping[str, Any]]] = []
 
     @functools.wraps(function)
-    def body(*, quiet: bool, version: bool, **words: Any) -> int:  # noqa: ANN401 - whatever the command declares
-        # Guarded here as well: what passes through typer's own loop comes out as status 1 for a pipe that broke
-        return _guarded(name, lambda: call(quiet=quiet, words=words))
+    def note(*, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+        asked.append((quiet, words))
 
     signature = inspect.signature(function, eval_str=True)
     extra = [
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Quiet),
         inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Version),
     ]
-    body.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined] # read by inspect
-    body.__annotations__ = {
+    note.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined] # read by inspect
+    note.__annotations__ = {
         parameter.name: parameter.annotation for parameter in [*signature.parameters.values(), *extra]
     }
-    del body.__wrapped__  # or inspect would look past the signature above
+    del note.__wrapped__  # or inspect would look past the signature above
 
-    def program(argv: Sequence[str] | None = None) -> NoReturn:
+    def run(argv: Sequence[str] | None) -> int:
         # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
-        drawing = sys.stdout.isatty()
         app = typer.Typer(
-            rich_markup_mode="rich" if drawing else None,
-            pretty_exceptions_enable=False,
+            rich_markup_mode="rich" if sys.stdout.isatty() else None,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
-        app.command(cls=_Command, help="\n\n".join(paragraphs), epilog=examples)(body)
-        sys.exit(_guarded(name, lambda: app(args=argv, prog_name=name, standalone_mode=False)))
+        app.command(cls=_Command, help="\n\n".join(paragraphs), epilog=examples)(note)
+        asked.clear()
+        status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+        # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
+        for quiet, words in asked:
+            with _manners(name, quiet=quiet):
+                function(**words)
+        return status or 0
+
+    def program(argv: Sequence[str] | None = None) -> NoReturn:
+        sys.exit(_guarded(name, lambda: run(argv)))
 
     return program
 
@@ -211,7 +216,7 @@ class _Command(typer.core.TyperCommand):
             console.print(examples, markup=False)
 
 
-def _guarded(name: str, call: Callable[[], Any]) -> int:
+def _guarded(name: str, call: Callable[[], int]) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line."""
     try:
         status = call()
@@ -239,7 +244,7 @@ def _guarded(name: str, call: Callable[[], Any]) -> int:
             raise
         _complain(name, f"{_lower_first(format_message().rstrip('.'))}; see {name} --help")
         return 2
-    return status if isinstance(status, int) else 0
+    return status
 
 
 def _lower_first(text: str) -> str:
@@ -609,23 +614,20 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
 
 def gate(
-    checks: Mapping[str, tuple[float | None, float]],
+    at_least: Mapping[str, tuple[float | None, float]],
     *,
-    at_least: bool = True,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
 ) -> None:
     """Demand that measures keep their bounds.
 
     Args:
-        checks: For each measure its value (None where nobody knows it: that keeps no bound) and its bound.
-        at_least: The bound is the lowest value allowed; else the highest.
-        at_most: Further checks, of which the bound is the highest value allowed.
+        at_least: For each measure its value (None where nobody knows it: that keeps no bound) and the lowest that will do.
+        at_most: The same with the highest that will do.
 
     Raises:
         GateError: One or more do not; every one is named with both numbers.
     """
-    floors, ceilings = (checks, {}) if at_least else ({}, checks)
-    missed = [*_missed(floors, 1, "below"), *_missed({**ceilings, **(at_most or {})}, -1, "above")]
+    missed = [*_missed(at_least, 1, "below"), *_missed(at_most or {}, -1, "above")]
     if missed:
         raise GateError("; ".join(missed))
 

@@ -1,9 +1,13 @@
 """What tests share: running a command as its entry point, small pictures, and the photographs where they stand."""
 
 import contextlib
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -81,6 +85,46 @@ def shell():
         return outcome
 
     return run_line
+
+
+@pytest.fixture(scope="session")
+def terminal():
+    """Run a program with some of its streams on a terminal of 100 columns; what it prints there is `out`, pipes go to `err`."""
+
+    def run_there(*words, on=("stdin", "stdout", "stderr"), cwd=None, env=None, interrupt_at=None):
+        """Run; `interrupt_at` presses Ctrl-C once these bytes were printed."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        streams |= dict.fromkeys(on, theirs)
+
+        def take_terminal():
+            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
+
+        program = subprocess.Popen(
+            [str(word) for word in words],
+            cwd=cwd,
+            env={**os.environ, "TERM": "xterm-256color", **(env or {})},
+            start_new_session=True,
+            preexec_fn=take_terminal,
+            **streams,
+        )
+        os.close(theirs)
+        drawn = bytearray()
+        with contextlib.suppress(OSError):  # reading fails once nobody is left on the other side
+            while chunk := os.read(ours, 65536):
+                drawn += chunk
+                if interrupt_at is not None and interrupt_at in drawn:
+                    os.write(ours, b"\x03")
+                    interrupt_at = None
+        os.close(ours)
+        piped = "".join(stream.read().decode() for stream in (program.stdout, program.stderr) if stream)
+        for stream in (program.stdout, program.stderr):
+            if stream:
+                stream.close()
+        return Outcome(program.wait(timeout=60), drawn.decode().replace("\r\n", "\n"), piped)
+
+    return run_there
 
 
 @pytest.fixture(autouse=True)

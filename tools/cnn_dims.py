@@ -1,19 +1,23 @@
 """Work out output sizes, parameters and costs of layers and of whole networks, before anything is trained."""
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.errors import UsageError
-from cnnkit.nets import dims, notation, table
+from cnnkit.nets import dims, stage, table
+from cnnkit.nets.dims import Dtype
 
 
 @cli.command
 def main(
     network: Annotated[
         str | None,
-        cli.Argument(metavar="NETWORK", show_default=False, help="A network: vgg16, resnet50, ..., model.pt, model.onnx."),
+        cli.Argument(
+            metavar="NETWORK", show_default=False, help="A network: vgg16, resnet50, ..., model.pt, model.onnx."
+        ),
     ] = None,
     given: Annotated[
         str | None, cli.Option("--input", metavar="H,W,C", help="Size of the input; a single number for a vector.")
@@ -21,10 +25,14 @@ def main(
     layers: Annotated[
         str | None, cli.Option("--layers", metavar="NOTATION", help="Layers by notation, or @FILE with them.")
     ] = None,
-    filters: Annotated[int | None, cli.Option("--filters", min=1, help="A convolution with so many filters.")] = None,
+    filters: Annotated[
+        int | None, cli.Option("--filters", metavar="N", min=1, help="A convolution with so many filters.")
+    ] = None,
     pool: Annotated[str | None, cli.Option("--pool", metavar="K", help="Max pooling with windows K or HxW.")] = None,
     avgpool: Annotated[str | None, cli.Option("--avgpool", metavar="K", help="Average pooling, likewise.")] = None,
-    dense: Annotated[int | None, cli.Option("--dense", min=1, help="A dense layer with so many units.")] = None,
+    dense: Annotated[
+        int | None, cli.Option("--dense", metavar="N", min=1, help="A dense layer with so many units.")
+    ] = None,
     kernel: Annotated[
         str | None, cli.Option("--kernel", "--k", metavar="K", help="Kernel of the convolution, K or HxW.")
     ] = None,
@@ -37,20 +45,27 @@ def main(
     dilation: Annotated[
         str | None, cli.Option("--dilation", metavar="D", help="Dilation of the convolution, D or HxW. [default: 1]")
     ] = None,
-    groups: Annotated[int | None, cli.Option("--groups", min=1, help="Groups of channels. [default: 1]")] = None,
+    groups: Annotated[
+        int | None, cli.Option("--groups", metavar="N", min=1, help="Groups of channels. [default: 1]")
+    ] = None,
     no_bias: Annotated[bool, cli.Option("--no-bias", help="Without biases.")] = False,
     batch: Annotated[
-        int | None, cli.Option("--batch", min=1, help="Pictures at once, for activation_bytes. [default: 1]")
+        int | None,
+        cli.Option("--batch", metavar="N", min=1, help="Pictures at once, for activation_bytes. [default: 1]"),
     ] = None,
     dtype: Annotated[
-        dims.Dtype | None, cli.Option("--dtype", help="Type of activations, for activation_bytes. [default: float32]")
+        Dtype | None, cli.Option("--dtype", help="Type of activations, for activation_bytes. [default: float32]")
     ] = None,
     explain: Annotated[
         bool, cli.Option("--explain", help="The formulas with the numbers in, instead of the table.")
     ] = False,
     as_json: cli.Json = False,
-    max_params: Annotated[int | None, cli.Option("--max-params", min=0, help="Exit 4 if there are more.")] = None,
-    max_macs: Annotated[int | None, cli.Option("--max-macs", min=0, help="Exit 4 if there are more.")] = None,
+    max_params: Annotated[
+        int | None, cli.Option("--max-params", metavar="N", min=0, help="Exit 4 if there are more parameters.")
+    ] = None,
+    max_macs: Annotated[
+        int | None, cli.Option("--max-macs", metavar="N", min=0, help="Exit 4 if there are more MACs.")
+    ] = None,
 ) -> None:
     """Work out output sizes, parameters and costs of layers, before anything is trained.
 
@@ -69,32 +84,75 @@ def main(
       cnn-dims vgg16 --batch 32 --dtype float16
       cnn-dims model.onnx --max-params 5000000 --json | jq .params
     """
-    makers = {"filters": filters, "pool": pool, "avgpool": avgpool, "dense": dense, "layers": layers}
-    options = {"kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation, "groups": groups, "no-bias": no_bias}
-    text = _notation(network, makers, options)
-    if explain and (text is None or as_json):
-        raise UsageError("--explain writes out layers as text; it goes with neither --json nor a network")
+    makers = {"conv": filters, "pool": pool, "avgpool": avgpool, "dense": dense}
+    options = {"k": kernel, "s": stride, "p": pad, "d": dilation, "g": groups, "nobias": "" if no_bias else None}
+    text = _written(makers, options, layers)
+    if (text is None) == (network is None):
+        raise UsageError("give a network, or layers by --layers, --filters, --pool, --avgpool or --dense")
+    if explain and (network or as_json):
+        raise UsageError("--explain writes out layers as text; it goes with neither a network nor --json")
+    size = stage.size(given) if given else None
+    scale = (batch or 1) * (dtype or Dtype.float32).bytes if batch or dtype else None
 
-    scale = (batch or 1) * (dtype or dims.Dtype.float32).bytes
-    start = dims.read_size(given) if given else None
     keras: Mapping[str, str] = {}
     if network is not None:
-        rows, keras = _network(network, start, scale)
+        rows, keras = _network(network, size, scale or Dtype.float32.bytes)
     else:
-        before = () if start else _stage_before()
-        chain = notation.parse(text or "", taken=[row.layer for row in before])
-        if not chain:
-            raise UsageError("--layers holds no layer")
-        if start:
-            rows = dims.measure_from(start, chain, bytes_per_value=scale)
-        else:
-            start = dims.behind(before[-1])
-            scale = scale if batch or dtype else dims.bytes_of(before)
-            rows = dims.extend(before, chain, bytes_per_value=scale)
-
+        chain = _stage(text or "", size, scale)
+        rows = chain.rows()
     total = dims.total(rows)
     if explain:
-        ...
-    cli.emit([*rows, total] if as_json else (table.as_record(row, keras) for row in (*rows, total)), as_json)
+        cli.emit_lines(chain.formulas())
+    elif as_json:
+        cli.emit((*rows, total), as_json=True)
+    else:
+        cli.emit(table.records((*rows, total), keras=keras))
     bounds = {"params": (total.params, max_params), "macs": (total.macs, max_macs)}
     cli.gate({}, at_most={name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None})
+
+
+def _written(
+    makers: Mapping[str, str | int | None], options: Mapping[str, str | int | None], layers: str | None
+) -> str | None:
+    """Put the flags of one layer into the notation, so that there is one grammar and one arithmetic."""
+    made = {kind: number for kind, number in makers.items() if number is not None}
+    said = {letter: value for letter, value in options.items() if value is not None}
+    if len(made) + (layers is not None) > 1:
+        raise UsageError("one layer at a time; for more give --layers, or a pipe of cnn-dims")
+    if not made:
+        if said:
+            raise UsageError("the flags of a layer are given without one; add --filters, --pool, --avgpool or --dense")
+        return layers
+    ((kind, number),) = made.items()
+    if kind == "conv" and "k" not in said:
+        raise UsageError(f"--filters {number} wants the size of a kernel; give --k")
+    if (pad := said.get("p")) is not None and not re.fullmatch("same|valid|[0-9]+", str(pad)):
+        raise UsageError(f'--pad is same, valid or a number of pixels, not "{pad}"')
+    words = [str(value) if value in ("same", "valid") else f"{letter}{value}" for letter, value in said.items()]
+    return " ".join([kind, str(number), *words])
+
+
+def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> stage.Stage:
+    """Start from the size that is given, else from what the stage before prints; with a size, nothing is read."""
+    if size is not None:
+        return stage.first(text, size, bytes_per_value=scale or Dtype.float32.bytes)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "no --input, and standard input is a terminal; give --input H,W,C, or pipe a table of cnn-dims in"
+        )
+    return stage.later(text, sys.stdin.buffer, name="standard input", bytes_per_value=scale)
+
+
+def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.Row, ...], Mapping[str, str]]:
+    """Measure a network, and find the names that Keras has for its layers. An .onnx is read without torch."""
+    if name.endswith(".onnx"):
+        from cnnkit.nets import graph_dims
+
+        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale), {}
+    from cnnkit.nets import module_dims
+
+    return module_dims.measure_network(name, size=size, bytes_per_value=scale), module_dims.keras_names(name)
+
+
+if __name__ == "__main__":
+    main()

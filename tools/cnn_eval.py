@@ -78,10 +78,10 @@ def main(
 
     Accuracy with its 95 % interval (Wilson), balanced accuracy, log-loss, ROC AUC, expected calibration error (ece, 15 bins);
     precision, recall and F1 of each class; the confusion matrix. In a pipe: rows of measure and value, a class's measures as
-    recall:cat.
+    recall:cat; the matrix is in --json.
 
     Every prediction must have a truth, once, with a label that the truth knows. log_loss and roc_auc need the probability of
-    every class: cnn-predict --top prints them; for two classes the answer's is enough. A measure that is not known is empty, null in JSON,
+    every class: cnn-predict --top prints them; of two classes one is enough. A measure that is not known is empty, null in JSON,
     and keeps no bound.
 
     Examples:
@@ -107,7 +107,7 @@ def main(
             lines,
             name=name,
             truth=None if truth is None else cli.pictures([truth], split=split),
-            truth_name="the list on standard input" if truth == "-" else str(truth),
+            truth_name=f"{truth} ({split})" if split is not None else str(truth),
             classes=None if labels is None else label_files.load(labels),
             complete=complete,
         )

@@ -46,5 +46,7 @@ def _look(image: Image.Image) -> bytes:
     """Hash the low frequencies of the picture as it is seen: upright, in grey."""
     import imagehash  # here, since it brings scipy: a third of a second that a plain split does not pay
 
-    bits = imagehash.phash(images.upright_rgb(image), hash_size=LOOK_SIDE).hash  # (16, 16): rows, columns of frequencies
+    bits = imagehash.phash(
+        images.upright_rgb(image), hash_size=LOOK_SIDE
+    ).hash  # (16, 16): rows, columns of frequencies
     return np.packbits(bits).tobytes()

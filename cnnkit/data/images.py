@@ -25,6 +25,9 @@ FORMATS: dict[str, frozenset[str]] = {
     "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
 }
 
+#: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several pictures in the file.
+_OPENERS = tuple(name for name in FORMATS if name != "MPO")
+
 
 def load(path: str | Path) -> Image.Image:
     """Read a picture as RGB, turned the way up that its EXIF says.
@@ -68,7 +71,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Generator[Image.Im
         Pillow's image as it lies in the file: its own mode, not turned.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=tuple(FORMATS)) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_OPENERS) as image:
             yield image
     except BadPicture:
         raise

@@ -51,7 +51,13 @@ class _Filling:
         return sum(self._cost(p, c, held) for p, row in enumerate(self.held) for c, held in enumerate(row))
 
 
-def pack(units: Sequence[Counts], due: Sequence[Sequence[int]], *, spare: bool = False) -> list[int]:
+def pack(
+    units: Sequence[Counts],
+    due: Sequence[Sequence[int]],
+    *,
+    spare: bool = False,
+    start: Sequence[int] | None = None,
+) -> list[int]:
     """Give every unit to a part so that the parts hold of each class what is due to them, or nearly.
 
     Units of several pictures go first, the large ones before the small ones, each to the part where it mends most; the single
@@ -62,6 +68,7 @@ def pack(units: Sequence[Counts], due: Sequence[Sequence[int]], *, spare: bool =
         units: In random order: among equal units the order decides.
         due: For each part and class how many pictures; the columns sum up to what the units hold.
         spare: The last part is what nobody asked for: the others must get at least their due, more does no harm.
+        start: The part of each unit that somebody else found; the outcome is no worse.
 
     Returns:
         The part of each unit.
@@ -71,12 +78,14 @@ def pack(units: Sequence[Counts], due: Sequence[Sequence[int]], *, spare: bool =
     least = float("inf")
     order = sorted(range(len(units)), key=lambda unit: -sum(count for _, count in units[unit]))
     for attempt in range(_ATTEMPTS):
-        start = _deal(units, due, order)
+        if start is None:
+            start = _deal(units, due, order)
         part_of, cost = polish(units, due, start, spare=spare, trials=trials)
         if cost < least:
             best, least = part_of, cost
         if not least or next(trials, None) is None:
             break
+        start = None
         random.Random(attempt).shuffle(order)
     return best
 

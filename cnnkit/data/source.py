@@ -9,6 +9,7 @@ A folder is read like this (a name's first folder is its label, deeper folders d
 and with `split="val"` the same below `photos/val/`.
 """
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -100,23 +101,44 @@ def _folder(folder: str, split: str | None) -> list[Picture]:
         if not os.path.isdir(root):
             parts = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
             raise CnnkitError(f"{folder}: no subfolder {split}; it has {parts or 'none'}")
-    pictures, seen = [], set()
-    for below, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(below)
-        if real in seen:  # a symbolic link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        inner = os.path.relpath(below, root)
-        label = None if inner == os.curdir else inner.split(os.sep)[0]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                pictures.append(Picture(os.path.join(below, name), label, split))
+    pictures = [
+        Picture(path, _label(path, root), split) for path in _below(root) if names_picture(os.path.basename(path))
+    ]
     if not pictures:
         raise CnnkitError(f"{root}: no pictures in it (looked for {' '.join(sorted(EXTENSIONS))})")
-    # By the bytes of the name: the same order on every file system and in every locale
-    return sorted(pictures, key=lambda picture: os.fsencode(picture.path).replace(os.fsencode(os.sep), b"\0"))
+    return sorted(pictures, key=lambda picture: name_order(picture.path))
+
+
+def names_picture(name: str) -> bool:
+    """Say whether a search of folders takes a file of this name for a picture."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _label(path: str, root: str) -> str | None:
+    first, *deeper = os.path.relpath(path, root).split(os.sep)
+    return first if deeper else None
+
+
+def _below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield every file below a folder, hidden folders left out; links are followed, unless they lead back up."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        listed = list(entries)
+    for entry in listed:
+        if entry.is_dir():
+            if not entry.name.startswith("."):
+                yield from _below(entry.path, (*above, real))
+        elif (
+            entry.is_file() or entry.is_symlink()
+        ):  # pipes and sockets would be waited for; broken links are named later
+            yield entry.path
+
+
+def name_order(path: str) -> bytes:
+    """Sort by this: the same order on every file system and in every locale, a folder's files side by side."""
+    return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
 def _manifest(path: str, split: str | None) -> list[Picture]:
@@ -139,7 +161,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Pi
     if first is None:
         raise CnnkitError("standard input: it names no picture")
     lines = chain([first], lines)
-    if not null and first.rstrip(b"\r\n").split(b"\t")[0] == b"path" and b"\t" in first:
+    if not null and _is_header(first):
         found = False
         for row in manifest.parse(lines, name="standard input"):
             if split is None or row.split == split:
@@ -154,6 +176,11 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Pi
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if path:
             yield Picture(path)
+
+
+def _is_header(line: bytes) -> bool:
+    # A picture that is called just "path" can be written ./path
+    return b"path" in line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
 
 
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:

@@ -7,19 +7,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.data import images, reader
 from cnnkit.data import preprocess as preparing
-from cnnkit.data import reader
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture
 from cnnkit.formats.header import Preprocess
 
-#: A network as a function: uint8 (N, size, size, 3) -> one or more arrays with N rows each.
-Network = Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]
+#: A network as a function: uint8 (N, size, size, 3), one such array for each preprocessing -> one or more arrays with N rows each.
+Network = Callable[..., Sequence[NDArray[Any]]]
+#: One picture, prepared in every way that the network asks for.
+Squares = list[NDArray[np.uint8]]
 #: What to do about a picture that cannot be used: path and reason.
 Skip = Callable[[str, str], None]
 #: How many pictures are done, and of how many (None where nobody knows).
@@ -37,7 +40,7 @@ def no_progress(_done: int, _total: int | None) -> None:
 
 def run(
     pictures: Iterable[Picture],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Sequence[Preprocess],
     network: Network,
     *,
     batch: int,
@@ -52,7 +55,7 @@ def run(
 
     Args:
         pictures: Read as far ahead as two batches.
-        preprocess: The network's own.
+        preprocess: The network's own; several where it takes the same pictures prepared in several ways. Every file is decoded once.
         network: From a batch to its answers.
         batch: Pictures at once.
         jobs: Threads that decode.
@@ -64,7 +67,7 @@ def run(
     """
     total = len(pictures) if isinstance(pictures, Sized) else None
     done = 0
-    good: list[tuple[Picture, NDArray[np.uint8]]] = []
+    good: list[tuple[Picture, Squares]] = []
     waiting: deque[tuple[list[Picture], int, Future[Sequence[NDArray[Any]]]]] = deque()
 
     def finish() -> tuple[list[Picture], list[NDArray[Any]]]:
@@ -74,7 +77,7 @@ def run(
         return shown, answers
 
     with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
-        load = partial(preparing.load, preprocess=preprocess)
+        load = partial(_load, ways=_ways(preprocess))
         try:
             for picture, loaded in reader.read(pictures, load, jobs=jobs, ahead=max(2 * batch, 64)):
                 done += 1
@@ -83,12 +86,12 @@ def run(
                     continue
                 good.append((picture, loaded))
                 if len(good) == batch:
-                    waiting.append(([item for item, _ in good], done, executor.submit(network, _filled(good, batch))))
+                    waiting.append(([item for item, _ in good], done, executor.submit(network, *_filled(good, batch))))
                     good = []
                     if len(waiting) > 1:
                         yield finish()
             if good:
-                waiting.append(([item for item, _ in good], done, executor.submit(network, _filled(good, batch))))
+                waiting.append(([item for item, _ in good], done, executor.submit(network, *_filled(good, batch))))
             while waiting:
                 yield finish()
         finally:
@@ -96,12 +99,25 @@ def run(
     progress(done, total)
 
 
-def _filled(good: list[tuple[Picture, NDArray[np.uint8]]], batch: int) -> NDArray[np.uint8]:
-    pixels = np.empty((batch, *good[0][1].shape), dtype=np.uint8)
-    for index, (_, picture) in enumerate(good):
-        pixels[index] = picture
-    pixels[len(good) :] = 0
-    return pixels
+def _ways(preprocess: Preprocess | Sequence[Preprocess]) -> Sequence[Preprocess]:
+    return [preprocess] if isinstance(preprocess, Preprocess) else preprocess
+
+
+def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
+    image = images.load(path)
+    return [preparing.prepare(image, way) for way in ways]
+
+
+def _filled(good: Sequence[tuple[Picture, Squares]], batch: int) -> list[NDArray[np.uint8]]:
+    """Stack the squares of each preprocessing, (batch, size, size, 3), black where pictures are missing."""
+    filled = []
+    for way, square in enumerate(good[0][1]):
+        pixels = np.empty((batch, *square.shape), dtype=np.uint8)
+        for index, (_, squares) in enumerate(good):
+            pixels[index] = squares[way]
+        pixels[len(good) :] = 0
+        filled.append(pixels)
+    return filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +137,7 @@ class Rates:
 
 def measure(
     pictures: Sequence[Picture],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Sequence[Preprocess],
     network: Network,
     *,
     batch: int,
@@ -135,15 +151,15 @@ def measure(
         preprocess: As `run`, likewise network, batch, jobs.
         shared_cores: The network computes on the same cores as the decoding.
     """
-    load = partial(preparing.load, preprocess=preprocess)
+    load = partial(_load, ways=_ways(preprocess))
     ready = [
         loaded
         for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
         if not isinstance(loaded, BadPicture)
     ]
-    pixels = np.stack([ready[index % len(ready)] for index in range(batch)])
+    pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
-        network(pixels)
+        network(*pixels)
 
     started = time.perf_counter()
     count = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(pictures, load, jobs=jobs))
@@ -152,7 +168,7 @@ def measure(
     batches = max(3, count // batch)
     started = time.perf_counter()
     for _ in range(batches):
-        network(pixels)
+        network(*pixels)
     alone = batches * batch / (time.perf_counter() - started)
 
     started = time.perf_counter()

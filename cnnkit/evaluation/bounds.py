@@ -72,9 +72,8 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
 
 def _unknown(name: str, measures: Iterable[str]) -> str:
     listed = list(measures)
-    near = difflib.get_close_matches(name, listed, n=1)
-    return (
-        (f'no measure "{name}"' if name else "expected MEASURE=BOUND")
-        + (f', did you mean "{near[0]}"?' if near else "")
-        + f" (there are {', '.join(listed)})"
-    )
+    near = difflib.get_close_matches(name, listed, n=1, cutoff=0.75)
+    shown = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
+    what = f'no measure "{name}"' if name else "expected MEASURE=BOUND"
+    meant = f', did you mean "{near[0]}"?' if near else ""
+    return f"{what}{meant} (there are {shown})"

@@ -111,7 +111,9 @@ def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: flo
     """Name rows and columns, every so many where they would run into one another."""
     step = int(np.ceil(font * 1.1 / (cell * _POINTS_PER_INCH)))
     upright = max(map(len, columns)) * font * 0.6 > cell * _POINTS_PER_INCH  # a letter is about 0.6 of its height wide
-    axes.set_xticks(range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False)
+    axes.set_xticks(
+        range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False
+    )
     axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=font, parse_math=False)
     axes.set_xlabel("answer", fontsize=max(font, 9))
     axes.set_ylabel("truth", fontsize=max(font, 9))

@@ -87,14 +87,11 @@ class Truth:
         """Every label that occurs."""
         return {picture.label for picture in self.pictures.values() if picture.label}
 
-    def of(self, path: str, resolved: str) -> str:
-        """Look up the label of a picture; one without is an error."""
+    def of(self, path: str, resolved: str) -> str | None:
+        """Look up the label of a picture; None where there is none."""
+        del path
         picture = self.pictures.get(resolved)
-        if picture is None:
-            raise CnnkitError(f"{path} is predicted, but {self.name} does not list it (looked for {resolved})")
-        if not picture.label:
-            raise CnnkitError(f"{path} is predicted, but has no label in {self.name}")
-        return picture.label
+        return picture.label if picture is not None else None
 
     def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
         """List the pictures whose resolved path is not among those predicted."""
@@ -109,14 +106,13 @@ class FolderTruth:
     def __init__(self) -> None:
         self.labels: set[str] = set()
 
-    def of(self, path: str, resolved: str) -> str:
+    def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
         del resolved
         label = os.path.basename(os.path.dirname(os.path.abspath(path)))
-        if not label:
-            raise CnnkitError(f"{path} is predicted, but stands in no folder that could be its class; give --truth")
-        self.labels.add(label)
-        return label
+        if label:
+            self.labels.add(label)
+        return label or None
 
     def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
         """List nothing: nobody said what else there is."""
@@ -154,24 +150,38 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
     """Gather the rows of each picture, by its resolved path."""
     pictures: dict[str, _Picture] = {}
     by_written: dict[str, _Picture] = {}  # resolving asks the file system: once a picture, not once a row
+    without_truth: dict[str, str] = {}
     for row in predictions:
         picture = by_written.get(row.path)
         if picture is None:
             resolved = os.path.realpath(row.path)
             if resolved not in pictures:
-                pictures[resolved] = _Picture(row.path, truth.of(row.path, resolved))
+                label = truth.of(row.path, resolved)
+                pictures[resolved] = _Picture(row.path, label or "")
+                if label is None:
+                    without_truth[row.path] = resolved
             picture = by_written[row.path] = pictures[resolved]
-        twin = picture.ranks.get(row.rank) or (None if row.label == WITHHELD else picture.labels.get(row.label))
-        if twin is not None:
-            also = f" (as {picture.path})" if twin.path != row.path else ""
-            raise FormatError(
-                f'{name}: {row.path} is predicted twice{also}: "{twin.label}" on rank {twin.rank}, "{row.label}" on rank {row.rank}'
-            )
-        picture.ranks[row.rank] = picture.labels[row.label] = row
+        _add(picture, row, name=name)
+    if without_truth:
+        resolved = next(iter(without_truth.values()))
+        raise CnnkitError(
+            f"{name}: no truth in {truth.name} for {_some(list(without_truth))} (looked for {resolved})"
+        )
     for picture in pictures.values():
         if 1 not in picture.ranks:
             raise FormatError(f"{name}: {picture.path} has no answer: rank 1 is missing")
     return pictures
+
+
+def _add(picture: _Picture, row: Prediction, *, name: str) -> None:
+    """Take one more row of a picture, unless it is a second one of its rank or its label."""
+    twin = picture.ranks.get(row.rank) or (None if row.label == WITHHELD else picture.labels.get(row.label))
+    if twin is not None:
+        also = f", also as {twin.path}" if twin.path != row.path else ""
+        raise FormatError(
+            f'{name}: {row.path} is predicted twice{also}: "{twin.label}" on rank {twin.rank}, "{row.label}" on rank {row.rank}'
+        )
+    picture.ranks[row.rank] = picture.labels[row.label] = row
 
 
 def _check_labels(
@@ -183,21 +193,19 @@ def _check_labels(
         raise CnnkitError(
             f'"{odd[0]}" is a label in {truth.name}, but not among the classes {_some(classes)} that were given'
         )
-    for picture in pictures:
-        for label in picture.labels:
-            if label not in known:
-                near = difflib.get_close_matches(label, classes, n=1)
-                remedy = (
-                    f'did you mean "{near[0]}"?' if near else "--labels FILE names classes that the truth does not show"
-                )
-                raise CnnkitError(
-                    f'{name}: {picture.path} is predicted as "{label}", a label that {truth.name} does not have '
-                    f"(it has {_some(classes)}); {remedy}"
-                )
+    unknown = {label: picture.path for picture in pictures for label in picture.labels if label not in known}
+    if unknown:
+        label, path = next(iter(unknown.items()))
+        near = difflib.get_close_matches(label, classes, n=1)
+        remedy = f'did you mean "{near[0]}"?' if near else "--labels FILE names classes that the truth does not show"
+        raise CnnkitError(
+            f'{name}: {path} is predicted as "{label}", but {truth.name} has only {_some(classes)}'
+            f"{f' (and no {_some(list(unknown)[1:])})' if len(unknown) > 1 else ''}; {remedy}"
+        )
 
 
-def _some(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _as_arrays(pictures: Sequence[_Picture], classes: tuple[str, ...]) -> Answers:

@@ -220,13 +220,14 @@ def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
     """Say how much of the truth has no prediction, and whether that is as it should be: whole parts that nobody asked about."""
     total = Counter(picture.split for picture in truth.pictures.values())
     gone = Counter(picture.split for picture in missing)
+    have = f"{len(missing)} of {len(truth.pictures)} pictures in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
+    if len(total) == 1:
+        return f"{have}, the first is {missing[0].path}"
     counts = ", ".join(f"{part or 'no part'} {count}" for part, count in gone.items())
-    begin = f"{len(missing)} of {len(truth.pictures)} pictures in {truth.name} have no prediction"
-    if all(gone[part] == total[part] for part in gone):
-        covered = " and ".join(str(part) for part in total if part not in gone)
-        return f"{begin}: {counts}; every one of {covered} has (--split keeps the truth to one part)"
-    partial = next(picture for picture in missing if gone[picture.split] < total[picture.split])
-    return f"{begin}{f' ({counts})' if set(total) != {None} else ''}, for one {partial.path}"
+    first = next((picture for picture in missing if gone[picture.split] < total[picture.split]), None)
+    covered = " and ".join(str(part) for part in total if part not in gone)
+    where = f"the first of them {first.path}" if first else f"every one of {covered} has"
+    return f"{have}: {counts}; {where} (--split keeps the truth to one part)"
 
 
 def _about_unknown(report: Report) -> Iterator[str]:

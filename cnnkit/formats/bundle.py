@@ -4,7 +4,7 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ class Bundle:
 
     header: Header
     state: State
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 def save(path: str | Path, bundle: Bundle) -> None:
@@ -131,15 +131,3 @@ def _read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
-
-
-def history_rows(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Write a training history as the lines of a CSV file, header row first."""
-    if not history:
-        return []
-    columns = list(history[0])
-    return [",".join(columns), *(",".join(_number(row[column]) for column in columns) for row in history)]
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"

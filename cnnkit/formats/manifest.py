@@ -8,7 +8,7 @@ Only `path` is required; further columns are kept out of the way.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnkit.errors import FormatError
@@ -58,6 +58,17 @@ def save(
     """Write a manifest in one step."""
     with atomic.writing(path) as file:
         file.write(render(rows, columns=columns))
+
+
+def columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Name the columns that rows need: groups have one only where there are groups."""
+    grouped = any(row.group is not None for row in rows)
+    return ("path", "label", "split", "group") if grouped else ("path", "label", "split")
+
+
+def moved(rows: Iterable[Row], folder: str | Path) -> list[Row]:
+    """Give rows, whose paths are written as from the current folder, as they stand in a manifest in another folder."""
+    return [replace(row, path=seen_from(folder, row.path)) for row in rows]
 
 
 def seen_from(folder: str | Path, path: str) -> str:

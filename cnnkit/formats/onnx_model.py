@@ -93,7 +93,7 @@ def finished(proto: ModelProto, header: Header) -> bytes:
     del proto.metadata_props[:]
     proto.doc_string = proto.graph.doc_string = ""
     proto.metadata_props.add(key=KEY, value=header.to_json())
-    return proto.SerializeToString(deterministic=True)
+    return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
 
 
 def save(path: str | Path, content: bytes) -> None:

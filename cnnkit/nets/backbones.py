@@ -3,11 +3,12 @@
 A base takes normalised pictures (N, 3, H, W) and gives what one of its layers answers: a map (N, C, h, w) or a vector (N, D).
 """
 
+import contextlib
 import difflib
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,8 @@ from cnnkit.nets import build, notation
 
 log = logging.getLogger("cnnkit")
 
-#: The textbook's names (Keras) for networks that other libraries call otherwise.
-KERAS_NETWORKS = {
-    "inceptionv3": "inception_v3",
-    "mobilenetv2": "mobilenet_v2",
-    "densenet121": "densenet121",
-    "mobilenet": "timm:mobilenetv1_100",
-    "xception": "timm:legacy_xception",
-}
+#: The textbook's names (Keras) for networks that torchvision lacks.
+KERAS_NETWORKS = {"mobilenet": "timm:mobilenetv1_100", "xception": "timm:legacy_xception"}
 
 #: The name of a base that is given by notation.
 BY_NOTATION = "layers"
@@ -43,8 +38,8 @@ _CONSTANT = "_tensor_constant"
 # The first words of what stands behind the base: pooling and classifier.
 _BEHIND = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
 # Ported from TensorFlow: their published weights expect inputs that these two networks shift themselves.
-_SHIFTING = {"inception_v3": {"transform_input": True}, "googlenet": {"transform_input": True}}
-_AUXILIARY = {
+_SHIFTING: dict[str, dict[str, Any]] = {"inception_v3": {"transform_input": True}, "googlenet": {"transform_input": True}}
+_AUXILIARY: dict[str, dict[str, Any]] = {
     "inception_v3": {"aux_logits": True, "init_weights": False},
     "googlenet": {"aux_logits": True, "init_weights": False},
 }
@@ -60,28 +55,35 @@ def canonical(name: str) -> str:
         return name
     known = torchvision.models.list_models(module=torchvision.models)
     lowered = name.lower()
-    for candidate in (lowered, KERAS_NETWORKS.get(lowered, "")):
-        if candidate in known or candidate.startswith("timm:"):
-            return candidate
-    near = difflib.get_close_matches(lowered, [*known, *KERAS_NETWORKS], n=3)
+    if lowered in known:
+        return lowered
+    if lowered in KERAS_NETWORKS:
+        return KERAS_NETWORKS[lowered]
+    alike = [other for other in known if other.replace("_", "") == lowered.replace("_", "")]
+    if len(alike) == 1:  # MobileNetV2, InceptionV3, EfficientNetB0; regnetx16gf could be two
+        return alike[0]
+    near = alike or difflib.get_close_matches(lowered, [*known, *KERAS_NETWORKS], n=3)
     proposal = f"did you mean {' or '.join(near)}?" if near else "torchvision's classification networks, or timm:NAME"
     raise UsageError(f'no network is called "{name}"; {proposal}')
 
 
-def network(name: str) -> tuple[nn.Module, Preprocess]:
+def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preprocess]:
     """Build a whole network with random weights.
 
     Args:
         name: As `canonical` gives it. Random values come from torch's global generator: see `seeded`.
+        size: The side of its pictures in pixels, for the networks that are made for one size alone.
 
     Returns:
         The network with its 1,000 ImageNet classes, and how pictures are prepared for its first published weights.
     """
     if name.startswith("timm:"):
         return _timm_network(name)
-    module = torchvision.models.get_model(name, weights=None, **_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {}))
-    first = next(iter(torchvision.models.get_model_weights(name)))
-    return module, _torchvision_preprocess(first)
+    preprocess = _torchvision_preprocess(_published(name, "none"))
+    settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
+    if name.startswith("vit_"):  # its embedding of positions has the picture's size
+        settings["image_size"] = size or preprocess.size
+    return torchvision.models.get_model(name, weights=None, **settings), preprocess
 
 
 def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple[nn.Module, Preprocess]:
@@ -99,7 +101,7 @@ def pretrained(
     Args:
         name: A network's name.
         weights: "default" for the library's own (the one thing that touches the network), "none" for seeded random values,
-            or a file with a state_dict.
+            or a file with a state_dict; a published one under its published name brings its own preprocessing.
         layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. The last layer with spatial extent
             unless said.
         pool: What is done to the map afterwards; only recorded here.
@@ -113,20 +115,22 @@ def pretrained(
         CnnkitError: The weights cannot be had, or do not fit.
     """
     name = canonical(name)
-    module, preprocess = seeded(seed, functools.partial(network, name))
+    published = None if name.startswith("timm:") else _torchvision_preprocess(_published(name, weights))
+    size = published.size if published else None
+    module, preprocess = seeded(seed, functools.partial(network, name, size=size))
+    preprocess = published or preprocess
     state: Mapping[str, Tensor] | None = None
     digest = None
     if weights == "default":
-        state, digest, preprocess = _default_weights(name, preprocess)
+        state, digest = _default_weights(name)
     elif weights != "none":
         state, digest = bundle.load_state(weights), bundle.keep_state_file(Path(weights))
     module.eval()
     layer = find_layer(name, module, layer, size=preprocess.size)
     base = cut(module, layer)
     if state is not None:
-        load_into(base, state, source=str(weights) if weights != "default" else f"the default weights of {name}")
-        if any(key.startswith(_CONSTANT) for key in base.state_dict()):
-            base = cut(module, layer)  # what was computed from the weights while the graph was made
+        source = str(weights) if weights != "default" else f"the default weights of {name}"
+        base = _loaded(module, base, layer, state, source=source)
     digest = digest or bundle.keep_state(base.state_dict())
     return base.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
 
@@ -184,8 +188,9 @@ def from_model(
     state = {key.removeprefix("base."): tensor for key, tensor in model.state.items() if key.startswith("base.")}
     backbone = replace(header.backbone, pool=pool, layer=layer or header.backbone.layer)
     if layer is not None and header.backbone.notation is None:
-        whole = seeded(0, functools.partial(network, header.backbone.name))[0].eval()
-        backbone = replace(backbone, layer=find_layer(header.backbone.name, whole, layer, size=header.preprocess.size))
+        size = header.preprocess.size
+        whole = seeded(0, functools.partial(network, header.backbone.name, size=size))[0].eval()
+        backbone = replace(backbone, layer=find_layer(header.backbone.name, whole, layer, size=size))
     base = skeleton(backbone, size=header.preprocess.size).eval()
     load_into(base, state, source=name)
     digest = backbone.weights_sha256 or bundle.keep_state(base.state_dict())
@@ -201,8 +206,35 @@ def skeleton(backbone: Backbone, *, size: int) -> nn.Module:
     """
     if backbone.notation is not None:
         return build.build(notation.parse(backbone.notation), channels=3, height=size, width=size).upto(backbone.layer)
-    module, _ = seeded(0, functools.partial(network, canonical(backbone.name)))
+    module, _ = seeded(0, functools.partial(network, canonical(backbone.name), size=size))
     return cut(module.eval(), backbone.layer)
+
+
+def restore(backbone: Backbone, weights: Path, *, size: int) -> nn.Module:
+    """Build the base that a record describes, with its weights from a file, in eval mode.
+
+    Args:
+        backbone: From a Header.
+        weights: A state_dict that has them.
+        size: The side of its pictures, in pixels.
+
+    Raises:
+        FormatError: The weights do not fit.
+    """
+    state = bundle.load_state(weights)
+    if backbone.notation is not None:
+        base = skeleton(backbone, size=size)
+        load_into(base, state, source=str(weights))
+        return base.eval()
+    module = seeded(0, functools.partial(network, canonical(backbone.name), size=size))[0].eval()
+    return _loaded(module, cut(module, backbone.layer), backbone.layer, state, source=str(weights)).eval()
+
+
+def _loaded(module: nn.Module, base: nn.Module, layer: str, state: Mapping[str, Tensor], *, source: str) -> nn.Module:
+    load_into(base, state, source=source)
+    if any(key.startswith(_CONSTANT) for key in base.state_dict()):
+        return cut(module, layer)  # anew: what was computed from the weights while the graph was made
+    return base
 
 
 def load_into(base: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -338,6 +370,18 @@ def _outermost(module: nn.Module, nodes: list[str], node: str) -> str:
     return node
 
 
+def _published(name: str, weights: str | Path) -> Any:  # noqa: ANN401 - torchvision ships no types
+    """Find which of a network's published weights are meant: the default ones, those in a file of their name, or else the first."""
+    entries = torchvision.models.get_model_weights(name)
+    if weights == "default":
+        return entries.DEFAULT
+    return next((entry for entry in entries if _file_name(entry) == Path(weights).name), next(iter(entries)))
+
+
+def _file_name(weights: Any) -> str:  # noqa: ANN401 - torchvision ships no types
+    return Path(urlparse(weights.url).path).name
+
+
 def _torchvision_preprocess(weights: Any) -> Preprocess:  # noqa: ANN401 - torchvision ships no types
     transforms = weights.transforms()
     return Preprocess(
@@ -349,7 +393,7 @@ def _torchvision_preprocess(weights: Any) -> Preprocess:  # noqa: ANN401 - torch
     )
 
 
-def _default_weights(name: str, preprocess: Preprocess) -> tuple[Mapping[str, Tensor], str, Preprocess]:
+def _default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
     """Get the library's own weights: from torch's cache, else over the network, unless that is forbidden."""
     offline = os.environ.get("CNNKIT_OFFLINE", "") not in ("", "0")
     if name.startswith("timm:"):
@@ -357,22 +401,29 @@ def _default_weights(name: str, preprocess: Preprocess) -> tuple[Mapping[str, Te
             raise CnnkitError(f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights")
         import timm
 
-        log.info("downloading weights of %s", name)
-        state = timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
-        return state, bundle.keep_state(state), preprocess
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
+        with _downloading(f"the weights of {name}"):
+            state = timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
+        return state, bundle.keep_state(state)
+    weights = _published(name, "default")
+    file = Path(torch.hub.get_dir(), "checkpoints", _file_name(weights))
     if not file.exists():
         if offline:
             raise CnnkitError(
                 f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights, or put {file.name} into {file.parent}"
             )
-        log.info("downloading %s", weights.url)
-        try:
+        with _downloading(weights.url):
             weights.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:  # urllib's errors are OSErrors
-            raise CnnkitError(f"downloading {weights.url} failed ({error}); give a file with --weights") from error
-    return bundle.load_state(file), cache.sha256(file), _torchvision_preprocess(weights)
+    return bundle.load_state(file), cache.sha256(file)
+
+
+@contextlib.contextmanager
+def _downloading(what: str) -> Generator[None]:
+    log.info("downloading %s", what)
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # no way there, or not what was expected; urllib's errors are OSErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CnnkitError(f"downloading {what} failed ({reason}); give a file with --weights") from error
 
 
 def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:

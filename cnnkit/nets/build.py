@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Initializer
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
 from cnnkit.nets import dims
 from cnnkit.nets.notation import Activation, Kind, Layer, Padding
 from cnnkit.nets.window import windows
@@ -81,10 +81,10 @@ class Network(nn.Sequential):
         """Give the part of the chain that ends with a layer, sharing its modules.
 
         Raises:
-            CnnkitError: There is no such layer.
+            UsageError: There is no such layer.
         """
         if layer not in self.ends:
-            raise CnnkitError(f'no layer "{layer}"; this network has {", ".join(self.ends)}')
+            raise UsageError(f'no layer "{layer}"; this network has {", ".join(self.ends)}')
         part = Network()
         for index, (name, module) in enumerate(self.named_children()):
             if index <= self.ends[layer]:
@@ -110,13 +110,14 @@ def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, 
         UsageError: A layer does not fit its input.
     """
     network = Network()
-    for layer, given, _ in dims.walk(layers, dims.start(height=height, width=width, channels=channels)):
-        modules = _modules(layer, channels=given.channels, spatial=given.size is not None)
-        if layer.activation is not None:
-            modules.append((layer.activation if modules else "", _activation(layer.activation)))
-        for suffix, module in modules:
-            network.add_module(f"{layer.name}_{suffix}" if suffix else layer.name, module)
-        network.ends[layer.name] = len(network) - 1
+    with torch.random.fork_rng(devices=[]):  # torch draws weights as it makes layers, from the generator that is everybody's
+        for layer, given, _ in dims.walk(layers, dims.start(height=height, width=width, channels=channels)):
+            modules = _modules(layer, channels=given.channels, spatial=given.size is not None)
+            if layer.activation is not None:
+                modules.append((layer.activation if modules else "", _activation(layer.activation)))
+            for suffix, module in modules:
+                network.add_module(f"{layer.name}_{suffix}" if suffix else layer.name, module)
+            network.ends[layer.name] = len(network) - 1
     return network
 
 

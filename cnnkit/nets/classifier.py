@@ -65,6 +65,7 @@ class Classifier(nn.Module):
 
     def __init__(self, base: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
+        self.preprocess = preprocess
         self.normalise = Normalise(preprocess)
         self.base = base
         self.pool = Pooling(pool)

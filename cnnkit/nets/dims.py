@@ -112,32 +112,8 @@ def measure(
 
 
 def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[Row, ...]:
-    """Measure a chain that stands behind something; `bytes_per_value` counts one value of all pictures."""
+    """Measure a chain that stands behind something; `bytes_per_value` is for one value of all pictures at once."""
     return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
-
-
-def extend(rows: Sequence[Row], layers: Sequence[Layer], *, bytes_per_value: int | None = None) -> tuple[Row, ...]:
-    """Measure layers that stand behind others that are measured already.
-
-    Args:
-        rows: Those others; at least one.
-        layers: What comes behind the last of them.
-        bytes_per_value: Bytes for one value of all pictures, in the whole table; those that `rows` have unless given.
-
-    Returns:
-        All rows, old and new.
-
-    Raises:
-        UsageError: A layer does not fit its input.
-    """
-    scale = bytes_per_value or bytes_of(rows)
-    old = tuple(replace(row, activation_bytes=row.activation_bytes * scale // bytes_of(rows)) for row in rows)
-    return (*old, *measure_from(behind(rows[-1]), layers, bytes_per_value=scale))
-
-
-def bytes_of(rows: Sequence[Row]) -> int:
-    """Tell for how many bytes a value a table was made; a layer that runs twice has twice as many."""
-    return min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
 
 
 def total(rows: Sequence[Row]) -> Row:

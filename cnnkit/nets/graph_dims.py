@@ -7,14 +7,14 @@ the picture and are no parameters.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx import GraphProto, NodeProto, TensorProto
 from onnx.helper import get_attribute_value, make_model, make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
-from cnnkit.errors import FormatError
+from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.nets.dims import Row, shown
 from cnnkit.nets.notation import Kind, Padding
@@ -61,44 +61,45 @@ _KINDS = {
 }
 
 
-def measure_graph(
-    path: str, *, height: int | None = None, width: int | None = None, batch: int = 1, bytes_per_value: int = 4
-) -> tuple[Row, ...]:
+def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[Row, ...]:
     """Measure every layer of an ONNX network.
 
     Args:
         path: A file `.onnx`.
-        height: Of the pictures, pixels; what the file says unless given.
-        width: Likewise.
-        batch: Pictures at once.
-        bytes_per_value: Bytes for one value of a layer's output.
+        size: Height, width and channels of the pictures, for what the file leaves open.
+        bytes_per_value: Bytes for one value of all pictures at once.
 
     Returns:
         One row for every node that computes on the picture, in the order of the graph.
 
     Raises:
         FormatError: The file is no ONNX network, keeps weights in other files, or leaves shapes open that are needed.
+        UsageError: The network takes pictures of another size.
         OSError: It cannot be read.
     """
     graph = onnx_model.parse(onnx_model.load(path).content, name=path).graph
-    look, pictures = _fixed_input(graph, path, height, width)
+    look, pictures = _fixed_input(graph, path, size)
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
     shapes = _inferred(graph)
-    return tuple(_rows(graph, path, look, shapes, weights, pictures=pictures, bytes_per_value=batch * bytes_per_value))
+    return tuple(_rows(graph, path, look, shapes, weights, pictures=pictures, bytes_per_value=bytes_per_value))
 
 
-def _fixed_input(graph: GraphProto, path: str, height: int | None, width: int | None) -> tuple[Look, int]:
+def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tuple[Look, int]:
     """Fill in, in place, what the input leaves open; give how it looks at itself, and its pictures at once."""
     stored = {tensor.name for tensor in graph.initializer}
     value = next((value for value in graph.input if value.name not in stored), None)
     sides = value.type.tensor_type.shape.dim if value else []
     if len(sides) != 4:
         raise FormatError(f"{path}: its input has {len(sides)} dimensions; a network for pictures has 4")
+    if size and len(size) != 3:
+        raise UsageError(f"{path}: takes pictures, --input says {size[0]}; give H,W,C")
     last = sides[3].dim_value in (1, 3) and sides[1].dim_value not in (1, 3)
-    for side, given in zip(sides[1:3] if last else sides[2:], (height, width), strict=True):
-        if given and side.dim_value not in (0, given):
-            raise FormatError(f"{path}: takes {side.dim_value} pixels along a side, --input says {given}")
-        side.dim_value = given or side.dim_value
+    places = (1, 2, 3) if last else (2, 3, 1)
+    for name, place, wanted in zip(("height", "width", "channels"), places, size or (0, 0, 0), strict=True):
+        fixed = sides[place].dim_value
+        if fixed and wanted and fixed != wanted:
+            raise UsageError(f"{path}: {name} is {fixed}, --input says {wanted}; drop --input")
+        sides[place].dim_value = fixed or wanted
     sides[0].dim_value = sides[0].dim_value or 1
     if not all(side.dim_value for side in sides):
         raise FormatError(f"{path}: leaves the size of its pictures open; give --input H,W,C")

@@ -33,46 +33,54 @@ log = logging.getLogger("cnnkit")
 aten = torch.ops.aten
 
 
-def measure_network(
-    name: str, *, height: int | None = None, width: int | None = None, batch: int = 1, bytes_per_value: int = 4
-) -> tuple[Row, ...]:
+def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[Row, ...]:
     """Measure a network by its name, or a trained model.
 
     Args:
         name: A name that `backbones` knows, or a file `.pt`.
-        height: Of the pictures; what the network was made for unless said.
-        width: Likewise.
-        batch: Pictures at once.
-        bytes_per_value: Bytes for one value of a layer's output.
+        size: Height, width and channels of the pictures; what the network was made for unless given.
+        bytes_per_value: Bytes for one value of all pictures at once.
 
     Raises:
-        CnnkitError: There is no such network or file, or the pictures are too small for it.
+        UsageError: There is no such network, or pictures of that size are not for it.
+        FormatError: The file is no model of ours.
+        OSError: It cannot be read.
     """
     if name.endswith(".pt"):
         model = bundle.load(name)
         module: nn.Module = classifier.from_header(model.header, model.state, name=name)
         preprocess = model.header.preprocess or Preprocess()
-        size = (height or preprocess.size, width or preprocess.size)
-        example = torch.empty(1, *size, 3, dtype=torch.uint8, device="meta")
     else:
         module, preprocess = backbones.for_dims(name)
-        size = (height or preprocess.size, width or preprocess.size)
-        example = torch.empty(1, 3, *size, device="meta")
+    height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
+    if size and (len(size) != 3 or channels != 3):
+        given = "x".join(map(str, size))
+        raise UsageError(f"{name} takes pictures with 3 channels, HxWx3; --input says {given}")
+    if name.endswith(".pt"):
+        example = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
+    else:
+        example = torch.empty(1, 3, height, width, device="meta")
     try:
-        return measure_module(module.to("meta"), example, batch=batch, bytes_per_value=bytes_per_value)
-    except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise when a map shrinks away
+        return measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value)
+    except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise where a map shrinks away
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{name} does not take {size[0]}x{size[1]} pixels ({reason}); give another --input") from error
+        raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
 
 
-def measure_module(module: nn.Module, example: Tensor, *, batch: int = 1, bytes_per_value: int = 4) -> tuple[Row, ...]:
+def keras_names(name: str) -> dict[str, str]:
+    """Give the names that Keras has for the layers of a VGG, by the modules whose output they mean."""
+    if name.endswith(".pt"):
+        return {}
+    return {module: keras for keras, module in backbones.keras_names(backbones.canonical(name)).items()}
+
+
+def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int = 4) -> tuple[Row, ...]:
     """Measure every layer of a network.
 
     Args:
         module: Any network; it runs once, in evaluation mode and without gradients, and is left as it was.
         example: One input, shape (1, C, H, W), or (1, H, W, C) in uint8, on the device of the network.
-        batch: Pictures at once.
-        bytes_per_value: Bytes for one value of a layer's output.
+        bytes_per_value: Bytes for one value of all pictures at once.
 
     Returns:
         One row for each module that ran and has none inside that ran, and one for each other that has weights or
@@ -85,7 +93,7 @@ def measure_module(module: nn.Module, example: Tensor, *, batch: int = 1, bytes_
     if unused:
         count = sum(values for _, values in unused)
         log.info("%d parameters take no part in the pass and are not counted: %s and on", count, unused[0][0])
-    return tuple(_rows(module, watch, batch * bytes_per_value))
+    return tuple(_rows(module, watch, bytes_per_value))
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """A table of dimensions as text: what cnn-dims prints, and reads again from the stage before it in a pipe."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,10 +12,17 @@ from cnnkit.nets.dims import Row
 COLUMNS = ("layer", "kind", "output", "params", "macs", "receptive_field", "stride", "activation_bytes", "dropped")
 
 
-def as_record(row: Row) -> dict[str, int | str | None]:
-    """Give a row for people and for TSV: its shape in one column, "64x64x32" or "10"."""
-    output = "x".join(map(str, row.shape))
-    return {column: output if column == "output" else getattr(row, column) for column in COLUMNS}
+def records(rows: Iterable[Row], *, keras: Mapping[str, str] | None = None) -> Iterator[dict[str, int | str | None]]:
+    """Give rows for people and for TSV: their shape in one column, "64x64x32" or "10".
+
+    Args:
+        rows: What was measured.
+        keras: Keras' names for some layers, which get a column of their own.
+    """
+    for row in rows:
+        record: dict[str, int | str | None] = {column: getattr(row, column, None) for column in COLUMNS}
+        record["output"] = "x".join(map(str, row.shape))
+        yield record | {"keras": keras.get(row.layer, "")} if keras else record
 
 
 def read(lines: Iterable[bytes], *, name: str) -> tuple[Row, ...]:

@@ -1,0 +1,61 @@
+"""How long a cold call takes, beside a bare typer program with one option: `python benchmarks/startup.py [CALLS]`.
+
+The calls of the programs take turns, so that a busy machine slows all of them alike. cnn-dims must stay within 1.5 times.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+BARE = """\
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def main(size: int = 224) -> None:
+    print(size)
+
+
+if __name__ == "__main__":
+    app()
+"""
+WORDS = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
+
+
+def seconds(command: list[str]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the median and the least time of each program, and the ratio of the medians to the bare one's."""
+    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder, "bare.py")
+        bare.write_text(BARE, encoding="utf-8")
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "bare typer": [sys.executable, str(bare)],
+            "cnn-dims": [sys.executable, "-m", "cnnkit_tools.cnn_dims", *WORDS],
+            "cnn-dims --help": [sys.executable, "-m", "cnnkit_tools.cnn_dims", "--help"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(calls + 1):
+            for name, command in commands.items():
+                times[name].append(seconds(command))
+    print(f"{'program':<16}  median ms  least ms  ratio")
+    reference = median(times["bare typer"][1:])
+    for name, taken in times.items():
+        warm = taken[1:]  # the first call compiles
+        print(f"{name:<16}  {1000 * median(warm):9.1f}  {1000 * min(warm):8.1f}  {median(warm) / reference:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

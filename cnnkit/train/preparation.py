@@ -1,0 +1,100 @@
+"""Standardising, PCA and whitening: fitted on training rows, then folded into the head as a linear layer."""
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from cnnkit.errors import UsageError
+from cnnkit.nets import build, classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """An affine map of feature vectors, x -> matrix @ x + shift; (M, D) and (M,)."""
+
+    matrix: Tensor
+    shift: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Map rows, (N, D) -> (N, M)."""
+        return features @ self.matrix.T + self.shift
+
+
+def fit(
+    features: Tensor, *, standardize: bool = False, pca: int | None = None, whiten: bool = False
+) -> Preparation | None:
+    """Fit on training rows, with scikit-learn's StandardScaler and PCA.
+
+    Args:
+        features: (N, D).
+        standardize: Mean 0 and deviation 1 for every column; a column that never changes stays 0.
+        pca: Keep this many principal components, after standardising.
+        whiten: Give every component deviation 1; without `pca` all components with variance are kept.
+
+    Returns:
+        The map, or None where nothing is asked for.
+
+    Raises:
+        UsageError: Features with spatial extent, or more components than rows and columns allow.
+    """
+    if not standardize and pca is None and not whiten:
+        return None
+    if features.ndim != 2:
+        raise UsageError("--standardize, --pca and --whiten need vectors; extract with --pool avg, max or flatten")
+    rows = features.double().cpu().numpy()
+    matrix, shift = torch.eye(rows.shape[1], dtype=torch.float64), torch.zeros(rows.shape[1], dtype=torch.float64)
+    if standardize:
+        scaler = StandardScaler().fit(rows)
+        matrix = torch.diag(torch.from_numpy(1.0 / scaler.scale_))
+        shift = torch.from_numpy(-scaler.mean_ / scaler.scale_)
+        rows = scaler.transform(rows)
+    if pca is not None or whiten:
+        most = min(len(rows) - 1, rows.shape[1])
+        if pca is not None and pca > most:
+            raise UsageError(
+                f"--pca {pca}: {len(rows)} rows of {rows.shape[1]} features have {most} components at most"
+            )
+        fitted = PCA(pca or most, svd_solver="full").fit(rows)
+        components = torch.from_numpy(fitted.components_)  # (M, D)
+        if whiten:
+            variance = torch.from_numpy(fitted.explained_variance_)
+            real = (
+                variance > variance.max() * 1e-10
+            )  # directions without variance would be noise blown up to deviation 1
+            components = components[real] / variance[real].sqrt()[:, None]
+        matrix, shift = components @ matrix, components @ (shift - torch.from_numpy(fitted.mean_))
+    return Preparation(matrix, shift)
+
+
+def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[build.Network, str]:
+    """Give the head that does to features what `head` does to prepared ones.
+
+    Args:
+        preparation: What the rows went through before the head saw them.
+        head: Trained on prepared rows; (M,) -> logits.
+        text: Its whole notation.
+
+    Returns:
+        A head for (D,), with its notation: the first dense layer takes the map up; where something else comes first, the map
+        becomes a dense layer before it.
+    """
+    width = preparation.matrix.shape[1]
+    matrix, shift = preparation.matrix.double(), preparation.shift.double()
+    first = next(iter(head), None)
+    if isinstance(first, nn.Linear) and first.bias is not None:
+        whole, whole_text = classifier.build_head(text, (width,)), text
+        state = {name: tensor.cpu() for name, tensor in head.state_dict().items()}
+        name = next(iter(dict(head.named_children())))
+        weight, bias = state[f"{name}.weight"].double(), state[f"{name}.bias"].double()
+        state[f"{name}.weight"], state[f"{name}.bias"] = (weight @ matrix).float(), (weight @ shift + bias).float()
+        whole.load_state_dict(state)
+        return whole, whole_text
+    whole_text = f"dense {len(matrix)}, {text}"
+    whole = classifier.build_head(whole_text, (width,))
+    # Names are numbered anew behind the added layer: the tensors' order stays
+    values = [matrix.float(), shift.float(), *(tensor.cpu() for tensor in head.state_dict().values())]
+    whole.load_state_dict(dict(zip(whole.state_dict(), values, strict=True)))
+    return whole, whole_text

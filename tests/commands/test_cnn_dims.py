@@ -1,0 +1,293 @@
+"""cnn-dims, as it is installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.formats import bundle
+from cnnkit.formats.header import Backbone, Header, Kind, Pool, Preprocess
+from cnnkit.nets import backbones, classifier
+
+CARD = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
+FIELDS = [
+    *("layer", "kind", "height", "width", "channels", "params", "macs"),
+    *("receptive_field", "stride", "activation_bytes", "dropped"),
+]
+CIFAR = (
+    "conv 16 k2 same relu, pool 2, conv 32 k2 same relu, pool 2, conv 64 k2 same relu, pool 2,"
+    "flatten, dense 500 relu, dense 10 softmax"
+)
+
+
+def objects(outcome):
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_the_card(run):
+    """The first example gives 64x64x32 and 896 parameters, with a row of totals."""
+    outcome = run("cnn-dims", *CARD)
+    assert outcome.out == (
+        "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\n"
+        "conv1\tconv\t64x64x32\t896\t3538944\t3\t2\t524288\t0\n"
+        "total\ttotal\t64x64x32\t896\t3538944\t3\t2\t524288\t0\n"
+    )
+    assert outcome.err == ""
+
+
+def test_json_has_the_documented_fields(run):
+    """--json gives one object a layer with the fields in their order, and a last one whose kind is total."""
+    rows = objects(run("cnn-dims", "--input", "32,32,3", "--layers", CIFAR, "--json"))
+    assert all(list(row) == FIELDS for row in rows)
+    assert rows[0] == {
+        **{"layer": "conv1", "kind": "conv", "height": 32, "width": 32, "channels": 16, "params": 208, "macs": 196608},
+        **{"receptive_field": 2, "stride": 1, "activation_bytes": 65536, "dropped": 0},
+    }
+    assert (rows[-2]["height"], rows[-2]["width"], rows[-2]["channels"]) == (None, None, 10)
+    assert (rows[-1]["layer"], rows[-1]["kind"]) == ("total", "total")
+
+
+GOLDEN = """\
+layer     kind     output    params  macs     receptive_field  stride  activation_bytes  dropped
+conv1     conv     32x32x16  208     196608   2                1       65536             0
+pool1     pool     16x16x16  0       0        3                2       16384             0
+conv2     conv     16x16x32  2080    524288   5                2       32768             0
+pool2     pool     8x8x32    0       0        7                4       8192              0
+conv3     conv     8x8x64    8256    524288   11               4       16384             0
+pool3     pool     4x4x64    0       0        15               8       4096              0
+flatten1  flatten  1024      0       0        39                       4096              0
+dense1    dense    500       512500  512000   39                       2000              0
+dense2    dense    10        5010    5000     39                       40                0
+total     total    10        528054  1762184  39                       149496            0
+"""
+
+
+def test_the_table_of_a_chain(run):
+    """The CIFAR network's table is the golden one, and every column of sums is the sum of its rows."""
+    outcome = run("cnn-dims", "--input", "32,32,3", "--layers", CIFAR)
+    *rows, total = outcome.rows
+    for column in ("params", "macs", "activation_bytes", "dropped"):
+        assert int(total[column]) == sum(int(row[column]) for row in rows)
+    table = [line.split("\t") for line in outcome.out.splitlines()]
+    widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
+    drawn = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    assert drawn == GOLDEN.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "layers"),
+    [
+        (["--filters", 4, "--kernel", "3x5", "--stride", "2x1", "--pad", 1, "--dilation", 2], "conv 4 k3x5 s2x1 p1 d2"),
+        (["--filters", 6, "--k", 3, "--groups", 3, "--no-bias"], "conv 6 k3 g3 nobias"),
+        (["--pool", 3, "--s", 2, "--pad", "same"], "pool 3 s2 same"),
+        (["--avgpool", "2x3"], "avgpool 2x3"),
+    ],
+)
+def test_flags_are_notation(run, words, layers):
+    """A layer by flags has the table of the same layer by notation."""
+    given = ["--input", "21,20,3"]
+    assert run("cnn-dims", *given, *words).out == run("cnn-dims", *given, "--layers", layers).out
+
+
+def test_dense_and_vectors(run):
+    """One number is the length of a vector."""
+    (row, _) = run("cnn-dims", "--input", 1280, "--dense", 10).rows
+    assert (row["output"], row["params"], row["macs"], row["receptive_field"]) == ("10", "12810", "12800", "")
+
+
+def test_layers_from_a_file(run, tmp_path):
+    """--layers @FILE reads the notation from a file."""
+    file = tmp_path / "net.txt"
+    file.write_text("conv 16 k3 same relu # first\npool 2\n", encoding="utf-8")
+    rows = run("cnn-dims", "--input", "32,32,3", "--layers", f"@{file}").rows
+    assert [row["output"] for row in rows] == ["32x32x16", "16x16x16", "16x16x16"]
+
+
+def test_explain_writes_the_formulas(run):
+    """--explain prints the formulas with the numbers in, in place of the table."""
+    lines = [line.strip() for line in run("cnn-dims", *CARD, "--explain").out.splitlines()]
+    assert "height = ceil(128 / 2) = 64" in lines
+    assert "params = 32*3*3*3 + 32 = 896" in lines
+    assert not any("\t" in line for line in lines)
+
+
+def test_a_pipe_of_three_stages(shell, tmp_path):
+    """Each stage takes the last output of the one before, repeats its rows and adds its own."""
+    line = "cnn-dims --input 200,200,1 --filters 16 --k 2 --s 2 | cnn-dims --filters 32 --k 3 --pad same | cnn-dims --pool 2"
+    piped = shell(line, cwd=tmp_path)
+    whole = shell(
+        'cnn-dims --input 200,200,1 --layers "conv 16 k2 s2, conv 32 k3 same, pool 2" < /dev/null', cwd=tmp_path
+    )
+    assert piped.out == whole.out
+    assert [row["output"] for row in piped.rows] == ["100x100x16", "100x100x32", "50x50x32", "50x50x32"]
+
+
+def test_a_pipe_carries_json_too(run):
+    """A stage reads JSON Lines as it reads TSV, and writes what it is asked for."""
+    first = ["--input", "64,48,3", "--layers", "conv 8 k3x5 s2x1, conv 8 k1"]
+    as_json, as_tsv = (run("cnn-dims", *first, *words).out for words in (["--json"], []))
+    assert run("cnn-dims", "--pool", 2, stdin=as_json).out == run("cnn-dims", "--pool", 2, stdin=as_tsv).out
+    assert objects(run("cnn-dims", "--pool", 2, "--json", stdin=as_tsv))[-2]["receptive_field"] == "5x6"
+
+
+def test_a_pipe_keeps_names_and_bytes(run):
+    """Names go on counting, and batch and type of the first stage hold for the next unless that says otherwise."""
+    first = run("cnn-dims", "--input", "8,8,3", "--filters", 4, "--k", 1, "--batch", 4, "--dtype", "float16").out
+    kept = run("cnn-dims", "--filters", 4, "--k", 1, stdin=first).rows
+    assert [(row["layer"], row["activation_bytes"]) for row in kept] == [
+        ("conv1", "2048"),
+        ("conv2", "2048"),
+        ("total", "4096"),
+    ]
+    changed = run("cnn-dims", "--filters", 4, "--k", 1, "--dtype", "float32", stdin=first).rows
+    assert [row["activation_bytes"] for row in changed] == ["1024", "1024", "2048"]
+
+
+def test_with_an_input_nothing_is_read(tmp_path):
+    """Under cron or CI, standard input may be a pipe that nobody writes to: --input never waits for it."""
+    reading, writing = os.pipe()
+    try:
+        command = [sys.executable, "-m", "cnnkit_tools.cnn_dims", *CARD]
+        done = subprocess.run(command, stdin=reading, capture_output=True, timeout=30, cwd=tmp_path, check=True)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert b"64x64x32" in done.stdout
+
+
+def test_an_empty_pipe_asks_for_the_input(run):
+    """A stage without anything before it says what is missing."""
+    outcome = run("cnn-dims", "--pool", 2, stdin="", status=2)
+    assert "standard input is empty; give --input H,W,C" in outcome.err
+    assert outcome.out == ""
+
+
+def test_a_foreign_table_is_refused(run):
+    """What another program printed is no table of cnn-dims."""
+    assert "no table of cnn-dims" in run("cnn-dims", "--pool", 2, stdin="path\tlabel\na\tb\n", status=1).err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "numbers"),
+    [
+        (["--max-params", 896, "--max-macs", 3538944], 0, []),
+        (["--max-params", 895], 4, ["params 896", "895"]),
+        (["--max-macs", 1000], 4, ["macs 3538944", "1000"]),
+    ],
+)
+def test_gates(run, words, status, numbers):
+    """A bound that is missed ends with status 4 and both numbers, after the table."""
+    outcome = run("cnn-dims", *CARD, *words, status=status)
+    assert "64x64x32" in outcome.out
+    assert all(number in outcome.err for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--input", "3,3,3", "--filters", 8, "--k", 5], "kernel 5 is larger than its input's height 3"),
+        (["--input", "9,9,3", "--filters", 8, "--k", 3, "--groups", 2], "2 groups do not divide 3 input channels"),
+        (["--input", "0,9,3", "--pool", 2], "height is 0"),
+        (["--input", "9,9", "--pool", 2], '"9,9" is no size; give H,W,C'),
+        (
+            ["--input", "9,9,3", "--layers", "conv 3 k3, pool 2, poll 3"],
+            'layer 3: "poll" is no layer; did you mean "pool"?',
+        ),
+        (["--input", "9,9,3", "--layers", ""], "--layers is empty"),
+        (["--input", "9,9,3", "--filters", 8], "give --k"),
+        (["--input", "9,9,3", "--pool", 2, "--pad", "full"], '--pad is same, valid or a number of pixels, not "full"'),
+        (["--input", "9,9,3", "--pool", 2, "--k", 3], '"k3" does not belong to pool'),
+        (["--input", "9,9,3", "--pool", 2, "--dense", 3], "one layer at a time"),
+        (["--input", "9,9,3", "--k", 3], "flags of a layer are given without one"),
+        (["--input", "9,9,3"], "give a network, or layers"),
+        (["vgg16", "--pool", 2], "give a network, or layers"),
+        (["vgg16", "--explain"], "--explain"),
+        (["--input", "9,9,3", "--pool", 2, "--explain", "--json"], "--explain"),
+        (["vgg17"], 'no network is called "vgg17"; did you mean'),
+    ],
+)
+def test_wrong_words(run, words, message):
+    """What the words on the command line get wrong is said in one line, with status 2 and nothing on stdout."""
+    outcome = run("cnn-dims", *words, status=2)
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx"])
+def test_a_missing_file_is_named(run, tmp_path, name):
+    """A file that is not there is an error of one line."""
+    outcome = run("cnn-dims", tmp_path / name, status=1)
+    assert name in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_vgg16(run):
+    """A network by name has its published parameters, and the names of torch and of Keras for --layer."""
+    rows = run("cnn-dims", "vgg16").rows
+    assert rows[-1]["params"] == "138357544"
+    assert {row["layer"]: row["keras"] for row in rows}["features.30"] == "block5_pool"
+    assert rows[0] == {
+        **{"layer": "features.0", "kind": "conv", "output": "224x224x64", "params": "1792", "macs": "86704128"},
+        **{"receptive_field": "3", "stride": "1", "activation_bytes": "12845056", "dropped": "0", "keras": ""},
+    }
+
+
+def test_a_network_of_another_size(run):
+    """--input measures a network for other pictures, and the classifier in a pipe behind it."""
+    small = run("cnn-dims", "resnet18", "--input", "64,64,3").rows
+    assert {row["layer"]: row["output"] for row in small}["layer4.1.conv2"] == "2x2x512"
+    piped = run("cnn-dims", "--dense", 2, stdin=run("cnn-dims", "resnet18").out).rows
+    assert [row["params"] for row in piped][-2:] == ["2002", str(11689512 + 2002)]
+
+
+def test_a_trained_model(run, tmp_path):
+    """A model.pt has a row for each of its layers, base and head, with the parameters that its file holds."""
+    text = "conv 8 k3 same relu, pool 2, conv 12 k3 bn relu"
+    base, backbone, preprocess = backbones.by_notation(text, size=16)
+    head = classifier.build_head("dense 5 relu, dense 2", (12,))
+    network = classifier.Classifier(base, head, preprocess=preprocess, pool=Pool.AVG)
+    header = Header(
+        kind=Kind.MODEL, classes=("cat", "dog"), preprocess=preprocess, backbone=backbone, head="dense 5 relu, dense 2"
+    )
+    bundle.save(tmp_path / "model.pt", bundle.Bundle(header, network.state_dict()))
+    *rows, total = run("cnn-dims", tmp_path / "model.pt").rows
+    assert int(total["params"]) == sum(value.numel() for value in network.parameters())
+    outputs = {row["layer"]: row["output"] for row in rows}
+    assert (outputs["base.conv1"], outputs["base.conv2"], outputs["head.dense2"]) == ("16x16x8", "6x6x12", "2")
+    fields = {row["layer"]: row["receptive_field"] for row in rows}
+    assert (fields["base.conv1"], fields["base.conv2"]) == ("3", "8")
+
+
+def test_an_onnx_network_in_a_pipe(run, tmp_path):
+    """A model.onnx is measured like any other network, gates included."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
+
+    weights = onnx.numpy_helper.from_array(torch.ones(4, 3, 3, 3).numpy(), "stem.weight")
+    ends = [
+        make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["N", 3, 9, 9]), ("y", None))
+    ]
+    graph = make_graph([make_node("Conv", ["x", "stem.weight"], ["y"])], "net", ends[:1], ends[1:], [weights])
+    onnx.save(make_model(graph), tmp_path / "model.onnx")
+    outcome = run("cnn-dims", tmp_path / "model.onnx", "--max-params", 100, status=4)
+    assert outcome.rows[0]["layer"] == "stem"
+    assert outcome.rows[0]["output"] == "7x7x4"
+    assert "params 108 is above 100" in outcome.err
+
+
+def test_arithmetic_imports_no_network_library(tmp_path):
+    """Layers are worked out without torch, onnxruntime, onnx, numpy, Pillow or, off a terminal, rich."""
+    code = (
+        "import sys, cnnkit_tools.cnn_dims as tool\n"
+        "try: tool.main(sys.argv[1:])\n"
+        "finally: print(sorted({'torch', 'onnxruntime', 'onnx', 'numpy', 'PIL', 'rich'} & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *CARD]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+    assert done.stderr == "[]\n"

@@ -1,0 +1,328 @@
+"""cnn-eval, as it is typed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as reference
+
+CLASSES = ("daisy", "rose", "tulip")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to be in: split.tsv with train, val and test, none of whose pictures need to exist."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["path\tlabel\tsplit"]
+    for part, count in (("train", 6), ("val", 3), ("test", 90)):
+        for index in range(count):
+            label = CLASSES[index % 3]
+            lines.append(f"photos/{label}/{part}-{index}.jpg\t{label}\t{part}")
+    (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def draw(classes, *, n=90, seed=0):
+    """Draw a truth and probabilities of six digits, as they are printed."""
+    generator = np.random.default_rng(seed)
+    truth = np.arange(n) % len(classes)
+    scores = generator.normal(size=(n, len(classes))) + 1.5 * np.eye(len(classes))[truth]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    return truth, np.vectorize(lambda value: float(f"{value:.6g}"))(probabilities)
+
+
+def write(truth, probabilities, classes=CLASSES, *, top=None, as_json=False):
+    """Write predictions as cnn-predict does."""
+    lines = [] if as_json else ["path\trank\tlabel\tprobability"]
+    for index, (true, row) in enumerate(zip(truth, probabilities, strict=True)):
+        path = f"photos/{classes[true]}/test-{index}.jpg"
+        for rank, position in enumerate(np.argsort(-row)[:top], start=1):
+            fields = {"path": path, "rank": rank, "label": classes[position], "probability": float(row[position])}
+            lines.append(json.dumps(fields) if as_json else "\t".join(map(str, fields.values())))
+    return "\n".join(lines) + "\n"
+
+
+def test_every_measure_agrees_with_scikit_learn(run, folder):
+    """One object on stdout, of the fields promised, with the values of scikit-learn."""
+    truth, probabilities = draw(CLASSES)
+    outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--json", stdin=write(truth, probabilities))
+    (line,) = outcome.out.splitlines()
+    found = json.loads(line)
+    promised = (
+        "n accuracy accuracy_low accuracy_high balanced_accuracy log_loss roc_auc ece classes per_class confusion"
+    )
+    assert list(found) == promised.split()
+    answer = probabilities.argmax(axis=1)
+    assert found["n"] == 90
+    assert found["classes"] == list(CLASSES)
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, answer))
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, answer))
+    normalised = probabilities / probabilities.sum(axis=1, keepdims=True)
+    assert found["log_loss"] == pytest.approx(reference.log_loss(truth, normalised), abs=1e-5)
+    assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, normalised, multi_class="ovr"), abs=1e-5)
+    assert 0 < found["ece"] < 1
+    assert found["confusion"] == reference.confusion_matrix(truth, answer).tolist()
+    expected = reference.classification_report(truth, answer, target_names=CLASSES, output_dict=True)
+    for label in CLASSES:
+        for name, theirs in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("f1", "f1-score"),
+            ("support", "support"),
+        ):
+            assert found["per_class"][label][name] == pytest.approx(expected[label][theirs])
+    assert outcome.err == ""
+
+
+def test_tsv_and_json_lines_are_measured_alike(run, folder):
+    """The same predictions in either shape, from a file, from `-` or through a pipe, give the same bytes."""
+    truth, probabilities = draw(CLASSES)
+    (folder / "p.tsv").write_text(write(truth, probabilities))
+    outputs = {
+        run("cnn-eval", "p.tsv").out,
+        run("cnn-eval", "-", stdin=write(truth, probabilities)).out,
+        run("cnn-eval", stdin=write(truth, probabilities)).out,
+        run("cnn-eval", stdin=write(truth, probabilities, as_json=True)).out,
+    }
+    assert len(outputs) == 1
+
+
+def test_in_a_pipe_a_measure_is_a_row(run, folder):
+    """awk finds a measure in the first column and its value in the second; the classes' measures come after a colon."""
+    truth, probabilities = draw(CLASSES)
+    predictions = write(truth, probabilities)
+    rows = {row["measure"]: row["value"] for row in run("cnn-eval", stdin=predictions).rows}
+    found = json.loads(run("cnn-eval", "--json", stdin=predictions).out)
+    assert float(rows["accuracy"]) == pytest.approx(found["accuracy"], abs=1e-6)
+    assert float(rows["recall:rose"]) == pytest.approx(found["per_class"]["rose"]["recall"], abs=1e-6)
+    scalars = [name for name, value in found.items() if not isinstance(value, list | dict)]
+    assert list(rows) == scalars + [
+        f"{name}:{label}" for label in CLASSES for name in ("precision", "recall", "f1", "support")
+    ]
+
+
+def test_of_two_classes_the_answer_alone_is_enough(run, folder):
+    """With one row a picture, a network of two classes has the log-loss and the area of all rows."""
+    truth, probabilities = draw(("cat", "dog"))
+    first, second = (
+        json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities, ("cat", "dog"), top=top)).out)
+        for top in (1, 2)
+    )
+    for name in ("accuracy", "log_loss", "roc_auc", "ece"):
+        assert first[name] == pytest.approx(second[name], abs=1e-5)
+
+
+def test_what_the_answers_alone_cannot_tell_is_null(run, folder):
+    """Of three classes, one row a picture leaves no log-loss and no area: null, with a notice that says what to run."""
+    truth, probabilities = draw(CLASSES)
+    outcome = run("cnn-eval", "--json", stdin=write(truth, probabilities, top=1))
+    found = json.loads(outcome.out)
+    assert found["log_loss"] is None
+    assert found["roc_auc"] is None
+    assert found["ece"] == pytest.approx(
+        json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities)).out)["ece"]
+    )
+    assert outcome.err == (
+        "cnn-eval: log_loss and roc_auc are not known: 90 of 90 pictures lack a probability for some of the 3 classes; "
+        "cnn-predict --top 3 prints them all\n"
+    )
+
+
+def test_labels_alone_are_enough_for_the_rest(run, folder):
+    """Another program's `path label` columns are measured as far as they go."""
+    outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")
+    rows = {row["measure"]: row["value"] for row in outcome.rows}
+    assert (rows["n"], rows["accuracy"], rows["log_loss"], rows["ece"]) == ("3", "0.666667", "", "")
+    assert "the predictions have no probability" in outcome.err
+
+
+def test_withheld_answers_are_wrong_and_told_apart(run, folder):
+    """`?` counts as wrong; how many were answered, and how well, stands beside."""
+    predictions = (
+        "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
+        "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
+    )
+    found = json.loads(run("cnn-eval", "--json", stdin=predictions).out)
+    assert (found["n"], found["answered"]) == (4, 3)
+    assert (found["accuracy"], found["accuracy_answered"]) == (0.5, pytest.approx(2 / 3))
+    assert found["confusion"] == [[1, 0], [1, 1]]
+    assert found["per_class"]["cat"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+
+
+def test_worst_are_the_most_confidently_wrong(run, folder):
+    """`--worst 2` prints wrong answers, surest first, with a header row even where all is right."""
+    predictions = (
+        "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.99\ncat/2.jpg\t1\tdog\t.7\n"
+        "dog/3.jpg\t1\tcat\t.9\ndog/4.jpg\t1\tcat\t.6\ndog/5.jpg\t1\tdog\t.9\n"
+    )
+    outcome = run("cnn-eval", "--worst", 2, stdin=predictions)
+    assert outcome.out == "path\ttruth\tlabel\tprobability\ndog/3.jpg\tdog\tcat\t0.9\ncat/2.jpg\tcat\tdog\t0.7\n"
+    lines = run("cnn-eval", "--worst", 20, "--json", stdin=predictions).out.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["dog/3.jpg", "cat/2.jpg", "dog/4.jpg"]
+    right = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n"
+    assert run("cnn-eval", "--worst", 3, stdin=right).out == "path\ttruth\tlabel\tprobability\n"
+
+
+def test_confusion_is_drawn_beside_the_measures(run, folder):
+    """`--confusion` writes a picture; stdout is as it is without."""
+    truth, probabilities = draw(CLASSES)
+    predictions = write(truth, probabilities)
+    assert run("cnn-eval", "--confusion", "c.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out
+    with Image.open(folder / "c.png") as image:
+        image.verify()
+
+
+def test_gates_are_met_or_named(run, folder):
+    """Every bound that is missed is named with both numbers, exit 4, after the output; none missed is exit 0."""
+    truth, probabilities = draw(CLASSES)
+    predictions = write(truth, probabilities)
+    words = ["--fail-under", "accuracy=0.999", "--fail-under", "recall:rose=0.998", "--fail-over", "log_loss=0.001"]
+    missed = run("cnn-eval", *words, "--fail-under", "n=90", stdin=predictions, status=4)
+    assert missed.out == run("cnn-eval", stdin=predictions).out
+    (line,) = missed.err.splitlines()
+    for part in ("accuracy 0.", "is below 0.999; recall:rose 0.", "is below 0.998; log_loss 0.", "is above 0.001"):
+        assert part in line
+    run("cnn-eval", "--fail-under", "accuracy=0.1", "--fail-under", "n=90", "--fail-over", "ece=1", stdin=predictions)
+
+
+def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
+    """A gate on the log-loss of bare answers is missed, not passed over."""
+    truth, probabilities = draw(CLASSES)
+    outcome = run("cnn-eval", "--fail-over", "log_loss=9", stdin=write(truth, probabilities, top=1), status=4)
+    assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--fail-under", "acuracy=0.9"],
+            'no measure "acuracy", did you mean "accuracy"? (there are accuracy, accuracy_low,',
+        ),
+        (["--fail-under", "log_loss=0.9"], "use --fail-over log_loss=0.9"),
+        (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe", did you mean "recall:rose"?'),
+        (["--worst", "0"], "--worst"),
+        (["--split", "test"], "give one with --truth"),
+        (["--complete"], "give one with --truth"),
+        (["--confusion", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--truth", "-"], "cannot both come from standard input"),
+    ],
+)
+def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
+    """Exit 2, one line, nothing on stdout."""
+    truth, probabilities = draw(CLASSES)
+    outcome = run("cnn-eval", *words, stdin=write(truth, probabilities), status=2)
+    assert outcome.out == ""
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_truth_without_a_prediction_is_counted(run, folder):
+    """Whole parts that nobody asked about are told from gaps; --split keeps to one part; --complete makes a gap an error."""
+    truth, probabilities = draw(CLASSES)
+    whole = write(truth, probabilities)
+    outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
+    assert outcome.err == (
+        "cnn-eval: 9 of 99 pictures in split.tsv have no prediction: train 6, val 3; every one of test has "
+        "(--split keeps the truth to one part)\n"
+    )
+    assert run("cnn-eval", "--truth", "split.tsv", "--quiet", stdin=whole).err == ""
+    assert run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=whole).err == ""
+
+    gap = write(truth[:-1], probabilities[:-1])
+    outcome = run("cnn-eval", "--truth", "split.tsv", stdin=gap)
+    assert (
+        "10 of 99 pictures in split.tsv have no prediction: train 6, val 3, test 1; the first of them photos/tulip/test-89.jpg"
+        in outcome.err
+    )
+    outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", stdin=gap)
+    expected = (
+        "cnn-eval: 1 of 90 pictures in split.tsv (test) has no prediction, the first is photos/tulip/test-89.jpg\n"
+    )
+    assert outcome.err == expected
+    outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=gap, status=1)
+    assert (outcome.out, outcome.err) == ("", expected)
+
+
+def test_paths_are_compared_resolved(run, folder, monkeypatch):
+    """Predictions made in another folder meet the manifest's paths, which are as seen from the manifest."""
+    truth, probabilities = draw(CLASSES)
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    predictions = write(truth, probabilities).replace("photos/", "../photos/")
+    assert (
+        run("cnn-eval", "--truth", "../split.tsv", "--split", "test", "--complete", stdin=predictions).rows[0]["value"]
+        == "90"
+    )
+
+
+def test_the_truth_may_be_a_folder_or_standard_input(run, folder, pictures):
+    """A folder gives the class as every command reads it, the folder directly below; a manifest may come through a pipe."""
+    pictures(red=1)
+    (folder / "photos" / "red" / "deep").mkdir()
+    (folder / "photos" / "red" / "00.png").rename(folder / "photos" / "red" / "deep" / "00.png")
+    predictions = "path\tlabel\tprobability\nphotos/red/deep/00.png\tred\t.9\n"
+    assert run("cnn-eval", "--truth", "photos", stdin=predictions).rows[1]["value"] == "1"
+    (folder / "p.tsv").write_text(predictions)
+    manifest = "path\tlabel\nphotos/red/deep/00.png\tred\n"
+    assert run("cnn-eval", "p.tsv", "--truth", "-", stdin=manifest).rows[1]["value"] == "1"
+
+
+def test_labels_name_classes_that_no_picture_shows(run, folder):
+    """A network may answer a class that this set has no picture of: --labels says that it exists, and in which order."""
+    predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
+    assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
+    (folder / "labels.txt").write_text("dog\ncat\n")
+    found = json.loads(run("cnn-eval", "--labels", "labels.txt", "--json", stdin=predictions).out)
+    assert found["classes"] == ["dog", "cat"]
+    assert found["confusion"] == [[0, 0], [1, 1]]
+    assert found["per_class"]["dog"] == {"precision": 0.0, "recall": None, "f1": 0.0, "support": 0}
+    assert found["roc_auc"] is None
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        ("", "standard input: no predictions; the command that should have written them may have failed"),
+        ("path\trank\tlabel\tprobability\n", "standard input: no predictions"),
+        ("path\tlabel\nx/9.jpg\trose\n", "no truth in split.tsv for x/9.jpg"),
+        ("path\tlabel\nphotos/rose/test-1.jpg\trsoe\n", 'photos/rose/test-1.jpg is predicted as "rsoe"'),
+        (
+            "path\trank\tlabel\nphotos/rose/test-1.jpg\t1\trose\nphotos/rose/test-1.jpg\t1\ttulip\n",
+            "photos/rose/test-1.jpg is predicted twice",
+        ),
+        ("some text\n", "the header row lacks path, label"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_named(run, folder, predictions, message):
+    """Exit 1, one line that names what is wrong, nothing on stdout and no picture."""
+    outcome = run("cnn-eval", "--truth", "split.tsv", "--confusion", "c.png", stdin=predictions, status=1)
+    assert outcome.out == ""
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (folder / "c.png").exists()
+
+
+def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):
+    """What measured nothing does not look like a success, to the shell either."""
+    outcome = shell("false | cnn-eval --truth split.tsv", cwd=folder, status=1)
+    assert outcome.out == ""
+    assert (
+        outcome.err
+        == "cnn-eval: standard input: no predictions; the command that should have written them may have failed\n"
+    )
+
+
+def test_json_holds_no_nan(run, folder):
+    """One class, one picture: what is undefined is null, and strict readers of JSON are content."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    outcome = run("cnn-eval", "--json", stdin="path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n")
+    found = json.loads(outcome.out, parse_constant=refuse)
+    assert found["roc_auc"] is None
+    assert found["accuracy"] == 1
+    assert "roc_auc is not defined: all pictures are of one class" in outcome.err

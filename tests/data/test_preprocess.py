@@ -1,0 +1,127 @@
+"""The one way from a picture to a square."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from cnnkit.data import images
+from cnnkit.data.preprocess import load, prepare, with_size
+from cnnkit.errors import UsageError
+from cnnkit.formats.header import Fit, Interpolation, Preprocess
+
+MODES = {
+    Interpolation.NEAREST: v2.InterpolationMode.NEAREST,
+    Interpolation.BILINEAR: v2.InterpolationMode.BILINEAR,
+    Interpolation.BICUBIC: v2.InterpolationMode.BICUBIC,
+    Interpolation.LANCZOS: v2.InterpolationMode.LANCZOS,
+}
+
+SIZES = [  # width, height: odd, tiny, exact, very long and very large ones
+    (1, 1), (2, 3), (1, 500), (500, 1), (7, 4000), (4000, 7), (31, 33), (224, 224), (255, 257), (256, 256), (256, 341), (341, 256),
+    (257, 256), (256, 1000), (300, 225), (375, 500), (499, 333), (500, 374), (640, 480), (641, 479), (1023, 767), (3001, 1999),
+]  # fmt: skip
+
+
+def picture(width, height, seed=0):
+    """Make noise over a ramp: noise shows every wrong coefficient, a ramp every shift."""
+    generator = np.random.default_rng((seed, width, height))
+    ramp = np.linspace(0, 128, width)[None, :, None] + np.linspace(0, 64, height)[:, None, None]
+    return Image.fromarray((ramp + generator.uniform(0, 63, (height, width, 3))).astype(np.uint8))
+
+
+def by_torchvision(image, preprocess, module=v2):
+    mode = MODES[preprocess.interpolation]
+    resize = module.Resize(preprocess.resize, interpolation=mode, antialias=True)
+    return np.asarray(module.Compose([resize, module.CenterCrop(preprocess.size)])(image))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("interpolation", Interpolation)
+def test_crop_is_what_torchvision_makes_of_it(size, interpolation):
+    """Resize(256) and CenterCrop(224) of torchvision, both generations, to the bit, for every filter and odd sizes."""
+    image, preprocess = picture(*size), Preprocess(interpolation=interpolation)
+    prepared = prepare(image, preprocess)
+    assert np.array_equal(prepared, by_torchvision(image, preprocess))
+    assert np.array_equal(prepared, by_torchvision(image, preprocess, v1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(8, 300), st.integers(0, 60), st.sampled_from(Interpolation))
+def test_crop_at_any_size(width, height, size, margin, interpolation):
+    """The same holds for every pair of resize and crop."""
+    image, preprocess = picture(width, height), Preprocess(resize=size + margin, size=size, interpolation=interpolation)
+    assert np.array_equal(prepare(image, preprocess), by_torchvision(image, preprocess))
+
+
+@pytest.mark.photos
+def test_crop_on_photographs(photos):
+    """And on real pictures."""
+    for path in [*sorted((photos / "pictures").iterdir()), *sorted((photos / "flowers/tulip").iterdir())[:60]]:
+        image = images.load(path)
+        assert np.array_equal(prepare(image, Preprocess()), by_torchvision(image, Preprocess())), path
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_squash_is_pillows_resize(size):
+    """Both sides to the size, whatever that does to the aspect."""
+    image, preprocess = picture(*size), Preprocess(fit=Fit.SQUASH, size=96, interpolation=Interpolation.BICUBIC)
+    assert np.array_equal(prepare(image, preprocess), image.resize((96, 96), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_pad_keeps_the_whole_picture(size):
+    """The longer side to the size, as Pillow resizes; centred on the mean colour, with at least one pixel for the shorter side."""
+    image, preprocess = picture(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0.2, 0.4, 0.6))
+    prepared = prepare(image, preprocess)
+    longer = max(size)
+    width, height = (max(1, side * 96 // longer) for side in size)
+    left, top = (96 - width) // 2, (96 - height) // 2
+    inside = np.zeros((96, 96), dtype=bool)
+    inside[top : top + height, left : left + width] = True
+    assert np.array_equal(prepared[inside].reshape(height, width, 3), image.resize((width, height), Image.Resampling.BILINEAR))
+    assert (prepared[~inside] == (51, 102, 153)).all()
+
+
+@pytest.mark.parametrize("size", [(300, 300), (300, 150), (150, 300), (96, 96), (48, 96)])
+def test_pad_agrees_with_pillows_own(size):
+    """Where the sides divide evenly, it is ImageOps.pad."""
+    image, preprocess = picture(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0, 0, 0))
+    assert np.array_equal(prepare(image, preprocess), ImageOps.pad(image, (96, 96), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("fit", Fit)
+def test_what_comes_out(fit, tmp_path):
+    """A contiguous (size, size, 3) of uint8; from a file the same as from the picture in it; the picture is left as it was."""
+    image = picture(50, 37)
+    before = image.tobytes()
+    image.save(tmp_path / "picture.png")
+    prepared = prepare(image, Preprocess(fit=fit, resize=40, size=32))
+    assert (prepared.shape, prepared.dtype, prepared.flags.c_contiguous) == ((32, 32, 3), np.uint8, True)
+    assert np.array_equal(load(tmp_path / "picture.png", Preprocess(fit=fit, resize=40, size=32)), prepared)
+    assert image.tobytes() == before
+
+
+def test_after_scaling_it_is_torchvisions_preset():
+    """With the network's own mean and deviation, it is what torchvision's weights come with."""
+    from torchvision.models import MobileNet_V2_Weights
+
+    preset = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    preprocess = Preprocess(resize=preset.resize_size[0], size=preset.crop_size[0])
+    image = picture(500, 333)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    ours = (torch.from_numpy(prepare(image, preprocess).copy()).permute(2, 0, 1) / 255 - mean) / std
+    assert torch.allclose(ours, preset(image), atol=1e-6)
+
+
+def test_another_size_keeps_the_share_that_the_crop_sees():
+    """224 of 256 becomes 112 of 128, unless the resize is given, too."""
+    assert with_size(Preprocess(), size=112) == Preprocess(resize=128, size=112)
+    assert with_size(Preprocess(), size=112, resize=112, fit=Fit.PAD) == Preprocess(fit=Fit.PAD, resize=112, size=112)
+    assert with_size(Preprocess()) == Preprocess()
+    with pytest.raises(UsageError, match=r"--resize 100 is smaller than the crop of 224; give at least 224"):
+        with_size(Preprocess(), resize=100)

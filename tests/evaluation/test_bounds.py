@@ -1,0 +1,47 @@
+"""Bounds on measures, as the command line writes them."""
+
+import pytest
+
+from cnnkit.errors import UsageError
+from cnnkit.evaluation import bounds
+
+
+def test_measures_and_classes_are_read():
+    """Classes may hold colons and equals signs: the kind of measure ends at the first, the bound begins at the last."""
+    words = ["accuracy=0.9", "recall:a:b=c=0.5", "n=1000"]
+    assert bounds.parse(words, option="--fail-under") == {"accuracy": 0.9, "recall:a:b=c": 0.5, "n": 1000}
+    assert bounds.parse(["ece=0.05"], option="--fail-over", lower_is_better=True) == {"ece": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("acuracy=0.9", 'no measure "acuracy", did you mean "accuracy"?'),
+        ("speed=0.9", 'no measure "speed" (there are accuracy, '),
+        ("recall=0.9", 'no measure "recall"'),
+        ("accuracy", "expected MEASURE=BOUND"),
+        ("accuracy=high", '"high" is no bound for accuracy, which is a number between 0 and 1'),
+        ("accuracy=95", '"95" is no bound for accuracy'),
+        ("accuracy=nan", '"nan" is no bound for accuracy'),
+        ("log_loss=0.2", "log_loss is better the lower it is; use --fail-over log_loss=0.2"),
+    ],
+)
+def test_what_bounds_nothing_is_refused(word, message):
+    """An unknown measure lists those there are; one that is better the other way round names the other option."""
+    with pytest.raises(UsageError) as caught:
+        bounds.parse([word], option="--fail-under")
+    assert str(caught.value).startswith(f"--fail-under {word}: ")
+    assert message in str(caught.value)
+
+
+def test_the_other_way_round():
+    """`--fail-over` refuses what is better the higher it is."""
+    with pytest.raises(UsageError, match=r"use --fail-under accuracy=0\.2"):
+        bounds.parse(["accuracy=0.2"], option="--fail-over", lower_is_better=True)
+
+
+def test_a_class_that_does_not_exist_is_refused():
+    """Which classes there are is known once the truth is; the message lists them."""
+    with pytest.raises(UsageError, match=r'"recall:cta", did you mean "recall:cat"\? \(there are recall:cat\)'):
+        bounds.check({"accuracy": 1.0, "recall:cat": 1.0, "f1:cat": 1.0}, {"recall:cta": 0.5})
+    assert bounds.check({"log_loss": None}, {"log_loss": 0.5}) == {"log_loss": (None, 0.5)}

@@ -1,0 +1,52 @@
+"""Expected calibration error against values worked by hand."""
+
+import numpy as np
+import pytest
+
+from cnnkit.evaluation.calibration import expected_calibration_error
+
+
+def error(pairs, **words):
+    confidence, correct = zip(*pairs, strict=True)
+    return expected_calibration_error(np.array(confidence), np.array(correct, dtype=bool), **words)
+
+
+def test_a_worked_example():
+    """Four of .95 with three right: 4/6 * |.75 - .95|; two of .55 with one right: 2/6 * |.5 - .55|; in all .15."""
+    assert error([(0.95, 1), (0.95, 1), (0.95, 1), (0.95, 0), (0.55, 1), (0.55, 0)]) == pytest.approx(0.15)
+
+
+def test_gaps_of_different_bins_do_not_cancel():
+    """Too sure in one bin and too modest in another add up: (|0 - .9| + |1 - .1|) / 2."""
+    assert error([(0.9, 0), (0.1, 1)]) == pytest.approx(0.9)
+
+
+def test_gaps_within_a_bin_cancel():
+    """.89 wrong and .91 right are one bin of accuracy .5 and confidence .9."""
+    assert error([(0.89, 0), (0.91, 1)]) == pytest.approx(0.4)
+
+
+def test_a_bin_holds_its_upper_bound():
+    """With two bins, .5 is in the lower one: (|0 - .5| + |1 - .6|) / 2; 0 and 1 have bins of their own ends."""
+    assert error([(0.5, 0), (0.6, 1)], bins=2) == pytest.approx(0.45)
+    assert error([(0.0, 0), (1.0, 1)]) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_the_sum_of_the_definition(seed):
+    """Bin by bin as the paper writes it: sum over bins of |B| / n * |accuracy(B) - confidence(B)|."""
+    generator = np.random.default_rng(seed)
+    confidence = generator.uniform(0, 1, 500)
+    correct = generator.uniform(0, 1, 500) < confidence**2
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    assert expected_calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_nothing_known_is_none():
+    """Without answers, or without a confidence for one, there is no such error."""
+    assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) is None
+    assert error([(0.9, 1), (np.nan, 1)]) is None

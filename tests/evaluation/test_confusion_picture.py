@@ -1,0 +1,120 @@
+"""The picture of a confusion matrix, read back from what was drawn."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.errors import UsageError
+from cnnkit.evaluation import confusion_picture, report
+from cnnkit.evaluation.matching import Answers
+
+
+def make(classes, *, n=60, withheld=0):
+    """Make a report of random answers, two thirds of them right."""
+    generator = np.random.default_rng(classes)
+    truth = np.arange(n) % classes
+    answer = np.where(generator.uniform(size=n) < 0.67, truth, generator.integers(classes, size=n))
+    answer[:withheld] = -1
+    return report.measure(
+        Answers(
+            paths=tuple(map(str, range(n))),
+            classes=tuple(f"class {index}" for index in range(classes)),
+            truth=truth,
+            answer=answer,
+            confidence=np.full(n, 0.5),
+            probabilities=np.full((n, classes), 1 / classes),
+        )
+    )
+
+
+def render(made):
+    support = [made.per_class[label].support for label in made.classes]
+    return confusion_picture.render(made.confusion, made.classes, support=support)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 100])
+def test_every_count_and_class_is_written(classes):
+    """The numbers in the cells are the matrix's, zeros left out, and every row and column is named."""
+    made = make(classes, n=3 * classes)
+    axes = render(made).axes[0]
+    written = {text.get_position(): int(text.get_text()) for text in axes.texts}
+    expected = {
+        (column, row): count
+        for row, counts in enumerate(made.confusion)
+        for column, count in enumerate(counts)
+        if count
+    }
+    assert written == expected
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(made.classes)
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(made.classes)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 100])
+def test_names_of_classes_do_not_overlap(classes):
+    """Side by side, no label covers its neighbour."""
+    figure = render(make(classes))
+    renderer = figure.canvas.get_renderer()
+    axes = figure.axes[0]
+    for labels, side in ((axes.get_xticklabels(), "x"), (axes.get_yticklabels(), "y")):
+        boxes = [label.get_window_extent(renderer) for label in labels]
+        spans = sorted((getattr(box, f"{side}0"), getattr(box, f"{side}1")) for box in boxes)
+        assert all(end <= start + 1 for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_thousand_classes_still_fit():
+    """Counts are left out, and of the names only some are written."""
+    axes = render(make(1000, n=2000)).axes[0]
+    assert not axes.texts
+    assert 50 < len(axes.get_yticklabels()) < 300
+
+
+def test_withheld_answers_have_a_column():
+    """What was answered with `?` stands in a column of its own, so that rows add up to the pictures of a class."""
+    made = make(3, n=30, withheld=4)
+    axes = render(made).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*made.classes, "?"]
+    assert sum(int(text.get_text()) for text in axes.texts) == 30
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
+)
+def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begins):
+    """The same report gives the same bytes: no date, no version, no random names."""
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    confusion_picture.save(first, make(3))
+    confusion_picture.save(second, make(3))
+    assert first.read_bytes().startswith(begins)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_picture_is_of_a_sensible_size(tmp_path):
+    """From two classes to a hundred, it fits on a screen and is no stamp."""
+    for classes in (2, 100):
+        confusion_picture.save(tmp_path / "c.png", make(classes))
+        with Image.open(tmp_path / "c.png") as image:
+            assert 400 < min(image.size) <= max(image.size) < 3000
+
+
+def test_names_are_no_formulas(tmp_path):
+    """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
+    made = make(2)
+    odd = report.measure(
+        Answers(
+            made.answers.paths,
+            ("$x$", "a$b"),
+            *(getattr(made.answers, name) for name in ("truth", "answer", "confidence", "probabilities")),
+        )
+    )
+    confusion_picture.save(tmp_path / "c.svg", odd)
+    assert (tmp_path / "c.svg").stat().st_size > 1000
+    assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())
+
+
+def test_another_ending_is_refused(tmp_path):
+    """A format that cannot be drawn is a usage error that names those that can, and leaves no file."""
+    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+        confusion_picture.save(tmp_path / "c.bmp", make(2))
+    assert not list(tmp_path.iterdir())

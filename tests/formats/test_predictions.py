@@ -1,0 +1,102 @@
+"""Predictions: TSV and JSON Lines say the same, and what is broken is named."""
+
+import json
+
+import pytest
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import predictions
+from cnnkit.formats.predictions import Prediction
+
+ROWS = [
+    Prediction("photos/cat/1.jpg", 1, "cat", 0.75),
+    Prediction("photos/cat/1.jpg", 2, "dog", 0.25),
+    Prediction("a\tb/ü\\n.jpg", 1, "wild cat", 1.0),
+]
+
+
+def as_tsv(rows):
+    lines = ["path\trank\tlabel\tprobability"]
+    for row in rows:
+        path = row.path.replace("\\", "\\\\").replace("\t", "\\t")
+        lines.append(f"{path}\t{row.rank}\t{row.label}\t{row.probability}")
+    return [f"{line}\n".encode() for line in lines]
+
+
+def as_json(rows):
+    return [
+        (json.dumps({name: getattr(row, name) for name in ("path", "rank", "label", "probability")}) + "\n").encode()
+        for row in rows
+    ]
+
+
+def parse(*lines):
+    return list(predictions.parse([line if isinstance(line, bytes) else line.encode() for line in lines], name="p.tsv"))
+
+
+@pytest.mark.parametrize("write", [as_tsv, as_json])
+def test_both_shapes_are_read_as_they_were_written(write):
+    """TSV and JSON Lines of the same rows give the same rows, awkward paths included."""
+    assert parse(*write(ROWS)) == ROWS
+
+
+def test_columns_are_found_by_name():
+    """Other orders of columns, further columns, empty lines and Windows line ends make no difference."""
+    lines = ["\r\n", "probability\tnote\tlabel\trank\tpath\r\n", "0.5\tx\tcat\t2\ta.jpg\r\n", "\r\n"]
+    assert parse(*lines) == [Prediction("a.jpg", 2, "cat", 0.5)]
+
+
+def test_paths_that_are_not_utf8_survive():
+    """Any bytes that a file name may hold come through."""
+    (row,) = parse(b"path\tlabel\n", b"\xff.jpg\tcat\n")
+    assert row.path.encode("utf-8", "surrogateescape") == b"\xff.jpg"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("path\tlabel", "a.jpg\tcat", "b.jpg\tcat", "a.jpg\tdog"),
+        ('{"path": "a.jpg", "label": "cat"}', '{"path": "b.jpg", "label": "cat"}', '{"path": "a.jpg", "label": "dog"}'),
+    ],
+)
+def test_without_ranks_rows_are_ranked_as_they_stand(lines):
+    """The first row of a picture is its answer, wherever the others stand; a probability may be missing."""
+    assert parse(*lines) == [
+        Prediction("a.jpg", 1, "cat"),
+        Prediction("b.jpg", 1, "cat"),
+        Prediction("a.jpg", 2, "dog"),
+    ]
+
+
+def test_a_float32_softmax_may_end_a_little_above_one():
+    """1.0000001 is 1, as a sum in float32 can give it."""
+    assert parse('{"path": "a.jpg", "label": "cat", "probability": 1.0000001}')[0].probability == 1.0
+
+
+@pytest.mark.parametrize("lines", [(), ("\n",), ("path\trank\tlabel\tprobability\n",)])
+def test_nothing_at_all_is_an_error(lines):
+    """Neither an empty file nor a bare header row passes for predictions."""
+    with pytest.raises(FormatError, match=r"^p\.tsv: no predictions"):
+        parse(*lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path\tprobability", "a.jpg\t1"], "p.tsv: the header row lacks label"),
+        (["path\tlabel", "a.jpg"], "p.tsv:2: 1 fields, but the header row has 2"),
+        (["path\trank\tlabel", "a.jpg\tfirst\tcat"], 'p.tsv: a.jpg: rank "first" is not a whole number from 1'),
+        (["path\trank\tlabel", "a.jpg\t0\tcat"], 'p.tsv: a.jpg: rank "0" is not a whole number from 1'),
+        (["path\tlabel\tprobability", "a.jpg\tcat\t7.5"], 'p.tsv: a.jpg: probability "7.5" is not between 0 and 1'),
+        (["path\tlabel\tprobability", "a.jpg\tcat\tnan"], 'p.tsv: a.jpg: probability "nan" is not between 0 and 1'),
+        (["path\tlabel\tprobability", "a.jpg\tcat\tmuch"], 'p.tsv: a.jpg: probability "much" is not between 0 and 1'),
+        (['{"path": "a.jpg", "label": "cat"}', "{"], "p.tsv:2: no JSON object"),
+        (['{"path": "a.jpg"}'], "p.tsv:1: expected an object with path and label"),
+        (['{"path": "a.jpg", "label": "cat"}', "[1]"], "p.tsv:2: expected an object with path and label"),
+    ],
+)
+def test_what_is_broken_is_named(lines, message):
+    """Every error names the file and the place."""
+    with pytest.raises(FormatError) as caught:
+        parse(*lines)
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,158 @@
+"""Dimensions of torch networks against torchvision's published tables, and against the same networks by notation."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cnnkit.errors import UsageError
+from cnnkit.nets import build, dims, module_dims
+from cnnkit.nets.notation import parse
+
+
+def measure(module, *shape):
+    return module_dims.measure_module(module.to("meta"), torch.empty(1, *shape, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "densenet121", "squeezenet1_0", "shufflenet_v2_x1_0"),
+        *("efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t", "regnet_y_400mf"),
+    ],
+)
+def test_totals_are_torchvisions_published_ones(name):
+    """Parameters and multiply-accumulates are those of torchvision's own table, attention included."""
+    published = torchvision.models.get_model_weights(name).DEFAULT.meta
+    total = dims.total(module_dims.measure_network(name))
+    assert total.params == published["num_params"]
+    assert total.macs / 1e9 == pytest.approx(published["_ops"], abs=0.001)
+    assert total.channels == 1000
+
+
+def test_vgg16_has_its_known_receptive_fields():
+    """The last pool of VGG16 looks at 212 pixels in steps of 32, and Keras' names stand beside torchvision's."""
+    rows = {row.layer: row for row in module_dims.measure_network("vgg16")}
+    keras = module_dims.keras_names("vgg16")
+    pool = rows["features.30"]
+    assert (pool.kind, pool.shape, pool.receptive_field, pool.stride) == ("pool", (7, 7, 512), 212, 32)
+    assert keras["features.30"] == "block5_pool"
+    assert keras["features.1"] == "block1_conv1"
+    assert set(keras) <= set(rows)
+    assert sum(row.params for row in rows.values()) == 138_357_544
+
+
+def test_layers_are_named_as_torch_names_them():
+    """Every row but those of whole networks is named by a module, which --layer takes."""
+    names = dict(torchvision.models.resnet18(weights=None).named_modules())
+    rows = module_dims.measure_network("resnet18")
+    assert all(row.layer in names for row in rows)
+    assert len({row.layer for row in rows}) == len(rows)
+
+
+def test_a_network_is_measured_as_its_notation_is():
+    """The network built from a notation has the sizes, counts and receptive fields of the notation's own table."""
+    text = "conv 16 k2 same relu, pool 2, conv 32 k2 s2 same bn relu, pad 2, conv 8 k3 d2 p1 g2, avgpool 2, gmp, dense 50 relu, dense 5"
+    chain = {row.layer: row for row in dims.measure(parse(text), height=41, width=32, channels=3)}
+    rows = {row.layer: row for row in measure(build.build(parse(text), channels=3, height=41, width=32), 3, 41, 32)}
+    assert {name: rows[name] for name in chain} == chain
+    assert dims.total(list(rows.values())).params == dims.total(list(chain.values())).params
+
+
+class Branching(nn.Module):
+    """Two branches with other receptive fields, one convolution used twice, one never."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 4, 7, padding=3)
+        self.narrow = nn.Conv2d(3, 4, 1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.unused = nn.Conv2d(8, 8, 3)
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, images):
+        both = torch.cat([self.wide(images), self.narrow(images)], 1)
+        return self.shared(self.shared(both)) * self.scale
+
+
+def test_branches_shared_and_unused_weights():
+    """Where branches meet the larger field holds; a weight used twice counts once, its work twice; one never used not at all."""
+    module = Branching()
+    rows = {row.layer: row for row in measure(module, 3, 12, 12)}
+    assert (rows["wide"].receptive_field, rows["narrow"].receptive_field) == (7, 1)
+    assert rows["shared"].receptive_field == 11
+    assert rows["shared"].params == 8 * 8 * 9 + 8
+    assert rows["shared"].macs == 2 * 12 * 12 * 8 * 8 * 9
+    assert rows["Branching"].params == 8
+    assert "unused" not in rows
+    used = sum(value.numel() for name, value in module.named_parameters() if not name.startswith("unused"))
+    assert dims.total(list(rows.values())).params == used
+
+
+def test_unused_parameters_are_reported(caplog):
+    """Weights that the pass leaves out are counted in a notice, with the name of the first."""
+    with caplog.at_level("INFO", logger="cnnkit"):
+        measure(Branching(), 3, 12, 12)
+    assert "584 parameters take no part" in caplog.text
+    assert "unused.weight" in caplog.text
+
+
+class Failing(nn.Module):
+    """A network that breaks in the middle of a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, images):
+        return self.drop(self.conv(images)).nonsense
+
+
+@pytest.mark.parametrize(("module", "fails"), [(Failing(), True), (Branching(), False)])
+def test_a_network_is_left_as_it_was(module, fails):
+    """No hook, no mode, no gradient and no switch remains changed, after an exception either."""
+    module.train()
+    module.eval() if not fails else module.drop.eval()
+    modes = [part.training for part in module.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    if fails:
+        with pytest.raises(AttributeError):
+            module_dims.measure_module(module, torch.zeros(1, 3, 8, 8))
+    else:
+        module_dims.measure_module(module, torch.zeros(1, 3, 8, 8))
+    assert [part.training for part in module.modules()] == modes
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert all(value.grad is None for value in module.parameters())
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch.is_grad_enabled()
+
+
+def test_ceil_mode_drops_nothing():
+    """Rounding up reads what rounding down would drop."""
+    (down,) = measure(nn.MaxPool2d(2), 1, 5, 5)
+    (up,) = measure(nn.MaxPool2d(2, ceil_mode=True), 1, 5, 5)
+    assert (down.shape, down.dropped) == ((2, 2, 1), 9)
+    assert (up.shape, up.dropped) == ((3, 3, 1), 0)
+
+
+def test_tokens_have_a_length_and_no_receptive_field():
+    """A transformer's rows behind its patches give length and channels, and leave unknown what they look at."""
+    rows = {row.layer: row for row in module_dims.measure_network("vit_b_16")}
+    assert (rows["conv_proj"].receptive_field, rows["conv_proj"].stride) == (16, 16)
+    tokens = rows["encoder.ln"]
+    assert (tokens.shape, tokens.width, tokens.receptive_field) == ((197, 768), None, None)
+
+
+def test_channels_last_are_read_as_channels():
+    """A ConvNeXt block works with channels last, and its rows have height and width in their places all the same."""
+    rows = {row.layer: row for row in module_dims.measure_network("convnext_tiny")}
+    assert rows["features.1.0.block.3"].shape == (56, 56, 384)
+    assert rows["features.1.0.block.3"].receptive_field == rows["features.1.0.block.0"].receptive_field == 28
+
+
+@pytest.mark.parametrize("size", [(8, 8, 3), (224, 224, 1), (1280,)])
+def test_a_size_that_does_not_fit_is_refused(size):
+    """Pictures too small for a network, or with other channels, are an error that names both."""
+    with pytest.raises(UsageError, match="vgg16"):
+        module_dims.measure_network("vgg16", size=size)

@@ -1,0 +1,387 @@
+"""The manners themselves, on throw-away commands: what every program gets by standing behind `@cli.command`."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+
+HEAD = """
+import os, sys, time, warnings
+from pathlib import Path
+from typing import Annotated
+from cnnkit import cli, errors
+from cnnkit.formats import atomic
+"""
+
+DOCSTRING = '''
+    """Do one thing to pictures.
+
+    A second paragraph, of [bold]brackets[/bold] that
+    are no markup.
+
+    Examples:
+      cnn-throwaway photos/ | awk '$1 == "a[1]"'
+      cnn-throwaway one.jpg
+    """
+'''
+
+
+class Program:
+    """A command that exists for one test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.path = folder / "cnn_throwaway.py"
+
+    def write(self, body, *, words="as_json: cli.Json = False"):
+        self.path.write_text(
+            f"{HEAD}\n@cli.command\ndef main({words}) -> None:{DOCSTRING}"
+            f"{textwrap.indent(textwrap.dedent(body), '    ')}\n\nif __name__ == '__main__':\n    main()\n"
+        )
+        return self
+
+    def start(self, *words, python=(), **streams):
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        return subprocess.Popen([sys.executable, *python, self.path, *words], cwd=self.folder, text=True, **pipes)
+
+    def run(self, *words, status=0, **options):
+        process = self.start(*words, **options)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == status, err
+        return out, err
+
+
+@pytest.fixture
+def program(tmp_path):
+    return Program(tmp_path)
+
+
+# ---------------------------------------------------------------- stdout
+
+
+def test_stdout_carries_data_only(program):
+    """Whatever a library prints, in Python, below Python or in a child process, ends on stderr; the records stay alone."""
+    program.write(
+        """
+        print("printed")
+        sys.stdout.write("written\\n")
+        os.write(1, b"from below\\n")
+        import subprocess; subprocess.run(["echo", "from a child"])
+        cli.emit([{"a": 1}], as_json)
+        print("printed after")
+        """
+    )
+    out, err = program.run()
+    assert out == "a\n1\n"
+    assert sorted(err.splitlines()) == sorted(["printed", "written", "from below", "from a child", "printed after"])
+
+
+def test_records_become_tsv_with_a_header_row(program):
+    """None is empty, floats have six digits, tabs are escaped, lists are JSON."""
+    program.write('cli.emit([{"path": "a\\tb", "p": 1 / 3, "n": None, "ok": True, "shape": [1, 2], "i": 7}], as_json)')
+    assert program.run()[0] == "path\tp\tn\tok\tshape\ti\na\\tb\t0.333333\t\ttrue\t[1, 2]\t7\n"
+
+
+def test_records_become_json_lines(program):
+    """With `--json` every line parses, and numbers keep all their digits."""
+    program.write('cli.emit([{"path": "ü", "p": 1 / 3, "n": None}, {"path": "b", "p": 0.5, "n": 1}], as_json)')
+    lines = program.run("--json")[0].splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"path": "ü", "p": 1 / 3, "n": None},
+        {"path": "b", "p": 0.5, "n": 1},
+    ]
+
+
+def test_no_record_leaves_the_header_row(program):
+    """Columns that are known are printed even if nothing comes."""
+    program.write('cli.emit([], as_json, columns=["path", "label"])')
+    assert program.run()[0] == "path\tlabel\n"
+    assert program.run("--json")[0] == ""
+
+
+def test_any_file_name_goes_through(program):
+    """Bytes that are no UTF-8 come out as they went in."""
+    program.write('cli.emit([{"path": os.fsdecode(b"\\xff.jpg")}], as_json)')
+    process = subprocess.run([sys.executable, program.path], capture_output=True, check=True)
+    assert process.stdout == b"path\n\xff.jpg\n"
+
+
+def test_records_are_printed_as_they_come(program):
+    """The first record can be read while the command still works on the second."""
+    program.write(
+        """
+        def records():
+            yield {"a": 1}
+            sys.stdin.readline()
+            yield {"a": 2}
+        cli.emit(records(), as_json)
+        """
+    )
+    process = program.start(stdin=subprocess.PIPE)
+    assert [process.stdout.readline(), process.stdout.readline()] == ["a\n", "1\n"]
+    out, err = process.communicate("go on\n", timeout=60)
+    assert (out, err, process.returncode) == ("2\n", "", 0)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_that_goes_away_ends_the_command(program, words):
+    """`| head -n 1` of an endless command ends it, without a word on stderr, as it ends any other program."""
+    program.write('from itertools import count; cli.emit(({"a": i} for i in count()), as_json)')
+    line = f"{sys.executable} {program.path} {' '.join(words)} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", ""])
+def test_a_full_disk_is_one_line(program, words):
+    """What could not be written is no success."""
+    program.write('cli.emit([{"a": 1}], as_json)')
+    line = f"{sys.executable} {program.path} {words} > /dev/full"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "cnn-throwaway: No space left on device\n"
+
+
+def test_a_terminal_gets_a_table(program, terminal):
+    """Columns are aligned under their names, numbers have their thousands marked, and brackets are no markup."""
+    program.write('cli.emit([{"path": "[red]a.jpg", "macs": 1234567}, {"path": "b.jpg", "macs": 5}], as_json)')
+    lines = strip(terminal(sys.executable, program.path).out).splitlines()
+    (header,) = [line for line in lines if "macs" in line]
+    (row,) = [line for line in lines if "[red]a.jpg" in line]
+    assert row.index("1,234,567") + len("1,234,567") == header.index("macs") + len("macs")
+
+
+def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
+    """Titled tables on a terminal, flat rows in a pipe, one object with `--json`."""
+    program.write(
+        'cli.emit_report({"all": 1}, as_json, rows=[{"flat": 2}], tables={"First": [{"drawn": 3}], "Second": [{"drawn": 4}]})'
+    )
+    assert program.run()[0] == "flat\n2\n"
+    assert program.run("--json")[0] == '{"all": 1}\n'
+    drawn = terminal(sys.executable, program.path).out
+    assert drawn.index("First") < drawn.index("3") < drawn.index("Second") < drawn.index("4")
+
+
+# ---------------------------------------------------------------- stderr and exit status
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        ('errors.CnnkitError("a.jpg is broken;\\nremove it")', 1, "a.jpg is broken; remove it"),
+        ('errors.UsageError("--a and --b exclude each other")', 2, "--a and --b exclude each other"),
+        ('errors.GateError("accuracy 0.5 is below 0.9")', 4, "accuracy 0.5 is below 0.9"),
+        ('FileNotFoundError(2, "No such file or directory", "a.jpg")', 1, "a.jpg: No such file or directory"),
+        ('OSError(28, "No space left on device")', 1, "No space left on device"),
+        ("KeyboardInterrupt", 130, "interrupted"),
+    ],
+)
+def test_what_can_be_mended_is_one_line(program, raised, status, line):
+    """The name of the command, what, where, remedy; no traceback, nothing on stdout."""
+    assert program.write(f"raise {raised}").run(status=status) == ("", f"cnn-throwaway: {line}\n")
+
+
+@pytest.mark.parametrize("bug", ['ValueError("a bug")', "EOFError", "AssertionError"])
+def test_a_bug_keeps_its_traceback(program, bug):
+    """What nobody foresaw is shown whole, with exit 1."""
+    out, err = program.write(f"raise {bug}").run(status=1)
+    assert out == ""
+    assert err.startswith("Traceback (most recent call last):")
+    assert f"raise {bug}" in err
+    assert err.count("Traceback") == 1
+
+
+def test_skipped_pictures_are_named_and_counted(program):
+    """Exit 3; each on stderr with its reason, in the file as TSV; the rest is done, and `--quiet` hides none of it."""
+    program.write(
+        """
+        with cli.skipping(errors_file) as skip:
+            skip("a\\tb.jpg", "empty file")
+            skip("c.jpg", "no picture")
+        cli.emit([{"a": 1}])
+        """,
+        words="errors_file: cli.Errors = None",
+    )
+    out, err = program.run("--errors", "errors.tsv", "--quiet", status=3)
+    assert out == "a\n1\n"
+    assert err.splitlines() == [
+        "cnn-throwaway: a\tb.jpg: empty file; skipped",
+        "cnn-throwaway: c.jpg: no picture; skipped",
+        "cnn-throwaway: 2 pictures were skipped",
+    ]
+    assert (program.folder / "errors.tsv").read_text() == "path\treason\na\\tb.jpg\tempty file\nc.jpg\tno picture\n"
+
+
+def test_nothing_skipped_is_no_error(program):
+    """The file of errors is then a bare header row: a reader need not ask whether it is there."""
+    program.write("with cli.skipping(errors_file):\n    pass", words="errors_file: cli.Errors = None")
+    assert program.run("--errors", "errors.tsv") == ("", "")
+    assert (program.folder / "errors.tsv").read_text() == "path\treason\n"
+
+
+def test_gates_name_every_bound_that_is_missed(program):
+    """Both numbers of each; what is not known, and what is no number, keeps no bound; a bound that is just reached is kept."""
+    program.write(
+        """
+        nan = float("nan")
+        at_least = {"a": (0.5, 0.9), "b": (0.9, 0.9), "c": (None, 0.9), "d": (nan, 0.9)}
+        cli.gate(at_least, at_most={"e": (7, 5), "f": (5, 5), "g": (nan, 5)})
+        """
+    )
+    _, err = program.run(status=4)
+    assert err == (
+        "cnn-throwaway: a 0.5 is below 0.9; c is not known, so 0.9 is not shown to be kept; d nan is below 0.9; "
+        "e 7 is above 5; g nan is above 5\n"
+    )
+
+
+def test_quiet_leaves_errors_alone(program):
+    """Notices and tables for people are silenced; what went wrong is still said."""
+    program.write('cli.notice("a notice"); cli.show([{"for": "people"}]); raise errors.CnnkitError("wrong")')
+    loud = program.run(status=1)[1].splitlines()
+    assert [line.split() for line in loud] == [
+        ["cnn-throwaway:", "a", "notice"],
+        ["for"],
+        ["people"],
+        ["cnn-throwaway:", "wrong"],
+    ]
+    for word in ("--quiet", "-q"):
+        assert program.run(word, status=1)[1] == "cnn-throwaway: wrong\n"
+
+
+def test_warnings_are_for_developers(program):
+    """A library's warning is not the user's, unless asked for."""
+    program.write('warnings.warn("of a library")')
+    assert program.run() == ("", "")
+    assert "of a library" in program.run(python=["-W", "default"])[1]
+
+
+def test_progress_is_for_terminals(program, terminal):
+    """A bar on a terminal, nothing in a log, nothing with `--quiet`."""
+    program.write(
+        """
+        with cli.progress("reading pictures") as progress:
+            for done in range(3):
+                progress(done, 3)
+                time.sleep(0.15)
+        """
+    )
+    assert program.run() == ("", "")
+    assert "reading pictures" in terminal(sys.executable, program.path, on=["stderr"]).out
+    assert terminal(sys.executable, program.path, "--quiet", on=["stderr"]).out == ""
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+HALF = """
+with atomic.writing("result.bin") as file:
+    file.write(b"half")
+    file.flush()
+    cli.emit_lines(["ready"])
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "line"), [(signal.SIGINT, 130, "cnn-throwaway: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_no_half_files_are_left(program, number, status, line):
+    """Ctrl-C and SIGTERM in the middle of writing leave what stood there before, and nothing beside it."""
+    result = program.folder / "result.bin"
+    result.write_bytes(b"before")
+    process = program.write(HALF).start()
+    assert process.stdout.readline() == "ready\n"
+    assert len(list(program.folder.iterdir())) == 3
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, line)
+    assert sorted(program.folder.iterdir()) == [program.path, result]
+    assert result.read_bytes() == b"before"
+
+
+def test_ctrl_c_at_the_terminal(program, terminal):
+    """The key itself ends it with 130 and one line."""
+    outcome = terminal(sys.executable, program.write(HALF).path, cwd=program.folder, interrupt_at=b"ready")
+    assert outcome.status == 130
+    assert outcome.out.splitlines()[-1].endswith("cnn-throwaway: interrupted")
+    assert list(program.folder.iterdir()) == [program.path]
+
+
+def test_everything_is_as_before(run):
+    """A command that ran inside another program leaves its streams, signals, logging and warnings as they were."""
+
+    def state():
+        logger = logging.getLogger("cnnkit")
+        handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        return (
+            sys.stdout,
+            sys.stderr,
+            *handlers,
+            [*logger.handlers],
+            logger.level,
+            logger.propagate,
+            [*warnings.filters],
+            sys.excepthook,
+        )
+
+    before = state()
+    run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\n")
+    run("cnn-eval", stdin="", status=1)
+    run("cnn-eval", "--no-such-option", status=2)
+    assert state() == before
+    os.write(1, b"")  # descriptor 1 is open
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_in_a_pipe_is_plain(program):
+    """Paragraphs are filled, brackets stay, examples stand as they were written."""
+    out, err = program.write("pass").run("--help")
+    assert err == ""
+    assert out.startswith("Usage: cnn-throwaway [OPTIONS]\n")
+    assert "of [bold]brackets[/bold] that are no markup." in " ".join(out.split())
+    assert out.endswith("  Examples:\n    cnn-throwaway photos/ | awk '$1 == \"a[1]\"'\n    cnn-throwaway one.jpg\n")
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_help_on_a_terminal_says_the_same(program, terminal, colour):
+    """rich draws it, and swallows no brackets; with NO_COLOR it uses no colours."""
+    env = {} if colour else {"NO_COLOR": "1"}
+    drawn = terminal(sys.executable, program.write("pass").path, "--help", env=env).out
+    plain = strip(drawn)
+    assert "of [bold]brackets[/bold] that are no markup." in " ".join(plain.split())
+    assert "    cnn-throwaway photos/ | awk '$1 == \"a[1]\"'\n    cnn-throwaway one.jpg\n" in plain
+    assert "<bool>" not in plain
+    assert any(code[:1] in "349" for code in codes(drawn)) == colour
+
+
+def test_completion_knows_the_options(program):
+    """The shell's completion asks the command itself."""
+    program.write("pass")
+    asking = {"_CNN_THROWAWAY_COMPLETE": "complete_bash", "COMP_WORDS": "cnn-throwaway --j", "COMP_CWORD": "1"}
+    out, err = program.run(env={**os.environ, **asking})
+    assert (out.split(), err) == (["--json"], "")
+
+
+def codes(drawn):
+    """List the parameters of all SGR escape sequences: 1 is bold, 31 a colour."""
+    return [
+        code for part in drawn.split("\x1b[")[1:] for code in part.partition("m")[0].split(";") if part[:1].isdigit()
+    ]
+
+
+def strip(drawn):
+    """Take the SGR escape sequences away."""
+    first, *parts = drawn.split("\x1b[")
+    return first + "".join(part.partition("m")[2] for part in parts)

@@ -1,0 +1,141 @@
+"""The house stands as the design draws it: who may import whom, who may print, and what a command loads before it works."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "cnnkit").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+ENTRY_POINTS = [entry for entry in distribution("cnnkit").entry_points if entry.group == "console_scripts"]
+
+#: From the ground up. `cli` stands beside the tools: it may use everything below, and they alone use it.
+FLOORS = [
+    {"errors", "choices"},
+    {"formats"},
+    {"data", "evaluation"},
+    {"nets"},
+    {"engine"},
+    {"train", "infer", "explain"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+HEAVY = {
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "onnx",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "timm",
+    "imagehash",
+}
+
+
+def imported(path):
+    """List what a file imports, wherever in it, as (line, dotted name); `from a import b` gives a.b."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def room_of(path):
+    """Name the room of a file of the library: cnnkit/data/split.py is in data, cnnkit/errors.py is errors."""
+    return path.relative_to(ROOT / "cnnkit").parts[0].removesuffix(".py")
+
+
+def calls(path):
+    """List what a file calls, as (line, dotted name)."""
+    return [
+        (node.lineno, ast.unparse(node.func))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def test_every_room_has_a_floor():
+    """A new folder of the library is given its place here, or it has none."""
+    assert {room_of(path) for path in LIBRARY} - {"__init__"} <= set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_from_its_own_floor_or_below(path):
+    """Never upwards, and from its own floor only its own room; nobody in the library imports the tools."""
+    room = room_of(path)
+    for line, name in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in ("cnnkit_tools", "tools"), f"{path}:{line}: the library imports a tool"
+        if parts[0] != "cnnkit" or len(parts) < 2 or parts[1] not in FLOOR_OF or parts[1] == room:
+            continue
+        assert room == "cli" or parts[1] != "cli", f"{path}:{line}: only tools import cli"
+        assert FLOOR_OF[parts[1]] < FLOOR_OF[room], f"{path}:{line}: {room} imports {parts[1]}, which is not below it"
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
+def test_tools_do_not_import_one_another(path):
+    """What two commands share is in the library."""
+    for line, name in imported(path):
+        assert name.split(".")[0] not in ("cnnkit_tools", "tools"), f"{path}:{line}: imports {name}"
+
+
+@pytest.mark.parametrize("path", LIBRARY + TOOLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_cli_speaks_to_the_terminal(path):
+    """typer, rich, print and sys.exit are cli's; `sys.stdout` and `sys.argv` are, too."""
+    if path == ROOT / "cnnkit" / "cli.py":
+        return
+    for line, name in imported(path):
+        assert name.split(".")[0] not in ("typer", "rich", "click", "argparse"), f"{path}:{line}: imports {name}"
+    for line, name in calls(path):
+        assert name not in ("print", "input", "exit", "quit", "sys.exit", "os._exit"), f"{path}:{line}: calls {name}"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("sys.stdout", "sys.argv"), (
+                f"{path}:{node.lineno}: uses {ast.unparse(node)}"
+            )
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            assert "SystemExit" not in ast.unparse(node.exc), f"{path}:{node.lineno}: exits"
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
+def test_a_tool_is_one_command(path):
+    """One file, one decorated `main`, one entry point of the same name."""
+    if path.name == "__init__.py":
+        return
+    functions = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    commands = [
+        node.name for node in functions if any(ast.unparse(each) == "cli.command" for each in node.decorator_list)
+    ]
+    assert commands == ["main"]
+    name = path.stem.replace("_", "-")
+    assert [entry.value for entry in ENTRY_POINTS if entry.name == name] == [f"cnnkit_tools.{path.stem}:main"]
+
+
+@pytest.mark.parametrize("entry", ENTRY_POINTS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["--no-such-option"]], ids=str)
+def test_nothing_heavy_is_loaded_before_the_work(entry, words):
+    """To import a command, to print its help or version, or to refuse an option costs neither torch nor numpy, nor rich in a pipe."""
+    program = (
+        f"import sys, {entry.module}\n"
+        "try:\n"
+        f"    {words} is None or {entry.module}.main({words})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert {"typer", "cnnkit"} <= loaded
+    assert not loaded & (HEAVY | {"rich"})

@@ -1,0 +1,86 @@
+"""Export a model to one ONNX file, and prove that it computes the same."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnkit import cli
+from cnnkit.choices import ExportInput
+
+
+@cli.command
+def main(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head.")],
+    output: cli.Output,
+    verify: Annotated[
+        list[str] | None, typer.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
+    ] = None,
+    input_kind: Annotated[
+        ExportInput, typer.Option("--input", help="uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
+    ] = ExportInput.UINT8,
+    features: Annotated[bool, typer.Option("--features", help="One more output: what the head reads, (N, D).")] = False,
+    cam: Annotated[
+        bool, typer.Option("--cam", help="One more output: class activation maps, (N, classes, h, w).")
+    ] = False,
+    head_only: Annotated[
+        bool, typer.Option("--head-only", help="The head alone: features in, probabilities out.")
+    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16 inside, float32 outputs.")] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="ONNX operator set. [default: the exporter's]", show_default=False)
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0.0,
+            help="Largest difference of a probability. [default: 0.0001; 0.01 with --fp16]",
+            show_default=False,
+        ),
+    ] = None,
+    split: cli.Split = None,
+    null: cli.Null = False,
+    device: cli.Device = "auto",
+    batch: cli.Batch = 32,
+    jobs: cli.Jobs = None,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Export a model to one ONNX file, and prove that it computes the same.
+
+    The graph takes pictures as uint8 and gives probabilities; normalisation, classes and preprocessing are inside. ONNX Runtime
+    is compared with torch at batch 1, 2 and --batch on random pictures, and on those of --verify. The file appears only if
+    they agree.
+
+    Examples:
+      cnn-export head.pt -o head.onnx --verify split.tsv --split val
+      cnn-export head.pt -o head.onnx --cam --features
+      cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
+    """
+    from cnnkit.engine import verified
+
+    pictures = cli.pictures(verify, split=split, null=null) if verify else None
+    with cli.skipping(errors) as skip:
+        records = verified.export_model(
+            model,
+            output,
+            verify=pictures,
+            verify_name=" ".join(verify or []),
+            input_kind=input_kind,
+            features=features,
+            cam=cam,
+            head_only=head_only,
+            half=fp16,
+            opset=opset,
+            tolerance=tolerance,
+            batch=batch,
+            jobs=jobs,
+            device=device,
+            skip=skip,
+        )
+    cli.emit(records, as_json)
+
+
+if __name__ == "__main__":
+    main()

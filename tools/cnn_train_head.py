@@ -1,0 +1,121 @@
+"""Train a head on features from disk, and put it on the base that made them.
+
+train.npy train.tsv train.json   ->  head.pt    the whole network: base and head
+val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnkit import cli
+from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
+
+
+@cli.command
+def main(
+    train: Annotated[
+        Path,
+        typer.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
+    ],
+    output: cli.Output,
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            "--val", metavar="VAL.npy", help="Features that choose the best epoch; nothing else is looked at to choose."
+        ),
+    ] = None,
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head",
+            metavar="NOTATION",
+            help="Layers before the last dense one, which is added; or @FILE. [default: none]",
+        ),
+    ] = "",
+    loss: Annotated[
+        Loss, typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.")
+    ] = Loss.CATEGORICAL,
+    solver: Annotated[
+        Solver, typer.Option("--solver", help="lbfgs: logistic regression, no learning rate to tune.")
+    ] = Solver.GRADIENT,
+    optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="How weights follow gradients.")] = Optimizer.ADAM,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.")] = 50,
+    batch: cli.Batch = 32,
+    l1: Annotated[
+        float, typer.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")
+    ] = 0.0,
+    l2: Annotated[
+        float,
+        typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared. lbfgs chooses it on --val unless said."),
+    ] = 0.0,
+    init: Annotated[Initializer, typer.Option("--init", help="How weights start.")] = Initializer.GLOROT,
+    class_weights: Annotated[
+        ClassWeights, typer.Option("--class-weights", help="What a picture of each class counts for.")
+    ] = ClassWeights.NONE,
+    standardize: Annotated[
+        bool, typer.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")
+    ] = False,
+    pca: Annotated[int | None, typer.Option("--pca", min=1, metavar="N", help="Keep N principal components.")] = None,
+    whiten: Annotated[bool, typer.Option("--whiten", help="Deviation 1 for every principal component.")] = False,
+    patience: Annotated[
+        int | None, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
+    ] = None,
+    monitor: Annotated[
+        Monitor, typer.Option("--monitor", help="The validation measure that chooses the best epoch.")
+    ] = Monitor.VAL_LOSS,
+    smoothing: Annotated[float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")] = 0.0,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
+    ] = None,
+    device: cli.Device = "auto",
+    seed: cli.Seed = 0,
+    as_json: cli.Json = False,
+) -> None:
+    """Train a head on features from disk, and put it on the base that made them.
+
+    Writes the whole network, base and head, to FILE.pt and the history to FILE.csv. The best epoch by the validation measure is
+    kept. Standardising, PCA and whitening are fitted on the training rows and become part of the head.
+
+    Examples:
+      cnn-train-head train.npy --val val.npy -o head.pt --head "dense 256 relu, dropout 0.5"
+      cnn-train-head train.npy --val val.npy -o head.pt --solver lbfgs --standardize
+      cnn-train-head train.npy --val val.npy -o head.pt --optimizer rmsprop --lr 2e-5 --epochs 30 --batch 20 --loss binary
+    """
+    from cnnkit.train import head as heads
+
+    settings = heads.Settings(
+        head=head,
+        loss=loss,
+        solver=solver,
+        optimizer=optimizer,
+        lr=lr,
+        epochs=epochs,
+        batch=batch,
+        l1=l1,
+        l2=l2,
+        init=init,
+        class_weights=class_weights,
+        standardize=standardize,
+        pca=pca,
+        whiten=whiten,
+        patience=patience,
+        monitor=monitor,
+        smoothing=smoothing,
+        seed=seed,
+    )
+    with cli.progress("training") as progress:
+        result = heads.train_head(
+            train, output, val=val, settings=settings, weights=weights, device=device, progress=progress
+        )
+    cli.emit([result], as_json)
+
+
+if __name__ == "__main__":
+    main()
