@@ -189,6 +189,18 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     return program
 
 
+#: typer shows Python's types where an option has no metavar; choices stay, without their brackets.
+_METAVARS = {
+    "<bool>": "",
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "X",
+    "<float range>": "X",
+    "<str>": "TEXT",
+    "<path>": "FILE",
+}
+
+
 class _Command(typer.core.TyperCommand):
     """typer's command, whose help leaves examples as they stand and takes nothing in it for markup."""
 
@@ -196,8 +208,12 @@ class _Command(typer.core.TyperCommand):
         examples, self.epilog = textwrap.indent(inspect.cleandoc(self.epilog or ""), "    "), None
         parameter: Any  # typer asks for more than it declares
         for parameter in self.get_params(ctx):
-            if isinstance(parameter, typer.core.TyperArgument) or getattr(parameter, "is_flag", False):
-                parameter.display_type_rich = lambda ctx: ""  # <list[str]> and <bool> are news for programmers
+            if hasattr(parameter, "display_type_rich"):  # typer before 0.29 has other words for types
+                shown = parameter.display_type_rich(ctx) or ""
+                named = (
+                    "" if isinstance(parameter, typer.core.TyperArgument) else _METAVARS.get(shown, shown.strip("<>"))
+                )
+                parameter.display_type_rich = functools.partial(lambda shown, ctx: shown, named)
         if self.rich_markup_mode is None:
             super().format_help(ctx, formatter)
             formatter.write(f"\n  Examples:\n{examples}\n" if examples else "")
@@ -543,14 +559,18 @@ def notice(message: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(label: str) -> Generator[Callable[[int, int | None], None]]:
+def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int, int | None], None]]:
     """Show a bar with rate and time left on stderr, when that is a terminal.
+
+    Args:
+        label: What is going on.
+        streaming: Data is written meanwhile; no bar then where it goes to a terminal too, and would run into it.
 
     Yields:
         A function to call with how many are done, and of how many (None where nobody knows).
     """
     run = _current()
-    if run.quiet or not sys.stderr.isatty():
+    if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
         yield lambda _done, _total: None
         return
 

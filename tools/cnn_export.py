@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
 
 from cnnkit import cli
 from cnnkit.choices import ExportInput
@@ -11,28 +10,28 @@ from cnnkit.choices import ExportInput
 
 @cli.command
 def main(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head.")],
+    model: Annotated[Path, cli.Argument(metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head.")],
     output: cli.Output,
     verify: Annotated[
-        list[str] | None, typer.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
+        list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
     ] = None,
     input_kind: Annotated[
-        ExportInput, typer.Option("--input", help="uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
+        ExportInput, cli.Option("--input", help="uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
     ] = ExportInput.UINT8,
-    features: Annotated[bool, typer.Option("--features", help="One more output: what the head reads, (N, D).")] = False,
+    features: Annotated[bool, cli.Option("--features", help="One more output: what the head reads, (N, D).")] = False,
     cam: Annotated[
-        bool, typer.Option("--cam", help="One more output: class activation maps, (N, classes, h, w).")
+        bool, cli.Option("--cam", help="One more output: class activation maps, (N, classes, h, w).")
     ] = False,
     head_only: Annotated[
-        bool, typer.Option("--head-only", help="The head alone: features in, probabilities out.")
+        bool, cli.Option("--head-only", help="The head alone: features in, probabilities out.")
     ] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="float16 inside, float32 outputs.")] = False,
+    fp16: Annotated[bool, cli.Option("--fp16", help="float16 inside, float32 outputs.")] = False,
     opset: Annotated[
-        int | None, typer.Option("--opset", help="ONNX operator set. [default: the exporter's]", show_default=False)
+        int | None, cli.Option("--opset", help="ONNX operator set. [default: the exporter's]", show_default=False)
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
+        cli.Option(
             "--tolerance",
             min=0.0,
             help="Largest difference of a probability. [default: 0.0001; 0.01 with --fp16]",

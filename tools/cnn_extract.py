@@ -8,7 +8,6 @@ photos/dog/2.jpg           train.tsv     row i: path label split group
 from pathlib import Path
 from typing import Annotated
 
-import typer
 
 from cnnkit import cli
 from cnnkit.choices import Engine, FeatureDtype, Fit, Pool
@@ -19,48 +18,51 @@ from cnnkit.errors import UsageError
 def main(
     sources: cli.Sources = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.npy", help="Where the features go.")
+        Path | None, cli.Option("--output", "-o", metavar="FILE.npy", help="Where the features go.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(
+        cli.Option(
             "--backbone",
             metavar="NAME",
             help="A torchvision network, timm:NAME, or a .pt or .onnx of ours. [default: mobilenet_v2]",
         ),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", metavar="NOTATION", help="A base by notation, or @FILE.")
+        str | None, cli.Option("--layers", metavar="NOTATION", help="A base by notation, or @FILE.")
     ] = None,
     weights: Annotated[
         str,
-        typer.Option(
+        cli.Option(
             "--weights", metavar="FILE|default|none", help="A state_dict; the library's own; or seeded random values."
         ),
     ] = "default",
     layer: Annotated[
         str | None,
-        typer.Option(
+        cli.Option(
             "--layer",
             metavar="NAME",
             help="Cut behind this layer, by a name that cnn-dims lists. [default: the last with spatial extent]",
         ),
     ] = None,
-    pool: Annotated[Pool, typer.Option("--pool", help="What becomes of the layer's map.")] = Pool.AVG,
+    pool: Annotated[
+        Pool | None,
+        cli.Option("--pool", help="What becomes of the layer's map. [default: avg, or what the .pt or .onnx does]"),
+    ] = None,
     size: Annotated[
         int | None,
-        typer.Option("--size", min=1, help="Side of the network's input in pixels. [default: the network's own]"),
+        cli.Option("--size", min=1, help="Side of the network's input in pixels. [default: the network's own]"),
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option("--resize", min=1, help="Shorter side before the centre crop. [default: in proportion to --size]"),
+        cli.Option("--resize", min=1, help="Shorter side before the centre crop. [default: in proportion to --size]"),
     ] = None,
-    fit: Annotated[Fit | None, typer.Option("--fit", help="How a picture becomes a square. [default: crop]")] = None,
-    dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="How the features are kept.")] = FeatureDtype.FLOAT32,
-    engine: Annotated[Engine, typer.Option("--engine", help="What computes.")] = Engine.ONNX,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    fit: Annotated[Fit | None, cli.Option("--fit", help="How a picture becomes a square. [default: crop]")] = None,
+    dtype: Annotated[FeatureDtype, cli.Option("--dtype", help="How the features are kept.")] = FeatureDtype.FLOAT32,
+    engine: Annotated[Engine, cli.Option("--engine", help="What computes.")] = Engine.ONNX,
+    resume: Annotated[bool, cli.Option("--resume", help="Go on from an interrupted run.")] = False,
     bench: Annotated[
-        bool, typer.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
+        bool, cli.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
     ] = False,
     split: cli.Split = None,
     null: cli.Null = False,

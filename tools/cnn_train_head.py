@@ -7,7 +7,6 @@ val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
 from pathlib import Path
 from typing import Annotated
 
-import typer
 
 from cnnkit import cli
 from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
@@ -17,62 +16,62 @@ from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, 
 def main(
     train: Annotated[
         Path,
-        typer.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
+        cli.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
     ],
     output: cli.Output,
     val: Annotated[
         Path | None,
-        typer.Option(
+        cli.Option(
             "--val", metavar="VAL.npy", help="Features that choose the best epoch; nothing else is looked at to choose."
         ),
     ] = None,
     head: Annotated[
         str,
-        typer.Option(
+        cli.Option(
             "--head",
             metavar="NOTATION",
             help="Layers before the last dense one, which is added; or @FILE. [default: none]",
         ),
     ] = "",
     loss: Annotated[
-        Loss, typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.")
+        Loss, cli.Option("--loss", help="Softmax over classes, or one sigmoid for two.")
     ] = Loss.CATEGORICAL,
     solver: Annotated[
-        Solver, typer.Option("--solver", help="lbfgs: logistic regression, no learning rate to tune.")
+        Solver, cli.Option("--solver", help="lbfgs: logistic regression, no learning rate to tune.")
     ] = Solver.GRADIENT,
-    optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="How weights follow gradients.")] = Optimizer.ADAM,
+    optimizer: Annotated[Optimizer, cli.Option("--optimizer", help="How weights follow gradients.")] = Optimizer.ADAM,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
+        cli.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.")] = 50,
+    epochs: Annotated[int, cli.Option("--epochs", min=1, help="The most epochs.")] = 50,
     batch: cli.Batch = 32,
     l1: Annotated[
-        float, typer.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")
+        float, cli.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")
     ] = 0.0,
     l2: Annotated[
         float,
-        typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared. lbfgs chooses it on --val unless said."),
+        cli.Option("--l2", min=0.0, help="Penalty on the sum of w squared. lbfgs chooses it on --val unless said."),
     ] = 0.0,
-    init: Annotated[Initializer, typer.Option("--init", help="How weights start.")] = Initializer.GLOROT,
+    init: Annotated[Initializer, cli.Option("--init", help="How weights start.")] = Initializer.GLOROT,
     class_weights: Annotated[
-        ClassWeights, typer.Option("--class-weights", help="What a picture of each class counts for.")
+        ClassWeights, cli.Option("--class-weights", help="What a picture of each class counts for.")
     ] = ClassWeights.NONE,
     standardize: Annotated[
-        bool, typer.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")
+        bool, cli.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")
     ] = False,
-    pca: Annotated[int | None, typer.Option("--pca", min=1, metavar="N", help="Keep N principal components.")] = None,
-    whiten: Annotated[bool, typer.Option("--whiten", help="Deviation 1 for every principal component.")] = False,
+    pca: Annotated[int | None, cli.Option("--pca", min=1, metavar="N", help="Keep N principal components.")] = None,
+    whiten: Annotated[bool, cli.Option("--whiten", help="Deviation 1 for every principal component.")] = False,
     patience: Annotated[
-        int | None, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
+        int | None, cli.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
     ] = None,
     monitor: Annotated[
-        Monitor, typer.Option("--monitor", help="The validation measure that chooses the best epoch.")
+        Monitor, cli.Option("--monitor", help="The validation measure that chooses the best epoch.")
     ] = Monitor.VAL_LOSS,
-    smoothing: Annotated[float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")] = 0.0,
+    smoothing: Annotated[float, cli.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")] = 0.0,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
+        cli.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
     ] = None,
     device: cli.Device = "auto",
     seed: cli.Seed = 0,

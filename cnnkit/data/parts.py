@@ -35,7 +35,7 @@ def demanded(*, ratio: str | None, count: str | None, folds: int | None, names: 
     made = [f"--{name}" for name, value in (("ratio", ratio), ("count", count), ("folds", folds)) if value is not None]
     if len(made) != 1:
         raise UsageError(
-            f"give one of --ratio, --count and --folds{'; these are ' + ' and '.join(made) if made else ''}"
+            f"give one of --ratio, --count and --folds{', not ' + ' and '.join(made) if made else ''}"
         )
     if ratio is not None:
         return by_ratio(ratio, names)
@@ -159,7 +159,8 @@ def _of_shares(parts: Parts, name: str, size: int, ahead: list[Fraction]) -> lis
     for part in order[: size - sum(column)]:
         column[part] += 1
     while 0 in column:
-        column[column.index(max(column))] -= 1
+        several = [part for part, number in enumerate(column) if number > 1]
+        column[max(several, key=lambda part: column[part] - quotas[part])] -= 1
         column[column.index(0)] += 1
     for part, quota in enumerate(quotas):
         ahead[part] += column[part] - quota

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from cnnkit.choices import Fit, Pool
 from cnnkit.data import preprocess as preparing
@@ -31,13 +32,13 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a base is asked for by; equal requests give the same base."""
+    """What a base is asked for by; equal requests give the same base. Without `pool`, a model keeps its own and the others take avg."""
 
     backbone: str | None = None
     layers: str | None = None
     weights: str = "default"
     layer: str | None = None
-    pool: Pool = Pool.AVG
+    pool: Pool | None = None
     size: int | None = None
     resize: int | None = None
     fit: Fit | None = None
@@ -52,10 +53,12 @@ class Request:
                 named[field] = cache.sha256(Path(value))
         if self.layers is not None and self.layers.startswith("@"):
             named["layers"] = Path(self.layers[1:]).read_text(encoding="utf-8")
+        if self.weights not in ("default", "none"):
+            named["seed"] = None  # nothing is random
         named["made_by"] = made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
         readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.backbone or "layers").stem)
-        return f"{readable}-{self.pool}-{digest}.onnx"
+        return f"{readable}-{self.pool or 'own'}-{digest}.onnx"
 
 
 def _is_file(value: str) -> bool:
@@ -84,8 +87,9 @@ def get(request: Request) -> OnnxModel:
     kept = cache.folder("bases") / request.key()
     if kept.is_file():
         return onnx_model.load(kept)
+    module, header = extractor(request)
     log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent)
-    content = _export(request)
+    content = _export(module, header)
     onnx_model.save(kept, content)
     return onnx_model.load(kept)
 
@@ -99,12 +103,16 @@ def _from_onnx(request: Request) -> OnnxModel:
     model = onnx_model.load(str(request.backbone))
     if model.header is None or model.header.backbone is None:
         raise FormatError(f"{request.backbone}: no cnnkit header in it; a base comes from cnn-export --features")
-    if request.pool not in (Pool.AVG, model.header.backbone.pool):
+    if request.pool not in (None, model.header.backbone.pool):
         raise UsageError(f"{request.backbone} pools by {model.header.backbone.pool}, not by {request.pool}")
-    if "features" not in {
-        value.name for value in onnx_model.parse(model.content, name=str(request.backbone)).graph.output
-    }:
+    graph = onnx_model.parse(model.content, name=str(request.backbone)).graph
+    if "features" not in {value.name for value in graph.output}:
         raise FormatError(f"{request.backbone}: it gives no features; export it with cnn-export --features")
+    taken = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    if taken.get("images") != TensorProto.UINT8:
+        raise FormatError(
+            f"{request.backbone}: it takes no pictures as files have them; export it without --input float"
+        )
     return model
 
 
@@ -113,6 +121,10 @@ def extractor(request: Request) -> "tuple[nn.Module, Header]":
 
     Returns:
         uint8 (N, size, size, 3) -> features, in eval mode; and its Header.
+
+    Raises:
+        UsageError: The request names what does not exist, or pictures of a size that the network cannot take.
+        CnnkitError: The weights cannot be had, or do not fit.
     """
     from cnnkit.formats import bundle
     from cnnkit.nets import backbones, classifier
@@ -122,32 +134,43 @@ def extractor(request: Request) -> "tuple[nn.Module, Header]":
             request.layers,
             weights=request.weights,
             layer=request.layer,
-            pool=request.pool,
+            pool=request.pool or Pool.AVG,
             size=request.size or 32,
             seed=request.seed,
         )
     elif request.backbone is not None and request.backbone.endswith(".pt"):
+        if request.weights != "default":
+            raise UsageError(f"{request.backbone} has its own weights; --weights goes with a name or a notation")
         model = bundle.load(request.backbone)
         base, backbone, preprocess = backbones.from_model(
             model, name=request.backbone, layer=request.layer, pool=request.pool
         )
     else:
         base, backbone, preprocess = backbones.pretrained(
-            str(request.backbone), weights=request.weights, layer=request.layer, pool=request.pool, seed=request.seed
+            str(request.backbone),
+            weights=request.weights,
+            layer=request.layer,
+            pool=request.pool or Pool.AVG,
+            seed=request.seed,
         )
     preprocess = preparing.with_size(preprocess, size=request.size, resize=request.resize, fit=request.fit)
     module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    if request.size is not None:
+        try:
+            classifier.feature_shape(module, preprocess)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--size {request.size} does not suit {backbone.name} ({reason}); leave it out") from error
     header = Header(kind=Kind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision"))
     return module, header
 
 
-def _export(request: Request) -> bytes:
+def _export(module: "nn.Module", header: Header) -> bytes:
     import torch
 
     from cnnkit.engine import export
     from cnnkit.engine.session import Session
 
-    module, header = extractor(request)
     assert header.preprocess is not None
     shape = (header.preprocess.size, header.preprocess.size, 3)
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(np.uint8), batch=2))

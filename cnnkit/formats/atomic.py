@@ -32,13 +32,15 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
     target = path.resolve()  # a symbolic link keeps pointing; what it points to is replaced
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        mode = target.stat().st_mode & 0o777 if target.exists() else None
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     except OSError as error:
         error.filename = str(path)  # the user knows this name, not the temporary one
         raise
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                beside.chmod(mode)  # once more, past the umask
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -3,7 +3,7 @@
 import io
 import json
 import pickle
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,6 +18,9 @@ from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import Header, Kind
 
 State = dict[str, Tensor]
+
+# How torch says that it could read a pickle, and met what it will not call.
+_REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ def load(path: str | Path) -> Bundle:
         raise FormatError(
             f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
         )
-    header = Header.from_json(json.dumps(content["header"]), name=str(path), kind=Kind.MODEL)
+    header = Header.from_json(json.dumps(content["header"], default=str), name=str(path), kind=Kind.MODEL)
+    if not isinstance(content.get("state"), Mapping):
+        raise FormatError(f"{path}: a model without its weights; make it again with cnn-train-head")
     return Bundle(header, dict(content["state"]), list(content.get("history") or []))
 
 
@@ -125,9 +130,11 @@ def _serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
 def _read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise FormatError(
-            f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
-        ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # bytes that somebody else wrote: torch raises whatever it stumbles over
+        if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(str(error)):
+            raise FormatError(
+                f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
+            ) from error
         raise FormatError(f"{path}: not a file that torch can read, or cut short") from error

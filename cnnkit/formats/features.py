@@ -9,7 +9,8 @@ While they are being written the first two are called `train.npy.part` and `trai
 
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +62,9 @@ def load(path: str | Path) -> Features:
     for neighbour in (described, listed):
         if not neighbour.exists():
             raise FormatError(f"{path} has no {neighbour.name} beside it; run cnn-extract again")
-    header = Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
+    header = Header.from_json(
+        described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described), kind=Kind.FEATURES
+    )
     values = load_values(path)
     rows = manifest.load(listed)
     if len(rows) != len(values):
@@ -77,8 +80,10 @@ def load_values(path: str | Path) -> NDArray[Any]:
     """
     try:
         values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise FormatError(f"{path}: no array that can be read ({error})") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the header as Python and raises whatever it stumbles over
+        raise FormatError(f"{path}: no plain array of numbers, or cut short; features come from cnn-extract") from error
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 4) or values.dtype.kind != "f":
         shape = getattr(values, "shape", None)
         raise FormatError(
@@ -90,7 +95,15 @@ def load_values(path: str | Path) -> NDArray[Any]:
 class Writer:
     """Write features row by row; what is there after an interruption can be gone on with."""
 
-    def __init__(self, path: str | Path, *, shape: Sequence[int], dtype: str, header: Header) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        shape: Sequence[int],
+        dtype: str,
+        header: Header,
+        settings: Mapping[str, int | str] | None = None,
+    ) -> None:
         """Prepare for rows of one shape.
 
         Args:
@@ -98,10 +111,16 @@ class Writer:
             shape: Of one row.
             dtype: float32 or float16.
             header: Written when all is done.
+            settings: What else the values depend on, down to their last bits: `resume` demands that it is as it was.
+
+        Raises:
+            UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
+        self.settings = dict(settings or {})
         self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
+        self._check_neighbours()
         self.count = 0
         self._values: BinaryIO
         self._listed: BinaryIO
@@ -110,32 +129,50 @@ class Writer:
         """Begin anew, unless `resume` has gone on from an earlier run."""
         if not hasattr(self, "_values"):
             values, listed, described = self._parts
-            described.write_text(self._fingerprint(), encoding="utf-8")
+            described.unlink(missing_ok=True)  # what it describes is about to go
             self._values, self._listed = values.open("wb"), listed.open("wb")
             self._values.write(self._npy_header(_MOST_ROWS))
             self._listed.write(manifest.render([]))
+            self._values.flush()
+            self._listed.flush()
+            with atomic.writing(described) as file:
+                file.write(self._fingerprint())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the files their names; after an error leave the parts for `resume`."""
-        self._values.flush()
-        self._listed.flush()
-        if kind is None:
-            self._values.seek(0)
-            self._values.write(self._npy_header(self.count))
-        self._values.close()
-        self._listed.close()
+        """Give the files their names; after an error leave the parts for `resume`, if there are rows in them."""
+        with self._values, self._listed:
+            if kind is None:
+                self._values.seek(0)
+                self._values.write(self._npy_header(self.count))
+                for file in (self._values, self._listed):
+                    file.flush()
+                    os.fsync(file.fileno())
         if kind is not None:
+            if not self.count:
+                for part in reversed(self._parts):
+                    part.unlink(missing_ok=True)
             return
         values, listed, described = self._final
         described.unlink(missing_ok=True)  # nothing is complete until it is back
         self._parts[0].replace(values)
         self._parts[1].replace(listed)
         with atomic.writing(described) as file:
-            file.write(f"{self.header.to_json()}\n".encode())
+            file.write(_encoded(self.header))
         self._parts[2].unlink()
+
+    def finished(self) -> list[Row] | None:
+        """Read the rows of an earlier run that came to its end with the same header, shape and dtype; None where there is none."""
+        _, listed, described = self._final
+        if not described.exists() or described.read_bytes() != _encoded(self.header):
+            return None
+        values = load_values(self.path)
+        rows = manifest.load(listed)
+        if values.dtype != self.dtype or values.shape != (len(rows), *self.shape):
+            return None
+        return rows
 
     def resume(self, *, multiple_of: int) -> list[Row]:
         """Go on from what an interrupted run left, cut back to whole batches.
@@ -150,17 +187,22 @@ class Writer:
             FormatError: What is there was begun with other settings.
         """
         values, listed, described = self._parts
-        if not all(part.exists() for part in self._parts):
+        if not described.exists():
             return []
-        if described.read_text(encoding="utf-8") != self._fingerprint():
-            raise FormatError(
-                f"{values}: was begun with other settings or another base; run without --resume to begin anew"
-            )
+        self._check_settings(json.loads(described.read_text(encoding="utf-8", errors="surrogateescape")))
+        if not self._final[2].exists():  # stopped while the files were given their names
+            for part, final in zip(self._parts[:2], self._final[:2], strict=True):
+                if not part.exists() and final.exists():
+                    final.replace(part)
+        if not (values.exists() and listed.exists()):
+            return []
         whole = listed.read_bytes().rpartition(b"\n")[0]  # a row without its newline was cut short
-        rows = list(manifest.parse(whole.split(b"\n"), name=str(listed)))
+        rows = list(manifest.parse(whole.split(b"\n"), name=str(listed))) if whole else []
         start = len(self._npy_header(_MOST_ROWS))
         row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         count = min(len(rows), max(values.stat().st_size - start, 0) // row_bytes) // multiple_of * multiple_of
+        if not count:
+            return []
         kept = manifest.render(rows[:count])
         self._values, self._listed = values.open("r+b"), listed.open("r+b")
         self._values.truncate(start + count * row_bytes)
@@ -179,6 +221,19 @@ class Writer:
         self._listed.flush()
         self.count += len(rows)
 
+    def _check_neighbours(self) -> None:
+        """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`."""
+        _, listed, described = self._final
+        taken = [file for file in (listed, described) if file.exists()]
+        if not taken or self._parts[2].exists():
+            return
+        try:
+            Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
+        except (FormatError, OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
+            ) from error
+
     def _npy_header(self, count: int) -> bytes:
         """Give the .npy header for this many rows; its length does not depend on them."""
         buffer = io.BytesIO()
@@ -188,5 +243,27 @@ class Writer:
         )
         return buffer.getvalue()
 
-    def _fingerprint(self) -> str:
-        return json.dumps([self.header.to_json(), self.shape, self.dtype.str])
+    def _described(self) -> dict[str, Any]:
+        """Say what the values depend on, by names that a message can use."""
+        header = json.loads(self.header.to_json())
+        parts = {
+            f"{part} {key}": value
+            for part in ("backbone", "preprocess")
+            for key, value in (header.pop(part) or {}).items()
+        }
+        return {**self.settings, **parts, "dtype": self.dtype.name, "shape": list(self.shape), **header}
+
+    def _fingerprint(self) -> bytes:
+        return json.dumps(self._described()).encode()
+
+    def _check_settings(self, begun: Mapping[str, Any]) -> None:
+        now = json.loads(self._fingerprint())
+        for name in {**now, **begun}:
+            if begun.get(name) != now.get(name):
+                raise FormatError(
+                    f"{self._parts[0]}: begun with {name} {begun.get(name)}, now {now.get(name)}; begin anew without --resume"
+                )
+
+
+def _encoded(header: Header) -> bytes:
+    return f"{header.to_json()}\n".encode("utf-8", "surrogateescape")

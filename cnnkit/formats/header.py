@@ -95,14 +95,14 @@ class Header:
         try:
             return cls(
                 kind=Kind(raw["kind"]),
-                classes=tuple(raw["classes"]) if raw.get("classes") is not None else None,
-                preprocess=_preprocess(raw["preprocess"]) if raw.get("preprocess") else None,
-                backbone=_backbone(raw["backbone"]) if raw.get("backbone") else None,
+                classes=_classes(raw["classes"]) if raw.get("classes") is not None else None,
+                preprocess=_preprocess(raw["preprocess"]) if raw.get("preprocess") is not None else None,
+                backbone=_backbone(raw["backbone"]) if raw.get("backbone") is not None else None,
                 head=raw.get("head"),
                 training=raw.get("training") or {},
                 made_by=raw.get("made_by") or {},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{name}: broken cnnkit header ({error}); {remedy}") from error
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -110,12 +110,22 @@ class Header:
         return replace(self, **changes)
 
 
+def _classes(raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
+    if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
+        raise TypeError(f"classes {raw!r}")
+    return tuple(raw)
+
+
 def _preprocess(raw: dict[str, Any]) -> Preprocess:
-    known = {item.name for item in fields(Preprocess)}
-    values = {key: value for key, value in raw.items() if key in known}
+    values = {item.name: raw[item.name] for item in fields(Preprocess)}
     values["fit"] = Fit(values["fit"])
     values["interpolation"] = Interpolation(values["interpolation"])
-    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    for name in ("resize", "size"):
+        if not isinstance(values[name], int) or values[name] < 1:
+            raise ValueError(f"{name} {values[name]!r}")
+    for name in ("mean", "std"):
+        red, green, blue = (float(value) for value in values[name])
+        values[name] = (red, green, blue)
     return Preprocess(**values)
 
 

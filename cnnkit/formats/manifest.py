@@ -78,6 +78,10 @@ def seen_from(folder: str | Path, path: str) -> str:
     """
     if os.path.isabs(path):
         return path
+    parts = path.split(os.sep)
+    if os.pardir in parts:  # it leads out of where a link points to, not of where the link lies
+        known = len(parts) - parts[::-1].index(os.pardir)
+        path = os.path.join(os.path.realpath(os.sep.join(parts[:known])), *parts[known:])
     # From the real folder, so that ".." means what the operating system takes it for
     relative = os.path.relpath(os.path.join(os.path.realpath(os.curdir), path), os.path.realpath(folder))
     return relative.replace(os.sep, "/")

@@ -1,9 +1,11 @@
 """The exported network `.onnx`: one file, weights inside, the Header as its one metadata entry `cnnkit`. No torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import ModelProto, TensorProto
 
 from cnnkit.errors import FormatError
@@ -53,21 +55,17 @@ def parse(content: bytes, *, name: str) -> ModelProto:
 
 
 def _refers_to_other_files(proto: ModelProto) -> bool:
-    graphs = [proto.graph]
-    tensors: list[TensorProto] = []
-    while graphs:
-        graph = graphs.pop()
-        tensors += graph.initializer
-        tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
-        for node in graph.node:
-            for attribute in node.attribute:
-                graphs += [attribute.g, *attribute.graphs] if attribute.g.node else attribute.graphs
-                tensors += [attribute.t, *attribute.tensors]
-    for function in proto.functions:
-        for node in function.node:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors]
+    tensors = (part for part in _parts(proto) if isinstance(part, TensorProto))
     return any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors)
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Go through a message and all that it holds: tensors also hide in attributes, subgraphs, functions and sparse tensors."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _parts(part)
 
 
 def finished(proto: ModelProto, header: Header) -> bytes:
@@ -75,23 +73,10 @@ def finished(proto: ModelProto, header: Header) -> bytes:
 
     The exporter leaves stack traces in the metadata of nodes and values, with the paths of whoever exported.
     """
-    for item in (
-        *proto.graph.node,
-        *proto.graph.input,
-        *proto.graph.output,
-        *proto.graph.value_info,
-        *proto.graph.initializer,
-    ):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    for function in proto.functions:
-        del function.metadata_props[:]
-        for node in function.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
-    del proto.graph.metadata_props[:]
-    del proto.metadata_props[:]
-    proto.doc_string = proto.graph.doc_string = ""
+    for part in list(_parts(proto)):
+        for field in ("metadata_props", "doc_string"):
+            if field in part.DESCRIPTOR.fields_by_name:
+                part.ClearField(field)
     proto.metadata_props.add(key=KEY, value=header.to_json())
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
 

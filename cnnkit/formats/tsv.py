@@ -44,7 +44,7 @@ def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iter
         One mapping a row, empty lines left out.
 
     Raises:
-        FormatError: No header row, a required column missing, or a row with another number of fields.
+        FormatError: No header row, a required column missing or one there twice, or a row with another number of fields.
     """
     columns: list[str] | None = None
     for number, line in enumerate(lines, start=1):
@@ -54,6 +54,9 @@ def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iter
         fields = [unescape(field) for field in text.split("\t")]
         if columns is None:
             columns = fields
+            doubled = next((column for place, column in enumerate(columns) if column in columns[:place]), None)
+            if doubled is not None:
+                raise FormatError(f"{name}: the header row names {doubled} twice")
             missing = [column for column in required if column not in columns]
             if missing:
                 raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {', '.join(columns[:8])}")

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,12 @@ class _Base:
     header: Header
     shares_cores: bool
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared for it."""
+        assert self.header.preprocess is not None
+        return self.header.preprocess
+
 
 def extract(
     pictures: Iterable[Picture],
@@ -85,19 +91,26 @@ def extract(
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
     base = _open(request, device=device, engine=engine)
-    preprocess = base.header.preprocess
-    assert preprocess is not None
-    header = Header(
-        kind=Kind.FEATURES,
-        classes=_classes(pictures),
-        preprocess=preprocess,
-        backbone=base.header.backbone,
-        made_by=made_by("numpy", "pillow", "onnxruntime-gpu" if engine is Engine.ONNX else "torch"),
+    if isinstance(pictures, Sized):
+        batch = max(1, min(batch, len(pictures)))  # a few pictures need not fill up a large batch
+    shape = _row_shape(base)
+    writer = features.Writer(
+        output,
+        shape=shape,
+        dtype=dtype,
+        header=_header(base, pictures, engine),
+        settings={"batch": batch, "engine": engine.value},
     )
-    shape = _row_shape(base, batch)
-    writer = features.Writer(output, shape=shape, dtype=dtype, header=header)
+    started = time.perf_counter()
+    if resume and isinstance(pictures, Sequence):
+        bad = _bad_of_finished(writer, pictures, preprocess=base.preprocess)
+        if bad is not None:
+            for path, reason in bad:
+                skip(path, reason)
+            log.info("%s is complete; nothing to do", output)
+            rows = len(pictures) - len(bad)
+            return _summary(output, shape, rows=rows, skipped=len(bad), resumed=rows, started=started)
     done = writer.resume(multiple_of=batch) if resume else []
-    left, passed = _after(pictures, done, output, preprocess=preprocess, skip=skip) if done else (pictures, 0)
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -105,32 +118,27 @@ def extract(
         skipped += 1
         skip(path, reason)
 
-    started = time.perf_counter()
-    with writer:
-        answers = runner.run(
-            left,
-            preprocess,
-            base.network,
-            batch=batch,
-            jobs=jobs,
-            skip=count,
-            progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
-        )
-        for shown, (values, *_) in answers:
-            writer.write(values, [_row(picture, output.parent) for picture in shown])
-        if not writer.count:
-            raise CnnkitError("no picture could be used; nothing written")
-    seconds = time.perf_counter() - started
-    rate = (writer.count - len(done)) / seconds
-    return Summary(
-        str(output),
-        writer.count,
-        "x".join(map(str, shape)),
-        skipped + passed - len(done),
-        len(done),
-        round(seconds, 2),
-        round(rate, 1),
-    )
+    try:
+        with writer:
+            left, passed = _after(pictures, done, output, preprocess=base.preprocess, skip=count)
+            answers = runner.run(
+                left,
+                base.preprocess,
+                base.network,
+                batch=batch,
+                jobs=jobs,
+                skip=count,
+                progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
+            )
+            for shown, (values, *_) in answers:
+                writer.write(values, [_row(picture, output.parent) for picture in shown])
+            if not writer.count:
+                raise CnnkitError("no picture could be used; nothing written")
+    except BaseException as error:
+        if writer.count and not isinstance(error, CnnkitError):
+            log.info("%d rows are kept in %s.part; --resume goes on after them", writer.count, output)
+        raise
+    return _summary(output, shape, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
 def bench(
@@ -144,9 +152,8 @@ def bench(
 ) -> Rates:
     """Measure decoding alone, the base alone, and both together; nothing is written."""
     base = _open(request, device=device, engine=engine)
-    assert base.header.preprocess is not None
     return runner.measure(
-        pictures, base.header.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.shares_cores
+        pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.shares_cores
     )
 
 
@@ -164,11 +171,27 @@ def _open(request: Request, *, device: str, engine: Engine) -> _Base:
     return _Base(run, model.header, session.device.kind == "cpu")
 
 
-def _row_shape(base: _Base, batch: int) -> tuple[int, ...]:
-    """Find the shape of one picture's features; the run also warms the device up for its batch."""
-    assert base.header.preprocess is not None
-    size = base.header.preprocess.size
-    return base.network(np.zeros((batch, size, size, 3), dtype=np.uint8))[0].shape[1:]
+def _row_shape(base: _Base) -> tuple[int, ...]:
+    """Find the shape of one picture's features."""
+    size = base.preprocess.size
+    return base.network(np.zeros((1, size, size, 3), dtype=np.uint8))[0].shape[1:]
+
+
+def _header(base: _Base, pictures: Iterable[Picture], engine: Engine) -> Header:
+    runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
+    return Header(
+        kind=Kind.FEATURES,
+        classes=_classes(pictures),
+        preprocess=base.preprocess,
+        backbone=base.header.backbone,
+        made_by=made_by("numpy", "pillow", *runtime),
+    )
+
+
+def _summary(output: Path, shape: Sequence[int], *, rows: int, skipped: int, resumed: int, started: float) -> Summary:
+    seconds = time.perf_counter() - started
+    rate = (rows - resumed) / seconds
+    return Summary(str(output), rows, "x".join(map(str, shape)), skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
 def _classes(pictures: Iterable[Picture]) -> tuple[str, ...] | None:
@@ -182,6 +205,36 @@ def _row(picture: Picture, folder: Path) -> Row:
     return Row(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
 
 
+def _bad_of_finished(
+    writer: features.Writer, pictures: Sequence[Picture], *, preprocess: Preprocess
+) -> list[tuple[str, str]] | None:
+    """Find out whether an earlier run was through with these very pictures.
+
+    Returns:
+        The pictures that it had to leave out, with their reasons; None if there is something to do.
+    """
+    coming = iter(writer.finished() or [])
+    expected = next(coming, None)
+    bad: list[tuple[str, str]] = []
+    for picture in pictures:
+        if expected is not None and _row(picture, writer.path.parent) == expected:
+            expected = next(coming, None)
+        elif (reason := _flaw(picture, preprocess)) is not None:
+            bad.append((picture.path, reason))
+        else:
+            return None
+    return bad if expected is None and len(bad) < len(pictures) else None
+
+
+def _flaw(picture: Picture, preprocess: Preprocess) -> str | None:
+    """Say why a picture cannot be used, if it cannot."""
+    try:
+        preparing.load(picture.path, preprocess)
+    except BadPicture as error:
+        return str(error)
+    return None
+
+
 def _after(
     pictures: Iterable[Picture], done: Sequence[Row], output: Path, *, preprocess: Preprocess, skip: Skip
 ) -> tuple[Iterable[Picture], int]:
@@ -193,6 +246,8 @@ def _after(
     Raises:
         UsageError: The pictures are not those that the run began with.
     """
+    if not done:
+        return pictures, 0
     coming: Iterator[Picture] = iter(pictures)
     passed = 0
     for row in done:
@@ -200,18 +255,15 @@ def _after(
             passed += 1
             if _row(picture, output.parent) == row:
                 break
-            try:
-                preparing.load(picture.path, preprocess)
-            except BadPicture as error:
-                skip(picture.path, str(error))
-                continue
-            raise UsageError(
-                f"{output}: {picture.path} was not there, or not readable, when this run began; run without --resume"
-            )
+            reason = _flaw(picture, preprocess)
+            if reason is None:
+                raise UsageError(
+                    f"{output}: {picture.path} was not there, or not readable, when this run began; begin anew without --resume"
+                )
+            skip(picture.path, reason)
         else:
             raise UsageError(
-                f"{output}: {os.path.basename(row.path)} is not among the pictures any more; run without --resume"
+                f"{output}: {os.path.basename(row.path)} is not among the pictures any more; begin anew without --resume"
             )
     log.info("going on after %d rows", len(done))
-    rest = pictures[passed:] if isinstance(pictures, Sequence) else coming
-    return rest, passed
+    return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed

@@ -12,7 +12,9 @@ from cnnkit.errors import CnnkitError
 Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def order(classes: Sequence[str], reference: Sequence[str], *, name: str, reference_name: str) -> NDArray[np.int64] | None:
+def order(
+    classes: Sequence[str], reference: Sequence[str], *, name: str, reference_name: str
+) -> NDArray[np.int64] | None:
     """Find where a model has the classes of another one: `probabilities[:, order(...)]` has them in the other's order.
 
     Args:
@@ -31,7 +33,9 @@ def order(classes: Sequence[str], reference: Sequence[str], *, name: str, refere
         return None
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:
-        sides = [f"only {file} has {_some(labels)}" for file, labels in ((name, only), (reference_name, missing)) if labels]
+        sides = [
+            f"only {file} has {_some(labels)}" for file, labels in ((name, only), (reference_name, missing)) if labels
+        ]
         raise CnnkitError(f"{reference_name} and {name} cannot vote, their classes differ: {', '.join(sides)}")
     if not len(classes) == len(set(classes)) == len(reference):
         raise CnnkitError(f"{reference_name} and {name} cannot vote, they name a class twice and in another order")

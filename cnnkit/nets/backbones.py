@@ -38,7 +38,10 @@ _CONSTANT = "_tensor_constant"
 # The first words of what stands behind the base: pooling and classifier.
 _BEHIND = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
 # Ported from TensorFlow: their published weights expect inputs that these two networks shift themselves.
-_SHIFTING: dict[str, dict[str, Any]] = {"inception_v3": {"transform_input": True}, "googlenet": {"transform_input": True}}
+_SHIFTING: dict[str, dict[str, Any]] = {
+    "inception_v3": {"transform_input": True},
+    "googlenet": {"transform_input": True},
+}
 _AUXILIARY: dict[str, dict[str, Any]] = {
     "inception_v3": {"aux_logits": True, "init_weights": False},
     "googlenet": {"aux_logits": True, "init_weights": False},
@@ -53,7 +56,7 @@ def canonical(name: str) -> str:
     """
     if name.startswith("timm:"):
         return name
-    known = torchvision.models.list_models(module=torchvision.models)
+    known: list[str] = torchvision.models.list_models(module=torchvision.models)
     lowered = name.lower()
     if lowered in known:
         return lowered
@@ -169,7 +172,7 @@ def by_notation(
 
 
 def from_model(
-    model: bundle.Bundle, *, name: str, layer: str | None = None, pool: Pool = Pool.AVG
+    model: bundle.Bundle, *, name: str, layer: str | None = None, pool: Pool | None = None
 ) -> tuple[nn.Module, Backbone, Preprocess]:
     """Take the base out of a trained model, with the weights that it has there.
 
@@ -177,7 +180,7 @@ def from_model(
         model: A model file's content.
         name: The file, for messages.
         layer: Cut earlier than the model does.
-        pool: As `pretrained`.
+        pool: As `pretrained`; the model's own unless said.
 
     Returns:
         As `pretrained`.
@@ -186,7 +189,7 @@ def from_model(
     if header.backbone is None or header.preprocess is None:
         raise FormatError(f"{name}: its header names no base")
     state = {key.removeprefix("base."): tensor for key, tensor in model.state.items() if key.startswith("base.")}
-    backbone = replace(header.backbone, pool=pool, layer=layer or header.backbone.layer)
+    backbone = replace(header.backbone, pool=pool or header.backbone.pool, layer=layer or header.backbone.layer)
     if layer is not None and header.backbone.notation is None:
         size = header.preprocess.size
         whole = seeded(0, functools.partial(network, header.backbone.name, size=size))[0].eval()

@@ -110,7 +110,9 @@ def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, 
         UsageError: A layer does not fit its input.
     """
     network = Network()
-    with torch.random.fork_rng(devices=[]):  # torch draws weights as it makes layers, from the generator that is everybody's
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # torch draws weights as it makes layers, from the generator that is everybody's
         for layer, given, _ in dims.walk(layers, dims.start(height=height, width=width, channels=channels)):
             modules = _modules(layer, channels=given.channels, spatial=given.size is not None)
             if layer.activation is not None:

@@ -8,8 +8,7 @@ What is counted:
 - `macs` are multiply-accumulates for one picture in convolutions and dense layers, biases left out, all else 0: as
   torchvision's tables and fvcore count them;
 - `receptive_field` is how many pixels of the network's input one output value looks at along each side, those beyond the
-  border included, and `stride` how many input pixels lie between neighbouring output values (Araujo, Norris, Sim,
-  "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019);
+  border included, and `stride` how many input pixels lie between neighbouring output values;
 - `activation_bytes` is the layer's output for the whole batch;
 - `dropped` is how many pixels of the layer's own input no window reads, because the last window does not fit.
 """
@@ -21,7 +20,7 @@ from math import prod
 
 from cnnkit.errors import UsageError
 from cnnkit.nets.notation import Kind, Layer, Padding
-from cnnkit.nets.window import Window, windows
+from cnnkit.nets.window import Sides, Window, look, unread, whole, windows
 
 
 class Dtype(StrEnum):
@@ -64,9 +63,6 @@ class Row:
     def shape(self) -> tuple[int, ...]:
         """The output of one picture, (height, width, channels) or (units,)."""
         return tuple(side for side in (self.height, self.width, self.channels) if side is not None)
-
-
-Sides = tuple[int, int] | None  # (height, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +169,6 @@ def _sides(value: int | str | None) -> Sides:
     return int(height), int(width or height)
 
 
-def look(field: Sides, step: Sides, windows: tuple[Window, Window]) -> tuple[Sides, Sides]:
-    """Compute receptive field and stride behind a pair of windows, from those before it."""
-    if field is None or step is None:
-        return None, None
-    down, across = windows
-    return (
-        (field[0] + (down.span - 1) * step[0], field[1] + (across.span - 1) * step[1]),
-        (step[0] * down.stride, step[1] * across.stride),
-    )
-
-
-def whole(size: Sides, field: Sides, step: Sides) -> Sides:
-    """Compute what all values of a map look at together; a vector's values already do."""
-    if size is None or field is None or step is None:
-        return field
-    return field[0] + (size[0] - 1) * step[0], field[1] + (size[1] - 1) * step[1]
-
-
 def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Row:
     height, width = made.size or (None, None)
     return Row(
@@ -204,7 +182,7 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Row
         receptive_field=shown(made.field),
         stride=shown(made.step),
         activation_bytes=prod(made.size or (1, 1)) * made.channels * bytes_per_value,
-        dropped=_dropped(layer, given),
+        dropped=_dropped(layer, given, made),
     )
 
 
@@ -218,17 +196,17 @@ def _made(layer: Layer, given: Volume) -> Volume:
             both = 2 * int(layer.padding)
             return replace(given, size=(height + both, width + both))
         case Kind.gap | Kind.gmp:
-            _map(layer, given)
-            return Volume(None, given.channels, whole(given.size, given.field, given.step), None)
-        case Kind.flatten:
-            height, width = given.size or (1, 1)
-            return Volume(None, height * width * given.channels, whole(given.size, given.field, given.step), None)
+            field, _ = look(given.field, given.step, whole(_map(layer, given)))
+            return Volume(None, given.channels, field, None)
+        case Kind.flatten if given.size:
+            field, _ = look(given.field, given.step, whole(given.size))
+            return Volume(None, prod(given.size) * given.channels, field, None)
         case Kind.dense:
             if given.size:
                 shape = "x".join(str(side) for side in (*given.size, given.channels))
                 raise UsageError(f"{_named(layer)} wants a vector, its input is {shape}; put flatten or gap before it")
             return Volume(None, layer.filters or 0, given.field, None)
-        case Kind.bn | Kind.dropout | Kind.activation:
+        case Kind.flatten | Kind.bn | Kind.dropout | Kind.activation:
             return given
 
 
@@ -307,9 +285,7 @@ def _macs(layer: Layer, given: Volume, made: Volume) -> int:
             return 0
 
 
-def _dropped(layer: Layer, given: Volume) -> int:
-    """Count the pixels of a layer's input that no window reads, because the last one does not fit."""
-    if given.size is None or layer.kind not in (Kind.conv, Kind.pool, Kind.avgpool):
+def _dropped(layer: Layer, given: Volume, made: Volume) -> int:
+    if given.size is None or made.size is None or layer.kind not in (Kind.conv, Kind.pool, Kind.avgpool):
         return 0
-    (height, width), (down, across) = given.size, windows(layer)
-    return height * width - (height - down.unread(height)) * (width - across.unread(width))
+    return unread(windows(layer), given.size, made.size)

@@ -18,8 +18,8 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.nets.dims import Row, shown
 from cnnkit.nets.notation import Kind, Padding
-from cnnkit.nets.receptive import Look, Shape, follow, unread, whole
-from cnnkit.nets.window import Window
+from cnnkit.nets.receptive import Look, Shape, follow
+from cnnkit.nets.window import Window, Windows, unread, whole
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _MOST_CONSTANTS = 64  # values of a tensor that may be a shape, or the axes of a mean
@@ -187,7 +187,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _windows(node: NodeProto, size: tuple[int, int], shapes: Mapping[str, Shape]) -> tuple[Window, Window] | None:
+def _windows(node: NodeProto, size: tuple[int, int], shapes: Mapping[str, Shape]) -> Windows | None:
     """Read the windows that a node slides over a map."""
     if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"):
         return whole(size)

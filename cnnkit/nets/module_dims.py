@@ -24,10 +24,10 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import backbones, build, classifier
-from cnnkit.nets.dims import Row, Sides, shown
+from cnnkit.nets.dims import Row, shown
 from cnnkit.nets.notation import Kind
-from cnnkit.nets.receptive import Look, follow, unread
-from cnnkit.nets.window import Window
+from cnnkit.nets.receptive import Look, follow
+from cnnkit.nets.window import Sides, Window, Windows, unread
 
 log = logging.getLogger("cnnkit")
 aten = torch.ops.aten
@@ -203,7 +203,7 @@ def _tensors(values: object) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _windows(operation: object, args: Sequence[Any], output: Tensor) -> tuple[Window, Window] | None:
+def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows | None:
     """Read the windows of an operation that slides one over a map; a mean over a whole map is one window."""
     given = args[0]
     if not isinstance(given, Tensor) or given.ndim != 4:

@@ -8,8 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnkit.nets.dims import Sides, look
-from cnnkit.nets.window import Window
+from cnnkit.nets.window import Sides, Windows, look, whole
 
 Shape = tuple[int, ...]
 
@@ -37,22 +36,11 @@ class Look:
         return height, width, channels
 
 
-def whole(size: tuple[int, int]) -> tuple[Window, Window]:
-    """Give the windows that take in all of a map at once, as global pooling does."""
-    return Window(size[0], size[0]), Window(size[1], size[1])
-
-
-def unread(windows: tuple[Window, Window], size: tuple[int, int], made: tuple[int, int]) -> int:
-    """Count the pixels of a map that no window reads, given how many windows there are."""
-    (height, width), (down, across) = size, windows
-    return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))
-
-
 def follow(
     inputs: Sequence[tuple[Shape, Look]],
     made: Shape,
     *,
-    windows: tuple[Window, Window] | None = None,
+    windows: Windows | None = None,
     order: Sequence[int] = (),
 ) -> Look:
     """Find out how the result of an operation looks at the picture.

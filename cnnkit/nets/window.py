@@ -52,8 +52,43 @@ class Window:
         return max(size - max(end_of_last, start_of_next), 0)
 
 
-def windows(layer: Layer) -> tuple[Window, Window]:
-    """Give a layer's windows along height and width."""
+Windows = tuple[Window, Window]  # along height and width
+Sides = tuple[int, int] | None  # (height, width), None where that is unknown or means nothing
+
+
+def windows(layer: Layer) -> Windows:
+    """Give a layer's windows."""
     sides = zip(layer.kernel, layer.stride, layer.dilation, strict=True)
     height, width = (Window(kernel, stride, layer.padding, dilation) for kernel, stride, dilation in sides)
     return height, width
+
+
+def whole(size: tuple[int, int]) -> Windows:
+    """Give the windows that take in all of a map at once, as global pooling does."""
+    return Window(size[0], size[0]), Window(size[1], size[1])
+
+
+def look(field: Sides, step: Sides, windows: Windows) -> tuple[Sides, Sides]:
+    """Compute receptive field and stride behind windows, from those before them.
+
+    Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, equations 1, 2.
+    """
+    if field is None or step is None:
+        return None, None
+    down, across = windows
+    return (
+        (field[0] + (down.span - 1) * step[0], field[1] + (across.span - 1) * step[1]),
+        (step[0] * down.stride, step[1] * across.stride),
+    )
+
+
+def unread(windows: Windows, size: tuple[int, int], made: tuple[int, int]) -> int:
+    """Count the pixels of a map that no window reads because the next one does not fit.
+
+    Args:
+        windows: Along height and width.
+        size: Of the map.
+        made: How many windows there are along each side.
+    """
+    (height, width), (down, across) = size, windows
+    return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))

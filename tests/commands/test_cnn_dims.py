@@ -7,10 +7,9 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from cnnkit.formats import bundle
-from cnnkit.formats.header import Backbone, Header, Kind, Pool, Preprocess
+from cnnkit.formats.header import Header, Kind, Pool
 from cnnkit.nets import backbones, classifier
 
 CARD = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
@@ -44,8 +43,17 @@ def test_json_has_the_documented_fields(run):
     rows = objects(run("cnn-dims", "--input", "32,32,3", "--layers", CIFAR, "--json"))
     assert all(list(row) == FIELDS for row in rows)
     assert rows[0] == {
-        **{"layer": "conv1", "kind": "conv", "height": 32, "width": 32, "channels": 16, "params": 208, "macs": 196608},
-        **{"receptive_field": 2, "stride": 1, "activation_bytes": 65536, "dropped": 0},
+        "layer": "conv1",
+        "kind": "conv",
+        "height": 32,
+        "width": 32,
+        "channels": 16,
+        "params": 208,
+        "macs": 196608,
+        "receptive_field": 2,
+        "stride": 1,
+        "activation_bytes": 65536,
+        "dropped": 0,
     }
     assert (rows[-2]["height"], rows[-2]["width"], rows[-2]["channels"]) == (None, None, 10)
     assert (rows[-1]["layer"], rows[-1]["kind"]) == ("total", "total")
@@ -232,8 +240,16 @@ def test_vgg16(run):
     assert rows[-1]["params"] == "138357544"
     assert {row["layer"]: row["keras"] for row in rows}["features.30"] == "block5_pool"
     assert rows[0] == {
-        **{"layer": "features.0", "kind": "conv", "output": "224x224x64", "params": "1792", "macs": "86704128"},
-        **{"receptive_field": "3", "stride": "1", "activation_bytes": "12845056", "dropped": "0", "keras": ""},
+        "layer": "features.0",
+        "kind": "conv",
+        "output": "224x224x64",
+        "params": "1792",
+        "macs": "86704128",
+        "receptive_field": "3",
+        "stride": "1",
+        "activation_bytes": "12845056",
+        "dropped": "0",
+        "keras": "",
     }
 
 

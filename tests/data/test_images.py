@@ -77,7 +77,9 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     assert np.array_equal(loaded[0, :, 0], np.arange(256))
 
 
-@pytest.mark.parametrize("values", [np.linspace(0, 255, 64, dtype=np.float32), np.linspace(0, 65535, 64, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "values", [np.linspace(0, 255, 64, dtype=np.float32), np.linspace(0, 65535, 64, dtype=np.float32)]
+)
 def test_floating_point_grey(tmp_path, values):
     """A TIFF of floats fills the range, whether it was meant for 8 bits or for 16."""
     Image.fromarray(values[None, :].repeat(4, axis=0)).save(tmp_path / "ramp.tif")
@@ -133,7 +135,9 @@ def bad_files():
     yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
 
 
-@pytest.mark.parametrize(("name", "content", "said"), list(bad_files()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "content", "said"), list(bad_files()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_is_no_whole_picture(tmp_path, name, content, said):
     """It is refused as a bad picture, with one line that says why; decoders that are not let in are not reached."""
     path = tmp_path / name
@@ -162,7 +166,15 @@ def test_content_that_was_read_already(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.jfif", "JPEG"), ("a.jpg", "MPO"), ("a.TIF", "TIFF"), ("a", "PNG"), ("a.img", "PNG")]
+    [
+        ("a.jpg", "JPEG"),
+        ("a.JPEG", "JPEG"),
+        ("a.jfif", "JPEG"),
+        ("a.jpg", "MPO"),
+        ("a.TIF", "TIFF"),
+        ("a", "PNG"),
+        ("a.img", "PNG"),
+    ]
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
 def test_names_that_claim_nothing_wrong(name, kind):

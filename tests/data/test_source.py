@@ -40,16 +40,27 @@ def test_the_first_folder_is_the_label(tmp_path):
 
 def test_only_pictures_that_are_not_hidden(tmp_path):
     """Hidden files and folders are passed over, other files too; extensions count in any case of letters."""
-    touch(tmp_path, ".git/a.jpg", "cat/.thumb.jpg", "cat/.cache/a.jpg", "cat/notes.txt", "cat/jpg", "cat/b.JpEg", "cat/c.TIFF")
+    touch(
+        tmp_path,
+        ".git/a.jpg",
+        "cat/.thumb.jpg",
+        "cat/.cache/a.jpg",
+        "cat/notes.txt",
+        "cat/jpg",
+        "cat/b.JpEg",
+        "cat/c.TIFF",
+    )
     assert named(find(tmp_path), tmp_path) == [("cat/b.JpEg", "cat"), ("cat/c.TIFF", "cat")]
 
 
 def test_every_extension_that_is_searched_for_can_be_read():
     """What a folder search finds is what some decoder is let in for."""
-    assert source.EXTENSIONS <= frozenset().union(*images.FORMATS.values())
+    assert frozenset().union(*images.FORMATS.values()) >= source.EXTENSIONS
 
 
-@pytest.mark.parametrize("name", ["Ünïcödé 🐈", "tab\there", "new\nline", " leading", "back\\slash", "quo\"te'", b"latin-\xe9"])
+@pytest.mark.parametrize(
+    "name", ["Ünïcödé 🐈", "tab\there", "new\nline", " leading", "back\\slash", "quo\"te'", b"latin-\xe9"]
+)
 def test_any_name(tmp_path, name):
     """A label and a file may be called whatever the file system takes, bytes that are no UTF-8 included."""
     name = os.fsdecode(name)
@@ -115,7 +126,9 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
     touch(tmp_path, "lists/../photos/1.jpg")
     (tmp_path / "lists").mkdir(exist_ok=True)
     manifest = tmp_path / "lists/all.TSV"
-    manifest.write_text("label\tweight\tpath\tgroup\tsplit\ncat\t3\t../photos/1.jpg\tg\ttrain\n\t1\t/abs/2.jpg\t\tval\n")
+    manifest.write_text(
+        "label\tweight\tpath\tgroup\tsplit\ncat\t3\t../photos/1.jpg\tg\ttrain\n\t1\t/abs/2.jpg\t\tval\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert find("lists/all.TSV") == [
         Picture("lists/../photos/1.jpg", "cat", "train", "g"),
@@ -138,7 +151,10 @@ def test_sources_come_in_the_order_given(tmp_path):
     """Several sources follow one another, standard input at its place."""
     touch(tmp_path, "b/1.jpg", "a/1.jpg")
     found = find(tmp_path / "b", "-", tmp_path / "a", stdin=b"x.png\n")
-    assert [os.path.relpath(picture.path, tmp_path) for picture in found if picture.path != "x.png"] == ["b/1.jpg", "a/1.jpg"]
+    assert [os.path.relpath(picture.path, tmp_path) for picture in found if picture.path != "x.png"] == [
+        "b/1.jpg",
+        "a/1.jpg",
+    ]
     assert found[1] == Picture("x.png")
 
 

@@ -1,0 +1,157 @@
+"""Which pictures are the same."""
+
+import io
+import random
+
+import imagehash
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+
+from cnnkit.data import duplicates
+from cnnkit.data.examine import LOOK_SIDE, examine
+
+
+def connected(number, pairs):
+    """Find the sets of two and more by the plain definition: as long as a pair joins two sets, make them one."""
+    sets = [{item} for item in range(number)]
+    for one, other in pairs:
+        joined = {item for each in sets if one in each or other in each for item in each}
+        sets = [each for each in sets if not each & joined] + [joined]
+    return sorted(sorted(each) for each in sets if len(each) > 1)
+
+
+def bits_of(look):
+    return np.unpackbits(np.frombuffer(look, dtype=np.uint8)).reshape(LOOK_SIDE, LOOK_SIDE).astype(bool)
+
+
+def look_of(bits):
+    return np.packbits(np.asarray(bits, dtype=bool)).tobytes()
+
+
+def flipped(look, places):
+    bits = bits_of(look).ravel()
+    bits[list(places)] ^= True
+    return look_of(bits)
+
+
+def mirrored(look):
+    return look_of(bits_of(look) ^ (np.arange(LOOK_SIDE) % 2 == 1))
+
+
+def clusters(seed, *, number=6, size=5, spread=30):
+    """Make looks that lie in chains about some centres, some of them mirrored."""
+    generator = random.Random(seed)
+    looks = []
+    for _ in range(number):
+        look = generator.randbytes(LOOK_SIDE * LOOK_SIDE // 8)
+        for _ in range(generator.randint(1, size)):
+            look = flipped(look, generator.sample(range(LOOK_SIDE * LOOK_SIDE), generator.randint(0, spread)))
+            looks.append(mirrored(look) if generator.random() < 0.3 else look)
+    generator.shuffle(looks)
+    return looks
+
+
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=30))
+def test_unions_are_connected_components(number, pairs):
+    """In whatever order sets are united, what is connected is one set, and every item is in exactly one."""
+    pairs = [(one % number, other % number) for one, other in pairs]
+    together = duplicates.Together(number)
+    for one, other in pairs:
+        together.unite(one, other)
+    sets = together.sets()
+    assert sorted(item for members in sets for item in members) == list(range(number))
+    assert sorted(members for members in sets if len(members) > 1) == connected(number, pairs)
+
+
+def test_equal_values_are_united_and_none_is_not():
+    """None stands for no value at all."""
+    together = duplicates.Together(6)
+    together.unite_equal(["a", None, "b", "a", None, "a"])
+    assert together.sets() == [[0, 3, 5], [1], [2], [4]]
+
+
+def test_identical_content():
+    """Sets of two and more, by position."""
+    assert duplicates.identical([b"a", b"b", b"a", b"c", b"b", b"a"]) == [[0, 2, 5], [1, 4]]
+    assert duplicates.identical([b"a", b"b"]) == duplicates.identical([]) == []
+
+
+@pytest.mark.parametrize("block", [1, 3, 1024])
+@pytest.mark.parametrize("distance", [0, 12, 30, 60])
+def test_alike_is_every_pair_compared(monkeypatch, block, distance):
+    """The sets are those of comparing each pair bit by bit, with imagehash's own difference, mirrored and not."""
+    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    for seed in range(8):
+        looks = clusters(seed)
+        hashes = [imagehash.ImageHash(bits_of(look)) for look in looks]
+        turned = [imagehash.ImageHash(bits_of(mirrored(look))) for look in looks]
+        pairs = [
+            (one, other)
+            for other in range(len(looks))
+            for one in range(other)
+            if min(hashes[one] - hashes[other], turned[one] - hashes[other]) <= distance
+        ]
+        assert sorted(duplicates.alike(looks, distance=distance)) == connected(len(looks), pairs)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.randoms(use_true_random=False))
+def test_alike_does_not_depend_on_the_order(seed, shuffler):
+    """The same looks in another order give the same sets."""
+    looks = clusters(seed)
+    order = list(range(len(looks)))
+    shuffler.shuffle(order)
+    shuffled = duplicates.alike([looks[place] for place in order], distance=25)
+    assert sorted(sorted(order[place] for place in members) for members in shuffled) == sorted(
+        duplicates.alike(looks, distance=25)
+    )
+
+
+def test_nothing_is_like_nothing():
+    """No pictures, one picture, and two that have nothing in common."""
+    assert duplicates.alike([]) == duplicates.alike([b"\0" * 32]) == []
+    assert duplicates.alike([b"\0" * 32, b"\xff" * 32]) == []
+
+
+def encoded(image, quality):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+CHANGES = {
+    "encoded again": lambda image: encoded(image, 40),
+    "a third of the size": lambda image: image.resize((image.width // 3, image.height // 3)),
+    "squashed": lambda image: image.resize((224, 224)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.2),
+    "grey": lambda image: image.convert("L"),
+    "mirrored": ImageOps.mirror,
+    "mirrored and encoded again": lambda image: encoded(ImageOps.mirror(image), 60),
+}
+
+
+@pytest.mark.photos
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
+    """Thirty photographs and their changed copies make thirty pairs, and no more than pairs."""
+    paths = sorted((photos / "dogs-vs-cats/cat").iterdir())[:15] + sorted((photos / "flowers/rose").iterdir())[:15]
+    looks = []
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            CHANGES[change](image.convert("RGB")).save(tmp_path / f"{number}.png")
+        looks += [examine(str(path), look=True).look, examine(str(tmp_path / f"{number}.png"), look=True).look]
+    assert duplicates.alike(looks) == [[2 * number, 2 * number + 1] for number in range(len(paths))]
+
+
+@pytest.mark.photos
+def test_different_photographs_are_not_alike(photos):
+    """Among all the flowers the only two that are alike are one photograph, once under a colour filter."""
+    paths = sorted((photos / "flowers").glob("*/*"))
+    looks = [examine(str(path), look=True).look for path in paths]
+    assert [[paths[place].name for place in members] for members in duplicates.alike(looks)] == [
+        ["19177263840_6a316ea639.jpg", "19178753159_a471bf4b6b.jpg"]
+    ]

@@ -1,0 +1,147 @@
+"""What is demanded of a split."""
+
+from fractions import Fraction
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnkit.data import parts
+from cnnkit.data.parts import Parts
+from cnnkit.errors import CnnkitError, UsageError
+
+
+def shares(*values):
+    return tuple(Fraction(value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.5,0.25,0.25", shares("1/2", "1/4", "1/4")),
+        ("70,20,10", shares("7/10", "1/5", "1/10")),
+        ("2,1", shares("2/3", "1/3")),
+        ("1/3, 2/3", shares("1/3", "2/3")),
+        (".9,.1", shares("9/10", "1/10")),
+        ("0.33,0.33,0.33", shares("1/3", "1/3", "1/3")),
+        ("1", shares(1)),
+    ],
+)
+def test_shares_are_exact(text, expected):
+    """Decimals, fractions, and whole numbers in proportion, without the rounding of floats; rounded thirds are thirds."""
+    assert parts.by_ratio(text).shares == expected
+    assert sum(parts.by_ratio(text).shares) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("0.5,0.25", r"sums up to 0.75; give shares that sum up to 1"),
+        ("0.5,0.5,0.1", "sums up to 1.1"),
+        ("0.5,half", "'half' is no number"),
+        ("0.5,,0.5", "'nothing' is no number"),
+        ("1,0", "above 0"),
+        ("1.5,-0.5", "above 0"),
+        ("nan,1", "'nan' is no number"),
+        ("1/0,1", "'1/0' is no number"),
+        ("1,1,1,1", "makes 4 parts; name them with --names"),
+    ],
+)
+def test_ratios_that_make_no_sense(text, match):
+    """The message says which, and what would."""
+    with pytest.raises(UsageError, match=match):
+        parts.by_ratio(text)
+
+
+def test_counts_and_folds():
+    """So many of every class; equal parts."""
+    assert parts.by_count("1000,500,500") == Parts(
+        ("train", "val", "test"), shares("1/2", "1/4", "1/4"), (1000, 500, 500)
+    )
+    assert parts.by_folds(3) == Parts(("fold0", "fold1", "fold2"), shares("1/3", "1/3", "1/3"))
+    for bad in ("10,2.5", "10,-1", "ten", "0,1"):
+        with pytest.raises(UsageError, match=f"--count {bad}"):
+            parts.by_count(bad)
+    with pytest.raises(UsageError, match="at least 2"):
+        parts.by_folds(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a,b", "2 names, --ratio 1,1,1 makes 3 parts"),
+        ("a,b,a", "twice"),
+        ("a,,c", "cannot name a part"),
+        ("a,b/c,d", "'b/c' cannot name a part"),
+        ("a,..,c", "cannot name a part"),
+        ("a,.b,c", "cannot name a part"),
+        ("a,b,total", "cannot name a part"),
+    ],
+)
+def test_names_that_do_not_fit(text, match):
+    """As many as parts, each once, and each could be a folder."""
+    assert parts.by_ratio("1,1,1", "Übung, Prüfung,test set").names == ("Übung", "Prüfung", "test set")
+    with pytest.raises(UsageError, match=match):
+        parts.by_ratio("1,1,1", text)
+
+
+def test_exactly_one_demand():
+    """None and two are usage errors that name what there is."""
+    assert parts.demanded(ratio="1,1", count=None, folds=None) == parts.by_ratio("1,1")
+    assert parts.demanded(ratio=None, count="1,1", folds=None, names="a,b") == parts.by_count("1,1", "a,b")
+    assert parts.demanded(ratio=None, count=None, folds=4) == parts.by_folds(4)
+    with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds$"):
+        parts.demanded(ratio=None, count=None, folds=None)
+    with pytest.raises(UsageError, match="not --ratio and --folds"):
+        parts.demanded(ratio="1,1", count=None, folds=2)
+    with pytest.raises(UsageError, match="--names and --folds exclude each other"):
+        parts.demanded(ratio=None, count=None, folds=2, names="a,b")
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 40))
+def test_rounding_is_the_nearest_there_is(proportions, size):
+    """No other whole numbers lie nearer to the exact shares, among those that give every part a picture."""
+    names = ",".join(f"p{number}" for number in range(len(proportions)))
+    demand = parts.by_ratio(",".join(map(str, proportions)), names)
+    if size < len(proportions):
+        with pytest.raises(CnnkitError, match="too few for"):
+            parts.due(demand, [("cat", size)])
+        return
+    column = [row[0] for row in parts.due(demand, [("cat", size)])]
+    assert sum(column) == size
+    assert min(column) >= 1
+
+    def off(numbers):
+        return sum(abs(number - share * size) for number, share in zip(numbers, demand.shares, strict=True))
+
+    near = [range(max(1, number - 2), number + 3) for number in column]
+    assert off(column) == min(off(others) for others in product(*near) if sum(others) == size)
+
+
+def test_hand_worked_rounding():
+    """Quotas 3.5, 1.75, 1.75 of seven: the largest remainders get the two that are left."""
+    demand = parts.by_ratio("0.5,0.25,0.25")
+    assert parts.due(demand, [("cat", 7)]) == [[3], [2], [2]]
+    assert parts.due(demand, [("cat", 2000), ("dog", 10)]) == [[1000, 5], [500, 3], [500, 2]]
+
+
+def test_equal_remainders_take_turns():
+    """Eleven pictures of each of five classes in five folds: each fold gets the odd one once, not the first fold five times."""
+    due = parts.due(parts.by_folds(5), [(name, 11) for name in "abcde"])
+    assert [sum(row) for row in due] == [11] * 5
+
+
+def test_a_small_class_reaches_every_part():
+    """Three pictures, shares of 98, 1 and 1 %: one each."""
+    assert parts.due(parts.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
+    with pytest.raises(CnnkitError, match="class cat has 2 pictures, too few for train, val, test"):
+        parts.due(parts.by_ratio("98,1,1"), [("cat", 2)])
+
+
+def test_counts_leave_a_rest():
+    """What is not asked for is a last row."""
+    demand = parts.by_count("10,5")
+    assert parts.due(demand, [("cat", 20), ("dog", 15)]) == [[10, 10], [5, 5], [5, 0]]
+    with pytest.raises(CnnkitError, match="class cat has 14 pictures, --count 10,5 takes 15; lower it"):
+        parts.due(demand, [("cat", 14)])

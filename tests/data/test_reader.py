@@ -1,0 +1,135 @@
+"""Many pictures, by threads, in order."""
+
+import threading
+import time
+from itertools import count
+
+import pytest
+
+from cnnkit.data import images, reader
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture, FormatError
+
+
+def listed(number):
+    return [Picture(str(index)) for index in range(number)]
+
+
+def decoding():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("jobs", [None, 1, 2, 7])
+def test_order_is_that_of_the_pictures(jobs):
+    """Whichever thread is done first, pictures come in the order given."""
+
+    def load(path):
+        time.sleep(0.002 if int(path) % 3 else 0.006)  # every third one is late
+        return int(path) * 10
+
+    found = list(reader.read(listed(60), load, jobs=jobs))
+    assert found == [(Picture(str(index)), index * 10) for index in range(60)]
+
+
+def test_bad_pictures_stand_in_their_place():
+    """A picture that cannot be loaded comes with its reason, and the others come all the same."""
+
+    def load(path):
+        if int(path) % 4 == 1:
+            raise BadPicture(f"no good: {path}")
+        return path
+
+    found = [(picture.path, str(outcome)) for picture, outcome in reader.read(listed(10), load)]
+    assert found == [(str(n), f"no good: {n}" if n % 4 == 1 else str(n)) for n in range(10)]
+
+
+def test_a_bug_is_no_bad_picture():
+    """Another exception than BadPicture is raised, at the picture that caused it, and no thread is left."""
+
+    def load(path):
+        return 1 / (int(path) - 5)
+
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(picture.path for picture, _ in reader.read(listed(10), load))
+    assert found == ["0", "1", "2", "3", "4"]
+    assert decoding() == []
+
+
+@pytest.mark.parametrize("ahead", [1, 4, 64])
+def test_it_reads_no_further_ahead_than_it_may(ahead):
+    """At every moment at most `ahead` pictures were taken from the list that have not been handed over."""
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        for index in count():
+            taken = index + 1
+            yield Picture(str(index))
+
+    found = reader.read(endless(), str, jobs=2, ahead=ahead)
+    for handed_over in range(1, 30):
+        next(found)
+        assert taken - handed_over <= ahead
+    found.close()
+
+
+def test_threads_really_run_side_by_side():
+    """Two pictures that wait for each other are both loaded."""
+    meeting = threading.Barrier(2, timeout=20)
+    found = reader.read(listed(2), lambda path: meeting.wait(), jobs=2)
+    assert sorted(outcome for _, outcome in found) == [0, 1]
+
+
+def test_an_early_stop_leaves_no_threads():
+    """Whoever stops asking gets the threads stopped, and what was not begun is not begun."""
+    begun = []
+
+    def load(path):
+        begun.append(path)
+        time.sleep(0.005)
+        return path
+
+    for _, outcome in reader.read(listed(500), load, jobs=2, ahead=64):
+        if outcome == "3":
+            break
+    del _, outcome
+    deadline = time.monotonic() + 20
+    while decoding() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert decoding() == []
+    assert len(begun) < 64
+
+
+def test_an_error_of_the_list_leaves_no_threads():
+    """A list that breaks off, as a broken manifest on standard input does, is an error, and the threads are stopped."""
+
+    def breaking():
+        yield from listed(100)
+        raise FormatError("row 101")
+
+    with pytest.raises(FormatError, match="row 101"):
+        list(reader.read(breaking(), str, jobs=2))
+    assert decoding() == []
+
+
+def test_nothing_to_read():
+    """No pictures, no threads, no outcome."""
+    assert list(reader.read([], str)) == []
+
+
+def test_real_files(pictures):
+    """From files to images, a broken one and a missing one among them."""
+    folder = pictures(red=3) / "red"
+    (folder / "01.png").write_bytes(b"")
+    paths = [*sorted(str(path) for path in folder.iterdir()), str(folder / "nowhere.png")]
+    outcomes = [outcome for _, outcome in reader.read([Picture(path) for path in paths], images.load, jobs=2)]
+    assert [isinstance(outcome, BadPicture) for outcome in outcomes] == [False, True, False, True]
+    assert outcomes[0].size == (40, 32)
+    assert str(outcomes[1]) == "empty file"
+
+
+def test_cores_are_those_that_may_be_used(monkeypatch):
+    """A process that is held to one core counts one."""
+    monkeypatch.setattr(reader.os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    assert reader.usable_cores() == 1

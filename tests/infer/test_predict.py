@@ -1,0 +1,344 @@
+"""How pictures and features go through networks: in which batches, decoded how often, in which order, and what is refused."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cnnkit.choices import Fit, Pool, Vote
+from cnnkit.data import images
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.formats import features, onnx_model
+from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.manifest import Row
+from cnnkit.infer import feature_rows, predict
+from cnnkit.infer.foreign import Description
+from cnnkit.infer.onnx_classifier import OnnxNetwork
+from cnnkit.infer.predict import Predictor
+
+CLASSES = ("blue", "green", "red")
+BACKBONE = Backbone(name="layers", layer="conv1", pool=Pool.AVG, weights_sha256="a" * 64, notation="conv 3 k1")
+PREPROCESS = Preprocess(size=16, resize=18)
+# The mean of blue speaks for blue and so on, as the pictures of the fixture are tinted
+WEIGHTS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=np.float32) / 20
+
+
+def header(**changes):
+    made = Header(kind=Kind.ONNX, classes=CLASSES, preprocess=PREPROCESS, backbone=BACKBONE, head="dense 3")
+    return made.but(**changes)
+
+
+def save(path, inputs, nodes, constants, saved):
+    """Write a graph with the outputs that cnn-export gives, and a Header."""
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "logits")]
+    nodes = [
+        *nodes,
+        helper.make_node("MatMul", ["features", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    given = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "net", [inputs], outputs, given)
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx_model.save(path, onnx_model.finished(proto, saved))
+    return path
+
+
+def whole(path, *, weights=WEIGHTS, **changes):
+    """Write a network of pictures: logits are the means of the channels times `weights`."""
+    saved = header(**changes)
+    size = saved.preprocess.size
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers", "axes"], ["features"], keepdims=0),
+    ]
+    inputs = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", size, size, 3])
+    return save(path, inputs, nodes, {"axes": np.array([1, 2], dtype=np.int64), "weights": weights}, saved)
+
+
+def head(path, **changes):
+    """Write a head of three features."""
+    inputs = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
+    return save(path, inputs, [], {"weights": WEIGHTS}, header(**changes))
+
+
+def keep_features(path, values, *, rows=None, **changes):
+    """Write features as cnn-extract does."""
+    saved = header(kind=Kind.FEATURES, head=None, **changes)
+    rows = rows or [Row(f"photos/{number}.png", split="ab"[number % 2]) for number in range(len(values))]
+    with features.Writer(path, shape=values.shape[1:], dtype=str(values.dtype), header=saved) as writer:
+        writer.write(values, rows)
+    return path
+
+
+def load(*models, **options):
+    return Predictor(models, device="cpu", **options)
+
+
+@pytest.fixture
+def found(pictures):
+    return [Picture(str(path)) for path in sorted(pictures(red=4, blue=3).rglob("*.png"))]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """List how many inputs networks are given at once."""
+    sizes = []
+    run = OnnxNetwork.run
+
+    def recording(self, inputs, outputs, **options):
+        sizes.append(len(inputs))
+        return run(self, inputs, outputs, **options)
+
+    monkeypatch.setattr(OnnxNetwork, "run", recording)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [(1, 32, [1]), (7, 32, [7]), (7, 7, [7]), (7, 6, [4, 4]), (7, 3, [3, 3, 3]), (7, 1, [1] * 7)],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_batches_have_one_size_and_little_is_empty(tmp_path, found, asked, count, batch, sizes, listed):
+    """A known number of pictures is dealt out evenly; of a stream it is known when it ends within the first batch."""
+    predictor = load(whole(tmp_path / "net.onnx"))
+    coming = found[:count] if listed else iter(found[:count])
+    assert len(list(predictor.pictures(coming, batch=batch))) == count
+    assert asked == (sizes if listed or count < batch else [batch] * -(-count // batch))
+
+
+def test_features_go_in_even_batches_too(tmp_path, asked):
+    """Ten rows at most four at once."""
+    path = keep_features(tmp_path / "x.npy", np.zeros((10, 3), dtype=np.float32))
+    assert len(list(load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]), batch=4))) == 10
+    assert asked == [4, 4, 4]
+
+
+def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, found, monkeypatch):
+    """Three models, two ways to prepare a picture: each model answers as it does alone."""
+    small = Preprocess(size=8, resize=8, fit=Fit.SQUASH)
+    models = [
+        whole(tmp_path / "one.onnx"),
+        whole(tmp_path / "two.onnx", weights=WEIGHTS[:, [1, 0, 2]], preprocess=small),
+        whole(tmp_path / "three.onnx", weights=-WEIGHTS),
+    ]
+    alone = [np.stack([answer.probabilities for answer in load(model).pictures(found)]) for model in models]
+    decoded = []
+    monkeypatch.setattr(images, "load", lambda path, load=images.load: decoded.append(path) or load(path))
+    together = np.stack([answer.probabilities for answer in load(*models).pictures(found)])
+    assert sorted(decoded) == sorted(picture.path for picture in found)
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+
+
+def test_models_with_their_classes_in_another_order_agree(tmp_path, found):
+    """The same network with its columns and names turned round adds nothing to a vote."""
+    one = whole(tmp_path / "one.onnx")
+    turned = whole(tmp_path / "turned.onnx", weights=WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1])
+    alone = np.stack([answer.probabilities for answer in load(one).pictures(found)])
+    for vote in Vote:
+        voted = list(load(one, turned, vote=vote).pictures(found))
+        assert [answer.ranking[0] for answer in voted] == alone.argmax(axis=1).tolist()
+    np.testing.assert_allclose(np.stack([a.probabilities for a in load(one, turned).pictures(found)]), alone, atol=1e-6)
+
+
+def test_skipped_pictures_keep_their_place(tmp_path, found):
+    """One answer for every picture in its order, whether it can be used or not; the same picture may come twice."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    bad = Picture(str(broken))
+    order = [bad, found[0], found[0], bad, bad, *found[1:], bad]
+    skipped = []
+    answers = load(whole(tmp_path / "net.onnx")).pictures(
+        order, batch=2, skip=lambda path, reason: skipped.append((path, reason))
+    )
+    answers = list(answers)
+    assert [answer.path for answer in answers] == [picture.path for picture in order]
+    assert [answer.probabilities is None for answer in answers] == [picture is bad for picture in order]
+    assert len(skipped) == 4
+    lines = list(predict.labels(answers, CLASSES))
+    assert [line == "" for line in lines] == [picture is bad for picture in order]
+
+
+def test_without_a_way_to_skip_a_bad_picture_is_an_error(tmp_path):
+    """A caller who did not say what to do is told."""
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(BadPicture, match=r"broken\.png: empty file"):
+        list(load(whole(tmp_path / "net.onnx")).pictures([Picture(str(tmp_path / "broken.png"))]))
+
+
+def test_an_answer_that_is_no_number_is_skipped_and_named(tmp_path):
+    """Features that are not finite give no probability; the rows beside them do."""
+    values = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, -np.inf, 0], [3, 2, 1]], dtype=np.float32)
+    path = keep_features(tmp_path / "x.npy", values)
+    skipped = []
+    answers = list(
+        load(head(tmp_path / "head.onnx")).features(
+            feature_rows.find([str(path)]), skip=lambda path, reason: skipped.append((path, reason))
+        )
+    )
+    assert [answer.probabilities is None for answer in answers] == [False, True, True, False]
+    assert skipped == [(f"{tmp_path}/photos/{row}.png", "the network's answer is not a number") for row in (1, 2)]
+
+
+def test_progress_counts_all_pictures(tmp_path, found):
+    """With the total where it is known, skipped ones included."""
+    seen = []
+    list(load(whole(tmp_path / "net.onnx")).pictures(found, batch=3, progress=lambda *done: seen.append(done)))
+    assert seen[-1] == (7, 7)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    seen.clear()
+    list(load(whole(tmp_path / "net.onnx")).pictures(iter(found), batch=3, progress=lambda *done: seen.append(done)))
+    assert seen[-1] == (7, None)
+
+
+def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
+    """In any float type, in any number of files, and only the rows of a part."""
+    values = np.random.default_rng(0).normal(0, 9, (7, 3))
+    one = keep_features(tmp_path / "one.npy", values.astype(np.float32))
+    two = keep_features(tmp_path / "two.npy", values.astype(np.float16))
+    predictor = load(head(tmp_path / "head.onnx"))
+    powers = np.exp(values @ WEIGHTS)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    found = feature_rows.find([str(one), str(two)])
+    assert isinstance(found[0].values, np.memmap)
+    given = np.stack([answer.probabilities for answer in predictor.features(found, batch=2)])
+    np.testing.assert_allclose(given[:7], expected, atol=1e-6)
+    np.testing.assert_allclose(given[7:], expected, atol=2e-3)
+    part = list(predictor.features(feature_rows.find([str(one)], split="b"), batch=2))
+    np.testing.assert_allclose(np.stack([answer.probabilities for answer in part]), expected[1::2], atol=1e-6)
+    assert [answer.path for answer in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
+
+
+def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
+    """A bare array has neither names nor a Header: that nothing was checked is said."""
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float64))
+    answers = list(load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(tmp_path / "x.npy")])))
+    assert [answer.path for answer in answers] == [f"{tmp_path}/x.npy:0", f"{tmp_path}/x.npy:1"]
+    assert "no x.json beside it: nothing shows that these are the features that" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backbone": None}, "made with base None, .* trained with layers"),
+        (
+            {"backbone": Backbone("vgg16", "block5", Pool.AVG, "a" * 64)},
+            "made with base vgg16, .* trained with layers",
+        ),
+        (
+            {"backbone": Backbone("layers", "conv2", Pool.AVG, "a" * 64, "conv 3 k1")},
+            "made with layer conv2, .* trained with conv1",
+        ),
+        (
+            {"backbone": Backbone("layers", "conv1", Pool.MAX, "a" * 64, "conv 3 k1")},
+            "made with pool max, .* trained with avg",
+        ),
+        (
+            {"backbone": Backbone("layers", "conv1", Pool.AVG, "b" * 64, "conv 3 k1")},
+            "made with weights b+, .* trained with a+;",
+        ),
+        ({"preprocess": Preprocess(size=16, resize=20)}, "made with resize 20, .* trained with 18"),
+        (
+            {"preprocess": Preprocess(size=16, resize=18, mean=(0.5, 0.5, 0.5))},
+            r"made with mean \(0\.5, .* trained with \(0\.485",
+        ),
+    ],
+    ids=["none", "base", "layer", "pool", "weights", "resize", "mean"],
+)
+def test_features_of_another_base_are_refused(tmp_path, changes, said):
+    """Whatever differs is named, with both files and both values."""
+    path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32), **changes)
+    with pytest.raises(FormatError, match=said) as error:
+        load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]))
+    assert "x.npy" in str(error.value)
+    assert "head.onnx" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((2, 4), "rows of 4, .* takes 3"), ((2, 3, 5, 5), "3 x 5 x 5, .* takes 3")]
+)
+def test_features_of_another_shape_are_refused(tmp_path, shape, said):
+    """Both shapes are given."""
+    path = keep_features(tmp_path / "x.npy", np.zeros(shape, dtype=np.float32))
+    with pytest.raises(FormatError, match=said):
+        load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]))
+
+
+def test_a_list_of_another_length_is_refused(tmp_path):
+    """Rows that were added or lost would be called by the wrong names."""
+    path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
+    np.save(path, np.zeros((3, 3), dtype=np.float32))
+    with pytest.raises(FormatError, match=r"has 3 rows, x\.tsv has 2"):
+        feature_rows.find([str(path)])
+
+
+def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
+    """The other way round there is one line that says what to give."""
+    path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
+    with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not pictures"):
+        load(head(tmp_path / "head.onnx")).pictures(found)
+    with pytest.raises(
+        UsageError, match=r"x\.npy holds features, and net\.onnx takes pictures".replace("net", ".*net")
+    ):
+        load(whole(tmp_path / "net.onnx")).features(feature_rows.find([str(path)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"description": Description(size=8)}, "carries its own preprocessing and classes; --size is for networks"),
+        ({"vote": Vote.HARD}, "give --model several times"),
+    ],
+)
+def test_options_that_one_of_our_models_does_not_need_are_refused(tmp_path, options, said):
+    """They would do nothing, or something else than is meant."""
+    with pytest.raises(UsageError, match=said):
+        load(whole(tmp_path / "net.onnx"), **options)
+
+
+def test_a_vote_has_no_logits(tmp_path):
+    """The mean of probabilities is no softmax of anything that a network gave."""
+    with pytest.raises(UsageError, match="a vote has probabilities and no logits"):
+        load(whole(tmp_path / "a.onnx"), whole(tmp_path / "b.onnx"), logits=True)
+
+
+def test_what_is_no_classifier_is_refused(tmp_path):
+    """A base without classes, a graph with another number of outputs than classes, and a torch file."""
+    with pytest.raises(FormatError, match="gives no probabilities of named classes"):
+        load(whole(tmp_path / "base.onnx", classes=None))
+    with pytest.raises(FormatError, match="does not say how pictures are prepared"):
+        load(broken := whole(tmp_path / "broken.onnx"), whole_without_preprocess(broken))
+    two = load(whole(tmp_path / "two.onnx", classes=("a", "b")))
+    with pytest.raises(FormatError, match="gives 3 numbers a picture, but has 2 classes: a, b"):
+        two._ask([np.zeros((1, 16, 16, 3), dtype=np.uint8)])
+    with pytest.raises(UsageError, match=r"head\.pt: prediction takes ONNX; make it with cnn-export"):
+        load("head.pt")
+    (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
+    with pytest.raises(CnnkitError, match=r"text\.onnx: no ONNX network"):
+        load(tmp_path / "text.onnx")
+
+
+def whole_without_preprocess(path):
+    """Take the preprocessing out of a network's Header."""
+    proto = onnx.load(path)
+    path.write_bytes(onnx_model.finished(proto, header(preprocess=None)))
+    return path
+
+
+def test_rows_are_ranked_and_cut(tmp_path, found):
+    """The best K, all where there are fewer; what is below the bound keeps its probability and loses its label."""
+    answers = list(load(whole(tmp_path / "net.onnx"), logits=True).pictures(found))
+    every = list(predict.rows(answers, CLASSES, top=9))
+    assert [row.rank for row in every] == [1, 2, 3] * 7
+    for start in range(0, 21, 3):
+        shares = [row.probability for row in every[start : start + 3]]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-6)
+        powers = np.exp([row.logit for row in every[start : start + 3]])
+        np.testing.assert_allclose(powers / powers.sum(), shares, atol=1e-6)
+    bound = every[0].probability
+    kept = list(predict.rows(answers, CLASSES, top=2, min_probability=bound))
+    assert all((row.label == "?") == (row.probability < bound) for row in kept)
+    assert {row.label for row in kept} > {"?"}
+    assert [row.probability for row in kept] == [row.probability for row in every if row.rank < 3]

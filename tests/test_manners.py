@@ -1,0 +1,325 @@
+"""Every installed command has the same manners: help, versions, errors, streams, signals and exit status.
+
+The machinery behind them is tested on throw-away commands in test_cli.py; here each real command shows that it stands behind it.
+A command that is new needs a line in each of the tables below.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import pytest
+
+COMMANDS = sorted(entry.name for entry in distribution("cnnkit").entry_points if entry.group == "console_scripts")
+
+BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
+
+#: The road on small pictures, in this order; what each command prints there is looked at below.
+ROAD = {
+    "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
+    "cnn-split": ["photos", "--ratio", "0.5,0.5", "--names", "train,test"],
+    "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
+    "cnn-train-head": ["train.npy", "--val", "train.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
+    "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
+    "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
+    "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
+}
+
+#: What stdout becomes in the road, for the commands after it.
+KEPT = {"cnn-split": "split.tsv", "cnn-predict": "predictions.tsv"}
+
+#: Those that are done in a moment and can be run again and again.
+QUICK = ["cnn-dims", "cnn-split", "cnn-predict", "cnn-eval"]
+
+#: All that is needed, but the file does not exist.
+MISSING = {
+    "cnn-dims": ["no-such.onnx"],
+    "cnn-split": ["no-such", "--ratio", "0.5,0.5"],
+    "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
+    "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
+    "cnn-export": ["no-such.pt", "-o", "x.onnx"],
+    "cnn-predict": ["-m", "no-such.onnx", "photos"],
+    "cnn-eval": ["no-such.tsv"],
+}
+
+#: All that is needed, but no source.
+SOURCELESS = {
+    "cnn-dims": ["--pool", "2"],
+    "cnn-split": ["--ratio", "0.5,0.5"],
+    "cnn-extract": ["-o", "x.npy", *BASE],
+    "cnn-train-head": ["-o", "x.pt"],
+    "cnn-export": ["-o", "x.onnx"],
+    "cnn-predict": ["-m", "head.onnx"],
+    "cnn-eval": [],
+}
+
+#: Work that does not end by itself: those that read standard input wait for more of it, the others have much to do.
+ENDLESS = {
+    "cnn-dims": ["--pool", "2"],
+    "cnn-split": ["-", "--ratio", "0.5,0.5"],
+    "cnn-extract": ["-", "-o", "x.npy", *BASE],
+    "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],
+    "cnn-export": ["head.pt", "-o", "x.onnx"],
+    "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
+    "cnn-eval": [],
+}
+
+every_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+def script(name):
+    return Path(sys.executable).parent / name
+
+
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+def run(name, *words, cwd, status=0, **options):
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
+    done = subprocess.run([script(name), *words], cwd=cwd, stderr=subprocess.PIPE, text=True, timeout=300, **streams)
+    assert status is None or done.returncode == status, done.stderr
+    return Done(done.returncode, done.stdout or "", done.stderr)
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """Walk the road once. Returns the folder, and what each command did."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    folder = tmp_path_factory.mktemp("road")
+    make_pictures(folder / "photos")
+    done = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("CNNKIT_OFFLINE", "1")
+        for name, words in ROAD.items():
+            done[name] = run(name, *words, cwd=folder, status=None)
+            if name in KEPT:
+                (folder / KEPT[name]).write_text(done[name].out)
+    return folder, done
+
+
+def make_pictures(folder):
+    """Write a dozen pictures of each of two classes, in two colours."""
+    from PIL import Image
+
+    for label, colour in (("red", (150, 30, 30)), ("blue", (30, 30, 150))):
+        (folder / label).mkdir(parents=True)
+        for index in range(12):
+            shade = tuple(channel + 5 * index for channel in colour)
+            Image.new("RGB", (24, 20), shade).save(folder / label / f"{index:02d}.png")
+
+
+@every_command
+def test_every_table_knows_the_command(name):
+    """A new command is tested like the others, or this fails."""
+    assert all(name in table for table in (ROAD, MISSING, SOURCELESS, ENDLESS))
+
+
+# ---------------------------------------------------------------- asking
+
+
+@every_command
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_names_itself_and_shows_examples(name, word, tmp_path):
+    """Exit 0, nothing on stderr, no escape sequences in a pipe, every option with a sentence, examples of this very command."""
+    done = run(name, word, cwd=tmp_path)
+    assert done.err == ""
+    assert done.out.startswith(f"Usage: {name} ")
+    assert "\x1b" not in done.out
+    text, _, examples = done.out.partition("\n  Examples:\n")
+    assert any(line.strip().startswith(f"{name} ") or f"| {name}" in line for line in examples.splitlines())
+    assert max(map(len, text.splitlines())) <= 80
+    for option in ("--help", "--version", "--quiet"):
+        assert option in text
+
+
+@every_command
+def test_every_option_says_what_it_does(name):
+    """No option and no argument is without help."""
+    import typer.core
+
+    (entry,) = [entry for entry in distribution("cnnkit").entry_points if entry.name == name]
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def look(command, **_):
+        seen.extend(command.params)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.core.TyperCommand, "main", look)
+        with pytest.raises(Stop):
+            entry.load()([])
+    assert seen
+    assert [parameter.name for parameter in seen if not parameter.help] == []
+
+
+@every_command
+def test_help_on_a_terminal_keeps_its_colours_to_those_who_want_them(name, terminal, tmp_path):
+    """rich draws it; NO_COLOR is honoured (bold and dim are no colours)."""
+    colours = re.compile(r"\x1b\[([0-9]+;)*(3[0-8]|4[0-8]|9[0-7])(;[0-9]+)*m")
+    assert colours.search(terminal(script(name), "--help", cwd=tmp_path).out)
+    assert not colours.search(terminal(script(name), "--help", cwd=tmp_path, env={"NO_COLOR": "1"}).out)
+
+
+@every_command
+def test_version_names_what_the_results_depend_on(name, tmp_path):
+    """One line, with the versions of cnnkit, torch and onnxruntime."""
+    done = run(name, "--version", cwd=tmp_path)
+    assert done.err == ""
+    (line,) = done.out.splitlines()
+    assert line.startswith(f"cnnkit {version('cnnkit')}, torch {version('torch')}, ")
+    assert re.search(r"onnxruntime(-gpu)? \d", line)
+
+
+@every_command
+def test_completion_knows_the_options(name, tmp_path):
+    """The shell asks the command itself what may come next."""
+    variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
+    env = {**os.environ, variable: "complete_bash", "COMP_WORDS": f"{name} --qui", "COMP_CWORD": "1"}
+    done = run(name, cwd=tmp_path, env=env)
+    assert (done.out.split(), done.err) == (["--quiet"], "")
+
+
+# ---------------------------------------------------------------- refusing
+
+
+@every_command
+def test_an_unknown_option_is_a_usage_error(name, tmp_path):
+    """Exit 2, one line that names it, nothing on stdout."""
+    done = run(name, "--no-such-option", cwd=tmp_path, status=2)
+    assert done.out == ""
+    assert re.fullmatch(rf"{name}: .*--no-such-option.*; see {name} --help\n", done.err)
+
+
+@every_command
+def test_a_missing_file_is_one_line(name, tmp_path):
+    """Exit 1, one line that names it, nothing on stdout, nothing written."""
+    make_pictures(tmp_path / "photos")
+    done = run(name, *MISSING[name], cwd=tmp_path, status=1)
+    assert done.out == ""
+    assert re.fullmatch(rf"{name}: .*no-such.*\n", done.err)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@every_command
+def test_no_source_and_a_terminal_is_a_usage_error(name, terminal, road):
+    """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""
+    folder, _ = road
+    done = terminal(script(name), *SOURCELESS[name], on=["stdin"], cwd=folder)
+    assert done.status == 2
+    assert re.fullmatch(rf"{name}: .+\n", done.err)
+
+
+# ---------------------------------------------------------------- working
+
+
+@every_command
+def test_in_a_pipe_it_prints_tsv(name, road):
+    """A header row of plain names, then rows of as many fields; no table, no escape sequences."""
+    _, done = road
+    assert done[name].status == 0, done[name].err
+    header, *rows = [line.split("\t") for line in done[name].out.splitlines()]
+    assert rows
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", field) for field in header)
+    assert {len(row) for row in rows} == {len(header)}
+    assert "\x1b" not in done[name].out + done[name].err
+
+
+@every_command
+def test_json_lines_parse_and_quiet_is_quiet(name, road):
+    """With `--json` every line is an object that a strict reader takes; with `--quiet` nothing is left to say."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    folder, _ = road
+    done = run(name, *ROAD[name], "--json", "--quiet", cwd=folder)
+    lines = done.out.splitlines()
+    assert lines
+    assert all(isinstance(json.loads(line, parse_constant=refuse), dict) for line in lines)
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_on_a_terminal_it_draws_a_table(name, road, terminal):
+    """No tabs, but columns under a line; data and nothing else, even there, on stdout."""
+    folder, _ = road
+    done = terminal(script(name), *ROAD[name], on=["stdout"], cwd=folder)
+    assert done.status == 0, done.err
+    assert "\t" not in done.out
+    assert "─────" in done.out
+    assert "cnn-" not in done.out
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_second_run_prints_the_same_bytes(name, road):
+    """The same input and seed give the same output."""
+    folder, done = road
+    assert run(name, *ROAD[name], cwd=folder).out == done[name].out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [*((name, ["--help"]) for name in COMMANDS), *((name, ROAD[name]) for name in QUICK)]
+)
+def test_a_reader_that_has_gone_is_no_fault(name, words, road):
+    """Where `| head` has read enough, the command ends without a traceback and without a word about a pipe."""
+    folder, _ = road
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(name, *words, cwd=folder, stdout=writing, status=None)
+    os.close(writing)
+    assert done.status in (1, 128 + signal.SIGPIPE)
+    assert "Traceback" not in done.err
+    assert "roken pipe" not in done.err
+
+
+# ---------------------------------------------------------------- being stopped
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "status"),
+    [*((name, signal.SIGINT, 130) for name in COMMANDS), *((name, signal.SIGTERM, 143) for name in QUICK)],
+)
+def test_it_can_be_stopped(name, number, status, road):
+    """Ctrl-C is 130 and SIGTERM 143, in the middle of the work; no traceback, nothing on stdout, no file left half written."""
+    folder, _ = road
+    before = sorted(folder.iterdir())
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([script(name), *ENDLESS[name]], cwd=folder, bufsize=0, **pipes) as process:
+        try:
+            wait_until_at_work(process, reads=name not in ("cnn-train-head", "cnn-export"))
+            process.send_signal(number)
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (status, b""), err
+    assert b"Traceback" not in err
+    if number == signal.SIGINT:
+        assert err.decode().splitlines()[-1] == f"{name}: interrupted"
+    assert sorted(folder.iterdir()) == before
+
+
+def wait_until_at_work(process, *, reads):
+    """Return when the command has started its work, by what it takes or says."""
+    if reads:
+        # Empty lines mean nothing; once more of them are gone than a pipe holds, the command is reading
+        feeder = threading.Thread(target=process.stdin.write, args=(b"\n" * 300_000,), daemon=True)
+        feeder.start()
+        feeder.join(timeout=120)
+        assert not feeder.is_alive()
+    else:
+        assert process.stderr.readline().startswith(b"cnn-")  # what it runs on

@@ -1,0 +1,128 @@
+"""Name what pictures show, with one exported network or several that vote."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import Fit, Interpolation, Vote
+from cnnkit.errors import UsageError
+
+
+@cli.command
+def main(
+    models: Annotated[
+        list[Path],
+        cli.Option("--model", "-m", metavar="MODEL.onnx", help="An exported network; several of them vote."),
+    ],
+    sources: cli.Sources = None,
+    top: Annotated[int, cli.Option("--top", min=1, metavar="K", help="Print the K best classes of each picture.")] = 1,
+    vote: Annotated[
+        Vote,
+        cli.Option(
+            "--vote",
+            help="How several models come to one answer: by the mean of their probabilities, or by the majority of their answers; "
+            "the probability is then the share of votes, and the mean decides between equals.",
+        ),
+    ] = Vote.SOFT,
+    min_probability: Annotated[
+        float,
+        cli.Option(
+            "--min-probability", min=0.0, max=1.0, metavar="P", help="Print ? for a label that is less probable."
+        ),
+    ] = 0.0,
+    logits: Annotated[bool, cli.Option("--logits", help="One more column: what comes before the softmax.")] = False,
+    labels_only: Annotated[
+        bool,
+        cli.Option(
+            "--labels-only",
+            help="Nothing but the label, one line for each picture; the line of a picture that was skipped is empty.",
+        ),
+    ] = False,
+    size: Annotated[
+        int | None,
+        cli.Option("--size", min=1, metavar="PIXELS", help="For a network without cnnkit header: side of its input."),
+    ] = None,
+    mean: Annotated[
+        str | None, cli.Option("--mean", metavar="R,G,B", help="Likewise: mean of its input, for values from 0 to 1.")
+    ] = None,
+    std: Annotated[str | None, cli.Option("--std", metavar="R,G,B", help="Likewise: standard deviation.")] = None,
+    labels: Annotated[
+        Path | None,
+        cli.Option("--labels", metavar="FILE", help="Likewise: its classes, one a line, in the order of its outputs."),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        cli.Option(
+            "--resize", min=1, metavar="PIXELS", help="Likewise: shorter side before the crop. [default: 256 for 224]"
+        ),
+    ] = None,
+    fit: Annotated[
+        Fit | None, cli.Option("--fit", help="Likewise: how a picture becomes a square. [default: crop]")
+    ] = None,
+    interpolation: Annotated[
+        Interpolation | None, cli.Option("--interpolation", help="Likewise: how it is resized. [default: bilinear]")
+    ] = None,
+    split: cli.Split = None,
+    null: cli.Null = False,
+    device: cli.Device = "auto",
+    batch: cli.Batch = 32,
+    jobs: cli.Jobs = None,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Name what pictures show, with one exported network or several that vote.
+
+    Writes path, rank, label and probability, in the order of the pictures, as they are done. How pictures are prepared and what
+    the classes are is read from the model. A SOURCE may also be a FILE.npy of features, for a head from cnn-export --head-only.
+
+    A network that cnnkit did not make takes float pictures (N, 3, H, W) or (N, H, W, 3); it needs --size, --mean, --std
+    and --labels. Whether it gives probabilities or logits is seen.
+
+    Examples:
+      cnn-predict -m head.onnx cat.jpg
+      cnn-predict -m head.onnx split.tsv --split test | cnn-eval --truth split.tsv
+      find . -name "*.jpg" -print0 | cnn-predict -m head.onnx -0 - --json | jq -r 'select(.probability < 0.6).path'
+      ls *.jpg | cnn-predict -m head.onnx - --labels-only | sort | uniq -c
+      cnn-predict -m one.onnx -m two.onnx -m three.onnx --vote hard photos/
+      cnn-predict -m head.onnx test.npy --top 3
+      cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
+    """
+    from cnnkit.infer import feature_rows, foreign, predict
+
+    if labels_only and (top > 1 or logits or as_json):
+        raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
+    found = feature_rows.find(sources or [], split=split) if feature_rows.are_meant(sources) else None
+    pictures = cli.pictures(sources, split=split, null=null) if found is None else []
+    predictor = predict.Predictor(
+        models,
+        vote=vote,
+        logits=logits,
+        description=foreign.Description(
+            size=size,
+            mean=foreign.channels(mean, option="--mean"),
+            std=foreign.channels(std, option="--std"),
+            labels=labels,
+            resize=resize,
+            fit=fit,
+            interpolation=interpolation,
+        ),
+        device=device,
+    )
+    with cli.skipping(errors) as skip, cli.progress("predicting", streaming=True) as progress:
+        answers = (
+            predictor.pictures(pictures, batch=batch, jobs=jobs, skip=skip, progress=progress)
+            if found is None
+            else predictor.features(found, batch=batch, skip=skip, progress=progress)
+        )
+        if labels_only:
+            cli.emit_lines(predict.labels(answers, predictor.classes, min_probability=min_probability))
+        else:
+            cli.emit(
+                predict.rows(answers, predictor.classes, top=top, min_probability=min_probability),
+                as_json,
+                columns=("path", "rank", "label", "probability", *(("logit",) if logits else ())),
+            )
+
+
+if __name__ == "__main__":
+    main()
