@@ -98,15 +98,13 @@ def terminal():
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         streams |= dict.fromkeys(on, theirs)
 
-        def take_terminal():
-            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
-
+        # The first to open a terminal in a new session is who Ctrl-C reaches
+        opened = ["sh", "-c", ': < "$0"; exec "$@"', os.ttyname(theirs)]
         program = subprocess.Popen(
-            [str(word) for word in words],
+            [*opened, *map(str, words)],
             cwd=cwd,
             env={**os.environ, "TERM": "xterm-256color", **(env or {})},
             start_new_session=True,
-            preexec_fn=take_terminal,
             **streams,
         )
         os.close(theirs)

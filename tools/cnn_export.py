@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-
 from cnnkit import cli
 from cnnkit.choices import ExportInput
 
@@ -60,7 +59,7 @@ def main(
     from cnnkit.engine import verified
 
     pictures = cli.pictures(verify, split=split, null=null) if verify else None
-    with cli.skipping(errors) as skip:
+    with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
         records = verified.export_model(
             model,
             output,
@@ -77,6 +76,7 @@ def main(
             jobs=jobs,
             device=device,
             skip=skip,
+            progress=progress,
         )
     cli.emit(records, as_json)
 

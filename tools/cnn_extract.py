@@ -8,7 +8,6 @@ photos/dog/2.jpg           train.tsv     row i: path label split group
 from pathlib import Path
 from typing import Annotated
 
-
 from cnnkit import cli
 from cnnkit.choices import Engine, FeatureDtype, Fit, Pool
 from cnnkit.errors import UsageError

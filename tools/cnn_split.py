@@ -111,19 +111,23 @@ def main(
       cnn-split split.tsv --split train --folds 5 > folds.tsv
       find photos/ -name '*.jpg' -print0 | cnn-split -0 --ratio 8,1,1 --stable
     """
-    from cnnkit.data import duplicates, parts, split, tree
+    from cnnkit.data import duplicates, moves, parts, split, tree
     from cnnkit.formats import manifest
 
     demanded = parts.demanded(ratio=ratio, count=count, folds=folds, names=names)
     if output is not None and manifest_file is not None:
         raise UsageError("--manifest and -o exclude each other; -o writes its manifest to DIR/split.tsv")
+    if manifest_file is not None and manifest_file.suffix.lower() != ".tsv":
+        raise UsageError(
+            f"--manifest {manifest_file}: give it a name that ends in .tsv, by which every command knows a manifest"
+        )
     if output is None and (force or link is not Link.COPY):
         raise UsageError("--link and --force speak of a folder tree; give one with -o DIR")
     if output is not None and not dry_run:
-        if link is Link.MOVE and tree.unfinished(output):
+        if link is Link.MOVE and moves.unfinished(output):
             cli.notice(f"pictures were being moved into {output}; going on with that, without looking at anything else")
             with cli.progress("moving") as progress:
-                tree.finish(output, progress=progress)
+                moves.finish(output, tree.MANIFEST, progress=progress)
             return
         tree.check_free(output, force=force)
 

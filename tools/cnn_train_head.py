@@ -7,7 +7,6 @@ val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
 from pathlib import Path
 from typing import Annotated
 
-
 from cnnkit import cli
 from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
 
@@ -57,9 +56,7 @@ def main(
     class_weights: Annotated[
         ClassWeights, cli.Option("--class-weights", help="What a picture of each class counts for.")
     ] = ClassWeights.NONE,
-    standardize: Annotated[
-        bool, cli.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")
-    ] = False,
+    standardize: Annotated[bool, cli.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")] = False,
     pca: Annotated[int | None, cli.Option("--pca", min=1, metavar="N", help="Keep N principal components.")] = None,
     whiten: Annotated[bool, cli.Option("--whiten", help="Deviation 1 for every principal component.")] = False,
     patience: Annotated[

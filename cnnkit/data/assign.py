@@ -182,7 +182,8 @@ def _check_every_class(drawn: Draw, part_of: Sequence[int], parts: Parts) -> Non
             if not held[part][number]:
                 size = sum(row[number] for row in held)
                 units = sum(any(drawn.numbers[member] == number for member in members) for members in drawn.units)
-                undivided = f" in {units} sets that stay together" if units < size else ""
+                sets = "1 set that stays together" if units == 1 else f"{units} sets that stay together"
+                undivided = f" in {sets}" if units < size else ""
                 raise CnnkitError(
                     f"class {label} has {size} pictures{undivided}, and none of them is in {name}; "
                     "add some, make fewer parts or try another --seed"

@@ -9,10 +9,10 @@ from itertools import combinations
 Counts = tuple[tuple[int, int], ...]
 
 #: Moves and swaps that are weighed at most, about a second of them: with hundreds of units that all differ there are too many to try.
-_TRIALS = 200_000
+_TRIALS = 100_000
 
 #: How often to begin anew, with the units in another order, while the parts are not exact.
-_ATTEMPTS = 50
+_ATTEMPTS = 1000
 
 
 class _Filling:
@@ -35,11 +35,11 @@ class _Filling:
 
     def change(self, part: int, counts: Counts, sign: int = 1) -> float:
         """Say by how much the cost grows when the part receives these, or with sign -1 gives them away."""
-        held = self.held[part]
-        return sum(
-            self._cost(part, number, held[number] + sign * count) - self._cost(part, number, held[number])
-            for number, count in counts
-        )
+        growth = 0.0
+        for number, count in counts:
+            held = self.held[part][number]
+            growth += self._cost(part, number, held + sign * count) - self._cost(part, number, held)
+        return growth
 
     def receive(self, part: int, counts: Counts, sign: int = 1) -> None:
         """Add these to the part, or with sign -1 take them away."""
@@ -128,7 +128,6 @@ def polish(
         filling.receive(part, units[unit])
         alike[part, units[unit]].append(unit)
     best = list(part_of)
-    trials = iter(range(_TRIALS))
     while filling.total() > 0 and _improve(filling, alike, best, trials):
         pass
     return best, filling.total()

@@ -34,9 +34,7 @@ def demanded(*, ratio: str | None, count: str | None, folds: int | None, names: 
     """
     made = [f"--{name}" for name, value in (("ratio", ratio), ("count", count), ("folds", folds)) if value is not None]
     if len(made) != 1:
-        raise UsageError(
-            f"give one of --ratio, --count and --folds{', not ' + ' and '.join(made) if made else ''}"
-        )
+        raise UsageError(f"give one of --ratio, --count and --folds{', not ' + ' and '.join(made) if made else ''}")
     if ratio is not None:
         return by_ratio(ratio, names)
     if count is not None:

@@ -8,34 +8,24 @@
 Below a class's folder names stay as they were, subfolders included, so no two pictures claim the same place. No picture is ever
 written over, and none is removed that does not lie somewhere else as well.
 
-Copies and links that fail half-way are taken back. Moves are written down in DIR/.moves.tsv before the first one is done; after an
-interruption every picture is at its old place or at its new one, and `finish` does the rest.
+Copies and links that fail half-way are taken back. Moves that are interrupted are gone on with by the next run (see moves.py).
 """
 
 import contextlib
 import errno
-import hashlib
-import logging
 import os
-import secrets
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from cnnkit.data import source
+from cnnkit.data import moves, source
+from cnnkit.data.moves import Progress
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import atomic, manifest, tsv
+from cnnkit.formats import manifest
 from cnnkit.formats.manifest import Row
 
 MANIFEST = "split.tsv"
-_MOVES = ".moves.tsv"
-_COLUMNS = ("from", "path", "label", "split", "group")
-
-_log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], None]
 
 
 class Link(StrEnum):
@@ -77,24 +67,25 @@ def write(
     places = _places(rows)
     _check_apart(folder, rows)
     check_free(folder, force=force)
+    left: set[Path] = _left(folder, rows, digests) if force else set()
+    for place in places:
+        if os.path.lexists(folder / place) and folder / place not in left:
+            raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
     if force:
-        _clear(folder, {row.split for row in rows if row.split}, {digest: path for path, digest in digests.items()})
-    taken = next((place for place in places if os.path.lexists(folder / place)), None)
-    if taken is not None:
-        raise CnnkitError(f"{folder / taken} is in the way; move it away or choose another folder")
+        _remove(folder, left)
     listed = [Row(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)]
-    moves = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
+    targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
     if link is Link.MOVE:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_moves(folder, moves)
-        return finish(folder, progress=progress)
+        moves.write_down(folder, targets)
+        return moves.finish(folder, MANIFEST, progress=progress)
     with _taken_back() as made:
-        for done, (path, row) in enumerate(moves, start=1):
+        for done, (path, row) in enumerate(targets, start=1):
             target = folder / row.path
             _make_folder(target.parent, made)
             _place(path, target, link)
             made.append(target)
-            progress(done, len(moves))
+            progress(done, len(targets))
         manifest.save(folder / MANIFEST, listed, columns=manifest.columns(listed))
     return listed
 
@@ -106,7 +97,7 @@ def check_free(folder: str | Path, *, force: bool) -> None:
         CnnkitError: It is not empty, or moves into it were interrupted.
     """
     folder = Path(folder)
-    if unfinished(folder):
+    if moves.unfinished(folder):
         raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise CnnkitError(f"{folder} is not empty; choose another folder, or write into it with --force")
@@ -145,35 +136,33 @@ def _check_apart(folder: Path, rows: Sequence[Row]) -> None:
             )
 
 
-def _clear(folder: Path, parts: set[str], elsewhere: Mapping[bytes, str]) -> None:
-    """Remove what an earlier split left, if it can be had again: links, and files that are also among the pictures to be split."""
-    old = folder / MANIFEST
-    rows = manifest.load(old) if old.is_file() else []
-    parts = parts | {row.split for row in rows if row.split}
+def _left(folder: Path, rows: Sequence[Row], digests: Mapping[str, bytes]) -> set[Path]:
+    """Find the pictures that an earlier split left, and make sure that none of them would be lost."""
+    old = manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else []
+    parts = {row.split for row in [*rows, *old] if row.split}
     found = {Path(below, name) for part in parts for below, _, names in os.walk(folder / part) for name in names}
-    left = {path for path in found if source.names_picture(path.name)} | {folder / row.path for row in rows}
+    left = {path for path in found if source.names_picture(path.name)} | {folder / row.path for row in old}
     left = {path for path in left if os.path.lexists(path)}
+    elsewhere = {digest: path for path, digest in digests.items()}
     for path in sorted(left):
         if not path.is_symlink() and not _lies_elsewhere(path, elsewhere):
             raise CnnkitError(f"{path} lies nowhere else and would be lost; move it away or choose another folder")
-    old.unlink(missing_ok=True)
+    return left
+
+
+def _remove(folder: Path, left: set[Path]) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)
     for path in left:
         path.unlink()
-    for part in parts:
-        for below, _, _ in os.walk(folder / part, topdown=False):
-            with contextlib.suppress(OSError):  # something else is in it, and stays
-                os.rmdir(below)
+    for below in sorted({above for path in left for above in path.parents if folder in above.parents}, reverse=True):
+        with contextlib.suppress(OSError):  # something else is in it, and stays
+            below.rmdir()
 
 
 def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
-    other = elsewhere.get(_digest(path))
+    other = elsewhere.get(moves.digest_of(path))
     # Two names of one file, as through a mount: removing it here removes it there, unless it is a hard link
     return other is not None and (not os.path.samefile(path, other) or path.stat().st_nlink > 1)
-
-
-def _digest(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 # ---------------------------------------------------------------- copies and links
@@ -216,92 +205,4 @@ def _place(path: str, target: Path, link: Link) -> None:
                 raise
             raise CnnkitError(f"{target.parent} is on another disk than {path}; use --link copy or symlink") from error
     else:
-        _copy(path, target)
-
-
-def _copy(path: str | Path, target: Path, *, durable: bool = False) -> None:
-    """Copy content, times and permissions; the target takes its name when it is whole."""
-    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        shutil.copy2(path, beside)
-        if durable:
-            _sync(beside)
-        beside.rename(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# ---------------------------------------------------------------- moves
-
-
-def unfinished(folder: str | Path) -> bool:
-    """Say whether pictures were being moved into this folder when something came between."""
-    return (Path(folder) / _MOVES).is_file()
-
-
-def finish(folder: str | Path, *, progress: Progress = lambda done, total: None) -> list[Row]:
-    """Do the moves that are written down in a folder, those that are still to be done, and list the pictures in `split.tsv`.
-
-    Returns:
-        The rows of `split.tsv`.
-
-    Raises:
-        CnnkitError: A picture is neither at its old place nor at its new one, or at both and not the same.
-    """
-    folder = Path(folder)
-    with (folder / _MOVES).open("rb") as file:
-        lines = list(tsv.parse(file, name=str(folder / _MOVES), required=_COLUMNS))
-    rows = [Row(line["path"], *(line[column] or None for column in _COLUMNS[2:])) for line in lines]
-    moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
-    try:
-        # Links to pictures go before the pictures, while there still is something to copy
-        for done, (path, target) in enumerate(sorted(moves, key=lambda move: not os.path.islink(move[0])), start=1):
-            _move(path, target)
-            progress(done, len(moves))
-        manifest.save(folder / MANIFEST, rows, columns=manifest.columns(rows))
-    except BaseException:
-        _log.warning("not all pictures are moved; run the command again to go on")
-        raise
-    (folder / _MOVES).unlink()
-    return rows
-
-
-def _write_moves(folder: Path, moves: Iterable[tuple[str, Row]]) -> None:
-    lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
-    with atomic.writing(folder / _MOVES) as file:
-        file.write(tsv.render(_COLUMNS, lines))
-    _sync(folder)
-
-
-def _move(path: str, target: Path) -> None:
-    if not os.path.lexists(path):
-        if not target.exists():
-            raise CnnkitError(f"{path} is gone, and is not at {target}; put it back, or drop its line from {_MOVES}")
-        return
-    if os.path.lexists(target):  # interrupted between the copy and the removal
-        if _digest(path) != _digest(target):
-            raise CnnkitError(f"{target} is in the way of {path}; move it away")
-        os.unlink(path)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not os.path.islink(path):
-        try:
-            os.rename(path, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-        else:
-            return
-    _copy(path, target, durable=True)
-    os.unlink(path)
+        moves.copy(path, target)

@@ -1,5 +1,6 @@
 """reader -> batches -> network -> rows, overlapped: while the network computes, threads decode what comes next."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from cnnkit.data import images, reader
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture
+from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import Preprocess
 
 #: A network as a function: uint8 (N, size, size, 3), one such array for each preprocessing -> one or more arrays with N rows each.
@@ -150,6 +151,9 @@ def measure(
         pictures: As many as there is time for; those that do not decode are left out.
         preprocess: As `run`, likewise network, batch, jobs.
         shared_cores: The network computes on the same cores as the decoding.
+
+    Raises:
+        CnnkitError: None of the pictures can be used.
     """
     load = partial(_load, ways=_ways(preprocess))
     ready = [
@@ -157,9 +161,16 @@ def measure(
         for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
         if not isinstance(loaded, BadPicture)
     ]
+    if not ready:
+        raise CnnkitError(f"none of the first {batch} pictures can be used; there is nothing to measure with")
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(*pixels)
+    for (
+        picture
+    ) in pictures:  # or the disk would slow down the first pass alone, and flatter the one that is compared with it
+        with contextlib.suppress(OSError):
+            Path(picture.path).read_bytes()
 
     started = time.perf_counter()
     count = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(pictures, load, jobs=jobs))

@@ -1,6 +1,6 @@
 """From a model file to an ONNX file that has been seen to compute the same: the file appears only when the check has passed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cnnkit.data import reader
 from cnnkit.data.source import Picture
 from cnnkit.engine import export
 from cnnkit.engine.export import Answers, HeadAnswers, Parity
+from cnnkit.engine.runner import Progress, Skip, no_progress
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats import bundle, onnx_model
@@ -45,7 +46,8 @@ def export_model(
     batch: int = 32,
     jobs: int | None = None,
     device: str = "auto",
-    skip: Callable[[str, str], None],
+    skip: Skip,
+    progress: Progress = no_progress,
 ) -> list[Parity]:
     """Export a model, compare ONNX Runtime with torch, and write the file if they agree.
 
@@ -65,6 +67,7 @@ def export_model(
         jobs: Threads that decode.
         device: Where ONNX Runtime runs for the comparison.
         skip: Called for every picture that cannot be used.
+        progress: Called after every batch of pictures.
 
     Returns:
         One record for each comparison: random inputs at batch 1, 2 and `batch`, then the pictures.
@@ -95,7 +98,7 @@ def export_model(
     ]
     if verify is not None:
         pixels = _batches(
-            verify, network, batch=batch, jobs=jobs, normalised=input_kind is ExportInput.FLOAT, skip=skip
+            verify, network, batch=batch, jobs=jobs, normalised=made.normalised, skip=skip, progress=progress
         )
         record = export.compare(made.reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:
@@ -135,6 +138,7 @@ class _HeadExport:
     """A head on its way."""
 
     input_name = "features"
+    normalised = False
 
     def __init__(self, network: Classifier) -> None:
         self.module = HeadAnswers(network.head).eval()
@@ -148,23 +152,26 @@ class _HeadExport:
 
 
 def _batches(
-    pictures: Iterable[Picture],
+    verify: Iterable[Picture],
     network: Classifier,
     *,
     batch: int,
     jobs: int | None,
     normalised: bool,
-    skip: Callable[[str, str], None],
+    skip: Skip,
+    progress: Progress,
 ) -> Iterator[NDArray[Any]]:
     """Read real pictures in batches; the last one may be smaller, which is a batch size more that is compared."""
     good: list[NDArray[np.uint8]] = []
+    total = len(verify) if isinstance(verify, Sized) else None
+    done = 0
 
     def stacked() -> NDArray[Any]:
         pixels = np.stack(good)
         return network.normalise(torch.from_numpy(pixels)).contiguous().numpy() if normalised else pixels
 
     for picture, loaded in reader.read(
-        pictures, partial(preparing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch
+        verify, partial(preparing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch
     ):
         if isinstance(loaded, BadPicture):
             skip(picture.path, str(loaded))
@@ -172,6 +179,8 @@ def _batches(
         good.append(loaded)
         if len(good) == batch:
             yield stacked()
+            done += len(good)
+            progress(done, total)
             good = []
     if good:
         yield stacked()

@@ -164,9 +164,7 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
         _add(picture, row, name=name)
     if without_truth:
         resolved = next(iter(without_truth.values()))
-        raise CnnkitError(
-            f"{name}: no truth in {truth.name} for {_some(list(without_truth))} (looked for {resolved})"
-        )
+        raise CnnkitError(f"{name}: no truth in {truth.name} for {_some(list(without_truth))} (looked for {resolved})")
     for picture in pictures.values():
         if 1 not in picture.ranks:
             raise FormatError(f"{name}: {picture.path} has no answer: rank 1 is missing")

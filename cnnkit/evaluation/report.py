@@ -16,6 +16,10 @@ from cnnkit.formats.predictions import WITHHELD
 
 _log = logging.getLogger(__name__)
 
+_OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
+_ANSWERED = ("answered", "accuracy_answered")  # of interest where answers were withheld
+_WORDS = {"n": "pictures", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
+
 #: What a terminal of 80 columns can hold of a confusion matrix; wider ones are summed up.
 _TABLE_WIDTH = 78
 
@@ -55,38 +59,35 @@ class Report:
 
     def measures(self) -> dict[str, float | None]:
         """Give every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
-        names = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-        found: dict[str, float | None] = {name: getattr(self, name) for name in names}
-        found |= {"answered": self.answered, "accuracy_answered": self.accuracy_answered}
+        found: dict[str, float | None] = {name: getattr(self, name) for name in (*_OVERALL, *_ANSWERED)}
         for label, values in self.per_class.items():
             found |= {f"{name}:{label}": value for name, value in asdict(values).items()}
         return found
 
     def record(self) -> dict[str, Any]:
         """Give all of it as one JSON object; what concerns withheld answers only where there are some."""
-        names = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-        found: dict[str, Any] = {name: getattr(self, name) for name in names}
-        if self.answered < self.n:
-            found |= {"answered": self.answered, "accuracy_answered": self.accuracy_answered}
-        per_class = {label: asdict(values) for label, values in self.per_class.items()}
-        return found | {"classes": list(self.classes), "per_class": per_class, "confusion": self.confusion}
+        return {
+            **{name: getattr(self, name) for name in self._names()},
+            "classes": list(self.classes),
+            "per_class": {label: asdict(values) for label, values in self.per_class.items()},
+            "confusion": self.confusion,
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """Give the measures as `measure value` rows, for awk."""
-        hidden = {"answered", "accuracy_answered"} if self.answered == self.n else set()
+        hidden = set(_ANSWERED) - set(self._names())
         return [{"measure": name, "value": value} for name, value in self.measures().items() if name not in hidden]
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Give it as tables to look at, by their titles."""
         interval = f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"
-        rows = [(str(row["measure"]), row["value"]) for row in self.rows() if ":" not in str(row["measure"])]
         measures = [
             {
-                "measure": _readable(name),
-                "value": _shown(value),
+                "measure": _WORDS.get(name, name.replace("_", " ")),
+                "value": _shown(getattr(self, name)),
                 "95 % interval": interval if name == "accuracy" else "",
             }
-            for name, value in rows
+            for name in self._names()
             if name not in ("accuracy_low", "accuracy_high")
         ]
         classes = [
@@ -101,23 +102,30 @@ class Report:
         ]
         return {"Measures": measures, "Classes": classes, **self._confusion_table()}
 
+    def _names(self) -> tuple[str, ...]:
+        return _OVERALL if self.answered == self.n else (*_OVERALL, *_ANSWERED)
+
     def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
-        labels = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
-        width = max(map(len, labels)) + sum(max(len(label), 4) + 2 for label in labels)
-        if width <= _TABLE_WIDTH:
+        answers = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
+        drawn = max(map(len, self.classes)) + sum(len(f"   → {answer}") for answer in answers)
+        if drawn <= _TABLE_WIDTH:
             rows = []
             for label, counts in zip(self.classes, self.confusion, strict=True):
                 withheld = self.per_class[label].support - sum(counts)
-                rows.append({"truth": label} | dict(zip(map("→ {}".format, labels), [*counts, withheld], strict=False)))
+                columns = zip(
+                    answers, [*counts, withheld], strict=False
+                )  # the last only where there is a column for it
+                rows.append({"truth": label, **{f"→ {answer}": count for answer, count in columns}})
             return {"Confusion: truth → answer": rows}
         pairs = [
-            {"truth": truth, "answer": answer, "pictures": count}
+            (count, truth, answer)
             for truth, counts in zip(self.classes, self.confusion, strict=True)
             for answer, count in zip(self.classes, counts, strict=True)
             if count and truth != answer
         ]
-        most = sorted(pairs, key=lambda pair: -int(str(pair["pictures"])))[:10]
-        return {"Most confused (the whole matrix: --json, --confusion FILE.png)": most} if most else {}
+        most = sorted(pairs, key=lambda pair: -pair[0])[:10]
+        rows = [{"truth": truth, "answer": answer, "pictures": count} for count, truth, answer in most]
+        return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[Wrong]:
         """List the answers that were wrong and surest of it, surest first; answers withheld claimed nothing.
@@ -141,11 +149,6 @@ class Report:
             )
             for row in order[:count]
         ]
-
-
-def _readable(name: str) -> str:
-    words = {"n": "pictures", "roc_auc": "ROC AUC", "ece": "expected calibration error", "log_loss": "log-loss"}
-    return words.get(name, name.replace("_", " "))
 
 
 def _shown(value: float | None) -> str:

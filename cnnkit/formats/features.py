@@ -79,15 +79,16 @@ def load_values(path: str | Path) -> NDArray[Any]:
         FormatError: It is no array of float16, float32 or float64 with two or four axes, or it holds pickled objects.
     """
     try:
-        values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        values: NDArray[Any] = np.lib.format.open_memmap(
+            path, mode="r"
+        )  # np.load would look for archives and pickles too
     except OSError:
         raise
     except Exception as error:  # numpy parses the header as Python and raises whatever it stumbles over
         raise FormatError(f"{path}: no plain array of numbers, or cut short; features come from cnn-extract") from error
-    if not isinstance(values, np.ndarray) or values.ndim not in (2, 4) or values.dtype.kind != "f":
-        shape = getattr(values, "shape", None)
+    if values.ndim not in (2, 4) or values.dtype.kind != "f":
         raise FormatError(
-            f"{path}: found {getattr(values, 'dtype', 'an archive')} of shape {shape}, expected float (N, D) or (N, C, H, W)"
+            f"{path}: found {values.dtype} of shape {values.shape}, expected float (N, D) or (N, C, H, W)"
         )
     return values
 

@@ -1,12 +1,14 @@
 """The one network that every tool trains and exports: normalise -> base -> pool -> head."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Pool
-from cnnkit.errors import FormatError
+from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats.header import Header, Preprocess
 from cnnkit.nets import backbones, build, notation
 from cnnkit.nets.notation import Activation, Kind, Layer
@@ -92,14 +94,17 @@ def head_layers(text: str) -> tuple[Layer, ...]:
     """Read a whole head's notation, without the softmax or sigmoid at its end: networks give logits.
 
     The last layer's activation is what `probabilities` applies, and what the loss has built in.
+
+    Raises:
+        UsageError: There is no layer, or the notation is wrong.
     """
     layers = notation.parse(text)
+    if not layers:
+        raise UsageError("the head has no layers; its last one is dense, with a unit for every class")
     last = layers[-1]
     if last.kind is Kind.activation and last.activation in (Activation.softmax, Activation.sigmoid):
         return layers[:-1]
     if last.activation in (Activation.softmax, Activation.sigmoid):
-        from dataclasses import replace
-
         return (*layers[:-1], replace(last, activation=None))
     return layers
 

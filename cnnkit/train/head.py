@@ -178,7 +178,9 @@ class _Training:
         place = self.learning.values.device
         self.head = classifier.build_head(self.text, tuple(self.learning.values.shape[1:]))
         self.generator = torch.Generator().manual_seed(settings.seed)
-        build.initialise(self.head, settings.init, generator=self.generator)
+        # The solution of a convex problem does not depend on the start; zeros are near the strongest penalty's
+        start = Initializer.ZEROS if settings.solver is Solver.LBFGS else settings.init
+        build.initialise(self.head, start, generator=self.generator)
         self.head.to(place)
         balanced = settings.class_weights is ClassWeights.BALANCED
         self.objective = Objective(

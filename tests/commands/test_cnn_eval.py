@@ -1,6 +1,9 @@
 """cnn-eval, as it is typed."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,3 +329,28 @@ def test_json_holds_no_nan(run, folder):
     assert found["roc_auc"] is None
     assert found["accuracy"] == 1
     assert "roc_auc is not defined: all pictures are of one class" in outcome.err
+
+
+def test_it_loads_no_more_than_it_needs(folder):
+    """Measuring takes numpy, and neither torch nor scikit-learn nor, without a picture to draw, matplotlib."""
+    program = "import sys; from cnnkit_tools.cnn_eval import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    predictions = b"path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n"
+    done = subprocess.run([sys.executable, "-c", program], input=predictions, capture_output=True, check=True)
+    loaded = set(done.stderr.decode().split())
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "onnxruntime", "onnx", "sklearn", "scipy", "matplotlib", "PIL"}
+
+
+def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
+    """Measures with the interval, a row for every class, and the matrix while it fits; else the pairs most confused."""
+    (folder / "p.tsv").write_text(write(*draw(CLASSES)))
+    script = Path(sys.executable).parent / "cnn-eval"
+    done = terminal(script, "p.tsv", cwd=folder, env={"TERM": "dumb"})
+    assert done.status == 0
+    for words in ("95 % interval", "balanced accuracy", "expected calibration error", "→ daisy", "→ rose", "→ tulip"):
+        assert words in done.out
+    many = [f"class number {index}" for index in range(20)]
+    (folder / "p.tsv").write_text(write(*draw(many, n=200), many))
+    done = terminal(script, "p.tsv", cwd=folder, env={"TERM": "dumb"})
+    assert "Most confused" in done.out
+    assert max(map(len, done.out.splitlines())) <= 101

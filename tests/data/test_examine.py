@@ -48,7 +48,9 @@ def test_a_name_that_claims_another_format(picture):
         examine(str(picture.with_suffix(".JPG")))
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "no picture"), (None, "no such file")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "no picture"), (None, "no such file")]
+)
 def test_what_is_no_picture(tmp_path, content, said):
     """Each with its reason."""
     path = tmp_path / "a.gif"

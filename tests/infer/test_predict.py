@@ -278,9 +278,7 @@ def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not pictures"):
         load(head(tmp_path / "head.onnx")).pictures(found)
-    with pytest.raises(
-        UsageError, match=r"x\.npy holds features, and net\.onnx takes pictures".replace("net", ".*net")
-    ):
+    with pytest.raises(UsageError, match=r"x\.npy holds features, and .*net\.onnx takes pictures"):
         load(whole(tmp_path / "net.onnx")).features(feature_rows.find([str(path)]))
 
 
@@ -308,7 +306,7 @@ def test_what_is_no_classifier_is_refused(tmp_path):
     with pytest.raises(FormatError, match="gives no probabilities of named classes"):
         load(whole(tmp_path / "base.onnx", classes=None))
     with pytest.raises(FormatError, match="does not say how pictures are prepared"):
-        load(broken := whole(tmp_path / "broken.onnx"), whole_without_preprocess(broken))
+        load(without_preprocess(whole(tmp_path / "broken.onnx")))
     two = load(whole(tmp_path / "two.onnx", classes=("a", "b")))
     with pytest.raises(FormatError, match="gives 3 numbers a picture, but has 2 classes: a, b"):
         two._ask([np.zeros((1, 16, 16, 3), dtype=np.uint8)])
@@ -319,7 +317,7 @@ def test_what_is_no_classifier_is_refused(tmp_path):
         load(tmp_path / "text.onnx")
 
 
-def whole_without_preprocess(path):
+def without_preprocess(path):
     """Take the preprocessing out of a network's Header."""
     proto = onnx.load(path)
     path.write_bytes(onnx_model.finished(proto, header(preprocess=None)))

@@ -1,0 +1,381 @@
+"""cnn-split, as its users run it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "onnxruntime", "onnx", "sklearn", "scipy", "imagehash", "matplotlib"}
+
+
+@pytest.fixture
+def photos_here(pictures, tmp_path, monkeypatch):
+    """Twelve red and eight blue pictures in photos/, and the current folder is the one that holds it."""
+    monkeypatch.chdir(tmp_path)
+    return pictures(red=12, blue=8)
+
+
+def counted(rows):
+    return Counter((row["label"], row["split"]) for row in rows)
+
+
+HALVES = {("red", "train"): 6, ("red", "val"): 3, ("red", "test"): 3} | {
+    ("blue", "train"): 4,
+    ("blue", "val"): 2,
+    ("blue", "test"): 2,
+}
+
+
+@pytest.mark.parametrize("demand", [("--ratio", "0.5,0.25,0.25"), ("--ratio", "2,1,1"), ("--count", "6,3,3")])
+def test_a_manifest_on_standard_output(run, photos_here, demand):
+    """Every picture with its label and part, by name, as seen from the current folder; what people should know is on stderr."""
+    if demand[0] == "--count":
+        shutil.rmtree(photos_here / "blue")
+    outcome = run("cnn-split", "photos", *demand)
+    assert outcome.out.startswith("path\tlabel\tsplit\n")
+    assert counted(outcome.rows) == {key: n for key, n in HALVES.items() if key[0] == "red" or demand[0] == "--ratio"}
+    paths = [row["path"] for row in outcome.rows]
+    assert paths == sorted(paths)
+    assert all(os.path.isfile(path) for path in paths)
+    assert "cnn-split: byte-identical: no pictures\n" in outcome.err
+    assert "train" not in run("cnn-split", "photos", *demand, "--quiet").err
+
+
+def test_folds(run, photos_here):
+    """Equal parts, called fold0 and so on."""
+    outcome = run("cnn-split", "photos", "--folds", 4)
+    assert counted(outcome.rows) == {
+        (label, f"fold{fold}"): size for label, size in (("red", 3), ("blue", 2)) for fold in range(4)
+    }
+
+
+def test_names(run, photos_here):
+    """Two parts are train and val unless they are named."""
+    assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1").rows} == {"train", "val"}
+    assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1", "--names", "a, b").rows} == {"a", "b"}
+
+
+def test_three_ways_in_give_the_same(run, photos_here, shell, tmp_path):
+    """A folder, a list and a manifest, in whatever order, by pipe or by name: the same parts."""
+    expected = {row["path"]: row["split"] for row in run("cnn-split", "photos", "--ratio", "2,1").rows}
+
+    def parts(outcome):
+        return {row["path"]: row["split"] for row in outcome.rows}
+
+    with open("all.tsv", "w") as manifest:
+        manifest.write("label\tpath\n" + "".join(f"{path.split('/')[1]}\t{path}\n" for path in reversed(expected)))
+    assert parts(run("cnn-split", "all.tsv", "--ratio", "2,1")) == expected
+    with open("all.tsv") as manifest:
+        assert parts(run("cnn-split", "-", "--ratio", "2,1", stdin=manifest.read())) == expected
+    piped = shell("find photos -name '*.png' | sort -R | cnn-split --ratio 2,1 -q", cwd=tmp_path)
+    nul = shell("find photos -name '*.png' -print0 | cnn-split -0 --ratio 2,1 -q", cwd=tmp_path)
+    assert piped.out == nul.out
+    assert [row["path"] for row in piped.rows] == sorted(expected)
+
+
+def test_json_lines(run, photos_here):
+    """One object a picture, with the columns of the table."""
+    tsv = run("cnn-split", "photos", "--ratio", "1,1").rows
+    lines = run("cnn-split", "photos", "--ratio", "1,1", "--json").out.splitlines()
+    assert [json.loads(line) for line in lines] == tsv
+
+
+def test_the_same_bytes_every_time(run, photos_here):
+    """For the same seed, however many threads there are; another seed is another split."""
+    words = ("cnn-split", "photos", "--ratio", "1,1", "--seed")
+    assert run(*words, 7).out == run(*words, 7, "--jobs", 1).out == run(*words, 7, "--jobs", 5).out
+    assert run(*words, 7).out != run(*words, 8).out
+
+
+def test_a_manifest_in_another_folder(run, photos_here):
+    """Its paths are as seen from its folder, which is how every command reads them; nothing is on stdout."""
+    os.makedirs("lists/deep")
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "--manifest", "lists/deep/split.tsv")
+    assert outcome.out == ""
+    with open("lists/deep/split.tsv") as manifest:
+        assert manifest.readlines()[1].startswith("../../photos/blue/00.png\tblue\t")
+    again = run("cnn-split", "lists/deep/split.tsv", "--ratio", "1,1", "--dry-run")
+    assert [row["total"] for row in again.rows] == ["8", "12"]
+
+
+def test_a_part_is_split_again(run, photos_here):
+    """`--split train` takes the pictures of one part of a manifest."""
+    run("cnn-split", "photos", "--ratio", "0.5,0.25,0.25", "--manifest", "split.tsv")
+    outcome = run("cnn-split", "split.tsv", "--split", "train", "--folds", 2)
+    assert counted(outcome.rows) == {
+        ("red", "fold0"): 3,
+        ("red", "fold1"): 3,
+        ("blue", "fold0"): 2,
+        ("blue", "fold1"): 2,
+    }
+
+
+def test_a_dry_run(run, photos_here):
+    """Counts by class and part, as records; nothing is written, not even into a folder that is named."""
+    for words in ((), ("-o", "sets"), ("--manifest", "split.tsv"), ("-o", "sets", "--link", "move")):
+        outcome = run("cnn-split", "photos", "--ratio", "0.5,0.25,0.25", "--dry-run", *words)
+        assert outcome.out == "class\ttrain\tval\ttest\ttotal\nblue\t4\t2\t2\t8\nred\t6\t3\t3\t12\n"
+        assert os.listdir() == ["photos"]
+    lines = run("cnn-split", "photos", "--count", "2,1", "--dry-run", "--json").out.splitlines()
+    assert json.loads(lines[0]) == {"class": "blue", "train": 2, "val": 1, "total": 3}
+
+
+def test_what_is_left_out_is_counted(run, photos_here):
+    """--count takes so many; the number of the others is said."""
+    outcome = run("cnn-split", "photos", "--count", "1", "--names", "sample")
+    assert len(outcome.rows) == 2
+    assert "18 pictures left out: --count asks for no more" in outcome.err
+    assert "left out" not in run("cnn-split", "photos/red", "--count", "6,6").err
+
+
+@pytest.mark.parametrize("link", ["copy", "symlink", "hardlink", "move"])
+def test_a_folder_tree(run, photos_here, link):
+    """DIR/part/class/name, and a manifest in it that other commands read; a second time needs --force."""
+    expected = run("cnn-split", "photos", "--ratio", "1,1").rows
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "-o", "sets", "--link", link)
+    assert outcome.out == ""
+    for row in expected:
+        assert os.path.isfile(f"sets/{row['split']}/{row['path'].removeprefix('photos/')}")
+        assert os.path.exists(row["path"]) == (link != "move")
+    listed = run("cnn-split", "sets/split.tsv", "--ratio", "1,1", "--dry-run").rows
+    assert [row["total"] for row in listed] == ["8", "12"]
+    assert [
+        row["total"] for row in run("cnn-split", "sets", "--split", "train", "--ratio", "1,1", "--dry-run").rows
+    ] == ["4", "6"]
+    if link != "move":
+        refused = run("cnn-split", "photos", "--ratio", "3,1", "-o", "sets", status=1)
+        assert "sets is not empty; choose another folder, or write into it with --force" in refused.err
+        run("cnn-split", "photos", "--ratio", "3,1", "-o", "sets", "--force")
+        assert [
+            row["total"] for row in run("cnn-split", "sets", "--split", "train", "--ratio", "1,1", "--dry-run").rows
+        ] == ["6", "9"]
+
+
+def test_an_interrupted_move_is_gone_on_with(run, photos_here, monkeypatch):
+    """The same command, run again, brings the rest, although half of the source is gone; every picture is there."""
+    rename, calls = os.rename, []
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == 11:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    words = ("cnn-split", "photos", "--ratio", "1,1", "-o", "sets", "--link", "move")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        outcome = run(*words, status=130)
+    assert "not all pictures are moved; run the command again to go on" in outcome.err
+    there = [name for _, _, names in os.walk("photos") for name in names]
+    arrived = [name for _, _, names in os.walk("sets/train") for name in names]
+    arrived += [name for _, _, names in os.walk("sets/val") for name in names]
+    assert len(arrived) == 10
+    assert len(there) == 10
+    assert not os.path.exists("sets/split.tsv")
+    assert (
+        "finish that with --link move"
+        in run("cnn-split", "photos", "--ratio", "1,1", "-o", "sets", "--force", status=1).err
+    )
+    assert "going on with that" in run(*words).err
+    assert [row["total"] for row in run("cnn-split", "sets/split.tsv", "--ratio", "1,1", "--dry-run").rows] == [
+        "8",
+        "12",
+    ]
+    assert [name for _, _, names in os.walk("photos") for name in names] == []
+
+
+def test_bad_files_are_named_and_left_out(run, photos_here):
+    """Status 3: done, but some were skipped, each on a line of stderr and in the file that --errors names."""
+    whole = (photos_here / "red/00.png").read_bytes()
+    (photos_here / "red/empty.png").touch()
+    (photos_here / "red/short.PNG").write_bytes(whole[: len(whole) // 2])
+    (photos_here / "red/misnamed.jpg").write_bytes(whole)
+    (photos_here / "red/page.jpeg").write_text("<html>404</html>")
+    (photos_here / "red/.hidden.png").touch()
+    (photos_here / "red/notes.txt").touch()
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "bad.tsv", status=3)
+    assert len(outcome.rows) == 20
+    for name, reason in [
+        ("empty.png", "empty file"),
+        ("misnamed.jpg", "a PNG file that is named .jpg; rename it or convert it"),
+        ("page.jpeg", "no picture"),
+    ]:
+        assert f"cnn-split: photos/red/{name}: {reason}" in outcome.err
+    assert "4 pictures were skipped" in outcome.err
+    with open("bad.tsv") as bad:
+        assert [line.split("\t")[0] for line in bad] == [
+            "path",
+            "photos/red/empty.png",
+            "photos/red/misnamed.jpg",
+            "photos/red/page.jpeg",
+            "photos/red/short.PNG",
+        ]
+    assert "skipped" in run("cnn-split", "photos", "--ratio", "1,1", "--quiet", status=3).err
+
+
+def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
+    """How many there are is said; a picture under two labels is named, with --quiet, too."""
+    shutil.copy("photos/red/00.png", "photos/red/again.png")
+    shutil.copy("photos/red/01.png", "photos/blue/red one.png")
+    outcome = run("cnn-split", "photos", "--ratio", "1,1")
+    assert "byte-identical: 4 pictures in 2 sets, the largest of 2; each stays in one part" in outcome.err
+    warning = "photos/blue/red one.png (blue) and photos/red/01.png (red) are byte-identical, but have different labels"
+    assert warning in outcome.err
+    assert warning in run("cnn-split", "photos", "--ratio", "1,1", "-q").err
+    part = {row["path"]: row["split"] for row in outcome.rows}
+    assert part["photos/red/00.png"] == part["photos/red/again.png"]
+    assert part["photos/red/01.png"] == part["photos/blue/red one.png"]
+
+
+def test_near_duplicates(run, photos_here):
+    """--near says how many look alike, and --near-bits how much that is."""
+    near = run("cnn-split", "photos", "--ratio", "1,1", "--near", "--dry-run")
+    assert "look alike (up to 40 bits of 256)" in near.err
+    assert (
+        "look alike (up to 0 bits of 256)"
+        in run("cnn-split", "photos", "--ratio", "1,1", "--near-bits", 0, "--dry-run").err
+    )
+    assert "look alike" not in run("cnn-split", "photos", "--ratio", "1,1", "--dry-run").err
+
+
+def test_groups(run, photos_here):
+    """What the expression finds is in one part, and the manifest has a column for it."""
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "--group", r"/\d(\d)\.png")
+    assert outcome.out.startswith("path\tlabel\tsplit\tgroup\n")
+    assert {row["group"] for row in outcome.rows} == set("0123456789")
+    parts = {}
+    for row in outcome.rows:
+        parts.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in parts.values())
+
+
+def test_groups_of_a_manifest_and_folds(run, photos_here):
+    """Four groups of each class in four folds; the groups are still there in what comes out."""
+    lines = [f"photos/red/{n:02d}.png\tred\tg{n % 4}" for n in range(12)]
+    lines += [f"photos/blue/{n:02d}.png\tblue\tg{n % 4}" for n in range(8)]
+    outcome = run("cnn-split", "-", "--folds", 4, stdin="path\tlabel\tgroup\n" + "\n".join(lines) + "\n")
+    assert counted(outcome.rows) == {
+        (label, f"fold{n}"): size for label, size in (("red", 3), ("blue", 2)) for n in range(4)
+    }
+    assert len({(row["group"], row["split"]) for row in outcome.rows}) == 4
+    assert "groups: 4, of 5 to 5 pictures" in outcome.err
+
+
+def test_stable_parts(run, photos_here):
+    """Pictures that are added move no old ones; the shares that came out are said."""
+    words = ("cnn-split", "photos", "--ratio", "1,1", "--stable")
+    before = run(*words)
+    assert "--stable: train 0." in before.err
+    shutil.copytree("photos/red", "photos/yellow")  # copies of known pictures, and so of known parts
+    after = run(*words)
+    assert set(before.out.splitlines()) < set(after.out.splitlines())
+
+
+@pytest.mark.parametrize("name", [" tab\t, new\nline ", "Ünïcödé 🐈 back\\slash", os.fsdecode(b"caf\xe9")])
+def test_any_name(photos_here, shell, tmp_path, name):
+    """Whatever a class and a picture are called, they come through pipe, manifest and tree."""
+    os.rename("photos/red", f"photos/{name}")
+    os.rename(f"photos/{name}/00.png", f"photos/{name}/{name}.PNG")
+    shell("cnn-split photos --ratio 1,1 -q > first.tsv", cwd=tmp_path)
+    shell("cnn-split --ratio 1,1 -q < first.tsv | cmp - first.tsv", cwd=tmp_path)
+    shell("cnn-split first.tsv --ratio 1,1 -o sets -q", cwd=tmp_path)
+    assert sum(os.path.isfile(f"sets/{part}/{name}/{name}.PNG") for part in ("train", "val")) == 1
+    totals = shell(
+        "cnn-split sets/split.tsv --ratio 1,1 --dry-run -q | LC_ALL=C awk '{print $NF}' | sort", cwd=tmp_path
+    )
+    assert totals.out.split() == ["12", "8", "total"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give one of --ratio, --count and --folds"),
+        (("--ratio", "1,1", "--count", "1,1"), "not --ratio and --count"),
+        (("--ratio", "0.5,0.4"), "sums up to 0.9"),
+        (("--ratio", "a,b"), "'a' is no number"),
+        (("--folds", "1"), "at least 2"),
+        (("--ratio", "1,1", "--names", "a,b,c"), "3 names"),
+        (("--ratio", "1,1", "--group", "("), "no regular expression"),
+        (("--ratio", "1,1", "--stable", "--near"), "contradict each other"),
+        (("--count", "1,1", "--stable"), "contradict each other"),
+        (("--ratio", "1,1", "--link", "symlink"), "give one with -o DIR"),
+        (("--ratio", "1,1", "--force"), "give one with -o DIR"),
+        (("--ratio", "1,1", "-o", "x", "--manifest", "y.tsv"), "exclude each other"),
+        (("--ratio", "1,1", "--manifest", "y.csv"), "ends in .tsv"),
+        (("--ratio", "1,1", "-o", "x", "--link", "teleport"), "teleport"),
+    ],
+)
+def test_wrong_usage(run, photos_here, words, said):
+    """Status 2, one line that says what, and nothing is written."""
+    outcome = run("cnn-split", "photos", *words, status=2)
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.out == ""
+    assert os.listdir() == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere", "--ratio", "1,1"), "nowhere: no such picture"),
+        (("photos", "--count", "6,3"), "class blue has 8 pictures, --count 6,3 takes 9; lower it"),
+        (("photos", "--folds", "9"), "class blue has 8 pictures, too few for fold0"),
+        (("photos", "--ratio", "1,1", "-o", "photos"), "photos is not empty"),
+        (("photos", "--ratio", "1,1", "-o", "photos", "--force"), "holds the pictures that are to be split"),
+        (
+            ("photos", "--ratio", "1,1", "--manifest", "nowhere/split.tsv"),
+            "nowhere/split.tsv: No such file or directory",
+        ),
+    ],
+)
+def test_what_cannot_be_done(run, photos_here, words, said):
+    """Status 1, the last line says what and how to mend it; nothing is written."""
+    outcome = run("cnn-split", *words, status=1)
+    assert said in outcome.err.splitlines()[-1]
+    assert outcome.out == ""
+    assert os.listdir() == ["photos"]
+
+
+def test_head_ends_it_quietly(shell, photos_here, tmp_path):
+    """A reader that has had enough is no error."""
+    outcome = shell("set -o pipefail; cnn-split photos --ratio 1,1 -q | head -n 1; true", cwd=tmp_path)
+    assert (outcome.out, outcome.err) == ("path\tlabel\tsplit\n", "")
+
+
+def test_a_plain_split_imports_nothing_heavy(photos_here):
+    """Neither torch nor what groups and near duplicates need."""
+    code = (
+        "import sys\n"
+        "from cnnkit_tools.cnn_split import main\n"
+        "try:\n    main(['photos', '--ratio', '1,1', '-q'])\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        f"print(sorted(set({sorted(HEAVY)!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert len(done.stdout.splitlines()) == 21
+
+
+@pytest.mark.photos
+def test_the_road_on_photographs(run, photos, monkeypatch, tmp_path):
+    """The issue's own line: 1000, 500 and 500 of each class; the only lookalikes are two real pairs."""
+    monkeypatch.chdir(photos)
+    outcome = run("cnn-split", "dogs-vs-cats", "--count", "1000,500,500", "--seed", "0")
+    assert counted(outcome.rows) == {
+        (label, part): size for label in ("cat", "dog") for part, size in (("train", 1000), ("val", 500), ("test", 500))
+    }
+
+
+@pytest.mark.photos
+def test_lookalikes_among_photographs(run, photos, monkeypatch):
+    """Among 1,022 flowers one pair; they stay together, and the shares are still exact."""
+    monkeypatch.chdir(photos)
+    outcome = run("cnn-split", "flowers", "--ratio", "0.5,0.25,0.25", "--near")
+    assert "look alike (up to 40 bits of 256): 2 pictures in 1 set, which stays in one part" in outcome.err
+    assert "cannot be cut" not in outcome.err
+    pair = {row["split"] for row in outcome.rows if "19177263840" in row["path"] or "19178753159" in row["path"]}
+    assert len(pair) == 1

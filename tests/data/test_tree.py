@@ -1,0 +1,369 @@
+"""A split as folders."""
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from cnnkit.data import moves, tree
+from cnnkit.data.tree import Link
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import manifest
+from cnnkit.formats.manifest import Row
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Some files of known content, of which the tree only sees the bytes; the current folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat/1.jpg", "cat/in/1.jpg", "cat/out/1.jpg", "dog/1.jpg", "dog/2.JPG", "dog/3.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(f"content of {name}".encode())
+    return tmp_path / "photos"
+
+
+def rows_of(root="photos", parts=("train", "val")):
+    """Deal the pictures to parts in turn."""
+    found = sorted(os.path.join(below, name) for below, _, names in os.walk(root) for name in names)
+    return [
+        Row(path, os.path.relpath(path, root).split("/")[0], parts[number % len(parts)])
+        for number, path in enumerate(found)
+    ]
+
+
+def digests_of(rows):
+    return {row.path: hashlib.sha256(Path(row.path).read_bytes()).digest() for row in rows}
+
+
+def write(folder, rows, link=Link.COPY, **words):
+    return tree.write(folder, rows, digests=digests_of(rows), link=link, **words)
+
+
+def contents(root):
+    """Map every file that is no manifest and not hidden to its content, by its path below root."""
+    return {
+        os.path.relpath(os.path.join(below, name), root): Path(below, name).read_bytes()
+        for below, _, names in os.walk(root)
+        for name in names
+        if name != "split.tsv" and not name.startswith(".")
+    }
+
+
+EXPECTED = {
+    "train/cat/1.jpg": b"content of cat/1.jpg",
+    "val/cat/in/1.jpg": b"content of cat/in/1.jpg",
+    "train/cat/out/1.jpg": b"content of cat/out/1.jpg",
+    "val/dog/1.jpg": b"content of dog/1.jpg",
+    "train/dog/2.JPG": b"content of dog/2.JPG",
+    "val/dog/3.jpg": b"content of dog/3.jpg",
+}
+
+
+@pytest.mark.parametrize("link", Link)
+def test_every_picture_at_its_place(photos, link):
+    """By part and class, subfolders kept; `split.tsv` lists them as seen from the tree; the source is as it was, or moved."""
+    before = contents(photos)
+    listed = write("new/sets", rows_of(), link)
+    assert contents("new/sets") == EXPECTED
+    assert manifest.load("new/sets/split.tsv") == listed
+    assert {(row.path, row.label, row.split) for row in listed} == {
+        (p, p.split("/")[1], p.split("/")[0]) for p in EXPECTED
+    }
+    assert contents(photos) == ({} if link is Link.MOVE else before)
+    assert sorted(os.listdir("new/sets")) == ["split.tsv", "train", "val"]
+
+
+@pytest.mark.parametrize("link", Link)
+def test_progress_counts_to_the_end(photos, link):
+    """One call a picture."""
+    steps = []
+    write("sets", rows_of(), link, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 6) for done in range(1, 7)]
+
+
+def test_copies_keep_times_and_permissions(photos):
+    """As `cp -p` does."""
+    (photos / "cat/1.jpg").chmod(0o640)
+    os.utime(photos / "cat/1.jpg", (1_000_000, 1_000_000))
+    write("sets", rows_of())
+    found = os.stat("sets/train/cat/1.jpg")
+    assert (stat.S_IMODE(found.st_mode), int(found.st_mtime)) == (0o640, 1_000_000)
+
+
+def test_links_survive_a_move_of_everything(photos, tmp_path):
+    """Symbolic links are relative, so pictures and tree can be moved together; what was named absolutely is linked absolutely."""
+    write("deep/sets", rows_of(), Link.SYMLINK)
+    shutil.move(tmp_path / "photos", tmp_path / "away/photos")
+    shutil.move(tmp_path / "deep", tmp_path / "away/deep")
+    assert contents("away/deep/sets") == EXPECTED
+    write("sets", rows_of(str(tmp_path / "away/photos")), Link.SYMLINK)
+    assert os.readlink("sets/train/cat/1.jpg") == str(tmp_path / "away/photos/cat/1.jpg")
+
+
+def test_hard_links_are_the_same_file(photos):
+    """Of a symbolic link, the file that it points to."""
+    (photos / "cat/4.jpg").symlink_to("1.jpg")
+    write("sets", rows_of(parts=("all",)), Link.HARDLINK)
+    assert os.path.samefile("sets/all/cat/1.jpg", photos / "cat/1.jpg")
+    assert not os.path.islink("sets/all/cat/4.jpg")
+    assert os.path.samefile("sets/all/cat/4.jpg", photos / "cat/1.jpg")
+
+
+def test_files_of_one_name_from_several_places(photos, tmp_path):
+    """From two folders with nothing in common but the root, both arrive, under what tells them apart."""
+    (tmp_path / "more/kitten").mkdir(parents=True)
+    (tmp_path / "more/kitten/1.jpg").write_bytes(b"another")
+    rows = [Row("photos/cat/1.jpg", "cat", "train"), Row("more/kitten/1.jpg", "cat", "train")]
+    write("sets", rows)
+    assert contents("sets") == {
+        "train/cat/photos/cat/1.jpg": b"content of cat/1.jpg",
+        "train/cat/more/kitten/1.jpg": b"another",
+    }
+
+
+@pytest.mark.parametrize("name", ["tab\there.jpg", "new\nline.jpg", "Ünïcödé 🐈.jpg", os.fsdecode(b"caf\xe9.jpg")])
+@pytest.mark.parametrize("link", Link)
+def test_any_name(tmp_path, monkeypatch, name, link):
+    """Names that no other table would survive arrive, and are found again by `split.tsv`; so do labels."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs(f"photos/{name}")
+    with open(f"photos/{name}/{name}", "wb") as file:
+        file.write(b"content")
+    write("sets", rows_of(parts=("train",)), link)
+    (row,) = manifest.load("sets/split.tsv")
+    assert (row.path, row.label) == (f"train/{name}/{name}", name)
+    assert os.path.isfile(os.path.join("sets", row.path))
+
+
+def test_pictures_without_a_class(photos):
+    """They stand in the part's own folder; groups are listed."""
+    write("sets", [Row("photos/dog/1.jpg", None, "train", "g")])
+    assert manifest.load("sets/split.tsv") == [Row("train/1.jpg", None, "train", "g")]
+
+
+@pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "."])
+def test_labels_that_cannot_be_folders(photos, label):
+    """They are refused before anything is written."""
+    with pytest.raises(CnnkitError, match="cannot be the name of a folder"):
+        write("sets", [Row("photos/dog/1.jpg", label, "train")])
+    assert not os.path.exists("sets")
+
+
+@pytest.mark.parametrize("link", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
+def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
+    """A full disk at the fourth picture: the folders and files that were made are gone, what was there stays."""
+    place, calls = tree._place, []
+
+    def failing(*words):
+        calls.append(words)
+        if len(calls) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device", words[1])
+        place(*words)
+
+    monkeypatch.setattr(tree, "_place", failing)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        write("new/deep/sets", rows_of(), link)
+    assert list((tmp_path / "new").iterdir()) == []
+    assert len(contents(photos)) == 6
+
+
+def test_copies_have_their_names_when_they_are_whole(photos, monkeypatch):
+    """While a picture is copied, no part of it is to be seen under its name."""
+    seen = []
+
+    def slow_copy(source, target):
+        shutil.copyfile(source, target)
+        seen.append(len([name for name in contents("sets") if name in EXPECTED]))
+
+    monkeypatch.setattr(shutil, "copy2", slow_copy)
+    write("sets", rows_of())
+    assert seen == list(range(6))
+
+
+class TestForce:
+    """What --force may do, and what it never does."""
+
+    def test_a_folder_that_is_not_empty_needs_it(self, photos):
+        """Whatever is in it; an empty folder does not."""
+        os.mkdir("sets")
+        write("sets", rows_of())
+        with pytest.raises(
+            CnnkitError, match="sets is not empty; choose another folder, or write into it with --force"
+        ):
+            write("sets", rows_of())
+
+    @pytest.mark.parametrize("before", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
+    @pytest.mark.parametrize("after", Link)
+    def test_an_earlier_split_is_replaced(self, photos, before, after):
+        """Nothing of other parts, other places or other kinds of links remains; other files do."""
+        write("sets", rows_of(parts=("val", "train", "extra")), before)
+        with open("sets/train/notes.txt", "w") as notes:
+            notes.write("keep")
+        write("sets", rows_of(), after, force=True)
+        assert contents("sets") == EXPECTED | {"train/notes.txt": b"keep"}
+        assert {os.path.islink(f"sets/{name}") for name in EXPECTED} == {after is Link.SYMLINK}
+        assert sorted(os.listdir("sets")) == ["split.tsv", "train", "val"]
+
+    def test_a_picture_that_lies_nowhere_else_is_not_removed(self, photos):
+        """After a move the tree holds the only copies: they are not overwritten by the next split of another folder."""
+        write("sets", rows_of(), Link.MOVE)
+        os.makedirs("other/cat")
+        with open("other/cat/1.jpg", "wb") as file:
+            file.write(b"other")
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg lies nowhere else and would be lost"):
+            write("sets", rows_of("other"), force=True)
+        assert contents("sets") == EXPECTED
+        assert len(manifest.load("sets/split.tsv")) == 6
+
+    def test_two_names_of_one_file_are_not_two_files(self, photos, tmp_path):
+        """A picture that is in the tree alone, and linked to from elsewhere, is not taken for a copy of itself."""
+        write("sets", rows_of(), Link.MOVE)
+        os.makedirs("links/cat")
+        os.symlink(tmp_path / "sets/train/cat/1.jpg", "links/cat/1.jpg")
+        with pytest.raises(CnnkitError, match="lies nowhere else"):
+            write("sets", rows_of("links"), force=True)
+        assert contents("sets") == EXPECTED
+
+    def test_a_file_in_the_way_is_not_written_over(self, photos):
+        """Something that is no picture, at a place where a picture is to be; the earlier split is still there."""
+        write("sets", rows_of(parts=("val", "train")))
+        before = contents("sets")
+        os.makedirs("sets/train/cat/1.jpg")
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is in the way"):
+            write("sets", rows_of(), force=True)
+        assert contents("sets") == before
+        assert len(manifest.load("sets/split.tsv")) == 6
+
+    def test_pictures_in_the_tree_itself_cannot_be_split_into_it(self, photos):
+        """Neither the folder itself nor one in it."""
+        for folder in ("photos", "."):
+            with pytest.raises(CnnkitError, match="holds the pictures that are to be split"):
+                write(folder, rows_of(), Link.MOVE, force=True)
+
+
+def fail_at(monkeypatch, function, number, error):
+    """Let the numberth call of a function of os fail."""
+    real, calls = getattr(os, function), []
+
+    def failing(*words, **more):
+        calls.append(words)
+        if len(calls) == number:
+            raise error
+        return real(*words, **more)
+
+    monkeypatch.setattr(os, function, failing)
+    return lambda: monkeypatch.setattr(os, function, real)
+
+
+def everywhere(photos):
+    """Collect the contents of all pictures, at their old and at their new places."""
+    return sorted([*contents(photos).values(), *contents("sets").values()])
+
+
+class TestMove:
+    """An interruption loses no picture, and the next run does the rest."""
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+    @pytest.mark.parametrize("number", [1, 3, 6])
+    def test_interrupted_and_finished(self, photos, monkeypatch, caplog, number, error):
+        """At whatever picture: each is in exactly one place, `split.tsv` is not there, and `finish` goes on."""
+        restore = fail_at(monkeypatch, "rename", number, error)
+        with pytest.raises(type(error)):
+            write("sets", rows_of(), Link.MOVE)
+        restore()
+        assert everywhere(photos) == sorted(EXPECTED.values())
+        assert not os.path.exists("sets/split.tsv")
+        assert "not all pictures are moved; run the command again to go on" in caplog.text
+        assert moves.unfinished("sets")
+        with pytest.raises(CnnkitError, match="finish that with --link move"):
+            tree.check_free("sets", force=True)
+        assert moves.finish("sets", "split.tsv") == manifest.load("sets/split.tsv")
+        assert contents("sets") == EXPECTED
+        assert contents(photos) == {}
+        assert not moves.unfinished("sets")
+
+    @pytest.fixture
+    def other_disk(self, monkeypatch):
+        """Let every rename between folders fail as it does between disks."""
+        rename = os.rename
+
+        def across(source, target):
+            if os.path.dirname(source) != os.path.dirname(target):
+                raise OSError(errno.EXDEV, "Invalid cross-device link", source)
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", across)
+
+    def test_across_disks(self, photos, other_disk):
+        """Pictures are copied, and only then removed."""
+        write("sets", rows_of(), Link.MOVE)
+        assert contents("sets") == EXPECTED
+        assert contents(photos) == {}
+
+    @pytest.mark.parametrize("number", [1, 4])
+    def test_interrupted_between_copy_and_removal(self, photos, other_disk, monkeypatch, number):
+        """A picture that is at both places is removed from the old one, and nothing else happens to it."""
+        restore = fail_at(monkeypatch, "unlink", number, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write("sets", rows_of(), Link.MOVE)
+        restore()
+        assert set(everywhere(photos)) == set(EXPECTED.values())
+        moves.finish("sets", "split.tsv")
+        assert contents("sets") == EXPECTED
+        assert contents(photos) == {}
+
+    def test_interrupted_while_copying(self, photos, other_disk, monkeypatch):
+        """Half a copy has no name, and is gone."""
+
+        def half(source, target):
+            with open(target, "wb") as file:
+                file.write(b"half")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copy2", half)
+            with pytest.raises(KeyboardInterrupt):
+                write("sets", rows_of(), Link.MOVE)
+        assert contents("sets") == {}
+        assert [name for _, _, names in os.walk("sets") for name in names] == [".moves.tsv"]
+        moves.finish("sets", "split.tsv")
+        assert contents("sets") == EXPECTED
+
+    def test_links_arrive_as_pictures(self, photos):
+        """A relative link would point nowhere from its new place: what it shows is copied, and the link removed."""
+        (photos / "cat/0.jpg").symlink_to("../dog/1.jpg")
+        (photos / "dog/9.jpg").symlink_to("1.jpg")
+        write("sets", rows_of(parts=("all",)), Link.MOVE)
+        assert contents(photos) == {}
+        moved = contents("sets")
+        assert moved["all/cat/0.jpg"] == moved["all/dog/9.jpg"] == moved["all/dog/1.jpg"] == b"content of dog/1.jpg"
+        assert not any(os.path.islink(f"sets/{name}") for name in moved)
+
+    def test_a_picture_that_is_gone(self, photos, monkeypatch):
+        """If somebody took a picture away meanwhile, the message has both places."""
+        restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write("sets", rows_of(), Link.MOVE)
+        restore()
+        (photos / "dog/1.jpg").unlink()
+        with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is gone, and is not at sets/val/dog/1.jpg"):
+            moves.finish("sets", "split.tsv")
+        assert len(everywhere(photos)) == 5
+
+    def test_something_else_at_the_new_place(self, photos, monkeypatch):
+        """It is not written over."""
+        restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write("sets", rows_of(), Link.MOVE)
+        restore()
+        os.makedirs("sets/val/dog", exist_ok=True)
+        with open("sets/val/dog/1.jpg", "wb") as file:
+            file.write(b"else")
+        with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg is in the way of .*photos/dog/1.jpg"):
+            moves.finish("sets", "split.tsv")
+        assert contents(photos)["dog/1.jpg"] == b"content of dog/1.jpg"

@@ -1,0 +1,432 @@
+"""Features on disk: what is written is read, nothing half done is taken for whole, and work stopped anywhere is gone on with."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from cnnkit.choices import Pool
+from cnnkit.errors import FormatError, UsageError
+from cnnkit.formats import features, manifest
+from cnnkit.formats.features import Writer
+from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.manifest import Row
+
+HEADER = Header(
+    Kind.FEATURES,
+    ("cat", "dog"),
+    Preprocess(),
+    Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"),
+    made_by={"a": "1"},
+)
+NAMES = ["plain.jpg", "tab\there.jpg", "Ünïcode ☃.png", "back\\slash.png", "../up/one.jpg", "not-utf-\udcff8.jpg"]
+
+
+def rows(count, start=0):
+    return [
+        Row(f"{index}-{NAMES[index % 6]}", ("cat", "dog")[index % 2], "train") for index in range(start, start + count)
+    ]
+
+
+def values(count, start=0, shape=(5,), dtype=np.float32):
+    drawn = [np.random.default_rng(index).standard_normal(shape) for index in range(start, start + count)]
+    return np.asarray(drawn, dtype=dtype).reshape(count, *shape)
+
+
+def writer(path, **changes):
+    words = {"shape": (5,), "dtype": "float32", "header": HEADER, "settings": {"batch": 4}, **changes}
+    return Writer(path, **words)
+
+
+def write(path, count=10, batch=4, **changes):
+    """Write features of `count` pictures, batch by batch."""
+    with writer(path, **changes) as file:
+        for start in range(0, count, batch):
+            size = min(batch, count - start)
+            shape = changes.get("shape", (5,))
+            file.write(values(size, start, shape), rows(size, start))
+    return path
+
+
+def content(path):
+    return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
+
+
+class Killed(BaseException):
+    """What happens to a process, as far as it can be shown within one."""
+
+
+# ---------------------------------------------------------------- what is written is read
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(5,), (3, 2, 4)])
+def test_round_trip(tmp_path, shape, dtype):
+    """Values, rows with any names, and the Header come back; plain numpy.load reads the values."""
+    path = write(tmp_path / "train.npy", shape=shape, dtype=dtype)
+    loaded = features.load(path)
+    assert loaded.values.dtype == dtype
+    np.testing.assert_array_equal(loaded.values, values(10, shape=shape).astype(dtype))
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), loaded.values)
+    assert loaded.rows == rows(10)
+    assert loaded.header == HEADER
+    assert isinstance(loaded.values, np.memmap)
+    assert sorted(os.listdir(tmp_path)) == ["train.json", "train.npy", "train.tsv"]
+
+
+def test_the_npy_is_what_numpy_writes(tmp_path):
+    """The .npy has numpy's own bytes, though the number of rows was not known when its header was begun."""
+    path = write(tmp_path / "train.npy")
+    np.save(tmp_path / "numpy.npy", values(10))
+    assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    """Neither the folder's name, nor the time, nor how rows are grouped into batches shows in the files."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert content(write(tmp_path / "a" / "x.npy", batch=4)) == content(write(tmp_path / "b" / "x.npy", batch=3))
+
+
+def test_a_reader_sees_whole_files_or_none(tmp_path):
+    """Until all is done the names are not there, and the .json is the last to appear."""
+    path = tmp_path / "train.npy"
+    with writer(path) as file:
+        file.write(values(4), rows(4))
+        assert sorted(os.listdir(tmp_path)) == ["train.json.part", "train.npy.part", "train.tsv.part"]
+    assert sorted(os.listdir(tmp_path)) == ["train.json", "train.npy", "train.tsv"]
+
+
+def test_old_features_stand_until_new_ones_are_whole(tmp_path):
+    """Features that are written anew can be read until they are replaced."""
+    path = write(tmp_path / "train.npy")
+    with writer(path) as file:
+        file.write(values(2, 50), rows(2, 50))
+        assert len(features.load(path).rows) == 10
+    assert len(features.load(path).rows) == 2
+
+
+def test_labels_in_another_encoding(tmp_path):
+    """A class named by a folder whose name is no UTF-8 goes through the Header unharmed."""
+    header = HEADER.but(classes=("caf\udce9", "кошка"))
+    assert features.load(write(tmp_path / "x.npy", header=header)).header == header
+
+
+# ---------------------------------------------------------------- what does not belong together
+
+
+@pytest.mark.parametrize("suffix", [".json", ".tsv"])
+def test_a_missing_neighbour(tmp_path, suffix):
+    """Without its .json or .tsv an array is not taken for features; the message says which and what to do."""
+    path = write(tmp_path / "train.npy")
+    path.with_suffix(suffix).unlink()
+    with pytest.raises(FormatError, match=rf"train\.npy has no train\{suffix} beside it; run cnn-extract again"):
+        features.load(path)
+
+
+def test_a_missing_array(tmp_path):
+    """A missing .npy is named, with the command that makes one."""
+    with pytest.raises(FormatError, match=r"none\.npy: no such file; features come from cnn-extract"):
+        features.load(tmp_path / "none.npy")
+
+
+def test_another_number_of_rows(tmp_path):
+    """An array and a list of different lengths are refused with both numbers."""
+    path = write(tmp_path / "train.npy")
+    manifest.save(path.with_suffix(".tsv"), rows(9))
+    with pytest.raises(FormatError, match=r"train\.npy has 10 rows, train\.tsv has 9; run cnn-extract again"):
+        features.load(path)
+
+
+def test_another_kind_of_header(tmp_path):
+    """A .json of something else is refused with what was found and what was expected."""
+    path = write(tmp_path / "train.npy")
+    path.with_suffix(".json").write_text(HEADER.but(kind=Kind.MODEL).to_json())
+    with pytest.raises(FormatError, match=r"train\.json: found model, expected features; make one with cnn-extract"):
+        features.load(path)
+    path.with_suffix(".json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(FormatError, match=r"train\.json: no cnnkit header"):
+        features.load(path)
+
+
+def test_the_name_ends_in_npy(tmp_path):
+    """Another ending is a usage error, before anything is written."""
+    for name in ("train.npz", "train", "train.json"):
+        with pytest.raises(UsageError, match=r"features are written to a \.npy file"):
+            writer(tmp_path / name)
+        with pytest.raises(UsageError):
+            features.load(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("neighbour", ["split.tsv", "split.json"])
+def test_files_of_others_are_not_written_over(tmp_path, neighbour):
+    """`cnn-extract split.tsv -o split.npy` must not replace the manifest it reads."""
+    (tmp_path / neighbour).write_text("path\tlabel\na.jpg\tcat\n")
+    with pytest.raises(UsageError, match=rf"split\.npy: {neighbour} belongs beside it, .*choose another name"):
+        writer(tmp_path / "split.npy")
+    assert (tmp_path / neighbour).read_text().startswith("path")
+
+
+# ---------------------------------------------------------------- arrays by others
+
+
+def test_plain_arrays_are_mapped(tmp_path):
+    """Anybody's array of floats with two or four axes is taken, without neighbours."""
+    for array in (np.zeros((3, 4)), np.zeros((3, 4), np.float16), np.zeros((2, 3, 4, 4), np.float32, order="F")):
+        np.save(tmp_path / "x.npy", array)
+        np.testing.assert_array_equal(features.load_values(tmp_path / "x.npy"), array)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros(3), np.zeros((2, 3, 4)), np.zeros((2, 3), np.int64), np.zeros((2, 3), complex), np.array(["a"])]
+)
+def test_other_arrays_are_refused(tmp_path, array):
+    """An array of another shape or type is refused with what was found and what was expected."""
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(
+        FormatError,
+        match=rf"found {array.dtype} of shape .*expected float \(N, D\) or \(N, C, H, W\)".replace("<", "."),
+    ):
+        features.load_values(tmp_path / "x.npy")
+
+
+def bomb():
+    raise AssertionError("a pickle was run")
+
+
+class Bomb:
+    """A pickle that does something."""
+
+    def __reduce__(self):
+        return bomb, ()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': ((((", b"PK\x03\x04"]
+)
+def test_rubbish_is_refused(tmp_path, content):
+    """Bytes that are no array are one line, whatever they are."""
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(FormatError, match=r"x\.npy: no plain array of numbers"):
+        features.load_values(tmp_path / "x.npy")
+
+
+def test_pickles_are_not_run(tmp_path):
+    """Arrays of objects, archives and headers that lie about their length are refused."""
+    np.save(tmp_path / "x.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    with pytest.raises(FormatError, match="no plain array of numbers"):
+        features.load_values(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(FormatError, match="no plain array of numbers"):
+        features.load_values(tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", np.zeros((100, 5)))
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
+    with pytest.raises(FormatError, match="cut short"):
+        features.load_values(tmp_path / "x.npy")
+    huge = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 5), }"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + huge.ljust(117) + b"\n")
+    with pytest.raises(FormatError, match="no plain array of numbers"):
+        features.load_values(tmp_path / "x.npy")
+
+
+# ---------------------------------------------------------------- stopped, and gone on with
+
+
+def begin(path, count=8, batch=4, **changes):
+    """Write and be killed before the end: what was buffered is lost, no name is given."""
+    file = writer(path, **changes)
+    file.__enter__()
+    for start in range(0, count, batch):
+        file.write(values(batch, start), rows(batch, start))
+    file._values.close()
+    file._listed.close()
+
+
+def go_on(path, count=10, batch=4, **changes):
+    """Write what is missing."""
+    file = writer(path, **changes)
+    done = file.resume(multiple_of=batch)
+    assert done == rows(len(done))
+    with file:
+        for start in range(len(done), count, batch):
+            size = min(batch, count - start)
+            file.write(values(size, start), rows(size, start))
+    return len(done)
+
+
+def parts(path):
+    return [path.with_name(f"{path.stem}{suffix}.part") for suffix in (".npy", ".tsv", ".json")]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The bytes of a run that nobody stopped."""
+    (tmp_path / "whole").mkdir()
+    return content(write(tmp_path / "whole" / "x.npy"))
+
+
+@pytest.mark.parametrize(
+    ("values_cut", "rows_cut", "kept"),
+    [
+        (0, 0, 8),
+        (1, 0, 4),  # in the middle of a value
+        (20, 0, 4),  # a whole row of values less
+        (5 * 20, 0, 0),
+        (10**6, 0, 0),  # nothing of the .npy, not even its header
+        (0, 1, 4),  # the last newline is missing
+        (0, 9, 4),  # in the middle of a row
+        (0, 10**6, 0),  # nothing of the .tsv, not even its header row
+        (3, 3, 4),
+        (10**6, 10**6, 0),
+    ],
+)
+def test_stopped_anywhere_and_gone_on_with(tmp_path, whole, values_cut, rows_cut, kept):
+    """Whatever reached the disk of the .npy and of the .tsv, the outcome is that of a run that nobody stopped."""
+    path = tmp_path / "x.npy"
+    begin(path)
+    for part, cut in zip(parts(path)[:2], (values_cut, rows_cut), strict=True):
+        held = part.read_bytes()
+        part.write_bytes(held[: max(len(held) - cut, 0)])
+    assert go_on(path) == kept
+    assert content(path) == whole
+    assert not any(part.exists() for part in parts(path))
+
+
+def test_every_single_cut(tmp_path, whole):
+    """The same for every length at which the list can be cut, next to more values than it names."""
+    path = tmp_path / "x.npy"
+    begin(path)
+    saved = {part: part.read_bytes() for part in parts(path)}
+    for length in range(len(saved[parts(path)[1]]) + 1):
+        for part, held in saved.items():
+            part.write_bytes(held)
+        for file in (path, path.with_suffix(".tsv"), path.with_suffix(".json")):
+            file.unlink(missing_ok=True)
+        parts(path)[1].write_bytes(saved[parts(path)[1]][:length])
+        go_on(path)
+        assert content(path) == whole
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2, None])
+def test_stopped_while_beginning(tmp_path, whole, missing):
+    """Parts of which one is missing are no beginning; a run that wrote no row is begun anew."""
+    path = tmp_path / "x.npy"
+    begin(path, count=8 if missing is not None else 0)
+    if missing is not None:
+        parts(path)[missing].unlink()
+    assert go_on(path) == 0
+    assert content(path) == whole
+
+
+@pytest.mark.parametrize("step", ["replace 1", "replace 2", "json", "unlink"])
+def test_stopped_while_names_are_given(tmp_path, whole, monkeypatch, step):
+    """At the end, between one name and the next, nothing is lost: no half result is read, and all rows are kept."""
+    path = tmp_path / "x.npy"
+    count = 0
+
+    def stopping(function, when):
+        def stopped(*words, **options):
+            nonlocal count
+            count += 1
+            if count == when:
+                raise Killed
+            return function(*words, **options)
+
+        return stopped
+
+    def write_and_stop(patch):
+        with writer(path) as file:
+            for start in (0, 4, 8):
+                file.write(values(min(4, 10 - start), start), rows(min(4, 10 - start), start))
+            if step.startswith("replace"):
+                patch.setattr("pathlib.Path.replace", stopping(type(path).replace, int(step[-1])))
+            elif step == "json":
+                patch.setattr("cnnkit.formats.atomic.writing", stopping(None, 1))
+            else:
+                patch.setattr("pathlib.Path.unlink", stopping(type(path).unlink, 2))
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        write_and_stop(patch)
+    if step == "unlink":
+        assert features.load(path).rows == rows(10)  # all was done but to clean up
+        assert writer(path).finished() == rows(10)
+    else:
+        with pytest.raises(FormatError):
+            features.load(path)
+        assert go_on(path) == 8
+    assert content(path) == whole
+
+
+def test_old_features_do_not_come_back(tmp_path, whole):
+    """When features are written anew and the run is stopped, the old ones stand, and are not taken for its beginning."""
+    path = write(tmp_path / "x.npy", count=3)
+    begin(path)
+    assert len(features.load(path).rows) == 3
+    parts(path)[0].unlink()
+    assert go_on(path) == 0
+    assert content(path) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"batch": 8}}, "begun with batch 4, now 8"),
+        ({"dtype": "float16"}, "begun with dtype float32, now float16"),
+        ({"shape": (6,)}, r"begun with shape \[5\], now \[6\]"),
+        (
+            {"header": HEADER.but(backbone=Backbone("vgg16", "features.18", Pool.AVG))},
+            "backbone name mobilenet_v2, now vgg16",
+        ),
+        ({"header": HEADER.but(preprocess=Preprocess(size=192))}, "preprocess size 224, now 192"),
+        ({"header": HEADER.but(classes=("cat",))}, r"classes \['cat', 'dog'\], now \['cat'\]"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path, changes, message):
+    """What was begun otherwise is not gone on with; the message gives the setting with both values, and leaves the parts."""
+    path = tmp_path / "x.npy"
+    begin(path)
+    before = [part.read_bytes() for part in parts(path)]
+    with pytest.raises(FormatError, match=rf"x\.npy\.part: .*{message}; begin anew without --resume"):
+        writer(path, **changes).resume(multiple_of=4)
+    assert [part.read_bytes() for part in parts(path)] == before
+
+
+def test_errors_leave_the_parts_and_an_empty_run_nothing(tmp_path):
+    """After an error rows are kept to go on from; without a row there is nothing to keep."""
+    path = tmp_path / "x.npy"
+
+    def fail(count):
+        with writer(path) as file:
+            file.write(values(count), rows(count))
+            raise Killed
+
+    with pytest.raises(Killed):
+        fail(4)
+    assert sorted(os.listdir(tmp_path)) == ["x.json.part", "x.npy.part", "x.tsv.part"]
+    with pytest.raises(Killed):
+        fail(0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_beginning_anew_forgets_the_old_beginning(tmp_path):
+    """Without resume a new run does not go on, and a kill at its very start leaves nothing that says otherwise."""
+    path = tmp_path / "x.npy"
+    begin(path)
+    other = HEADER.but(classes=("other",))
+    begin(path, count=0, header=other)
+    assert writer(path, header=other).resume(multiple_of=4) == []
+    assert json.loads(parts(path)[2].read_text())["classes"] == ["other"]
+
+
+def test_what_is_finished_is_known_by_its_header(tmp_path):
+    """Complete features are found by the same header, shape and dtype, and by no others."""
+    path = write(tmp_path / "x.npy")
+    assert writer(path).finished() == rows(10)
+    for changes in ({"dtype": "float16"}, {"shape": (6,)}, {"header": HEADER.but(classes=None)}):
+        assert writer(path, **changes).finished() is None
+    path.with_suffix(".json").unlink()
+    path.with_suffix(".tsv").unlink()
+    assert writer(path).finished() is None

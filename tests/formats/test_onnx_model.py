@@ -1,0 +1,215 @@
+"""Exported networks on disk: one file, nothing of the machine in it, and no way to other files."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cnnkit.choices import Pool
+from cnnkit.errors import FormatError
+from cnnkit.formats import onnx_model
+from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+
+HEADER = Header(Kind.ONNX, ("cat", "dog"), Preprocess(), Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"))
+
+
+def floats(name, shape=(1,)):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def network(*nodes, initializers=(), functions=()):
+    nodes = nodes or (helper.make_node("Add", ["x", "w"], ["y"], name="adds"),)
+    initializers = initializers or (numpy_helper.from_array(np.ones(1, np.float32), "w"),)
+    graph = helper.make_graph(list(nodes), "graph", [floats("x")], [floats("y")], list(initializers))
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    return helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=10)
+
+
+def outside(name="w"):
+    """A tensor whose values are said to lie in another file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return tensor
+
+
+def constant(tensor, name="w"):
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+
+def branch(node=None, initializers=()):
+    """A subgraph of one node, or of none, whose result is an initialiser."""
+    return helper.make_graph([node] if node else [], "branch", [], [floats("w")], list(initializers))
+
+
+def choosing(then, other=None):
+    """A network with a node that chooses between two subgraphs."""
+    inside = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other or branch(constant(inside)))
+    return network(choice, initializers=[numpy_helper.from_array(np.array(True), "c")])
+
+
+def in_function(node):
+    return helper.make_function("local", "f", [], ["w"], [node], [helper.make_opsetid("", 20)])
+
+
+def sparse():
+    inside = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    model = network()
+    model.graph.sparse_initializer.add(values=outside(), indices=inside, dims=[4])
+    return model
+
+
+def in_training():
+    model = network()
+    model.training_info.add(initialization=branch(constant(outside())))
+    return model
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_round_trip(tmp_path):
+    """The Header is one metadata entry, and comes back; the graph is what it was."""
+    content = onnx_model.finished(network(), HEADER)
+    onnx_model.save(tmp_path / "model.onnx", content)
+    loaded = onnx_model.load(tmp_path / "model.onnx")
+    assert loaded.header == HEADER
+    assert loaded.content == content == (tmp_path / "model.onnx").read_bytes()
+    assert [entry.key for entry in onnx.load(tmp_path / "model.onnx").metadata_props] == ["cnnkit"]
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    onnx.checker.check_model(content)
+
+
+def test_a_network_of_others_has_no_header(tmp_path):
+    """A network that cnnkit did not make loads, and has no Header."""
+    (tmp_path / "model.onnx").write_bytes(network().SerializeToString())
+    assert onnx_model.load(tmp_path / "model.onnx").header is None
+
+
+def test_nothing_of_the_machine_is_left():
+    """Stack traces and remarks go, wherever they are: in nodes, values, weights, functions and subgraphs; names stay."""
+    secret = "/home/somebody/secret/train.py"
+    inner = constant(numpy_helper.from_array(np.ones(1, np.float32), "w"))
+    model = choosing(branch(inner))
+    model.functions.append(in_function(inner))
+    marked = [
+        model,
+        model.graph,
+        model.graph.node[0],
+        model.graph.input[0],
+        model.graph.initializer[0],
+        model.graph.node[0].attribute[0].g,
+        model.graph.node[0].attribute[0].g.node[0],
+        model.functions[0],
+        model.functions[0].node[0],
+    ]
+    for part in marked:
+        part.doc_string = secret
+        part.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=secret)
+    content = onnx_model.finished(model, HEADER)
+    assert secret.encode() not in content
+    assert b"then_branch" in content
+    assert content == onnx_model.finished(onnx.load_model_from_string(content), HEADER)
+
+
+def test_the_same_network_gives_the_same_bytes():
+    """Remarks that differ from run to run make no difference."""
+    one, two = network(), network()
+    two.graph.node[0].doc_string = "another remark"
+    two.metadata_props.add(key="made", value="yesterday")
+    assert onnx_model.finished(one, HEADER) == onnx_model.finished(two, HEADER)
+
+
+# ---------------------------------------------------------------- what is not let in
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        network(initializers=[outside()]),
+        network(constant(outside()), helper.make_node("Add", ["x", "w"], ["y"])),
+        choosing(branch(constant(outside()))),
+        choosing(branch(initializers=[outside()])),
+        choosing(branch(constant(numpy_helper.from_array(np.ones(1, np.float32), "w"))), branch(constant(outside()))),
+        network(functions=[in_function(constant(outside()))]),
+        network(functions=[in_function(helper.make_node("If", ["w"], ["v"], then_branch=branch(constant(outside()))))]),
+        sparse(),
+        in_training(),
+    ],
+    ids=[
+        "weight",
+        "constant",
+        "branch",
+        "branch without nodes",
+        "else",
+        "function",
+        "branch in function",
+        "sparse",
+        "training",
+    ],
+)
+def test_weights_in_other_files_are_refused(tmp_path, model):
+    """A model that points to another file, which can be any file of the machine, is refused wherever it does so."""
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FormatError, match=r"model\.onnx: keeps weights in other files, .*; save it as one file"):
+        onnx_model.load(tmp_path / "model.onnx")
+
+
+def test_external_data_as_onnx_writes_it_is_refused(tmp_path):
+    """The same for a file as onnx itself saves it, which ONNX Runtime would follow."""
+    model = network(initializers=[numpy_helper.from_array(np.ones(1, np.float32), "w")])
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
+    assert (tmp_path / "weights.bin").exists()
+    with pytest.raises(FormatError, match="keeps weights in other files"):
+        onnx_model.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"PK\x03\x04", b"\x08\x0a", b"\xff" * 50, b"\x89PNG\r\n\x1a\n"])
+def test_other_files_are_refused(tmp_path, content):
+    """What is no ONNX network is said to be none."""
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(FormatError, match=r"model\.onnx: no ONNX network, or"):
+        onnx_model.load(tmp_path / "model.onnx")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    """A file that was cut is refused at whatever byte, unless nothing but metadata behind the graph is missing."""
+    content = network().SerializeToString()
+    whole, refused = onnx.load_model_from_string(content), 0
+    for length in range(len(content)):
+        (tmp_path / "model.onnx").write_bytes(content[:length])
+        try:
+            loaded = onnx_model.load(tmp_path / "model.onnx")
+        except FormatError:
+            refused += 1
+        else:
+            assert onnx.load_model_from_string(loaded.content).graph == whole.graph
+    assert refused > len(content) / 2
+
+
+def test_a_header_of_another_kind_is_refused(tmp_path):
+    """A Header that says something else, or nothing that can be read, is named with what was expected."""
+    (tmp_path / "model.onnx").write_bytes(onnx_model.finished(network(), HEADER.but(kind=Kind.MODEL)))
+    with pytest.raises(FormatError, match=r"model\.onnx: found model, expected onnx; make one with cnn-export"):
+        onnx_model.load(tmp_path / "model.onnx")
+    broken = network()
+    broken.metadata_props.add(key="cnnkit", value="{")
+    (tmp_path / "model.onnx").write_bytes(broken.SerializeToString())
+    with pytest.raises(FormatError, match="no cnnkit header in it; make one with cnn-export"):
+        onnx_model.load(tmp_path / "model.onnx")
+
+
+def test_missing_files_keep_their_error(tmp_path):
+    """A missing file is the operating system's error, which names it."""
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx"):
+        onnx_model.load(tmp_path / "none.onnx")
+
+
+def test_no_torch():
+    """Reading networks needs no torch."""
+    program = "import sys, cnnkit.formats.onnx_model; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
