@@ -68,7 +68,7 @@ def main(
             max=80,
             metavar="N",
             show_default=False,
-            help="How many bits of 256 the perceptual hashes of two pictures that look alike may differ by; 40 unless said.",
+            help="--near, with this many bits of 256 by which the perceptual hashes of two pictures may differ; else 40.",
         ),
     ] = None,
     manifest_file: Annotated[

@@ -234,7 +234,7 @@ def _warn_of_labels(pictures: Sequence[Picture], sets: Sequence[Sequence[int]], 
 def _about_parts(part_of: Sequence[int | None], parts: Parts, classes: Sequence[str]) -> str:
     held = Counter(part_of)
     sizes = ", ".join(f"{name} {held[part]:,}" for part, name in enumerate(parts.names))
-    return f"{sizes} pictures of {len(classes):,} {'class' if len(classes) == 1 else 'classes'}"
+    return f"{sizes} pictures of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 
 def _about_shares(part_of: Sequence[int | None], parts: Parts) -> str:

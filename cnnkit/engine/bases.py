@@ -18,8 +18,9 @@ from cnnkit.data import preprocess as preparing
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import cache, onnx_model
-from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.formats.header import Header, Kind, Preprocess, made_by
 from cnnkit.formats.onnx_model import OnnxModel
+from cnnkit.nets import notation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,8 +52,10 @@ class Request:
             value = named[field]
             if value is not None and _is_file(value):
                 named[field] = cache.sha256(Path(value))
-        if self.layers is not None and self.layers.startswith("@"):
-            named["layers"] = Path(self.layers[1:]).read_text(encoding="utf-8")
+        if self.layers is not None:
+            named["layers"] = [
+                layer.text for layer in notation.parse(self.layers)
+            ]  # however it is spaced, or in a file
         if self.weights not in ("default", "none"):
             named["seed"] = None  # nothing is random
         named["made_by"] = made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
@@ -155,14 +158,28 @@ def extractor(request: Request) -> "tuple[nn.Module, Header]":
         )
     preprocess = preparing.with_size(preprocess, size=request.size, resize=request.resize, fit=request.fit)
     module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
-    if request.size is not None:
-        try:
-            classifier.feature_shape(module, preprocess)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"--size {request.size} does not suit {backbone.name} ({reason}); leave it out") from error
+    _check_shape(request, module, preprocess)
     header = Header(kind=Kind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision"))
     return module, header
+
+
+def _check_shape(request: Request, module: "nn.Module", preprocess: Preprocess) -> None:
+    """Run the base once: its layer may give no tensor, or something that is no map, and its size may be too small."""
+    from cnnkit.nets import classifier
+
+    said = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(request, name)) is not None]
+    try:
+        shape = classifier.feature_shape(module, preprocess)
+    except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
+        if not said:
+            raise
+        reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # the graph has no number there
+        raise UsageError(f"{request.backbone} does not go with {' '.join(said)} ({reason})") from error
+    if len(shape) not in (1, 3):
+        given = "x".join(map(str, shape))
+        raise UsageError(
+            f"{request.backbone} gives {given} at {' '.join(said)}, neither a vector nor a map; cut elsewhere"
+        )
 
 
 def _export(module: "nn.Module", header: Header) -> bytes:

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import SwinTransformer
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from cnnkit.choices import Fit, Initializer, Interpolation, Pool
@@ -269,15 +270,28 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
         layer: From `find_layer`.
 
     Returns:
-        (N, 3, H, W) -> what the layer answers, with separate graphs for training and for evaluation.
+        (N, 3, H, W) -> what the layer answers, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
+        those of the networks that keep channels last inside.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for graph in (part.train_graph, part.eval_graph):
         output = next(node for node in graph.nodes if node.op == "output")
-        output.args = (output.args[0]["cut"],)  # the tensor itself, in place of {"cut": tensor}
+        answer = output.args[0]["cut"]
+        if _has_channels_last(module, layer):
+            with graph.inserting_before(output):
+                answer = graph.call_function(torch.permute, (answer, (0, 3, 1, 2)))
+        output.args = (answer,)  # the tensor itself, in place of {"cut": tensor}
     part.graph = part.eval_graph  # recompiles
     part.eval()
     return part  # type: ignore[no-any-return] # torchvision ships no types
+
+
+def _has_channels_last(module: nn.Module, layer: str) -> bool:
+    """Tell whether a layer answers (N, h, w, C): Swin transformers do, between the patches and the pooling."""
+    if isinstance(module, SwinTransformer):
+        return layer.split(".")[0] in ("features", "norm") and not layer.startswith("features.0.0")
+    behind = ("patch_embed", "head", "global_pool", "fc")
+    return getattr(module, "output_fmt", "NCHW") == "NHWC" and layer.split(".")[0] not in behind  # timm says so
 
 
 def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) -> str:
@@ -293,7 +307,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     Raises:
         UsageError: There is none of that name; the nearest ones are proposed.
     """
-    nodes = get_graph_node_names(module, **_tracing(module))[1]
+    nodes = get_graph_node_names(module, **_tracing(module))[1][1:]  # the first one is the input
     if layer is None:
         return _last_spatial(module, nodes, size)
     wanted = keras_names(name).get(layer, layer)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn

@@ -28,7 +28,7 @@ def test_the_words_there_are(text, parsed, shown):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:²", "cpu:0", "auto:1"]
+    "text", ["", "gpu0", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:²", "cpu:0", "auto:1"]
 )
 def test_other_words_are_refused(text):
     """Anything else is a usage error that gives the words there are."""
@@ -42,10 +42,10 @@ class Driver:
     def __init__(self, count, status=0):
         self.count, self.status = count, status
 
-    def cuInit(self, _flags):  # noqa: N802 - CUDA's name
+    def cuInit(self, _flags):
         return self.status
 
-    def cuDeviceGetCount(self, count):  # noqa: N802 - CUDA's name
+    def cuDeviceGetCount(self, count):
         count._obj.value = self.count
         return 0
 

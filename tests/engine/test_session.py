@@ -124,7 +124,7 @@ def test_a_gpu_that_does_not_work_is_an_error(content, monkeypatch, caplog):
     if device.gpus():
         pytest.skip("there is a GPU that works")
     monkeypatch.setattr(device, "gpus", lambda: 1)
-    with pytest.raises(DeviceError, match="(put nothing on|does not run on) cuda:0") as caught:
+    with pytest.raises(DeviceError, match=r"(put nothing on|does not run on) cuda:0") as caught:
         Session(content, device="cuda", name="the base")
     assert "\n" not in str(caught.value)
     with caplog.at_level(logging.INFO, "cnnkit"):
@@ -166,7 +166,7 @@ def test_a_network_that_cannot_run_is_named():
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     model = helper.make_model(helper.make_graph([node], "graph", values[:1], values[1:]), ir_version=10)
     for content in (model.SerializeToString(), b"rubbish"):
-        with pytest.raises(FormatError, match="^model.onnx: ONNX Runtime cannot run it: ") as caught:
+        with pytest.raises(FormatError, match=r"^model\.onnx: ONNX Runtime cannot run it: ") as caught:
             Session(content, device="cpu", name="model.onnx")
         assert "\n" not in str(caught.value)
 

@@ -194,7 +194,6 @@ def hooked(module, layer, given):
         ("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"]),
         ("densenet121", ["features.denseblock1.denselayer2", "features.transition2", "features"]),
         ("googlenet", ["inception3a", "inception5b.branch3", "avgpool"]),
-        ("swin_t", ["features.0", "features.1.0", "norm"]),
     ],
 )
 def test_a_cut_equals_a_hook_on_the_whole_network(name, layers):
@@ -208,6 +207,28 @@ def test_a_cut_equals_a_hook_on_the_whole_network(name, layers):
         assert set(base.state_dict()) <= set(module.state_dict())
     shallow = backbones.cut(module, layers[0])
     assert sum(value.numel() for value in shallow.parameters()) < sum(value.numel() for value in module.parameters())
+
+
+def test_channels_come_first():
+    """A Swin transformer keeps channels last inside; its base gives maps (C, h, w) wherever it is cut."""
+    module, _ = whole("swin_t")
+    given = inputs()
+    for layer, shape in {"features.0": (96, 16, 16), "features.3.1": (192, 8, 8), "norm": (768, 2, 2)}.items():
+        with torch.no_grad():
+            seen = backbones.cut(module, backbones.find_layer("swin_t", module, layer, size=224))(given)
+        assert seen.shape == (2, *shape)
+        assert torch.equal(seen, hooked(module, layer, given).permute(0, 3, 1, 2))
+    for layer in ("features.0.0", "permute"):  # before and behind
+        with torch.no_grad():
+            assert backbones.cut(module, layer)(given).shape[1] in (96, 768)
+
+
+def test_channels_come_first_for_timm():
+    """The same for the networks of timm that say so."""
+    module, preprocess = whole("timm:swin_s3_tiny_224")
+    layer = backbones.find_layer("timm:swin_s3_tiny_224", module, None, size=preprocess.size)
+    with torch.no_grad():
+        assert backbones.cut(module, layer)(inputs(224, batch=1)).shape == (1, 768, 7, 7)
 
 
 def test_functional_nodes_can_be_cut_at():
@@ -244,8 +265,9 @@ def test_an_unknown_layer_is_answered_with_near_ones():
     module, _ = whole("squeezenet1_1")
     with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):
         backbones.find_layer("squeezenet1_1", module, "feature.7", size=224)
-    with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
-        backbones.find_layer("squeezenet1_1", module, "???", size=224)
+    for layer in ("???", "x"):  # the input has a name in the graph, and is no layer
+        with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
+            backbones.find_layer("squeezenet1_1", module, layer, size=224)
     with pytest.raises(UsageError, match="block4_pool"):
         backbones.find_layer("vgg16", whole("vgg16")[0], "block4_pol", size=224)
 
