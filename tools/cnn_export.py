@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.choices import ExportInput
+from cnnkit.errors import UsageError
 
 
 @cli.command
@@ -58,6 +59,8 @@ def main(
     """
     from cnnkit.engine import verified
 
+    if not verify and (split is not None or null):
+        raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
     pictures = cli.pictures(verify, split=split, null=null) if verify else None
     with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
         records = verified.export_model(

@@ -53,7 +53,10 @@ def main(
     resize: Annotated[
         int | None,
         cli.Option(
-            "--resize", min=1, metavar="PIXELS", help="Likewise: shorter side before the crop. [default: 256 for 224]"
+            "--resize",
+            min=1,
+            metavar="PIXELS",
+            help="Likewise: shorter side before the crop. [default: 256 for 224 and so on]",
         ),
     ] = None,
     fit: Annotated[

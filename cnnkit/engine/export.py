@@ -16,16 +16,14 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Pool
 from cnnkit.engine.session import Session
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError
 from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Header
+from cnnkit.nets import build
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier
 
 log = logging.getLogger("cnnkit")
-
-#: The lowest and the highest operator set that the exporter writes.
-OPSETS = (18, 23)
 
 
 class Answers(nn.Module):
@@ -53,12 +51,14 @@ class Answers(nn.Module):
             CnnkitError: `cam` for a head whose map is no weighted sum of the base's maps.
         """
         super().__init__()
-        self.classifier = copy.deepcopy(classifier).half() if half else classifier
-        if half:
-            self.classifier.normalise.float()
+        self.classifier = copy.deepcopy(classifier) if half else classifier
+        if half:  # normalisation stays: a scale of 1/255 would lose its last digits
+            self.classifier.base.half()
+            self.classifier.head.half()
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
         self.names = ["probabilities", "logits", *(["features"] if features else []), *(["cam"] if cam else [])]
         if cam:
+            _check_maps(classifier)
             cam_weights(classifier)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -96,6 +96,18 @@ def class_logits(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
 
 
+def _check_maps(classifier: Classifier) -> None:
+    """Refuse a base that ends in a vector, which says nothing about places."""
+    size = classifier.preprocess.size
+    with torch.no_grad():
+        shape = tuple(classifier.base(torch.zeros(1, 3, size, size)).shape[1:])
+    if len(shape) != 3:
+        raise CnnkitError(
+            f"a class activation map needs a base that ends in a map; this one ends in a vector of {shape[0]}. "
+            "Extract with a --layer that has height and width"
+        )
+
+
 def cam_weights(classifier: Classifier) -> Tensor:
     """Give the weights (classes, C) that sum the base's maps up to class activation maps.
 
@@ -104,11 +116,16 @@ def cam_weights(classifier: Classifier) -> Tensor:
     Raises:
         CnnkitError: The head is not one dense layer behind global average pooling.
     """
-    parts = [part for part in classifier.head if not isinstance(part, nn.Dropout)]
-    if classifier.pool.pool is not Pool.AVG or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
+    # What changes nothing: dropout when it is not trained, flatten on a vector
+    parts = [part for part in classifier.head if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]
+    averaged = classifier.pool.pool is Pool.AVG
+    if classifier.pool.pool is Pool.NONE and parts and isinstance(parts[0], build.GlobalPool) and not parts[0].largest:
+        averaged, parts = True, parts[1:]
+    if not averaged or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
         raise CnnkitError(
             "a class activation map in the graph needs global average pooling and one dense layer; this model has "
-            f"pool {classifier.pool.pool} and {len(parts)} layers in its head. cnn-train-head without --head makes such a model"
+            f"pool {classifier.pool.pool} and {', '.join(type(part).__name__ for part in parts)} behind it. "
+            "cnn-train-head without --head, on features with --pool avg, makes such a model"
         )
     weight = parts[0].weight
     return (
@@ -129,11 +146,8 @@ def to_onnx(
         opset: The operator set; the exporter's own choice unless said.
 
     Raises:
-        UsageError: The exporter does not write that operator set.
-        CnnkitError: It cannot export the module.
+        CnnkitError: torch cannot export the module, or not with that operator set.
     """
-    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
-        raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not ours to mend
         try:
@@ -152,6 +166,9 @@ def to_onnx(
             raise CnnkitError(f"torch cannot export this network to ONNX: {str(error).splitlines()[0]}") from error
     assert program is not None
     proto: ModelProto = program.model_proto
+    (written,) = {item.version for item in proto.opset_import if not item.domain}
+    if opset not in (None, written):  # where a conversion fails, the exporter keeps its own choice
+        raise CnnkitError(f"torch cannot export this network with opset {opset}; it gave {written}")
     _name_batch(proto)
     return proto
 
@@ -184,7 +201,10 @@ def finished(proto: ModelProto, header: Header) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far ONNX Runtime and torch are apart on the same inputs; `top1_agreement` is None for features."""
+    """How far ONNX Runtime and torch are apart on the same inputs; `top1_agreement` is None for features.
+
+    `max_difference` is that of probabilities or, where it is larger, that of another output as a share of its largest value.
+    """
 
     source: str
     batch: int
@@ -204,7 +224,8 @@ def compare(
     """Run torch and ONNX Runtime over the same batches.
 
     Args:
-        reference: The module that was exported; its first output is compared, and its second one too where there are logits.
+        reference: What was exported, with the same outputs; the first one is compared as it is, the others, which have scales
+            of their own, as shares of their largest value.
         session: The exported graph.
         batches: Inputs, the first axis a batch of any size.
         source: What the inputs are, for the record.
@@ -218,12 +239,14 @@ def compare(
     for inputs in batches:
         with torch.no_grad():
             answer = reference(torch.from_numpy(inputs))
-        expected = (answer[0] if isinstance(answer, tuple) else answer).numpy()
-        found = session.run({name: inputs})[0]
-        difference = np.abs(expected - found).max(initial=0.0)
-        largest = max(largest, float(difference) if np.isfinite(difference) else float("inf"))
+        expected = [output.numpy() for output in (answer if isinstance(answer, tuple) else (answer,))]
+        found = session.run({name: inputs})
+        for place, (wanted, got) in enumerate(zip(expected, found, strict=True)):
+            scale = max(1.0, float(np.abs(wanted).max(initial=0.0))) if place else 1.0
+            difference = float(np.abs(wanted - got).max(initial=0.0)) / scale
+            largest = max(largest, difference if np.isfinite(difference) else float("inf"))
         if classes:
-            equal += int((expected.argmax(1) == found.argmax(1)).sum())
+            equal += int((expected[0].argmax(1) == found[0].argmax(1)).sum())
         batch = max(batch, len(inputs))
         rows += len(inputs)
     return Parity(source, batch, rows, largest, equal / rows if classes and rows else None)

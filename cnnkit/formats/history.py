@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from cnnkit.errors import UsageError
+
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
 
@@ -13,7 +15,16 @@ class Writer:
     """Write a history while training goes on; who follows it with `tail -f` sees every epoch."""
 
     def __init__(self, path: Path) -> None:
+        """Prepare to replace a history.
+
+        Raises:
+            UsageError: What stands there is a table of something else.
+        """
         self.path = path
+        if path.is_file() and path.stat().st_size and not _is_history(path):
+            raise UsageError(
+                f"{path}: the history belongs there, but that file is none; choose another name for the model"
+            )
         self._file: TextIO
 
     def __enter__(self) -> Self:
@@ -34,6 +45,11 @@ class Writer:
         row: Mapping[str, Any] = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
         self._file.write(",".join(_number(row[column]) for column in COLUMNS) + "\n")
         self._file.flush()
+
+
+def _is_history(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().rstrip(b"\r\n") == ",".join(COLUMNS).encode()
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,6 @@
 """Run a convolutional base once over pictures and keep what it saw."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -250,20 +249,24 @@ def _after(
         return pictures, 0
     coming: Iterator[Picture] = iter(pictures)
     passed = 0
-    for row in done:
+    for expected in done:
         for picture in coming:
             passed += 1
-            if _row(picture, output.parent) == row:
+            row = _row(picture, output.parent)
+            if row == expected:
                 break
             reason = _flaw(picture, preprocess)
             if reason is None:
-                raise UsageError(
-                    f"{output}: {picture.path} was not there, or not readable, when this run began; begin anew without --resume"
-                )
+                raise _other_pictures(output, expected, row)
             skip(picture.path, reason)
         else:
-            raise UsageError(
-                f"{output}: {os.path.basename(row.path)} is not among the pictures any more; begin anew without --resume"
-            )
+            raise _other_pictures(output, expected, None)
     log.info("going on after %d rows", len(done))
     return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed
+
+
+def _other_pictures(output: Path, expected: Row, found: Row | None) -> UsageError:
+    now = "nothing" if found is None else found.path if found.path != expected.path else "another label, part or group"
+    return UsageError(
+        f"{output}: this run began with other pictures: {expected.path} came next then, now it is {now}; begin anew without --resume"
+    )

@@ -83,7 +83,9 @@ def _one(path: Path, split: str | None) -> FeatureRows:
     if split is not None and not rows:
         parts = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
         raise CnnkitError(f"{listed}: no rows with split {split}; it has {parts}")
-    return FeatureRows(str(path), values, rows, [os.path.join(path.parent, named[row].path) for row in rows], header)
+    return FeatureRows(
+        str(path), values, rows, [os.path.join(os.path.dirname(path), named[row].path) for row in rows], header
+    )
 
 
 def check(found: FeatureRows, head: OnnxClassifier) -> None:

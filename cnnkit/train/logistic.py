@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from cnnkit.errors import CnnkitError
 from cnnkit.train.loop import Epoch, evaluate, in_order
 from cnnkit.train.optim import Objective
 
@@ -27,6 +28,9 @@ def solve(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, obj
         targets: (N,).
         l2: Strength of the penalty on weights, biases left alone.
         objective: For class weights and smoothing; its own penalties do not count.
+
+    Raises:
+        CnnkitError: The search left the numbers that float32 has.
     """
     optimizer = torch.optim.LBFGS(
         layer.parameters(),
@@ -44,6 +48,10 @@ def solve(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, obj
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call] # torch ships it untyped
+    if not bool(layer.weight.isfinite().all()) or not math.isfinite(float(closure().detach())):
+        raise CnnkitError(
+            f"logistic regression found no solution at l2 {l2:g}: the features are too large; try --standardize"
+        )
 
 
 def path(

@@ -21,6 +21,9 @@ LEARNING_RATES = {
     Optimizer.NADAM: 1e-3,
 }
 
+#: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
+DECAY = 4e-3
+
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.SGD: torch.optim.SGD,
     Optimizer.RMSPROP: torch.optim.RMSprop,
@@ -34,9 +37,15 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer(name: Optimizer, parameters: Iterable[nn.Parameter], *, lr: float | None = None) -> torch.optim.Optimizer:
-    """Make an optimizer; everything but the rate is torch's default. Decay is left to `Objective`, for AdamW too."""
+    """Make an optimizer; everything but the rate is torch's default, and AdamW's decay, which is Keras'.
+
+    Args:
+        name: Which.
+        parameters: To be trained.
+        lr: Learning rate; Keras' default for that optimizer unless said.
+    """
     rate = LEARNING_RATES[name] if lr is None else lr
-    extra: dict[str, Any] = {"weight_decay": 0.0} if name is Optimizer.ADAMW else {}
+    extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
     return _OPTIMIZERS[name](parameters, lr=rate, **extra)
 
 
@@ -85,7 +94,11 @@ class Objective:
         return total
 
 
+def answers(logits: Tensor) -> Tensor:
+    """Give the class of every row, (N,); a single logit answers with the second class where it is above zero."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
 def correct(logits: Tensor, targets: Tensor) -> int:
-    """Count right answers; a single logit answers with the second class where it is above zero."""
-    answers = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    return int((answers == targets).sum())
+    """Count right answers."""
+    return int((answers(logits) == targets).sum())

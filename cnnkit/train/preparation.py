@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from cnnkit.errors import UsageError
 from cnnkit.nets import build, classifier
 
+#: Deviations below this share of the values themselves count as none. The head that the map is folded into computes in float32,
+#: whose rounding would be blown up with them: at this share to some 1e-3 of a deviation.
+RESOLUTION = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
@@ -17,6 +22,10 @@ class Preparation:
 
     matrix: Tensor
     shift: Tensor
+
+    def to(self, device: torch.device) -> "Preparation":
+        """Copy to a device."""
+        return Preparation(self.matrix.to(device), self.shift.to(device))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Map rows, (N, D) -> (N, M)."""
@@ -30,9 +39,10 @@ def fit(
 
     Args:
         features: (N, D).
-        standardize: Mean 0 and deviation 1 for every column; a column that never changes stays 0.
+        standardize: Mean 0 and deviation 1 for every column; a column that does not change, but for rounding, becomes 0.
         pca: Keep this many principal components, after standardising.
-        whiten: Give every component deviation 1; without `pca` all components with variance are kept.
+        whiten: Give every component deviation 1; without `pca` all components are kept. Those without variance, but for
+            rounding, are left out.
 
     Returns:
         The map, or None where nothing is asked for.
@@ -48,9 +58,9 @@ def fit(
     matrix, shift = torch.eye(rows.shape[1], dtype=torch.float64), torch.zeros(rows.shape[1], dtype=torch.float64)
     if standardize:
         scaler = StandardScaler().fit(rows)
-        matrix = torch.diag(torch.from_numpy(1.0 / scaler.scale_))
-        shift = torch.from_numpy(-scaler.mean_ / scaler.scale_)
-        rows = scaler.transform(rows)
+        scales = np.where(scaler.scale_ > RESOLUTION * np.abs(scaler.mean_), 1.0 / scaler.scale_, 0.0)
+        matrix, shift = torch.diag(torch.from_numpy(scales)), torch.from_numpy(-scaler.mean_ * scales)
+        rows = (rows - scaler.mean_) * scales
     if pca is not None or whiten:
         most = min(len(rows) - 1, rows.shape[1])
         if pca is not None and pca > most:
@@ -60,11 +70,10 @@ def fit(
         fitted = PCA(pca or most, svd_solver="full").fit(rows)
         components = torch.from_numpy(fitted.components_)  # (M, D)
         if whiten:
-            variance = torch.from_numpy(fitted.explained_variance_)
-            real = (
-                variance > variance.max() * 1e-10
-            )  # directions without variance would be noise blown up to deviation 1
-            components = components[real] / variance[real].sqrt()[:, None]
+            deviation = torch.from_numpy(fitted.explained_variance_).sqrt()
+            size = float(np.sqrt((rows**2).sum(1).mean()))  # of a row, which the deviations must not drown in
+            real = deviation > RESOLUTION * size
+            components = components[real] / deviation[real][:, None]
         matrix, shift = components @ matrix, components @ (shift - torch.from_numpy(fitted.mean_))
     return Preparation(matrix, shift)
 

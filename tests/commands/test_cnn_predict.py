@@ -307,6 +307,9 @@ def test_a_head_answers_to_features_as_the_whole_does_to_pictures(run, model, ro
         )
     assert [os.path.realpath(row["path"]) for row in rows] == [os.path.realpath(row["path"]) for row in whole]
     assert rows[0]["path"].startswith("features/../photos/")
+    monkeypatch.chdir(kept.parent)
+    here = run("cnn-predict", "-m", tmp_path / "head.onnx", "x.npy").rows
+    assert here[0]["path"].startswith("../photos/"), "as cnn-extract was given it"
     part = run("cnn-predict", "-m", model("head.onnx", kind="head"), kept, "--split", "b")
     assert [os.path.realpath(row["path"]) for row in part.rows] == files(root)[1::2]
 

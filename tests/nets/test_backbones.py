@@ -225,10 +225,10 @@ def test_channels_come_first():
 
 def test_channels_come_first_for_timm():
     """The same for the networks of timm that say so."""
-    module, preprocess = whole("timm:swin_s3_tiny_224")
-    layer = backbones.find_layer("timm:swin_s3_tiny_224", module, None, size=preprocess.size)
+    module, preprocess = whole("timm:mambaout_femto")
+    layer = backbones.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
     with torch.no_grad():
-        assert backbones.cut(module, layer)(inputs(224, batch=1)).shape == (1, 768, 7, 7)
+        assert backbones.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
 
 
 def test_functional_nodes_can_be_cut_at():

@@ -1,0 +1,86 @@
+"""Whether the features that a training is given belong together: one base, one preprocessing, one list of classes. No torch."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats.features import Features
+
+# How the fields of a Header are called by people and by options.
+_CALLED = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
+
+
+def check(learnt: Features, validated: Features, *, train: str, val: str) -> None:
+    """Refuse features that do not belong together.
+
+    Args:
+        learnt: To learn from.
+        validated: To choose by.
+        train: The file of the first, for messages.
+        val: The file of the second.
+
+    Raises:
+        FormatError: They come from different bases, are prepared differently, or have other classes; both sides are named.
+        CnnkitError: A row has no label.
+    """
+    for part in ("backbone", "preprocess"):
+        one, other = getattr(learnt.header, part), getattr(validated.header, part)
+        if one is None or other is None:
+            if one is not other:
+                lacking, having = (train, val) if one is None else (val, train)
+                raise FormatError(
+                    f"{lacking} does not say its {part}, {having} does; extract both with the same options"
+                )
+            continue
+        for field in dataclasses.fields(one):
+            ours, theirs = getattr(one, field.name), getattr(other, field.name)
+            if ours != theirs:
+                what = _CALLED.get(field.name, field.name)
+                raise FormatError(
+                    f"{train} has {what} {_short(ours)}, {val} has {_short(theirs)}; extract both with the same options"
+                )
+    said, also_said = learnt.header.classes, validated.header.classes
+    if said is not None and also_said is not None:
+        _check_classes(said, also_said, train=train, val=val)
+    _check_classes(classes_of(learnt, name=train), classes_of(validated, name=val), train=train, val=val)
+    if learnt.values.shape[1:] != validated.values.shape[1:]:
+        raise FormatError(
+            f"{train} has rows of shape {learnt.values.shape[1:]}, {val} of {validated.values.shape[1:]}; extract both again"
+        )
+
+
+def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], *, train: str, val: str) -> None:
+    if set(ours) != set(theirs):
+        raise FormatError(
+            f"{train} has classes {', '.join(ours[:12])}; {val} has {', '.join(theirs[:12])}; split so that every part has every class"
+        )
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."  # a hash is known by its first digits
+
+
+def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
+    """List the classes of features in order.
+
+    Raises:
+        CnnkitError: A row has no label, or there are no rows.
+    """
+    missing = next((row.path for row in found.rows if row.label is None), None)
+    if missing is not None:
+        raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
+    if not found.rows:
+        raise CnnkitError(f"{name}: no rows in it; run cnn-extract again")
+    return tuple(sorted({row.label for row in found.rows if row.label is not None}))
+
+
+def shared_pictures(learnt: Features, validated: Features, *, train: str | Path, val: str | Path) -> int:
+    """Count the pictures that are in both, wherever the two files lie."""
+    return len(_pictures(learnt, train) & _pictures(validated, val))
+
+
+def _pictures(found: Features, name: str | Path) -> set[str]:
+    folder = os.path.realpath(Path(name).parent)
+    return {os.path.normpath(os.path.join(folder, row.path)) for row in found.rows}

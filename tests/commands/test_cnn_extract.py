@@ -1,0 +1,491 @@
+"""cnn-extract as it is used: pictures in by every way, features out, stopped and resumed, and errors that can be mended."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnnkit.engine import bases
+from cnnkit.engine.bases import Request
+from cnnkit.formats import bundle, features, onnx_model
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones
+from cnnkit.nets.classifier import Classifier, build_head
+
+TEXT = "conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu"
+BASE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "cpu")
+SQUEEZE = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "64", "--device", "cpu")
+
+
+def content(path):
+    return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures):
+    """A working folder with photos/red and photos/blue, six pictures each."""
+    pictures(red=6, blue=6)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---------------------------------------------------------------- the plain way
+
+
+def test_a_folder_to_features(run, here):
+    """One row a picture, in the order of names; a summary on stdout; the three files, and nothing else."""
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE)
+    (summary,) = outcome.rows
+    assert summary["features"] == "x.npy"
+    assert (summary["rows"], summary["shape"], summary["skipped"], summary["resumed"]) == ("12", "7", "0", "0")
+    assert float(summary["per_second"]) > 0
+    loaded = features.load("x.npy")
+    assert loaded.values.shape == (12, 7)
+    assert loaded.values.dtype == np.float32
+    assert loaded.rows[0].path == "photos/blue/00.png"
+    assert [row.label for row in loaded.rows] == ["blue"] * 6 + ["red"] * 6
+    assert loaded.header.classes == ("blue", "red")
+    assert sorted(os.listdir()) == ["photos", "x.json", "x.npy", "x.tsv"]
+
+
+def test_json_and_quiet(run, here):
+    """The summary as JSON, and not a word on stderr when told to be quiet."""
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--json", "--quiet")
+    record = json.loads(outcome.out)
+    assert record["rows"] == 12
+    assert record["shape"] == "7"
+    assert outcome.err == ""
+
+
+def test_three_ways_in(run, shell, here):
+    """Named, listed on standard input, listed in a pipe, separated by NUL: the same values, and the same rows but for labels."""
+    run("cnn-extract", "photos", "-o", "named.npy", *BASE)
+    names = sorted(str(path) for path in Path("photos").rglob("*.png"))
+    run("cnn-extract", "-", "-o", "dash.npy", *BASE, stdin="\n".join(names) + "\n")
+    run("cnn-extract", "-o", "bare.npy", *BASE, stdin="\n".join(names))
+    run("cnn-extract", "-0", "-o", "null.npy", *BASE, stdin="\0".join(names))
+    words = " ".join(f"'{word}'" for word in BASE)
+    with open("list.txt", "w") as file:
+        file.write("\n".join(names))
+    shell(f"cat list.txt | cnn-extract - -o pipe.npy {words}", cwd=here)
+    expected = features.load("named.npy")
+    for name in ("dash", "bare", "null", "pipe"):
+        found = features.load(f"{name}.npy")
+        assert content(f"{name}.npy")[".npy"] == content("named.npy")[".npy"]
+        assert [row.path for row in found.rows] == [row.path for row in expected.rows]
+        assert [row.label for row in found.rows] == [None] * 12
+        assert found.header == expected.header.but(classes=None)
+
+
+def test_a_manifest_and_its_parts(run, here):
+    """Of a manifest the rows of one part are taken, with their labels; a piped manifest does the same."""
+    lines = ["path\tlabel\tsplit\tgroup"]
+    lines += [f"photos/red/0{index}.png\twarm\t{'train' if index < 4 else 'val'}\tg{index}" for index in range(6)]
+    Path("split.tsv").write_text("\n".join(lines) + "\n")
+    run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BASE)
+    rows = features.load("val.npy").rows
+    assert [(row.path, row.label, row.split, row.group) for row in rows] == [
+        ("photos/red/04.png", "warm", "val", "g4"),
+        ("photos/red/05.png", "warm", "val", "g5"),
+    ]
+    run("cnn-extract", "-", "--split", "val", "-o", "piped.npy", *BASE, stdin=Path("split.tsv").read_bytes())
+    assert features.load("piped.npy").rows == rows
+
+
+def test_features_elsewhere_find_their_pictures(run, here):
+    """Paths in the .tsv are as seen from there, and lead to the pictures."""
+    Path("out").mkdir()
+    run("cnn-extract", "photos", "-o", "out/x.npy", *BASE)
+    for row in features.load("out/x.npy").rows:
+        assert (here / "out" / row.path).is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_of_any_kind(run, here):
+    """Tabs, newlines, letters of any language and bytes that are no text at all: each picture has its row and its name."""
+    folder = here / "odd" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    names = [
+        "tab\there.png",
+        "line\nbreak.png",
+        "Katze ☃.png",
+        os.fsdecode(b"\xff\xfe.png"),
+        "-dash.PNG",
+        " space .png",
+    ]
+    for index, name in enumerate(names):
+        shutil.copy(f"photos/red/0{index}.png", folder / name)
+    run("cnn-extract", "odd", "-o", "x.npy", *BASE)
+    loaded = features.load("x.npy")
+    assert {os.path.basename(row.path) for row in loaded.rows} == set(names)
+    assert loaded.header.classes == (os.fsdecode(b"caf\xe9"),)
+    listed = b"\0".join(os.fsencode(row.path) for row in loaded.rows)
+    run("cnn-extract", "-0", "-", "-o", "y.npy", *BASE, stdin=listed)
+    assert content("y.npy")[".npy"] == content("x.npy")[".npy"]
+
+
+def test_threads_change_no_byte(run, here):
+    """All three files are the same bytes for one decoding thread and for many, and again in another folder's cache."""
+    run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--jobs", "1")
+    before = content("x.npy")
+    run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--jobs", "7")
+    assert content("x.npy") == before
+    run("cnn-extract", "photos", "-o", "y.npy", *BASE, "--batch", "12")
+    assert content("y.npy") == before
+
+
+# ---------------------------------------------------------------- which base
+
+
+def read(name):
+    return features.load(name)
+
+
+def test_pooling_and_dtype(run, here):
+    """Every pooling has its shape, and they belong together; float16 is half the bytes of the same values."""
+    for pool in ("avg", "max", "flatten", "none"):
+        run("cnn-extract", "photos", "-o", f"{pool}.npy", *BASE, "--pool", pool)
+    maps = read("none.npy").values
+    assert maps.shape == (12, 7, 3, 3)
+    np.testing.assert_allclose(read("avg.npy").values, maps.mean((2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(read("max.npy").values, maps.max((2, 3)))
+    np.testing.assert_array_equal(read("flatten.npy").values, maps.reshape(12, -1))
+    run("cnn-extract", "photos", "-o", "half.npy", *BASE, "--dtype", "float16")
+    assert read("half.npy").values.dtype == np.float16
+    np.testing.assert_array_equal(read("half.npy").values, read("avg.npy").values.astype(np.float16))
+
+
+def test_a_layer_of_a_network(run, here):
+    """--layer cuts a network at a module, as it is in torch."""
+    run("cnn-extract", "photos", "-o", "x.npy", *SQUEEZE, "--layer", "features.5", "--pool", "none")
+    loaded = read("x.npy")
+    assert loaded.values.shape == (12, 128, 7, 7)
+    assert loaded.header.backbone.layer == "features.5"
+    assert loaded.header.backbone.name == "squeezenet1_1"
+
+
+def test_a_seed_is_a_base(run, here):
+    """Random weights are the same for the same seed and others for another; the Header's digest tells them apart."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run("cnn-extract", "photos", "-o", f"{name}.npy", *BASE, "--seed", seed)
+    assert content("a.npy") == content("b.npy")
+    assert not np.array_equal(read("a.npy").values, read("c.npy").values)
+    assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
+
+
+def test_a_notation_from_a_file(run, here):
+    """--layers @FILE is the notation that stands in the file."""
+    Path("net.txt").write_text(TEXT.replace(", ", "\n") + "  # the same\n")
+    run("cnn-extract", "photos", "-o", "a.npy", *BASE)
+    run("cnn-extract", "photos", "-o", "b.npy", "--layers", "@net.txt", *BASE[2:])
+    assert content("a.npy") == content("b.npy")
+
+
+def test_torch_instead(run, here):
+    """--engine torch gives the same features to 1e-4."""
+    for pool in ("avg", "flatten"):
+        run("cnn-extract", "photos", "-o", "a.npy", *SQUEEZE, "--pool", pool)
+        run("cnn-extract", "photos", "-o", "b.npy", *SQUEEZE, "--pool", pool, "--engine", "torch")
+        np.testing.assert_allclose(read("a.npy").values, read("b.npy").values, atol=1e-4)
+
+
+def test_weights_of_a_file(run, here):
+    """--weights FILE takes a state_dict, which makes another base than the random one, under the file's hash."""
+    module = backbones.seeded(5, lambda: backbones.network("squeezenet1_1"))[0]
+    torch.save(module.state_dict(), "mine.pth")
+    words = ("--backbone", "SqueezeNet1_1", "--weights", "mine.pth", "--size", "64", "--device", "cpu")
+    run("cnn-extract", "photos", "-o", "x.npy", *words)
+    os.rename("mine.pth", "moved.pth")
+    again = run("cnn-extract", "photos", "-o", "y.npy", *words[:3], "moved.pth", *words[4:])
+    assert "exporting" not in again.err  # the content counts, not the name
+    assert content("x.npy")[".npy"] == content("y.npy")[".npy"]
+    assert read("x.npy").header == read("y.npy").header
+
+
+def model_file(path):
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=20, seed=3)
+    whole = Classifier(base, build_head("dense 2", (7,)), preprocess=preprocess, pool=backbone.pool)
+    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, "dense 2")
+    bundle.save(path, Bundle(header, whole.state_dict()))
+
+
+def test_models_of_ours_as_a_base(run, here):
+    """A .pt and a .onnx of ours give what the notation with the same weights gives."""
+    run("cnn-extract", "photos", "-o", "a.npy", *BASE, "--seed", "3")
+    model_file("head.pt")
+    run("cnn-extract", "photos", "-o", "b.npy", "--backbone", "head.pt", "--device", "cpu")
+    onnx_model.save("base.onnx", bases.get(Request(layers=TEXT, weights="none", size=20, seed=3)).content)
+    run("cnn-extract", "photos", "-o", "c.npy", "--backbone", "base.onnx", "--device", "cpu")
+    for other in ("b", "c"):
+        np.testing.assert_allclose(read("a.npy").values, read(f"{other}.npy").values, atol=1e-5)
+        assert read("a.npy").header.preprocess == read(f"{other}.npy").header.preprocess
+        assert read("a.npy").header.backbone == read(f"{other}.npy").header.backbone
+
+
+def test_a_base_is_exported_once_and_then_without_torch(shell, here):
+    """The first run says where it keeps the base; the second says nothing of it, and imports neither torch nor timm."""
+    words = " ".join(f"'{word}'" for word in BASE[:-2])
+    env = {"CNNKIT_CACHE": str(here / "cache")}
+    first = shell(f"cnn-extract photos -o a.npy {words}", cwd=here, env=env)
+    assert "exporting the base to ONNX, once; it is kept in " in first.err
+    assert len(list((here / "cache" / "bases").glob("*.onnx"))) == 1
+    second = shell(f"cnn-extract photos -o b.npy {words}", cwd=here, env={**env, "PYTHONPROFILEIMPORTTIME": "1"})
+    imported = {
+        line.rpartition("|")[2].strip().split(".")[0] for line in second.err.splitlines() if "import time:" in line
+    }
+    assert {"onnxruntime", "PIL"} <= imported
+    assert not {"torch", "torchvision", "timm", "sklearn", "matplotlib"} & imported
+    assert "exporting" not in second.err
+    assert "cnn-extract: running on " in second.err
+    assert content(here / "a.npy") == content(here / "b.npy")
+
+
+# ---------------------------------------------------------------- bad pictures
+
+
+def test_bad_pictures_are_skipped_and_named(run, here):
+    """A cut JPEG, an empty file and a text in the middle: no rows, one line each, a list, exit 3; the rest is as without them."""
+    run("cnn-extract", "photos", "-o", "whole.npy", *BASE)
+    from PIL import Image
+
+    Image.open("photos/red/00.png").resize((300, 300)).save("photos/red/01cut.jpg")
+    cut = Path("photos/red/01cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:3000])
+    Path("photos/blue/03empty.png").write_bytes(b"")
+    Path("photos/blue/04text.jpeg").write_text("no picture")
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--errors", "bad.tsv", status=3)
+    assert (outcome.rows[0]["rows"], outcome.rows[0]["skipped"]) == ("12", "3")
+    lines = [line for line in outcome.err.splitlines() if "skipped" in line]
+    assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
+    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: no picture")
+    assert lines[2].startswith("cnn-extract: photos/red/01cut.jpg: ")
+    assert lines[3] == "cnn-extract: 3 pictures were skipped"
+    header, *rows = Path("bad.tsv").read_text().splitlines()
+    assert header == "path\treason"
+    assert [row.split("\t")[0] for row in rows] == [
+        "photos/blue/03empty.png",
+        "photos/blue/04text.jpeg",
+        "photos/red/01cut.jpg",
+    ]
+    assert content("x.npy") == content("whole.npy")
+
+
+def test_nothing_but_bad_pictures_fails(run, here):
+    """When there is no good picture at all, that is an error, and nothing is written."""
+    Path("none").mkdir()
+    Path("none/a.png").write_text("no picture")
+    outcome = run("cnn-extract", "none", "-o", "x.npy", *BASE, status=1)
+    assert outcome.err.splitlines()[-1] == "cnn-extract: no picture could be used; nothing written"
+    assert outcome.out == ""
+    assert not list(here.glob("x.*"))
+
+
+# ---------------------------------------------------------------- stopped, and resumed
+
+
+@pytest.fixture
+def many(here):
+    """A manifest of 400 rows, and a base that takes some milliseconds for a picture."""
+    lines = [f"photos/{'red' if index % 2 else 'blue'}/0{index % 6}.png\t{index % 2}" for index in range(400)]
+    Path("many.tsv").write_text("\n".join(["path\tlabel", *lines]) + "\n")
+    return [
+        "many.tsv",
+        "--layers",
+        "conv 64 k7 relu, conv 32 k5 relu",
+        *BASE[2:4],
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+        "--batch",
+        "8",
+    ]
+
+
+def stop(words, output, number):
+    """Start the command and send it a signal when some rows are on the disk."""
+    command = [Path(sys.executable).parent / "cnn-extract", *words, "-o", output]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    part, deadline = Path(f"{output}.part"), time.monotonic() + 120
+    while not (part.exists() and part.stat().st_size > 32 * 4 * 50) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    return process.returncode, err
+
+
+def test_killed_and_resumed(run, many, here):
+    """Killed without warning in the middle, then resumed: only the missing rows are computed, and every byte is as if undisturbed."""
+    run("cnn-extract", *many, "-o", "whole.npy")
+    status, _ = stop(many, "x.npy", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert not Path("x.npy").exists()
+    assert not Path("x.json").exists()
+    outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume")
+    resumed = int(outcome.rows[0]["resumed"])
+    assert 0 < resumed < 400
+    assert resumed % 8 == 0
+    assert f"going on after {resumed} rows" in outcome.err
+    assert content("x.npy") == content("whole.npy")
+    assert not list(here.glob("*.part"))
+    again = run("cnn-extract", *many, "-o", "x.npy", "--resume")
+    assert (again.rows[0]["rows"], again.rows[0]["resumed"]) == ("400", "400")
+    assert "x.npy is complete; nothing to do" in again.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_says_what_is_kept(run, many, here, number, status):
+    """Ctrl-C and a batch system's SIGTERM end it at once; it says how many rows are kept and how to go on."""
+    returned, err = stop(many, "x.npy", number)
+    assert returned == status
+    assert "rows are kept in x.npy.part; --resume goes on after them" in err
+    assert "Traceback" not in err
+    outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume")
+    assert int(outcome.rows[0]["resumed"]) > 0
+
+
+def test_resume_with_other_settings_is_refused(run, many, here):
+    """Resuming with another base, batch or dtype is refused with both values; without --resume it begins anew."""
+    stop(many, "x.npy", signal.SIGKILL)
+    for words, message in (
+        (["--batch", "16"], "begun with batch 8, now 16"),
+        (["--dtype", "float16"], "begun with dtype float32, now float16"),
+        (["--seed", "1"], "begun with backbone weights_sha256"),
+        (["--pool", "max"], "begun with backbone pool avg, now max"),
+    ):
+        outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume", *words, status=1)
+        assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: x.npy.part: {message}")
+        assert "begin anew without --resume" in outcome.err
+    run("cnn-extract", *many, "-o", "x.npy", "--seed", "1")
+    assert len(read("x.npy").rows) == 400
+
+
+def test_resume_without_a_beginning_begins(run, here):
+    """--resume where nothing was begun is an ordinary run: it may always be given."""
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--resume")
+    assert (outcome.rows[0]["rows"], outcome.rows[0]["resumed"]) == ("12", "0")
+
+
+# ---------------------------------------------------------------- words that do not fit
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (["photos"], 2, "say where the features go with -o FILE.npy, or --bench"),
+        (["photos", "-o", "x.npz"], 2, "x.npz: features are written to a .npy file, with .tsv and .json beside it"),
+        (["photos", "-o", "nowhere/x.npy"], 1, "nowhere: no such folder to write x.npy into"),
+        (["nowhere", "-o", "x.npy"], 1, "nowhere: no such picture, folder or manifest"),
+        (["photos", "-o", "x.npy", "--backbone", "vgg61"], 2, 'no network is called "vgg61"; did you mean vgg'),
+        (["photos", "-o", "x.npy", "--backbone", "timm:resnet10x"], 2, 'timm has no network "resnet10x"; did you mean'),
+        (["photos", "-o", "x.npy", "--backbone", "squeezenet1_1", "--weights", "w.pth"], 1, "w.pth: no such file; --weights takes"),
+        (["photos", "-o", "x.npy", "--backbone", "squeezenet1_1"], 1, "CNNKIT_OFFLINE forbids downloading weights for squeezenet1_1; "),
+        (["photos", "-o", "x.npy", "--backbone", "none.pt"], 1, "none.pt: no such model"),
+        (["photos", "-o", "x.npy", "--backbone", "vgg16", "--layers", TEXT], 2, "give either --backbone or --layers"),
+        (["photos", "-o", "x.npy", *SQUEEZE, "--layer", "feature.7"], 2, 'squeezenet1_1 has no layer "feature.7"; did you mean'),
+        (["photos", "-o", "x.npy", *BASE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
+        (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is no layer; did you mean "conv"?'),
+        (["photos", "-o", "x.npy", "--layers", "conv 5 k99"], 2, 'conv1 ("conv 5 k99"): kernel 99 is larger than its input\'s height 32'),
+        (["photos", "-o", "x.npy", *BASE, "--resize", "10"], 2, "--resize 10 is smaller than the crop of 20"),
+        (["photos", "-o", "x.npy", *BASE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
+        (["photos", "-o", "x.npy", *BASE, "--pool", "mean"], 2, "invalid value for '--pool'"),
+        (["photos", "-o", "x.npy", *BASE, "--split", "val"], 1, "photos: no subfolder val; it has blue, red"),
+    ],
+)  # fmt: skip
+def test_wrong_words(run, here, words, status, line):
+    """Each mistake is one line that says what is wrong and what would be right; nothing is written."""
+    outcome = run("cnn-extract", *words, status=status)
+    assert outcome.out == ""
+    assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: {line}")
+    assert sum("cnn-extract:" in each and "running on" not in each for each in outcome.err.splitlines()) == 1
+    assert sorted(os.listdir()) == ["photos"]
+
+
+def test_the_manifest_is_not_written_over(run, here):
+    """`cnn-extract split.tsv -o split.npy` would replace its own input by the list of features: it refuses."""
+    Path("split.tsv").write_text("path\tlabel\nphotos/red/00.png\tred\n")
+    outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BASE, status=2)
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv belongs beside it")
+    assert Path("split.tsv").read_text() == "path\tlabel\nphotos/red/00.png\tred\n"
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_cuda_where_there_is_none(run, here, monkeypatch, engine):
+    """--device cuda without a GPU is an error of one line, never a run on the CPU; auto says that it is the CPU."""
+    monkeypatch.setattr("cnnkit.engine.device.gpus", lambda: 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [*BASE[:-2], "--engine", engine]
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *words, "--device", "cuda", status=1)
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: --device cuda:0: ")
+    assert outcome.err.splitlines()[-1].endswith("; use cpu or auto")
+    assert not list(here.glob("x.*"))
+    assert "cnn-extract: running on the CPU" in run("cnn-extract", "photos", "-o", "x.npy", *words).err.splitlines()
+
+
+# ---------------------------------------------------------------- rates, and what people see
+
+
+def test_bench(run, here):
+    """--bench prints how fast decoding, base and both are, in pictures a second, and writes nothing."""
+    outcome = run("cnn-extract", "photos", *BASE, "--bench", "--json")
+    record = json.loads(outcome.out)
+    assert list(record) == ["pictures", "decode", "network", "reached", "possible", "share"]
+    assert record["pictures"] == 12
+    assert record["share"] == pytest.approx(record["reached"] / record["possible"])
+    assert os.listdir() == ["photos"]
+
+
+def test_a_bar_for_people_alone(run, terminal, here, many):
+    """On a terminal a bar with rate and time left is drawn on stderr; in a pipe there is none of it."""
+    command = Path(sys.executable).parent / "cnn-extract"
+    seen = terminal(command, *many, "-o", "x.npy", on=("stderr",), cwd=here)
+    assert seen.status == 0
+    assert "extracting" in seen.out
+    assert "/400" in seen.out
+    assert "/s" in seen.out
+    assert seen.err.startswith("features\t")
+    assert "extracting" not in run("cnn-extract", "photos", "-o", "y.npy", *BASE).err
+    quiet = terminal(command, *many, "-o", "x.npy", "--quiet", on=("stderr",), cwd=here)
+    assert quiet.out == ""
+
+
+# ---------------------------------------------------------------- a GPU, and photographs
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_the_same(run, here):
+    """Features computed on a GPU are those of the CPU within 1e-4, by either engine."""
+    run("cnn-extract", "photos", "-o", "cpu.npy", *SQUEEZE)
+    for engine in ("onnx", "torch"):
+        outcome = run("cnn-extract", "photos", "-o", "gpu.npy", *SQUEEZE[:-1], "cuda", "--engine", engine)
+        np.testing.assert_allclose(read("gpu.npy").values, read("cpu.npy").values, atol=1e-4)
+    assert outcome.status == 0
+
+
+@pytest.mark.photos
+def test_photographs_of_the_readme(run, photos, here):
+    """The road's own command on real photographs: 1,280 features each, of which a nearest centroid already tells cats from dogs."""
+    for label in ("cat", "dog"):
+        Path("animals", label).mkdir(parents=True)
+        for file in sorted((photos / "dogs-vs-cats" / label).iterdir())[:24]:
+            shutil.copy(file, Path("animals", label))
+    weights = photos / "weights" / "mobilenet_v2.pth"
+    run("cnn-extract", "animals", "-o", "x.npy", "--backbone", "mobilenet_v2", "--weights", weights)
+    loaded = read("x.npy")
+    values, labels = np.array(loaded.values), np.array([row.label for row in loaded.rows])
+    assert values.shape == (48, 1280)
+    halves = np.arange(48) % 2 == 0
+    centroids = np.stack([values[halves & (labels == label)].mean(0) for label in ("cat", "dog")])
+    nearest = ((values[~halves, None] - centroids) ** 2).sum(2).argmin(1)
+    assert np.mean(np.array(["cat", "dog"])[nearest] == labels[~halves]) > 0.8

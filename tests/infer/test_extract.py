@@ -1,0 +1,401 @@
+"""Extraction as the library does it: the right rows, stopped and gone on with, refused where the outcome would be another one."""
+
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from cnnkit.choices import Engine, FeatureDtype, Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.data import source
+from cnnkit.data.source import Picture
+from cnnkit.engine import bases, runner
+from cnnkit.engine.bases import Request
+from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.formats import features
+from cnnkit.formats.header import Kind
+from cnnkit.infer import extract
+
+BASE = Request(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
+
+
+@pytest.fixture
+def photographs(pictures):
+    """Thirty small pictures of two classes."""
+    return source.find([str(pictures(red=15, blue=15))])
+
+
+def run(photographs, output, **words):
+    return extract.extract(photographs, output, **{"request": BASE, "batch": 4, "device": "cpu", **words})
+
+
+def content(path):
+    return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
+
+
+def reference(photographs, asked=BASE):
+    """What torch gives for the same pictures, one by one."""
+    module, header = bases.extractor(asked)
+    rows = [preparing.load(picture.path, header.preprocess) for picture in photographs]
+    with torch.no_grad():
+        return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"), [(Pool.AVG, "7"), (Pool.MAX, "7"), (Pool.FLATTEN, "63"), (Pool.NONE, "7x3x3")]
+)
+def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
+    """Row i is what torch gives for picture i, for every pooling; names, labels and Header stand beside it."""
+    asked = Request(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
+    summary = run(photographs, tmp_path / "x.npy", request=asked)
+    assert (summary.rows, summary.shape, summary.skipped, summary.resumed) == (30, shape, 0, 0)
+    loaded = features.load(tmp_path / "x.npy")
+    np.testing.assert_allclose(loaded.values, reference(photographs, asked), rtol=1e-4, atol=1e-5)
+    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [picture.path for picture in photographs]
+    assert [row.label for row in loaded.rows] == [picture.label for picture in photographs]
+    assert loaded.header.kind is Kind.FEATURES
+    assert loaded.header.classes == ("blue", "red")
+    assert loaded.header.backbone.pool is pool
+
+
+@pytest.mark.parametrize("batch", [1, 7, 30, 1000])
+def test_the_batch_changes_nothing_but_the_last_bits(photographs, tmp_path, batch):
+    """Features do not depend on how many pictures go through at once, also where there are fewer pictures than that."""
+    run(photographs, tmp_path / "x.npy", batch=batch)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), reference(photographs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_few_pictures_do_not_fill_a_large_batch(photographs, tmp_path, monkeypatch):
+    """One picture costs one picture, though the batch is 32."""
+    seen = []
+    real = extract.Session.run
+    monkeypatch.setattr(
+        extract.Session, "run", lambda self, given, names: seen.append(len(given["images"])) or real(self, given, names)
+    )
+    run(photographs[:2], tmp_path / "x.npy", batch=32)
+    assert seen == [1, 2]  # one to find the shape
+
+
+def test_threads_change_nothing(photographs, tmp_path):
+    """The bytes of all three files are the same for any number of decoding threads."""
+    first = None
+    for jobs in (1, 2, 9):
+        run(photographs, tmp_path / "x.npy", jobs=jobs)
+        first = first or content(tmp_path / "x.npy")
+        assert content(tmp_path / "x.npy") == first
+
+
+def test_torch_agrees(photographs, tmp_path):
+    """`--engine torch` gives the same features to 1e-4, and says in the Header that it was torch."""
+    run(photographs, tmp_path / "a.npy")
+    run(photographs, tmp_path / "b.npy", engine=Engine.TORCH)
+    one, other = features.load(tmp_path / "a.npy"), features.load(tmp_path / "b.npy")
+    np.testing.assert_allclose(one.values, other.values, atol=1e-4)
+    assert one.rows == other.rows
+    assert one.header.backbone == other.header.backbone
+    assert "onnxruntime" in one.header.made_by
+    assert "torch" in other.header.made_by
+
+
+def test_half_precision_is_the_nearest(photographs, tmp_path):
+    """float16 keeps the nearest value of the same features, in half the bytes."""
+    run(photographs, tmp_path / "a.npy")
+    run(photographs, tmp_path / "b.npy", dtype=FeatureDtype.FLOAT16)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "a.npy").astype(np.float16))
+
+
+def test_a_stream_has_no_classes(photographs, tmp_path):
+    """Of a stream nobody knows the classes beforehand; all else is the same."""
+    run(photographs, tmp_path / "a.npy")
+    run(iter(photographs), tmp_path / "b.npy")
+    assert content(tmp_path / "a.npy")[".npy"] == content(tmp_path / "b.npy")[".npy"]
+    assert content(tmp_path / "a.npy")[".tsv"] == content(tmp_path / "b.npy")[".tsv"]
+    assert features.load(tmp_path / "b.npy").header.classes is None
+
+
+def test_parts_and_groups_go_along(photographs, tmp_path):
+    """What a manifest says of a picture stands in the .tsv, with paths as seen from there."""
+    (tmp_path / "out").mkdir()
+    pictures = [Picture(os.path.relpath(picture.path), "cat", "train", "g1") for picture in photographs[:2]]
+    run(pictures, tmp_path / "out" / "x.npy")
+    rows = features.load(tmp_path / "out" / "x.npy").rows
+    assert [(row.label, row.split, row.group) for row in rows] == [("cat", "train", "g1")] * 2
+    assert rows[0].path.startswith("../photos/")
+
+
+# ---------------------------------------------------------------- bad pictures
+
+
+def spoil(photographs):
+    """Break three pictures, each in its way; gives their paths and reasons."""
+    cut, empty, text = (photographs[index].path for index in (3, 10, 29))
+    with open(cut, "r+b") as file:
+        file.truncate(200)
+    open(empty, "wb").close()
+    with open(text, "w") as file:
+        file.write("no picture")
+    return [cut, empty, text]
+
+
+def test_bad_pictures_are_left_out(photographs, tmp_path):
+    """A picture that cannot be used has no row and is reported; the others have theirs."""
+    broken, skipped = spoil(photographs), []
+    summary = run(photographs, tmp_path / "x.npy", skip=lambda path, reason: skipped.append((path, reason)))
+    good = [picture for picture in photographs if picture.path not in broken]
+    assert [path for path, _ in skipped] == broken
+    assert skipped[1][1] == "empty file"
+    assert (summary.rows, summary.skipped) == (27, 3)
+    loaded = features.load(tmp_path / "x.npy")
+    np.testing.assert_allclose(loaded.values, reference(good), rtol=1e-4, atol=1e-5)
+    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [picture.path for picture in good]
+
+
+def test_bad_pictures_are_errors_to_who_says_nothing(photographs, tmp_path):
+    """Without a way to report, the library raises."""
+    spoil(photographs)
+    with pytest.raises(BadPicture):
+        run(photographs, tmp_path / "x.npy")
+
+
+def test_nothing_but_bad_pictures(photographs, tmp_path):
+    """When no picture can be used nothing is written."""
+    spoil(photographs)
+    with pytest.raises(CnnkitError, match="no picture could be used; nothing written"):
+        run([photographs[3], photographs[10]], tmp_path / "x.npy", skip=lambda *_: None)
+    assert not list(tmp_path.glob("x.*"))
+
+
+# ---------------------------------------------------------------- stopped, and gone on with
+
+
+class Stop(BaseException):
+    """Ctrl-C, at a place of the test's choice."""
+
+
+def stop_after(batches, monkeypatch):
+    """Let the network stop the run at a batch."""
+    real, count = runner.run, 0
+
+    def counted(*words, **options):
+        nonlocal count
+        for item in real(*words, **options):
+            yield item
+            count += 1
+            if count == batches:
+                raise Stop
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(extract.runner, "run", counted)
+    return patch
+
+
+@pytest.mark.parametrize("batches", [1, 3, 6])
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_stopped_and_gone_on_with(photographs, tmp_path, monkeypatch, caplog, batches, spoiled):
+    """After a stop, resume does the missing rows alone and ends with the bytes of a run that was not stopped."""
+    broken = spoil(photographs) if spoiled else []
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    silent = {"skip": lambda *_: None}
+    run(photographs, tmp_path / "whole" / "x.npy", **silent)
+    path = tmp_path / "stopped" / "x.npy"
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        patch = stop_after(batches, monkeypatch)
+        with pytest.raises(Stop):
+            run(photographs, path, **silent)
+        patch.undo()
+        assert f"{4 * batches} rows are kept in {path}.part; --resume goes on after them" in caplog.messages
+        computed, skipped = [], []
+        real = bases.Session.run if hasattr(bases, "Session") else extract.Session.run
+        monkeypatch.setattr(
+            extract.Session,
+            "run",
+            lambda self, given, names: computed.append(len(given["images"])) or real(self, given, names),
+        )
+        summary = run(photographs, path, resume=True, skip=lambda path, _reason: skipped.append(path))
+        assert f"going on after {4 * batches} rows" in caplog.messages
+    assert content(path) == content(tmp_path / "whole" / "x.npy")
+    rows = 30 - len(broken)
+    assert (summary.rows, summary.resumed, summary.skipped) == (rows, 4 * batches, len(broken))
+    assert len(computed) - 1 == -(-(rows - 4 * batches) // 4)  # no batch is computed twice
+    assert skipped == broken  # all are named, also those that the first run had named
+    assert sorted(os.listdir(tmp_path / "stopped")) == ["x.json", "x.npy", "x.tsv"]
+
+
+def test_a_stream_is_gone_on_with(photographs, tmp_path, monkeypatch):
+    """A list on standard input is gone on with as well."""
+    run(iter(photographs), tmp_path / "whole.npy")
+    patch = stop_after(2, monkeypatch)
+    with pytest.raises(Stop):
+        run(iter(photographs), tmp_path / "x.npy")
+    patch.undo()
+    assert run(iter(photographs), tmp_path / "x.npy", resume=True).resumed == 8
+    assert content(tmp_path / "x.npy") == content(tmp_path / "whole.npy")
+
+
+def stopped(photographs, path, monkeypatch, **words):
+    patch = stop_after(2, monkeypatch)
+    with pytest.raises(Stop):
+        run(photographs, path, **words)
+    patch.undo()
+
+
+def asked(**changes):
+    return Request(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"batch": 5}, "begun with batch 4, now 5"),
+        ({"dtype": FeatureDtype.FLOAT16}, "begun with dtype float32, now float16"),
+        ({"engine": Engine.TORCH}, "begun with engine onnx, now torch"),
+        ({"request": asked(seed=3)}, "begun with backbone weights_sha256"),
+        ({"request": asked(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
+        ({"request": asked(size=24)}, "begun with preprocess resize 20, now 24"),
+    ],
+)
+def test_other_settings_are_refused(photographs, tmp_path, monkeypatch, words, message):
+    """What would not end byte-identical is refused, with the setting that differs; what was done is kept."""
+    stopped(photographs, tmp_path / "x.npy", monkeypatch)
+    with pytest.raises(FormatError, match=message):
+        run(photographs, tmp_path / "x.npy", resume=True, **words)
+    assert run(photographs, tmp_path / "x.npy", resume=True).resumed == 8
+
+
+def test_other_pictures_are_refused(photographs, tmp_path, monkeypatch):
+    """Pictures that came or went since the run began are named; what was done is kept; without resume all begins anew."""
+    path = tmp_path / "x.npy"
+    stopped(photographs, path, monkeypatch)
+    message = (
+        r"x\.npy: this run began with other pictures: .*{} came next then, now it is .*{}; begin anew without --resume"
+    )
+    with pytest.raises(UsageError, match=message.format("blue/04.png", "blue/03.png")):
+        run([*photographs[:4], *photographs[3:]], path, resume=True)
+    with pytest.raises(UsageError, match=message.format("blue/00.png", "blue/01.png")):
+        run(photographs[1:], path, resume=True)
+    stopped(iter(photographs), tmp_path / "y.npy", monkeypatch)
+    with pytest.raises(UsageError, match=message.replace("x", "y", 1).format("blue/04.png", "nothing")):
+        run(iter(photographs[:4]), tmp_path / "y.npy", resume=True)
+    relabelled = [Picture(photographs[0].path, "other"), *photographs[1:15], Picture(photographs[15].path, "blue")]
+    with pytest.raises(FormatError, match="begun with classes"):
+        run(relabelled, path, resume=True)
+    with pytest.raises(UsageError, match="came next then, now it is another label, part or group"):
+        run([Picture(photographs[0].path, "red"), *photographs[1:]], path, resume=True)
+    assert run([*photographs], path, resume=True).resumed == 8
+    stopped(photographs, path, monkeypatch)
+    assert run(photographs[1:], path).rows == 29
+
+
+def test_nothing_is_left_to_do(photographs, tmp_path, caplog, monkeypatch):
+    """Resuming a run that came to its end does nothing, says so, and names the bad pictures again."""
+    broken, path, skipped = spoil(photographs), tmp_path / "x.npy", []
+    run(photographs, path, skip=lambda *_: None)
+    before, time = content(path), path.stat().st_mtime_ns
+    monkeypatch.setattr(extract.runner, "run", None)
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        summary = run(photographs, path, resume=True, skip=lambda path, _reason: skipped.append(path))
+    assert (summary.rows, summary.resumed, summary.skipped) == (27, 27, 3)
+    assert skipped == broken
+    assert f"{path} is complete; nothing to do" in caplog.messages
+    assert (content(path), path.stat().st_mtime_ns) == (before, time)
+
+
+def test_a_finished_run_over_other_pictures_is_begun_anew(photographs, tmp_path):
+    """More pictures, fewer pictures, or another base: complete features of something else are not taken for these."""
+    path = tmp_path / "x.npy"
+    run(photographs[:20], path)
+    for pictures, words in (
+        (photographs, {}),
+        (photographs[:10], {}),
+        (photographs[:10], {"dtype": FeatureDtype.FLOAT16}),
+    ):
+        summary = run(pictures, path, resume=True, **words)
+        assert (summary.rows, summary.resumed) == (len(pictures), 0)
+    assert len(features.load(path).rows) == 10
+
+
+# ---------------------------------------------------------------- wrong words
+
+
+def test_wrong_outputs_are_found_before_the_work(photographs, tmp_path, monkeypatch):
+    """A name that is no .npy, a folder that is not there, or a manifest that would be written over: said before anything runs."""
+    monkeypatch.setattr(extract.runner, "run", None)
+    with pytest.raises(UsageError, match=r"features are written to a \.npy file"):
+        run(photographs, tmp_path / "x.npz")
+    with pytest.raises(CnnkitError, match=r"nowhere: no such folder to write x\.npy into"):
+        run(photographs, tmp_path / "nowhere" / "x.npy")
+    (tmp_path / "split.tsv").write_text("path\nred/00.png\n")
+    with pytest.raises(UsageError, match=r"split\.npy: split\.tsv belongs beside it"):
+        run(photographs, tmp_path / "split.npy")
+    assert (tmp_path / "split.tsv").read_text() == "path\nred/00.png\n"
+
+
+# ---------------------------------------------------------------- rates, and memory
+
+
+def test_bench_writes_nothing(photographs, tmp_path):
+    """Rates are measured over the pictures that can be used, and no file appears."""
+    spoil(photographs)
+    rates = extract.bench(photographs, request=BASE, batch=4, device="cpu")
+    assert rates.pictures == 27
+    assert rates.possible == pytest.approx(1 / (1 / rates.decode + 1 / rates.network))
+    assert min(rates.decode, rates.network, rates.reached) > 0
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypatch):
+    """However many pictures come, only a bounded number of them and of their features is alive at once."""
+    import tracemalloc
+
+    asked = Request(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
+    run(photographs, tmp_path / "x.npy", request=asked)  # export and imports are not counted
+
+    def peak(count):
+        many = (photographs[index % 30] for index in range(count))
+        tracemalloc.start()
+        run(many, tmp_path / "x.npy", request=asked, jobs=2)
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    few, many = peak(100), peak(600)
+    assert (tmp_path / "x.npy").stat().st_size > 5 * few  # what would be held if rows were collected
+    assert many < 1.1 * few + 300_000  # a path and its row of the .tsv
+
+
+# ---------------------------------------------------------------- photographs
+
+
+@pytest.mark.photos
+def test_photographs_against_torchvision(photos, tmp_path):
+    """On real photographs and real weights, features are those of torchvision's own transforms and network, to 1e-3."""
+    import torchvision
+    from PIL import Image
+
+    shutil.copytree(photos / "pictures", tmp_path / "pictures", ignore=shutil.ignore_patterns("*.md"))
+    weights = photos / "weights" / "mobilenet_v2.pth"
+    pictures = source.find([str(tmp_path / "pictures")])[:16]
+    asked = Request(backbone="mobilenet_v2", weights=str(weights))
+    extract.extract(pictures, tmp_path / "x.npy", request=asked, device="cpu")
+    network = torchvision.models.mobilenet_v2()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.eval()
+    transforms = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    with torch.no_grad():
+        expected = torch.cat(
+            [
+                network.features(transforms(Image.open(picture.path).convert("RGB"))[None]).mean((2, 3))
+                for picture in pictures
+            ]
+        ).numpy()
+    found = np.load(tmp_path / "x.npy")
+    assert found.shape == (len(pictures), 1280)
+    difference = np.abs(found - expected).max(1) / np.abs(expected).max(1)
+    assert difference.max() < 1e-3
