@@ -27,6 +27,7 @@ import os
 import signal
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -40,6 +41,8 @@ import typer.main
 from cnnkit.errors import CnnkitError, GateError, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cnnkit.data.source import Picture
 
 # ---------------------------------------------------------------- the words
@@ -447,11 +450,18 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     rows = (_as_mapping(record) for record in records)
     if as_json:
         for row in rows:
-            run.out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            run.out.write(_json_line(row))
     elif run.drawing:
         _draw(rows, run.out, columns)
     else:
         _write_tsv(rows, run.out, columns)
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    if line.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in line):
+        return line + "\n"
+    return json.dumps(row, default=str) + "\n"  # a file name that is not UTF-8 would make a line that is not JSON
 
 
 def emit_report(
@@ -473,7 +483,8 @@ def emit_report(
     if as_json or not run.drawing:
         emit([record] if as_json else rows, as_json)
         return
-    for title, records in tables.items():
+    for number, (title, records) in enumerate(tables.items()):
+        run.out.write("\n" if number else "")
         _draw((_as_mapping(each) for each in records), run.out, None, title=title)
 
 
@@ -514,24 +525,89 @@ def _write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequenc
         out.write("\t".join(_cell(row[column]) for column in columns) + "\n")
 
 
+#: While records still come, a terminal gets them in pieces this many seconds apart.
+_PIECE = 0.5
+#: Columns of text up to this width are never folded.
+_LONGEST_WHOLE = 24
+
+
 def _draw(
     rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str] | None, *, title: str | None = None
 ) -> None:
-    from rich import box
+    """Draw a table, its rows in pieces as they come; the first piece decides how wide the columns are at least."""
+    widths: dict[str, int] = {}
+    piece: list[Mapping[str, Any]] = []
+    drawn = time.monotonic()
+    for row in rows:
+        piece.append(row)
+        if time.monotonic() - drawn > _PIECE:
+            widths = _draw_piece(piece, out, columns or list(row), widths, title=title)
+            piece, drawn = [], time.monotonic()
+    if piece or not widths:
+        _draw_piece(piece, out, columns or (list(piece[0]) if piece else []), widths, title=title)
+
+
+def _draw_piece(
+    rows: list[Mapping[str, Any]], out: TextIO, columns: Sequence[str], widths: dict[str, int], *, title: str | None
+) -> dict[str, int]:
+    """Draw some rows of a table; without widths the first ones, which have the header. Gives the widths of its columns."""
     from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(file=out, highlight=False)
+    for tight in (False, True):
+        table, here = _table(rows, columns, widths, title=title, tight=tight)
+        least = Measurement.get(console, console.options.update(width=10_000), table).minimum
+        if least <= console.width:
+            break
+    console.width = max(console.width, least)
+    console.print(table)
+    return here
+
+
+def _table(
+    rows: list[Mapping[str, Any]], columns: Sequence[str], widths: dict[str, int], *, title: str | None, tight: bool
+) -> tuple["Table", dict[str, int]]:
+    """Lay out rows; `tight` leaves out what can be spared where the terminal is narrow."""
+    from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    listed = list(rows)
-    columns = columns or (list(listed[0]) if listed else [])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    cells = [[_cell(row[column]) if tight else _drawn_cell(row[column]) for column in columns] for row in rows]
+    headers = {column: column.replace("_", "\n") for column in columns}
+    here = {
+        column: max([widths.get(column, 0), *map(len, headers[column].split("\n")), *map(cell_len, texts)])
+        for column, *texts in zip(columns, *cells, strict=True)
+    }
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_header=not widths,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 0) if tight else (0, 1),
+        collapse_padding=True,
+        title=None if widths else title,
+        title_justify="left",
+        title_style="bold",
+    )
     for column in columns:
-        numeric = any(isinstance(row[column], int | float) for row in listed)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in listed:
+        numeric = any(isinstance(row[column], int | float) for row in rows)
+        # Half a number on the next line is another number, and half a name is none; a long path may be folded
+        whole = numeric or here[column] <= _LONGEST_WHOLE
+        table.add_column(
+            headers[column],
+            justify="right" if numeric else "left",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=whole,
+            min_width=here[column] if whole else _LONGEST_WHOLE,
+            width=here[column] if widths else None,
+        )
+    for row, line in zip(rows, cells, strict=True):
         style = "bold" if row.get("kind") == "total" else ""
-        table.add_row(*(Text(_drawn_cell(row[column]), style=style) for column in columns))
-    Console(file=out, highlight=False).print(table)
+        table.add_row(*(Text(cell, style=style) for cell in line))
+    return table, here
 
 
 def _drawn_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value

@@ -57,14 +57,10 @@ def perform(command, folder):
 
 def prepare_quickstart(folder):
     """Make what `make quickstart` makes."""
-    out = folder / "quickstart"
     bin_folder = f"{Path(sys.executable).parent}/"
-    subprocess.run(
-        ["make", "-f", str(ROOT / "examples" / "digits" / "Makefile"), f"OUT={out}", f"BIN={bin_folder}"],
-        check=True,
-        capture_output=True,
-    )
-    return out
+    road = ROOT / "examples" / "digits" / "Makefile"
+    subprocess.run(["make", "-f", road, "OUT=quickstart", f"BIN={bin_folder}"], cwd=folder, check=True, capture_output=True)
+    return folder
 
 
 def prepare_photos(folder):

@@ -80,7 +80,7 @@ def run(
     with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
         load = partial(_load, ways=_ways(preprocess))
         try:
-            for picture, loaded in reader.read(pictures, load, jobs=jobs, ahead=max(2 * batch, 64)):
+            for picture, loaded in reader.read(pictures, load, jobs=jobs, ahead=2 * max(batch, jobs or reader.usable_cores())):
                 done += 1
                 if isinstance(loaded, BadPicture):
                     skip(picture.path, str(loaded))

@@ -17,5 +17,6 @@ def load(path: str | Path) -> tuple[str, ...]:
         raise FormatError(f"{path}: no labels; expected one a line")
     if len(set(labels)) < len(labels):
         twice = next(label for position, label in enumerate(labels) if label in labels[:position])
-        raise FormatError(f'{path}: "{twice}" stands there twice')
+        first, second = [number for number, label in enumerate(labels, start=1) if label == twice][:2]
+        raise FormatError(f'{path}: "{twice}" is class {first} and class {second}; give them names that differ')
     return labels

@@ -1,6 +1,5 @@
 """Features in place of pictures: which rows of which `.npy`, by what names, and whether they are what a head was trained on."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.header import Header, Kind, difference
 from cnnkit.infer.onnx_classifier import OnnxClassifier
 
 log = logging.getLogger("cnnkit")
@@ -108,19 +107,13 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
         )
         return
     assert head.header is not None
-    for part in ("backbone", "preprocess"):
-        here, there = (_fields(getattr(header, part)) for header in (found.header, head.header))
-        for name in here | there:
-            if here.get(name) != there.get(name):
-                what = {"name": "base", "weights_sha256": "weights"}.get(name, name)
-                one, other = (str(fields.get(name))[:_MOST_SHOWN] for fields in (here, there))
-                raise FormatError(
-                    f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract as for the head"
-                )
-
-
-def _fields(record: Backbone | Preprocess | None) -> dict[str, Any]:
-    return {} if record is None else dataclasses.asdict(record)
+    differs = difference(found.header, head.header)
+    if differs:
+        what, *values = differs
+        one, other = (str(value)[:_MOST_SHOWN] for value in values)
+        raise FormatError(
+            f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract as for the head"
+        )
 
 
 def values_of(found: FeatureRows, start: int, stop: int) -> NDArray[np.float32]:

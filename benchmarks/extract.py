@@ -1,0 +1,130 @@
+"""Pictures a second of cnn-extract beside its rivals: `python benchmarks/extract.py FOLDER [WEIGHTS [PICTURES [ROUNDS]]]`.
+
+FOLDER holds a folder of pictures for each class; WEIGHTS is a state_dict of MobileNetV2, without which its values are random.
+All run MobileNetV2 up to its last map, averaged, on the same pictures, on the CPU; starting and loading are not counted. The
+rivals take turns, so that a busy machine slows all of them alike:
+
+- cnn-extract: what it says itself, files written;
+- plain loop: threads decode a batch, then ONNX Runtime computes it, with the same exported network and its default settings;
+- DataLoader: torchvision's ImageFolder and transforms, torch's DataLoader with a worker a core, and torch.
+
+Before them `cnn-extract --bench`: decoding alone, the network alone, both, and what share of the possible that is.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+import torchvision
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnkit.engine import bases
+from cnnkit.engine.bases import Request
+
+BATCH = 32
+
+
+def extract(listed: Path, weights: str, output: Path) -> float:
+    """Let cnn-extract say how many pictures a second it did."""
+    words = ["--weights", weights, "--device", "cpu", "--batch", str(BATCH), "--json", "--quiet", "-"]
+    return float(_called(listed, [*words, "-o", str(output)])["per_second"])
+
+
+def bench(listed: Path, weights: str) -> dict[str, float]:
+    """Let cnn-extract measure its parts."""
+    words = ["--weights", weights, "--device", "cpu", "--batch", str(BATCH), "--json", "--quiet", "-"]
+    return _called(listed, [*words, "--bench"])
+
+
+def _called(listed: Path, words: list[str]) -> dict[str, float]:
+    command = [sys.executable, "-m", "cnnkit_tools.cnn_extract", *words]
+    with listed.open("rb") as pictures:
+        done = subprocess.run(command, stdin=pictures, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return] # one object of numbers
+
+
+def plain_loop(paths: list[str], content: bytes) -> float:
+    """Decode a batch in threads, compute it, and so on."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        session.run(None, {"images": np.zeros((BATCH, 224, 224, 3), np.uint8)})
+        started = time.perf_counter()
+        rows = []
+        for start in range(0, len(paths), BATCH):
+            images = np.stack(list(pool.map(_prepared, paths[start : start + BATCH])))
+            rows.append(session.run(None, {"images": images})[0])
+    return len(np.concatenate(rows)) / (time.perf_counter() - started)
+
+
+def _prepared(path: str) -> NDArray[np.uint8]:
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    return np.asarray(image.crop((left, top, left + 224, top + 224)))
+
+
+def data_loader(folder: str, paths: list[str], weights: str) -> float:
+    """Go the way of torchvision's own examples."""
+    network = torchvision.models.mobilenet_v2()
+    if weights != "none":
+        network.load_state_dict(torch.load(weights, weights_only=True))
+    network.eval()
+    pictures = torchvision.datasets.ImageFolder(
+        folder,
+        torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms(),
+        is_valid_file=set(paths).__contains__,
+    )
+    loader = torch.utils.data.DataLoader(pictures, BATCH, num_workers=os.cpu_count() or 1)
+    with torch.inference_mode():
+        network(torch.zeros(BATCH, 3, 224, 224))
+        started = time.perf_counter()
+        rows = [network.features(images).mean((2, 3)) for images, _ in loader]
+    return len(torch.cat(rows)) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print the parts of cnn-extract, then the median rate of each program and how many times slower it is."""
+    folder, weights, pictures, rounds = (*sys.argv[1:], *["", "none", "1000", "3"][len(sys.argv) - 1 :])
+    found = sorted(str(path) for path in Path(folder).glob("*/*.*"))
+    if not found:
+        sys.exit(__doc__)
+    paths = found[:: max(1, len(found) // int(pictures))][: int(pictures)]
+    content = bases.get(Request(backbone="mobilenet_v2", weights=weights)).content
+    with tempfile.TemporaryDirectory() as made:
+        listed = Path(made, "pictures.txt")
+        listed.write_text("\n".join(paths), encoding="utf-8")
+        print(f"{len(paths)} pictures, {os.cpu_count()} cores: pictures a second")
+        print(f"{'decode':>8}  {'network':>8}  {'reached':>8}  {'possible':>8}  share")
+        for _ in range(int(rounds)):
+            rates = bench(listed, weights)
+            print("  ".join(f"{rates[part]:8.1f}" for part in list(rates)[1:5]), f"{rates['share']:6.2f}")
+        programs: dict[str, Callable[[], float]] = {
+            "cnn-extract": partial(extract, listed, weights, Path(made, "x.npy")),
+            "plain loop": partial(plain_loop, paths, content),
+            "DataLoader": partial(data_loader, folder, paths, weights),
+        }
+        seen: dict[str, list[float]] = {name: [] for name in programs}
+        for _ in range(int(rounds)):
+            for name, program in programs.items():
+                seen[name].append(program())
+    print(f"{'program':<12}  pictures/s  times slower")
+    for name, taken in seen.items():
+        print(f"{name:<12}  {median(taken):10.1f}  {median(seen['cnn-extract']) / median(taken):12.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Logistic regression on all rows at once, against scikit-learn's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from cnnkit.choices import Loss
+from cnnkit.errors import CnnkitError
+from cnnkit.nets.classifier import probabilities
+from cnnkit.train import logistic
+from cnnkit.train.optim import Objective, balanced_weights
+
+
+def rows(classes, count=90, seed=0, overlap=1.5):
+    """Clouds that overlap, the first class the most frequent."""
+    generator = np.random.default_rng(seed)
+    targets = np.minimum(generator.geometric(0.4, count) - 1, classes - 1)
+    centres = generator.normal(size=(classes, 6))
+    values = (centres[targets] + generator.normal(scale=overlap, size=(count, 6))).astype(np.float32)
+    return torch.from_numpy(values), torch.from_numpy(targets)
+
+
+def zeros(outputs):
+    layer = nn.Linear(6, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize(("classes", "loss"), [(2, Loss.BINARY), (2, Loss.CATEGORICAL), (4, Loss.CATEGORICAL)])
+def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
+    """Probabilities to 1e-3 on rows not seen, weights too, for one sigmoid and for a softmax, with class weights and without."""
+    values, targets = rows(classes)
+    others, _ = rows(classes, seed=1)
+    weights = balanced_weights(targets, classes) if balanced else None
+    counted = float(weights[targets].sum()) if balanced else len(targets)
+    layer = zeros(1 if loss is Loss.BINARY else classes)
+    logistic.solve(layer, values, targets, l2=0.5 / (c * counted), objective=Objective(loss, class_weights=weights))
+
+    # Two classes by softmax hold w and -w: half of each, at twice the penalty of the one vector that scikit-learn holds
+    halves = loss is Loss.CATEGORICAL and classes == 2
+    reference = LogisticRegression(
+        C=2 * c if halves else c, class_weight="balanced" if balanced else None, tol=1e-8, max_iter=5000
+    ).fit(values.numpy(), targets.numpy())
+    with torch.no_grad():
+        found = probabilities(layer(others)).numpy()
+    np.testing.assert_allclose(found, reference.predict_proba(others.numpy()), atol=1e-3)
+    weight = layer.weight.detach().numpy()
+    if halves:
+        weight = weight[1:] - weight[:1]
+    np.testing.assert_allclose(weight, reference.coef_, atol=1e-2 * max(1.0, np.abs(reference.coef_).max()))
+
+
+def test_the_solution_does_not_depend_on_the_start():
+    """The problem is convex: from zeros and from far away the same probabilities come out."""
+    values, targets = rows(3)
+    far = nn.Linear(6, 3)
+    nn.init.normal_(far.weight, std=3.0, generator=torch.Generator().manual_seed(0))
+    near = zeros(3)
+    for layer in (near, far):
+        logistic.solve(layer, values, targets, l2=0.01, objective=Objective())
+    with torch.no_grad():
+        torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=1e-3, rtol=0)
+
+
+def test_a_stronger_penalty_gives_smaller_weights():
+    """And a very strong one leaves the biases alone: the answer is how frequent each class is."""
+    values, targets = rows(3)
+    norms = []
+    for l2 in (1e-4, 1e-2, 1.0, 100.0):
+        layer = zeros(3)
+        logistic.solve(layer, values, targets, l2=l2, objective=Objective())
+        norms.append(float(layer.weight.detach().norm()))
+    assert norms == sorted(norms, reverse=True)
+    with torch.no_grad():
+        shares = layer(values[:1]).softmax(1)[0]
+    np.testing.assert_allclose(shares.numpy(), np.bincount(targets.numpy()) / len(targets), atol=2e-3)
+
+
+def test_values_too_large_for_float32_are_an_error_and_no_model():
+    """Rather than weights that are no numbers."""
+    values, targets = rows(3)
+    with pytest.raises(CnnkitError, match=r"no solution at l2 0\.01: .*--standardize"):
+        logistic.solve(zeros(3), values * 1e15, targets, l2=0.01, objective=Objective())
+
+
+def walked(train, validate, strengths=logistic.STRENGTHS):
+    layer = zeros(int(train[1].max()) + 1)
+    return list(logistic.path(layer, train, validate, strengths=strengths, objective=Objective())), layer
+
+
+def test_the_path_reports_every_strength_as_an_epoch():
+    """From strong to weak, training loss falling; the measures are those of the layer solved for that strength alone."""
+    train, validate = rows(3), rows(3, seed=1)
+    found, _ = walked(train, validate, strengths=(1.0, 0.1, 0.01))
+    assert [strength for strength, _ in found] == [1.0, 0.1, 0.01]
+    assert [epoch.epoch for _, epoch in found] == [1, 2, 3]
+    losses = [epoch.train_loss for _, epoch in found]
+    assert losses == sorted(losses, reverse=True)
+    alone = zeros(3)
+    logistic.solve(alone, *train, l2=0.01, objective=Objective())
+    with torch.no_grad():
+        logits = alone(validate[0])
+    assert found[-1][1].val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, validate[1])), abs=1e-3)
+    assert found[-1][1].val_accuracy == pytest.approx(
+        float((logits.argmax(1) == validate[1]).double().mean()), abs=0.02
+    )
+    assert {epoch.lr for _, epoch in found} == {0.0}
+
+
+def test_the_path_stops_when_weaker_penalties_do_not_help():
+    """After three strengths in a row above the lowest validation loss; training loss has no say, it goes on falling."""
+    train = rows(3, count=24, overlap=4.0)
+    found, _ = walked(train, rows(3, seed=1, overlap=4.0))
+    losses = [epoch.val_loss for _, epoch in found]
+    assert len(found) < len(logistic.STRENGTHS)
+    assert losses.index(min(losses)) == len(losses) - 1 - logistic.PATIENCE
+    train_losses = [epoch.train_loss for _, epoch in found]
+    assert train_losses.index(min(train_losses)) == len(found) - 1
+
+
+def test_without_validation_no_strength_is_left_out():
+    """Nothing says that weaker ones do not help."""
+    found, _ = walked(rows(3), None, strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5))
+    assert len(found) == 6
+    assert all(epoch.val_loss is None and math.isfinite(epoch.train_loss) for _, epoch in found)

@@ -1,0 +1,270 @@
+"""The training loop, against a loop written out in torch: which epoch is kept, when it stops, and what it leaves behind."""
+
+import copy
+import math
+
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from torch import nn
+
+from cnnkit.choices import Monitor
+from cnnkit.errors import CnnkitError
+from cnnkit.train.loop import Best, Epoch, evaluate, fit, in_order, shuffled
+from cnnkit.train.optim import Objective
+
+
+def rows(count=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 3
+    return torch.randn(count, 5, generator=generator) + targets[:, None], targets
+
+
+def head(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def fitted(module, train, validate=None, *, lr=0.1, epochs=4, objective=None, monitor=Monitor.VAL_LOSS, patience=None):
+    best = Best(monitor)
+    records = fit(
+        module,
+        train=train,
+        validate=validate,
+        objective=objective or Objective(),
+        optimizer=torch.optim.SGD(module.parameters(), lr=lr),
+        best=best,
+        epochs=epochs,
+        patience=patience,
+    )
+    return list(records), best
+
+
+def test_it_is_the_loop_that_one_would_write():
+    """Weights after three epochs are those of a loop in torch with the same batches, smoothing and both penalties included."""
+    inputs, targets = rows()
+    module, other = head(), head()
+    objective = Objective(smoothing=0.1, class_weights=torch.tensor([1.0, 2.0, 0.5]), l1=1e-3, l2=1e-2)
+    records, _ = fitted(module, lambda: in_order(inputs, targets, batch=16), epochs=3, objective=objective)
+
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
+    steps = torch.optim.SGD(other.parameters(), lr=0.1)
+    for _ in range(3):
+        losses, right = [], 0
+        for start in range(0, 40, 16):
+            logits = other(inputs[start : start + 16])
+            loss = criterion(logits, targets[start : start + 16])
+            weights = [other[0].weight, other[2].weight]
+            total = loss + sum(1e-3 * weight.abs().sum() + 1e-2 * weight.pow(2).sum() for weight in weights)
+            steps.zero_grad()
+            total.backward()
+            steps.step()
+            losses += [float(loss.detach())] * len(logits)
+            right += int((logits.argmax(1) == targets[start : start + 16]).sum())
+    for name, tensor in other.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], tensor)
+    assert records[-1].train_loss == pytest.approx(sum(losses) / 40, rel=1e-5)
+    assert records[-1].train_accuracy == right / 40
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert {record.lr for record in records} == {0.1}
+
+
+def test_validation_counts_neither_penalties_nor_smoothing_nor_weights():
+    """The validation loss is scikit-learn's log_loss, whatever is trained with and however the rows are cut into batches."""
+    inputs, targets = rows()
+    module = head().eval()
+    objective = Objective(smoothing=0.3, class_weights=torch.tensor([9.0, 1.0, 1.0]), l1=1.0, l2=1.0)
+    with torch.no_grad():
+        shares = module(inputs).double().softmax(1).numpy()
+    expected = log_loss(targets.numpy(), shares)
+    for batch in (1, 7, 4096):
+        loss, accuracy = evaluate(module, in_order(inputs, targets, batch=batch), objective)
+        assert loss == pytest.approx(expected, rel=1e-5)
+        assert accuracy == pytest.approx(float((shares.argmax(1) == targets.numpy()).mean()))
+
+
+def offered(monitor, *measures):
+    best = Best(monitor)
+    for number, (loss, accuracy) in enumerate(measures, start=1):
+        best.offer(Epoch(number, 1.0, 0.5, loss, accuracy, 0.1, 0.0), nn.Linear(1, 1))
+    return best.epoch.epoch
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("monitor", "measures", "kept"),
+    [
+        (Monitor.VAL_LOSS, [(0.5, 0.9), (0.3, 0.7), (0.4, 0.99)], 2),
+        (Monitor.VAL_LOSS, [(0.3, 0.7), (0.3, 0.9)], 1),
+        (Monitor.VAL_LOSS, [(NAN, 0.7), (0.9, 0.1), (NAN, 0.9)], 2),
+        (Monitor.VAL_ACCURACY, [(0.5, 0.9), (0.3, 0.7), (0.4, 0.99)], 3),
+        (Monitor.VAL_ACCURACY, [(0.5, 0.9), (0.3, 0.9), (0.4, 0.9)], 2),
+        (Monitor.VAL_ACCURACY, [(0.5, 0.9), (0.5, 0.9)], 1),
+        (Monitor.VAL_ACCURACY, [(NAN, 0.9), (0.5, 0.9), (0.1, 0.0)], 2),
+        (Monitor.VAL_LOSS, [(None, None), (None, None), (None, None)], 3),
+        (Monitor.VAL_ACCURACY, [(None, None), (None, None)], 2),
+    ],
+)
+def test_the_best_epoch_by_either_measure(monitor, measures, kept):
+    """Lowest loss, or highest accuracy with the lower loss among equals; the first of equal ones; the last without validation."""
+    assert offered(monitor, *measures) == kept
+
+
+def test_the_best_state_is_a_copy_of_that_epochs_weights():
+    """What is kept gives the best epoch's measures again, though training went on."""
+    inputs, targets = rows()
+    checks, answers = rows(seed=1)
+    module = head()
+    records, best = fitted(
+        module,
+        lambda: in_order(inputs, targets, batch=8),
+        lambda: in_order(checks, answers),
+        lr=2.0,  # too large, so that epochs are better and worse
+        epochs=8,
+    )
+    losses = [record.val_loss for record in records]
+    assert best.epoch.epoch == 1 + losses.index(min(losses))
+    assert best.epoch.epoch < 8, "training should have gone on past the best epoch"
+    again = head(seed=5).eval()
+    again.load_state_dict(best.state)
+    assert evaluate(again, in_order(checks, answers), Objective()) == (best.epoch.val_loss, best.epoch.val_accuracy)
+    assert not torch.equal(best.state["0.weight"], module.state_dict()["0.weight"])
+
+
+def test_without_validation_the_last_epoch_is_kept():
+    """There is nothing to choose by: measures are absent, and the state is the module's own."""
+    inputs, targets = rows()
+    module = head()
+    records, best = fitted(module, lambda: in_order(inputs, targets), epochs=3)
+    assert [(record.val_loss, record.val_accuracy) for record in records] == [(None, None)] * 3
+    assert best.epoch is records[-1]
+    assert all(torch.equal(best.state[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(("patience", "epochs", "done"), [(3, 20, 4), (1, 20, 2), (None, 6, 6), (9, 6, 6)])
+def test_patience_counts_epochs_without_a_better_one(patience, epochs, done):
+    """At a rate of zero the first epoch stays the best: training ends `patience` epochs after it."""
+    inputs, targets = rows()
+    records, best = fitted(
+        head(),
+        lambda: in_order(inputs, targets),
+        lambda: in_order(inputs, targets),
+        lr=0.0,
+        epochs=epochs,
+        patience=patience,
+    )
+    assert (len(records), best.epoch.epoch) == (done, 1)
+
+
+def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
+    """The message says where and at which rate; the epoch before is whole in `best`."""
+    inputs, targets = rows()
+    broken = inputs.clone()
+    broken[20] = math.inf
+    module, calls = head(), []
+
+    def train():
+        calls.append(copy.deepcopy(module.state_dict()))
+        return in_order(inputs if len(calls) == 1 else broken, targets, batch=16)
+
+    seen = []
+    best = Best(Monitor.VAL_LOSS)
+    stepper = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.raises(
+        CnnkitError, match=r"^the loss is nan in epoch 2, step 2, at a learning rate of 0\.1; give a smaller --lr$"
+    ):
+        seen.extend(
+            fit(
+                module,
+                train=train,
+                validate=lambda: in_order(inputs, targets),
+                objective=Objective(),
+                optimizer=stepper,
+                best=best,
+                epochs=5,
+            )
+        )
+    assert best.epoch.epoch == 1
+    assert all(torch.equal(best.state[name], tensor) for name, tensor in calls[1].items())
+
+
+def test_train_mode_while_training_and_eval_mode_afterwards():
+    """Dropout acts on training batches alone; after every epoch, and during validation, the module is in eval mode."""
+    inputs, targets = rows()
+    module = nn.Sequential(nn.Dropout(0.5), head()).eval()
+    flags = []
+
+    def batches(expected):
+        for batch in in_order(inputs, targets, batch=16):
+            flags.append(module.training is expected)
+            yield batch
+
+    after = []
+    for _ in fit(
+        module,
+        train=lambda: batches(True),
+        validate=lambda: batches(False),
+        objective=Objective(),
+        optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
+        best=Best(Monitor.VAL_LOSS),
+        epochs=2,
+    ):
+        after.append(module.training)
+    # The generator of training batches begins after train mode was set
+    assert (all(flags), len(flags), after) == (True, 12, [False, False])
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [
+        (10, 4, [4, 4, 2]),
+        (9, 4, [4, 5]),
+        (5, 4, [5]),
+        (3, 2, [3]),
+        (1, 4, [1]),
+        (4, 4, [4]),
+        (3, 100, [3]),
+        (3, 1, [1, 1, 1]),
+        (1, 1, [1]),
+    ],
+)
+def test_shuffling_gives_every_row_once_and_no_lonely_last_one(count, batch, sizes):
+    """A last batch of one row joins the one before, for batch norm; inputs keep their targets."""
+    inputs = torch.arange(count, dtype=torch.float32)[:, None]
+    got = list(shuffled(inputs, torch.arange(count) * 10, batch=batch, generator=torch.Generator().manual_seed(0)))
+    assert [len(targets) for _, targets in got] == sizes
+    values = torch.cat([values for values, _ in got])[:, 0]
+    assert sorted(values.tolist()) == list(range(count))
+    assert torch.equal(torch.cat([targets for _, targets in got]), values.long() * 10)
+
+
+def test_the_order_comes_from_the_generator_alone():
+    """The same seed gives the same orders, epoch after epoch, and another seed others; torch's global generator is not touched."""
+    inputs, targets = rows()
+
+    def orders(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            torch.cat([each for each, _ in shuffled(inputs, targets, batch=16, generator=generator)]) for _ in range(2)
+        ]
+
+    before = torch.random.get_rng_state()
+    first, second = orders(1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first, orders(1)[0])
+    assert torch.equal(second, orders(1)[1])
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, orders(2)[0])
+
+
+def test_in_order_gives_rows_as_they_stand():
+    """Every row, once, unmoved, whatever the batch."""
+    inputs, targets = rows()
+    for batch in (1, 16, 40, 100):
+        got = list(in_order(inputs, targets, batch=batch))
+        assert torch.equal(torch.cat([each for each, _ in got]), inputs)
+        assert torch.equal(torch.cat([each for _, each in got]), targets)
+        assert max(len(each) for each, _ in got) <= batch

@@ -1,0 +1,158 @@
+"""Losses, penalties, class weights and optimizers, against values worked by hand, Keras' definitions, scikit-learn and torch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+
+from cnnkit.choices import Loss, Optimizer
+from cnnkit.train import optim
+from cnnkit.train.optim import Objective
+
+
+def some(classes=3, rows=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, classes, generator=generator)
+    return logits, torch.arange(rows) % classes
+
+
+def test_categorical_loss_is_the_mean_negative_log_softmax():
+    """One row by hand, many rows as scikit-learn's log_loss."""
+    row = torch.tensor([[1.0, 2.0, 0.0]])
+    by_hand = -math.log(math.e**2 / (math.e + math.e**2 + 1))
+    assert float(Objective()(row, torch.tensor([1]))) == pytest.approx(by_hand, rel=1e-6)
+    logits, targets = some()
+    expected = log_loss(targets.numpy(), logits.double().softmax(1).numpy(), labels=[0, 1, 2])
+    assert float(Objective()(logits, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_smoothing_spreads_over_all_classes(smoothing):
+    """The target becomes 1 - s + s / K for the class and s / K for the others, as Keras has it."""
+    logits, targets = some()
+    wanted = np.full((7, 3), smoothing / 3)
+    wanted[np.arange(7), targets.numpy()] += 1 - smoothing
+    by_hand = -(wanted * logits.double().log_softmax(1).numpy()).sum(1).mean()
+    assert float(Objective(smoothing=smoothing)(logits, targets)) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+def test_class_weights_make_a_weighted_mean(loss):
+    """Rows count by their class: sum of weight * loss over the sum of weights, so that equal weights change nothing."""
+    logits, targets = some(classes=2)
+    weights = torch.tensor([1.0, 5.0])
+    given = logits[:, :1] if loss is Loss.BINARY else logits
+    apart = torch.stack([Objective(loss)(given[row : row + 1], targets[row : row + 1]) for row in range(7)])
+    by_hand = (apart * weights[targets]).sum() / weights[targets].sum()
+    torch.testing.assert_close(Objective(loss, class_weights=weights)(given, targets), by_hand)
+    equal = Objective(loss, class_weights=torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(equal(given, targets), Objective(loss)(given, targets))
+    assert not torch.isclose(by_hand, Objective(loss)(given, targets)), "the weights should have changed something"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"smoothing": 0.2}, {"class_weights": torch.tensor([0.7, 2.0])}],
+    ids=["plain", "smooth", "weighted"],
+)
+def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit(options):
+    """The binary loss on z is the categorical one on (0, z), value and gradient."""
+    _, targets = some(classes=2)
+    one = torch.randn(7, 1, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    two = torch.cat([torch.zeros(7, 1), one], 1)
+    binary, categorical = Objective(Loss.BINARY, **options)(one, targets), Objective(**options)(two, targets)
+    torch.testing.assert_close(binary, categorical)
+    torch.testing.assert_close(torch.autograd.grad(binary, one), torch.autograd.grad(categorical, one))
+    assert torch.equal(optim.answers(one), optim.answers(two))
+
+
+def test_a_confident_sigmoid_does_not_overflow():
+    """The loss is computed from logits: 1,000 on the wrong side costs 1,000, not infinity."""
+    logits = torch.tensor([[1000.0], [-1000.0]])
+    assert float(Objective(Loss.BINARY)(logits, torch.tensor([0, 1]))) == pytest.approx(1000.0)
+
+
+def test_balanced_weights_are_scikit_learns():
+    """n / (classes * count)."""
+    targets = torch.tensor([0] * 7 + [1] * 2 + [2] * 30)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets.numpy())
+    np.testing.assert_allclose(optim.balanced_weights(targets, 3).numpy(), expected, rtol=1e-6)
+
+
+def test_penalties_are_keras_regularisers():
+    """l1 * sum |w| + l2 * sum w**2 over dense and convolutional weights; biases, batch norm and frozen layers do not count."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(10.0)
+        network[0].weight.copy_(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1))
+        network[3].weight.copy_(torch.tensor([[0.5, -0.5], [3.0, 0.0]]))
+    network[4].requires_grad_(False)
+    assert float(Objective(l1=0.1).penalty(network)) == pytest.approx(0.1 * (3 + 4))
+    assert float(Objective(l2=0.01).penalty(network)) == pytest.approx(0.01 * (5 + 9.5))
+    assert float(Objective(l1=0.1, l2=0.01).penalty(network)) == pytest.approx(0.7 + 0.145)
+    assert float(Objective().penalty(network)) == 0
+
+
+RATES = {
+    "sgd": 0.01,
+    "rmsprop": 1e-3,
+    "adagrad": 1e-3,
+    "adadelta": 1e-3,
+    "adam": 1e-3,
+    "adamw": 1e-3,
+    "adamax": 1e-3,
+    "nadam": 1e-3,
+}
+TORCHS = {
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "nadam": torch.optim.NAdam,
+}
+
+
+def three_steps(make):
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    stepper = make([parameter])
+    for _ in range(3):
+        stepper.zero_grad()
+        parameter.pow(2).sum().backward()
+        stepper.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("lr", [None, 0.05])
+@pytest.mark.parametrize("name", list(Optimizer))
+def test_every_optimizer_steps_as_torchs_at_keras_rates(name, lr):
+    """Three steps down a bowl are those of torch's class of that name, by Keras' default rate or the one given."""
+    extra = {"weight_decay": 0.004} if name == "adamw" else {}
+    expected = three_steps(lambda parameters: TORCHS[name](parameters, lr=lr or RATES[name], **extra))
+    found = three_steps(lambda parameters: optim.optimizer(name, parameters, lr=lr))
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, torch.tensor([1.0, -2.0]))
+
+
+def test_no_two_optimizers_are_the_same():
+    """Every name stands for something of its own, at one and the same rate."""
+    ends = {
+        tuple(three_steps(lambda each, name=name: optim.optimizer(name, each, lr=0.1)).tolist()) for name in Optimizer
+    }
+    assert len(ends) == len(Optimizer)
+
+
+def test_answers_and_right_ones_are_counted():
+    """The largest logit, or the sign of a single one; zero is the first class, as it is for equal logits."""
+    logits = torch.tensor([[0.1, 0.9], [2.0, 1.0], [0.0, 0.0]])
+    assert optim.answers(logits).tolist() == [1, 0, 0]
+    assert optim.correct(logits, torch.tensor([1, 1, 0])) == 2
+    assert optim.answers(torch.tensor([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
+    assert optim.correct(torch.tensor([[0.3], [-0.3], [0.0]]), torch.tensor([1, 0, 1])) == 2
