@@ -92,10 +92,14 @@ def test_penalties_are_keras_regularisers():
         network[0].weight.copy_(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1))
         network[3].weight.copy_(torch.tensor([[0.5, -0.5], [3.0, 0.0]]))
     network[4].requires_grad_(False)
-    assert float(Objective(l1=0.1).penalty(network)) == pytest.approx(0.1 * (3 + 4))
-    assert float(Objective(l2=0.01).penalty(network)) == pytest.approx(0.01 * (5 + 9.5))
-    assert float(Objective(l1=0.1, l2=0.01).penalty(network)) == pytest.approx(0.7 + 0.145)
-    assert float(Objective().penalty(network)) == 0
+
+    def cost(**penalties):
+        return float(torch.as_tensor(Objective(**penalties).penalty(network)).detach())
+
+    assert cost(l1=0.1) == pytest.approx(0.1 * (3 + 4))
+    assert cost(l2=0.01) == pytest.approx(0.01 * (5 + 9.5))
+    assert cost(l1=0.1, l2=0.01) == pytest.approx(0.7 + 0.145)
+    assert cost() == 0
 
 
 RATES = {

@@ -1,0 +1,62 @@
+"""The manners of every command, once: words on the command line, output, notices, errors and exit status.
+
+Only `tools/` imports this file, and only this file imports typer or rich. A command is a typed function:
+
+    @cli.command
+    def main(sources: cli.Sources = None, device: cli.Device = "auto", as_json: cli.Json = False) -> None:
+        \"\"\"Do one thing to pictures.
+
+        Examples:
+          cnn-thing photos/
+        \"\"\"
+        from cnnkit.infer import thing
+
+        cli.emit(thing.run(cli.pictures(sources), device=device), as_json)
+
+Exit status: 0 done; 1 failed, nothing written; 2 wrong usage; 3 done, but some pictures were skipped; 4 a gate was not met;
+130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
+"""
+
+from cnnkit.cli.incoming import pictures, reading
+from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, notice, progress, show, skipping
+from cnnkit.cli.program import command
+from cnnkit.cli.words import (
+    Argument,
+    Batch,
+    Device,
+    Errors,
+    Jobs,
+    Json,
+    Null,
+    Option,
+    Output,
+    Seed,
+    Sources,
+    Split,
+)
+
+__all__ = [
+    "Argument",
+    "Batch",
+    "Device",
+    "Errors",
+    "Jobs",
+    "Json",
+    "Null",
+    "Option",
+    "Output",
+    "Seed",
+    "Sources",
+    "Split",
+    "command",
+    "emit",
+    "emit_lines",
+    "emit_report",
+    "gate",
+    "notice",
+    "pictures",
+    "progress",
+    "reading",
+    "show",
+    "skipping",
+]

@@ -1,0 +1,63 @@
+"""What comes in: pictures by the words of the command line, and files or standard input."""
+
+import contextlib
+import sys
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnnkit.data.source import Picture
+
+
+def pictures(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[Picture]":
+    """Find the pictures that the words on the command line name.
+
+    Args:
+        sources: Pictures, folders, manifests, or `-`; without any, standard input, unless that is a terminal.
+        split: Keep this part alone.
+        null: The list on standard input is separated by NUL.
+
+    Returns:
+        A sequence, or for standard input an iterator that reads as it is asked.
+
+    Raises:
+        UsageError: There is no source.
+        CnnkitError: A source does not exist or holds no picture.
+    """
+    from cnnkit.data import source
+
+    if not sources:
+        _refuse_terminal("a picture, a folder or a manifest", "a list")
+    return source.find(sources or ["-"], split=split, stdin=sys.stdin.buffer if sys.stdin else None, null=null)
+
+
+@contextlib.contextmanager
+def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
+    """Open the file that the command line names, or standard input for `-` and for none.
+
+    Args:
+        path: The word on the command line.
+        what: What is asked for, for messages: "predictions".
+
+    Yields:
+        The bytes, and a name for messages.
+
+    Raises:
+        UsageError: There is no path, and standard input is a terminal.
+        OSError: The file cannot be opened.
+    """
+    if path is not None and str(path) != "-":
+        with path.open("rb") as file:
+            yield file, str(path)
+        return
+    if path is None:
+        _refuse_terminal(f"a file of {what}", "them")
+    yield sys.stdin.buffer, "standard input"
+
+
+def _refuse_terminal(what: str, piped: str) -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe {piped} in")

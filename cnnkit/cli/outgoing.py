@@ -1,0 +1,190 @@
+"""What goes out: data on stdout; progress, skipped pictures and gates for people."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnkit.cli.run import complain, current
+from cnnkit.cli.table import as_mapping, cell, draw, drawn_cell, write_tsv
+from cnnkit.errors import GateError
+
+
+def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str] | None = None) -> None:
+    """Write records to stdout: a table on a terminal, else TSV with a header row, or JSON Lines.
+
+    Args:
+        records: Dataclasses or mappings, all with the same fields; written as they come.
+        as_json: JSON Lines, on a terminal too.
+        columns: The fields of the header row, should there be no record; those of the first record unless said.
+    """
+    run = current()
+    rows = (as_mapping(record) for record in records)
+    if as_json:
+        for row in rows:
+            run.out.write(_json_line(row))
+    elif run.drawing:
+        draw(rows, run.out, columns)
+    else:
+        write_tsv(rows, run.out, columns)
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    if line.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in line):
+        return line + "\n"
+    return json.dumps(row, default=str) + "\n"  # a file name that is not UTF-8 would make a line that is not JSON
+
+
+def emit_report(
+    record: Mapping[str, Any],
+    as_json: bool = False,
+    *,
+    rows: Iterable[Any],
+    tables: Mapping[str, Iterable[Any]],
+) -> None:
+    """Write one result that has parts, in the shape that its reader can use.
+
+    Args:
+        record: All of it, as one JSON object.
+        as_json: That object, on a terminal too.
+        rows: What becomes TSV when stdout is no terminal.
+        tables: By their titles, what is drawn on a terminal.
+    """
+    run = current()
+    if as_json or not run.drawing:
+        emit([record] if as_json else rows, as_json)
+        return
+    for number, (title, records) in enumerate(tables.items()):
+        run.out.write("\n" if number else "")
+        draw((as_mapping(each) for each in records), run.out, None, title=title)
+
+
+def emit_lines(lines: Iterable[str]) -> None:
+    """Write lines of text to stdout as they come, for output that is no table."""
+    out = current().out
+    for line in lines:
+        out.write(line + "\n")
+
+
+def show(records: Iterable[Any]) -> None:
+    """Tell people about records on stderr: aligned columns, no data for the next program."""
+    run = current()
+    if run.quiet:
+        return
+    rows = [{key: drawn_cell(value) for key, value in as_mapping(record).items()} for record in records]
+    if not rows:
+        return
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    for row in [{key: key.replace("_", " ") for key in widths}, *rows]:
+        print("  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip(), file=sys.stderr)  # noqa: T201 - stderr is ours
+
+
+def notice(message: str) -> None:
+    """Say one line on stderr, unless `--quiet`."""
+    logging.getLogger("cnnkit").info(message)
+
+
+@contextlib.contextmanager
+def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int, int | None], None]]:
+    """Show a bar with rate and time left on stderr, when that is a terminal.
+
+    Args:
+        label: What is going on.
+        streaming: Data is written meanwhile; no bar then where it goes to a terminal too, and would run into it.
+
+    Yields:
+        A function to call with how many are done, and of how many (None where nobody knows).
+    """
+    run = current()
+    if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
+        yield lambda _done, _total: None
+        return
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+        redirect_stdout=False,
+    )
+    task = bar.add_task(label, total=None, visible=False)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+@contextlib.contextmanager
+def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]]:
+    """Name every picture that is skipped, on stderr and in a file; the command then ends with status 3.
+
+    Args:
+        errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
+
+    Yields:
+        A function to call with the path of the picture and the reason.
+    """
+    from cnnkit.formats import atomic, tsv
+
+    run = current()
+    rows: list[tuple[str, str]] = []
+
+    def skip(path: str, reason: str) -> None:
+        run.skipped += 1
+        rows.append((path, reason))
+        complain(run.name, f"{path}: {reason}; skipped")
+
+    try:
+        yield skip
+    finally:
+        if errors is not None:
+            with atomic.writing(errors) as file:
+                file.write(tsv.render(["path", "reason"], rows))
+
+
+def gate(
+    at_least: Mapping[str, tuple[float | None, float]],
+    *,
+    at_most: Mapping[str, tuple[float | None, float]] | None = None,
+) -> None:
+    """Demand that measures keep their bounds.
+
+    Args:
+        at_least: For each measure its value (None where nobody knows it: that keeps no bound) and the lowest that will do.
+        at_most: The same with the highest that will do.
+
+    Raises:
+        GateError: One or more do not; every one is named with both numbers.
+    """
+    missed = [*_missed(at_least, 1, "below"), *_missed(at_most or {}, -1, "above")]
+    if missed:
+        raise GateError("; ".join(missed))
+
+
+def _missed(checks: Mapping[str, tuple[float | None, float]], sign: int, relation: str) -> Iterator[str]:
+    for name, (value, bound) in checks.items():
+        if value is None:
+            yield f"{name} is not known, so {cell(bound)} is not shown to be kept"
+        elif not sign * value >= sign * bound:  # written so that NaN misses every bound
+            yield f"{name} {cell(value)} is {relation} {cell(bound)}"

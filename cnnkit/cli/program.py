@@ -1,0 +1,138 @@
+"""A typed function becomes a program: its command line, its manners, its exit status."""
+
+import contextlib
+import functools
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+import typer.main
+
+from cnnkit.cli.help import Command
+from cnnkit.cli.run import Run, complain, running
+from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
+from cnnkit.cli.words import QUIET, VERSION
+from cnnkit.errors import CnnkitError
+
+
+def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+    """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
+
+    The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
+    `--quiet`, `--version`, `-h` and shell completion are added.
+
+    Args:
+        function: The body of the command. Its file's name gives the command's name.
+
+    Returns:
+        The entry point. It takes an optional list of arguments, and always exits.
+    """
+    name = Path(function.__code__.co_filename).stem.replace("_", "-")
+    text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\nExamples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+    asked: list[tuple[bool, Mapping[str, Any]]] = []
+
+    @functools.wraps(function)
+    def note(*, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+        asked.append((quiet, words))
+
+    signature = inspect.signature(function, eval_str=True)
+    extra = [
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
+        inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VERSION),
+    ]
+    note.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined] # read by inspect
+    note.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in [*signature.parameters.values(), *extra]
+    }
+    del note.__wrapped__  # or inspect would look past the signature above
+
+    def run(argv: Sequence[str] | None) -> int:
+        # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
+        app = typer.Typer(
+            rich_markup_mode="rich" if sys.stdout.isatty() else None,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        )
+        app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
+        asked.clear()
+        status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+        # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
+        for quiet, words in asked:
+            with manners(name, quiet=quiet):
+                function(**words)
+        return status or 0
+
+    def program(argv: Sequence[str] | None = None) -> NoReturn:
+        sys.exit(_guarded(name, lambda: run(argv)))
+
+    return program
+
+
+def _guarded(name: str, call: Callable[[], int]) -> int:
+    """Run, and turn whatever comes out into an exit status and at most one line."""
+    try:
+        status = call()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
+    except CnnkitError as error:
+        complain(name, str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        complain(name, "interrupted")
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except typer.Exit as stop:
+        return stop.exit_code
+    except OSError as error:
+        reason = error.strerror or str(error)
+        complain(name, f"{error.filename}: {reason}" if error.filename else reason)
+        return 1
+    except Exception as error:
+        # typer's usage errors: its own click is private, what they share is this method
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
+            raise
+        complain(name, f"{_lower_first(format_message().rstrip('.'))}; see {name} --help")
+        return 2
+    return status
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining about the broken pipe a second time, when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def manners(name: str, *, quiet: bool) -> Generator[None]:
+    """Everything around the body of a command, put back as it was afterwards."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminated_like_interrupted())
+        if not sys.warnoptions:  # as for every program: warnings are for its developers, who ask for them with -W
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        out = stack.enter_context(stdout_for_data_only())
+        stack.enter_context(notices(name, quiet=quiet))
+        run = stack.enter_context(running(Run(name, out, quiet=quiet)))
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # what was wrong first is what is reported
+                out.flush()
+            raise
+        out.flush()
+    if run.skipped:
+        complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
+        raise typer.Exit(3)

@@ -1,0 +1,46 @@
+"""One run of one program: where its data goes, whether it is quiet, what it skipped; and lines for people."""
+
+import contextlib
+import sys
+from collections.abc import Generator
+from typing import TextIO
+
+
+class Run:
+    """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
+
+    def __init__(self, name: str, out: TextIO, *, quiet: bool) -> None:
+        self.name = name
+        self.out = out
+        self.quiet = quiet
+        self.skipped = 0
+
+    @property
+    def drawing(self) -> bool:
+        """Whether data goes to a terminal, where tables are drawn."""
+        return self.out.isatty()
+
+
+_running: list[Run] = []
+
+
+@contextlib.contextmanager
+def running(run: Run) -> Generator[Run]:
+    """Make a run the current one."""
+    _running.append(run)
+    try:
+        yield run
+    finally:
+        _running.pop()
+
+
+def current() -> Run:
+    """Give the run that the command's body is in."""
+    assert _running, "called outside of a command"
+    return _running[-1]
+
+
+def complain(name: str, message: str) -> None:
+    """Say one line on stderr, whatever happens: errors and skipped pictures."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{name}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

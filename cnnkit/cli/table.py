@@ -1,0 +1,130 @@
+"""Records as a table: TSV for the next program, drawn for people."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_mapping(record: Any) -> Mapping[str, Any]:  # noqa: ANN401 - any dataclass or mapping
+    if isinstance(record, Mapping):
+        return record
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    from cnnkit.formats import tsv
+
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return tsv.escape(str(value))
+
+
+def drawn_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return cell(value)
+
+
+def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
+    if columns is not None:
+        out.write("\t".join(columns) + "\n")
+    for row in rows:
+        if columns is None:
+            columns = list(row)
+            out.write("\t".join(columns) + "\n")
+        out.write("\t".join(cell(row[column]) for column in columns) + "\n")
+
+
+#: While records still come, a terminal gets them in pieces this many seconds apart.
+_PIECE = 0.5
+#: Columns of text up to this width are never folded.
+_LONGEST_WHOLE = 24
+
+
+def draw(
+    rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str] | None, *, title: str | None = None
+) -> None:
+    """Draw a table, its rows in pieces as they come; the first piece decides how wide the columns are at least."""
+    widths: dict[str, int] = {}
+    piece: list[Mapping[str, Any]] = []
+    drawn = time.monotonic()
+    for row in rows:
+        piece.append(row)
+        if time.monotonic() - drawn > _PIECE:
+            widths = _draw_piece(piece, out, columns or list(row), widths, title=title)
+            piece, drawn = [], time.monotonic()
+    if piece or not widths:
+        _draw_piece(piece, out, columns or (list(piece[0]) if piece else []), widths, title=title)
+
+
+def _draw_piece(
+    rows: list[Mapping[str, Any]], out: TextIO, columns: Sequence[str], widths: dict[str, int], *, title: str | None
+) -> dict[str, int]:
+    """Draw some rows of a table; without widths the first ones, which have the header. Gives the widths of its columns."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(file=out, highlight=False)
+    for tight in (False, True):
+        table, here = _table(rows, columns, widths, tight=tight)
+        least = Measurement.get(console, console.options.update(width=10_000), table).minimum
+        if least <= console.width:
+            break
+    console.width = max(console.width, least)
+    if title and not widths:
+        console.print(title, style="bold", markup=False)
+    console.print(table)
+    return here
+
+
+def _table(
+    rows: list[Mapping[str, Any]], columns: Sequence[str], widths: dict[str, int], *, tight: bool
+) -> tuple["Table", dict[str, int]]:
+    """Lay out rows; `tight` leaves out what can be spared where the terminal is narrow."""
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[cell(row[column]) if tight else drawn_cell(row[column]) for column in columns] for row in rows]
+    headers = {column: column.replace("_", "\n") for column in columns}
+    here = {
+        column: max([widths.get(column, 0), *map(len, headers[column].split("\n")), *map(cell_len, texts)])
+        for column, *texts in zip(columns, *cells, strict=True)
+    }
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_header=not widths,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 0) if tight else (0, 1),
+        collapse_padding=True,
+    )
+    for column in columns:
+        numeric = any(isinstance(row[column], int | float) for row in rows)
+        # Half a number on the next line is another number, and half a name is none; a long path may be folded
+        whole = numeric or here[column] <= _LONGEST_WHOLE
+        table.add_column(
+            headers[column],
+            justify="right" if numeric else "left",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=whole,
+            min_width=here[column] if whole else _LONGEST_WHOLE,
+            width=here[column] if widths else None,
+        )
+    for row, line in zip(rows, cells, strict=True):
+        style = "bold" if row.get("kind") == "total" else ""
+        table.add_row(*(Text(cell, style=style) for cell in line))
+    return table, here

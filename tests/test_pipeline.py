@@ -1,0 +1,85 @@
+"""The whole road through the real commands, as a user's shell runs it."""
+
+import json
+
+import pytest
+
+BASE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 12 --pool avg'
+
+
+def road(shell, folder, photos, *, jobs):
+    """Run the road in a folder and return what the training and the evaluation reported on the validation part."""
+    shell(f"cnn-split {photos} --ratio 0.5,0.25,0.25 --seed 3 --manifest split.tsv -q", cwd=folder)
+    for part in ("train", "val"):
+        shell(f"cnn-extract split.tsv --split {part} -o {part}.npy {BASE} --jobs {jobs} -q", cwd=folder)
+    trained = shell(
+        "cnn-train-head train.npy --val val.npy -o head.pt --head 'dense 8 relu' --epochs 20 -q --json", cwd=folder
+    )
+    shell(f"cnn-export head.pt -o head.onnx --verify split.tsv --split val --jobs {jobs} -q", cwd=folder)
+    evaluated = shell(
+        f"set -o pipefail; cnn-predict -m head.onnx split.tsv --split val --jobs {jobs} -q --top 3"
+        " | cnn-eval --truth split.tsv --split val -q --json",
+        cwd=folder,
+    )
+    return json.loads(trained.out), json.loads(evaluated.out)
+
+
+@pytest.fixture
+def photos(pictures):
+    return pictures(red=16, blue=16, green=16, size=(31, 23))
+
+
+def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, photos, tmp_path):
+    """The validation figures of training are those of cnn-predict | cnn-eval, and a second road gives the same bytes."""
+    made = []
+    for name, jobs in (("one", 1), ("two", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        trained, evaluated = road(shell, folder, "../photos", jobs=jobs)
+        assert evaluated["n"] == trained["val_rows"] == 12
+        assert evaluated["accuracy"] == pytest.approx(trained["val_accuracy"], abs=1e-12)
+        assert evaluated["log_loss"] == pytest.approx(trained["val_loss"], abs=1e-4)
+        names = ("split.tsv", "train.npy", "train.tsv", "train.json", "val.npy", "head.pt", "head.onnx")
+        made.append({file: (folder / file).read_bytes() for file in names})
+    assert made[0] == made[1]
+    assert not any(str(tmp_path).encode() in content for content in made[0].values())
+
+
+@pytest.mark.parametrize(
+    "command", ["cnn-split {} --ratio 1,1 -q", f"cnn-extract {{}} -o x.npy {BASE} -q && cat x.tsv && od x.npy"]
+)
+def test_three_ways_in_give_the_same(shell, photos, command):
+    """Pictures named by arguments, by a list for `-`, and by a list in a pipe without a word."""
+    cwd = photos.parent
+    if "split" in command:  # labels are needed: a manifest, in all three ways
+        shell("cnn-split photos --ratio 1,1 --manifest all.tsv -q", cwd=cwd)
+        ways = [
+            command.format("all.tsv"),
+            f"cat all.tsv | {command.format('-')}",
+            f"cat all.tsv | {command.format('')}",
+        ]
+    else:
+        ways = [
+            command.format("photos/red/*.png"),
+            f"ls photos/red/*.png | {command.format('-')}",
+            f"find photos/red -name '*.png' -print0 | sort -z | {command.format('-0')}",
+        ]
+    outcomes = [
+        [line for line in shell(f"{way}", cwd=cwd).out.splitlines() if not line.startswith("x.npy\t")] for way in ways
+    ]
+    assert len(outcomes[0]) > 8
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_a_manifest_flows_through_a_pipe(shell, photos):
+    """cnn-split's stdout is a SOURCE for the next command."""
+    piped = shell(
+        f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BASE} -q", cwd=photos.parent
+    )
+    shell(
+        f"cnn-split photos --ratio 1,1 -q > split.tsv; cnn-extract split.tsv --split val -o named.npy {BASE} -q",
+        cwd=photos.parent,
+    )
+    assert piped.rows[0]["rows"] == "24"
+    for suffix in (".npy", ".tsv"):
+        assert (photos.parent / f"piped{suffix}").read_bytes() == (photos.parent / f"named{suffix}").read_bytes()
