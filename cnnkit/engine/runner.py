@@ -166,9 +166,8 @@ def measure(
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(*pixels)
-    for (
-        picture
-    ) in pictures:  # or the disk would slow down the first pass alone, and flatter the one that is compared with it
+    # Or the disk would slow down the first pass alone, and flatter the one that is compared with it
+    for picture in pictures:
         with contextlib.suppress(OSError):
             Path(picture.path).read_bytes()
 
