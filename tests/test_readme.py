@@ -59,7 +59,9 @@ def prepare_quickstart(folder):
     """Make what `make quickstart` makes."""
     bin_folder = f"{Path(sys.executable).parent}/"
     road = ROOT / "examples" / "digits" / "Makefile"
-    subprocess.run(["make", "-f", road, "OUT=quickstart", f"BIN={bin_folder}"], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "-f", road, "OUT=quickstart", f"BIN={bin_folder}"], cwd=folder, check=True, capture_output=True
+    )
     return folder
 
 

@@ -20,6 +20,9 @@ from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import Preprocess
 
+# Enough for filling and draining not to show, and little enough for the turns to be alike.
+_BATCHES_IN_A_TURN = 8
+
 #: A network as a function: uint8 (N, size, size, 3), one such array for each preprocessing -> one or more arrays with N rows each.
 Network = Callable[..., Sequence[NDArray[Any]]]
 #: One picture, prepared in every way that the network asks for.
@@ -80,7 +83,9 @@ def run(
     with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
         load = partial(_load, ways=_ways(preprocess))
         try:
-            for picture, loaded in reader.read(pictures, load, jobs=jobs, ahead=2 * max(batch, jobs or reader.usable_cores())):
+            for picture, loaded in reader.read(
+                pictures, load, jobs=jobs, ahead=2 * max(batch, jobs or reader.usable_cores())
+            ):
                 done += 1
                 if isinstance(loaded, BadPicture):
                     skip(picture.path, str(loaded))
@@ -145,7 +150,10 @@ def measure(
     jobs: int | None = None,
     shared_cores: bool = True,
 ) -> Rates:
-    """Measure how well decoding and network overlap; the first batch, which warms up, is not counted.
+    """Measure how well decoding and network overlap.
+
+    The three take turns, some batches each, so that a machine that is busy for a while slows all of them alike. What warms
+    caches and devices up is done before.
 
     Args:
         pictures: As many as there is time for; those that do not decode are left out.
@@ -166,24 +174,28 @@ def measure(
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(*pixels)
-    # Or the disk would slow down the first pass alone, and flatter the one that is compared with it
-    for picture in pictures:
+    for (
+        picture
+    ) in pictures:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
         with contextlib.suppress(OSError):
             Path(picture.path).read_bytes()
 
-    started = time.perf_counter()
-    count = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(pictures, load, jobs=jobs))
-    decode = count / (time.perf_counter() - started)
-
-    batches = max(3, count // batch)
-    started = time.perf_counter()
-    for _ in range(batches):
-        network(*pixels)
-    alone = batches * batch / (time.perf_counter() - started)
-
-    started = time.perf_counter()
-    for _ in run(pictures, preprocess, network, batch=batch, jobs=jobs, skip=lambda _path, _reason: None):
-        pass
-    reached = count / (time.perf_counter() - started)
+    count = computed = 0
+    decoding = computing = overlapped = 0.0
+    width = _BATCHES_IN_A_TURN * batch
+    for start in range(0, len(pictures), width):
+        part = pictures[start : start + width]
+        began = time.perf_counter()
+        usable = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(part, load, jobs=jobs))
+        decoded = time.perf_counter()
+        batches = max(1, usable // batch)
+        for _ in range(batches):
+            network(*pixels)
+        done = time.perf_counter()
+        deque(run(part, preprocess, network, batch=batch, jobs=jobs, skip=lambda _path, _reason: None), maxlen=0)
+        overlapped += time.perf_counter() - done
+        decoding, computing = decoding + decoded - began, computing + done - decoded
+        count, computed = count + usable, computed + batches * batch
+    decode, alone, reached = count / decoding, computed / computing, count / overlapped
     possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
     return Rates(count, decode, alone, reached, possible, reached / possible)

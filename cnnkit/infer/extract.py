@@ -151,6 +151,7 @@ def bench(
 ) -> Rates:
     """Measure decoding alone, the base alone, and both together; nothing is written."""
     base = _open(request, device=device, engine=engine)
+    batch = max(1, min(batch, len(pictures)))
     return runner.measure(
         pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.shares_cores
     )

@@ -66,7 +66,7 @@ def test_the_solution_does_not_depend_on_the_start():
     for layer in (near, far):
         logistic.solve(layer, values, targets, l2=0.01, objective=Objective())
     with torch.no_grad():
-        torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=1e-3, rtol=0)
+        torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=3e-4, rtol=0)
 
 
 def test_a_stronger_penalty_gives_smaller_weights():
@@ -87,7 +87,7 @@ def test_values_too_large_for_float32_are_an_error_and_no_model():
     """Rather than weights that are no numbers."""
     values, targets = rows(3)
     with pytest.raises(CnnkitError, match=r"no solution at l2 0\.01: .*--standardize"):
-        logistic.solve(zeros(3), values * 1e15, targets, l2=0.01, objective=Objective())
+        logistic.solve(zeros(3), values * 1e300, targets, l2=0.01, objective=Objective())
 
 
 def walked(train, validate, strengths=logistic.STRENGTHS):
