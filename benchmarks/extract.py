@@ -32,6 +32,7 @@ from PIL import Image
 
 from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
+from cnnkit.formats import bundle
 
 BATCH = 32
 
@@ -81,7 +82,7 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
     """Go the way of torchvision's own examples."""
     network = torchvision.models.mobilenet_v2()
     if weights != "none":
-        network.load_state_dict(torch.load(weights, weights_only=True))
+        network.load_state_dict(bundle.load_state(weights))
     network.eval()
     pictures = torchvision.datasets.ImageFolder(
         folder,

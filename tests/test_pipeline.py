@@ -25,11 +25,12 @@ def road(shell, folder, photos, *, jobs):
 
 
 @pytest.fixture
-def photos(pictures):
+def tinted(pictures):
+    """Small pictures of three classes."""
     return pictures(red=16, blue=16, green=16, size=(31, 23))
 
 
-def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, photos, tmp_path):
+def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, tinted, tmp_path):
     """The validation figures of training are those of cnn-predict | cnn-eval, and a second road gives the same bytes."""
     made = []
     for name, jobs in (("one", 1), ("two", 3)):
@@ -48,9 +49,9 @@ def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, photo
 @pytest.mark.parametrize(
     "command", ["cnn-split {} --ratio 1,1 -q", f"cnn-extract {{}} -o x.npy {BASE} -q && cat x.tsv && od x.npy"]
 )
-def test_three_ways_in_give_the_same(shell, photos, command):
+def test_three_ways_in_give_the_same(shell, tinted, command):
     """Pictures named by arguments, by a list for `-`, and by a list in a pipe without a word."""
-    cwd = photos.parent
+    cwd = tinted.parent
     if "split" in command:  # labels are needed: a manifest, in all three ways
         shell("cnn-split photos --ratio 1,1 --manifest all.tsv -q", cwd=cwd)
         ways = [
@@ -71,15 +72,15 @@ def test_three_ways_in_give_the_same(shell, photos, command):
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-def test_a_manifest_flows_through_a_pipe(shell, photos):
+def test_a_manifest_flows_through_a_pipe(shell, tinted):
     """cnn-split's stdout is a SOURCE for the next command."""
     piped = shell(
-        f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BASE} -q", cwd=photos.parent
+        f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BASE} -q", cwd=tinted.parent
     )
     shell(
         f"cnn-split photos --ratio 1,1 -q > split.tsv; cnn-extract split.tsv --split val -o named.npy {BASE} -q",
-        cwd=photos.parent,
+        cwd=tinted.parent,
     )
     assert piped.rows[0]["rows"] == "24"
-    for suffix in (".npy", ".tsv"):
-        assert (photos.parent / f"piped{suffix}").read_bytes() == (photos.parent / f"named{suffix}").read_bytes()
+    for suffix in (".npy", ".tsv", ".json"):
+        assert (tinted.parent / f"piped{suffix}").read_bytes() == (tinted.parent / f"named{suffix}").read_bytes()

@@ -132,6 +132,7 @@ def test_every_command_of_the_project_stands_in_the_readme():
 def overwrite():
     """Run every command and put its output into the README."""
     with tempfile.TemporaryDirectory() as temporary:
+        os.environ["CNNKIT_CACHE"] = str(Path(temporary, "cache"))
         made = {}
 
         def outcome(photos, body):
@@ -144,6 +145,7 @@ def overwrite():
                     made[photos] = (prepare_photos if photos else prepare_quickstart)(place)
                 done = perform(command, made[photos])
                 assert done.returncode == 0, (command, done.stderr)
+                assert temporary not in done.stdout, (command, "prints a path of this machine")
                 lines.append(f"$ {command}\n{done.stdout}")
             return "".join(lines)
 

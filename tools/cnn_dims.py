@@ -102,7 +102,7 @@ def main(
         rows = chain.rows()
     total = dims.total(rows)
     if explain:
-        cli.emit_lines(chain.formulas())
+        cli.emit_lines(chain.formulas(batch=batch or 1))
     elif as_json:
         cli.emit((*rows, total), as_json=True)
     else:

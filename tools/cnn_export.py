@@ -34,7 +34,7 @@ def main(
         cli.Option(
             "--tolerance",
             min=0.0,
-            help="Largest difference of a probability. [default: 0.0001; 0.01 with --fp16]",
+            help="Largest difference of a probability. [default: 0.0001; 0.05 with --fp16]",
             show_default=False,
         ),
     ] = None,

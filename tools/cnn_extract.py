@@ -99,6 +99,9 @@ def main(
     )
     pictures = cli.pictures(sources, split=split, null=null)
     if bench:
+        given = {"-o": output, "--errors": errors, "--resume": resume}
+        if ignored := next((word for word, value in given.items() if value), None):
+            raise UsageError(f"--bench writes nothing; drop {ignored}")
         rates = extract.bench(list(pictures), request=request, batch=batch, jobs=jobs, device=device, engine=engine)
         cli.emit([rates], as_json)
         return

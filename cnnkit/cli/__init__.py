@@ -1,6 +1,6 @@
 """The manners of every command, once: words on the command line, output, notices, errors and exit status.
 
-Only `tools/` imports this file, and only this file imports typer or rich. A command is a typed function:
+Only `tools/` imports this package, and only this package imports typer or rich. A command is a typed function:
 
     @cli.command
     def main(sources: cli.Sources = None, device: cli.Device = "auto", as_json: cli.Json = False) -> None:
@@ -18,7 +18,7 @@ Exit status: 0 done; 1 failed, nothing written; 2 wrong usage; 3 done, but some 
 """
 
 from cnnkit.cli.incoming import pictures, reading
-from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, notice, progress, show, skipping
+from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, notice, progress, skipping
 from cnnkit.cli.program import command
 from cnnkit.cli.words import (
     Argument,
@@ -57,6 +57,5 @@ __all__ = [
     "pictures",
     "progress",
     "reading",
-    "show",
     "skipping",
 ]

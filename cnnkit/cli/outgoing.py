@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.cli.run import complain, current
-from cnnkit.cli.table import as_mapping, cell, draw, drawn_cell, write_tsv
+from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
 
 
@@ -68,19 +68,6 @@ def emit_lines(lines: Iterable[str]) -> None:
     out = current().out
     for line in lines:
         out.write(line + "\n")
-
-
-def show(records: Iterable[Any]) -> None:
-    """Tell people about records on stderr: aligned columns, no data for the next program."""
-    run = current()
-    if run.quiet:
-        return
-    rows = [{key: drawn_cell(value) for key, value in as_mapping(record).items()} for record in records]
-    if not rows:
-        return
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    for row in [{key: key.replace("_", " ") for key in widths}, *rows]:
-        print("  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip(), file=sys.stderr)  # noqa: T201 - stderr is ours
 
 
 def notice(message: str) -> None:

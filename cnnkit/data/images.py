@@ -49,16 +49,6 @@ def load(path: str | Path) -> Image.Image:
         return upright_rgb(image)
 
 
-def format_of(path: str | Path) -> str:
-    """Name the format that a file's content has, a key of `FORMATS`; nothing is decoded.
-
-    Raises:
-        BadPicture: As `load`, as far as the first bytes show it.
-    """
-    with opened(path) as image:
-        return str(image.format)
-
-
 @contextlib.contextmanager
 def opened(path: str | Path, content: bytes | None = None) -> Generator[Image.Image]:
     """Open a picture without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
@@ -75,6 +65,8 @@ def opened(path: str | Path, content: bytes | None = None) -> Generator[Image.Im
             yield image
     except BadPicture:
         raise
+    except (MemoryError, ImportError):  # no fault of the picture
+        raise
     except (
         Exception
     ) as error:  # decoders raise everything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
@@ -88,7 +80,7 @@ def check_name(path: str | Path, file_format: str) -> None:
 
     Args:
         path: The file.
-        file_format: What `format_of` says of it.
+        file_format: What its content is, a key of `FORMATS`.
 
     Raises:
         BadPicture: The extension belongs to another format.

@@ -101,13 +101,16 @@ def with_size(
     Raises:
         UsageError: The crop would be larger than what it is cut from.
     """
+    new_fit = fit or preprocess.fit
+    if resize is not None and new_fit is not Fit.CROP:
+        raise UsageError(f"--resize goes with --fit crop; {new_fit} scales to --size at once")
     new_size = size or preprocess.size
     new_resize = resize or round(preprocess.resize * new_size / preprocess.size)
     if new_resize < new_size:
         raise UsageError(f"--resize {new_resize} is smaller than the crop of {new_size}; give at least {new_size}")
     return Preprocess(
-        fit=fit or preprocess.fit,
-        resize=new_resize,
+        fit=new_fit,
+        resize=new_resize if new_fit is Fit.CROP else new_size,
         size=new_size,
         interpolation=preprocess.interpolation,
         mean=preprocess.mean,

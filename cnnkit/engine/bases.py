@@ -30,6 +30,9 @@ log = logging.getLogger("cnnkit")
 #: How far ONNX Runtime may be from torch, as a share of the largest feature, before a base is refused.
 TOLERANCE = 1e-3
 
+# Counts the changes to normalisation, cutting or export that make other graphs of the same request.
+_REVISION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -56,8 +59,9 @@ class Request:
             named["layers"] = [
                 layer.text for layer in notation.parse(self.layers)
             ]  # however it is spaced, or in a file
-        if self.weights not in ("default", "none"):
+        if self.weights != "none" and self.layers is None:
             named["seed"] = None  # nothing is random
+        named["revision"] = _REVISION
         named["made_by"] = made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
         readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.backbone or "layers").stem)
@@ -89,7 +93,10 @@ def get(request: Request) -> OnnxModel:
         return _from_onnx(request)
     kept = cache.folder("bases") / request.key()
     if kept.is_file():
-        return onnx_model.load(kept)
+        model = onnx_model.load(kept)
+        # Without its weights no head could be trained on its features: then it is made anew, and they are kept again
+        if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
+            return model
     module, header = extractor(request)
     log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent)
     content = _export(module, header)
@@ -231,7 +238,8 @@ def torch_network(
     module = module.to(place).to(memory_format=torch.channels_last)
 
     def network(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        with torch.inference_mode():
+        # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return [module(torch.from_numpy(images).to(place)).cpu().numpy()]
 
     return network, header, str(place)

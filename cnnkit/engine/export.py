@@ -21,7 +21,7 @@ from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Header
 from cnnkit.nets import build
 from cnnkit.nets.build import Network
-from cnnkit.nets.classifier import Classifier
+from cnnkit.nets.classifier import Classifier, class_logits
 
 log = logging.getLogger("cnnkit")
 
@@ -89,23 +89,6 @@ class HeadAnswers(nn.Module):
         """Give probabilities and logits."""
         logits = class_logits(self.head(features))
         return logits.softmax(1), logits
-
-
-def class_logits(logits: Tensor) -> Tensor:
-    """One logit a class: a single sigmoid's z stands for two classes with logits 0 and z, (N, 1) -> (N, 2)."""
-    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
-
-
-def _check_maps(classifier: Classifier) -> None:
-    """Refuse a base that ends in a vector, which says nothing about places."""
-    size = classifier.preprocess.size
-    with torch.no_grad():
-        shape = tuple(classifier.base(torch.zeros(1, 3, size, size)).shape[1:])
-    if len(shape) != 3:
-        raise CnnkitError(
-            f"a class activation map needs a base that ends in a map; this one ends in a vector of {shape[0]}. "
-            "Extract with a --layer that has height and width"
-        )
 
 
 def cam_weights(classifier: Classifier) -> Tensor:

@@ -69,7 +69,13 @@ class Session:
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> list[NDArray[np.float32]]:
         """Run once; other threads may go on meanwhile, and may run the same session."""
-        return self._session.run(outputs, dict(inputs))  # type: ignore[no-any-return] # onnxruntime ships no types
+        try:
+            return self._session.run(outputs, dict(inputs))  # type: ignore[no-any-return] # onnxruntime ships no types
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if self.device.kind != "cuda":
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DeviceError(f"{self.device}: {reason}; give a smaller --batch, or --device cpu") from error
 
 
 def _open(content: bytes, device: devices.Device, *, threads: int | None, name: str) -> Any:  # noqa: ANN401 - onnxruntime ships no types

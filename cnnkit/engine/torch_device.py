@@ -1,6 +1,8 @@
 """Which device torch works on."""
 
+import contextlib
 import logging
+from collections.abc import Generator
 
 import torch
 
@@ -25,3 +27,14 @@ def choose(device: Device) -> torch.device:
             f"--device {device}: {f'torch sees {count} GPUs, counted from 0' if count else 'torch sees no GPU'}; use cpu or auto"
         )
     return torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Generator[None]:
+    """Let torch use so many cores, None for as many as it does already, and put the number back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

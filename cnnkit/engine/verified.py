@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: The largest difference of a probability that passes, unless the user says otherwise.
 TOLERANCE = 1e-4
-#: The same for float16, whose own steps near 1 are 1e-3.
-HALF_TOLERANCE = 1e-2
+#: The same for float16, whose steps near 1 are 1e-3: through the fifty layers of MobileNetV2 they grow to 3e-2.
+HALF_TOLERANCE = 5e-2
 #: The lowest and the highest operator set that the exporter writes.
 OPSETS = (18, 23)
 

@@ -81,7 +81,7 @@ def keep_state(state: Mapping[str, Tensor]) -> str:
     """Put a state_dict into the cache under its hash.
 
     Returns:
-        The hash of the file's bytes, by which `find_state` finds it.
+        The hash of the file's bytes, by which `cache.find_weights` finds it.
     """
     content = _serialised(_plain(state))
     digest = sha256(content).hexdigest()
@@ -95,18 +95,6 @@ def keep_state_file(path: Path) -> str:
     digest = sha256(content).hexdigest()
     _keep(digest, content)
     return digest
-
-
-def find_state(digest: str) -> Path | None:
-    """Find a state_dict file by its hash, in our cache or among torch's downloads; None where it is in neither."""
-    kept = cache.folder("weights") / f"{digest}.pth"
-    if kept.is_file():
-        return kept
-    # torch puts the first digits of the hash into the name; the name alone proves nothing
-    for candidate in sorted(Path(torch.hub.get_dir(), "checkpoints").glob(f"*-{digest[:8]}.pth")):
-        if cache.sha256(candidate) == digest:
-            return candidate
-    return None
 
 
 def _keep(digest: str, content: bytes) -> None:

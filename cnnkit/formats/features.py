@@ -111,7 +111,7 @@ class Writer:
             path: The `.npy`; its neighbours' names follow.
             shape: Of one row.
             dtype: float32 or float16.
-            header: Written when all is done.
+            header: Written when all is done, with the labels of the rows as its classes.
             settings: What else the values depend on, down to their last bits: `resume` demands that it is as it was.
 
         Raises:
@@ -123,6 +123,7 @@ class Writer:
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         self._check_neighbours()
         self.count = 0
+        self._labels: set[str] = set()
         self._values: BinaryIO
         self._listed: BinaryIO
 
@@ -161,13 +162,16 @@ class Writer:
         self._parts[0].replace(values)
         self._parts[1].replace(listed)
         with atomic.writing(described) as file:
-            file.write(_encoded(self.header))
+            file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
         self._parts[2].unlink()
 
     def finished(self) -> list[Row] | None:
         """Read the rows of an earlier run that came to its end with the same header, shape and dtype; None where there is none."""
         _, listed, described = self._final
-        if not described.exists() or described.read_bytes() != _encoded(self.header):
+        if not described.exists():
+            return None
+        earlier = Header.from_json(described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described))
+        if earlier.but(classes=None) != self.header:
             return None
         values = load_values(self.path)
         rows = manifest.load(listed)
@@ -211,6 +215,7 @@ class Writer:
         for file in (self._values, self._listed):
             file.seek(0, io.SEEK_END)
         self.count = count
+        self._labels = _labels(rows[:count])
         return rows[:count]
 
     def write(self, values: NDArray[Any], rows: Sequence[Row]) -> None:
@@ -221,6 +226,7 @@ class Writer:
         self._listed.write(manifest.render(rows).partition(b"\n")[2])
         self._listed.flush()
         self.count += len(rows)
+        self._labels |= _labels(rows)
 
     def _check_neighbours(self) -> None:
         """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`."""
@@ -264,6 +270,10 @@ class Writer:
                 raise FormatError(
                     f"{self._parts[0]}: begun with {name} {begun.get(name)}, now {now.get(name)}; begin anew without --resume"
                 )
+
+
+def _labels(rows: Sequence[Row]) -> set[str]:
+    return {row.label for row in rows if row.label is not None}
 
 
 def _encoded(header: Header) -> bytes:

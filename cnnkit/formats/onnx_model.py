@@ -14,6 +14,8 @@ from cnnkit.formats.header import Header, Kind
 
 KEY = "cnnkit"
 
+_LARGEST = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
@@ -78,6 +80,8 @@ def finished(proto: ModelProto, header: Header) -> bytes:
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
     proto.metadata_props.add(key=KEY, value=header.to_json())
+    if proto.ByteSize() > _LARGEST:
+        raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
 
 

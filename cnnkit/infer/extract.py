@@ -44,7 +44,7 @@ class _Base:
 
     network: runner.Network
     header: Header
-    shares_cores: bool
+    device: str
 
     @property
     def preprocess(self) -> Preprocess:
@@ -97,8 +97,8 @@ def extract(
         output,
         shape=shape,
         dtype=dtype,
-        header=_header(base, pictures, engine),
-        settings={"batch": batch, "engine": engine.value},
+        header=_header(base, engine),
+        settings={"batch": batch, "engine": engine.value, "device": base.device},
     )
     started = time.perf_counter()
     if resume and isinstance(pictures, Sequence):
@@ -152,15 +152,16 @@ def bench(
     """Measure decoding alone, the base alone, and both together; nothing is written."""
     base = _open(request, device=device, engine=engine)
     batch = max(1, min(batch, len(pictures)))
+    log.info("measuring with %d pictures", len(pictures))
     return runner.measure(
-        pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.shares_cores
+        pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.device == "cpu"
     )
 
 
 def _open(request: Request, *, device: str, engine: Engine) -> _Base:
     if engine is Engine.TORCH:
         network, header, place = bases.torch_network(request, device=device)
-        return _Base(network, header, place == "cpu")
+        return _Base(network, header, place.partition(":")[0])
     model = bases.get(request)
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")
@@ -168,7 +169,7 @@ def _open(request: Request, *, device: str, engine: Engine) -> _Base:
     def run(images: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
         return session.run({"images": images}, ["features"])
 
-    return _Base(run, model.header, session.device.kind == "cpu")
+    return _Base(run, model.header, session.device.kind)
 
 
 def _row_shape(base: _Base) -> tuple[int, ...]:
@@ -177,11 +178,10 @@ def _row_shape(base: _Base) -> tuple[int, ...]:
     return base.network(np.zeros((1, size, size, 3), dtype=np.uint8))[0].shape[1:]
 
 
-def _header(base: _Base, pictures: Iterable[Picture], engine: Engine) -> Header:
+def _header(base: _Base, engine: Engine) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
     return Header(
         kind=Kind.FEATURES,
-        classes=_classes(pictures),
         preprocess=base.preprocess,
         backbone=base.header.backbone,
         made_by=made_by("numpy", "pillow", *runtime),
@@ -192,13 +192,6 @@ def _summary(output: Path, shape: Sequence[int], *, rows: int, skipped: int, res
     seconds = time.perf_counter() - started
     rate = (rows - resumed) / seconds
     return Summary(str(output), rows, "x".join(map(str, shape)), skipped, resumed, round(seconds, 2), round(rate, 1))
-
-
-def _classes(pictures: Iterable[Picture]) -> tuple[str, ...] | None:
-    """List the labels in order; a stream of paths has none."""
-    if not isinstance(pictures, Sequence):
-        return None
-    return tuple(sorted({picture.label for picture in pictures if picture.label is not None})) or None
 
 
 def _row(picture: Picture, folder: Path) -> Row:

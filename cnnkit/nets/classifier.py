@@ -81,18 +81,15 @@ class Classifier(nn.Module):
         return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over classes; a single logit is the sigmoid for the second of two classes: (N, 1) -> (N, 2)."""
-    if logits.shape[1] > 1:
-        return logits.softmax(1)
-    second = logits.sigmoid()
-    return torch.cat([1.0 - second, second], 1)
+def class_logits(logits: Tensor) -> Tensor:
+    """One logit a class, so that a softmax gives probabilities: a single sigmoid's z stands for two classes with 0 and z."""
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits  # (N, 1) -> (N, 2)
 
 
 def head_layers(text: str) -> tuple[Layer, ...]:
     """Read a whole head's notation, without the softmax or sigmoid at its end: networks give logits.
 
-    The last layer's activation is what `probabilities` applies, and what the loss has built in.
+    The last layer's activation is what a softmax over `class_logits` applies, and what the loss has built in.
 
     Raises:
         UsageError: There is no layer, or the notation is wrong.

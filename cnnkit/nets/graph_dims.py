@@ -226,5 +226,7 @@ def _kind(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
 
 
 def _name(node: NodeProto) -> str:
+    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a base."""
     weights = [name.removesuffix(".weight") for name in node.input if name.endswith(".weight")]
+    weights = [name.removeprefix("classifier.").removeprefix("base.") for name in weights]
     return weights[0] if weights else node.name or node.output[0]

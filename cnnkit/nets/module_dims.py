@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import backbones, build, classifier
+from cnnkit.nets import build, catalogue, classifier, cutting
 from cnnkit.nets.dims import Row, shown
 from cnnkit.nets.notation import Kind
 from cnnkit.nets.receptive import Look, follow
@@ -37,7 +37,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
     """Measure a network by its name, or a trained model.
 
     Args:
-        name: A name that `backbones` knows, or a file `.pt`.
+        name: A name that `catalogue` knows, or a file `.pt`.
         size: Height, width and channels of the pictures; what the network was made for unless given.
         bytes_per_value: Bytes for one value of all pictures at once.
 
@@ -51,7 +51,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
         module: nn.Module = classifier.from_header(model.header, model.state, name=name)
         preprocess = model.header.preprocess or Preprocess()
     else:
-        module, preprocess = backbones.for_dims(name)
+        module, preprocess = catalogue.for_dims(name)
     height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
     if size and (len(size) != 3 or channels != 3):
         given = "x".join(map(str, size))
@@ -61,17 +61,19 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
     else:
         example = torch.empty(1, 3, height, width, device="meta")
     try:
-        return measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value)
+        rows = measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value)
     except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise where a map shrinks away
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
+    # A trained model's base has the names that --layer takes, as before it was trained
+    return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
 
 
 def keras_names(name: str) -> dict[str, str]:
     """Give the names that Keras has for the layers of a VGG, by the modules whose output they mean."""
     if name.endswith(".pt"):
         return {}
-    return {module: keras for keras, module in backbones.keras_names(backbones.canonical(name)).items()}
+    return {module: keras for keras, module in cutting.keras_names(catalogue.canonical(name)).items()}
 
 
 def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int = 4) -> tuple[Row, ...]:

@@ -24,9 +24,9 @@ class Stage:
         """Measure the layers, and give their rows behind those of the stages before."""
         return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
 
-    def formulas(self) -> Iterator[str]:
-        """Write out the arithmetic of this stage's own layers."""
-        return formulas.explain(self.start, self.layers, bytes_per_value=self.bytes_per_value)
+    def formulas(self, *, batch: int = 1) -> Iterator[str]:
+        """Write out the arithmetic of this stage's own layers, for so many pictures at once."""
+        return formulas.explain(self.start, self.layers, batch=batch, bytes_per_value=self.bytes_per_value // batch)
 
 
 def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> Stage:

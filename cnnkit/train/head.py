@@ -112,7 +112,7 @@ def train_head(
     else:
         agreement.check(learnt, validated, train=str(train), val=str(val))
         if shared := agreement.shared_pictures(learnt, validated, train=train, val=val or ""):
-            log.info("%d pictures of %s are in %s too: on them the head has seen the answers", shared, val, train)
+            log.warning("%d pictures of %s are in %s too: on them the head has seen the answers", shared, val, train)
 
     from cnnkit.train import head_training
 
@@ -145,6 +145,8 @@ def _check_settings(settings: Settings, *, validated: bool) -> None:
     """Refuse what would be ignored otherwise."""
     if settings.patience is not None and not validated:
         raise UsageError("--patience waits for a better epoch by --val; give --val, or fewer --epochs")
+    if settings.monitor is not Settings().monitor and not validated:
+        raise UsageError(f"--monitor {settings.monitor} chooses an epoch by --val; give --val")
     if settings.solver is not Solver.LBFGS:
         layers = notation.parse(settings.head)
         if settings.batch == 1 and any(layer.kind is Kind.bn for layer in layers):
@@ -158,8 +160,8 @@ def _check_settings(settings: Settings, *, validated: bool) -> None:
         )
     if settings.l1:
         raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-    for name in ("lr", "patience"):
-        if getattr(settings, name) is not None:
+    for name in ("lr", "patience", "optimizer", "epochs", "batch", "init"):
+        if getattr(settings, name) != getattr(Settings(), name):
             raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{name}, or use --solver gradient")
 
 

@@ -28,6 +28,10 @@ from cnnkit.train.optim import Objective, answers
 
 log = logging.getLogger("cnnkit")
 
+# Multiplications in a step from which several cores are faster than one: below, they wait for one another, and on a busy
+# machine ten times as long as they work.
+_WORTH_SHARING = 50_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -145,8 +149,13 @@ class _Training:
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every epoch as it is done."""
+        rows = self.settings.batch if self.settings.solver is Solver.GRADIENT else len(self.learning.targets)
+        work = rows * sum(parameter.numel() for parameter in self.head.parameters())
         # Dropout draws from torch's global generator, which is lent to us and given back.
-        with torch.random.fork_rng(devices=[self.learning.values.device] if self.learning.values.is_cuda else []):
+        generators = torch.random.fork_rng(
+            devices=[self.learning.values.device] if self.learning.values.is_cuda else []
+        )
+        with torch_device.threads(1 if work < _WORTH_SHARING else None), generators:
             torch.manual_seed(self.settings.seed)
             for epoch in self._lbfgs() if self.settings.solver is Solver.LBFGS else self._gradient():
                 self.epochs.append(epoch)
@@ -215,6 +224,12 @@ def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
     backbone, preprocess = header.backbone, header.preprocess
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
         raise FormatError(f"{name}: its header names no base, or no weights; run cnn-extract again")
+    if weights is not None and weights.suffix == ".pt":
+        model = bundle.load(weights)
+        found_base, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
+        if backbone.weights_sha256 not in (found_backbone.weights_sha256, bundle.keep_state(found_base.state_dict())):
+            raise CnnkitError(f"{weights} holds another base than the one that made {name}; give that one")
+        return found_base
     if weights is not None:
         found = cache.sha256(weights)
         if found != backbone.weights_sha256:
@@ -222,7 +237,7 @@ def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
                 f"{weights} has sha256 {found[:12]}..., {name} was made with {backbone.weights_sha256[:12]}...; give that file"
             )
         return backbones.restore(backbone, weights, size=preprocess.size)
-    kept = bundle.find_state(backbone.weights_sha256)
+    kept = cache.find_weights(backbone.weights_sha256)
     if kept is None:
         raise CnnkitError(
             f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are in no cache; "

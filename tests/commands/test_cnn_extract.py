@@ -18,7 +18,7 @@ from cnnkit.engine.bases import Request
 from cnnkit.formats import bundle, features, onnx_model
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
 TEXT = "conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu"
@@ -200,7 +200,7 @@ def test_torch_instead(run, here):
 
 def test_weights_of_a_file(run, here):
     """--weights FILE takes a state_dict, which makes another base than the random one, under the file's hash."""
-    module = backbones.seeded(5, lambda: backbones.network("squeezenet1_1"))[0]
+    module = catalogue.seeded(5, lambda: catalogue.network("squeezenet1_1"))[0]
     torch.save(module.state_dict(), "mine.pth")
     words = ("--backbone", "SqueezeNet1_1", "--weights", "mine.pth", "--size", "64", "--device", "cpu")
     run("cnn-extract", "photos", "-o", "x.npy", *words)

@@ -36,7 +36,8 @@ def test_every_format_that_is_let_in(tmp_path, name):
         pytest.skip("this Pillow was built without AVIF")
     path = tmp_path / "picture"
     Image.fromarray(noise(31, 17)).save(path, name)
-    assert images.format_of(path) == name
+    with images.opened(path) as image:
+        assert image.format == name
     with Image.open(path) as expected:
         assert np.array_equal(images.load(path), expected.convert("RGB"))
 
@@ -45,7 +46,8 @@ def test_a_file_of_several_jpegs(tmp_path):
     """An MPO file, as phones and stereo cameras write it, is its first picture."""
     first, second = (Image.fromarray(np.full((16, 16, 3), value, dtype=np.uint8)) for value in (40, 200))
     first.save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[second])
-    assert images.format_of(tmp_path / "stereo.jpg") == "MPO"
+    with images.opened(tmp_path / "stereo.jpg") as image:
+        assert image.format == "MPO"
     assert abs(int(np.asarray(images.load(tmp_path / "stereo.jpg")).mean()) - 40) <= 1
 
 

@@ -18,7 +18,7 @@ from cnnkit.errors import CnnkitError, DeviceError, FormatError, UsageError
 from cnnkit.formats import bundle, onnx_model
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Backbone, Header, Kind
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
 TEXT = "conv 6 k3 s2 same bn relu, avgpool 3 s2 same, conv 8 k2 same d2 hardswish, pool 2 same"
@@ -50,7 +50,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def weights_file(path, seed=5):
-    module = backbones.seeded(seed, lambda: backbones.network("squeezenet1_1"))[0]
+    module = catalogue.seeded(seed, lambda: catalogue.network("squeezenet1_1"))[0]
     torch.save(module.state_dict(), path)
     return str(path)
 

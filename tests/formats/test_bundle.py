@@ -254,10 +254,10 @@ def test_weights_are_kept_under_their_hash(tmp_path, monkeypatch):
     state = nn.Linear(3, 2).state_dict()
     digest = bundle.keep_state(state)
     assert bundle.keep_state({key: value.clone() for key, value in state.items()}) == digest
-    kept = bundle.find_state(digest)
+    kept = cache.find_weights(digest)
     assert sha256(kept.read_bytes()).hexdigest() == digest == cache.sha256(kept)
     assert torch.equal(bundle.load_state(kept)["weight"], state["weight"])
-    assert bundle.find_state("0" * 64) is None
+    assert cache.find_weights("0" * 64) is None
 
 
 def test_a_file_is_kept_as_it_is(tmp_path, monkeypatch):
@@ -265,7 +265,7 @@ def test_a_file_is_kept_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
     digest = bundle.keep_state_file(tmp_path / "w.pth")
-    assert bundle.find_state(digest).read_bytes() == (tmp_path / "w.pth").read_bytes()
+    assert cache.find_weights(digest).read_bytes() == (tmp_path / "w.pth").read_bytes()
 
 
 def test_torchs_downloads_are_found_by_their_content(tmp_path, monkeypatch):
@@ -278,6 +278,6 @@ def test_torchs_downloads_are_found_by_their_content(tmp_path, monkeypatch):
     digest = sha256(content).hexdigest()
     file = folder / f"net-{digest[:8]}.pth"
     file.write_bytes(content[:-1])
-    assert bundle.find_state(digest) is None
+    assert cache.find_weights(digest) is None
     file.write_bytes(content)
-    assert bundle.find_state(digest) == file
+    assert cache.find_weights(digest) == file

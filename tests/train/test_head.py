@@ -284,14 +284,17 @@ def test_the_binary_loss(make):
     assert logits(model, pair[0]).shape == (27, 1)
 
 
-def test_patience_and_monitor(pair):
+def test_patience_and_monitor(pair, make):
     """Training ends that many epochs after the best; accuracy and loss may choose different epochs."""
     result, model = train(pair, lr=0.0, epochs=20, patience=3, init=Initializer.ZEROS)
     assert (result.epochs, result.best_epoch, len(model.history)) == (4, 1, 4)
-    result, model = train(pair, monitor=Monitor.VAL_ACCURACY, epochs=20)
+    # Some labels that are wrong: who grows sure of the others pays for these, and is right as often
+    labels = [CLASSES[(number // 8 + (number % 8 == 0)) % 3] for number in range(24)]
+    pair = pair[0], make("odd", (8, 8, 8), seed=1, labels=labels)
+    result, model = train(pair, monitor=Monitor.VAL_ACCURACY, epochs=20, lr=0.2)
     ranks = [(row["val_accuracy"], -row["val_loss"]) for row in model.history]
     assert result.best_epoch == 1 + ranks.index(max(ranks))
-    again, _ = train(pair, monitor=Monitor.VAL_LOSS, epochs=20)
+    again, _ = train(pair, monitor=Monitor.VAL_LOSS, epochs=20, lr=0.2)
     assert again.best_epoch != result.best_epoch, "the two measures should disagree here"
 
 
@@ -328,7 +331,7 @@ def test_heads_on_maps(make, head, whole):
     result, model = train(pair, head=head)
     assert model.header.head.replace(", bn", " bn") == whole.replace(", bn", " bn")
     shares = logits(model, pair[1]).double().softmax(1).numpy()
-    assert result.val_loss == pytest.approx(log_loss(targets_of(pair[1]), shares), rel=1e-4)
+    assert result.val_loss == pytest.approx(log_loss(targets_of(pair[1]), shares), rel=1e-4, abs=1e-6)
 
 
 # ---------------------------------------------------------------- logistic regression
@@ -344,7 +347,7 @@ def test_lbfgs_takes_the_strength_with_the_lowest_validation_loss(pair):
     assert model.header.head == "dense 3 softmax"
     again, other = lbfgs(pair, l2=strength, name="again.pt")
     assert (again.epochs, other.header.training["l2"]) == (1, strength)
-    torch.testing.assert_close(logits(other, pair[1]).softmax(1), logits(model, pair[1]).softmax(1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logits(other, pair[1]).softmax(1), logits(model, pair[1]).softmax(1), atol=2e-3, rtol=0)
 
 
 def test_lbfgs_looks_at_validation_rows_to_choose_and_at_nothing_else(pair, make):
@@ -376,7 +379,7 @@ def test_lbfgs_on_maps_and_for_two_classes(make, loss):
     pair = make("train", (12, 12), pool=Pool.NONE), make("val", (6, 6), pool=Pool.NONE, seed=1)
     result, model = lbfgs(pair, loss=loss)
     shares = classifiers.probabilities(logits(model, pair[1]).double()).numpy()
-    assert result.val_loss == pytest.approx(log_loss(targets_of(pair[1]), shares), rel=1e-4)
+    assert result.val_loss == pytest.approx(log_loss(targets_of(pair[1]), shares), rel=1e-4, abs=1e-6)
     assert result.val_accuracy > 0.8
 
 

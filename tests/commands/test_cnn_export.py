@@ -1,0 +1,211 @@
+"""cnn-export as it is run: a model to one file that was seen to compute the same, and every mistake one line."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from cnnkit.data import preprocess as preparing
+from cnnkit.engine import export
+from cnnkit.formats import bundle, onnx_model
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones
+from cnnkit.nets import classifier as classifiers
+
+TEXT = "conv 6 k3 s2 relu, conv 8 k3 relu"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures):
+    """A working folder with model.pt (two classes, pooled by the mean) and eleven photos."""
+    pictures(red=6, blue=5)
+    monkeypatch.chdir(tmp_path)
+    write("model.pt", "dense 2 softmax")
+    return tmp_path
+
+
+def write(name, head):
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1)
+    made = classifiers.build_head(head, (8,))
+    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state |= {f"head.{key}": value for key, value in made.state_dict().items()}
+    bundle.save(name, Bundle(header, state))
+
+
+def expected(paths):
+    model = bundle.load("model.pt")
+    made = classifiers.from_header(model.header, model.state, name="model.pt")
+    pixels = np.stack([preparing.load(path, made.preprocess) for path in paths])
+    with torch.no_grad():
+        return pixels, made(torch.from_numpy(pixels)).softmax(1).numpy()
+
+
+CPU = ("--device", "cpu", "--batch", "4")
+
+
+def test_a_model_to_one_file(run, here):
+    """Records on stdout, random inputs first and then the pictures; the file gives torch's probabilities; the same bytes again."""
+    outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--verify", "photos", "--features", "--cam", *CPU)
+    assert list(outcome.rows[0]) == ["source", "batch", "rows", "max_difference", "top1_agreement"]
+    assert [(row["source"], row["batch"], row["rows"]) for row in outcome.rows] == [
+        ("random", "1", "1"), ("random", "2", "2"), ("random", "4", "4"), ("photos", "4", "11"),
+    ]  # fmt: skip
+    assert all(float(row["max_difference"]) < 1e-5 and row["top1_agreement"] == "1" for row in outcome.rows)
+    assert outcome.err == ""
+    paths = sorted(Path("photos").rglob("*.png"))
+    pixels, shares = expected(paths)
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["probabilities"], {"images": pixels})[0], shares, atol=1e-5)
+    assert {item.name for item in session.get_outputs()} == {"probabilities", "logits", "features", "cam"}
+    onnx.checker.check_model(Path("model.onnx").read_bytes(), full_check=True)
+    found, header = onnx_model.load("model.onnx").header, bundle.load("model.pt").header
+    assert (found.classes, found.preprocess, found.backbone, found.head) == (
+        header.classes, header.preprocess, header.backbone, header.head,
+    )  # fmt: skip
+    assert sorted(path.name for path in here.iterdir()) == ["model.onnx", "model.pt", "photos"]
+    content = Path("model.onnx").read_bytes()
+    run("cnn-export", "model.pt", "-o", "model.onnx", "--features", "--cam", *CPU)
+    assert Path("model.onnx").read_bytes() == content
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Export every network once: what follows is not about the exporter, which takes its seconds."""
+    real, kept = export.to_onnx, {}
+
+    def remembered(module, example, *, inputs, outputs, opset=None):
+        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset)
+        if key not in kept:
+            kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset)
+        return onnx.ModelProto.FromString(kept[key].SerializeToString())
+
+    monkeypatch.setattr(export, "to_onnx", remembered)
+
+
+def test_pictures_by_every_way_in(run, here, quickly):
+    """A folder, pictures by name, a manifest's part, and a list on standard input are compared alike."""
+    paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
+    Path("split.tsv").write_text(
+        "path\tlabel\tsplit\n" + "".join(f"{path}\tx\t{'val' if 'red' in path else 'train'}\n" for path in paths)
+    )
+    repeated = [word for path in paths for word in ("--verify", path)]
+    found = []
+    for words, stdin in [
+        (("--verify", "photos"), None),
+        (repeated, None),
+        (("--verify", "-"), "\n".join(paths)),
+        (("--verify", "-", "-0"), "\0".join(paths)),
+        (("--verify", "split.tsv"), None),
+    ]:
+        record = run("cnn-export", "model.pt", "-o", "model.onnx", *words, *CPU, stdin=stdin).rows[-1]
+        found.append((record["rows"], record["max_difference"], record["top1_agreement"]))
+    assert len(set(found)) == 1
+    assert found[0][0] == "11"
+    part = run(
+        "cnn-export", "model.pt", "-o", "model.onnx", "--verify", "split.tsv", "--split", "val", *CPU, "--json"
+    ).out
+    assert json.loads(part.splitlines()[-1])["rows"] == 6
+
+
+def test_broken_pictures_are_skipped_and_named(run, here, quickly):
+    """Exit 3, and the file is written: the others were compared. With none left there is no proof, and no file."""
+    Path("photos/red/bad.png").write_bytes(b"no picture")
+    outcome = run(
+        "cnn-export", "model.pt", "-o", "a.onnx", "--verify", "photos", "--errors", "errors.tsv", *CPU, status=3
+    )
+    assert "photos/red/bad.png: " in outcome.err
+    assert outcome.rows[-1]["rows"] == "11"
+    assert Path("a.onnx").exists()
+    assert Path("errors.tsv").read_text().splitlines()[1].startswith("photos/red/bad.png\t")
+    outcome = run("cnn-export", "model.pt", "-o", "b.onnx", "--verify", "photos/red/bad.png", *CPU, status=1)
+    assert "no picture could be used to compare on; nothing written" in outcome.err
+    assert not Path("b.onnx").exists()
+
+
+def test_above_the_tolerance_the_exit_is_1_and_the_file_untouched(run, here, quickly):
+    """One line with both numbers, nothing on stdout."""
+    Path("model.onnx").write_bytes(b"before")
+    outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--fp16", "--tolerance", "1e-9", *CPU, status=1)
+    assert outcome.out == ""
+    assert "more than --tolerance 1e-09; nothing written" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert Path("model.onnx").read_bytes() == b"before"
+    run("cnn-export", "model.pt", "-o", "model.onnx", "--fp16", *CPU)
+    kinds = {tensor.data_type for tensor in onnx.load("model.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_options_reach_the_graph(run, here):
+    """--input float, --opset and --head-only, each seen in the file."""
+    run("cnn-export", "model.pt", "-o", "float.onnx", "--input", "float", "--opset", "21", *CPU)
+    proto = onnx.load("float.onnx")
+    (taken,) = proto.graph.input
+    assert [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:] == [3, 16, 16]
+    assert taken.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert proto.opset_import[0].version == 21
+    run("cnn-export", "model.pt", "-o", "head.onnx", "--head-only", *CPU)
+    (taken,) = onnx.load("head.onnx").graph.input
+    assert (taken.name, [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:]) == ("features", [8])
+
+
+def test_a_head_without_class_activation_maps_says_why(run, here):
+    """And names the way to a model that has them."""
+    write("deep.pt", "dense 4 relu, dense 2 softmax")
+    outcome = run("cnn-export", "deep.pt", "-o", "deep.onnx", "--cam", *CPU, status=1)
+    assert (
+        "needs global average pooling and one dense layer; this model has pool avg and Linear, ReLU, Linear"
+        in outcome.err
+    )
+    assert "cnn-train-head without --head" in outcome.err
+    assert not Path("deep.onnx").exists()
+
+
+def test_wrong_files_and_words_are_one_line(run, here):
+    """What it is and what is wanted; nothing written."""
+    torch.save({"weight": torch.zeros(3)}, "bare.pth")
+    shutil.copy("bare.pth", "bare.pt")
+    Path("text.pt").write_text("no model")
+    Path("some.onnx").write_bytes(b"x")
+    Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:500])
+    for words, status, message in [
+        (("gone.pt", "-o", "x.onnx"), 1, "gone.pt: no such file; a model comes from cnn-train-head"),
+        (("bare.pth", "-o", "x.onnx"), 1, "bare.pth: no cnnkit header in it; a bare state_dict goes to --weights"),
+        (("bare.pt", "-o", "x.onnx"), 1, "bare.pt: no cnnkit header in it"),
+        (("text.pt", "-o", "x.onnx"), 1, "text.pt: not a file that torch can read"),
+        (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or cut short"),
+        (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: is exported already; give the .pt that it was made from"),
+        (("photos", "-o", "x.onnx"), 1, "photos"),
+        (("model.pt", "-o", "x.pb"), 2, "x.pb: a network is written to a .onnx file"),
+        (("model.pt", "-o", "nowhere/x.onnx"), 1, "nowhere: no such folder to write x.onnx into"),
+        (("model.pt", "-o", "x.onnx", "--opset", "9"), 2, "--opset 9: give 18 to 23"),
+        (("model.pt", "-o", "x.onnx", "--device", "tpu"), 2, "tpu"),
+        (("model.pt", "-o", "x.onnx", "--head-only", "--cam"), 2, "--head-only takes features"),
+        (("model.pt", "-o", "x.onnx", "--split", "val"), 2, "give them with --verify SOURCE"),
+        (("model.pt", "-o", "x.onnx", "--verify", "nowhere"), 1, "nowhere"),
+    ]:
+        outcome = run("cnn-export", *words, status=status)
+        assert outcome.out == ""
+        assert outcome.err.startswith("cnn-export: ")
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+        assert not list(here.glob("x.*"))
+
+
+def test_a_missing_file_is_said_before_torch_is_loaded(shell, here):
+    """It costs a moment, not the seconds that torch takes."""
+    seen = shell("python -X importtime -m cnnkit_tools.cnn_export gone.pt -o x.onnx", cwd=here, status=1).err
+    assert "gone.pt: no such file" in seen
+    modules = {line.rpartition("|")[2].strip() for line in seen.splitlines() if line.startswith("import time:")}
+    assert "cnnkit.engine.verified" in modules
+    assert modules & {"torch", "onnx", "onnxruntime"} == set()
+    started = time.perf_counter()
+    shell("cnn-export gone.pt -o x.onnx", cwd=here, status=1)
+    assert time.perf_counter() - started < 5

@@ -1,0 +1,263 @@
+"""cnn-train-head as it is run: features in, a model and its history out, and every mistake one line."""
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnnkit.engine import bases
+from cnnkit.engine.bases import Request
+from cnnkit.formats import bundle, features
+from cnnkit.formats.header import Header, Kind
+from cnnkit.formats.manifest import Row
+
+BASE = ("--layers", "conv 6 k3 s2 relu, conv 8 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+FAST = ("--device", "cpu", "--lr", "0.05", "--epochs", "6")
+
+
+@pytest.fixture
+def here(run, tmp_path, monkeypatch, pictures):
+    """A working folder with train.npy and val.npy of small pictures, by cnn-extract."""
+    pictures("photos/train", red=10, blue=10)
+    pictures("photos/val", red=5, blue=5)
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *BASE)
+    return tmp_path
+
+
+def history(path="head.csv"):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_features_to_a_model_and_its_history(run, here):
+    """One record on stdout with the baselines beside the result, the model, and one row of history an epoch."""
+    outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *FAST)
+    (result,) = outcome.rows
+    assert list(result) == [
+        "model", "classes", "train_rows", "val_rows", "epochs", "best_epoch",
+        "train_accuracy", "val_accuracy", "val_loss", "majority", "nearest_centroid",
+    ]  # fmt: skip
+    assert (result["model"], result["train_rows"], result["val_rows"], result["majority"]) == (
+        "head.pt",
+        "20",
+        "10",
+        "0.5",
+    )
+    rows = history()
+    assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    best = rows[int(result["best_epoch"]) - 1]
+    assert (best["val_loss"], best["val_accuracy"]) == (result["val_loss"], result["val_accuracy"])
+    model = bundle.load("head.pt")
+    assert model.header.classes == ("blue", "red")
+    assert [f"{row['val_loss']:.6g}" for row in model.history] == [row["val_loss"] for row in rows]
+    assert sorted(os.listdir()) == sorted(
+        [
+            "photos",
+            "head.pt",
+            "head.csv",
+            *(f"{part}.{kind}" for part in ("train", "val") for kind in ("npy", "tsv", "json")),
+        ]
+    )
+
+
+def test_json_is_the_same_result(run, here):
+    """Numbers as numbers, and nothing that is unknown without validation."""
+    words = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--json", *FAST)
+    result = json.loads(run(*words).out)
+    assert (result["classes"], result["epochs"]) == (2, 6)
+    outcome = run("cnn-train-head", "train.npy", "-o", "head.pt", "--json", *FAST)
+    alone = json.loads(outcome.out)
+    assert (alone["val_accuracy"], alone["majority"], alone["best_epoch"]) == (None, None, 6)
+    assert "no --val: the last epoch is kept" in outcome.err
+    assert history()[0]["val_loss"] == ""
+
+
+OPTIONS = {
+    "head": ("--head", "dense 5 relu, dropout 0.25"),
+    "loss": ("--loss", "binary"),
+    "solver": ("--solver", "lbfgs"),
+    "optimizer": ("--optimizer", "rmsprop"),
+    "lr": ("--lr", "0.002"),
+    "epochs": ("--epochs", "2"),
+    "batch": ("--batch", "5"),
+    "l1": ("--l1", "0.01"),
+    "l2": ("--l2", "0.03"),
+    "init": ("--init", "orthogonal"),
+    "class_weights": ("--class-weights", "balanced"),
+    "standardize": ("--standardize",),
+    "pca": ("--pca", "3"),
+    "whiten": ("--whiten",),
+    "patience": ("--patience", "2"),
+    "monitor": ("--monitor", "val_accuracy"),
+    "smoothing": ("--smoothing", "0.1"),
+    "seed": ("--seed", "9"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_arrives(run, here, name):
+    """What was asked for stands in the model's Header, and the others are as they were."""
+    common = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--device", "cpu")
+    run(*common, "--epochs", "2") if name != "solver" else None
+    plain = bundle.load("head.pt").header.training if name != "solver" else {}
+    run(*common, *(() if name in ("epochs", "solver") else ("--epochs", "2")), *OPTIONS[name])
+    training = bundle.load("head.pt").header.training
+    word = OPTIONS[name][1] if len(OPTIONS[name]) > 1 else "True"
+    assert str(training[name]) == word
+    if name != "epochs":
+        assert {key for key in plain if plain[key] != training[key]} <= {name}
+        assert not plain or plain[name] != training[name]
+
+
+def test_the_same_seed_gives_the_same_bytes(run, here):
+    """Of the model; another seed gives another one."""
+    words = ("--head", "dense 5 relu, dropout 0.5", *FAST)
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", f"{name}.pt", "--seed", seed, *words)
+    assert Path("a.pt").read_bytes() == Path("b.pt").read_bytes() != Path("c.pt").read_bytes()
+    content = torch.load("a.pt", weights_only=True)
+    assert str(here) not in str(content["header"])
+
+
+def test_the_history_can_be_followed_while_training_goes_on(run, here, monkeypatch):
+    """Every epoch is on disk before the next one begins."""
+    from cnnkit.formats import history as histories
+
+    seen = []
+    real = histories.Writer.write
+
+    def write(self, record):
+        real(self, record)
+        seen.append(len(Path("head.csv").read_text().splitlines()))
+
+    monkeypatch.setattr(histories.Writer, "write", write)
+    run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *FAST)
+    assert seen == [2, 3, 4, 5, 6, 7]
+
+
+def test_what_training_reports_is_what_prediction_gives(run, here):
+    """cnn-predict | cnn-eval on the validation pictures: the same accuracy, probabilities to 1e-4."""
+    words = ("--head", "dense 5 relu, dropout 0.3", "--standardize", "--epochs", "4", "--lr", "0.02", "--device", "cpu")
+    (result,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *words).rows
+    run("cnn-export", "head.pt", "-o", "head.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "head.onnx", "photos/val", "--top", "2", "--json", "--device", "cpu").out
+    report = json.loads(run("cnn-eval", "--json", stdin=predicted).out)
+    assert f"{report['accuracy']:.6g}" == result["val_accuracy"]
+    assert report["log_loss"] == pytest.approx(float(result["val_loss"]), abs=1e-4)
+
+    kept, model = features.load("val.npy"), bundle.load("head.pt")
+    weights = {
+        name.removeprefix("head."): tensor.numpy() for name, tensor in model.state.items() if name.startswith("head.")
+    }
+    hidden = np.maximum(kept.values @ weights["dense1.weight"].T + weights["dense1.bias"], 0)
+    logits = hidden @ weights["dense2.weight"].T + weights["dense2.bias"]
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = {
+        (row.path, label): share[place]
+        for row, share in zip(kept.rows, shares, strict=True)
+        for place, label in enumerate(("blue", "red"))
+    }
+    records = [json.loads(line) for line in predicted.splitlines()]
+    assert len(records) == 20
+    for record in records:
+        assert record["probability"] == pytest.approx(expected[record["path"], record["label"]], abs=1e-4)
+
+
+def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, shell):
+    """What and where, without waiting for torch."""
+    for words, status, message in [
+        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
+        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
+        (("train.npy", "-o", "x.onnx"), 2, "x.onnx: a model is written to a .pt file"),
+        (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
+        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: features are written to a .npy file"),
+        (
+            ("train.npy", "-o", "x.pt", "--weights", "gone.pth"),
+            1,
+            "gone.pth: no such file; --weights takes the state_dict",
+        ),
+        (("train.npy", "-o", "x.pt", "--head", "@gone.txt"), 2, "gone.txt: No such file or directory"),
+        (("train.npy", "-o", "x.pt", "--head", "dense"), 2, "layer 1"),
+        (("train.npy", "-o", "x.pt", "--device", "tpu"), 2, "tpu"),
+    ]:
+        outcome = run("cnn-train-head", *words, status=status)
+        assert outcome.out == ""
+        assert outcome.err.startswith("cnn-train-head: ")
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+        assert not list(here.glob("x.*"))
+    seen = shell("python -X importtime -m cnnkit_tools.cnn_train_head gone.npy -o x.pt", cwd=here, status=1).err
+    assert "gone.npy: no such file" in seen
+    modules = {line.rpartition("|")[2].strip() for line in seen.splitlines() if line.startswith("import time:")}
+    assert "cnnkit.train.head" in modules
+    assert modules & {"torch", "sklearn", "onnxruntime"} == set()
+    started = time.perf_counter()
+    shell("cnn-train-head gone.npy -o x.pt", cwd=here, status=1)
+    assert time.perf_counter() - started < 5, "a moment on an idle machine; seconds where torch is loaded first"
+
+
+def test_features_of_another_base_are_refused(run, here):
+    """Both files and both layers are named; exit 1 and nothing written."""
+    run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BASE, "--layer", "conv1")
+    outcome = run("cnn-train-head", "train.npy", "--val", "other.npy", "-o", "x.pt", status=1)
+    assert outcome.err == (
+        "cnn-train-head: train.npy has layer conv2, other.npy has conv1; extract both with the same options\n"
+    )
+    assert not list(here.glob("x.*"))
+
+
+@pytest.mark.photos
+def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
+    """MobileNetV2 and a few dozen dogs and cats: training and cnn-predict | cnn-eval agree on the validation pictures."""
+    monkeypatch.chdir(tmp_path)
+    for part, start, count in (("train", 0, 24), ("val", 24, 12)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for path in sorted((photos / "dogs-vs-cats" / label).iterdir())[start : start + count]:
+                (tmp_path / part / label / path.name).symlink_to(path)
+        base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth", "--device", "cpu")
+        run("cnn-extract", part, "-o", f"{part}.npy", *base)
+    outcome = run(
+        "cnn-train-head",
+        "train.npy",
+        "--val",
+        "val.npy",
+        "-o",
+        "head.pt",
+        "--solver",
+        "lbfgs",
+        "--standardize",
+        "--device",
+        "cpu",
+    )
+    (result,) = outcome.rows
+    assert float(result["val_accuracy"]) >= 0.9
+    assert "signal" not in outcome.err
+    run("cnn-export", "head.pt", "-o", "head.onnx", "--device", "cpu", "--cam", "--batch", "4")
+    predicted = run("cnn-predict", "-m", "head.onnx", "val", "--top", "2", "--device", "cpu").out
+    report = json.loads(run("cnn-eval", "--json", stdin=predicted).out)
+    assert f"{report['accuracy']:.6g}" == result["val_accuracy"]
+    assert report["log_loss"] == pytest.approx(float(result["val_loss"]), abs=2e-4)
+
+
+def test_a_row_without_a_label_is_named(run, here):
+    """Features of pictures that nobody labelled cannot train a head."""
+    model = bases.get(Request(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
+    header = Header(Kind.FEATURES, None, model.preprocess, model.backbone)
+    with features.Writer("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
+        writer.write(
+            np.zeros((2, 8), dtype=np.float32), [Row("a.png", "cat", None, None), Row("b.png", None, None, None)]
+        )
+    outcome = run("cnn-train-head", "bare.npy", "-o", "x.pt", status=1)
+    assert (
+        outcome.err
+        == "cnn-train-head: bare.npy: b.png has no label; extract from class folders or a manifest with labels\n"
+    )

@@ -1,0 +1,360 @@
+"""From torch to ONNX, compared with torch and with values worked in numpy, and the gate that a file has to pass."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import ExportInput, Initializer, Pool
+from cnnkit.engine import export, verified
+from cnnkit.engine.export import Answers, HeadAnswers
+from cnnkit.engine.session import Session
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones, build
+from cnnkit.nets import classifier as classifiers
+
+TEXT = "conv 6 k3 s2 bn relu, conv 10 k2 relu"
+SIZE = 11
+CLASSES = ("blue", "green", "red")
+
+
+def network(head="dense 3 softmax", pool=Pool.AVG, text=TEXT, seed=0):
+    """A classifier whose every parameter has some random value, and its Header."""
+    base, backbone, preprocess = backbones.by_notation(text, size=SIZE, pool=pool, seed=seed)
+    extractor = classifiers.Extractor(base, preprocess=preprocess, pool=pool).eval()
+    made = classifiers.build_head(head, classifiers.feature_shape(extractor, preprocess))
+    generator = torch.Generator().manual_seed(seed)
+    build.initialise(made, Initializer.HE, generator=generator)
+    for part in (*base.modules(), *made.modules()):
+        if getattr(part, "bias", None) is not None:
+            nn.init.normal_(part.bias, std=0.3, generator=generator)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, std=0.3, generator=generator)
+            nn.init.uniform_(part.running_var, 0.5, 2.0, generator=generator)
+    classes = CLASSES[:2] if head.endswith("sigmoid") else CLASSES
+    header = Header(Kind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"}, {"cnnkit": "0"})
+    return classifiers.Classifier(base, made, preprocess=preprocess, pool=pool).eval(), header
+
+
+def pixels(batch, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def written(tmp_path, made=None, header=None, **options):
+    """Write a model, export it, and give the records and the bytes."""
+    if made is None:
+        made, header = network()
+    bundle.save(tmp_path / "model.pt", Bundle(header, made.state_dict()))
+    records = verified.export_model(
+        tmp_path / "model.pt", tmp_path / "model.onnx", **{"batch": 4, "device": "cpu", **options}
+    )
+    return records, (tmp_path / "model.onnx").read_bytes()
+
+
+def answered(content, images, name="images"):
+    """What ONNX Runtime gives, by names."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return dict(zip([item.name for item in session.get_outputs()], session.run(None, {name: images}), strict=True))
+
+
+def in_torch(made, images):
+    with torch.no_grad():
+        features = made.features(torch.from_numpy(images))
+        logits = made.head(features)
+    return classifiers.probabilities(logits).numpy(), logits.numpy(), features.numpy()
+
+
+# ---------------------------------------------------------------- the graph
+
+
+def test_a_whole_network_computes_what_torch_does(tmp_path):
+    """Probabilities, logits and features, at batches that nobody exported with; names, types and shapes as documented."""
+    made, header = network("dense 8 relu, dropout 0.5, dense 3 softmax")
+    _, content = written(tmp_path, made, header, features=True)
+    for batch in (1, 2, 7):
+        found = answered(content, pixels(batch))
+        for output, expected in zip(
+            ("probabilities", "logits", "features"), in_torch(made, pixels(batch)), strict=True
+        ):
+            np.testing.assert_allclose(found[output], expected, atol=1e-5)
+    graph = onnx.load_model_from_string(content).graph
+    shapes = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes == {
+        "images": (onnx.TensorProto.UINT8, ["batch", SIZE, SIZE, 3]),
+        "probabilities": (onnx.TensorProto.FLOAT, ["batch", 3]),
+        "logits": (onnx.TensorProto.FLOAT, ["batch", 3]),
+        "features": (onnx.TensorProto.FLOAT, ["batch", 10]),
+    }
+
+
+def test_a_sigmoid_gives_two_columns(tmp_path):
+    """The second column is the sigmoid, the first what is left; logits are 0 and z."""
+    made, header = network("dense 1 sigmoid")
+    _, content = written(tmp_path, made, header)
+    found = answered(content, pixels(5))
+    with torch.no_grad():
+        z = made(torch.from_numpy(pixels(5))).numpy()[:, 0]
+    np.testing.assert_allclose(
+        found["probabilities"], np.stack([1 - 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-z))], 1), atol=1e-6
+    )
+    np.testing.assert_allclose(found["logits"], np.stack([np.zeros(5), z], 1), atol=1e-5)
+
+
+def test_normalised_floats_in(tmp_path):
+    """The classic input, (N, 3, H, W): the same answers to pictures that somebody else normalised."""
+    made, header = network()
+    _, content = written(tmp_path, made, header, input_kind=ExportInput.FLOAT)
+    floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(
+        0, 3, 1, 2
+    )
+    found = answered(content, floats.astype(np.float32))
+    np.testing.assert_allclose(found["probabilities"], in_torch(made, pixels(3))[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "shape"), [(Pool.AVG, (10,)), (Pool.NONE, (10, 4, 4))])
+def test_the_head_alone(tmp_path, pool, shape):
+    """Features in, vectors or maps, probabilities out."""
+    made, header = network(
+        "flatten, dense 8 relu, dense 3 softmax" if pool is Pool.NONE else "dense 8 relu, dense 3 softmax", pool
+    )
+    records, content = written(tmp_path, made, header, head_only=True)
+    _, _, features = in_torch(made, pixels(7))
+    assert features.shape[1:] == shape
+    np.testing.assert_allclose(
+        answered(content, features, "features")["probabilities"], in_torch(made, pixels(7))[0], atol=1e-5
+    )
+    assert [(record.source, record.batch) for record in records] == [("random", 1), ("random", 2), ("random", 4)]
+
+
+CAM_HEADS = {
+    "dense": ("dense 3 softmax", Pool.AVG),
+    "dropout": ("dropout 0.5, dense 3 softmax", Pool.AVG),
+    "gap in the head": ("gap, dense 3 softmax", Pool.NONE),
+    "nobias": ("dense 3 nobias softmax", Pool.AVG),
+}
+
+
+@pytest.mark.parametrize(("head", "pool"), CAM_HEADS.values(), ids=CAM_HEADS)
+def test_class_activation_maps_are_the_closed_form(tmp_path, head, pool):
+    """Each map is the base's maps summed with the class's weights; its mean and the bias give the logit."""
+    made, header = network(head, pool)
+    _, content = written(tmp_path, made, header, cam=True)
+    found = answered(content, pixels(3))
+    with torch.no_grad():
+        maps = made.base(made.normalise(torch.from_numpy(pixels(3)))).numpy()  # (N, K, h, w)
+    layer = made.head[-1]
+    weights = layer.weight.detach().numpy()  # (classes, K)
+    np.testing.assert_allclose(found["cam"], np.einsum("ck,nkhw->nchw", weights, maps), atol=1e-5)
+    bias = 0 if layer.bias is None else layer.bias.detach().numpy()
+    np.testing.assert_allclose(found["cam"].mean((2, 3)) + bias, found["logits"], atol=1e-5)
+
+
+def test_class_activation_maps_of_one_sigmoid(tmp_path):
+    """The second class's map gives its logit, the first one's is its opposite."""
+    made, header = network("dense 1 sigmoid")
+    _, content = written(tmp_path, made, header, cam=True)
+    found = answered(content, pixels(3))
+    assert found["cam"].shape == (3, 2, 4, 4)
+    np.testing.assert_allclose(
+        found["cam"][:, 1].mean((1, 2)) + made.head[-1].bias.detach().numpy(), found["logits"][:, 1], atol=1e-5
+    )
+    np.testing.assert_array_equal(found["cam"][:, 0], -found["cam"][:, 1])
+
+
+@pytest.mark.parametrize(
+    ("head", "pool", "text", "reason"),
+    [
+        (
+            "dense 8 relu, dense 3 softmax",
+            Pool.AVG,
+            TEXT,
+            "one dense layer; this model has pool avg and Linear, ReLU, Linear",
+        ),
+        ("dense 3 softmax", Pool.MAX, TEXT, "pool max"),
+        ("dense 3 softmax", Pool.FLATTEN, TEXT, "pool flatten"),
+        ("flatten, dense 3 softmax", Pool.NONE, TEXT, "pool none"),
+        ("gmp, dense 3 softmax", Pool.NONE, TEXT, "GlobalPool"),
+        ("dense 3 softmax", Pool.AVG, f"{TEXT}, gap", "ends in a vector of 10"),
+    ],
+)
+def test_heads_without_class_activation_maps_say_why(tmp_path, head, pool, text, reason):
+    """Rather than a map that means nothing; no file."""
+    made, header = network(head, pool, text)
+    with pytest.raises(CnnkitError) as caught:
+        written(tmp_path, made, header, cam=True)
+    assert str(caught.value).startswith("a class activation map")
+    assert reason in str(caught.value)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_half_precision_inside_floats_outside(tmp_path):
+    """Weights of base and head are float16, normalisation is not; outputs are float32 and near; the model in memory is as before."""
+    made, header = network()
+    records, content = written(tmp_path, made, header, half=True, features=True, cam=True)
+    proto = onnx.load_model_from_string(content)
+    kinds = {
+        tensor.data_type for tensor in proto.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 3
+    }
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert {value.type.tensor_type.elem_type for value in proto.graph.output} == {onnx.TensorProto.FLOAT}
+    found = answered(content, pixels(7))
+    np.testing.assert_allclose(found["probabilities"], in_torch(made, pixels(7))[0], atol=3e-3)
+    assert any(record.max_difference > 1e-6 for record in records), "float16 should have cost something"
+    answers = Answers(made, half=True)
+    assert torch.equal(answers.classifier.normalise.scale, made.normalise.scale)
+    assert {parameter.dtype for parameter in made.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("opset", [verified.OPSETS[0], verified.OPSETS[1]])
+def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
+    """The file says so, and ONNX Runtime computes the same with it."""
+    made, header = network()
+    _, content = written(tmp_path, made, header, opset=opset)
+    assert [item.version for item in onnx.load_model_from_string(content).opset_import if not item.domain] == [opset]
+    np.testing.assert_allclose(answered(content, pixels(3))["probabilities"], in_torch(made, pixels(3))[0], atol=1e-5)
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_the_file_is_valid_whole_and_says_nothing_of_this_machine(tmp_path):
+    """onnx.checker passes; weights are inside; the Header is the one metadata entry; no paths, no stack traces."""
+    made, header = network()
+    _, content = written(tmp_path, made, header, features=True, cam=True)
+    onnx.checker.check_model(content, full_check=True)
+    proto = onnx.load_model_from_string(content)
+    assert [entry.key for entry in proto.metadata_props] == ["cnnkit"]
+    found = Header.from_json(proto.metadata_props[0].value, name="x", kind=Kind.ONNX)
+    assert found == header.but(kind=Kind.ONNX, made_by=found.made_by)
+    assert set(found.made_by) == {"cnnkit", "torch", "onnx", "onnxscript"}
+    for trace in (str(tmp_path), "site-packages", ".py", "/home", "/tmp", "stack_trace", "Traceback"):
+        assert trace.encode() not in content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt"]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    """Twice in a row, and under another name."""
+    made, header = network()
+    first = written(tmp_path, made, header)[1]
+    (tmp_path / "elsewhere").mkdir()
+    assert written(tmp_path / "elsewhere", copy.deepcopy(made), header)[1] == first
+
+
+# ---------------------------------------------------------------- the gate
+
+
+def test_the_records_say_how_far_apart_they_are(tmp_path):
+    """Batches 1, 2 and N, each with its difference and the share of equal answers."""
+    records, _ = written(tmp_path, batch=5)
+    assert [(record.source, record.batch, record.rows) for record in records] == [
+        ("random", size, size) for size in (1, 2, 5)
+    ]
+    assert all(0 <= record.max_difference < 1e-5 and record.top1_agreement == 1 for record in records)
+
+
+def test_above_the_tolerance_nothing_is_written(tmp_path):
+    """The line has both numbers; a file that stood there is untouched, and nothing is left beside it."""
+    made, header = network()
+    (tmp_path / "model.onnx").write_bytes(b"before")
+    with pytest.raises(
+        CnnkitError, match=r"differ by [\d.e-]+ on random at batch \d, more than --tolerance 1e-07; nothing written"
+    ):
+        written(tmp_path, made, header, half=True, tolerance=1e-7)
+    assert (tmp_path / "model.onnx").read_bytes() == b"before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt"]
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """Everything that can be asked for, in torch and in ONNX Runtime; exporting costs a second or more."""
+    answers = Answers(network()[0], features=True, cam=True).eval()
+    proto = export.to_onnx(answers, torch.from_numpy(pixels(2)), inputs="images", outputs=answers.names)
+    return answers, Session(proto.SerializeToString(), device="cpu")
+
+
+@pytest.mark.parametrize("output", ["probabilities", "logits", "features", "cam"])
+@pytest.mark.parametrize("value", [0.01, np.nan])
+def test_an_error_in_any_output_is_seen(everything, output, value):
+    """The gate looks at everything that the file gives, and a value that is no number passes no bound."""
+    answers, session = everything
+    honest = export.compare(answers, session, iter([pixels(3)]), source="random", classes=True)
+    assert honest.max_difference < 1e-5
+
+    def off(images):
+        given = list(answers(images))
+        given[answers.names.index(output)] = given[answers.names.index(output)] * (1 + value)
+        return tuple(given)
+
+    found = export.compare(off, session, iter([pixels(3)]), source="random", classes=True)
+    assert found.max_difference > 1e-3
+
+
+def test_agreement_and_difference_are_worked_by_hand():
+    """Over batches of unlike size: the largest difference anywhere, the share of rows with the same first answer."""
+
+    class Fixed:
+        inputs = ("x",)
+
+        def run(self, given):
+            return [np.array([[0.9, 0.1]] * len(given["x"]), dtype=np.float32)]
+
+    def reference(given):
+        return (torch.tensor([[0.8, 0.2] if value > 0 else [0.4, 0.6] for value in given[:, 0]]),)
+
+    batches = iter([np.array([[1.0], [1.0], [-1.0]], dtype=np.float32), np.array([[1.0]], dtype=np.float32)])
+    found = export.compare(reference, Fixed(), batches, source="mine", classes=True)
+    assert (found.source, found.batch, found.rows, found.top1_agreement) == ("mine", 3, 4, 0.75)
+    assert found.max_difference == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("opset", [17, 24, -1])
+def test_an_operator_set_that_is_not_written_is_a_usage_error(tmp_path, opset):
+    """The range is said."""
+    with pytest.raises(UsageError, match=f"--opset {opset}: give 18 to 23"):
+        written(tmp_path, opset=opset)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"features": True}, {"cam": True}, {"half": True}, {"verify": []}, {"input_kind": ExportInput.FLOAT}],
+    ids=str,
+)
+def test_a_head_alone_takes_no_options_of_a_whole_network(tmp_path, options):
+    """They would be ignored."""
+    with pytest.raises(UsageError, match="--head-only takes features"):
+        written(tmp_path, head_only=True, **options)
+
+
+def test_a_network_that_fixes_its_batch_is_refused():
+    """One that cannot take batches of any size would fail at prediction; it fails here."""
+
+    class Fixed(nn.Module):
+        def forward(self, images):
+            return torch.zeros(2, 3) + images[:2, :1]
+
+    with pytest.raises(CnnkitError, match=r"exporter|export this network"):
+        export.to_onnx(Fixed(), torch.zeros(2, 4), inputs="images", outputs=["out"])
+
+
+def test_a_heads_answers_are_probabilities_and_logits():
+    """In this order, with two columns for one sigmoid."""
+    made, _ = network("dense 1 sigmoid")
+    probabilities, logits = HeadAnswers(made.head)(torch.zeros(4, 10))
+    assert probabilities.shape == logits.shape == (4, 2)
+    torch.testing.assert_close(probabilities, logits.softmax(1))

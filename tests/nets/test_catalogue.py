@@ -1,0 +1,141 @@
+"""The networks there are: their names by whatever spelling, and the weights published for them."""
+
+import functools
+import random
+import shutil
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.nets import backbones, catalogue
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """A folder of torch's downloads of one's own."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("keras", "ours"),
+    [
+        ("VGG16", "vgg16"),
+        ("VGG19", "vgg19"),
+        ("ResNet50", "resnet50"),
+        ("InceptionV3", "inception_v3"),
+        ("MobileNetV2", "mobilenet_v2"),
+        ("MobileNetV3Small", "mobilenet_v3_small"),
+        ("DenseNet121", "densenet121"),
+        ("EfficientNetB0", "efficientnet_b0"),
+        ("EfficientNetV2S", "efficientnet_v2_s"),
+        ("ConvNeXtTiny", "convnext_tiny"),
+        ("Xception", "timm:legacy_xception"),
+        ("MobileNet", "timm:mobilenetv1_100"),
+        ("timm:resnet10t", "timm:resnet10t"),
+    ],
+)
+def test_keras_spelling_is_understood(keras, ours):
+    """The textbook's spelling of a network finds the one that torchvision or timm has."""
+    assert catalogue.canonical(keras) == ours
+
+
+def test_every_classification_network_of_torchvision_is_known():
+    """All networks that torchvision has for classification are taken by their names."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    assert len(known) >= 80
+    assert [catalogue.canonical(name) for name in known] == known
+
+
+@pytest.mark.parametrize(
+    ("name", "proposal"),
+    [
+        ("vgg61", "did you mean .*vgg16"),
+        ("regnetx16gf", "did you mean regnet_x_16gf or regnet_x_1_6gf"),  # could be either
+        ("fcn_resnet50", "did you mean"),  # a segmentation network
+        ("zzz", "torchvision's classification networks, or timm:NAME"),
+    ],
+)
+def test_unknown_networks_are_answered_with_near_ones(name, proposal):
+    """A wrong name gets the nearest right ones."""
+    with pytest.raises(UsageError, match=f'no network is called "{name}"; .*{proposal}'):
+        catalogue.canonical(name)
+
+
+def test_unknown_timm_networks_are_answered_with_near_ones():
+    """So does a wrong name for timm."""
+    with pytest.raises(UsageError, match=r'timm has no network "resnet10x"; did you mean .*resnet10t'):
+        backbones.pretrained("timm:resnet10x", weights="none")
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv1_100"])
+def test_nobody_elses_random_numbers_are_used(name):
+    """Building a base leaves the global generators of torch, numpy and Python where they were."""
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    backbones.pretrained(name, weights="none")
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+    assert before[2] == after[2]
+
+
+def saved(path, name="squeezenet1_1", seed=5):
+    torch.save(catalogue.seeded(seed, functools.partial(catalogue.network, name))[0].state_dict(), path)
+    return path
+
+
+def test_default_weights_come_from_torchs_folder(torch_home):
+    """A file under its published name in torch's folder is used without the network, and found again by its hash."""
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    file = saved(torch_home / weights.url.rpartition("/")[2])
+    base, backbone, _ = backbones.pretrained("squeezenet1_1")
+    state = torch.load(file, weights_only=True)
+    assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
+    assert backbone.weights_sha256 == sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm:mobilenetv1_100"])
+def test_offline_means_offline(torch_home, name):
+    """CNNKIT_OFFLINE forbids the download, and the message says what to do instead."""
+    with pytest.raises(
+        CnnkitError, match=f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights"
+    ):
+        backbones.pretrained(name)
+
+
+def test_a_failed_download_is_one_line(torch_home, monkeypatch):
+    """Without a way to the network the error names the address and the remedy; so does a download with a wrong hash."""
+    monkeypatch.setenv("CNNKIT_OFFLINE", "0")
+
+    def fail(error):
+        def get(*_words, **_options):
+            raise error
+
+        monkeypatch.setattr(torchvision.models.SqueezeNet1_1_Weights, "get_state_dict", get)
+        with pytest.raises(CnnkitError) as caught:
+            backbones.pretrained("squeezenet1_1")
+        return str(caught.value)
+
+    assert "name not known); give a file with --weights" in fail(OSError("name not known"))
+    assert "squeezenet1_1-b8a52dc0.pth failed (invalid hash value" in fail(RuntimeError("invalid hash value\n..."))
+
+
+def test_published_files_bring_their_own_preprocessing(tmp_path):
+    """Weights under their published name are prepared for as published: the second set of MobileNetV2 wants 232 pixels."""
+    second = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
+    file = saved(tmp_path / second.url.rpartition("/")[2], "mobilenet_v2")
+    assert backbones.pretrained("mobilenet_v2", weights=file)[2].resize == 232
+    shutil.copy(file, tmp_path / "mine.pth")
+    assert backbones.pretrained("mobilenet_v2", weights=tmp_path / "mine.pth")[2].resize == 256

@@ -1,0 +1,231 @@
+"""Cutting networks: the textbook's list, layers by everybody's names, and cuts that equal what a hook on the whole network sees."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import Fit
+from cnnkit.errors import UsageError
+from cnnkit.nets import catalogue, cutting
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@functools.cache
+def whole(name):
+    module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, name))
+    return module.eval(), preprocess
+
+
+def inputs(size=64, batch=2):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------- the textbook's list
+
+
+@pytest.mark.parametrize(
+    ("name", "resize", "size", "normalisation", "layer", "shape"),
+    [
+        ("VGG16", 256, 224, IMAGENET, "features.30", (512, 7, 7)),
+        ("VGG19", 256, 224, IMAGENET, "features.36", (512, 7, 7)),
+        ("ResNet50", 256, 224, IMAGENET, "layer4.2", (2048, 7, 7)),
+        ("InceptionV3", 342, 299, IMAGENET, "Mixed_7c", (2048, 8, 8)),
+        ("MobileNetV2", 256, 224, IMAGENET, "features.18", (1280, 7, 7)),
+        ("Xception", 333, 299, HALVES, "act4", (2048, 10, 10)),
+        ("MobileNet", 256, 224, HALVES, "bn2", (1024, 7, 7)),
+    ],
+)
+def test_the_textbooks_networks(name, resize, size, normalisation, layer, shape):
+    """Each is built, has its own input size and normalisation, and is cut where its last map is, as Keras' include_top=False does."""
+    module, preprocess = whole(catalogue.canonical(name))
+    assert (preprocess.resize, preprocess.size, preprocess.fit) == (resize, size, Fit.CROP)
+    assert (preprocess.mean, preprocess.std) == normalisation
+    found = cutting.find_layer(catalogue.canonical(name), module, None, size=size)
+    assert found == layer
+    with torch.no_grad():
+        assert cutting.cut(module, found)(inputs(size, batch=1)).shape == (1, *shape)
+
+
+KERAS_VGG16 = {
+    "block1_conv1": (64, 64),
+    "block1_conv2": (64, 64),
+    "block1_pool": (64, 32),
+    "block2_conv1": (128, 32),
+    "block2_conv2": (128, 32),
+    "block2_pool": (128, 16),
+    "block3_conv1": (256, 16),
+    "block3_conv2": (256, 16),
+    "block3_conv3": (256, 16),
+    "block3_pool": (256, 8),
+    "block4_conv1": (512, 8),
+    "block4_conv2": (512, 8),
+    "block4_conv3": (512, 8),
+    "block4_pool": (512, 4),
+    "block5_conv1": (512, 4),
+    "block5_conv2": (512, 4),
+    "block5_conv3": (512, 4),
+    "block5_pool": (512, 2),
+}
+
+
+def test_keras_names_of_vgg16s_layers():
+    """All of Keras' layer names mean the layer that Keras has there: channels, size for 64 pixels, and the ReLU inside."""
+    module, _ = whole("vgg16")
+    assert [name for name in cutting.keras_names("vgg16") if name.startswith("block")] == list(KERAS_VGG16)
+    for name, (channels, size) in KERAS_VGG16.items():
+        layer = cutting.find_layer("vgg16", module, name, size=224)
+        if name in ("block1_conv1", "block3_conv3", "block5_pool"):  # the others would take long and show no more
+            with torch.no_grad():
+                seen = cutting.cut(module, layer)(inputs(batch=1))
+            assert seen.shape == (1, channels, size, size)
+            assert seen.min() == 0
+        index = int(layer.removeprefix("features."))
+        part = module.features[index]
+        assert isinstance(part, nn.MaxPool2d if name.endswith("pool") else nn.ReLU)
+        convolutions = [each for each in module.features[: index + 1] if isinstance(each, nn.Conv2d)]
+        assert convolutions[-1].out_channels == channels
+
+
+def test_keras_names_of_the_other_vggs():
+    """VGG19 has four convolutions in its later blocks; batch norm does not change what a name means; others have no such names."""
+    names = cutting.keras_names("vgg19")
+    assert names["block5_conv4"] == "features.35"
+    assert names["fc1"] == "classifier.1"
+    assert cutting.keras_names("vgg16_bn")["block1_conv1"] == "features.2"
+    assert cutting.keras_names("resnet50") == {}
+
+
+# ---------------------------------------------------------------- layers and cuts
+
+
+def hooked(module, layer, given):
+    """What a module of the whole network answers, seen by a hook."""
+    seen = []
+    handle = module.get_submodule(layer).register_forward_hook(lambda _module, _given, made: seen.append(made.clone()))
+    with torch.no_grad():
+        module(given)
+    handle.remove()
+    return seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("squeezenet1_1", ["features.0", "features.1", "features.4.squeeze", "features.12", "classifier.1"]),
+        ("resnet18", ["bn1", "layer1", "layer2.0", "layer3.1.conv2", "avgpool", "fc"]),
+        ("mobilenet_v2", ["features.1.conv.0", "features.14", "features.18"]),
+        ("mobilenet_v3_small", ["features.1.block.1", "features.5", "classifier.1"]),
+        ("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"]),
+        ("densenet121", ["features.denseblock1.denselayer2", "features.transition2", "features"]),
+        ("googlenet", ["inception3a", "inception5b.branch3", "avgpool"]),
+    ],
+)
+def test_a_cut_equals_a_hook_on_the_whole_network(name, layers):
+    """A base gives bit for bit what its layer answers inside the whole network, and has no module that it does not need."""
+    module, _ = whole(name)
+    given = inputs(96 if name == "googlenet" else 64)
+    for layer in layers:
+        base = cutting.cut(module, cutting.find_layer(name, module, layer, size=224))
+        with torch.no_grad():
+            assert torch.equal(base(given), hooked(module, layer, given))
+        assert set(base.state_dict()) <= set(module.state_dict())
+    shallow = cutting.cut(module, layers[0])
+    assert sum(value.numel() for value in shallow.parameters()) < sum(value.numel() for value in module.parameters())
+
+
+def test_channels_come_first():
+    """A Swin transformer keeps channels last inside; its base gives maps (C, h, w) wherever it is cut."""
+    module, _ = whole("swin_t")
+    given = inputs()
+    for layer, shape in {"features.0": (96, 16, 16), "features.3.1": (192, 8, 8), "norm": (768, 2, 2)}.items():
+        with torch.no_grad():
+            seen = cutting.cut(module, cutting.find_layer("swin_t", module, layer, size=224))(given)
+        assert seen.shape == (2, *shape)
+        assert torch.equal(seen, hooked(module, layer, given).permute(0, 3, 1, 2))
+    for layer in ("features.0.0", "permute"):  # before and behind
+        with torch.no_grad():
+            assert cutting.cut(module, layer)(given).shape[1] in (96, 768)
+
+
+def test_channels_come_first_for_timm():
+    """The same for the networks of timm that say so."""
+    module, preprocess = whole("timm:mambaout_femto")
+    layer = cutting.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
+    with torch.no_grad():
+        assert cutting.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
+
+
+def test_functional_nodes_can_be_cut_at():
+    """Sums and functions that are no modules have names in the graph, and give what one computes by hand at that place."""
+    module, _ = whole("resnet18")
+    block, given = module.layer1[1], inputs()
+    with torch.no_grad():
+        coming = cutting.cut(module, "layer1.0")(given)
+        expected = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(coming))))) + coming
+        assert torch.equal(cutting.cut(module, "layer1.1.add")(given), expected)
+    densenet, _ = whole("densenet121")
+    with torch.no_grad():
+        expected = torch.relu(hooked(densenet, "features", given))
+        assert torch.equal(cutting.cut(densenet, "relu")(given), expected)
+        assert torch.equal(cutting.cut(densenet, "flatten")(given), expected.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_cuts_switch_between_training_and_evaluation(name):
+    """A base may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
+    module, preprocess = whole(name)
+    layer = cutting.find_layer(name, module, None, size=preprocess.size)
+    base, given = cutting.cut(module, layer), inputs(96)
+    with torch.no_grad():
+        before = base.eval()(given)
+        assert base.train()(given).shape == before.shape
+        base.load_state_dict(module.state_dict(), strict=False)
+    assert not any("aux" in key.lower() for key in base.state_dict())
+    module.eval()
+
+
+def test_an_unknown_layer_is_answered_with_near_ones():
+    """A wrong layer is a usage error that proposes layers there are, by Keras' names too."""
+    module, _ = whole("squeezenet1_1")
+    with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):
+        cutting.find_layer("squeezenet1_1", module, "feature.7", size=224)
+    for layer in ("???", "x"):  # the input has a name in the graph, and is no layer
+        with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
+            cutting.find_layer("squeezenet1_1", module, layer, size=224)
+    with pytest.raises(UsageError, match="block4_pool"):
+        cutting.find_layer("vgg16", whole("vgg16")[0], "block4_pol", size=224)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("squeezenet1_1", "features.12", (512, 13, 13)),
+        ("resnet18", "layer4.1", (512, 7, 7)),
+        ("densenet121", "relu", (1024, 7, 7)),  # the ReLU behind the last batch norm is a function
+        ("googlenet", "inception5b", (1024, 7, 7)),
+        ("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7)),
+        ("swin_t", "permute", (768, 7, 7)),  # channels come last inside of it
+    ],
+)
+def test_the_default_layer_is_the_last_map(name, layer, shape):
+    """Without a word about the layer, a base ends with the last map (C, h, w) before pooling and classifier."""
+    module, preprocess = whole(name)
+    found = cutting.find_layer(name, module, None, size=preprocess.size)
+    assert found == layer
+    with torch.no_grad():
+        assert cutting.cut(module, found)(inputs(224, batch=1)).shape == (1, *shape)
+
+
+def test_a_transformer_gives_what_its_classifier_reads():
+    """Tokens have no height and width: the base of a ViT ends with the vector of its class token."""
+    module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, "vit_b_32", size=64))
+    assert (module.image_size, preprocess.size) == (64, 224)
+    module.eval()
+    nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))  # torchvision starts it at 0
+    base = cutting.cut(module, cutting.find_layer("vit_b_32", module, None, size=64))
+    with torch.no_grad():
+        assert torch.equal(module.heads(base(inputs())), module(inputs()))
