@@ -244,7 +244,7 @@ def test_gates_name_every_bound_that_is_missed(program):
 
 
 def test_quiet_leaves_errors_alone(program):
-    """Notices and tables for people are silenced; what went wrong is still said."""
+    """Notices are silenced; what went wrong is still said."""
     program.write('cli.notice("a notice"); raise errors.CnnkitError("wrong")')
     loud = program.run(status=1)[1].splitlines()
     assert [line.split() for line in loud] == [

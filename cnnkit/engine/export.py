@@ -91,6 +91,18 @@ class HeadAnswers(nn.Module):
         return logits.softmax(1), logits
 
 
+def _check_maps(classifier: Classifier) -> None:
+    """Refuse a base that ends in a vector, which says nothing about places."""
+    size = classifier.preprocess.size
+    with torch.no_grad():
+        shape = tuple(classifier.base(torch.zeros(1, 3, size, size)).shape[1:])
+    if len(shape) != 3:
+        raise CnnkitError(
+            f"a class activation map needs a base that ends in a map; this one ends in a vector of {shape[0]}. "
+            "Extract with a --layer that has height and width"
+        )
+
+
 def cam_weights(classifier: Classifier) -> Tensor:
     """Give the weights (classes, C) that sum the base's maps up to class activation maps.
 

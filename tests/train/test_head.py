@@ -92,7 +92,7 @@ def train(pair, *, name="head.pt", weights=None, **settings):
 
 
 def lbfgs(pair, **settings):
-    return train(pair, solver=Solver.LBFGS, lr=None, **settings)
+    return train(pair, solver=Solver.LBFGS, **{"lr": None, "epochs": Settings().epochs, **settings})
 
 
 def logits(model, path):
