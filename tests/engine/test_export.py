@@ -68,7 +68,7 @@ def in_torch(made, images):
     with torch.no_grad():
         features = made.features(torch.from_numpy(images))
         logits = made.head(features)
-    return classifiers.probabilities(logits).numpy(), logits.numpy(), features.numpy()
+    return classifiers.class_logits(logits).softmax(1).numpy(), logits.numpy(), features.numpy()
 
 
 # ---------------------------------------------------------------- the graph

@@ -110,13 +110,21 @@ def test_half_precision_is_the_nearest(photographs, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "a.npy").astype(np.float16))
 
 
-def test_a_stream_has_no_classes(photographs, tmp_path):
-    """Of a stream nobody knows the classes beforehand; all else is the same."""
+def test_a_stream_gives_the_same(photographs, tmp_path):
+    """Pictures that come one by one give the bytes that a list of them gives."""
     run(photographs, tmp_path / "a.npy")
     run(iter(photographs), tmp_path / "b.npy")
-    assert content(tmp_path / "a.npy")[".npy"] == content(tmp_path / "b.npy")[".npy"]
-    assert content(tmp_path / "a.npy")[".tsv"] == content(tmp_path / "b.npy")[".tsv"]
-    assert features.load(tmp_path / "b.npy").header.classes is None
+    assert content(tmp_path / "a.npy") == content(tmp_path / "b.npy")
+
+
+def test_classes_are_the_labels_of_the_rows(photographs, tmp_path):
+    """A class of which no picture can be used is none; pictures without labels have no classes."""
+    for picture in photographs[:15]:
+        open(picture.path, "wb").close()
+    run(photographs, tmp_path / "x.npy", skip=lambda *_: None)
+    assert features.load(tmp_path / "x.npy").header.classes == ("red",)
+    run([Picture(picture.path) for picture in photographs[15:]], tmp_path / "x.npy")
+    assert features.load(tmp_path / "x.npy").header.classes is None
 
 
 def test_parts_and_groups_go_along(photographs, tmp_path):
@@ -283,9 +291,6 @@ def test_other_pictures_are_refused(photographs, tmp_path, monkeypatch):
     stopped(iter(photographs), tmp_path / "y.npy", monkeypatch)
     with pytest.raises(UsageError, match=message.replace("x", "y", 1).format("blue/04.png", "nothing")):
         run(iter(photographs[:4]), tmp_path / "y.npy", resume=True)
-    relabelled = [Picture(photographs[0].path, "other"), *photographs[1:15], Picture(photographs[15].path, "blue")]
-    with pytest.raises(FormatError, match="begun with classes"):
-        run(relabelled, path, resume=True)
     with pytest.raises(UsageError, match="came next then, now it is another label, part or group"):
         run([Picture(photographs[0].path, "red"), *photographs[1:]], path, resume=True)
     assert run([*photographs], path, resume=True).resumed == 8

@@ -65,14 +65,12 @@ def make(tmp_path):
         if values is not None:
             seen = values(seen)
         labels = labels or [CLASSES[target] for target in targets]
-        header = Header(
-            Kind.FEATURES, tuple(sorted({label for label in labels if label})) or None, preprocess, backbone
-        )
         rows = [Row(f"{name}-{index}.png", label, None, None) for index, label in enumerate(labels)]
-        with features.Writer(
-            tmp_path / f"{name}.npy", shape=seen.shape[1:], dtype=dtype, header=change(header)
-        ) as writer:
+        header = Header(Kind.FEATURES, None, preprocess, backbone)
+        with features.Writer(tmp_path / f"{name}.npy", shape=seen.shape[1:], dtype=dtype, header=header) as writer:
             writer.write(seen, rows)
+        described = tmp_path / f"{name}.json"
+        described.write_text(change(Header.from_json(described.read_text(), name=name)).to_json())
         return tmp_path / f"{name}.npy"
 
     return write
@@ -378,7 +376,7 @@ def test_lbfgs_on_maps_and_for_two_classes(make, loss):
     """Maps are flattened; one sigmoid serves as well as a softmax."""
     pair = make("train", (12, 12), pool=Pool.NONE), make("val", (6, 6), pool=Pool.NONE, seed=1)
     result, model = lbfgs(pair, loss=loss)
-    shares = classifiers.probabilities(logits(model, pair[1]).double()).numpy()
+    shares = classifiers.class_logits(logits(model, pair[1]).double()).softmax(1).numpy()
     assert result.val_loss == pytest.approx(log_loss(targets_of(pair[1]), shares), rel=1e-4, abs=1e-6)
     assert result.val_accuracy > 0.8
 
