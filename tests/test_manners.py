@@ -27,7 +27,7 @@ ROAD = {
     "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
     "cnn-split": ["photos", "--ratio", "0.5,0.5", "--names", "train,test"],
     "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
-    "cnn-train-head": ["train.npy", "--val", "train.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
+    "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
@@ -113,6 +113,8 @@ def road(tmp_path_factory):
             done[name] = run(name, *words, cwd=folder, status=None)
             if name in KEPT:
                 (folder / KEPT[name]).write_text(done[name].out)
+            if name == "cnn-extract":
+                run(name, "split.tsv", "--split", "test", "-o", "test.npy", *BASE, cwd=folder)
     return folder, done
 
 
