@@ -4,7 +4,7 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
-from cnnkit.errors import UsageError
+from cnnkit.errors import DeviceError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,20 @@ def parse(text: str) -> Device:
     if kind == "cuda" and (not colon or (index.isascii() and index.isdigit())):
         return Device(kind, int(index or 0))
     raise UsageError(f'--device "{text}": give auto, cpu, cuda or cuda:N')
+
+
+def existing(text: str) -> Device:
+    """Read the value of `--device`, and find out whether the driver knows it. Ask before work that would be in vain.
+
+    Raises:
+        DeviceError: There is no such GPU.
+        UsageError: As `parse`.
+    """
+    device = parse(text)
+    if device.kind == "cuda" and device.index >= (count := gpus()):
+        there = f"there are {count} GPUs, counted from 0" if count else "no GPU here"
+        raise DeviceError(f"--device {device}: {there}; use cpu or auto")
+    return device
 
 
 def gpus() -> int:

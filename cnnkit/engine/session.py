@@ -42,15 +42,9 @@ class Session:
             FormatError: ONNX Runtime cannot run the network.
             UsageError: No such device.
         """
-        wanted = devices.parse(device)
-        self.device = wanted
+        self.device = wanted = devices.existing(device)
         if wanted.kind == "auto":
             wanted = devices.Device("cuda" if devices.gpus() else "cpu")
-        if wanted.kind == "cuda" and wanted.index >= devices.gpus():
-            count = devices.gpus()
-            raise DeviceError(
-                f"--device {wanted}: {f'there are {count} GPUs, counted from 0' if count else 'no GPU here'}; use cpu or auto"
-            )
         try:
             self._session = _open(content, wanted, threads=threads, name=name)
         except DeviceError as error:

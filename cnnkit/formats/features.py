@@ -171,7 +171,7 @@ class Writer:
         if not described.exists():
             return None
         earlier = Header.from_json(described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described))
-        if earlier.but(classes=None) != self.header:
+        if earlier.but(classes=None) != self.header.but(classes=None):
             return None
         values = load_values(self.path)
         rows = manifest.load(listed)

@@ -14,6 +14,7 @@ from cnnkit.choices import Engine, FeatureDtype
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
+from cnnkit.engine import device as devices
 from cnnkit.engine.bases import Request
 from cnnkit.engine.runner import Progress, Rates, Skip, no_progress, raise_bad
 from cnnkit.engine.session import Session
@@ -162,6 +163,7 @@ def _open(request: Request, *, device: str, engine: Engine) -> _Base:
     if engine is Engine.TORCH:
         network, header, place = bases.torch_network(request, device=device)
         return _Base(network, header, place.partition(":")[0])
+    devices.existing(device)  # before a base is exported, which takes its time
     model = bases.get(request)
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")

@@ -147,7 +147,9 @@ def test_after_scaling_it_is_torchvisions_preset():
 def test_another_size_keeps_the_share_that_the_crop_sees():
     """224 of 256 becomes 112 of 128, unless the resize is given, too."""
     assert with_size(Preprocess(), size=112) == Preprocess(resize=128, size=112)
-    assert with_size(Preprocess(), size=112, resize=112, fit=Fit.PAD) == Preprocess(fit=Fit.PAD, resize=112, size=112)
+    assert with_size(Preprocess(), size=112, fit=Fit.PAD) == Preprocess(fit=Fit.PAD, resize=112, size=112)
+    with pytest.raises(UsageError, match=r"--resize goes with --fit crop; pad scales to --size at once"):
+        with_size(Preprocess(), size=112, resize=112, fit=Fit.PAD)
     assert with_size(Preprocess()) == Preprocess()
     with pytest.raises(UsageError, match=r"--resize 100 is smaller than the crop of 224; give at least 224"):
         with_size(Preprocess(), resize=100)
