@@ -383,3 +383,15 @@ def strip(drawn):
     """Take the SGR escape sequences away."""
     first, *parts = drawn.split("\x1b[")
     return first + "".join(part.partition("m")[2] for part in parts)
+
+
+def test_a_gate_holds_when_nobody_reads(program):
+    """A measure that misses its bound ends with 4 although the reader of the output has gone away."""
+    program.write('with cli.gated({"accuracy": (0.5, 0.9)}):\n        cli.emit([{"a": 1}])')
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, program.path], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (4, "cnn-throwaway: accuracy 0.5 is below 0.9\n")

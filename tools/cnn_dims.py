@@ -3,10 +3,11 @@
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import dims, stage, table
 from cnnkit.nets.dims import Dtype
 
@@ -101,14 +102,14 @@ def main(
         chain = _stage(text or "", size, scale)
         rows = chain.rows()
     total = dims.total(rows)
-    if explain:
-        cli.emit_lines(chain.formulas(batch=batch or 1))
-    elif as_json:
-        cli.emit((*rows, total), as_json=True)
-    else:
-        cli.emit(table.records((*rows, total), keras=keras))
     bounds = {"params": (total.params, max_params), "macs": (total.macs, max_macs)}
-    cli.gate({}, at_most={name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None})
+    with cli.gated({}, at_most={name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None}):
+        if explain:
+            cli.emit_lines(chain.formulas(batch=batch or 1))
+        elif as_json:
+            cli.emit((*rows, total), as_json=True)
+        else:
+            cli.emit(table.records((*rows, total), keras=keras))
 
 
 def _written(
@@ -149,7 +150,10 @@ def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple
         from cnnkit.nets import graph_dims
 
         return graph_dims.measure_graph(name, size=size, bytes_per_value=scale), {}
-    from cnnkit.nets import module_dims
+    if name.endswith(".pt") and not Path(name).exists():
+        raise CnnkitError(f"{name}: no such model")
+
+    from cnnkit.nets import module_dims  # torch takes seconds
 
     return module_dims.measure_network(name, size=size, bytes_per_value=scale), module_dims.keras_names(name)
 

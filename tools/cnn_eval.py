@@ -116,11 +116,11 @@ def main(
         from cnnkit.evaluation import confusion_picture
 
         confusion_picture.save(confusion, result)
-    if worst is None:
-        cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
-    else:
-        cli.emit(result.worst(worst), as_json, columns=("path", "truth", "label", "probability"))
-    cli.gate(floors_kept, at_most=ceilings_kept)
+    with cli.gated(floors_kept, at_most=ceilings_kept):
+        if worst is None:
+            cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
+        else:
+            cli.emit(result.worst(worst), as_json, columns=("path", "truth", "label", "probability"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Exit status: 0 done; 1 failed, nothing written; 2 wrong usage; 3 done, but some 
 """
 
 from cnnkit.cli.incoming import pictures, reading
-from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, notice, progress, skipping
+from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, gated, notice, progress, skipping
 from cnnkit.cli.program import command
 from cnnkit.cli.words import (
     Argument,
@@ -53,6 +53,7 @@ __all__ = [
     "emit_lines",
     "emit_report",
     "gate",
+    "gated",
     "notice",
     "pictures",
     "progress",

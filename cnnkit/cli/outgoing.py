@@ -150,6 +150,24 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
                 file.write(tsv.render(["path", "reason"], rows))
 
 
+@contextlib.contextmanager
+def gated(
+    at_least: Mapping[str, tuple[float | None, float]],
+    *,
+    at_most: Mapping[str, tuple[float | None, float]] | None = None,
+) -> Generator[None]:
+    """Demand that measures keep their bounds once the output is written, also where its reader went away before the end.
+
+    Args and Raises as `gate`.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        gate(at_least, at_most=at_most)
+        raise
+    gate(at_least, at_most=at_most)
+
+
 def gate(
     at_least: Mapping[str, tuple[float | None, float]],
     *,

@@ -41,16 +41,18 @@ def stdout_for_data_only() -> Generator[TextIO]:
         return
     kept = os.dup(descriptor)
     os.dup2(sys.stderr.fileno() if _has_descriptor(sys.stderr) else 2, descriptor)
+    out = os.fdopen(kept, "w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1, closefd=False)
+    previous, sys.stdout = sys.stdout, sys.stderr
     try:
-        with os.fdopen(
-            kept, "w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1, closefd=False
-        ) as out:
-            previous, sys.stdout = sys.stdout, sys.stderr
-            try:
-                yield out
-            finally:
-                sys.stdout = previous
+        yield out
+    except BaseException:
+        with contextlib.suppress(OSError):  # what was wrong first is what is reported, not that nobody reads the rest
+            out.close()
+        raise
+    else:
+        out.close()
     finally:
+        sys.stdout = previous
         os.dup2(kept, descriptor)
         os.close(kept)
 

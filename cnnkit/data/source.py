@@ -174,6 +174,8 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Pi
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
+        if "\0" in path:
+            raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
             yield Picture(path)
 

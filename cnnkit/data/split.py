@@ -179,7 +179,11 @@ def _examined(
 
 def _check_labels(pictures: Sequence[Picture]) -> None:
     bare = [picture.path for picture in pictures if picture.label is None]
-    if bare and len(bare) < len(pictures):
+    if bare and len(bare) == len(pictures):
+        _log.warning(
+            "no picture has a label, so the parts know no classes; name the folder of the class folders, or a manifest"
+        )
+    elif bare:
         others = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
         raise CnnkitError(
             f"{bare[0]}{others} has no class, but other pictures have; put it into a class's folder or remove it"

@@ -93,6 +93,25 @@ def load_values(path: str | Path) -> NDArray[Any]:
     return values
 
 
+def check_neighbours(path: str | Path) -> None:
+    """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`.
+
+    Raises:
+        UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
+    """
+    path = Path(path)
+    listed, described = beside(path, ".tsv"), beside(path, ".json")
+    taken = [file for file in (listed, described) if file.exists()]
+    if not taken or described.with_name(f"{described.name}.part").exists():
+        return
+    try:
+        Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
+    except (FormatError, OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
+        ) from error
+
+
 class Writer:
     """Write features row by row; what is there after an interruption can be gone on with."""
 
@@ -121,7 +140,7 @@ class Writer:
         self.settings = dict(settings or {})
         self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
-        self._check_neighbours()
+        check_neighbours(self.path)
         self.count = 0
         self._labels: set[str] = set()
         self._values: BinaryIO
@@ -227,19 +246,6 @@ class Writer:
         self._listed.flush()
         self.count += len(rows)
         self._labels |= _labels(rows)
-
-    def _check_neighbours(self) -> None:
-        """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`."""
-        _, listed, described = self._final
-        taken = [file for file in (listed, described) if file.exists()]
-        if not taken or self._parts[2].exists():
-            return
-        try:
-            Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
-        except (FormatError, OSError, ValueError) as error:
-            raise UsageError(
-                f"{self.path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
-            ) from error
 
     def _npy_header(self, count: int) -> bytes:
         """Give the .npy header for this many rows; its length does not depend on them."""

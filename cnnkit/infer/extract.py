@@ -87,7 +87,7 @@ def extract(
         CnnkitError: No picture could be used, or the base cannot be had.
     """
     output = Path(output)
-    features.beside(output, ".json")  # the name is wrong before anything is computed
+    features.check_neighbours(output)  # the name is wrong before anything is computed
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
     base = _open(request, device=device, engine=engine)

@@ -4,6 +4,7 @@ A base takes normalised pictures (N, 3, H, W) and gives what one of its layers a
 """
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import bundle, cache
 from cnnkit.formats.header import Backbone, Preprocess
 from cnnkit.nets import build, catalogue, cutting, notation
+
+log = logging.getLogger("cnnkit")
 
 #: The name of a base that is given by notation.
 BY_NOTATION = "layers"
@@ -81,6 +84,7 @@ def by_notation(
     Args and Returns as `pretrained`; `size` is the side of the pictures, in pixels, to which they are squashed.
     """
     if weights == "default":
+        log.info("random weights, by seed %d", seed)
         weights = "none"
     layers = notation.parse(text)
     if not layers:

@@ -274,9 +274,9 @@ def test_a_trained_model(run, tmp_path):
     *rows, total = run("cnn-dims", tmp_path / "model.pt").rows
     assert int(total["params"]) == sum(value.numel() for value in network.parameters())
     outputs = {row["layer"]: row["output"] for row in rows}
-    assert (outputs["base.conv1"], outputs["base.conv2"], outputs["head.dense2"]) == ("16x16x8", "6x6x12", "2")
+    assert (outputs["conv1"], outputs["conv2"], outputs["head.dense2"]) == ("16x16x8", "6x6x12", "2")
     fields = {row["layer"]: row["receptive_field"] for row in rows}
-    assert (fields["base.conv1"], fields["base.conv2"]) == ("3", "8")
+    assert (fields["conv1"], fields["conv2"]) == ("3", "8")
 
 
 def test_an_onnx_network_in_a_pipe(run, tmp_path):

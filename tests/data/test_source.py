@@ -225,3 +225,9 @@ def test_sources_that_name_nothing(tmp_path):
         find("-", "-")
     with pytest.raises(UsageError, match="no parts"):
         find("-", stdin=b"a.jpg\n", split="val")
+
+
+def test_a_list_by_nul_without_saying_so():
+    """A list that find -print0 wrote is not one long path: the option that is missing is named."""
+    with pytest.raises(UsageError, match="separated by NUL; give -0"):
+        list(source.find(["-"], stdin=io.BytesIO(b"a.jpg\0b.jpg\0")))
