@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -261,3 +262,28 @@ def test_a_row_without_a_label_is_named(run, here):
         outcome.err
         == "cnn-train-head: bare.npy: b.png has no label; extract from class folders or a manifest with labels\n"
     )
+
+
+def test_deleting_the_cache_costs_time_and_nothing_else(run, here, tmp_path, monkeypatch):
+    """Without the cache the base's weights come back with the next extraction, or from a model that holds them."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "own"))
+    words = ["--layers", "conv 6 k3 relu, pool 2", "--weights", "none", "--size", "12", "-q"]
+    run("cnn-extract", "photos/train", "-o", "own.npy", *words)
+    run("cnn-train-head", "own.npy", "-o", "own.pt", "--solver", "lbfgs", "-q")
+    made = Path("own.pt").read_bytes()
+
+    shutil.rmtree(tmp_path / "own" / "weights")
+    lost = run("cnn-train-head", "own.npy", "-o", "again.pt", "--solver", "lbfgs", "-q", status=1)
+    assert "give them with --weights FILE" in lost.err
+    run("cnn-train-head", "own.npy", "-o", "again.pt", "--solver", "lbfgs", "-q", "--weights", "own.pt")
+    assert Path("again.pt").read_bytes() == made
+
+    shutil.rmtree(tmp_path / "own" / "weights")
+    run("cnn-extract", "photos/train", "-o", "own.npy", *words)  # finds its base in the cache, but not the weights
+    run("cnn-train-head", "own.npy", "-o", "again.pt", "--solver", "lbfgs", "-q")
+    assert Path("again.pt").read_bytes() == made
+
+    shutil.rmtree(tmp_path / "own")
+    run("cnn-extract", "photos/train", "-o", "from_model.npy", "--backbone", "own.pt", "-q")
+    run("cnn-train-head", "from_model.npy", "-o", "third.pt", "--solver", "lbfgs", "-q")
+    assert Path("from_model.npy").read_bytes() == Path("own.npy").read_bytes()
