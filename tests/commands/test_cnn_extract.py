@@ -178,6 +178,8 @@ def test_a_seed_is_a_base(run, here):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("cnn-extract", "photos", "-o", f"{name}.npy", *BASE, "--seed", seed)
     assert content("a.npy") == content("b.npy")
+    assert "random weights, by seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BASE[:2], *BASE[4:]).err
+    assert content("d.npy") == content("a.npy")  # a notation has no other weights than random ones
     assert not np.array_equal(read("a.npy").values, read("c.npy").values)
     assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
 
@@ -396,7 +398,7 @@ def test_resume_without_a_beginning_begins(run, here):
         (["photos", "-o", "x.npy", *SQUEEZE, "--layer", "feature.7"], 2, 'squeezenet1_1 has no layer "feature.7"; did you mean'),
         (["photos", "-o", "x.npy", *BASE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
         (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is no layer; did you mean "conv"?'),
-        (["photos", "-o", "x.npy", "--layers", "conv 5 k99"], 2, 'conv1 ("conv 5 k99"): kernel 99 is larger than its input\'s height 32'),
+        (["photos", "-o", "x.npy", "--layers", "conv 5 k99", *BASE[2:4]], 2, 'conv1 ("conv 5 k99"): kernel 99 is larger than its input'),
         (["photos", "-o", "x.npy", *BASE, "--resize", "30"], 2, "--resize goes with --fit crop; squash scales to --size at once"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--resize", "10"], 2, "--resize 10 is smaller than the crop of 64"),
         (["photos", "-o", "x.npy", *BASE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
