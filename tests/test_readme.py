@@ -105,11 +105,13 @@ def assert_like(found, wanted, columns):
     found_fields, wanted_fields = found.split("\t"), wanted.split("\t")
     assert len(found_fields) == len(wanted_fields)
     for index, (one, other) in enumerate(zip(found_fields, wanted_fields, strict=True)):
+        if one == other:
+            continue
         if index < len(columns) and columns[index] in MACHINE:
-            float(one)
+            assert float(one) >= 0
         elif re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", other):
             # Other processors round otherwise, and a training amplifies it
-            assert float(one) == pytest.approx(float(other), abs=0.02)
+            assert float(one) == pytest.approx(float(other), abs=0.01)
         elif index < len(columns) and columns[index] in ("best_epoch", "epochs", "train_accuracy"):
             assert re.fullmatch(r"[\d.]+", one)
         elif other.startswith("{"):
