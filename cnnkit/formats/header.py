@@ -146,10 +146,10 @@ def made_by(*distributions: str) -> dict[str, str]:
 
 
 def difference(one: Header, other: Header) -> tuple[str, Any, Any] | None:
-    """Find the first thing in which the bases of two files differ: what it is called, and both values; None if they are the same."""
+    """Find the first thing in which the bases of two files differ: its field, and both values; None if they are the same."""
     for part in ("backbone", "preprocess"):
         here, there = (asdict(record) if record else {} for record in (getattr(one, part), getattr(other, part)))
         for name in here | there:
             if here.get(name) != there.get(name):
-                return {"name": "base", "weights_sha256": "weights"}.get(name, name), here.get(name), there.get(name)
+                return name, here.get(name), there.get(name)
     return None

@@ -109,7 +109,8 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
     assert head.header is not None
     differs = difference(found.header, head.header)
     if differs:
-        what, *values = differs
+        field, *values = differs
+        what = {"name": "base", "weights_sha256": "weights"}.get(field, field)
         one, other = (str(value)[:_MOST_SHOWN] for value in values)
         raise FormatError(
             f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract as for the head"

@@ -98,7 +98,7 @@ def by_notation(
     else:
         load_into(base, bundle.load_state(weights), source=str(weights))
         digest = bundle.keep_state_file(Path(weights))
-    written = " , ".join(item.text for item in layers).replace(" ,", ",")
+    written = ", ".join(item.text for item in layers)
     preprocess = Preprocess(fit=Fit.SQUASH, resize=size, size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return base, Backbone(name=BY_NOTATION, layer=layer, pool=pool, weights_sha256=digest, notation=written), preprocess
 

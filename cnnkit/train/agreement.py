@@ -1,11 +1,11 @@
 """Whether the features that a training is given belong together: one base, one preprocessing, one list of classes. No torch."""
 
-import dataclasses
 import os
 from pathlib import Path
 
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.features import Features
+from cnnkit.formats.header import difference
 
 # How the fields of a Header are called by people and by options.
 _CALLED = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
@@ -26,20 +26,15 @@ def check(learnt: Features, validated: Features, *, train: str, val: str) -> Non
     """
     for part in ("backbone", "preprocess"):
         one, other = getattr(learnt.header, part), getattr(validated.header, part)
-        if one is None or other is None:
-            if one is not other:
-                lacking, having = (train, val) if one is None else (val, train)
-                raise FormatError(
-                    f"{lacking} does not say its {part}, {having} does; extract both with the same options"
-                )
-            continue
-        for field in dataclasses.fields(one):
-            ours, theirs = getattr(one, field.name), getattr(other, field.name)
-            if ours != theirs:
-                what = _CALLED.get(field.name, field.name)
-                raise FormatError(
-                    f"{train} has {what} {_short(ours)}, {val} has {_short(theirs)}; extract both with the same options"
-                )
+        if (one is None) is not (other is None):
+            lacking, having = (train, val) if one is None else (val, train)
+            raise FormatError(f"{lacking} does not say its {part}, {having} does; extract both with the same options")
+    if differs := difference(learnt.header, validated.header):
+        field, ours, theirs = differs
+        raise FormatError(
+            f"{train} has {_CALLED.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
+            "extract both with the same options"
+        )
     said, also_said = learnt.header.classes, validated.header.classes
     if said is not None and also_said is not None:
         _check_classes(said, also_said, train=train, val=val)
