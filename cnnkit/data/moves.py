@@ -10,9 +10,10 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
 from cnnkit.formats.manifest import Row
@@ -22,15 +23,13 @@ _COLUMNS = ("from", "path", "label", "split", "group")
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int | None], None]
-
 
 def unfinished(folder: str | Path) -> bool:
     """Say whether pictures were being moved into this folder when something came between."""
     return (Path(folder) / _MOVES).is_file()
 
 
-def finish(folder: str | Path, name: str, *, progress: Progress = lambda done, total: None) -> list[Row]:
+def finish(folder: str | Path, name: str, *, progress: Progress = no_progress) -> list[Row]:
     """Do the moves that are written down in a folder, those that are still to be done, and list the pictures in a manifest.
 
     Args:

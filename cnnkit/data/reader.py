@@ -12,6 +12,13 @@ from cnnkit.errors import BadPicture
 
 T = TypeVar("T")
 
+#: How many pictures are done, and of how many (None where nobody knows).
+Progress = Callable[[int, int | None], None]
+
+
+def no_progress(_done: int, _total: int | None) -> None:
+    """The way of a caller who does not want to see progress."""
+
 
 def usable_cores() -> int:
     """Count the cores that this process may use: under taskset and in containers fewer than the machine has."""

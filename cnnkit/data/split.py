@@ -50,7 +50,7 @@ def split(
     near: int | None = None,
     jobs: int | None = None,
     skip: Callable[[str, str], None] = lambda path, reason: None,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    progress: reader.Progress = reader.no_progress,
 ) -> Outcome:
     """Give every picture to a part; each class in its due shares, duplicates and groups undivided.
 

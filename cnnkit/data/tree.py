@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cnnkit.data import moves, source
-from cnnkit.data.moves import Progress
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest
 from cnnkit.formats.manifest import Row
@@ -44,7 +44,7 @@ def write(
     digests: Mapping[str, bytes],
     link: Link = Link.COPY,
     force: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> list[Row]:
     """Lay pictures out by part and class, and list them in `split.tsv`.
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from cnnkit.choices import ExportInput
 from cnnkit.data import preprocess as preparing
 from cnnkit.data import reader
+from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import export
 from cnnkit.engine.export import Answers, HeadAnswers
-from cnnkit.engine.runner import Progress, Skip
+from cnnkit.engine.runner import Skip
 from cnnkit.errors import BadPicture
 from cnnkit.nets import classifier
 from cnnkit.nets.classifier import Classifier

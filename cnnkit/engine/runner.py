@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnnkit.data import images, reader
 from cnnkit.data import preprocess as preparing
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -29,17 +30,11 @@ Network = Callable[..., Sequence[NDArray[Any]]]
 Squares = list[NDArray[np.uint8]]
 #: What to do about a picture that cannot be used: path and reason.
 Skip = Callable[[str, str], None]
-#: How many pictures are done, and of how many (None where nobody knows).
-Progress = Callable[[int, int | None], None]
 
 
 def raise_bad(path: str, reason: str) -> None:
     """The way of a caller who did not say what to do about a bad picture."""
     raise BadPicture(f"{path}: {reason}")
-
-
-def no_progress(_done: int, _total: int | None) -> None:
-    """The way of a caller who does not want to see progress."""
 
 
 def run(

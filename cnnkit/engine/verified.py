@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit.choices import ExportInput
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import device as devices
-from cnnkit.engine.runner import Progress, Skip, no_progress, raise_bad
+from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats.header import Kind, made_by
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from cnnkit.choices import Engine, FeatureDtype
 from cnnkit.data import preprocess as preparing
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
 from cnnkit.engine import device as devices
 from cnnkit.engine.bases import Request
-from cnnkit.engine.runner import Progress, Rates, Skip, no_progress, raise_bad
+from cnnkit.engine.runner import Rates, Skip, raise_bad
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats import features, manifest

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Vote
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import runner
-from cnnkit.engine.runner import Progress, Skip, no_progress, raise_bad
+from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
 from cnnkit.formats import onnx_model, tsv

@@ -2,11 +2,11 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import features
@@ -15,8 +15,6 @@ from cnnkit.nets.notation import Activation, Kind
 from cnnkit.train import agreement
 
 log = logging.getLogger("cnnkit")
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def train_head(
     settings: Settings | None = None,
     weights: Path | None = None,
     device: str = "auto",
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Result:
     """Train a head, keep its best epoch, and write the whole model.
 

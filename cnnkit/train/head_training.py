@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import ClassWeights, Initializer, Solver
+from cnnkit.data.reader import Progress
 from cnnkit.engine import torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, FormatError
@@ -22,7 +23,7 @@ from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header, Kind, made_by
 from cnnkit.nets import backbones, build, classifier
 from cnnkit.train import logistic, optim, preparation
-from cnnkit.train.head import Progress, Result, Settings, whole_head
+from cnnkit.train.head import Result, Settings, whole_head
 from cnnkit.train.loop import Best, Epoch, fit, in_order, shuffled
 from cnnkit.train.optim import Objective, answers
 
