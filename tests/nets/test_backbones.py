@@ -25,16 +25,6 @@ def inputs(size=64, batch=2):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def hooked(module, layer, given):
-    """What a module of the whole network answers, seen by a hook."""
-    seen = []
-    handle = module.get_submodule(layer).register_forward_hook(lambda _module, _given, made: seen.append(made.clone()))
-    with torch.no_grad():
-        module(given)
-    handle.remove()
-    return seen[-1]
-
-
 # ---------------------------------------------------------------- weights
 
 
@@ -43,7 +33,7 @@ def saved(path, name="squeezenet1_1", seed=5):
     return path
 
 
-def test_weights_of_a_file_are_in_the_base(tmp_path):
+def test_weights_of_a_file_are_in_the_base(tmp_path, hooked):
     """The cut base has the file's values and answers with them; they are kept under the hash of the file."""
     file = saved(tmp_path / "mine.pth")
     base, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
@@ -68,7 +58,7 @@ def test_weights_as_training_scripts_save_them(tmp_path, wrapper):
     assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
 
 
-def test_computed_tensors_follow_the_weights(tmp_path):
+def test_computed_tensors_follow_the_weights(tmp_path, hooked):
     """What a network computes from its weights when its graph is made (maxvit's position biases) comes from the loaded ones."""
     file = saved(tmp_path / "maxvit.pth", "maxvit_t")
     base, _, preprocess = backbones.pretrained("maxvit_t", weights=file, layer="blocks.1")

@@ -102,16 +102,6 @@ def test_keras_names_of_the_other_vggs():
 # ---------------------------------------------------------------- layers and cuts
 
 
-def hooked(module, layer, given):
-    """What a module of the whole network answers, seen by a hook."""
-    seen = []
-    handle = module.get_submodule(layer).register_forward_hook(lambda _module, _given, made: seen.append(made.clone()))
-    with torch.no_grad():
-        module(given)
-    handle.remove()
-    return seen[-1]
-
-
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -124,7 +114,7 @@ def hooked(module, layer, given):
         ("googlenet", ["inception3a", "inception5b.branch3", "avgpool"]),
     ],
 )
-def test_a_cut_equals_a_hook_on_the_whole_network(name, layers):
+def test_a_cut_equals_a_hook_on_the_whole_network(name, layers, hooked):
     """A base gives bit for bit what its layer answers inside the whole network, and has no module that it does not need."""
     module, _ = whole(name)
     given = inputs(96 if name == "googlenet" else 64)
@@ -137,7 +127,7 @@ def test_a_cut_equals_a_hook_on_the_whole_network(name, layers):
     assert sum(value.numel() for value in shallow.parameters()) < sum(value.numel() for value in module.parameters())
 
 
-def test_channels_come_first():
+def test_channels_come_first(hooked):
     """A Swin transformer keeps channels last inside; its base gives maps (C, h, w) wherever it is cut."""
     module, _ = whole("swin_t")
     given = inputs()
@@ -159,7 +149,7 @@ def test_channels_come_first_for_timm():
         assert cutting.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
 
 
-def test_functional_nodes_can_be_cut_at():
+def test_functional_nodes_can_be_cut_at(hooked):
     """Sums and functions that are no modules have names in the graph, and give what one computes by hand at that place."""
     module, _ = whole("resnet18")
     block, given = module.layer1[1], inputs()
