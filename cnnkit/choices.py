@@ -99,7 +99,7 @@ class ExportInput(StrEnum):
     """What an exported network takes."""
 
     UINT8 = "uint8"  # pictures as files have them, (N, H, W, 3); normalised inside
-    FLOAT = "float"  # normalised, (N, 3, H, W)
+    FLOAT = "float"  # normalised, (N, 3, H, W); grey (N, 1, H, W)
 
 
 class Vote(StrEnum):
@@ -107,3 +107,36 @@ class Vote(StrEnum):
 
     SOFT = "soft"  # the mean of their probabilities
     HARD = "hard"  # the class that most of them name
+
+
+class Schedule(StrEnum):
+    """How the learning rate goes on after the warm-up."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"  # half a cosine down to zero over all steps, Loshchilov and Hutter 2017
+    STEP = "step"  # a tenth after half of the epochs, a hundredth after three quarters, He et al. 2016
+    PLATEAU = "plateau"  # a fifth after five epochs without a lower validation loss, Keras' ReduceLROnPlateau
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Tell whether the rate of a step depends on how many epochs are still to come."""
+        return self in (Schedule.COSINE, Schedule.STEP)
+
+
+class Amp(StrEnum):
+    """In which numbers training computes; weights and validation are always float32."""
+
+    AUTO = "auto"  # what is fastest on this machine
+    BF16 = "bf16"
+    FP16 = "fp16"  # GPUs alone, with scaled losses
+    OFF = "off"  # float32
+
+
+class Normalize(StrEnum):
+    """What is done to values from 0 to 1 before the first layer; the last three are measured on the training pictures, per channel."""
+
+    IMAGENET = "imagenet"  # ImageNet's mean and deviation
+    SCALE = "scale"  # nothing more
+    CENTER = "center"  # zero mean
+    STANDARD = "standard"  # zero mean and unit deviation
+    MAXABS = "maxabs"  # divided by the largest absolute value

@@ -16,7 +16,7 @@ ENTRY_POINTS = [entry for entry in distribution("cnnkit").entry_points if entry.
 #: From the ground up. `cli` stands beside the tools: it may use everything below, and they alone use it.
 FLOORS = [
     {"errors", "choices"},
-    {"formats"},
+    {"formats", "spelling"},
     {"data", "evaluation"},
     {"nets"},
     {"engine"},

@@ -26,55 +26,64 @@ BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", 
 ROAD = {
     "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
     "cnn-split": ["photos", "--ratio", "0.5,0.5", "--names", "train,test"],
+    "cnn-augment": ["split.tsv", "--split", "train", "-o", "-", "--copies", "2", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
     "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
+    "cnn-curves": ["head.csv"],
 }
 
 #: What stdout becomes in the road, for the commands after it.
 KEPT = {"cnn-split": "split.tsv", "cnn-predict": "predictions.tsv"}
 
 #: Those that are done in a moment and can be run again and again.
-QUICK = ["cnn-dims", "cnn-split", "cnn-predict", "cnn-eval"]
+QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn-curves"]
 
 #: All that is needed, but the file does not exist.
 MISSING = {
     "cnn-dims": ["no-such.onnx"],
     "cnn-split": ["no-such", "--ratio", "0.5,0.5"],
+    "cnn-augment": ["no-such", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
     "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
     "cnn-export": ["no-such.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "no-such.onnx", "photos"],
     "cnn-eval": ["no-such.tsv"],
+    "cnn-curves": ["no-such.csv"],
 }
 
 #: All that is needed, but no source.
 SOURCELESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["--ratio", "0.5,0.5"],
+    "cnn-augment": ["-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-o", "x.npy", *BASE],
     "cnn-train-head": ["-o", "x.pt"],
     "cnn-export": ["-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx"],
     "cnn-eval": [],
+    "cnn-curves": [],
 }
 
 #: Work that does not end by itself: those that read standard input wait for more of it, the others have much to do.
 ENDLESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["-", "--ratio", "0.5,0.5"],
+    "cnn-augment": ["-", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-", "-o", "x.npy", *BASE],
     "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],
     "cnn-export": ["head.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
     "cnn-eval": [],
+    "cnn-curves": [],
 }
 
 #: Those that read many pictures and go on after a broken one; photos-and-one/ holds one.
 SKIPPING = {
     "cnn-split": ["photos-and-one", "--ratio", "0.5,0.5"],
+    "cnn-augment": ["photos-and-one", "-o", "-", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["photos-and-one", "-o", "skipping/x.npy", *BASE],
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
 }

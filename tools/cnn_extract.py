@@ -59,6 +59,21 @@ def main(
     fit: Annotated[Fit | None, cli.Option("--fit", help="How a picture becomes a square. [default: crop]")] = None,
     dtype: Annotated[FeatureDtype, cli.Option("--dtype", help="How the features are kept.")] = FeatureDtype.FLOAT32,
     engine: Annotated[Engine, cli.Option("--engine", help="What computes.")] = Engine.ONNX,
+    views: Annotated[
+        int | None,
+        cli.Option(
+            "--views",
+            min=1,
+            metavar="K",
+            help="Beside each picture K augmented copies, each a row; not of val and test.",
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        cli.Option(
+            "--augment", metavar="NOTATION", help="What may become of those copies, as cnn-augment has it; or @FILE."
+        ),
+    ] = None,
     resume: Annotated[bool, cli.Option("--resume", help="Go on from an interrupted run.")] = False,
     bench: Annotated[
         bool, cli.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
@@ -81,11 +96,17 @@ def main(
       cnn-extract split.tsv --split train -o train.npy --backbone resnet50
       cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth --layer features.14
       cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" --weights none --size 16 --pool flatten
+      cnn-extract split.tsv --split train -o train.npy --views 10 --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
       find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
     """
+    from cnnkit.data.augment import parse
     from cnnkit.engine.bases import Request
     from cnnkit.infer import extract
+    from cnnkit.infer.views import Views
 
+    viewed = None if views is None or augment is None else Views(parse(augment), views, seed)
+    if viewed is None and (views is not None or augment is not None):
+        raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
     request = Request(
         backbone=backbone if backbone or layers else "mobilenet_v2",
         layers=layers,
@@ -99,7 +120,7 @@ def main(
     )
     pictures = cli.pictures(sources, split=split, null=null)
     if bench:
-        given = {"-o": output, "--errors": errors, "--resume": resume}
+        given = {"-o": output, "--errors": errors, "--resume": resume, "--views": views}
         if ignored := next((word for word, value in given.items() if value), None):
             raise UsageError(f"--bench writes nothing; drop {ignored}")
         rates = extract.bench(list(pictures), request=request, batch=batch, jobs=jobs, device=device, engine=engine)
@@ -117,6 +138,7 @@ def main(
             dtype=dtype,
             device=device,
             engine=engine,
+            views=viewed,
             resume=resume,
             skip=skip,
             progress=progress,

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,7 +30,7 @@ def pictures(sources: list[str] | None, *, split: str | None = None, null: bool 
     from cnnkit.data import source
 
     if not sources:
-        _refuse_terminal("a picture, a folder or a manifest", "a list")
+        refuse_terminal("a picture, a folder or a manifest", "a list")
     return source.find(sources or ["-"], split=split, stdin=sys.stdin.buffer if sys.stdin else None, null=null)
 
 
@@ -54,10 +54,29 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
             yield file, str(path)
         return
     if path is None:
-        _refuse_terminal(f"a file of {what}", "them")
+        refuse_terminal(f"a file of {what}", "them")
     yield sys.stdin.buffer, "standard input"
 
 
-def _refuse_terminal(what: str, piped: str) -> None:
+def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[BinaryIO, str]]:
+    """Open the files that the command line names, one after the other; without any, standard input.
+
+    Args, Raises as `reading`.
+
+    Yields:
+        The bytes of each, open until the next is asked for, and a name for messages.
+    """
+    named: Sequence[Path | None] = paths or [None]
+    for path in named:
+        with reading(path, what) as opened:
+            yield opened
+
+
+def refuse_terminal(what: str, piped: str) -> None:
+    """Ask for a source rather than wait for words that somebody would have to type.
+
+    Raises:
+        UsageError: Standard input is a terminal.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe {piped} in")

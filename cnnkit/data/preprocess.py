@@ -1,5 +1,6 @@
 """The one way from a picture to the square that a network takes. Training, extraction, prediction and maps all go through it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,4 @@ def with_size(
     new_resize = resize or round(preprocess.resize * new_size / preprocess.size)
     if new_resize < new_size:
         raise UsageError(f"--resize {new_resize} is smaller than the crop of {new_size}; give at least {new_size}")
-    return Preprocess(
-        fit=new_fit,
-        resize=new_resize if new_fit is Fit.CROP else new_size,
-        size=new_size,
-        interpolation=preprocess.interpolation,
-        mean=preprocess.mean,
-        std=preprocess.std,
-    )
+    return replace(preprocess, fit=new_fit, resize=new_resize if new_fit is Fit.CROP else new_size, size=new_size)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: How many pictures are done, and of how many (None where nobody knows).
@@ -28,7 +29,7 @@ def usable_cores() -> int:
 def read(
     pictures: Iterable[Picture], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
 ) -> Iterator[tuple[Picture, T | BadPicture]]:
-    """Load pictures in threads; Pillow decodes and resizes outside of the interpreter's lock.
+    """Load pictures in threads, each by its path, as `each` does.
 
     Args:
         pictures: Read as far as `ahead` goes, no further.
@@ -36,28 +37,43 @@ def read(
         jobs: Threads; as many as cores unless said.
         ahead: How many pictures may wait to be asked for: the bound on memory.
 
-    Yields:
+    Returns:
         Every picture in the order given, with what `load` made of it or with the reason why it could not.
     """
+    return each(pictures, lambda picture: load(picture.path), jobs=jobs, ahead=ahead)
 
-    def attempt(picture: Picture) -> T | BadPicture:
+
+def each(
+    items: Iterable[S], load: Callable[[S], T], *, jobs: int | None = None, ahead: int = 64
+) -> Iterator[tuple[S, T | BadPicture]]:
+    """Load things in threads; Pillow decodes and resizes outside of the interpreter's lock.
+
+    Args:
+        items: Whatever `load` knows how to load; else as `read`.
+        load: As `read`, likewise jobs, ahead.
+
+    Yields:
+        Every item in the order given, with what `load` made of it or with the reason why it could not.
+    """
+
+    def attempt(item: S) -> T | BadPicture:
         try:
-            return load(picture.path)
+            return load(item)
         except BadPicture as error:
             return error
 
-    coming = iter(pictures)
+    coming = iter(items)
     executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")
     try:
-        waiting: deque[tuple[Picture, Future[T | BadPicture]]] = deque()
-        for picture in islice(coming, ahead):
-            waiting.append((picture, executor.submit(attempt, picture)))
+        waiting: deque[tuple[S, Future[T | BadPicture]]] = deque()
+        for item in islice(coming, ahead):
+            waiting.append((item, executor.submit(attempt, item)))
         while waiting:
-            picture, future = waiting.popleft()
+            item, future = waiting.popleft()
             loaded = future.result()
             following = next(coming, None)
             if following is not None:
                 waiting.append((following, executor.submit(attempt, following)))
-            yield picture, loaded
+            yield item, loaded
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

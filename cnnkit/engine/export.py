@@ -42,7 +42,7 @@ class Answers(nn.Module):
 
         Args:
             classifier: Any; it is copied when `half` changes its weights.
-            normalised: The input is float32 (N, 3, H, W), already normalised, in place of uint8 (N, H, W, 3).
+            normalised: The input is float32 (N, 3, H, W), or grey (N, 1, H, W), already normalised, in place of uint8 (N, H, W, 3).
             features: Also give what the head reads.
             cam: Also give the class activation map (N, classes, h, w) of every class.
             half: Compute in float16 between input and outputs.
@@ -93,9 +93,9 @@ class HeadAnswers(nn.Module):
 
 def _check_maps(classifier: Classifier) -> None:
     """Refuse a base that ends in a vector, which says nothing about places."""
-    size = classifier.preprocess.size
+    size, channels = classifier.preprocess.size, classifier.preprocess.channels
     with torch.no_grad():
-        shape = tuple(classifier.base(torch.zeros(1, 3, size, size)).shape[1:])
+        shape = tuple(classifier.base(torch.zeros(1, channels, size, size)).shape[1:])
     if len(shape) != 3:
         raise CnnkitError(
             f"a class activation map needs a base that ends in a map; this one ends in a vector of {shape[0]}. "

@@ -32,11 +32,11 @@ class WholeExport:
         self.module = Answers(network, normalised=self.normalised, features=features, cam=cam, half=half).eval()
         # Compared with float32, whatever is exported: that is what float16 costs
         self.reference: nn.Module = Answers(network, normalised=self.normalised, features=features, cam=cam).eval()
-        self.size = int(network.preprocess.size)
+        self.size, self.channels = network.preprocess.size, network.preprocess.channels
 
     def example(self, batch: int) -> Tensor:
         """Draw inputs."""
-        shape = (3, self.size, self.size) if self.normalised else (self.size, self.size, 3)
+        shape = (self.channels, self.size, self.size) if self.normalised else (self.size, self.size, 3)
         dtype = np.dtype(np.float32 if self.normalised else np.uint8)
         return torch.from_numpy(export.random_inputs(shape, dtype, batch=batch))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,17 @@ Squares = list[NDArray[np.uint8]]
 Skip = Callable[[str, str], None]
 
 
+class Views(Protocol):
+    """What goes through the network in a picture's place: its square, and changed copies of it."""
+
+    @property
+    def copies(self) -> int:
+        """How many there are at most, beside the square itself."""
+
+    def __call__(self, picture: Picture, square: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+        """Make them, (size, size, 3) each."""
+
+
 def raise_bad(path: str, reason: str) -> None:
     """The way of a caller who did not say what to do about a bad picture."""
     raise BadPicture(f"{path}: {reason}")
@@ -44,6 +55,8 @@ def run(
     *,
     batch: int,
     jobs: int | None = None,
+    views: Views | None = None,
+    begun: int = 0,
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
 ) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
@@ -58,11 +71,13 @@ def run(
         network: From a batch to its answers.
         batch: Pictures at once.
         jobs: Threads that decode.
+        views: Made in the threads that decode, where a picture goes through the network several times; a batch counts views then.
+        begun: So many of the first picture's views are left out.
         skip: Called for every picture that cannot be used, in its turn.
         progress: Called after every batch.
 
     Yields:
-        The good pictures of a batch, and the network's answers for them.
+        The good pictures of a batch, each as often as it has views there, and the network's answers for them.
     """
     total = len(pictures) if isinstance(pictures, Sized) else None
     done = 0
@@ -76,21 +91,25 @@ def run(
         return shown, answers
 
     with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
-        load = partial(_load, ways=_ways(preprocess))
+        load = partial(_load_views, ways=_ways(preprocess), views=views)
+        filling = -(-batch // (1 if views is None else 1 + views.copies))  # pictures that fill a batch
         try:
-            for picture, loaded in reader.read(
-                pictures, load, jobs=jobs, ahead=2 * max(batch, jobs or reader.usable_cores())
+            for picture, loaded in reader.each(
+                pictures, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
             ):
                 done += 1
                 if isinstance(loaded, BadPicture):
                     skip(picture.path, str(loaded))
                     continue
-                good.append((picture, loaded))
-                if len(good) == batch:
-                    waiting.append(([item for item, _ in good], done, executor.submit(network, *_filled(good, batch))))
-                    good = []
-                    if len(waiting) > 1:
-                        yield finish()
+                for squares in loaded[begun:]:
+                    good.append((picture, squares))
+                    if len(good) == batch:
+                        shown = [item for item, _ in good]
+                        waiting.append((shown, done, executor.submit(network, *_filled(good, batch))))
+                        good = []
+                        if len(waiting) > 1:
+                            yield finish()
+                begun = 0
             if good:
                 waiting.append(([item for item, _ in good], done, executor.submit(network, *_filled(good, batch))))
             while waiting:
@@ -107,6 +126,11 @@ def _ways(preprocess: Preprocess | Sequence[Preprocess]) -> Sequence[Preprocess]
 def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
     image = images.load(path)
     return [preparing.prepare(image, way) for way in ways]
+
+
+def _load_views(picture: Picture, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
+    squares = _load(picture.path, ways=ways)
+    return [squares] if views is None else [[view] for square in squares for view in views(picture, square)]
 
 
 def _filled(good: Sequence[tuple[Picture, Squares]], batch: int) -> list[NDArray[np.uint8]]:

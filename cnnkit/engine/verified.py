@@ -49,7 +49,7 @@ def export_model(
         output: The `.onnx`.
         verify: Real pictures to compare on, beside random ones.
         verify_name: What they are called in the record.
-        input_kind: uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).
+        input_kind: uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W), grey ones (N, 1, H, W).
         features: Also give what the head reads.
         cam: Also give the class activation maps.
         head_only: Take features in place of pictures.

@@ -1,10 +1,8 @@
 """A confusion matrix as a picture: counts in the cells, the share of the true class as their colour."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,18 +10,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cnnkit.errors import UsageError
 from cnnkit.evaluation.report import Report
-from cnnkit.formats import atomic
+from cnnkit.formats import figures
 from cnnkit.formats.predictions import WITHHELD
-
-#: The formats, each with the metadata to leave out so that the same matrix gives the same bytes.
-_CHANGING: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
-_DPI = 150
 
 # Inches and points: a cell is as large as is comfortable, unless the whole would then be a stamp or fit on no screen
 _CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
@@ -42,19 +31,11 @@ def save(path: str | Path, report: Report) -> None:
         UsageError: Another format.
         OSError: The file cannot be written.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _CHANGING:
-        raise UsageError(f"{path}: the ending names the format of the picture; use one of {', '.join(_CHANGING)}")
     support = [report.per_class[label].support for label in report.classes]
     title = (
         f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} pictures"
     )
-    drawn = io.BytesIO()  # matplotlib seeks, which a pipe cannot
-    with mpl.rc_context({"svg.hashsalt": "cnnkit"}):
-        figure = render(report.confusion, report.classes, support=support, title=title)
-        figure.savefig(drawn, format=suffix[1:], dpi=_DPI, bbox_inches="tight", metadata=_CHANGING[suffix])
-    with atomic.writing(path) as file:
-        file.write(drawn.getvalue())
+    figures.save(path, lambda: render(report.confusion, report.classes, support=support, title=title))
 
 
 def render(

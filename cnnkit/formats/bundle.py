@@ -36,7 +36,7 @@ def save(path: str | Path, bundle: Bundle) -> None:
     """Write a model in one step; the same model gives the same bytes."""
     content = {"header": json.loads(bundle.header.to_json()), "state": _plain(bundle.state), "history": bundle.history}
     with atomic.writing(path) as file:
-        file.write(_serialised(content))
+        file.write(serialised(content))
 
 
 def load(path: str | Path) -> Bundle:
@@ -46,7 +46,7 @@ def load(path: str | Path) -> Bundle:
         FormatError: It is no model of ours, or broken.
         OSError: It cannot be read.
     """
-    content = _read(path)
+    content = read(path)
     if not isinstance(content, Mapping) or "header" not in content:
         raise FormatError(
             f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
@@ -63,7 +63,7 @@ def load_state(path: str | Path) -> State:
     Raises:
         FormatError: It holds no tensors by name.
     """
-    content = _read(path)
+    content = read(path)
     for key in ("state_dict", "model", "state"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -83,7 +83,7 @@ def keep_state(state: Mapping[str, Tensor]) -> str:
     Returns:
         The hash of the file's bytes, by which `cache.find_weights` finds it.
     """
-    content = _serialised(_plain(state))
+    content = serialised(_plain(state))
     digest = sha256(content).hexdigest()
     _keep(digest, content)
     return digest
@@ -109,13 +109,19 @@ def _plain(state: Mapping[str, Tensor]) -> State:
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
 
 
-def _serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
+def serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
+    """Give the bytes that torch saves, the same for the same content."""
     buffer = io.BytesIO()  # a named file would put its name into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def _read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Read tensors and plain values, onto the CPU.
+
+    Raises:
+        FormatError: The file is broken, or holds more than that.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

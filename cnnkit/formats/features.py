@@ -1,7 +1,7 @@
 """Features on disk: `train.npy`, plain numpy rows; `train.tsv`, row i names picture i; `train.json`, the Header, written last.
 
     train.npy        float32 or float16, (N, D) or (N, C, H, W)
-    train.tsv        path label split group, paths as seen from this folder
+    train.tsv        path label split group (view), paths as seen from this folder
     train.json       its presence means complete
 
 While they are being written the first two are called `train.npy.part` and `train.tsv.part`, so that work can be resumed.
@@ -23,6 +23,9 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import Header, Kind
 from cnnkit.formats.manifest import Row
+
+#: Of the `.tsv` that names the rows. Where pictures have several views, `view` comes behind them.
+COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
 _MOST_ROWS = 10**15
@@ -123,6 +126,7 @@ class Writer:
         dtype: str,
         header: Header,
         settings: Mapping[str, int | str] | None = None,
+        columns: tuple[str, ...] = COLUMNS,
     ) -> None:
         """Prepare for rows of one shape.
 
@@ -132,12 +136,13 @@ class Writer:
             dtype: float32 or float16.
             header: Written when all is done, with the labels of the rows as its classes.
             settings: What else the values depend on, down to their last bits: `resume` demands that it is as it was.
+            columns: Of the `.tsv`.
 
         Raises:
             UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
-        self.settings = dict(settings or {})
+        self.settings, self.columns = dict(settings or {}), columns
         self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         check_neighbours(self.path)
@@ -153,7 +158,7 @@ class Writer:
             described.unlink(missing_ok=True)  # what it describes is about to go
             self._values, self._listed = values.open("wb"), listed.open("wb")
             self._values.write(self._npy_header(_MOST_ROWS))
-            self._listed.write(manifest.render([]))
+            self._listed.write(manifest.render([], columns=self.columns))
             self._values.flush()
             self._listed.flush()
             with atomic.writing(described) as file:
@@ -227,7 +232,7 @@ class Writer:
         count = min(len(rows), max(values.stat().st_size - start, 0) // row_bytes) // multiple_of * multiple_of
         if not count:
             return []
-        kept = manifest.render(rows[:count])
+        kept = manifest.render(rows[:count], columns=self.columns)
         self._values, self._listed = values.open("r+b"), listed.open("r+b")
         self._values.truncate(start + count * row_bytes)
         self._listed.truncate(len(kept))
@@ -242,7 +247,7 @@ class Writer:
         assert values.shape == (len(rows), *self.shape)
         self._values.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self._values.flush()
-        self._listed.write(manifest.render(rows).partition(b"\n")[2])
+        self._listed.write(manifest.render(rows, columns=self.columns).partition(b"\n")[2])
         self._listed.flush()
         self.count += len(rows)
         self._labels |= _labels(rows)
@@ -261,7 +266,7 @@ class Writer:
         header = json.loads(self.header.to_json())
         parts = {
             f"{part} {key}": value
-            for part in ("backbone", "preprocess")
+            for part in ("backbone", "preprocess", "training")
             for key, value in (header.pop(part) or {}).items()
         }
         return {**self.settings, **parts, "dtype": self.dtype.name, "shape": list(self.shape), **header}

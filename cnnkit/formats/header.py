@@ -12,6 +12,9 @@ from cnnkit.errors import FormatError
 
 VERSION = 1
 
+#: How red, green and blue make one grey channel: the luma of ITU-R BT.601, as Pillow's mode L has it.
+LUMA = (0.299, 0.587, 0.114)
+
 
 class Kind(StrEnum):
     """What a file is."""
@@ -32,7 +35,8 @@ _MADE_BY = {
 class Preprocess:
     """How a picture becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
 
-    `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1.
+    `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: the normalised channels
+    become one, their luma, inside the network.
     """
 
     fit: Fit = Fit.CROP
@@ -41,6 +45,12 @@ class Preprocess:
     interpolation: Interpolation = Interpolation.BILINEAR
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    grey: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many channels the base gets."""
+        return 1 if self.grey else 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,10 @@ class Header:
 
     def to_json(self) -> str:
         """Give the same text for the same record, on one line."""
-        return json.dumps({"cnnkit": VERSION, **asdict(self)}, ensure_ascii=False)
+        record = asdict(self)
+        if self.preprocess is not None and not self.preprocess.grey:
+            del record["preprocess"]["grey"]  # as files were before there was grey
+        return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, *, name: str, kind: Kind | None = None) -> Self:
@@ -117,7 +130,10 @@ def _classes(raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
 
 
 def _preprocess(raw: dict[str, Any]) -> Preprocess:
+    raw = {"grey": False, **raw}
     values = {item.name: raw[item.name] for item in fields(Preprocess)}
+    if not isinstance(values["grey"], bool):
+        raise TypeError(f"grey {values['grey']!r}")
     values["fit"] = Fit(values["fit"])
     values["interpolation"] = Interpolation(values["interpolation"])
     for name in ("resize", "size"):

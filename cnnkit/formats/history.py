@@ -1,14 +1,28 @@
 """The training history beside a model, `head.csv` beside `head.pt`: one row an epoch, flushed as it happens."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from cnnkit.errors import UsageError
+from cnnkit.errors import FormatError, UsageError
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One epoch as a history tells it; what was not measured is None, what came to no number is NaN."""
+
+    epoch: int
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    lr: float | None = None
+    seconds: float | None = None
 
 
 class Writer:
@@ -56,3 +70,82 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def read(path: str | Path) -> list[Row]:
+    """Read a history, also one whose training still goes on.
+
+    Args:
+        path: A `.csv` that a `Writer` wrote. Other columns may stand beside ours.
+
+    Returns:
+        The epochs, in order; none where the first is not finished yet.
+
+    Raises:
+        FormatError: It is no history, or a row is broken.
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return parse(file, name=str(path))
+
+
+def parse(lines: Iterable[bytes], *, name: str) -> list[Row]:
+    """Read a history from its lines; a last one without its end is still being written, and left out if it lacks fields.
+
+    Args:
+        lines: The lines of the file, with their ends.
+        name: The file, for messages.
+
+    Raises:
+        FormatError: It is no history, a row is broken, or epochs do not follow one another.
+    """
+    columns: list[str] | None = None
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
+        if not text:
+            continue
+        fields = [field.strip() for field in text.split(",")]
+        if columns is None:
+            columns = fields
+            if not set(COLUMNS) <= set(columns):
+                raise FormatError(_no_history(name))
+            continue
+        try:
+            row = _row(columns, fields, where=f"{name}:{number}")
+        except FormatError:
+            if line.endswith(b"\n"):
+                raise
+            break
+        if rows and row.epoch <= rows[-1].epoch:
+            raise FormatError(
+                f"{name}:{number}: epoch {row.epoch} after epoch {rows[-1].epoch}; is this more than one history?"
+            )
+        rows.append(row)
+    if columns is None:
+        raise FormatError(f"{name}: empty; a history begins with the header row {','.join(COLUMNS)}")
+    return rows
+
+
+def _row(columns: Sequence[str], fields: Sequence[str], *, where: str) -> Row:
+    if len(fields) != len(columns):
+        raise FormatError(f"{where}: {len(fields)} fields, but the header row has {len(columns)}")
+    found = dict(zip(columns, fields, strict=True))
+    if not found["epoch"].isdecimal():
+        raise FormatError(f'{where}: epoch "{found["epoch"]}" is no whole number')
+    measures: dict[str, float | None] = {}
+    for column in COLUMNS[1:]:
+        try:
+            measures[column] = float(found[column]) if found[column] else None
+        except ValueError as error:
+            raise FormatError(f'{where}: {column} "{found[column]}" is no number') from error
+    return Row(int(found["epoch"]), **measures)
+
+
+def _no_history(name: str) -> str:
+    path = Path(name)
+    if path.suffix == ".pt":
+        beside = path.with_suffix(".csv")
+        where = f"its history is {beside}" if beside.is_file() else f"its history should be {beside}, but is not there"
+        return f"{name}: a model; {where}"
+    return f"{name}: no history of a training; that begins with the header row {','.join(COLUMNS)}"

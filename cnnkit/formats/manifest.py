@@ -7,6 +7,7 @@ Only `path` is required; further columns are kept out of the way.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +15,21 @@ from pathlib import Path
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, tsv
 
+_COUNTED = re.compile("[0-9]{1,9}")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture of a manifest; `path` as it stands in the file."""
+    """One picture of a manifest; `path` as it stands in the file.
+
+    `view` counts the augmented views of one picture in features, 0 is the plain one; None where there are none.
+    """
 
     path: str
     label: str | None = None
     split: str | None = None
     group: str | None = None
+    view: int | None = None
 
 
 def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Row]:
@@ -38,7 +45,9 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Row]:
     for fields in tsv.parse(lines, name=name, required=["path"]):
         if not fields["path"]:
             raise FormatError(f"{name}: a row with an empty path")
-        yield Row(fields["path"], *(fields.get(column) or None for column in ("label", "split", "group")))
+        label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
+        view = fields.get("view", "")  # somebody else's column may be called so, too
+        yield Row(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
 
 
 def load(path: str | Path) -> list[Row]:
@@ -49,7 +58,12 @@ def load(path: str | Path) -> list[Row]:
 
 def render(rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
     """Write a manifest as text, with these of its columns."""
-    return tsv.render(columns, ([getattr(row, column) for column in columns] for row in rows))
+    return tsv.render(columns, ([_field(row, column) for column in columns] for row in rows))
+
+
+def _field(row: Row, column: str) -> str | None:
+    value = getattr(row, column)
+    return None if value is None else str(value)
 
 
 def save(

@@ -1,8 +1,9 @@
 """Run a convolutional base once over pictures and keep what it saw."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Engine, FeatureDtype
-from cnnkit.data import preprocess as preparing
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
@@ -19,10 +19,12 @@ from cnnkit.engine import device as devices
 from cnnkit.engine.bases import Request
 from cnnkit.engine.runner import Rates, Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.formats import features, manifest
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import features
 from cnnkit.formats.header import Header, Kind, Preprocess, made_by
 from cnnkit.formats.manifest import Row
+from cnnkit.infer import resuming
+from cnnkit.infer.views import Views, rows_of
 
 log = logging.getLogger("cnnkit")
 
@@ -65,6 +67,7 @@ def extract(
     dtype: FeatureDtype = FeatureDtype.FLOAT32,
     device: str = "auto",
     engine: Engine = Engine.ONNX,
+    views: Views | None = None,
     resume: bool = False,
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
@@ -80,6 +83,7 @@ def extract(
         dtype: float16 halves the file.
         device: For the base.
         engine: ONNX Runtime or torch.
+        views: A row for each view of a picture, one after the other; the `.tsv` numbers them in `view`.
         resume: Go on from an interrupted run; the outcome is the same, byte for byte.
         skip: Called for every picture that cannot be used.
         progress: Called after every batch.
@@ -93,23 +97,27 @@ def extract(
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
     base = _open(request, device=device, engine=engine)
     if isinstance(pictures, Sized):
-        batch = max(1, min(batch, len(pictures)))  # a few pictures need not fill up a large batch
+        most = len(pictures) * (1 if views is None else 1 + views.copies)
+        batch = max(1, min(batch, most))  # a few pictures need not fill up a large batch
     shape = _row_shape(base)
     writer = features.Writer(
         output,
         shape=shape,
         dtype=dtype,
-        header=_header(base, engine),
+        header=_header(base, engine, views),
         settings={"batch": batch, "engine": engine.value, "device": base.device},
+        columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
     )
+    if views is not None and isinstance(pictures, Sequence):
+        _name_plain(pictures, views)
     started = time.perf_counter()
     if resume and isinstance(pictures, Sequence):
-        bad = _bad_of_finished(writer, pictures, preprocess=base.preprocess)
+        bad = resuming.bad_of_finished(writer, pictures, preprocess=base.preprocess, views=views)
         if bad is not None:
             for path, reason in bad:
                 skip(path, reason)
             log.info("%s is complete; nothing to do", output)
-            rows = len(pictures) - len(bad)
+            rows = len(writer.finished() or [])
             return _summary(output, shape, rows=rows, skipped=len(bad), resumed=rows, started=started)
     done = writer.resume(multiple_of=batch) if resume else []
     skipped = 0
@@ -120,19 +128,29 @@ def extract(
         skip(path, reason)
 
     try:
-        with writer:
-            left, passed = _after(pictures, done, output, preprocess=base.preprocess, skip=count)
+        with writer, _one_thread_each(views, engine):
+            left, passed, begun = resuming.after(
+                pictures, done, output, preprocess=base.preprocess, views=views, skip=count
+            )
             answers = runner.run(
                 left,
                 base.preprocess,
                 base.network,
                 batch=batch,
                 jobs=jobs,
+                views=views,
+                begun=begun,
                 skip=count,
                 progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
             )
+            coming: list[Row] = []  # of the picture whose views are being shown
             for shown, (values, *_) in answers:
-                writer.write(values, [_row(picture, output.parent) for picture in shown])
+                listed = []
+                for picture in shown:
+                    coming = coming or rows_of(picture, output.parent, views)[begun:]
+                    begun = 0
+                    listed.append(coming.pop(0))
+                writer.write(values, listed)
             if not writer.count:
                 raise CnnkitError("no picture could be used; nothing written")
     except BaseException as error:
@@ -181,12 +199,13 @@ def _row_shape(base: _Base) -> tuple[int, ...]:
     return base.network(np.zeros((1, size, size, 3), dtype=np.uint8))[0].shape[1:]
 
 
-def _header(base: _Base, engine: Engine) -> Header:
+def _header(base: _Base, engine: Engine, views: Views | None) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
     return Header(
         kind=Kind.FEATURES,
         preprocess=base.preprocess,
         backbone=base.header.backbone,
+        training={} if views is None else views.described(),
         made_by=made_by("numpy", "pillow", *runtime),
     )
 
@@ -197,73 +216,21 @@ def _summary(output: Path, shape: Sequence[int], *, rows: int, skipped: int, res
     return Summary(str(output), rows, "x".join(map(str, shape)), skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
-def _row(picture: Picture, folder: Path) -> Row:
-    return Row(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
+def _name_plain(pictures: Sequence[Picture], views: Views) -> None:
+    """Say which parts are not augmented, since that was not asked for."""
+    parts = [picture.split or "" for picture in pictures if len(views.of(picture)) == 1]
+    if parts:
+        names = " and ".join(sorted(set(parts)))
+        log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)
 
 
-def _bad_of_finished(
-    writer: features.Writer, pictures: Sequence[Picture], *, preprocess: Preprocess
-) -> list[tuple[str, str]] | None:
-    """Find out whether an earlier run was through with these very pictures.
+@contextlib.contextmanager
+def _one_thread_each(views: Views | None, engine: Engine) -> Generator[None]:
+    """Let each of the threads that make views compute by itself, unless torch computes the features as well."""
+    if views is None or engine is Engine.TORCH:
+        yield
+        return
+    from cnnkit.engine import torch_device  # here, since an extraction without views imports no torch
 
-    Returns:
-        The pictures that it had to leave out, with their reasons; None if there is something to do.
-    """
-    coming = iter(writer.finished() or [])
-    expected = next(coming, None)
-    bad: list[tuple[str, str]] = []
-    for picture in pictures:
-        if expected is not None and _row(picture, writer.path.parent) == expected:
-            expected = next(coming, None)
-        elif (reason := _flaw(picture, preprocess)) is not None:
-            bad.append((picture.path, reason))
-        else:
-            return None
-    return bad if expected is None and len(bad) < len(pictures) else None
-
-
-def _flaw(picture: Picture, preprocess: Preprocess) -> str | None:
-    """Say why a picture cannot be used, if it cannot."""
-    try:
-        preparing.load(picture.path, preprocess)
-    except BadPicture as error:
-        return str(error)
-    return None
-
-
-def _after(
-    pictures: Iterable[Picture], done: Sequence[Row], output: Path, *, preprocess: Preprocess, skip: Skip
-) -> tuple[Iterable[Picture], int]:
-    """Find where an interrupted run stopped, naming again the pictures that it had skipped.
-
-    Returns:
-        The pictures that are left, and how many were passed.
-
-    Raises:
-        UsageError: The pictures are not those that the run began with.
-    """
-    if not done:
-        return pictures, 0
-    coming: Iterator[Picture] = iter(pictures)
-    passed = 0
-    for expected in done:
-        for picture in coming:
-            passed += 1
-            row = _row(picture, output.parent)
-            if row == expected:
-                break
-            reason = _flaw(picture, preprocess)
-            if reason is None:
-                raise _other_pictures(output, expected, row)
-            skip(picture.path, reason)
-        else:
-            raise _other_pictures(output, expected, None)
-    log.info("going on after %d rows", len(done))
-    return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed
-
-
-def _other_pictures(output: Path, expected: Row, found: Row | None) -> UsageError:
-    now = "nothing" if found is None else found.path if found.path != expected.path else "another label, part or group"
-    return UsageError(
-        f"{output}: this run began with other pictures: {expected.path} came next then, now it is {now}; begin anew without --resume"
-    )
+    with torch_device.threads(1):
+        yield

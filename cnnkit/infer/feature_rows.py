@@ -48,7 +48,7 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
     """Open features; their values are mapped, not read.
 
     The `.tsv` beside a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
-    counted from 0 as numpy does.
+    counted from 0 as numpy does. Augmented views are left out: what is asked about is the picture itself.
 
     Args:
         sources: `.npy` files.
@@ -78,7 +78,7 @@ def _one(path: Path, split: str | None) -> FeatureRows:
     named = manifest.load(listed)
     if len(named) != len(values):
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(named)}; run cnn-extract again")
-    rows = [number for number, row in enumerate(named) if split is None or row.split == split]
+    rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == split)]
     if split is not None and not rows:
         parts = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
         raise CnnkitError(f"{listed}: no rows with split {split}; it has {parts}")

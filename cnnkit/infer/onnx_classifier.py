@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError
-from cnnkit.formats.header import Header, Preprocess
+from cnnkit.formats.header import LUMA, Header, Preprocess
 
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
@@ -69,9 +69,16 @@ class OnnxNetwork:
 
 
 def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
-    """Scale and shift every channel: (N, H, W, 3) -> (N, 3, H, W), or as it was; the same steps as inside the networks that we train."""
+    """Scale and shift every channel: (N, H, W, 3) -> (N, 3, H, W), or as it was, or grey (N, 1, H, W).
+
+    The same steps as inside the networks that we train.
+    """
     mean, std = (np.array(values, dtype=np.float32) for values in (preprocess.mean, preprocess.std))
     scale, shift = np.float32(1) / (np.float32(255) * std), -mean / std
+    if preprocess.grey:
+        shares = np.array(LUMA, dtype=np.float32)
+        luma: NDArray[np.float32] = pixels.astype(np.float32) @ (shares * scale) + shares @ shift  # (N, H, W)
+        return luma[:, None]
     if channels_first:
         pixels, scale, shift = pixels.transpose(0, 3, 1, 2), scale[:, None, None], shift[:, None, None]
     # In the order of the result's memory: four times as fast as in that of the input's

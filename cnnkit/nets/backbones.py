@@ -69,6 +69,24 @@ def pretrained(
     return base.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
 
 
+def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> tuple[nn.Module, Backbone]:
+    """Build a base to be trained from its seeded random values, cut at its last layer with spatial extent.
+
+    Args:
+        name: A network's name.
+        size: Side of the pictures, in pixels.
+        pool: What is done to the map afterwards; only recorded here.
+        seed: For the values.
+
+    Raises:
+        UsageError: There is no such network.
+    """
+    name = catalogue.canonical(name)
+    module = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))[0].eval()
+    layer = cutting.find_layer(name, module, None, size=size)
+    return cutting.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
+
+
 def by_notation(
     text: str,
     *,
@@ -76,12 +94,14 @@ def by_notation(
     layer: str | None = None,
     pool: Pool = Pool.AVG,
     size: int = 32,
+    grey: bool = False,
     seed: int = 0,
     initializer: Initializer = Initializer.HE,
 ) -> tuple[nn.Module, Backbone, Preprocess]:
     """Build a base from the layer notation, with seeded random weights or those of a file.
 
-    Args and Returns as `pretrained`; `size` is the side of the pictures, in pixels, to which they are squashed.
+    Args and Returns as `pretrained`; `size` is the side of the pictures, in pixels, to which they are squashed, and of a grey one
+    the base takes (N, 1, H, W).
     """
     if weights == "default":
         log.info("random weights, by seed %d", seed)
@@ -89,7 +109,10 @@ def by_notation(
     layers = notation.parse(text)
     if not layers:
         raise UsageError("--layers is empty; a base needs one layer at least")
-    chain = build.build(layers, channels=3, height=size, width=size)
+    preprocess = Preprocess(
+        fit=Fit.SQUASH, resize=size, size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), grey=grey
+    )
+    chain = build.build(layers, channels=preprocess.channels, height=size, width=size)
     build.initialise(chain, initializer, generator=torch.Generator().manual_seed(seed))
     layer = layer or layers[-1].name
     base = chain.upto(layer).eval()
@@ -99,7 +122,6 @@ def by_notation(
         load_into(base, bundle.load_state(weights), source=str(weights))
         digest = bundle.keep_state_file(Path(weights))
     written = ", ".join(item.text for item in layers)
-    preprocess = Preprocess(fit=Fit.SQUASH, resize=size, size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return base, Backbone(name=BY_NOTATION, layer=layer, pool=pool, weights_sha256=digest, notation=written), preprocess
 
 
@@ -126,7 +148,7 @@ def from_model(
         size = header.preprocess.size
         whole = _whole(header.backbone, size=size)
         backbone = replace(backbone, layer=cutting.find_layer(header.backbone.name, whole, layer, size=size))
-    base = skeleton(backbone, size=header.preprocess.size).eval()
+    base = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey).eval()
     load_into(base, state, source=name)
     digest = backbone.weights_sha256
     if digest is None or cache.find_weights(digest) is None:  # a head on these features needs the weights again
@@ -134,32 +156,42 @@ def from_model(
     return base, replace(backbone, weights_sha256=digest), header.preprocess
 
 
-def skeleton(backbone: Backbone, *, size: int) -> nn.Module:
+def skeleton(backbone: Backbone, *, size: int, grey: bool = False) -> nn.Module:
     """Build the base that a record describes, with values that do not matter: its weights come from a file.
 
     Args:
         backbone: From a Header.
         size: The side of its pictures, in pixels.
+        grey: Whether it takes one channel in place of three.
+
+    Raises:
+        UsageError: A network by name is to take one channel.
     """
     if backbone.notation is not None:
-        return build.build(notation.parse(backbone.notation), channels=3, height=size, width=size).upto(backbone.layer)
+        channels = 1 if grey else 3
+        chain = build.build(notation.parse(backbone.notation), channels=channels, height=size, width=size)
+        return chain.upto(backbone.layer)
+    if grey:
+        raise UsageError(f"{backbone.name} takes pictures in colour; a grey channel alone goes with a base by notation")
     return cutting.cut(_whole(backbone, size=size), backbone.layer)
 
 
-def restore(backbone: Backbone, weights: Path, *, size: int) -> nn.Module:
+def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False) -> nn.Module:
     """Build the base that a record describes, with its weights from a file, in eval mode.
 
     Args:
         backbone: From a Header.
         weights: A state_dict that has them.
         size: The side of its pictures, in pixels.
+        grey: As `skeleton`.
 
     Raises:
         FormatError: The weights do not fit.
+        UsageError: As `skeleton`.
     """
     state = bundle.load_state(weights)
-    if backbone.notation is not None:
-        base = skeleton(backbone, size=size)
+    if backbone.notation is not None or grey:
+        base = skeleton(backbone, size=size, grey=grey)
         load_into(base, state, source=str(weights))
         return base.eval()
     module = _whole(backbone, size=size)

@@ -98,6 +98,16 @@ def published_preprocess(name: str, weights: str | Path) -> Preprocess | None:
     return None if name.startswith("timm:") else _torchvision_preprocess(_published(name, weights))
 
 
+def preprocess_of(name: str) -> Preprocess:
+    """Say how pictures are prepared for a network's first published weights.
+
+    Raises:
+        UsageError: There is no such network.
+    """
+    name = canonical(name)
+    return published_preprocess(name, "none") or for_dims(name)[1]
+
+
 def _published(name: str, weights: str | Path) -> Any:  # noqa: ANN401 - torchvision ships no types
     """Find which of a network's published weights are meant: the default ones, those in a file of their name, or else the first."""
     entries = torchvision.models.get_model_weights(name)

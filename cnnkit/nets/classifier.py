@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats.header import Header, Preprocess
+from cnnkit.formats.header import LUMA, Header, Preprocess
 from cnnkit.nets import backbones, build, notation
 from cnnkit.nets.notation import Activation, Kind, Layer
 
 
 class Normalise(nn.Module):
-    """From pictures as files have them, uint8 (N, H, W, 3), to what a base takes, float (N, 3, H, W)."""
+    """From pictures as files have them, uint8 (N, H, W, 3), to what a base takes, float (N, 3, H, W), or grey (N, 1, H, W)."""
 
     scale: Tensor
     shift: Tensor
@@ -23,12 +23,18 @@ class Normalise(nn.Module):
         super().__init__()
         mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         # (x / 255 - mean) / std as one multiplication and one addition. Not in the state: the Header holds them.
-        self.register_buffer("scale", (1.0 / (255.0 * std)).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).reshape(3, 1, 1), persistent=False)
+        scale, shift = (1.0 / (255.0 * std)).reshape(3, 1, 1), (-mean / std).reshape(3, 1, 1)
+        self.grey = preprocess.grey
+        if self.grey:  # the sum of the three, each by its share
+            shares = torch.tensor(LUMA).reshape(3, 1, 1)
+            scale, shift = shares * scale, (shares * shift).sum(0, keepdim=True)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scale every channel."""
-        return images.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+        scaled = images.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale
+        return (scaled.sum(1, keepdim=True) if self.grey else scaled) + self.shift
 
 
 class Pooling(nn.Module):
@@ -141,7 +147,7 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     if header.backbone is None or header.preprocess is None or header.head is None:
         raise FormatError(f"{name}: its header lacks backbone, preprocess or head")
     preprocess, pool = header.preprocess, header.backbone.pool
-    base = backbones.skeleton(header.backbone, size=preprocess.size).eval()
+    base = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey).eval()
     extractor = Extractor(base, preprocess=preprocess, pool=pool).eval()
     head = build_head(header.head, feature_shape(extractor, preprocess))
     classifier = Classifier(base, head, preprocess=preprocess, pool=pool)

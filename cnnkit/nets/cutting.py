@@ -1,14 +1,18 @@
 """Cutting a network at a layer: which layers there are, by whose names, and the part up to one of them."""
 
+import copy
 import difflib
-from collections.abc import Callable
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models import SwinTransformer
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
@@ -26,11 +30,18 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
 
     Returns:
         (N, 3, H, W) -> what the layer answers, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
-        those of the networks that keep channels last inside.
+        those of the networks that keep channels last inside. A node's `meta` has as "layer" the name by which this function
+        cuts behind it, and as "channels_last" whether its answer is turned around then.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
-    for graph in (part.train_graph, part.eval_graph):
+    for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
+        names = _layer_names(module, training=training)
+        for node in graph.nodes:
+            if node.name in names:
+                node.meta["layer"] = names[node.name]
+                node.meta["channels_last"] = _has_channels_last(module, names[node.name])
         output = next(node for node in graph.nodes if node.op == "output")
+        output.meta["layer"] = layer
         answer = output.args[0]["cut"]
         if _has_channels_last(module, layer):
             with graph.inserting_before(output):
@@ -39,6 +50,77 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
     part.graph = part.eval_graph  # recompiles
     part.eval()
     return part  # type: ignore[no-any-return] # torchvision ships no types
+
+
+def narrow(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
+    """Find the places at which one tensor alone is on its way, parameters aside: a network can be cut in two there.
+
+    Args:
+        graph: One of a network's that `cut` gave.
+        before: How many of its nodes are looked at.
+
+    Returns:
+        The nodes that answer with that tensor, in order, by the name that `cut` takes for them.
+    """
+    nodes = list(graph.nodes)
+    places = {node: index for index, node in enumerate(nodes)}
+    last = {node: max((places[user] for user in node.users), default=-1) for node in nodes}
+    found: dict[str, fx.Node] = {}
+    alive: list[fx.Node] = []
+    for index, node in enumerate(nodes[:before]):
+        alive = [each for each in (*alive, node) if each.op != "get_attr" and last[each] > index]
+        if alive == [node] and node.op != "placeholder" and "layer" in node.meta and not _is_several(node):
+            found[node.meta["layer"]] = node
+    return found
+
+
+def _is_several(node: fx.Node) -> bool:
+    """Tell whether a node answers with a tuple, out of which others take one thing."""
+    return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+
+
+def piece(end: fx.Node, *, behind: bool) -> fx.Graph:
+    """Copy the part of a graph that ends with a node, or the one behind it.
+
+    Args:
+        end: One of those that `narrow` finds. What it answers goes from one part into the other as `cut` gives it, (N, C, h, w).
+        behind: Which of the two.
+    """
+    nodes = list(end.graph.nodes)
+    place = nodes.index(end) + 1
+    inside = set(nodes[place:] if behind else nodes[:place])
+    graph, copies = fx.Graph(tracer_cls=end.graph._tracer_cls), dict[fx.Node, fx.Node]()
+    if behind:
+        copies[end] = graph.placeholder("given")
+        if end.meta["channels_last"]:
+            copies[end] = graph.call_function(torch.permute, (copies[end], (0, 2, 3, 1)))
+    for node in nodes:
+        if any(user in inside for user in node.users) if node.op == "get_attr" else node in inside:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    if not behind:
+        answer = copies[end]
+        if end.meta["channels_last"]:
+            answer = graph.call_function(torch.permute, (answer, (0, 3, 1, 2)))
+        graph.output(answer)
+    return graph
+
+
+def _layer_names(module: nn.Module, *, training: bool) -> dict[str, str]:
+    """Name what every node of a network's graph answers, by the largest module that it is the end of.
+
+    torchvision's feature extractors keep the nodes, whose own names are the same each time, and not where they come from.
+    """
+    was_training = module.training
+    module.train(training)
+    classes = [each for _, each in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(each, nn.Module)]
+    settings = dict(_tracing(module)["tracer_kwargs"])
+    settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision adds them
+    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), **settings)
+    tracer.trace(copy.copy(module))  # constants that are met on the way are written into what is traced
+    module.train(was_training)
+    paths = {node.name: path for node, path in tracer.node_to_qualname.items()}
+    modules, last = dict(module.named_modules()), _last_inside(list(paths.values()))
+    return {name: _outermost(modules, last, path) for name, path in paths.items()}
 
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
@@ -117,16 +199,24 @@ def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
     last = spatial[-1]
     if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the picture's grid was given up on the way
         last = max(index for index, (_, shape) in enumerate(shapes) if len(shape) == 2)
-    return _outermost(module, body, shapes[last][0])
+    return _outermost(dict(module.named_modules()), _last_inside(body), shapes[last][0])
 
 
-def _outermost(module: nn.Module, nodes: list[str], node: str) -> str:
+def _last_inside(nodes: list[str]) -> dict[str, str]:
+    """Give the last node inside of every module, nodes being in the order in which they run."""
+    return {
+        ".".join(parts[:length]): node
+        for node in nodes
+        for parts in [node.split(".")]
+        for length in range(1, len(parts))
+    }
+
+
+def _outermost(modules: Mapping[str, nn.Module], last: Mapping[str, str], node: str) -> str:
     """Name a node by the largest module that it is the end of, plain containers aside: features.18, not features.18.2."""
-    modules = dict(module.named_modules())
     parts = node.split(".")
     for length in range(1, len(parts)):
         prefix = ".".join(parts[:length])
-        inside = [other for other in nodes if other.startswith(f"{prefix}.")]
-        if inside[-1] == node and type(modules.get(prefix)) not in (nn.Sequential, nn.ModuleList, type(None)):
+        if last[prefix] == node and type(modules.get(prefix)) not in (nn.Sequential, nn.ModuleList, type(None)):
             return prefix
     return node

@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
+from cnnkit import spelling
 from cnnkit.errors import NotationError
 
 MOST_LAYERS = 10_000
@@ -107,16 +107,7 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
     Raises:
         NotationError: A word is unknown, missing, out of range or said twice. Layers are counted as they are written.
     """
-    if not text.strip().startswith("@"):
-        return tuple(_named(_items(_Tokens(text)), taken))
-    file = Path(text.strip()[1:])
-    try:
-        return tuple(_named(_items(_Tokens(file.read_text(encoding="utf-8"))), taken))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
-        raise NotationError(f"{file}: {reason}; give a file that holds layers, one a line") from error
-    except NotationError as error:
-        raise NotationError(f"{file}: {error}") from error
+    return spelling.read(text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line")
 
 
 def _named(layers: list[Layer], taken: Collection[str]) -> Iterator[Layer]:
@@ -135,8 +126,8 @@ class _Tokens:
     """The text as a row of items and of the signs between them, with a count of the items read."""
 
     def __init__(self, text: str) -> None:
-        bare = re.sub(r"#[^\n]*", "", text).replace("\n", ",").lower()
-        self._left = [part.strip() for part in reversed(re.split(r"([,()])", bare)) if part.strip()]
+        parts = re.split(r"([,()])", spelling.bare(text))
+        self._left = [part.strip() for part in reversed(parts) if part.strip()]
         self.items = 0
 
     def take(self) -> str | None:
@@ -340,7 +331,4 @@ _FOREIGN = {
 
 def _proposal(word: str, known: Collection[str]) -> str:
     """Propose the known word nearest to an unknown one, or nothing."""
-    from difflib import get_close_matches  # only on the way to an error: cnn-dims starts quickly
-
-    near = [_FOREIGN[word]] if word in _FOREIGN else get_close_matches(word, known, n=1)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    return spelling.proposal(word, known, foreign=_FOREIGN)

@@ -21,9 +21,12 @@ def check(learnt: Features, validated: Features, *, train: str, val: str) -> Non
         val: The file of the second.
 
     Raises:
-        FormatError: They come from different bases, are prepared differently, or have other classes; both sides are named.
+        FormatError: They come from different bases, are prepared differently, or have other classes; both sides are named. Or what
+            is to choose by is augmented.
         CnnkitError: A row has no label.
     """
+    if any(row.view for row in validated.rows):
+        raise FormatError(f"{val} holds augmented views, which measure something else; extract it without --views")
     for part in ("backbone", "preprocess"):
         one, other = getattr(learnt.header, part), getattr(validated.header, part)
         if (one is None) is not (other is None):

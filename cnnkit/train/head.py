@@ -161,21 +161,3 @@ def _check_settings(settings: Settings, *, validated: bool) -> None:
     for name in ("lr", "patience", "optimizer", "epochs", "batch", "init"):
         if getattr(settings, name) != getattr(Settings(), name):
             raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{name}, or use --solver gradient")
-
-
-def whole_head(settings: Settings, classes: int, *, spatial: bool) -> str:
-    """Add the last dense layer to the head's notation, and `flatten` where a map would reach a dense layer.
-
-    Args:
-        settings: Of which the head and the loss count.
-        classes: How many.
-        spatial: The features are maps.
-    """
-    last = "dense 1 sigmoid" if settings.loss is Loss.BINARY else f"dense {classes} softmax"
-    parts = []
-    for layer in notation.parse(", ".join(part for part in (settings.head, last) if part)):
-        if spatial and layer.kind is Kind.dense:
-            parts.append("flatten")
-        spatial = spatial and layer.kind not in (Kind.dense, Kind.flatten, Kind.gap, Kind.gmp)
-        parts.append(layer.text)
-    return ", ".join(parts)

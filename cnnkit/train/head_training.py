@@ -23,9 +23,12 @@ from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header, Kind, made_by
 from cnnkit.nets import backbones, build, classifier
 from cnnkit.train import logistic, optim, preparation
-from cnnkit.train.head import Result, Settings, whole_head
-from cnnkit.train.loop import Best, Epoch, fit, in_order, shuffled
+from cnnkit.train.ending import whole_head
+from cnnkit.train.epoch import Epoch
+from cnnkit.train.head import Result, Settings
+from cnnkit.train.loop import Best, fit, in_order, shuffled
 from cnnkit.train.optim import Objective, answers
+from cnnkit.train.step import Step
 
 log = logging.getLogger("cnnkit")
 
@@ -118,7 +121,7 @@ class _Training:
             learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
         )
         self.learning, self.checking = self._prepared(learning), self._prepared(checking) if checking else None
-        self.text = whole_head(settings, classes, spatial=learning.values.ndim == 4)
+        self.text = whole_head(settings.head, loss=settings.loss, classes=classes, spatial=learning.values.ndim == 4)
         place = self.learning.values.device
         self.head = classifier.build_head(self.text, tuple(self.learning.values.shape[1:]))
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -164,12 +167,13 @@ class _Training:
 
     def _gradient(self) -> Iterator[Epoch]:
         settings, learning, checking = self.settings, self.learning, self.checking
+        optimizer = optim.optimizer(settings.optimizer, self.head.parameters(), lr=settings.lr)
         return fit(
-            self.head,
-            train=partial(shuffled, learning.values, learning.targets, batch=settings.batch, generator=self.generator),
+            Step(self.head, self.objective, optimizer),
+            train=lambda _number: shuffled(
+                learning.values, learning.targets, batch=settings.batch, generator=self.generator
+            ),
             validate=partial(in_order, checking.values, checking.targets) if checking else None,
-            objective=self.objective,
-            optimizer=optim.optimizer(settings.optimizer, self.head.parameters(), lr=settings.lr),
             best=self.best,
             epochs=settings.epochs,
             patience=settings.patience,
@@ -237,14 +241,14 @@ def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
             raise CnnkitError(
                 f"{weights} has sha256 {found[:12]}..., {name} was made with {backbone.weights_sha256[:12]}...; give that file"
             )
-        return backbones.restore(backbone, weights, size=preprocess.size)
+        return backbones.restore(backbone, weights, size=preprocess.size, grey=preprocess.grey)
     kept = cache.find_weights(backbone.weights_sha256)
     if kept is None:
         raise CnnkitError(
             f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are in no cache; "
             "give them with --weights FILE"
         )
-    return backbones.restore(backbone, kept, size=preprocess.size)
+    return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
 
 
 def _compare(trained: _Training, learning: _Rows, checking: _Rows, classes: int) -> tuple[float, float]:

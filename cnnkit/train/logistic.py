@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from cnnkit.train.loop import Epoch, evaluate, in_order
+from cnnkit.train.epoch import Epoch
+from cnnkit.train.loop import evaluate, in_order
 from cnnkit.train.optim import Objective
 
 #: The strengths tried, from strong to weak, each starting from the solution before.

@@ -3,33 +3,21 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Monitor
-from cnnkit.errors import CnnkitError
+from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.epoch import Epoch
 from cnnkit.train.optim import Objective, correct
+from cnnkit.train.step import Batch, Step
 
 log = logging.getLogger("cnnkit")
 
-#: Inputs and targets, (N, ...) and (N,).
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One row of a history; accuracies are shares, the training measures are means over the epoch's batches as they were trained."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    lr: float
-    seconds: float
+#: Inputs (N, ...) and targets (N,).
+Plain = tuple[Tensor, Tensor]
 
 
 class Best:
@@ -52,27 +40,25 @@ class Best:
 
 
 def fit(
-    module: nn.Module,
+    step: Step,
     *,
-    train: Callable[[], Iterable[Batch]],
-    validate: Callable[[], Iterable[Batch]] | None,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    train: Callable[[int], Iterable[Batch]],
+    validate: Callable[[], Iterable[Plain]] | None,
     best: Best,
     epochs: int,
     patience: int | None = None,
+    before: Sequence[Epoch] = (),
 ) -> Iterator[Epoch]:
     """Train, and report after every epoch.
 
     Args:
-        module: Inputs -> logits; trained in place, and left in eval mode after every epoch.
-        train: Gives the batches of one epoch, in a new order every time it is called.
+        step: Takes the steps; its module is trained in place, and left in eval mode after every epoch.
+        train: Gives the batches of an epoch by its number, in a new order every time.
         validate: Gives the validation batches; nothing else chooses the best epoch.
-        objective: Loss and penalties.
-        optimizer: Over the module's parameters.
         best: Is offered every epoch.
         epochs: The most.
         patience: Stop after this many epochs without a better one.
+        before: Epochs that an interrupted run has done; `step` and `best` are where it left them.
 
     Yields:
         One record an epoch.
@@ -80,60 +66,47 @@ def fit(
     Raises:
         CnnkitError: The loss is no number any more; `best` still holds the best epoch before.
     """
-    for number in range(1, epochs + 1):
-        started = time.perf_counter()
-        train_loss, train_accuracy = _train(module, train(), objective, optimizer, number)
-        module.eval()
-        val_loss, val_accuracy = evaluate(module, validate(), objective) if validate else (None, None)
-        lr = float(optimizer.param_groups[0]["lr"])
-        epoch = Epoch(
-            number, train_loss, train_accuracy, val_loss, val_accuracy, lr, round(time.perf_counter() - started, 3)
-        )
-        best.offer(epoch, module)
-        yield epoch
-        assert best.epoch is not None
-        if patience is not None and number - best.epoch.epoch >= patience:
+    done = list(before)
+    while len(done) < epochs:
+        if patience is not None and best.epoch is not None and done[-1].epoch - best.epoch.epoch >= patience:
             log.info("no better epoch since %d; stopped", best.epoch.epoch)
             return
-
-
-def _train(
-    module: nn.Module, batches: Iterable[Batch], objective: Objective, optimizer: torch.optim.Optimizer, number: int
-) -> tuple[float, float]:
-    module.train()
-    loss_sum, right, count = 0.0, 0, 0
-    for step, (inputs, targets) in enumerate(batches, start=1):
-        optimizer.zero_grad(set_to_none=True)
-        logits = module(inputs)
-        loss = objective(logits, targets)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            rate = optimizer.param_groups[0]["lr"]
-            raise CnnkitError(
-                f"the loss is {value} in epoch {number}, step {step}, at a learning rate of {rate:g}; give a smaller --lr"
+        started = time.perf_counter()
+        number = len(done) + 1
+        train_loss, train_accuracy = step.epoch(train(number), number=number, before=done)
+        with step.averaged():
+            module = step.module.eval()
+            step.world.align(module)
+            val_loss, val_accuracy = (
+                evaluate(module, validate(), step.objective, world=step.world) if validate else (None, None)
             )
-        (loss + objective.penalty(module)).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        optimizer.step()
-        loss_sum += value * len(targets)
-        right += correct(logits.detach(), targets)
-        count += len(targets)
-    return loss_sum / count, right / count
+            seconds = round(time.perf_counter() - started, 3)
+            epoch = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, step.lr, seconds)
+            best.offer(epoch, module)
+        done.append(epoch)
+        yield epoch
 
 
-def evaluate(module: nn.Module, batches: Iterable[Batch], objective: Objective) -> tuple[float, float]:
-    """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count."""
+def evaluate(
+    module: nn.Module, batches: Iterable[Plain], objective: Objective, *, world: World = ALONE
+) -> tuple[float, float]:
+    """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count.
+
+    In float32, as the exported network computes.
+    """
     plain = Objective(objective.loss)
-    loss_sum, right, count = 0.0, 0, 0
-    with torch.inference_mode():
+    sums: Tensor | float = 0.0
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for inputs, targets in batches:
             logits = module(inputs)
-            loss_sum += float(plain(logits, targets)) * len(targets)
-            right += correct(logits, targets)
-            count += len(targets)
+            loss = plain.total(logits, targets).double()
+            sums = sums + torch.stack([loss, correct(logits, targets).double(), loss.new_tensor(len(targets))])
+    assert isinstance(sums, Tensor)
+    loss_sum, right, count = world.sum(sums).tolist()
     return loss_sum / count, right / count
 
 
-def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Batch]:
+def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
     """Go over rows once, in a new order.
 
     A last batch of a single row joins the one before it: batch norm cannot train on one row.
@@ -146,7 +119,7 @@ def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Ge
         yield inputs[order[start:end]], targets[order[start:end]]
 
 
-def in_order(inputs: Tensor, targets: Tensor, *, batch: int = 4096) -> Iterator[Batch]:
+def in_order(inputs: Tensor, targets: Tensor, *, batch: int = 4096) -> Iterator[Plain]:
     """Go over rows as they stand."""
     for start in range(0, len(inputs), batch):
         yield inputs[start : start + batch], targets[start : start + batch]

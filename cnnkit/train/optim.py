@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Loss, Optimizer
+from cnnkit.errors import UsageError
 
 #: Keras' learning rates, the ones that the textbook's figures were made with.
 LEARNING_RATES = {
@@ -36,17 +37,32 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimizer(name: Optimizer, parameters: Iterable[nn.Parameter], *, lr: float | None = None) -> torch.optim.Optimizer:
-    """Make an optimizer; everything but the rate is torch's default, and AdamW's decay, which is Keras'.
+def optimizer(
+    name: Optimizer,
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+) -> torch.optim.Optimizer:
+    """Make an optimizer; what is not said is torch's default, but for AdamW's decay, which is Keras'.
 
     Args:
         name: Which.
-        parameters: To be trained.
+        parameters: To be trained; or groups of them, as torch takes them, whose `lr` are factors of the learning rate.
         lr: Learning rate; Keras' default for that optimizer unless said.
+        momentum: For those that have one.
+
+    Raises:
+        UsageError: It has no momentum.
     """
     rate = LEARNING_RATES[name] if lr is None else lr
     extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
-    return _OPTIMIZERS[name](parameters, lr=rate, **extra)
+    if momentum is not None:
+        if name not in (Optimizer.SGD, Optimizer.RMSPROP):
+            raise UsageError(f"--momentum goes with sgd and rmsprop; {name} has its own")
+        extra["momentum"] = momentum
+    groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
+    return _OPTIMIZERS[name](groups, lr=rate, **extra)
 
 
 def balanced_weights(targets: Tensor, classes: int) -> Tensor:
@@ -74,14 +90,23 @@ class Objective:
 
         The mean weighs every picture by its class' weight, as torch's cross-entropy does.
         """
+        return self.total(logits, targets) / self.weight(targets)
+
+    def total(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Give the sum of the losses, each times its class' weight."""
         if self.loss is Loss.BINARY:
             wanted = targets.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
             weight = None if self.class_weights is None else self.class_weights[targets]
-            losses = nn.functional.binary_cross_entropy_with_logits(
-                logits[:, 0], wanted, weight=weight, reduction="sum"
-            )
-            return losses / (len(targets) if weight is None else weight.sum())
-        return nn.functional.cross_entropy(logits, targets, weight=self.class_weights, label_smoothing=self.smoothing)
+            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], wanted, weight=weight, reduction="sum")
+        return nn.functional.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.smoothing, reduction="sum"
+        )
+
+    def weight(self, targets: Tensor) -> Tensor:
+        """Give what the sum is divided by to become the mean: the sum of the pictures' weights, a scalar."""
+        if self.class_weights is None:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        return self.class_weights[targets].sum()
 
     def penalty(self, module: nn.Module) -> Tensor | float:
         """Give what the weights themselves cost."""
@@ -99,6 +124,28 @@ def answers(logits: Tensor) -> Tensor:
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def correct(logits: Tensor, targets: Tensor) -> int:
-    """Count right answers."""
-    return int((answers(logits) == targets).sum())
+def correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Count right answers; a scalar."""
+    return (answers(logits) == targets).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """The targets of a batch whose pictures are each `share` of one class and the rest of another; (N,) both.
+
+    Source: Zhang et al. 2018, mixup.
+    """
+
+    targets: Tensor
+    partners: Tensor
+    share: float
+
+
+Targets = Tensor | Mixed
+
+
+def parts(targets: Targets) -> list[tuple[Tensor, float]]:
+    """Give the classes that a batch's rows belong to, each with its share."""
+    if isinstance(targets, Mixed):
+        return [(targets.targets, targets.share), (targets.partners, 1 - targets.share)]
+    return [(targets, 1.0)]

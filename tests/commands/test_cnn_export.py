@@ -31,8 +31,8 @@ def here(tmp_path, monkeypatch, pictures):
     return tmp_path
 
 
-def write(name, head):
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1)
+def write(name, head, *, grey=False):
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey)
     made = classifiers.build_head(head, (8,))
     header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
@@ -40,9 +40,9 @@ def write(name, head):
     bundle.save(name, Bundle(header, state))
 
 
-def expected(paths):
-    model = bundle.load("model.pt")
-    made = classifiers.from_header(model.header, model.state, name="model.pt")
+def expected(paths, name="model.pt"):
+    model = bundle.load(name)
+    made = classifiers.from_header(model.header, model.state, name=name)
     pixels = np.stack([preparing.load(path, made.preprocess) for path in paths])
     with torch.no_grad():
         return pixels, made(torch.from_numpy(pixels)).softmax(1).numpy()
@@ -74,6 +74,40 @@ def test_a_model_to_one_file(run, here):
     content = Path("model.onnx").read_bytes()
     run("cnn-export", "model.pt", "-o", "model.onnx", "--features", "--cam", *CPU)
     assert Path("model.onnx").read_bytes() == content
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("uint8", (16, 16, 3)), ("float", (1, 16, 16))])
+def test_a_grey_model(run, here, kind, channels):
+    """Pictures in colour become grey inside, or before a float input of one channel; cnn-predict gives torch's probabilities."""
+    write("grey.pt", "dense 2 softmax", grey=True)
+    records = run("cnn-export", "grey.pt", "-o", "grey.onnx", "--input", kind, "--verify", "photos", "--cam", *CPU).rows
+    assert all(float(row["max_difference"]) < 1e-4 for row in records)
+    (taken,) = onnxruntime.InferenceSession("grey.onnx", providers=["CPUExecutionProvider"]).get_inputs()
+    assert tuple(taken.shape[1:]) == channels
+    found = run("cnn-predict", "-m", "grey.onnx", "photos", "--top", "2", *CPU).rows
+    paths = sorted({row["path"] for row in found})
+    _, shares = expected(paths, "grey.pt")
+    told = {(row["path"], row["label"]): float(row["probability"]) for row in found}
+    np.testing.assert_allclose([[told[path, label] for label in ("blue", "red")] for path in paths], shares, atol=1e-4)
+
+
+def test_a_grey_models_base(run, here):
+    """cnn-dims and cnn-extract take a grey model as any other: its first layer reads one channel, and sees as far."""
+    write("grey.pt", "dense 2 softmax", grey=True)
+    grey, colour = (run("cnn-dims", name).rows for name in ("grey.pt", "model.pt"))
+    first = next(index for index, row in enumerate(grey) if row["layer"] == "conv1")
+    assert (grey[first]["params"], colour[first]["params"]) == (
+        "60",
+        "168",
+    )  # 6 filters, 3x3 of 1 or 3 channels, and a bias
+    assert [row["receptive_field"] for row in grey] == [row["receptive_field"] for row in colour]
+    run("cnn-extract", "photos", "--backbone", "grey.pt", "-o", "grey.npy", *CPU)
+    rows = Path("grey.tsv").read_text().splitlines()[1:]
+    pixels, _ = expected([row.split("\t")[0] for row in rows], "grey.pt")
+    model = bundle.load("grey.pt")
+    with torch.no_grad():
+        seen = classifiers.from_header(model.header, model.state, name="grey.pt").features(torch.from_numpy(pixels))
+    np.testing.assert_allclose(np.load("grey.npy"), seen.numpy(), atol=1e-4)
 
 
 @pytest.fixture

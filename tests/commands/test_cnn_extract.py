@@ -291,6 +291,72 @@ def test_nothing_but_bad_pictures_fails(run, here):
     assert not list(here.glob("x.*"))
 
 
+# ---------------------------------------------------------------- several views
+
+
+WORDS = "rotate 40, shift 0.2, zoom 0.2, hflip, noise 0.02"
+
+
+def test_views_are_the_features_of_the_files_that_cnn_augment_writes(run, here):
+    """The same copies, made on the way or as files: the same bytes."""
+    augmented = ("--augment", WORDS, "--seed", "3")
+    run("cnn-augment", "photos", "-o", "more", "--size", "20", "--fit", "squash", "--keep", "--copies", "2", *augmented)
+    words = (*BASE, "--seed", "3")
+    run("cnn-extract", "more/augment.tsv", "-o", "files.npy", *words)
+    Path("words").write_text(WORDS.replace(", ", "\n"))
+    outcome = run("cnn-extract", "photos", "-o", "views.npy", *words, "--views", "2", "--augment", "@words")
+    assert outcome.rows[0]["rows"] == "36"
+    assert content("views.npy")[".npy"] == content("files.npy")[".npy"]
+    lines = Path("views.tsv").read_text().splitlines()
+    assert lines[0] == "path\tlabel\tsplit\tgroup\tview"
+    assert lines[4] == "photos/blue/01.png\tblue\t\t\t0"
+    assert features.load("views.npy").header.training["augment"] == f"{WORDS}, fill nearest"
+
+
+def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
+    """Training takes all views, validation none; predictions from features are one a picture."""
+    lines = ["path\tlabel\tsplit"]
+    lines += [
+        f"photos/{label}/0{index}.png\t{label}\t{'val' if index > 3 else 'train'}"
+        for label in ("red", "blue")
+        for index in range(6)
+    ]
+    Path("split.tsv").write_text("\n".join(lines) + "\n")
+    views = ("--views", "3", "--augment", WORDS)
+    run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BASE, *views)
+    outcome = run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BASE, *views)
+    assert "4 pictures of val stay plain" in outcome.err
+    run("cnn-extract", "split.tsv", "--split", "val", "-o", "plain.npy", *BASE)
+    assert content("val.npy")[".npy"] == content("plain.npy")[".npy"]
+    trained = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--solver", "lbfgs")
+    assert (trained.rows[0]["train_rows"], trained.rows[0]["val_rows"], trained.rows[0]["val_accuracy"]) == (
+        "32",
+        "4",
+        "1",
+    )
+    assert " are in " not in trained.err
+    outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
+    assert "train.npy holds augmented views, which measure something else" in outcome.err
+    run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
+    predicted = run("cnn-predict", "-m", "head.onnx", "train.npy")
+    assert [row["path"] for row in predicted.rows] == [row.path for row in features.load("train.npy").rows[::4]]
+    assert run("cnn-eval", "-", "--truth", "split.tsv", "--json", stdin=predicted.out).out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--views", "2"], "give both or neither"),
+        (["--augment", "hflip"], "give both or neither"),
+        (["--views", "2", "--augment", "hflop"], 'augmentation word 1: "hflop"'),
+        (["--views", "2", "--augment", "hflip", "--bench"], "--bench writes nothing"),
+    ],
+)
+def test_views_and_their_augmentation_belong_together(run, here, words, message):
+    """Each without the other is a usage error."""
+    assert message in run("cnn-extract", "photos", "-o", "x.npy", *BASE, *words, status=2).err
+
+
 # ---------------------------------------------------------------- stopped, and resumed
 
 

@@ -151,5 +151,6 @@ def test_another_size_keeps_the_share_that_the_crop_sees():
     with pytest.raises(UsageError, match=r"--resize goes with --fit crop; pad scales to --size at once"):
         with_size(Preprocess(), size=112, resize=112, fit=Fit.PAD)
     assert with_size(Preprocess()) == Preprocess()
+    assert with_size(Preprocess(grey=True), size=112) == Preprocess(resize=128, size=112, grey=True)
     with pytest.raises(UsageError, match=r"--resize 100 is smaller than the crop of 224; give at least 224"):
         with_size(Preprocess(), resize=100)

@@ -17,6 +17,7 @@ from cnnkit.formats.header import (
     Kind,
     Pool,
     Preprocess,
+    difference,
     made_by,
 )
 
@@ -36,6 +37,7 @@ HEADERS = st.builds(
         interpolation=st.sampled_from(Interpolation),
         mean=COLOURS,
         std=COLOURS,
+        grey=st.booleans(),
     ),
     backbone=st.none()
     | st.builds(
@@ -57,6 +59,16 @@ PREPROCESS = json.loads(WHOLE.to_json())["preprocess"]
 
 def read(text, kind=None):
     return Header.from_json(text, name="train.json", kind=kind)
+
+
+def test_files_without_grey_are_as_they_were():
+    """Only a file of grey pictures says so: others have the bytes that they had before there was grey, and read as colour."""
+    assert "grey" not in PREPROCESS
+    assert read(WHOLE.to_json()).preprocess == Preprocess()
+    grey = WHOLE.but(preprocess=Preprocess(grey=True))
+    assert json.loads(grey.to_json())["preprocess"] == {**PREPROCESS, "grey": True}
+    assert read(grey.to_json()).preprocess.channels == 1
+    assert difference(WHOLE, grey) == ("grey", False, True)
 
 
 @given(HEADERS)

@@ -1,5 +1,6 @@
 """Extraction as the library does it: the right rows, stopped and gone on with, refused where the outcome would be another one."""
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -9,15 +10,17 @@ import pytest
 import torch
 
 from cnnkit.choices import Engine, FeatureDtype, Pool
+from cnnkit.data import augment, source
 from cnnkit.data import preprocess as preparing
-from cnnkit.data import source
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
 from cnnkit.engine.bases import Request
+from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Kind
 from cnnkit.infer import extract
+from cnnkit.infer.views import Views
 
 BASE = Request(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
 
@@ -404,3 +407,86 @@ def test_photographs_against_torchvision(photos, tmp_path):
     assert found.shape == (len(pictures), 1280)
     difference = np.abs(found - expected).max(1) / np.abs(expected).max(1)
     assert difference.max() < 1e-3
+
+
+# ---------------------------------------------------------------- several views
+
+
+VIEWS = Views(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
+
+
+def parted(photographs):
+    """Put every fifth picture into val, and some of the others into train."""
+    return [
+        dataclasses.replace(picture, split="val" if number % 5 == 4 else "train" if number % 2 else None)
+        for number, picture in enumerate(photographs)
+    ]
+
+
+def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tmp_path):
+    """Plain, then copies 1 and 2, picture by picture; copies are those that training would make; what measures is plain only."""
+    summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
+    assert summary.rows == 24 * 3 + 6
+    loaded = features.load(tmp_path / "x.npy")
+    module, header = bases.extractor(BASE)
+    augmenter = Augmenter(VIEWS.augmentation, seed=5)
+    expected, rows = [], []
+    for picture in parted(photographs):
+        square = torch.from_numpy(preparing.load(picture.path, header.preprocess).copy())[None]
+        for view in [0] if picture.split == "val" else [0, 1, 2]:
+            seen = augmenter(square, [augment.fingerprint(picture.path)], [view]) if view else square
+            with torch.no_grad():
+                expected.append(module(seen).numpy())
+            rows.append((os.path.basename(picture.path), picture.label, picture.split, view))
+    np.testing.assert_allclose(loaded.values, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    assert [(os.path.basename(row.path), row.label, row.split, row.view) for row in loaded.rows] == rows
+    assert loaded.header.training == {"augment": str(VIEWS.augmentation), "views": 2, "augment_seed": 5}
+
+
+def test_threads_and_engines_give_the_same_views(photographs, tmp_path):
+    """The same bytes for any number of decoding threads; with torch the same but for rounding."""
+    for jobs in (1, 4):
+        run(photographs, tmp_path / f"{jobs}.npy", views=VIEWS, jobs=jobs)
+    assert content(tmp_path / "1.npy") == content(tmp_path / "4.npy")
+    run(photographs, tmp_path / "torch.npy", views=VIEWS, engine=Engine.TORCH)
+    np.testing.assert_allclose(np.load(tmp_path / "torch.npy"), np.load(tmp_path / "1.npy"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 5, 8])
+@pytest.mark.parametrize("stream", [False, True])
+def test_views_are_gone_on_with_in_the_middle_of_a_picture(photographs, tmp_path, monkeypatch, batches, stream):
+    """Batches of four cut the views of a picture apart; resumed, every byte is as if undisturbed, and bad pictures are named again."""
+    spoil(photographs)
+    silent = {"skip": lambda *_: None, "views": VIEWS}
+    give = (lambda: iter(parted(photographs))) if stream else (lambda: parted(photographs))
+    run(give(), tmp_path / "whole.npy", **silent)
+    patch = stop_after(batches, monkeypatch)
+    with pytest.raises(Stop):
+        run(give(), tmp_path / "x.npy", **silent)
+    patch.undo()
+    summary = run(give(), tmp_path / "x.npy", resume=True, **silent)
+    assert (summary.resumed, summary.skipped) == (4 * batches, 3)
+    assert content(tmp_path / "x.npy") == content(tmp_path / "whole.npy")
+    again = run(parted(photographs), tmp_path / "x.npy", resume=True, **silent)
+    assert again.resumed == again.rows == summary.rows
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (dataclasses.replace(VIEWS, copies=3), "begun with training views 2, now 3"),
+        (dataclasses.replace(VIEWS, seed=6), "begun with training augment_seed 5, now 6"),
+        (
+            dataclasses.replace(VIEWS, augmentation=augment.parse("hflip")),
+            "begun with training augment rotate 30.*, now hflip",
+        ),
+        (None, "begun with training augment rotate 30.*, now None"),
+    ],
+)
+def test_other_views_are_refused(photographs, tmp_path, monkeypatch, views, message):
+    """A mixture of augmentations, seeds or numbers of views is refused; what was finished with others is made anew."""
+    stopped(photographs, tmp_path / "x.npy", monkeypatch, views=VIEWS)
+    with pytest.raises(FormatError, match=message):
+        run(photographs, tmp_path / "x.npy", resume=True, views=views)
+    assert run(photographs, tmp_path / "x.npy", resume=True, views=VIEWS).resumed == 8
+    assert run(photographs, tmp_path / "x.npy", resume=True, views=views).resumed == 0

@@ -142,6 +142,24 @@ def test_a_base_by_notation_takes_weights(tmp_path):
         backbones.by_notation("conv 5 k3", size=16, weights=tmp_path / "mine.pth")
 
 
+def test_a_grey_base_by_notation():
+    """Of grey pictures a base by notation takes one channel: new, from its weights, and out of a model; a network by name refuses."""
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, grey=True, seed=3)
+    given = inputs(16)[:, :1]
+    assert (preprocess.grey, preprocess.channels) == (True, 1)
+    again = backbones.restore(backbone, cache.find_weights(backbone.weights_sha256), size=16, grey=True)
+    header = Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2")
+    model = Bundle(header, {f"base.{key}": value for key, value in base.state_dict().items()})
+    third, _, same = backbones.from_model(model, name="model.pt")
+    assert same == preprocess
+    with torch.no_grad():
+        assert base(given).shape == (2, 8, 6, 6)
+        assert torch.equal(again(given), base(given))
+        assert torch.equal(third(given), base(given))
+    with pytest.raises(UsageError, match="resnet18 takes pictures in colour"):
+        backbones.skeleton(Backbone("resnet18", "layer4", Pool.AVG), size=64, grey=True)
+
+
 def test_an_empty_notation_is_no_base():
     """A base needs a layer."""
     with pytest.raises(UsageError, match="empty"):

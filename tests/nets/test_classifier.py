@@ -41,6 +41,19 @@ def test_normalisation_has_no_state():
     assert Normalise(PREPROCESS).state_dict() == {}
 
 
+def test_grey_is_the_luma():
+    """Three channels become one inside the network: Pillow's mode L, but for its rounding, of the normalised values."""
+    image = Image.fromarray(pixels(1, 40)[0])
+    given = torch.from_numpy(pixels(1, 40))
+    plain = Preprocess(Fit.SQUASH, 40, 40, mean=(0.0,) * 3, std=(1.0,) * 3, grey=True)
+    found = Normalise(plain)(given)
+    assert found.shape == (1, 1, 40, 40)
+    levels = np.asarray(image.convert("L"), dtype=np.float32)
+    assert np.abs(255 * found[0, 0].numpy() - levels).max() <= 1
+    scaled = Preprocess(Fit.SQUASH, 40, 40, mean=(0.3,) * 3, std=(0.2,) * 3, grey=True)
+    torch.testing.assert_close(Normalise(scaled)(given), (found - 0.3) / 0.2)
+
+
 @pytest.mark.parametrize(
     ("pool", "reference"),
     [

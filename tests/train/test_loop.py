@@ -10,8 +10,10 @@ from torch import nn
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
-from cnnkit.train.loop import Best, Epoch, evaluate, fit, in_order, shuffled
+from cnnkit.train.epoch import Epoch
+from cnnkit.train.loop import Best, evaluate, fit, in_order, shuffled
 from cnnkit.train.optim import Objective
+from cnnkit.train.step import Step
 
 
 def rows(count=40, seed=0):
@@ -28,12 +30,11 @@ def head(seed=0):
 
 def fitted(module, train, validate=None, *, lr=0.1, epochs=4, objective=None, monitor=Monitor.VAL_LOSS, patience=None):
     best = Best(monitor)
+    step = Step(module, objective or Objective(), torch.optim.SGD(module.parameters(), lr=lr))
     records = fit(
-        module,
-        train=train,
+        step,
+        train=lambda _number: train(),
         validate=validate,
-        objective=objective or Objective(),
-        optimizer=torch.optim.SGD(module.parameters(), lr=lr),
         best=best,
         epochs=epochs,
         patience=patience,
@@ -178,11 +179,9 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
     ):
         seen.extend(
             fit(
-                module,
-                train=train,
+                Step(module, Objective(), stepper),
+                train=lambda _number: train(),
                 validate=lambda: in_order(inputs, targets),
-                objective=Objective(),
-                optimizer=stepper,
                 best=best,
                 epochs=5,
             )

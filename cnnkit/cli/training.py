@@ -1,0 +1,150 @@
+"""The words that the commands share which train, and what they make of them."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnkit import choices
+from cnnkit.cli.incoming import refuse_terminal
+from cnnkit.cli.outgoing import emit
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnnkit.data.learning import Material
+
+Val = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--val", metavar="SOURCE", help="Pictures that choose the best epoch. [default: the part val of the sources]"
+    ),
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        "--augment",
+        metavar="NOTATION",
+        help='Change every picture anew in every epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
+    ),
+]
+OptimizerName = Annotated[choices.Optimizer, typer.Option("--optimizer", help="How weights follow gradients.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
+]
+Momentum = Annotated[
+    float | None, typer.Option("--momentum", min=0.0, max=1.0, help="For sgd and rmsprop. [default: 0]")
+]
+ScheduleName = Annotated[choices.Schedule, typer.Option("--schedule", help="How the learning rate goes on.")]
+Warmup = Annotated[
+    float, typer.Option("--warmup", min=0.0, metavar="EPOCHS", help="Let the learning rate rise from nothing first.")
+]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.")]
+L1 = Annotated[float, typer.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")]
+L2 = Annotated[float, typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared.")]
+Smoothing = Annotated[float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")]
+ClassWeightsName = Annotated[
+    choices.ClassWeights, typer.Option("--class-weights", help="What a picture of each class counts for.")
+]
+Mixup = Annotated[
+    float,
+    typer.Option(
+        "--mixup", min=0.0, metavar="ALPHA", help="Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA)."
+    ),
+]
+LossName = Annotated[choices.Loss, typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.")]
+Ema = Annotated[
+    float | None,
+    typer.Option(
+        "--ema", min=0.0, max=1.0, metavar="DECAY", help="Validate and keep the weights' moving average: 0.999."
+    ),
+]
+Clip = Annotated[float | None, typer.Option("--clip", min=0.0, help="The gradients' largest norm.")]
+Patience = Annotated[
+    int | None, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
+]
+MonitorName = Annotated[
+    choices.Monitor, typer.Option("--monitor", help="The validation measure that chooses the best epoch.")
+]
+AmpName = Annotated[
+    choices.Amp, typer.Option("--amp", help="Numbers to compute in; auto: bf16 where the hardware has it.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")]
+CacheSize = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        metavar="SIZE",
+        help="Memory for decoded pictures, 500M or 4G; more than that are read in every epoch.",
+    ),
+]
+ResumeTraining = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last finished epoch of an interrupted training.")
+]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def in_bytes(size: str) -> int:
+    """Read a size as coreutils write it: 500M, 4G, 0.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise UsageError(f'--cache "{size}": give a size in bytes, such as 500M or 4G')
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def material(sources: list[str] | None, *, val: list[str] | None, null: bool) -> "Material":
+    """Find the pictures that the words on the command line name, for training and for validation.
+
+    Raises:
+        UsageError: There is no source, and standard input is a terminal.
+        CnnkitError: As `learning.find`.
+    """
+    from cnnkit.data import learning
+
+    if not sources:
+        refuse_terminal("a folder or a manifest", "a manifest")
+    return learning.find(sources or ["-"], val or [], stdin=sys.stdin.buffer if sys.stdin else None, null=null)
+
+
+def reporting(as_json: bool) -> Callable[[Any], None]:
+    """Give what to call with every epoch: with `--json` it is a record on stdout at once."""
+    return lambda epoch: emit([epoch], as_json) if as_json else None
+
+
+def model_file(output: Path | None) -> Path:
+    """Demand a place for the model.
+
+    Raises:
+        UsageError: None is said.
+    """
+    if output is None:
+        raise UsageError("say where the model goes with -o FILE.pt")
+    return output
+
+
+def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | None, list[str]]:
+    """Take a model off the front of the words on the command line.
+
+    Args:
+        words: A model and sources; sources alone where `unless` is said.
+        unless: What stands in the model's place.
+
+    Raises:
+        UsageError: The first word is no model.
+    """
+    words = list(words or [])
+    if unless is not None:
+        return None, words
+    if not words or not words[0].endswith(".pt"):
+        raise UsageError(
+            f"{f'{words[0]} is no model' if words else 'no model given'}: begin with MODEL.pt, or start from --backbone NAME"
+        )
+    return Path(words[0]), words[1:]

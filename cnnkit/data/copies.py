@@ -1,0 +1,284 @@
+"""Which copies of which pictures, under which names, and which numbers made each. No pixels are changed here.
+
+    photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
+    photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         a format that is not written becomes PNG
+    photos/dog/1.png                DIR/dog/1~01.png, ...
+
+A place follows from the picture's own path and label, not from what other pictures there are.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cnnkit.data import augment, images, reader
+from cnnkit.data.augment import Augmentation, Draw
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.formats.header import Preprocess
+
+#: Parts of a split that measure: an augmented picture in them would measure something else.
+HELD_OUT = frozenset({"val", "valid", "validation", "dev", "test"})
+
+#: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
+_WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
+    "JPEG": (images.FORMATS["JPEG"], {"quality": 95}),
+    "PNG": (frozenset({".png"}), {}),
+    "BMP": (frozenset({".bmp"}), {}),
+    "TIFF": (images.FORMATS["TIFF"], {"compression": "tiff_deflate"}),
+    "WEBP": (images.FORMATS["WEBP"], {"lossless": True}),
+    "PPM": (frozenset({".ppm", ".pnm"}), {}),
+}
+
+#: For each word of the notation, the numbers of a draw that it stands for, where they are not one of its own name.
+_NUMBERS = {
+    "shift": ("shift_x", "shift_y"),
+    "zoom": ("zoom_x", "zoom_y"),
+    "crop": ("crop_x", "crop_y", "crop_width", "crop_height"),
+    "noise": ("noise", "noise_seed"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Which copies of each picture."""
+
+    augmentation: Augmentation
+    copies: int
+    seed: int = 0
+    keep: bool = False  # the original is among them
+    square: Preprocess | None = None  # prepared before anything else; as it is unless said
+
+    def draws(self, fingerprint: str) -> list[Draw]:
+        """Draw the numbers of a picture's copies, which are counted from 1."""
+        numbers = range(1, self.copies + 1)
+        return [augment.draw(self.augmentation, seed=self.seed, picture=fingerprint, copy=number) for number in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A picture that was read."""
+
+    image: Image.Image  # upright, RGB
+    content: bytes  # of the file
+    fingerprint: str
+    format: str  # what the file's content is, one of images.FORMATS
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One copy of a picture: what becomes of it, and where it goes, as seen from the folder of all copies."""
+
+    path: str
+    source: Picture
+    number: int  # 0 is the original
+    draw: Draw
+
+
+def read(path: str) -> Original:
+    """Read a file once, for its picture and for its fingerprint.
+
+    Raises:
+        BadPicture: As `images.load`.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadPicture(images.reason(path, error)) from error
+    with images.opened(path, content) as image:
+        image.load()
+        fingerprint = hashlib.sha256(content).hexdigest()
+        return Original(
+            images.upright_rgb(image), content, fingerprint, "JPEG" if image.format == "MPO" else str(image.format)
+        )
+
+
+def check_not_held_out(picture: Picture) -> None:
+    """Demand that a picture is there to be learnt from.
+
+    A folder of parts that is read as one of classes has the parts for labels; that is seen, too.
+
+    Raises:
+        UsageError: It belongs to a part that measures.
+    """
+    part = next((name for name in (picture.split, picture.label) if name in HELD_OUT), None)
+    if part is not None:
+        raise UsageError(
+            f"{picture.path} belongs to {part}, and what is augmented measures something else; "
+            "take the training part with --split train, or insist with --force"
+        )
+
+
+def checked(pictures: Iterable[Picture], *, force: bool = False) -> Iterable[Picture]:
+    """Demand of all pictures that they are there to be learnt from: at once where they are known, else of each in its turn.
+
+    Raises:
+        UsageError: As `check_not_held_out`; never with `force`.
+    """
+    if force:
+        return pictures
+    if isinstance(pictures, Sequence):
+        for picture in pictures:
+            check_not_held_out(picture)
+        return pictures
+
+    def each() -> Iterator[Picture]:
+        for picture in pictures:
+            check_not_held_out(picture)
+            yield picture
+
+    return each()
+
+
+def listed(
+    pictures: Iterable[Picture],
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    jobs: int | None = None,
+    skip: Callable[[str, str], None] = lambda path, reason: None,
+    progress: Progress = no_progress,
+) -> Iterator[dict[str, Any]]:
+    """Say what the copies of pictures would be, without making any.
+
+    Args and Raises as `cnnkit.engine.copying.write`.
+
+    Returns:
+        One record a copy, as the manifest would have it, but for `source`, which is as seen from the current folder.
+    """
+    return _records(checked(pictures, force=force), recipe, jobs=jobs, skip=skip, progress=progress)
+
+
+def _records(
+    pictures: Iterable[Picture],
+    recipe: Recipe,
+    *,
+    jobs: int | None,
+    skip: Callable[[str, str], None],
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
+    place = placing(pictures)
+    total, used = len(pictures) if isinstance(pictures, Sized) else None, 0
+    originals = reader.read(pictures, read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    for done, (picture, original) in enumerate(originals, start=1):
+        if isinstance(original, BadPicture):
+            skip(picture.path, str(original))
+        else:
+            used += 1
+            for copy in named(picture, original.format, recipe.draws(original.fingerprint), place=place, recipe=recipe):
+                yield record(copy, recipe.augmentation, source=picture.path)
+        progress(done, total)
+    if not used:
+        raise CnnkitError("no picture could be used")
+
+
+# ---------------------------------------------------------------- names
+
+
+def placing(pictures: Iterable[Picture]) -> Callable[[Picture], str]:
+    """Find out where below the folder of copies a picture's own folder is.
+
+    With a label it is the label, then what lies below the folder of that name. Without one it is what the folder has beyond the
+    folder that all pictures without label have in common; of a list that is still being read, the folder as it was named.
+    """
+    known = pictures if isinstance(pictures, Sequence) else []
+    bare = {os.path.dirname(os.path.abspath(picture.path)) for picture in known if picture.label is None}
+    common = os.path.commonpath(bare) if bare else None
+
+    def place(picture: Picture) -> str:
+        folder = os.path.dirname(picture.path)
+        if picture.label is None and common is not None:
+            folder = os.path.relpath(os.path.abspath(folder), common)
+        parts = [part for part in folder.split(os.sep) if part not in ("", os.curdir, os.pardir)]
+        if picture.label is None:
+            return "/".join(parts)
+        if not picture.label or picture.label.startswith(".") or {os.sep, "/", "\0"} & set(picture.label):
+            raise CnnkitError(
+                f"class {picture.label!r} cannot be the name of a folder; call it otherwise in the manifest"
+            )
+        below = parts[parts.index(picture.label) + 1 :] if picture.label in parts else parts
+        return "/".join([picture.label, *below])
+
+    return place
+
+
+def named(
+    picture: Picture, file_format: str, draws: Sequence[Draw], *, place: Callable[[Picture], str], recipe: Recipe
+) -> list[Copy]:
+    """Name a picture's copies, the original first where it is kept.
+
+    Args:
+        picture: The original. As it is, it keeps its name; prepared, it is a copy with the number 0.
+        file_format: What its content is.
+        draws: The numbers of its copies.
+        place: As `placing` gives it.
+        recipe: Which copies.
+    """
+    folder, name = place(picture), os.path.basename(picture.path)
+    stem, extension = stem_and_extension(name, file_format)
+    digits = max(2, len(str(recipe.copies)))
+    copies = [
+        Copy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), picture, number, draw)
+        for number, draw in enumerate([Draw(), *draws])
+    ]
+    if not recipe.keep:
+        return copies[1:]
+    if recipe.square is None:
+        copies[0] = replace(copies[0], path="/".join(filter(None, (folder, name))))
+    return copies
+
+
+def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
+    """Give what stands before and behind a copy's number.
+
+    What is not written in its own format becomes PNG, and keeps its extension in front: x.gif and x.png of one folder stay apart.
+    """
+    stem, extension = os.path.splitext(name)
+    written = file_format in _WRITTEN and extension.lower() in _WRITTEN[file_format][0]
+    return (stem, extension) if written else (name, ".png")
+
+
+def saving(name: str, file_format: str) -> dict[str, Any]:
+    """Give what Pillow's `save` is told about the copies of a picture of this name and format."""
+    chosen = file_format if stem_and_extension(name, file_format)[0] != name else "PNG"
+    return {"format": chosen, **_WRITTEN[chosen][1]}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def numbers(augmentation: Augmentation) -> list[str]:
+    """Name the numbers of a draw that an augmentation draws."""
+    neutral = Augmentation()
+    said = [word for word in Augmentation.__dataclass_fields__ if getattr(augmentation, word) != getattr(neutral, word)]
+    return [name for word in said if word != "fill" for name in _NUMBERS.get(word, (word,))]
+
+
+def columns(augmentation: Augmentation) -> list[str]:
+    """Name the columns of the manifest of copies."""
+    return ["path", "label", "split", "group", "source", "copy", *numbers(augmentation)]
+
+
+def record(copy: Copy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
+    """Describe a copy by the columns of the manifest.
+
+    Copies of a picture without a group are one, called by its own name: whoever splits them keeps them together.
+    """
+    picture = copy.source
+    folder = os.path.dirname(copy.path)
+    own = "/".join(filter(None, (folder, os.path.basename(picture.path))))
+    return {
+        "path": copy.path,
+        "label": picture.label,
+        "split": picture.split,
+        "group": picture.group or own,
+        "source": source,
+        "copy": copy.number,
+        **{name: getattr(copy.draw, name) for name in numbers(augmentation)},
+    }

@@ -1,0 +1,112 @@
+"""Which pictures to learn from, and which ones to check on: what cnn-train and cnn-finetune make of their sources.
+
+photos/train/cat/1.jpg, photos/val/cat/2.jpg     both parts
+split.tsv with a column `split`                  its rows of train and of val; test is never looked at
+photos/cat/1.jpg                                 all for training, unless --val names others
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from cnnkit.data import source
+from cnnkit.data.source import Picture
+from cnnkit.errors import CnnkitError, UsageError
+
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Labelled pictures for training and, where there are any, for validation; `classes` in the order of their names."""
+
+    train: tuple[Picture, ...]
+    val: tuple[Picture, ...]
+    classes: tuple[str, ...]
+
+
+def find(
+    sources: Sequence[str], val: Sequence[str] = (), *, stdin: BinaryIO | None = None, null: bool = False
+) -> Material:
+    """Find both parts.
+
+    Args:
+        sources: As `source.find` takes them.
+        val: Sources for validation; of one that is divided, its part `val`.
+        stdin: Where `-` reads from.
+        null: The list on standard input is separated by NUL.
+
+    Raises:
+        UsageError: Both the sources and `val` say what validates.
+        CnnkitError: A picture without a label, a class without pictures, a single class, or a class in one part alone.
+    """
+    train: list[Picture] = []
+    checked: list[Picture] = []
+    for each in sources:
+        for part, found in _parts(each, stdin=stdin, null=null).items():
+            if part != VAL:
+                train += found
+            elif not val:
+                checked += found
+    for each in val:
+        parts = _parts(each, stdin=stdin, null=null)
+        checked += parts.get(VAL) or parts.get(None) or []
+        if not checked:
+            raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
+    if not train:
+        raise CnnkitError(f"{' '.join(sources)}: no part {TRAIN} in it")
+    classes = _classes(train, TRAIN)
+    if len(classes) < 2:
+        raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
+    if checked:
+        _compare(classes, _classes(checked, VAL))
+    paths = {os.path.realpath(picture.path) for picture in train}
+    if shared := next((picture.path for picture in checked if os.path.realpath(picture.path) in paths), None):
+        raise UsageError(f"{shared} is to train and to validate; validation needs pictures that training never saw")
+    return Material(tuple(train), tuple(checked), classes)
+
+
+def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None, list[Picture]]:
+    """Give the pictures of a source by part: train and val, or all under None."""
+    if os.path.isdir(each):
+        divided: list[str | None] = [part for part in (TRAIN, VAL) if os.path.isdir(os.path.join(each, part))]
+        divided = divided or [None]
+        for part in divided:
+            _refuse_empty(os.path.join(each, part or ""))
+        return {part: list(source.find([each], split=part)) for part in divided}
+    found = list(source.find([each], stdin=stdin, null=null))
+    if any(picture.split is not None for picture in found):
+        return {part: [picture for picture in found if picture.split == part] for part in (TRAIN, VAL)}
+    return {None: found}
+
+
+def _refuse_empty(folder: str) -> None:
+    """Refuse a class without a picture: its name would be no class of the network's, and nobody would know."""
+    for name in sorted(os.listdir(folder)):
+        below = os.path.join(folder, name)
+        if name.startswith(".") or not os.path.isdir(below):
+            continue
+        if not any(source.names_picture(file) for _, _, files in os.walk(below, followlinks=True) for file in files):
+            raise CnnkitError(f"{below}: a class without pictures; put some in, or remove the folder")
+
+
+def _classes(pictures: Iterable[Picture], part: str) -> tuple[str, ...]:
+    labels = set()
+    for picture in pictures:
+        if picture.label is None:
+            raise CnnkitError(
+                f"{picture.path}: no label to {'learn' if part == TRAIN else 'check'}; "
+                "put pictures into a folder a class, or give a manifest with a column label"
+            )
+        labels.add(picture.label)
+    return tuple(sorted(labels))
+
+
+def _compare(train: Sequence[str], val: Sequence[str]) -> None:
+    if strange := sorted(set(val) - set(train)):
+        raise CnnkitError(f"the class {strange[0]} is in {VAL} alone; {TRAIN} has {', '.join(train)}")
+    if missing := sorted(set(train) - set(val)):
+        raise CnnkitError(
+            f"the class {missing[0]} is in {TRAIN} alone; without it in {VAL}, nothing says how well it is learnt"
+        )

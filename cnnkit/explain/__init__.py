@@ -1,0 +1,1 @@
+"""Pictures of what networks learn and see: training curves, maps, filters."""

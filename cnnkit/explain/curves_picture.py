@@ -1,0 +1,126 @@
+"""Training curves as a picture: loss and accuracy side by side, one colour a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from cnnkit.choices import Monitor
+from cnnkit.explain.curves import PANELS, Run, curve, printable
+from cnnkit.formats import figures
+
+_Style = Literal["--", "-"]
+
+#: Ten that stay apart for those who see few colours, too (Petroff 2021, Accessible Color Sequences for Data Visualization).
+_COLOURS = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#832db6",
+    "#94a4a2",
+    "#a96b59",
+    "#e76300",
+    "#717581",
+    "#b9ac70",
+    "#92dadd",
+)
+_STYLES: tuple[_Style, _Style] = ("--", "-")  # training, validation
+_FAINT = 0.3
+_WIDTH, _HEIGHT, _LEGEND_ROW = 10, 3.6, 0.21  # inches
+_LONG_NAME = 30  # letters; longer ones stand below one another
+_POINTS_UP_TO = 150  # epochs; more, and the points would make one cloud, so a thin line joins them
+_DOTTED_UP_TO = 40  # epochs; more, and dots on a line touch one another
+
+
+def save(path: str | Path, runs: Sequence[Run], *, monitor: Monitor = Monitor.VAL_LOSS) -> None:
+    """Draw runs into a file, in one step; the same histories give the same bytes.
+
+    Args:
+        path: Its ending names the format: .png, .svg or .pdf.
+        runs: What `curves.collect` gave.
+        monitor: What their best epochs are the best by.
+
+    Raises:
+        UsageError: Another format.
+        OSError: The file cannot be written.
+    """
+    figures.save(path, lambda: render(runs, monitor=monitor))
+
+
+def render(runs: Sequence[Run], *, monitor: Monitor = Monitor.VAL_LOSS) -> Figure:
+    """Draw runs: training dashed, validation solid, the points before smoothing faint, the best epoch's own values as a disc.
+
+    Returns:
+        A figure that pyplot does not know of, so nothing is left behind.
+    """
+    colours = _colours(len(runs))
+    legend = _explanations(runs, colours, monitor=monitor)
+    figure = Figure(figsize=(_WIDTH, _HEIGHT + _LEGEND_ROW * len(legend)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, measures) in zip(figure.subplots(1, len(PANELS), sharex=True), PANELS.items(), strict=True):
+        for run, colour in zip(runs, colours, strict=True):
+            for measure, style in zip(measures, _STYLES, strict=True):
+                _draw(axes, run, measure, colour=colour, style=style)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    _add_legend(figure, legend)
+    return figure
+
+
+def _draw(axes: Axes, run: Run, measure: str, *, colour: str, style: _Style) -> None:
+    """Draw one measure of one run, and mark the best epoch where the measure is one of validation."""
+    epochs, values = curve(run.smoothed, measure)
+    if run.smoothed is not run.rows:
+        many = len(epochs) > _POINTS_UP_TO
+        (raw,) = axes.plot(*curve(run.rows, measure), color=colour, alpha=_FAINT, linewidth=0.8, markersize=4)
+        raw.set(linestyle="-" if many else "none", marker="none" if many else ".")
+    marker = "." if len(epochs) <= _DOTTED_UP_TO and run.smoothed is run.rows else ""
+    axes.plot(epochs, values, linestyle=style, linewidth=1.5, marker=marker or "none", markersize=4, color=colour)
+    if run.best is not None and measure.startswith("val_"):
+        axes.plot(*curve([run.best], measure), linestyle="none", marker="o", markersize=8, color=colour, mec="black")
+
+
+def _explanations(runs: Sequence[Run], colours: Sequence[str], *, monitor: Monitor) -> list[list[tuple[Line2D, str]]]:
+    """Give the legend by its rows: one of what the lines mean, then the runs."""
+    validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
+    words = ("training", "validation") if validated else ("training",)
+    meanings = [
+        (Line2D([], [], color="0.3", linestyle=style), word) for style, word in zip(_STYLES, words, strict=False)
+    ]
+    if any(run.best for run in runs):
+        disc = Line2D([], [], linestyle="none", marker="o", markersize=8, color="0.8", mec="black")
+        meanings.append((disc, f"best epoch by {monitor}"))
+    columns = len(meanings) if max(len(run.name) for run in runs) < _LONG_NAME else 1
+    entries = list(meanings)
+    for run, colour in zip(runs, colours, strict=True):
+        told = f", best epoch {run.best.epoch} of {run.rows[-1].epoch}" if run.best else ""
+        entries.append((Line2D([], [], color=colour, linewidth=4), printable(run.name) + told))
+    return [entries[start : start + columns] for start in range(0, len(entries), columns)]
+
+
+def _add_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line2D, str]]]) -> None:
+    """Put the legend under both panels; matplotlib fills it column by column."""
+    entries = [row[column] for column in range(len(rows[0])) for row in rows if column < len(row)]
+    handles = [handle for handle, _ in entries]
+    # Names are set afterwards: the legend itself leaves out those that begin with "_"
+    legend = figure.legend(handles, [" "] * len(entries), loc="outside lower left", ncols=len(rows[0]), frameon=False)
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set(text=words, parse_math=False)
+
+
+def _colours(count: int) -> Sequence[str]:
+    """Give as many colours; beyond ten they are steps of one rainbow, in the order of the runs."""
+    if count <= len(_COLOURS):
+        return _COLOURS[:count]
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](place / (count - 1))) for place in range(count)]

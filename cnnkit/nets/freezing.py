@@ -1,0 +1,300 @@
+"""Freezing: which layers of a base are trained, and the base in two where training begins, so that the rest can run once.
+
+A layer here is a module that has parameters of its own, batch norm included, as Keras counts layers with weights; layers stand
+in the order in which they run for the first time.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import DualGraphModule
+
+from cnnkit.errors import UsageError
+from cnnkit.nets import cutting
+from cnnkit.nets.build import Network
+
+#: What of a base is trained, beside names and numbers.
+ALL, NONE = "all", "none"
+
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,  # torch has no public class above its batch norms
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+class Part(nn.Module):
+    """A part of a base in which what is frozen stays in eval mode, whatever mode the part is put into."""
+
+    def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.part = part
+        self.frozen = tuple(frozen)  # a tuple, so that torch does not register them a second time
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Run the part."""
+        return self.part(given)  # type: ignore[no-any-return] # modules return Any
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or back, all but what is frozen: its statistics must not move, nor its dropout drop."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A base in two, of which `upper(lower(x))` is what the base gives; both share its modules and parameters.
+
+    Attributes:
+        lower: (N, 3, H, W) -> the tensor at the boundary; frozen. The identity where nothing below is frozen.
+        upper: The tensor at the boundary -> what the base gives; trained, frozen layers at its start aside. The identity where
+            nothing is trained.
+        boundary: By which name `cutting.cut`, or `upto` of a network by notation, gives `lower`; None where that is the identity.
+        trained: The layers that are trained, as `find` gives them.
+    """
+
+    lower: nn.Module
+    upper: nn.Module
+    boundary: str | None
+    trained: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A module that runs, or one of whose own parameters is fetched: its place in the graph or chain, its name, and those parameters.
+
+    Of a module that runs, `module` is itself; the modules inside of it follow it.
+    """
+
+    place: int
+    name: str
+    parameters: tuple[str, ...]
+    module: nn.Module | None = None
+
+
+def _steps(base: nn.Module, *, training: bool = False) -> Iterator[_Step]:
+    """List what runs, in order."""
+    if isinstance(base, Network):
+        for place, (name, module) in enumerate(base.named_children()):
+            yield from _inside(place, name, module)
+        return
+    for place, node in enumerate(_graph(base, training=training).nodes):
+        if node.op == "call_module":
+            yield from _inside(place, node.target, base.get_submodule(node.target))
+        elif node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            if isinstance(getattr(base.get_submodule(owner), name), nn.Parameter):
+                yield _Step(place, owner or name, (node.target,))
+
+
+def _inside(place: int, name: str, module: nn.Module) -> Iterator[_Step]:
+    """List a module and those inside of it: torchvision's graphs run a convolution with its batch norm as one."""
+    for inner, part in module.named_modules(prefix=name):
+        own = tuple(f"{inner}.{parameter}" for parameter, _ in part.named_parameters(recurse=False))
+        yield _Step(place, inner, own, part)
+
+
+def _graph(base: nn.Module, *, training: bool) -> fx.Graph:
+    assert isinstance(base, DualGraphModule), "a base is cut from a network, or a chain by notation"
+    graph: fx.Graph = base.train_graph if training else base.eval_graph
+    return graph
+
+
+def layers(base: nn.Module) -> tuple[str, ...]:
+    """List the layers of a base in the order in which they run.
+
+    Args:
+        base: From `cutting.cut`, or by notation.
+    """
+    return tuple(dict.fromkeys(step.name for step in _steps(base) if step.parameters))
+
+
+def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
+    """Find the layers that are trained: from one on, the last so many, all or none.
+
+    Args:
+        base: As `layers`.
+        unfreeze: A module's name, where training begins ("features.14", "layer4"; "conv3" in a notation), or Keras' name of a
+            layer or block of a VGG ("block5_conv1", "block5"); how many layers, counted from the last; "all" or "none".
+        network: The base's name, for Keras' names and for messages.
+
+    Returns:
+        Their names in the order in which they run: the last ones of `layers`.
+
+    Raises:
+        UsageError: There is no such module, there are not so many layers, or none from that module on.
+    """
+    known = layers(base)
+    if unfreeze in (ALL, NONE):
+        return known if unfreeze == ALL else ()
+    if unfreeze.isdecimal():
+        if int(unfreeze) > len(known):
+            raise UsageError(
+                f"--unfreeze {unfreeze}: the base of {network} has {len(known)} layers with weights; give fewer, or all"
+            )
+        return known[len(known) - int(unfreeze) :]
+    steps = list(_steps(base))
+    start = _start(base, steps, unfreeze, network)
+    before = {step.name for step in steps[:start]}
+    found = tuple(layer for layer in known if layer not in before)
+    if not found:
+        raise UsageError(f"--unfreeze {unfreeze}: the base has no weights from there on; none trains the head alone")
+    return found
+
+
+def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> int:
+    """Find the step with which a module begins."""
+    ends = base.ends if isinstance(base, Network) else {}
+    if name in ends:
+        before = max((end for end in ends.values() if end < ends[name]), default=-1)
+        return next(index for index, step in enumerate(steps) if step.place > before)
+    keras = cutting.keras_names(network)
+    meant = next((place for place, known in enumerate(keras) if known == name or known.startswith(f"{name}_")), None)
+    if meant == 0:
+        return 0
+    if meant is not None:  # Keras' layer begins behind the one before it, and ends with the module that has its name
+        previous = list(keras.values())[meant - 1]
+        return next((index + 1 for index, step in enumerate(steps) if step.name == previous), len(steps))
+    for index, step in enumerate(steps):
+        if step.name == name or step.name.startswith(f"{name}."):
+            return index
+    blocks = dict.fromkeys(known.split("_")[0] for known in keras)
+    names = [*ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
+    near = difflib.get_close_matches(name, names, n=3)
+    proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(base))}"
+    raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else ", ".join([*names[:3], "...", *names[-3:]])
+
+
+def split(base: nn.Module, trained: Sequence[str]) -> Split:
+    """Split a base where training begins, and mark which of its parameters are trained.
+
+    The boundary is the last place before the first trained layer at which one tensor alone is on its way, so that no residual
+    block is cut through. Layers between the boundary and the first trained one are frozen parts of `upper`.
+
+    Args:
+        base: As `layers`. Its parameters' `requires_grad` is set, and it ends in eval mode. Move it to its device before.
+        trained: From `find`.
+
+    Returns:
+        Both parts, in eval mode. Train `upper` and not `base`, whose own `train()` knows nothing of what is frozen.
+    """
+    known, trained = layers(base), tuple(trained)
+    assert trained == known[len(known) - len(trained) :], "what is trained goes from some layer to the end"
+    steps = list(_steps(base))
+    chosen = {parameter for step in steps if step.name in trained for parameter in step.parameters}
+    for name, parameter in base.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    lower: nn.Module = nn.Identity()
+    upper, boundary, frozen = base, None, []
+    if not trained:
+        lower, upper, boundary = base, nn.Identity(), _end(base)
+    elif trained != known:
+        lower, upper, boundary = (
+            _split_chain(base, trained) if isinstance(base, Network) else _split_graph(base, trained)
+        )
+        frozen = _frozen(steps, trained, set(upper.modules()))
+    return Split(
+        lower=Part(lower, frozen=[lower]).eval(),
+        upper=Part(upper, frozen=frozen).eval(),
+        boundary=boundary,
+        trained=trained,
+    )
+
+
+def _frozen(steps: Sequence[_Step], trained: Sequence[str], among: Set[nn.Module]) -> list[nn.Module]:
+    """List the modules that run before the first trained layer and hold none."""
+    layers_trained = {step.module for step in steps if step.parameters and step.name in trained}
+    first = next(index for index, step in enumerate(steps) if step.parameters and step.name in trained)
+    return [
+        step.module
+        for step in steps[:first]
+        if step.module in among and step.module is not None and layers_trained.isdisjoint(step.module.modules())
+    ]
+
+
+def _first(base: nn.Module, trained: Sequence[str], *, training: bool = False) -> int:
+    """Find the place at which the first trained layer runs."""
+    return min(step.place for step in _steps(base, training=training) if step.parameters and step.name in trained)
+
+
+def _end(base: nn.Module) -> str:
+    """Name the layer that a base ends with."""
+    if isinstance(base, Network):
+        return list(base.ends)[-1]
+    name: str = next(node for node in _graph(base, training=False).nodes if node.op == "output").meta["layer"]
+    return name
+
+
+def _split_chain(base: Network, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
+    before = [layer for layer, end in base.ends.items() if end < _first(base, trained)]
+    if not before:
+        return nn.Identity(), base, None
+    upper = nn.Sequential()
+    for index, (name, module) in enumerate(base.named_children()):
+        if index > base.ends[before[-1]]:
+            upper.add_module(name, module)
+    return base.upto(before[-1]), upper, before[-1]
+
+
+def _split_graph(base: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
+    places = [
+        cutting.narrow(_graph(base, training=training), _first(base, trained, training=training))
+        for training in (True, False)
+    ]
+    both = [name for name in places[1] if name in places[0]]
+    if not both:
+        return nn.Identity(), base, None
+    train_node, eval_node = (nodes[both[-1]] for nodes in places)
+    upper = DualGraphModule(
+        base, cutting.piece(train_node, behind=True), cutting.piece(eval_node, behind=True), "Upper"
+    )
+    return fx.GraphModule(base, cutting.piece(eval_node, behind=False), "Lower"), upper, both[-1]
+
+
+def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Group the parameters that are trained by depth, so that lower layers can learn at lower rates.
+
+    A group is a block, the prefix of the module's name through its first number ("features.17", "layer4.1", "conv3"); a
+    normalisation that would be a block of its own belongs to the one before it.
+
+    Args:
+        base: As `layers`.
+        trained: From `find`.
+
+    Returns:
+        Names of parameters of `base`: first those of the last block, which stands directly below the head.
+    """
+    groups: dict[str, list[str]] = {}
+    norms_only: dict[str, bool] = {}
+    for step in _steps(base):
+        if step.parameters and step.name in trained:
+            block = _block(step.name)
+            known = groups.setdefault(block, [])
+            known += [name for name in step.parameters if name not in known]
+            norms_only[block] = norms_only.get(block, True) and isinstance(step.module, _NORMS)
+    joined: list[list[str]] = []
+    for block, names in groups.items():
+        if joined and norms_only[block]:
+            joined[-1] += names
+        else:
+            joined.append(names)
+    return tuple(tuple(names) for names in reversed(joined))
+
+
+def _block(layer: str) -> str:
+    """Cut a name behind its first number: "features.17" and "conv3", but "layer4.1", whose stages are numbered too."""
+    parts = layer.split(".")
+    place = next((index for index, part in enumerate(parts) if re.search(r"[0-9]", part)), 0)
+    if not parts[place].isdecimal() and parts[place + 1 : place + 2] and parts[place + 1].isdecimal():
+        place += 1
+    return ".".join(parts[: place + 1])

@@ -1,0 +1,51 @@
+"""What the notations for layers and for augmentation share: `@file`, comments, and proposals for words that mean nothing."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from cnnkit.errors import NotationError
+
+T = TypeVar("T")
+
+
+def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
+    """Parse a notation, or what is in the file that `@` names.
+
+    Args:
+        text: The notation, or `@` and the name of a file that holds it.
+        parse: From the notation to its meaning.
+        holds: What such a file holds, for messages: "layers, one a line".
+
+    Raises:
+        NotationError: The file cannot be read, or `parse` objects; the message then begins with the file.
+    """
+    if not text.strip().startswith("@"):
+        return parse(text)
+    file = Path(text.strip()[1:])
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise NotationError(f"{file}: {reason}; give a file that holds {holds}") from error
+    except NotationError as error:
+        raise NotationError(f"{file}: {error}") from error
+
+
+def bare(text: str) -> str:
+    """Give a notation on one line: without comments, in small letters, with commas for new lines."""
+    return ",".join(line.partition("#")[0] for line in text.split("\n")).lower()
+
+
+def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -> str:
+    """Propose the known word nearest to an unknown one, or nothing.
+
+    Args:
+        word: What was written.
+        known: What can be written.
+        foreign: What other libraries call our words.
+    """
+    from difflib import get_close_matches  # only on the way to an error: cnn-dims starts quickly
+
+    near = [foreign[word]] if word in foreign else get_close_matches(word, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,114 @@
+"""Several processes, one training: started by torchrun, each one takes its share of every batch."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from cnnkit.engine import torch_device
+from cnnkit.engine.device import Device
+from cnnkit.errors import UsageError
+
+# A rank may have a large set of pictures to decode before the others meet it again.
+_PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes that train together, and which one of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether this process writes files and reports."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up what every process has; the same tensor where there is only one."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def align(self, module: nn.Module) -> None:
+        """Give every process the first one's weights and statistics of batch norm: what is validated is what is written."""
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def agree(self, value: bool) -> bool:
+        """Give the first process's answer to all."""
+        if self.size == 1:
+            return value
+        answer = [value]
+        dist.broadcast_object_list(answer)
+        return answer[0]
+
+    def shared(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Let a module's gradients be the mean over all processes.
+
+        Batch norm's statistics are those of the whole batch on GPUs; on processors, for which torch has no such layer, those of each
+        process's share.
+        """
+        if self.size == 1:
+            return module
+        if device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call] # torch ships it untyped
+        return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+ALONE = World()
+
+
+@contextlib.contextmanager
+def joined(device: Device) -> Generator[tuple[World, torch.device]]:
+    """Find the others that torchrun started, and a device for this process; without torchrun there is only this one.
+
+    Args:
+        device: What was asked for; on GPUs every process of a machine takes the one of its number.
+
+    Yields:
+        The world, and where to work.
+
+    Raises:
+        UsageError: A single GPU was asked for by several processes.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE, torch_device.choose(device)
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    log = logging.getLogger("cnnkit")
+    level = log.level
+    if rank:
+        log.setLevel(logging.CRITICAL)  # one voice is enough
+    try:
+        place = _place(device, local, int(os.environ.get("LOCAL_WORLD_SIZE", str(size))))
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+        log.info("%d processes train together, by %s", size, dist.get_backend())
+        try:
+            yield World(rank, size), place
+        finally:
+            dist.destroy_process_group()
+    finally:
+        log.setLevel(level)
+
+
+def _place(device: Device, local: int, processes: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.kind == "cpu" or (device.kind == "auto" and count < processes):
+        return torch.device("cpu")
+    if device.index:
+        raise UsageError(f"--device {device}: under torchrun every process takes the GPU of its number; say cuda")
+    if count < processes:
+        raise UsageError(f"torchrun started {processes} processes here, torch sees {count} GPUs; start one for each")
+    return torch.device("cuda", local)

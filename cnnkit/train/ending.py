@@ -1,0 +1,70 @@
+"""The last layer of a network, which follows from the classes and the loss. No torch."""
+
+from cnnkit.choices import Loss
+from cnnkit.errors import UsageError
+from cnnkit.nets import dims, notation
+from cnnkit.nets.notation import Activation, Kind, Layer
+
+
+def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
+    """Add the last dense layer to a head's notation, and `flatten` where a map would reach a dense layer.
+
+    Args:
+        head: Without its last layer.
+        loss: A sigmoid has one unit, a softmax one for every class.
+        classes: How many.
+        spatial: What comes in are maps.
+    """
+    return _joined(notation.parse(", ".join(part for part in (head, _last(loss, classes)) if part)), spatial=spatial)
+
+
+def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -> tuple[str, str]:
+    """Divide a whole network's notation into base and head; its last layer is added unless it stands there.
+
+    The base ends with the last layer that gives a map, so that cnn-cam finds maps there and cnn-extract features. A network
+    without any such layer has its first one for a base.
+
+    Args:
+        layers: For pictures of (channels, size, size).
+        loss: See `whole_head`.
+        classes: How many.
+        size: Pixels.
+        channels: 3, or 1 for grey.
+
+    Returns:
+        The notations of base and head.
+
+    Raises:
+        UsageError: The last layer is not made for these classes or this loss, or a layer does not fit its input.
+    """
+    parsed = notation.parse(layers)
+    if not parsed:
+        raise UsageError("--layers is empty; a network needs a layer at least")
+    last = parsed[-1]
+    if last.activation in (Activation.softmax, Activation.sigmoid):
+        wanted = notation.parse(_last(loss, classes))[-1]
+        if (last.kind, last.filters, last.activation) != (wanted.kind, wanted.filters, wanted.activation):
+            raise UsageError(
+                f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
+            )
+        parsed = parsed[:-1]
+    outputs = [made for _, _, made in dims.walk(parsed, dims.start(height=size, width=size, channels=channels))]
+    spatial = [index for index, made in enumerate(outputs) if made.size is not None]
+    end = (spatial[-1] if spatial else 0) + 1
+    base = ", ".join(layer.text for layer in parsed[:end])
+    rest = ", ".join(layer.text for layer in parsed[end:])
+    return base, whole_head(rest, loss=loss, classes=classes, spatial=bool(spatial))
+
+
+def _last(loss: Loss, classes: int) -> str:
+    return "dense 1 sigmoid" if loss is Loss.BINARY else f"dense {classes} softmax"
+
+
+def _joined(layers: tuple[Layer, ...], *, spatial: bool) -> str:
+    written = []
+    for layer in layers:
+        if spatial and layer.kind is Kind.dense:
+            written.append("flatten")
+        spatial = spatial and layer.kind not in (Kind.dense, Kind.flatten, Kind.gap, Kind.gmp)
+        written.append(layer.text)
+    return ", ".join(written)

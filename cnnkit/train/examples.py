@@ -1,0 +1,227 @@
+"""What a network learns from: prepared pictures, in memory or read ahead, and what the frozen part of a network answers to them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnkit.data import augment, preprocess, reader
+from cnnkit.data.reader import Progress
+from cnnkit.data.source import Picture
+from cnnkit.engine.resample import Augmenter
+from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.formats.header import Preprocess
+from cnnkit.train.distributed import World
+from cnnkit.train.results import Skip
+
+# A GPU gives up to this share of its free memory to pictures; the network needs the rest.
+_SHARE_OF_GPU = 0.25
+
+
+class Examples(Protocol):
+    """Rows with targets, whose inputs are had by batches."""
+
+    targets: Tensor  # (N,), on the CPU
+
+    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give the inputs of batches of rows, on the device.
+
+        Args:
+            batches: Numbers of rows.
+            epoch: Which copies of the pictures; None for the plain ones.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Of all pixels, per RGB channel, values from 0 to 1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    largest: tuple[float, ...]
+
+
+class Pictures:
+    """Prepared pictures, uint8 (N, size, size, 3)."""
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        classes: Sequence[str],
+        prepare: Preprocess,
+        *,
+        place: torch.device,
+        budget: int,
+        augmenter: Augmenter | None = None,
+        jobs: int | None = None,
+        skip: Skip,
+        progress: Progress,
+    ) -> None:
+        """Look at every picture once.
+
+        Args:
+            pictures: All with labels out of `classes`.
+            classes: Their number in this order is the target.
+            prepare: How they become squares.
+            place: Where the inputs shall be.
+            budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
+            augmenter: Makes the copies.
+            jobs: Threads that decode.
+            skip: Called for every picture that cannot be used.
+            progress: Called after every picture.
+
+        Raises:
+            CnnkitError: No picture of a class could be used.
+        """
+        self._prepare, self._place, self._jobs = prepare, place, jobs
+        self.augmenter = augmenter
+        size = prepare.size
+        fits = len(pictures) * size * size * 3 <= budget
+        kept = np.empty((len(pictures) if fits else 0, size, size, 3), dtype=np.uint8)
+        moments = _Moments()
+        self.pictures: list[Picture] = []
+        self.fingerprints: list[str] = []
+        for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
+            progress(number, len(pictures))
+            if isinstance(loaded, BadPicture):
+                skip(picture.path, str(loaded))
+                continue
+            pixels, fingerprint = loaded
+            moments.add(pixels)
+            if fits:
+                kept[len(self.pictures)] = pixels
+            self.pictures.append(picture)
+            self.fingerprints.append(fingerprint)
+        numbers = {label: number for number, label in enumerate(classes)}
+        self.targets = torch.tensor([numbers[picture.label or ""] for picture in self.pictures], dtype=torch.long)
+        self.statistics = moments.statistics() if self.pictures else None
+        self._pixels = self._placed(torch.from_numpy(kept[: len(self.pictures)])) if fits else None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that decoded pictures take."""
+        return 0 if self._pixels is None else self._pixels.nbytes
+
+    def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
+        return preprocess.load(path, self._prepare), augment.fingerprint(path)
+
+    def _placed(self, pixels: Tensor) -> Tensor:
+        if self._place.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._place)[0]:
+            return pixels.to(self._place)
+        return pixels
+
+    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
+        for rows, images in zip(batches, self._images(batches), strict=True):
+            here = images.to(self._place, non_blocking=True)
+            if self.augmenter is not None and epoch is not None:
+                shown = [self.fingerprints[row] for row in rows.tolist()]
+                here = self.augmenter(here, shown, [epoch] * len(shown))
+            yield here
+
+    def _images(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if self._pixels is not None:
+            for rows in batches:
+                yield self._pixels[rows.to(self._pixels.device)]
+            return
+        order = [self.pictures[row] for rows in batches for row in rows.tolist()]
+        longest = max(len(rows) for rows in batches)
+        coming = reader.read(
+            order, lambda path: preprocess.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
+        )
+        for rows in batches:
+            images = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
+            for place in range(len(rows)):
+                picture, pixels = next(coming)
+                if isinstance(pixels, BadPicture):
+                    raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
+                images[place] = torch.from_numpy(pixels)
+            yield images.pin_memory() if self._place.type == "cuda" else images
+
+
+class _Moments:
+    """Sums over pixels, per channel, exact."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((3, 256), dtype=np.int64)
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        for channel in range(3):
+            self.counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+
+    def statistics(self) -> Statistics:
+        values = np.arange(256) / 255
+        shares = self.counts / self.counts.sum(1, keepdims=True)  # (3, 256)
+        mean = shares @ values
+        deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
+        largest = np.array([values[counts.nonzero()[0].max()] for counts in self.counts])
+        return Statistics(*(tuple(float(value) for value in each) for each in (mean, deviation, largest)))
+
+
+class Stored:
+    """What a frozen part answered: one or more views of every row, of which an epoch sees one."""
+
+    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, place: torch.device) -> None:
+        """Keep answers.
+
+        Args:
+            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
+            targets: (N,).
+            place: Where the inputs shall be.
+        """
+        self.targets = targets
+        self._views, self._place = views, place
+
+    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give the answers, views in turn; see `Examples`."""
+        first = self._views[0]
+        for rows in batches:
+            # Neighbours see different views in an epoch, and every row sees all of them in turn
+            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
+            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+            for number, view in enumerate(self._views):
+                here = turns == number
+                answer[here] = view[rows[here]]
+            yield answer.to(self._place, non_blocking=True)
+
+
+class Answered:
+    """Pictures behind a frozen part that answers anew every time."""
+
+    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
+        self.targets = pictures.targets
+        self._pictures, self._frozen = pictures, frozen
+
+    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give the frozen part's answers; see `Examples`."""
+        for images in self._pictures.inputs(batches, epoch):
+            yield self._frozen(images)
+
+
+def shuffled(count: int, *, batch: int, seed: int, world: World) -> list[Tensor]:
+    """Cut rows into batches in a random order that follows from the seed alone, and give this process's share of each.
+
+    A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
+
+    Args:
+        count: Of rows.
+        batch: Rows at once, over all processes.
+        seed: Of this epoch.
+        world: Every process takes every size-th row of a batch.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    starts = list(range(0, count, batch))
+    if len(starts) > 1 and count - starts[-1] < min(2 * world.size, batch):
+        starts.pop()
+    ends = [*starts[1:], count]
+    return [order[start:end][world.rank :: world.size] for start, end in zip(starts, ends, strict=True)]
+
+
+def in_order(count: int, *, batch: int, world: World) -> list[Tensor]:
+    """Cut rows into batches as they stand, and give this process's share."""
+    return list(torch.split(torch.arange(count)[world.rank :: world.size], batch))

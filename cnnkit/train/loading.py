@@ -1,0 +1,81 @@
+"""The pictures of a training, looked at once before it begins."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from cnnkit.data import augment
+from cnnkit.data.learning import Material
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.engine.resample import Augmenter
+from cnnkit.errors import CnnkitError
+from cnnkit.formats.header import Preprocess
+from cnnkit.train.distributed import World
+from cnnkit.train.examples import Pictures
+from cnnkit.train.recipe import Recipe
+from cnnkit.train.results import Report, Running, Skip, no_report
+
+
+def load(
+    material: Material,
+    prepare: Preprocess,
+    recipe: Recipe,
+    running: Running,
+    *,
+    place: torch.device,
+    skip: Skip,
+    progress: Progress,
+) -> tuple[Pictures, Pictures | None]:
+    """Look at every picture, and keep what fits into memory, those for training first.
+
+    Raises:
+        CnnkitError: No picture of a class could be used.
+    """
+    augmentation = augment.parse(recipe.augment)
+    augmenter = None if augmentation.identity else Augmenter(augmentation, seed=recipe.seed)
+    total = len(material.train) + len(material.val)
+    budget, parts = running.cache, []
+    for number, pictures in enumerate((material.train, material.val)):
+        before = number * len(material.train)
+        part = Pictures(
+            pictures,
+            material.classes,
+            prepare,
+            place=place,
+            budget=budget,
+            augmenter=None if number else augmenter,
+            jobs=running.jobs,
+            skip=skip,
+            progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now
+        )
+        budget -= part.nbytes
+        if pictures:
+            _refuse_emptied(part, material.classes)
+        parts.append(part)
+    return parts[0], parts[1] if material.val else None
+
+
+def _refuse_emptied(part: Pictures, classes: Sequence[str]) -> None:
+    counts = torch.bincount(part.targets, minlength=len(classes))
+    if not bool(counts.all()):
+        raise CnnkitError(f"no picture of the class {classes[int(counts.argmin())]} could be used")
+
+
+def identity(learnt: Pictures, checked: Pictures | None) -> str:
+    """Name the pictures of a training by their content and classes: another order or place is the same training."""
+    digest = hashlib.sha256()
+    for part in (learnt, checked):
+        for fingerprint, target in zip(part.fingerprints, part.targets.tolist(), strict=True) if part else ():
+            digest.update(f"{fingerprint} {target}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:20]
+
+
+def voices(world: World, skip: Skip, report: Report, progress: Progress) -> tuple[Skip, Report, Progress]:
+    """Let the first process alone speak."""
+    return (skip, report, progress) if world.writes else (_silent, no_report, no_progress)
+
+
+def _silent(_path: str, _reason: str) -> None:
+    """The way of all processes but the first, which names bad pictures for all."""

@@ -1,0 +1,365 @@
+"""A whole training: from examples and a recipe to a model on disk, with its history, and a checkpoint as long as it goes on."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnnkit.choices import ClassWeights
+from cnnkit.data.reader import Progress
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle, checkpoint, history
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import examples, optim, precision, schedule
+from cnnkit.train.averaging import Average
+from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.epoch import Epoch
+from cnnkit.train.examples import Examples
+from cnnkit.train.loop import Best, fit
+from cnnkit.train.optim import Mixed, Objective
+from cnnkit.train.recipe import Recipe
+from cnnkit.train.results import Report, Result
+from cnnkit.train.step import Batch, Step
+
+log = logging.getLogger("cnnkit")
+
+# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+_ORDER, _DROPOUT, _MIXUP = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained on what.
+
+    `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
+    factors of the learning rate; `begin` changes the weights before they are trained, and gives the epochs that it took.
+    """
+
+    module: nn.Module
+    whole: Classifier
+    train: Examples
+    val: Examples | None
+    header: Header
+    identity: str  # of the pictures
+    groups: Sequence[dict[str, Any]] | None = None
+    begin: Callable[[], Sequence[Epoch]] = tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a training runs, where it writes, and whom it tells."""
+
+    output: Path
+    device: torch.device
+    world: World
+    resume: bool
+    report: Report
+    progress: Progress
+
+
+def run(task: Task, recipe: Recipe, place: Place) -> Result:
+    """Train to the end, and write the model with the best epoch's weights.
+
+    Returns:
+        The same in every process; files come from the first one alone.
+
+    Raises:
+        CnnkitError: The loss came to no number: the best epoch before is written all the same. Or the disk is full: the last
+            checkpoint stays.
+        UsageError: `resume`, and the checkpoint is of another training.
+    """
+    started = time.perf_counter()
+    training = _Training(task, recipe, place)
+    done = training.resumed() if place.resume else training.fresh()
+    try:
+        with _history(place, done) as write, training.prepared():
+            for epoch in training.epochs(done):
+                done.append(epoch)
+                write(epoch)
+                training.keep(done)
+                _say(epoch, last=training.last, rows=len(task.train.targets))
+                place.report(epoch)
+    except CnnkitError as error:
+        if training.best.epoch is None or isinstance(error, _Unwritable):
+            raise
+        training.finish(done)
+        raise CnnkitError(
+            f"{error}. {place.output} holds epoch {training.best.epoch.epoch}, the best before"
+        ) from error
+    except BaseException:
+        if place.world.writes and training.checkpoint.exists():
+            log.info("%s holds what is done; run again with --resume to go on", training.checkpoint)
+        raise
+    training.finish(done)
+    best = training.best.epoch
+    assert best is not None
+    targets = task.train.targets if task.val is None else task.val.targets
+    most = int(torch.bincount(task.train.targets).argmax())
+    return Result(
+        model=str(place.output),
+        classes=len(task.header.classes or ()),
+        train_rows=len(task.train.targets),
+        val_rows=0 if task.val is None else len(targets),
+        epochs=len(done),
+        best_epoch=best.epoch,
+        train_accuracy=best.train_accuracy,
+        val_accuracy=best.val_accuracy,
+        val_loss=best.val_loss,
+        majority=None if task.val is None else float((targets == most).double().mean()),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
+    """Train a part of a network before the training itself, and leave it with the best epoch's weights; nothing is written.
+
+    Every process does the same on all rows.
+    """
+    training = _Training(task, recipe, dataclasses.replace(place, world=ALONE))
+    epochs = []
+    with training.prepared():
+        for epoch in training.epochs([]):
+            epochs.append(epoch)
+            _say(epoch, last=training.last, rows=len(task.train.targets))
+            place.report(epoch)
+    task.module.load_state_dict(training.best.state)
+    return epochs
+
+
+class _Unwritable(CnnkitError):
+    """The checkpoint could not be written."""
+
+
+class _Training:
+    """One training and what it holds from epoch to epoch."""
+
+    def __init__(self, task: Task, recipe: Recipe, place: Place) -> None:
+        self.task, self.recipe, self.place = task, recipe, place
+        self.best = Best(recipe.monitor)
+        self.checkpoint = checkpoint.beside(place.output)
+        #: Epochs that `task.begin` took.
+        self.earlier = 0
+        module = task.module.to(place.device).to(memory_format=torch.channels_last)
+        classes = len(task.header.classes or ())
+        weights = None
+        if recipe.class_weights is ClassWeights.BALANCED:
+            weights = optim.balanced_weights(task.train.targets, classes).to(place.device)
+        groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
+        self.average = Average(module, recipe.ema) if recipe.ema is not None else None
+        batches = self._rows(1)
+        self.step = Step(
+            module,
+            Objective(recipe.loss, recipe.smoothing, weights, recipe.l1, recipe.l2),
+            optim.optimizer(recipe.optimizer, groups, lr=recipe.lr, momentum=recipe.momentum),
+            rate=lambda number, index, before: schedule.factor(
+                recipe.schedule,
+                step=(number - 1 - self.earlier) * len(batches) + index,
+                steps=len(batches),
+                epochs=recipe.epochs,
+                warmup=recipe.warmup,
+                before=before[self.earlier :],
+            ),
+            precision=precision.choose(recipe.amp, place.device),
+            clip=recipe.clip,
+            average=self.average,
+            world=place.world,
+            compiled=recipe.compile,
+        )
+
+    @property
+    def last(self) -> int:
+        """The number of the last epoch, should nothing stop the training before."""
+        return self.earlier + self.recipe.epochs
+
+    def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
+        words = np.random.SeedSequence([self.recipe.seed, epoch, purpose, rank]).generate_state(2)
+        return int(words[0]) | (int(words[1] >> 1) << 32)
+
+    def _rows(self, epoch: int) -> list[Tensor]:
+        return examples.shuffled(
+            len(self.task.train.targets),
+            batch=self.recipe.batch,
+            seed=self._seed(epoch, _ORDER),
+            world=self.place.world,
+        )
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
+        device = self.place.device
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.backends.cudnn.flags(enabled=True, benchmark=True),
+        ):
+            yield
+
+    def epochs(self, done: Sequence[Epoch]) -> Iterator[Epoch]:
+        """Train on after the epochs that are done."""
+        return fit(
+            self.step,
+            train=self._batches,
+            validate=self._validation if self.task.val is not None else None,
+            best=self.best,
+            epochs=self.last,
+            patience=self.recipe.patience,
+            before=done,
+        )
+
+    def _batches(self, number: int) -> Iterator[Batch]:
+        torch.manual_seed(self._seed(number, _DROPOUT, self.place.world.rank))
+        random = np.random.default_rng(self._seed(number, _MIXUP))
+        train, rows = self.task.train, self._rows(number)
+        total = self.last * len(train.targets)
+        shown = (number - 1) * len(train.targets)
+        for chosen, inputs in zip(rows, train.inputs(rows, number), strict=True):
+            targets = train.targets[chosen].to(self.place.device)
+            if self.recipe.mixup:
+                yield _mixed(inputs, targets, float(random.beta(self.recipe.mixup, self.recipe.mixup)))
+            else:
+                yield inputs, targets
+            shown += len(chosen) * self.place.world.size
+            self.place.progress(min(shown, total), total)
+
+    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self.task.val is not None
+        rows = examples.in_order(len(self.task.val.targets), batch=self.recipe.batch, world=self.place.world)
+        for chosen, inputs in zip(rows, self.task.val.inputs(rows, None), strict=True):
+            yield inputs, self.task.val.targets[chosen].to(self.place.device)
+
+    def _mark(self) -> dict[str, str]:
+        """Say what makes this training this one; an earlier stop of the same one may have another number of epochs."""
+        header = json.loads(self.task.header.to_json())
+        described = {f"--{key.replace('_', '-')}": value for key, value in header.pop("training").items()}
+        if not self.recipe.schedule.depends_on_epochs:
+            described.pop("--epochs", None)
+        header.pop("made_by")
+        return {key: json.dumps(value) for key, value in {**described, **header}.items()} | {
+            "the pictures": self.task.identity
+        }
+
+    def fresh(self) -> list[Epoch]:
+        """Begin anew.
+
+        Returns:
+            The epochs that `task.begin` took.
+        """
+        if self.place.world.writes and self.checkpoint.exists():
+            log.warning(
+                "%s of an unfinished training is replaced; --resume would have gone on from it", self.checkpoint
+            )
+        done = list(self.task.begin())
+        self.earlier = len(done)
+        self.place.world.align(self.step.module)
+        if self.average is not None:
+            self.average.restart()
+        return done
+
+    def resumed(self) -> list[Epoch]:
+        """Put everything where the last finished epoch left it; begin anew where there is no checkpoint.
+
+        Returns:
+            The epochs that are done.
+        """
+        if not self.place.world.agree(self.checkpoint.exists()):
+            log.info("%s: no such checkpoint; beginning anew", self.checkpoint)
+            return self.fresh()
+        kept = checkpoint.load(self.checkpoint)
+        mark = self._mark()
+        for name in mark | kept["mark"]:
+            if mark.get(name) != kept["mark"].get(name):
+                raise UsageError(
+                    f"{self.checkpoint} is of a training with another value of {name}: "
+                    f"{kept['mark'].get(name, 'none')}, now {mark.get(name, 'none')}; go on with the same, or begin anew without --resume"
+                )
+        self.step.module.load_state_dict(kept["module"])
+        self.step.optimizer.load_state_dict(kept["optimizer"])
+        self.step.scaler.load_state_dict(kept["scaler"])
+        self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
+        if self.average is not None:
+            self.average.restore(**kept["average"])
+        self.best.epoch = Epoch(**kept["best"]["epoch"])
+        self.best.state = kept["best"]["state"]
+        done = [Epoch(**epoch) for epoch in kept["epochs"]]
+        log.info("going on after epoch %d", done[-1].epoch)
+        return done
+
+    def keep(self, done: Sequence[Epoch]) -> None:
+        """Write the checkpoint."""
+        if not self.place.world.writes:
+            return
+        assert self.best.epoch is not None
+        content = {
+            "mark": self._mark(),
+            "epochs": [dataclasses.asdict(epoch) for epoch in done],
+            "earlier": self.earlier,
+            "module": self.step.module.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "pieces": self.step.pieces,
+            "average": self.average.state() if self.average else None,
+            "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
+        }
+        try:
+            checkpoint.save(self.checkpoint, content)
+        except OSError as error:
+            raise _Unwritable(
+                f"{self.checkpoint}: {(error.strerror or str(error)).lower()}; it holds the epochs before {done[-1].epoch}: "
+                "make room, and run again with --resume"
+            ) from error
+
+    def finish(self, done: Sequence[Epoch]) -> None:
+        """Write the model with the best epoch's weights, and remove the checkpoint."""
+        self.step.module.load_state_dict(self.best.state)
+        if not self.place.world.writes:
+            return
+        rows = [
+            {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
+        ]
+        bundle.save(self.place.output, Bundle(self.task.header, self.task.whole.state_dict(), rows))
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def _mixed(inputs: Tensor, targets: Tensor, share: float) -> Batch:
+    """Blend every row with its counterpart from the other end of the batch."""
+    blend = share * inputs.float() + (1 - share) * inputs.flip(0).float()
+    whole = inputs.dtype == torch.uint8
+    return (blend.round().to(torch.uint8) if whole else blend.to(inputs.dtype)), Mixed(targets, targets.flip(0), share)
+
+
+@contextlib.contextmanager
+def _history(place: Place, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+    """Give a function that adds a row to the history; only the first process writes."""
+    if not place.world.writes:
+        yield lambda _epoch: None
+        return
+    with history.Writer(place.output.with_suffix(".csv")) as rows:
+        for epoch in done:
+            rows.write(epoch)
+        yield rows.write
+
+
+def _say(epoch: Epoch, *, last: int, rows: int) -> None:
+    validation = "" if epoch.val_loss is None else f"; val {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}"
+    left = round(epoch.seconds * (last - epoch.epoch))
+    time_left = f"{left // 60} min {left % 60} s left" if left >= 60 else f"{left} s left"
+    log.info(
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; %.0f/s, %s",
+        epoch.epoch,
+        last,
+        epoch.train_loss,
+        epoch.train_accuracy,
+        validation,
+        rows / max(epoch.seconds, 1e-3),
+        time_left,
+    )

@@ -1,0 +1,109 @@
+"""From pictures and a design to a task: the network is built once the pictures are measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cnnkit.choices import Fit, Initializer, Normalize, Pool
+from cnnkit.data.learning import Material
+from cnnkit.data.preprocess import with_size
+from cnnkit.data.reader import Progress
+from cnnkit.engine import device as devices
+from cnnkit.formats.header import LUMA, Backbone, Header, Kind, Preprocess, made_by
+from cnnkit.nets import backbones, build, catalogue, classifier, notation
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import distributed, loading
+from cnnkit.train.examples import Statistics
+from cnnkit.train.recipe import Recipe
+from cnnkit.train.results import Report, Result, Running, Skip
+from cnnkit.train.run import Place, Task, run
+from cnnkit.train.scratch import SIZE, Design
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def train(
+    material: Material,
+    output: Path,
+    design: Design,
+    recipe: Recipe,
+    running: Running,
+    *,
+    skip: Skip,
+    report: Report,
+    progress: Progress,
+) -> Result:
+    """Train; arguments are those of `scratch.train`, checked."""
+    with distributed.joined(devices.parse(running.device)) as (world, place):
+        prepare = _prepare(design)
+        skip, report, progress = loading.voices(world, skip, report, progress)
+        learnt, checked = loading.load(material, prepare, recipe, running, place=place, skip=skip, progress=progress)
+        assert learnt.statistics is not None
+        preprocess = _normalized(prepare, design.normalize, learnt.statistics)
+        whole, backbone = _network(design, preprocess, seed=recipe.seed)
+        header = Header(
+            kind=Kind.MODEL,
+            classes=material.classes,
+            preprocess=preprocess,
+            backbone=backbone,
+            head=design.head,
+            training={
+                "command": "cnn-train",
+                "rows": len(learnt.targets),
+                "normalize": design.normalize.value,
+                "init": design.init.value if design.init else None,
+                **recipe.described(),
+            },
+            made_by=made_by("torch", "torchvision"),
+        )
+        task = Task(whole, whole, learnt, checked, header, loading.identity(learnt, checked))
+        return run(task, recipe, Place(output, place, world, running.resume, report, progress))
+
+
+def _prepare(design: Design) -> Preprocess:
+    """Say how pictures become squares; mean and deviation follow once they are measured."""
+    if design.arch is None:
+        size = design.size or SIZE
+        plain = Preprocess(fit=design.fit or Fit.SQUASH, resize=size, size=size, grey=design.grey)
+    else:
+        plain = with_size(catalogue.preprocess_of(design.arch), size=design.size, fit=design.fit)
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if design.normalize is not Normalize.IMAGENET else _IMAGENET
+    return replace(plain, mean=mean, std=std)
+
+
+def _normalized(prepare: Preprocess, normalize: Normalize, measured: Statistics) -> Preprocess:
+    """Put the measured mean and deviation in; a channel that never changes is left as it is, as scikit-learn leaves it."""
+    nothing, whole = (0.0,) * 3, (1.0,) * 3
+    mean, std = {
+        Normalize.CENTER: (measured.mean, whole),
+        Normalize.STANDARD: (measured.mean, measured.deviation),
+        Normalize.MAXABS: (nothing, measured.largest),
+    }.get(normalize, (prepare.mean, prepare.std))
+    if prepare.grey:
+        mean, std = _grey(mean), _grey(std)
+    return replace(prepare, mean=mean, std=tuple(value or 1.0 for value in std))
+
+
+def _grey(values: tuple[float, ...]) -> tuple[float, ...]:
+    """One value for the three channels, which become one."""
+    return (sum(share * value for share, value in zip(LUMA, values, strict=True)),) * 3
+
+
+def _network(design: Design, preprocess: Preprocess, *, seed: int) -> tuple[Classifier, Backbone]:
+    """Build the network with its random weights, all from one seed."""
+    generator = torch.Generator().manual_seed(seed)
+    if design.arch is not None:
+        base, backbone = backbones.untrained(design.arch, size=preprocess.size, seed=seed)
+        if design.init is not None:
+            build.initialise(base, design.init, generator=generator)
+    else:
+        layers = notation.parse(design.layers or "")
+        name = layers[-1].name
+        backbone = Backbone(backbones.BY_NOTATION, layer=name, pool=Pool.NONE, notation=design.layers)
+        base = backbones.skeleton(backbone, size=preprocess.size, grey=design.grey)
+        build.initialise(base, design.init or Initializer.GLOROT, generator=generator)
+    extractor = classifier.Extractor(base.eval(), preprocess=preprocess, pool=backbone.pool)
+    head = classifier.build_head(design.head, classifier.feature_shape(extractor, preprocess))
+    build.initialise(head, design.init or Initializer.GLOROT, generator=generator)
+    return Classifier(base, head, preprocess=preprocess, pool=backbone.pool), backbone

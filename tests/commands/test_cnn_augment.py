@@ -1,0 +1,377 @@
+"""cnn-augment as it is used: exactly so many copies of each picture, the same bytes every time, and what it refuses."""
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnkit.data import augment as drawing
+from cnnkit.data import contact_sheet, images, source
+from cnnkit.data.augment import Draw
+from cnnkit.engine.resample import augment
+from cnnkit.formats import manifest, tsv
+
+WORDS = ("--augment", "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, noise 0.02, fill reflect")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures):
+    """A working folder with photos/red and photos/blue, three pictures each."""
+    pictures(red=3, blue=3)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def rows(folder):
+    with (Path(folder) / "augment.tsv").open("rb") as file:
+        return list(tsv.parse(file, name="augment.tsv", required=["path"]))
+
+
+def pixels(path):
+    return torch.from_numpy(np.array(images.load(path)))
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_so_many_of_each_in_class_folders(run, here):
+    """Class folders are kept, subfolders too; each picture has exactly n copies, named by it; the summary says so."""
+    Path("photos/red/deep").mkdir()
+    shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
+    outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
+    (summary,) = outcome.rows
+    assert (summary["folder"], summary["pictures"], summary["copies"], summary["skipped"]) == (
+        "more/of it",
+        "7",
+        "21",
+        "0",
+    )
+    originals = ["blue/00", "blue/01", "blue/02", "red/00", "red/01", "red/02", "red/deep/00"]
+    expected = [f"{name}~{number:02d}.png" for name in originals for number in (1, 2, 3)]
+    assert sorted(tree("more/of it")) == sorted([*expected, "augment.tsv"])
+    assert [row["path"] for row in rows("more/of it")] == expected
+    # One picture under two names has the same copies
+    assert filecmp.cmp("more/of it/red/00~02.png", "more/of it/red/deep/00~02.png", shallow=False)
+
+
+def test_the_manifest_tells_what_made_each_copy(run, here):
+    """From a row's numbers and its source the copy can be made again, to the bit; every command reads it as a manifest."""
+    run("cnn-augment", "photos", "-o", "more", "--copies", "2", *WORDS)
+    found = rows("more")
+    assert list(found[0]) == [
+        *("path", "label", "split", "group", "source", "copy"),
+        *("rotate", "shift_x", "shift_y", "shear", "zoom_x", "zoom_y", "hflip", "noise", "noise_seed"),
+    ]
+    for row in found[::3]:
+        draw = Draw(
+            **{
+                name: float(row[name])
+                for name in ("rotate", "shift_x", "shift_y", "shear", "zoom_x", "zoom_y", "noise")
+            },
+            hflip=row["hflip"] == "true",
+            noise_seed=int(row["noise_seed"]),
+        )
+        again = augment(pixels(f"more/{row['source']}")[None], [draw], fill=drawing.Fill.REFLECT)[0]
+        assert torch.equal(again, pixels(f"more/{row['path']}"))
+    assert found[1]["source"] == "../photos/blue/00.png"
+    assert found[1]["copy"] == "2"
+    listed = source.find(["more/augment.tsv"])
+    assert [picture.label for picture in listed] == ["blue"] * 6 + ["red"] * 6
+    assert listed[0].group == listed[1].group != listed[2].group
+    # Copies of one picture stay in one part
+    run("cnn-split", "more/augment.tsv", "--ratio", "0.5,0.5", "--manifest", "again.tsv")
+    parts = {}
+    for row in manifest.load("again.tsv"):
+        parts.setdefault(row.group, set()).add(row.split)
+    assert [len(each) for each in parts.values()] == [1] * 6
+
+
+def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch):
+    """One thread or four, some of the pictures or all, other names, another working folder: the same copies; another seed: others."""
+    run("cnn-augment", "photos", "-o", "one", *WORDS, "--jobs", "1")
+    run("cnn-augment", "photos", "-o", "four", *WORDS, "--jobs", "4")
+    assert tree("one") == tree("four")
+    assert len(tree("one")) == 31
+    Path("few/red").mkdir(parents=True)
+    shutil.copy("photos/red/01.png", "few/red/zebra.png")
+    monkeypatch.chdir("few")
+    run("cnn-augment", ".", "-o", "../few-more", *WORDS)
+    monkeypatch.chdir(here)
+    assert Path("few-more/red/zebra~04.png").read_bytes() == Path("one/red/01~04.png").read_bytes()
+    run("cnn-augment", "photos", "-o", "fewer", *WORDS, "--copies", "2")
+    assert Path("fewer/red/01~02.png").read_bytes() == Path("one/red/01~02.png").read_bytes()
+    run("cnn-augment", "photos", "-o", "seed", *WORDS, "--seed", "1")
+    assert not set(tree("seed").values()) & set(tree("one").values())
+
+
+def test_the_originals_with_keep(run, here):
+    """With --keep they come first, byte for byte under their own names; with --size they are squares as well, with the number 0."""
+    run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--keep", *WORDS)
+    assert tuple(rows("more")[0][name] for name in ("path", "copy", "rotate")) == ("blue/00.png", "0", "0.0")
+    assert filecmp.cmp("more/blue/00.png", "photos/blue/00.png", shallow=False)
+    assert len(tree("more")) == 13
+    run("cnn-augment", "photos", "-o", "square", "--copies", "1", "--keep", "--size", "16", "--fit", "pad", *WORDS)
+    assert sorted(tree("square"))[1:3] == ["blue/00~00.png", "blue/00~01.png"]
+    with Image.open("square/blue/00~00.png") as first, Image.open("square/blue/00~01.png") as second:
+        assert first.size == second.size == (16, 16)
+
+
+def test_formats_and_names_of_all_kinds(run, here):
+    """A format stays, JPEG at its best; what cannot be written so becomes PNG; a.jpg, a.png and a.gif of one folder stay apart."""
+    folder = Path("odd/red")
+    folder.mkdir(parents=True)
+    with Image.open("photos/red/00.png") as image:
+        for name in ("a.jpg", "a.png", "a.gif", "b.BMP", "b.webp", "b.tif", "c.ppm"):
+            image.save(folder / name)
+        image.convert("L").save(folder / "c.pgm")
+        image.save(folder / "really a png.jpg", "PNG")
+    run("cnn-augment", "odd", "-o", "more", "--copies", "1", "--augment", "hflip")
+    expected = ["a.gif~01.png", "a~01.jpg", "a~01.png", "b~01.BMP", "b~01.tif", "b~01.webp", "c.pgm~01.png", "c~01.ppm"]
+    assert sorted(os.listdir("more/red")) == [*expected, "really a png.jpg~01.png"]
+    run("cnn-augment", "odd", "-o", "same", "--copies", "1", "--augment", "")
+    for copy, original in (
+        ("b~01.BMP", "b.BMP"),
+        ("b~01.tif", "b.tif"),
+        ("c.pgm~01.png", "c.pgm"),
+        ("c~01.ppm", "c.ppm"),
+    ):
+        assert torch.equal(pixels(f"same/red/{copy}"), pixels(f"odd/red/{original}"))
+    assert (pixels("same/red/a~01.jpg").int() - pixels("odd/red/a.jpg").int()).abs().float().mean() < 3
+    for path in Path("more/red").iterdir():
+        with Image.open(path) as image:
+            images.check_name(path, image.format)
+
+
+def test_numbers_grow_with_the_copies(run, here):
+    """As many digits as the last copy needs, two at least."""
+    run("cnn-augment", "photos/red/00.png", "-o", "more", "--copies", "100", "--augment", "hflip")
+    names = sorted(os.listdir("more"))
+    assert (names[0], names[99], len(names)) == ("00~001.png", "00~100.png", 101)
+
+
+def test_a_list_keeps_its_folders(run, here):
+    """Pictures without labels from standard input lie below the folders they were named with, so that no two meet."""
+    names = "photos/red/00.png\nphotos/blue/00.png\n"
+    run("cnn-augment", "-", "-o", "more", "--copies", "1", *WORDS, stdin=names)
+    assert sorted(tree("more")) == ["augment.tsv", "photos/blue/00~01.png", "photos/red/00~01.png"]
+    assert rows("more")[0]["label"] == ""
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_draws_without_writing(run, here):
+    """`-o - --json` prints what would be made, as the manifest has it, and writes nothing; without torch."""
+    before = sorted(os.listdir())
+    outcome = run("cnn-augment", "photos", "-o", "-", "--json", "--copies", "2", *WORDS)
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    assert sorted(os.listdir()) == before
+    run("cnn-augment", "photos", "-o", "more", "--copies", "2", *WORDS)
+    for record, row in zip(records, rows("more"), strict=True):
+        assert record["source"] == row["source"].removeprefix("../")
+        assert record["hflip"] is (row["hflip"] == "true")
+        assert all(str(record[name]) == row[name] for name in ("path", "copy", "rotate", "zoom_y", "noise_seed"))
+    assert (
+        run("cnn-augment", "photos", "-o", "-", "--copies", "2", *WORDS).rows[0]["rotate"] == rows("more")[0]["rotate"]
+    )
+    words = ["photos", "-o", "-", "--augment", "hflip"]
+    program = "import sys, cnnkit_tools.cnn_augment as t\ntry: t.main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stderr == "False\n"
+
+
+def test_a_contact_sheet(run, here):
+    """One row a picture, the original first, then its copies as they are written; alone, or beside the copies."""
+    run("cnn-augment", "photos", "--sheet", "look.png", "--copies", "2", *WORDS)
+    assert sorted(os.listdir()) == ["look.png", "photos"]
+    run("cnn-augment", "photos", "-o", "more", "--sheet", "again.png", "--copies", "2", *WORDS)
+    assert Path("look.png").read_bytes() == Path("again.png").read_bytes()
+    sheet = pixels("look.png")
+    side, gap = contact_sheet.SIDE, contact_sheet.GAP
+    row = 3  # behind three blue ones
+    for column, path in enumerate(("photos/red/00.png", "more/red/00~01.png", "more/red/00~02.png")):
+        left = gap + column * (side + gap) + (2 * gap if column else 0)
+        top = gap + row * (side + gap)
+        tile = sheet[top : top + side, left : left + side]
+        assert torch.equal(tile[48:80, 44:84], pixels(path))  # 40 x 32, in the middle of its place
+    assert (sheet[0] == 255).all()
+
+
+def test_a_long_list_is_shown_evenly(run, here, pictures):
+    """Of many pictures a dozen are shown, of every class; of a list on standard input the first, and none is lost for the work."""
+    pictures("many", red=20, blue=20)
+    run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
+    assert max(pixels("look.png").shape) < 2000
+    names = "\n".join(sorted(str(path) for path in Path("many").rglob("*.png")))
+    outcome = run(
+        "cnn-augment", "-", "-o", "-", "--sheet", "list.png", "--copies", "1", "--augment", "hflip", stdin=names
+    )
+    assert len(outcome.rows) == 40
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def split(here):
+    """A manifest of the pictures: of each class one in train, val and test."""
+    lines = ["path\tlabel\tsplit"]
+    lines += [
+        f"photos/{label}/0{index}.png\t{label}\t{part}"
+        for label in ("red", "blue")
+        for index, part in enumerate(("train", "val", "test"))
+    ]
+    Path("split.tsv").write_text("\n".join(lines) + "\n")
+    return here
+
+
+@pytest.mark.parametrize("way", [[], ["--split", "test"]])
+def test_parts_that_measure_are_refused(run, split, way):
+    """One line that names the picture, its part and the remedy; nothing is written; --force insists, --split train is the way."""
+    outcome = run("cnn-augment", "split.tsv", "-o", "more", *way, *WORDS, status=2)
+    part = "test" if way else "val"
+    assert f"belongs to {part}" in outcome.err
+    assert "--split train" in outcome.err
+    assert outcome.err.count("\n") == 1
+    for other in (["-o", "-"], ["--sheet", "look.png"]):
+        assert run("cnn-augment", "split.tsv", *other, *way, *WORDS, status=2).out == ""
+    assert not Path("more").exists()
+    assert not Path("look.png").exists()
+    run("cnn-augment", "split.tsv", "-o", "more", "--force", *way, *WORDS)
+    run("cnn-augment", "split.tsv", "-o", "train", "--split", "train", *WORDS)
+    assert {row["split"] for row in rows("train")} == {"train"}
+
+
+def test_parts_are_seen_in_lists_and_folders_too(run, split):
+    """In a manifest on standard input, where nothing is left of what was begun; and in folders that are parts, taken for classes."""
+    text = Path("split.tsv").read_text()
+    outcome = run("cnn-augment", "-", "-o", "more", *WORDS, stdin=text, status=2)
+    assert "belongs to val" in outcome.err
+    assert not Path("more").exists()
+    run("cnn-split", "photos", "--ratio", "1,1,1", "-o", "parts")
+    assert "belongs to test" in run("cnn-augment", "parts", "-o", "more", *WORDS, status=2).err
+    run("cnn-augment", "parts", "--split", "train", "-o", "more", "--copies", "1", *WORDS)
+    assert sorted(os.listdir("more")) == ["augment.tsv", "blue", "red"]
+
+
+def test_a_folder_that_holds_something(run, here):
+    """It needs --force; an earlier run's copies are then replaced, everything else stays and is never written over."""
+    run("cnn-augment", "photos", "-o", "more", "--keep", *WORDS)
+    assert "not empty" in run("cnn-augment", "photos", "-o", "more", *WORDS, status=1).err
+    Path("more/red/mine.txt").write_text("mine")
+    shutil.copy("photos/red/00.png", "more/red/00 of mine.png")
+    shutil.rmtree("photos/blue")
+    run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
+    kept = ["blue/00.png", "blue/01.png", "blue/02.png"]  # originals that lie nowhere else
+    copies = [f"red/0{number}~01.png" for number in range(3)]
+    assert sorted(tree("more")) == ["augment.tsv", *kept, "red/00 of mine.png", *copies, "red/mine.txt"]
+    Path("other/red").mkdir(parents=True)
+    shutil.copy("photos/red/00.png", "other/red/00~01.png")
+    before = tree("other")
+    assert "is in the way" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
+    assert tree("other") == before
+    assert "holds the pictures" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
+
+
+def test_an_edited_manifest_removes_nothing_outside(run, here):
+    """Paths that lead out of the folder are none of ours, whoever wrote them into augment.tsv."""
+    run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
+    with Path("more/augment.tsv").open("a") as file:
+        for path in ("../photos/red/00.png", str(here / "photos/red/01.png")):
+            file.write("\t".join([path, "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
+    run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
+    assert len(tree("photos")) == 6
+
+
+def test_broken_pictures_are_skipped(run, here):
+    """Named, with the reason in the file of errors and status 3; without any good one nothing is written."""
+    Path("photos/red/00.png").write_bytes(Path("photos/red/00.png").read_bytes()[:200])
+    Path("photos/red/note.jpg").write_text("no picture")
+    outcome = run("cnn-augment", "photos", "-o", "more", "--errors", "bad.tsv", *WORDS, "--sheet", "look.png", status=3)
+    assert [line.split("\t")[0] for line in Path("bad.tsv").read_text().splitlines()[1:]] == [
+        "photos/red/00.png",
+        "photos/red/note.jpg",
+    ]
+    assert outcome.err.count("photos/red/note.jpg") == 1
+    assert len(rows("more")) == 25
+    for way in (["-o", "none"], ["-o", "-"], ["--sheet", "none.png"]):
+        outcome = run("cnn-augment", "photos/red/note.jpg", *way, *WORDS, status=1)
+        assert "no picture could be used" in outcome.err
+    assert not Path("none").exists()
+    assert not Path("none.png").exists()
+
+
+def test_two_that_would_have_one_name(run, here):
+    """Both are named, and nothing is written."""
+    Path("list.tsv").write_text("path\tlabel\nphotos/red/00.png\twarm\nwarm/photos/red/00.png\twarm\n")
+    shutil.copytree("photos", "warm/photos")
+    outcome = run("cnn-augment", "list.tsv", "-o", "more", *WORDS, status=1)
+    assert "would both become warm/photos/red/00~01.png" in outcome.err
+    assert not Path("more").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "more"], "--augment"),
+        (["--augment", "hflip"], "-o DIR"),
+        (
+            ["-o", "more", "--augment", "hflop"],
+            'augmentation word 1: "hflop" is no augmentation; did you mean "hflip"?',
+        ),
+        (["-o", "more", "--augment", "hflip", "--fit", "pad"], "--size"),
+        (["-o", "more", "--augment", "hflip", "--sheet", "look.jpg"], ".png"),
+    ],
+)
+def test_words_that_do_not_fit(run, here, words, message):
+    """Status 2, one line, nothing written."""
+    outcome = run("cnn-augment", "photos", *words, status=2)
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert os.listdir() == ["photos"]
+
+
+def test_a_killed_run_leaves_no_half(run, here, pictures):
+    """Stopped with Ctrl-C nothing is left; killed, the next run with --force begins anew."""
+    pictures("many", size=(100, 100), red=60)
+    name = Path(sys.executable).parent / "cnn-augment"
+    for number, left in ((signal.SIGINT, False), (signal.SIGKILL, True)):
+        with subprocess.Popen(
+            [name, "many", "-o", "more", "--copies", "20", *WORDS], stderr=subprocess.PIPE
+        ) as process:
+            while not Path("more/.augmenting/red").exists():
+                time.sleep(0.01)
+                assert process.poll() is None, process.stderr.read()
+            process.send_signal(number)
+        assert Path("more").exists() is left
+    assert not Path("more/augment.tsv").exists()
+    assert list(source._below("more")) == []
+    run("cnn-augment", "many", "-o", "more", "--copies", "1", "--force", "--augment", "hflip")
+    assert len(tree("more")) == 61
+
+
+def test_real_photographs(run, here, photos):
+    """JPEGs of many sizes: every copy has its picture's size and looks like a picture."""
+    folder = here / "real" / "daisy"
+    folder.mkdir(parents=True)
+    for path in sorted((photos / "flowers" / "daisy").iterdir())[:4]:
+        shutil.copy(path, folder)
+    run("cnn-augment", "real", "-o", "more", "--copies", "2", "--augment", "rotate 40, zoom 0.2, hflip, brightness 0.2")
+    for row in rows("more"):
+        copy, original = pixels(f"more/{row['path']}"), pixels(f"more/{row['source']}")
+        assert copy.shape == original.shape
+        assert abs(copy.float().mean() - original.float().mean()) < 60

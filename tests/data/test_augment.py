@@ -1,0 +1,242 @@
+"""The augmentation notation and what is drawn from it: words, ranges, random numbers that depend on nothing else, and matrices."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from cnnkit.data import augment
+from cnnkit.data.augment import Augmentation, Draw, Fill
+from cnnkit.errors import BadPicture, NotationError
+
+ALL = (
+    "rotate 40, shift 0.2, shear 0.3, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, contrast 0.3, saturation 1.5, "
+    "hue 0.05, blur 1, noise 0.02, fill wrap"
+)
+
+
+# ---------------------------------------------------------------- the notation
+
+
+def test_every_word_has_its_field():
+    """All words of the notation at once, and `str` writes them out again."""
+    parsed = augment.parse(ALL)
+    assert parsed == Augmentation(
+        rotate=40,
+        shift=0.2,
+        shear=0.3,
+        zoom=0.2,
+        hflip=True,
+        vflip=True,
+        crop=0.8,
+        brightness=0.2,
+        contrast=0.3,
+        saturation=1.5,
+        hue=0.05,
+        blur=1,
+        noise=0.02,
+        fill=Fill.WRAP,
+    )
+    assert str(parsed) == ALL
+    assert augment.parse(str(parsed)) == parsed
+
+
+def test_order_case_lines_and_comments_do_not_matter(tmp_path):
+    """The same words in a file with comments, a line each, are the same augmentation and the same text."""
+    file = tmp_path / "some words.txt"
+    file.write_text("# mine\nFill Reflect # at the edges, as before\r\n\n  HFLIP,rotate 1e1,\nhue .05\n")
+    parsed = augment.parse(f"@{file}")
+    assert parsed == augment.parse("rotate 10, hflip, hue 0.05, fill reflect")
+    assert str(parsed) == "rotate 10, hflip, hue 0.05, fill reflect"
+
+
+@pytest.mark.parametrize("text", ["", " \n # nothing\n", "rotate 0, crop 1, fill nearest"])
+def test_nothing_said_leaves_pictures_alone(text):
+    """An empty notation, and one whose numbers are neutral, is the identity."""
+    parsed = augment.parse(text)
+    assert parsed.identity
+    assert str(parsed) == ""
+    assert augment.draw(parsed, seed=1, picture="p", copy=2) == Draw()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rotate 40, hflip, rotat 3", 'augmentation word 3: "rotat" is no augmentation; did you mean "rotate"?'),
+        ("horizontal_flip", 'augmentation word 1: "horizontal_flip" is no augmentation; did you mean "hflip"?'),
+        ("hflip, xyz 3", 'augmentation word 2: "xyz" is no augmentation; there are rotate, shift, '),
+        ("shear 20", 'augmentation word 1: "shear 20": give a number from 0 to 2; 0.2 leans by 11 degrees'),
+        ("hue 0.6", 'augmentation word 1: "hue 0.6": give a number from 0 to 0.5'),
+        ("crop 0", 'augmentation word 1: "crop 0": give a number from 0.05 to 1'),
+        ("rotate -4", 'augmentation word 1: "rotate -4": give a number from 0 to 180'),
+        ("noise nan", 'augmentation word 1: "noise nan": give a number from 0 to 1'),
+        ("rotate", 'augmentation word 1: "rotate" lacks its number; write "rotate 40"'),
+        ("shift 0.1 0.2", 'augmentation word 1: "shift" has 2 numbers; write "shift 0.2"'),
+        ("rotate 4 hflip", 'augmentation word 1: a comma is missing before "hflip"'),
+        ("hflip vflip", 'augmentation word 1: a comma is missing before "vflip"'),
+        ("hflip 0.3", '"hflip 0.3": hflip takes no number; it happens to one half of the copies'),
+        ("zoom 0.1, zoom 0.1", 'augmentation word 2: "zoom" is said twice'),
+        ("fill", 'augmentation word 1: "fill" lacks its mode; write "fill nearest"'),
+        ("fill neares", 'there are nearest, constant, reflect, wrap; did you mean "nearest"?'),
+        ("@no-such-file", "no-such-file: No such file or directory; give a file that holds words of augmentation"),
+    ],
+)
+def test_errors_point_at_the_word(text, message):
+    """Unknown, out of range, without its number, said twice: one line that says which word it is, and what to write."""
+    with pytest.raises(NotationError) as error:
+        augment.parse(text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+    """The file comes first, then the word."""
+    (tmp_path / "words").write_text("hflip\nrotat 3\n")
+    with pytest.raises(NotationError, match=r"words: augmentation word 2: \"rotat\""):
+        augment.parse(f"@{tmp_path}/words")
+
+
+# ---------------------------------------------------------------- draws
+
+
+@pytest.fixture(scope="module")
+def thousands():
+    """Give the draws of 4,000 copies, as arrays by their names."""
+    parsed = augment.parse(ALL)
+    drawn = [
+        dataclasses.asdict(augment.draw(parsed, seed=0, picture=f"{copy % 40}", copy=copy // 40))
+        for copy in range(4000)
+    ]
+    return {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("rotate", -40, 40),
+        ("shift_x", -0.2, 0.2),
+        ("shift_y", -0.2, 0.2),
+        ("shear", -0.3, 0.3),
+        ("zoom_x", 0.8, 1.2),
+        ("zoom_y", 0.8, 1.2),
+        ("crop_width", 0.8, 1),
+        ("crop_height", 0.8, 1),
+        ("brightness", 0.8, 1.2),
+        ("contrast", 0.7, 1.3),
+        ("saturation", 0, 2.5),
+        ("hue", -0.05, 0.05),
+        ("blur", 0, 1),
+        ("noise_seed", 0, 2**32),
+    ],
+)
+def test_ranges_are_kept_and_used_evenly(thousands, name, low, high):
+    """Thousands of copies stay within the range, come near to both ends, and fill each tenth of it about equally."""
+    values = thousands[name]
+    assert low <= values.min() < low + 0.005 * (high - low)
+    assert high - 0.005 * (high - low) < values.max() <= high
+    held, _ = np.histogram(values, bins=10, range=(low, high))
+    assert abs(held - 400).max() < 100  # five deviations of a binomial
+
+
+def test_flips_are_one_half_and_windows_lie_inside(thousands):
+    """hflip and vflip happen to half of the copies; the crop's window stays in the picture and reaches its edges; noise is constant."""
+    for name in ("hflip", "vflip"):
+        assert 0.45 < thousands[name].mean() < 0.55
+    for start, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
+        assert thousands[start].min() >= 0
+        ends = thousands[start] + thousands[side]
+        assert ends.max() < 1 + 1.1e-4  # both are rounded
+        share = thousands[start] / np.maximum(1 - thousands[side], 1e-3)
+        assert share[thousands[side] < 0.99].min() < 0.01
+        assert share[thousands[side] < 0.99].max() > 0.99
+    assert set(thousands["noise"]) == {0.02}
+
+
+def test_numbers_are_independent_of_one_another(thousands):
+    """No two numbers of a copy follow each other: their correlations are those of chance."""
+    # Where a window can be depends on how large it is; noise has one strength
+    names = [name for name in thousands if name not in ("crop_x", "crop_y", "noise")]
+    correlations = np.corrcoef([thousands[name].astype(float) for name in names])
+    assert abs(correlations - np.eye(len(names))).max() < 0.08  # five deviations
+
+
+def test_a_word_more_changes_no_number_of_the_others():
+    """Each word has its own place in the stream, so `hue` leaves the turning as it was; a wider range scales the same draw."""
+    alone = augment.draw(augment.parse("rotate 40"), seed=3, picture="ab", copy=1)
+    for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5"):
+        more = augment.draw(augment.parse(f"{word}, rotate 40"), seed=3, picture="ab", copy=1)
+        assert more.rotate == alone.rotate
+        assert more != alone
+    assert augment.draw(augment.parse("rotate 80"), seed=3, picture="ab", copy=1).rotate == pytest.approx(
+        2 * alone.rotate, abs=2e-4
+    )
+
+
+def test_seed_picture_and_copy_each_matter():
+    """Any of the three changes the draw, and nothing else does."""
+    parsed = augment.parse("rotate 40, noise 0.1")
+    first = augment.draw(parsed, seed=0, picture="a", copy=1)
+    assert augment.draw(parsed, seed=0, picture="a", copy=1) == first
+    others = [
+        augment.draw(parsed, seed=1, picture="a", copy=1),
+        augment.draw(parsed, seed=0, picture="b", copy=1),
+        augment.draw(parsed, seed=0, picture="a", copy=2),
+    ]
+    assert len({each.rotate for each in [first, *others]}) == 4
+    assert len({each.noise_seed for each in [first, *others]}) == 4
+
+
+def test_draws_stay_what_they_are():
+    """Copies made years ago can be made again: these numbers must never change."""
+    draw = augment.draw(augment.parse(ALL), seed=7, picture="0f" * 32, copy=3)
+    assert (draw.rotate, draw.shift_y, draw.hflip, draw.crop_width, draw.hue, draw.noise_seed) == (
+        *(-1.5561, 0.0423, False, 0.9904, -0.0395, 3555341005),
+    )
+
+
+def test_a_fingerprint_is_the_content(tmp_path):
+    """Another name and another folder are the same picture; another byte is another; no file is a bad picture."""
+    one, other = tmp_path / "one.jpg", tmp_path / "deeper" / "other.png"
+    other.parent.mkdir()
+    one.write_bytes(b"pixels")
+    shutil.copy(one, other)
+    assert augment.fingerprint(one) == augment.fingerprint(str(other))
+    assert len(augment.fingerprint(one)) == 64
+    other.write_bytes(b"pixelz")
+    assert augment.fingerprint(one) != augment.fingerprint(other)
+    with pytest.raises(BadPicture, match="no such file"):
+        augment.fingerprint(tmp_path / "none.jpg")
+
+
+# ---------------------------------------------------------------- matrices
+
+
+def at(draw, x, y, *, height=5, width=9):
+    return tuple((augment.matrix(draw, height=height, width=width) @ (x, y, 1))[:2])
+
+
+def test_matrices_of_single_words():
+    """Worked by hand on 9 x 5 pixels: where a pixel of the copy comes from."""
+    assert at(Draw(), 3, 1) == (3, 1)
+    assert at(Draw(shift_x=1 / 9), 3, 1) == pytest.approx((2, 1))  # to the right: what was left of it
+    assert at(Draw(shift_y=0.4), 3, 1) == pytest.approx((3, -1))
+    assert at(Draw(rotate=90), 4, 0) == pytest.approx((6, 2))  # counter-clockwise: what was at the right is on top
+    assert at(Draw(rotate=90), 2, 2) == pytest.approx((4, 0))
+    assert at(Draw(shear=0.5), 4, 2) == pytest.approx((4, 2))  # the centre stays
+    assert at(Draw(shear=0.5), 4, 0) == pytest.approx((3, 0))
+    assert at(Draw(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is seen
+    assert at(Draw(hflip=True), 0, 1) == (8, 1)
+    assert at(Draw(vflip=True), 0, 1) == (0, 3)
+    # The window's edges become the picture's: half a pixel outside of the first and the last
+    window = Draw(crop_x=1 / 3, crop_y=0.2, crop_width=1 / 3, crop_height=0.6)
+    assert at(window, -0.5, -0.5) == pytest.approx((2.5, 0.5))
+    assert at(window, 8.5, 4.5) == pytest.approx((5.5, 3.5))
+
+
+def test_a_shift_moves_by_its_share_whatever_comes_before():
+    """A turned, sheared and zoomed picture is shifted along the axes of the copy, by pixels of the copy."""
+    before = Draw(rotate=30, shear=0.2, zoom_x=0.8, zoom_y=1.1)
+    after = dataclasses.replace(before, shift_x=2 / 9, shift_y=-1 / 5)
+    assert at(after, 5, 1) == pytest.approx(at(before, 3, 2))
+    assert at(dataclasses.replace(after, hflip=True), 3, 1) == pytest.approx(at(after, 5, 1))

@@ -1,0 +1,268 @@
+"""Augmented pixels against references: worked by hand, scipy's and torchvision's; and that they depend on nothing but their own numbers."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from cnnkit.data import augment as drawing
+from cnnkit.data.augment import Draw, Fill
+from cnnkit.engine.resample import Augmenter, augment
+from cnnkit.engine.torch_device import threads
+
+EVERYTHING = (
+    "rotate 60, shift 0.3, shear 0.3, zoom 0.4, hflip, vflip, crop 0.6, brightness 0.5, contrast 0.5, saturation 0.5, "
+    "hue 0.3, blur 2, noise 0.05"
+)
+
+
+def photographs(count=6, height=31, width=43):
+    """Give smooth noise in colours: like photographs, it has edges, greys and values at both ends."""
+    generator = np.random.default_rng(0)
+    pixels = ndimage.gaussian_filter(generator.normal(size=(count, height, width, 3)), (0, 2, 2, 0.4))
+    return torch.from_numpy(np.clip(pixels / pixels.std() * 70 + 128, 0, 255).astype(np.uint8))
+
+
+def channels_first(images):
+    return images.permute(0, 3, 1, 2)
+
+
+def furthest(one, other):
+    return int((one.int() - other.int()).abs().max())
+
+
+def grey(*rows):
+    """Make a picture of one row or more from its grey values."""
+    return torch.tensor(rows, dtype=torch.uint8)[None, :, :, None].expand(-1, -1, -1, 3)
+
+
+def greys(images):
+    assert (images == images[..., :1]).all()
+    return images[0, :, :, 0].tolist()
+
+
+# ---------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize("fill", Fill)
+def test_identity_leaves_pictures_alone(fill):
+    """A copy whose numbers are neutral has the bytes of its picture, beside others that have not."""
+    images = photographs()
+    assert torch.equal(augment(images, [Draw()] * 6, fill=fill), images)
+    mixed = augment(images, [Draw(), *[Draw(rotate=20, hue=0.2, blur=1)] * 5], fill=fill)
+    assert torch.equal(mixed[0], images[0])
+    assert not torch.equal(mixed[1], images[1])
+
+
+def test_a_flip_is_exact():
+    """Mirrored pictures are those of torch, to the bit; both ways at once, too."""
+    images = photographs()
+    draws = [Draw(hflip=True), Draw(vflip=True), Draw(hflip=True, vflip=True), Draw()]
+    expected = [images[0].flip(1), images[1].flip(0), images[2].flip(0, 1), images[3]]
+    assert torch.equal(augment(images[:4], draws), torch.stack(expected))
+
+
+def test_a_shift_of_known_size_moves_a_known_pixel():
+    """A white pixel goes 2 to the right and 1 up, and no light is lost."""
+    image = torch.zeros((1, 8, 10, 3), dtype=torch.uint8)
+    image[0, 5, 3] = torch.tensor([255, 100, 7], dtype=torch.uint8)
+    moved = augment(image, [Draw(shift_x=0.2, shift_y=-1 / 8)])
+    assert moved[0, 4, 5].tolist() == [255, 100, 7]
+    assert int(moved.sum()) == 362
+    half = augment(image, [Draw(shift_x=0.05)])  # half a pixel
+    assert half[0, 5, 3:5, 0].tolist() == [128, 128]
+
+
+@pytest.mark.parametrize(
+    ("fill", "right", "far"),
+    [
+        (Fill.NEAREST, [10, 10, 10, 20, 30], [10, 10, 10, 10, 10]),
+        (Fill.CONSTANT, [0, 0, 10, 20, 30], [0, 0, 0, 0, 0]),
+        (Fill.REFLECT, [20, 10, 10, 20, 30], [40, 50, 50, 40, 30]),
+        (Fill.WRAP, [40, 50, 10, 20, 30], [40, 50, 10, 20, 30]),
+    ],
+)
+def test_the_four_fills_by_hand(fill, right, far):
+    """The row 10 20 30 40 50 shifted by two pixels; and by seven, which is more than the picture is wide; in rows and in columns."""
+    row = grey([10, 20, 30, 40, 50])
+    assert greys(augment(row, [Draw(shift_x=0.4)], fill=fill)) == [right]
+    assert greys(augment(row, [Draw(shift_x=1.4)], fill=fill)) == [far]
+    column = row.permute(0, 2, 1, 3)
+    assert greys(augment(column, [Draw(shift_y=0.4)], fill=fill)) == [[value] for value in right]
+
+
+def test_fills_between_pixels_by_hand():
+    """Half a pixel over the edge: the edge goes on, fades out, is mirrored, or meets the other end."""
+    row = grey([10, 20, 30, 50])
+    between = {
+        fill: greys(augment(row, [Draw(shift_x=1 / 8)], fill=fill))[0] for fill in Fill
+    }  # from x = -0.5, 0.5, 1.5, 2.5
+    assert between == {
+        Fill.NEAREST: [10, 15, 25, 40],
+        Fill.CONSTANT: [5, 15, 25, 40],
+        Fill.REFLECT: [10, 15, 25, 40],
+        Fill.WRAP: [30, 15, 25, 40],
+    }
+
+
+# ---------------------------------------------------------------- geometry against others
+
+
+@pytest.mark.parametrize(
+    ("fill", "mode"),
+    [
+        (Fill.NEAREST, "nearest"),
+        (Fill.CONSTANT, "grid-constant"),
+        (Fill.REFLECT, "reflect"),
+        (Fill.WRAP, "grid-wrap"),
+    ],
+)
+def test_geometry_is_scipys_affine_transform(fill, mode):
+    """Any composition, far over the edges, is one linear interpolation by the matrix; rounded once, so at most half a level away."""
+    images = photographs(12)
+    words = drawing.parse(f"rotate 180, shift 0.9, shear 0.5, zoom 0.5, hflip, vflip, crop 0.5, fill {fill}")
+    draws = [drawing.draw(words, seed=0, picture="p", copy=copy) for copy in range(12)]
+    found = augment(images, draws, fill=fill).numpy()
+    turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy counts rows first
+    for image, draw, copy in zip(images.numpy(), draws, found, strict=True):
+        matrix = turned @ drawing.matrix(draw, height=31, width=43) @ turned
+        for channel in range(3):
+            values = image[..., channel].astype(float)
+            expected = ndimage.affine_transform(values, matrix, order=1, mode=mode)
+            assert abs(copy[..., channel] - expected).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (Draw(rotate=30), {"angle": -30}),  # torchvision turns clockwise here
+        (Draw(rotate=-75), {"angle": 75}),
+        (Draw(shift_x=4 / 43, shift_y=-3 / 31), {"translate": [4, -3]}),
+        (Draw(zoom_x=0.8, zoom_y=0.8), {"scale": 1.25}),
+        (Draw(shear=np.tan(np.radians(20))), {"shear": [20.0, 0.0]}),
+    ],
+)
+def test_single_words_are_torchvisions_affine(draw, words):
+    """Turning, shifting, zooming and shearing mean what they mean in torchvision: the same pixels, but for rounding."""
+    images = photographs(2)
+    arguments = {"angle": 0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | words
+    expected = functional.affine(channels_first(images), **arguments, interpolation=InterpolationMode.BILINEAR)
+    assert furthest(channels_first(augment(images, [draw] * 2, fill=Fill.CONSTANT)), expected) <= 1
+
+
+def test_a_crop_is_the_window_enlarged():
+    """Torch's own resizing of the window gives the same, but for its edges: behind them the picture goes on."""
+    images = photographs(2, 40, 40)
+    window = Draw(crop_x=0.25, crop_y=0.5, crop_width=0.5, crop_height=0.5)
+    expected = torch.nn.functional.interpolate(
+        channels_first(images)[:, :, 20:40, 10:30].float(), size=(40, 40), mode="bilinear"
+    )
+    found = channels_first(augment(images, [window] * 2)).float()
+    assert (found - expected)[:, :, 1:-1, 1:-1].abs().max() < 0.51
+
+
+# ---------------------------------------------------------------- colours against others
+
+
+@pytest.mark.parametrize("word", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.7])
+def test_factors_are_those_of_color_jitter(word, factor):
+    """As torchvision's function of that name, which cuts fractions off, once or twice."""
+    images = photographs()
+    expected = getattr(functional, f"adjust_{word}")(channels_first(images), factor)
+    assert furthest(channels_first(augment(images, [Draw(**{word: factor})] * 6)), expected) <= 2
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.1, 0.03, 0.5])
+def test_hue_is_that_of_color_jitter(turn):
+    """As torchvision's adjust_hue; greys have no hue and stay."""
+    images = photographs()
+    images[0] = images[0, :, :, :1]
+    found = augment(images, [Draw(hue=turn)] * 6)
+    assert furthest(channels_first(found), functional.adjust_hue(channels_first(images), turn)) <= 1
+    assert torch.equal(found[0], images[0])
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.7, 3.0])
+def test_blur_is_scipys_gaussian(deviation):
+    """A Gaussian of that deviation in pixels, cut off after three of them, whose edges go on."""
+    images = photographs(2)
+    found = augment(images, [Draw(blur=deviation)] * 2).numpy()
+    reach = max(1, round(3 * deviation))
+    expected = ndimage.gaussian_filter(
+        images.numpy().astype(float), (0, deviation, deviation, 0), mode="nearest", radius=(0, reach, reach, 0)
+    )
+    assert abs(found - expected).max() < 0.51
+
+
+def test_noise_has_its_deviation():
+    """On mid grey it is normal with the asked share of white, different in every channel; another seed is other noise."""
+    images = torch.full((2, 100, 100, 3), 128, dtype=torch.uint8)
+    first, second = augment(images, [Draw(noise=0.05, noise_seed=seed) for seed in (1, 2)]).double() - 128
+    assert first.std().item() == pytest.approx(12.75, rel=0.02)
+    assert abs(first.mean().item()) < 0.3
+    correlations = np.corrcoef(torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)], dim=1).T.numpy())
+    assert abs(correlations - np.eye(6)).max() < 0.06
+
+
+def test_colours_are_rounded_once_and_clipped_each_time():
+    """Between two words nothing is rounded: 0.4 survives and becomes 1.2; but what is brighter than white is white for the next."""
+    assert greys(augment(grey([1, 1]), [Draw(brightness=0.4, contrast=3.0)])) == [[1, 1]]
+    assert greys(augment(grey([255, 255]), [Draw(brightness=3.0, contrast=0.5)])) == [[254, 254]]
+
+
+# ---------------------------------------------------------------- what a copy does not depend on
+
+
+@pytest.mark.parametrize("fill", Fill)
+def test_neighbours_and_threads_change_no_bit(fill):
+    """Alone, in a batch, in another order, with one thread or four: the same bytes; and the pictures that went in are as they were."""
+    images = photographs(13, 37, 41)
+    before = images.clone()
+    augmenter = Augmenter(drawing.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
+    names, copies = [f"{number}" for number in range(13)], list(range(13))
+    with threads(4):
+        together = augmenter(images, names, copies)
+    with threads(1):
+        for number in range(13):
+            alone = augmenter(images[number][None], [names[number]], [copies[number]])
+            assert torch.equal(alone[0], together[number])
+        backwards = augmenter(images.flip(0), names[::-1], copies[::-1])
+    assert torch.equal(backwards.flip(0), together)
+    assert torch.equal(images, before)
+    assert together.dtype == torch.uint8
+    assert together.is_contiguous()
+
+
+def test_an_augmenter_draws_by_picture_and_copy():
+    """It does what `draw` and `augment` do; another epoch, picture or seed gives another copy."""
+    images = photographs(1)
+    words = drawing.parse("rotate 40, noise 0.1, fill reflect")
+    expected = augment(images, [drawing.draw(words, seed=2, picture="p", copy=9)], fill=Fill.REFLECT)
+    assert torch.equal(Augmenter(words, seed=2)(images, ["p"], [9]), expected)
+    for seed, picture, copy in ((3, "p", 9), (2, "q", 9), (2, "p", 8)):
+        assert not torch.equal(Augmenter(words, seed=seed)(images, [picture], [copy]), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
+def test_pictures_of_any_shape(shape):
+    """A single pixel, a line and a strip go through every word."""
+    images = photographs(3, *shape)
+    for fill in Fill:
+        words = drawing.parse(f"{EVERYTHING}, fill {fill}")
+        draws = [drawing.draw(words, seed=0, picture="p", copy=copy) for copy in range(3)]
+        assert augment(images, draws, fill=fill).shape == (3, *shape, 3)
+    assert augment(images[:0], []).shape == (0, *shape, 3)
+
+
+@pytest.mark.gpu
+def test_the_gpu_agrees():
+    """On CUDA the same copies, but for rounding."""
+    images = photographs(8)
+    augmenter = Augmenter(drawing.parse(EVERYTHING), seed=5)
+    names, copies = [f"{number}" for number in range(8)], [0] * 8
+    expected, found = augmenter(images, names, copies), augmenter(images.cuda(), names, copies)
+    assert found.is_cuda
+    assert furthest(found.cpu(), expected) <= 1

@@ -1,0 +1,92 @@
+"""Histories as they are read back: whole, still being written, and what is none."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import history
+from cnnkit.formats.history import COLUMNS, Row
+
+HEADER = ",".join(COLUMNS)
+ROWS = [
+    Row(1, 1.94567, 0.3125, 1.43812, 0.672222, 0.001, 0.049),
+    Row(2, 1.25, 0.5, None, None, 0.001, 12.5),
+    Row(3, math.nan, 0.5, math.inf, 0.1, 1e-05, None),
+]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A history as a Writer leaves it."""
+    with history.Writer(tmp_path / "model.csv") as writer:
+        for row in ROWS:
+            writer.write(row)
+    return tmp_path / "model.csv"
+
+
+def test_what_was_written_is_read(written):
+    """Every row comes back: a field that is empty as None, a loss that came to no number as that."""
+    assert [repr(asdict(row)) for row in history.read(written)] == [repr(asdict(row)) for row in ROWS]
+
+
+def test_a_history_can_be_read_while_it_is_written(written):
+    """Wherever the file ends, after its header every finished row is there, and of the last one nothing that is not."""
+    whole = written.read_bytes()
+    for end in range(len(HEADER) + 1, len(whole) + 1):
+        written.write_bytes(whole[:end])
+        found = history.read(written)
+        finished = whole[:end].count(b"\n") - 1
+        assert finished <= len(found) <= finished + 1
+        for row, expected in zip(found, ROWS, strict=False):
+            assert [row.epoch, row.train_loss, row.val_accuracy, row.lr][: None if row.epoch < 3 else 1] == [
+                expected.epoch,
+                expected.train_loss,
+                expected.val_accuracy,
+                expected.lr,
+            ][: None if row.epoch < 3 else 1]  # NaN is not equal to itself
+
+
+def test_a_file_that_went_through_a_spreadsheet_is_read(tmp_path):
+    """A byte order mark, Windows line ends, other columns and another order change nothing."""
+    path = tmp_path / "h.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfnote,epoch,val_loss,train_loss,train_accuracy,val_accuracy,lr,seconds\r\n"
+        b"x,1,0.5,0.25,0.75,1,0.1,2\r\n\r\n"
+    )
+    assert history.read(path) == [Row(1, 0.25, 0.75, 0.5, 1.0, 0.1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", f"h.csv: empty; a history begins with the header row {HEADER}"),
+        ("path\tlabel\n", "h.csv: no history of a training; that begins with the header row epoch,"),
+        ("epoch,loss\n1,2\n", "h.csv: no history of a training"),
+        (f"{HEADER}\n1,2,3\n", "h.csv:2: 3 fields, but the header row has 7"),
+        (f"{HEADER}\n1,2,3,4,x,6,7\n", 'h.csv:2: val_accuracy "x" is no number'),
+        (f"{HEADER}\n1.5,,,,,,\n", 'h.csv:2: epoch "1.5" is no whole number'),
+        (f"{HEADER}\n1,,,,,,\n2,,,,,,\n1,,,,,,\n", "h.csv:4: epoch 1 after epoch 2; is this more than one history?"),
+        (f"{HEADER}\n1,,,,,,\n{HEADER}\n", 'h.csv:3: epoch "epoch" is no whole number'),
+    ],
+)
+def test_what_is_no_history_is_one_line(tmp_path, monkeypatch, content, message):
+    """The message names the file, the line and what is wrong there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h.csv").write_text(content)
+    with pytest.raises(FormatError) as error:
+        history.read("h.csv")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_in_place_of_its_history_is_told_apart(tmp_path, monkeypatch):
+    """The message names the history beside it, or says that there is none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.pt").write_bytes(b"PK\x03\x04\x00\x00\n\xff\xfe")
+    with pytest.raises(FormatError, match=r"^m\.pt: a model; its history should be m\.csv, but is not there$"):
+        history.read("m.pt")
+    (tmp_path / "m.csv").write_text(HEADER)
+    with pytest.raises(FormatError, match=r"^m\.pt: a model; its history is m\.csv$"):
+        history.read("m.pt")

@@ -1,0 +1,327 @@
+"""What of a base is trained: by whose names it is said, and the two parts, which compute and learn what the whole does."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import Pool
+from cnnkit.engine import bases
+from cnnkit.engine.session import Session
+from cnnkit.errors import UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones, build, catalogue, cutting, freezing
+from cnnkit.nets.notation import parse
+
+TEXT = "conv 4 k3 same bn relu, pool 2, conv 6 k3 s2 same relu, dropout 0.5, conv 8 k3 bn relu, flatten, dense 5"
+
+
+@functools.cache
+def whole(name):
+    module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, name, size=64))
+    module.eval()
+    return module, cutting.find_layer(name, module, None, size=64 if name.startswith("vit") else preprocess.size)
+
+
+def base_of(name):
+    return cutting.cut(*whole(name))
+
+
+def chain(text=TEXT):
+    return build.build(parse(text), channels=3, height=16, width=16).eval()
+
+
+def inputs(size=64, batch=2):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def statistics(module):
+    return {key: value.clone() for key, value in module.state_dict().items() if "running" in key or "num_b" in key}
+
+
+# ---------------------------------------------------------------- which layers
+
+
+def test_layers_are_counted_as_keras_counts_them():
+    """Every module with parameters of its own is one, in the order in which they run: a batch norm, too, also behind a convolution
+    that torchvision's graph runs together with it."""
+    layers = freezing.layers(base_of("mobilenet_v2"))
+    assert len(layers) == 104  # 52 convolutions and their batch norms
+    assert layers[:2] == ("features.0.0", "features.0.1")
+    assert freezing.layers(base_of("resnet18"))[-5:] == (
+        "layer4.0.downsample.1",  # it is defined behind conv2, and runs there
+        "layer4.1.conv1",
+        "layer4.1.bn1",
+        "layer4.1.conv2",
+        "layer4.1.bn2",
+    )
+    assert freezing.layers(chain()) == ("conv1", "bn1", "conv2", "conv3", "bn2", "dense1")
+    vit = freezing.layers(base_of("vit_b_32"))
+    assert {"class_token", "encoder", "encoder.layers.encoder_layer_3.self_attention"} <= set(vit)
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "first", "count"),
+    [
+        ("mobilenet_v2", "features.14", "features.14.conv.0.0", 26),
+        ("mobilenet_v2", "features.14.conv.1", "features.14.conv.1.0", 24),
+        ("mobilenet_v2", "3", "features.17.conv.3", 3),
+        ("resnet18", "layer4", "layer4.0.conv1", 10),
+        ("vgg11", "block5", "features.16", 2),
+        ("vgg11", "block5_conv1", "features.16", 2),  # Keras' layer is the convolution with its ReLU
+        ("vgg11", "block5_conv2", "features.18", 1),
+        ("vgg11", "block4_pool", "features.16", 2),
+        ("vgg11", "block1", "features.0", 8),
+    ],
+)
+def test_what_is_trained_begins_where_it_is_said(name, unfreeze, first, count):
+    """By a module's name, by Keras' name of a layer or block, or by how many layers there are from the end."""
+    base = base_of(name)
+    found = freezing.find(base, unfreeze, network=name)
+    assert (found[0], len(found)) == (first, count)
+    assert found == freezing.layers(base)[-count:]
+
+
+def test_a_chain_by_notation_begins_where_it_is_said():
+    """The names are those that cnn-dims prints; one without weights stands for the place."""
+    base, find = chain(), functools.partial(freezing.find, network="layers")
+    assert find(base, "conv3") == ("conv3", "bn2", "dense1")
+    assert find(base, "bn2_relu") == find(base, "flatten1") == ("dense1",)  # a module inside of a layer, and a layer
+    assert find(base, "dropout1") == find(base, "conv3") == find(base, "3")
+    assert find(base, "pool1") == ("conv2", "conv3", "bn2", "dense1")
+    assert find(base, "all") == freezing.layers(base)
+    assert find(base, "none") == find(base, "0") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "message"),
+    [
+        (
+            "squeezenet1_1",
+            "featres.12",
+            r"--unfreeze featres\.12: the base of squeezenet1_1 has no .* did you mean features\.12",
+        ),
+        ("squeezenet1_1", "26", "--unfreeze 26: the base of squeezenet1_1 has 25 layers with weights"),
+        ("squeezenet1_1", "classifier.1", "no layer of this name"),  # the base ends before it
+        ("squeezenet1_1", "???", r"its layers are features\.0, features\.3\.squeeze, .*, features\.12\.expand3x3"),
+        ("vgg11", "block6", "did you mean block5"),
+        ("vgg11", "block5_pool", "no weights from there on; none trains the head alone"),
+    ],
+)
+def test_what_is_not_there_is_said(name, unfreeze, message):
+    """A name that the base lacks brings the nearest ones; more layers than there are, or none behind a place, are refused."""
+    with pytest.raises(UsageError, match=message):
+        freezing.find(base_of(name), unfreeze, network=name)
+
+
+# ---------------------------------------------------------------- in two
+
+BOUNDARIES = [
+    ("mobilenet_v2", "features.14", "features.13"),
+    ("mobilenet_v2", "features.14.conv.1", "features.14.conv.0"),  # this block keeps no input: its size changes
+    ("mobilenet_v2", "features.15.conv.1", "features.14"),  # inside of a residual block: in front of it
+    ("mobilenet_v2", "1", "features.17"),
+    ("mobilenet_v2", "features.1", "features.0"),
+    ("resnet18", "layer4", "layer3.1"),
+    ("resnet18", "layer3.1.conv2", "layer3.0"),
+    ("vgg11", "block5", "features.15"),
+    ("squeezenet1_1", "features.12", "features.11"),
+    ("squeezenet1_1", "features.10.expand3x3", "features.10.squeeze_activation"),
+    ("densenet121", "features.denseblock4.denselayer5", "features.transition3"),
+    ("efficientnet_b0", "features.7.0.block.2", "features.7.0.block.1"),
+    ("efficientnet_b0", "features.6.1", "features.6.0"),
+    ("swin_t", "features.5.3", "features.5.2"),  # channels come last inside of it
+    ("vit_b_32", "encoder.layers.encoder_layer_10", "encoder.layers.encoder_layer_9"),
+    ("inception_v3", "Mixed_7c.branch3x3_1", "Mixed_7b"),
+]
+
+
+@pytest.mark.parametrize(("name", "unfreeze", "boundary"), BOUNDARIES)
+def test_both_parts_in_a_row_are_the_base(name, unfreeze, boundary):
+    """Bit for bit, with the boundary where one tensor alone is on its way; the whole network cut there gives the lower part."""
+    base, (module, _) = base_of(name), whole(name)
+    given = inputs(96 if name == "inception_v3" else 64)
+    with torch.no_grad():
+        expected = base(given)
+    parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
+    assert parts.boundary == boundary
+    with torch.no_grad():
+        between = parts.lower(given)
+        kept = between.clone()
+        assert torch.equal(parts.upper(between), expected)
+        assert torch.equal(between, kept)  # what is kept for the next epoch is not changed in place
+        layer = cutting.find_layer(name, module, boundary, size=64)
+        assert torch.equal(cutting.cut(module, layer)(given), kept)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "boundary"),
+    [("all", None), ("conv2", "pool1"), ("bn2", "conv3"), ("dense1", "flatten1"), ("none", "dense1")],
+)
+def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
+    """The same by notation, with padding, dropout and batch norm on both sides."""
+    base = chain()
+    parts = freezing.split(base, freezing.find(base, unfreeze, network="layers"))
+    assert parts.boundary == boundary
+    given = inputs(16)
+    with torch.no_grad():
+        assert torch.equal(parts.upper(parts.lower(given)), base(given))
+        assert boundary is None or torch.equal(base.upto(boundary)(given), parts.lower(given))
+
+
+@pytest.mark.parametrize("unfreeze", ["all", "none"])
+def test_all_and_none(unfreeze):
+    """With everything trained the lower part is the identity, with nothing the upper one."""
+    base, given = base_of("squeezenet1_1"), inputs()
+    parts = freezing.split(base, freezing.find(base, unfreeze, network="squeezenet1_1"))
+    assert parts.boundary == (None if unfreeze == "all" else "features.12")
+    assert torch.equal((parts.lower if unfreeze == "all" else parts.upper)(given), given)
+    with torch.no_grad():
+        assert torch.equal(parts.upper(parts.lower(given)), base(given))
+    assert {parameter.requires_grad for parameter in base.parameters()} == {unfreeze == "all"}
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "layers"])
+def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
+    """The lower part runs on ONNX Runtime: a model file is cut at the boundary by its name."""
+    if name == "layers":
+        base, backbone, preprocess = backbones.by_notation(TEXT, size=16)
+        unfreeze, size = "conv3", 16
+    else:
+        base, backbone, preprocess = backbones.pretrained(name, weights="none")
+        unfreeze, size = "features.4", 224
+    parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    bundle.save(tmp_path / "model.pt", Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state))
+    found = bases.get(bases.Request(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE))
+    pictures = torch.randint(0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    (seen,) = Session(found.content, device="cpu", name="lower").run({"images": pictures.numpy()})
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    with torch.no_grad():
+        expected = parts.lower(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
+    torch.testing.assert_close(torch.from_numpy(seen), expected, rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze"),
+    [
+        ("mobilenet_v2", "features.15.conv.1"),  # part of its block is frozen
+        ("mobilenet_v2", "1"),  # a batch norm that is trained, behind a frozen convolution that runs together with it
+        ("resnet18", "layer4.0.downsample"),
+        ("efficientnet_b0", "features.6.1"),
+        ("layers", "bn2"),
+        ("layers", "conv2"),
+    ],
+)
+def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
+    """Gradients come to the trained parameters, which are the base's own; statistics of frozen batch norms stay still."""
+    base = chain() if name == "layers" else base_of(name)
+    base.zero_grad()  # the tests share their networks
+    trained = freezing.find(base, unfreeze, network=name)
+    parts = freezing.split(base, trained)
+    before = statistics(base)
+    parts.upper.train()
+    parts.lower.train()
+    given = inputs(16 if name == "layers" else 64, batch=4)
+    between = parts.lower(given)
+    assert not between.requires_grad
+    parts.upper(between).square().sum().backward()
+    chosen = {f"{layer}.{kind}" for layer in trained for kind in ("weight", "bias")}
+    own = dict(base.named_parameters())
+    assert {key for key, value in own.items() if value.grad is not None and value.grad.any()} <= chosen
+    assert {key for key, value in own.items() if value.requires_grad} == chosen & set(own)
+    assert {key for key, value in own.items() if value.grad is not None} == chosen & set(own)
+    moved = {key.rpartition(".")[0] for key, value in statistics(base).items() if not torch.equal(value, before[key])}
+    modules = dict(base.named_modules())
+    assert moved == {layer for layer in trained if isinstance(modules[layer], nn.BatchNorm2d)}
+    mine = {key.removeprefix("part."): value for key, value in parts.upper.named_parameters()}
+    assert all(value is own[key] for key, value in mine.items())
+    assert chosen & set(own) <= set(mine)
+    parts.upper.eval()
+    with torch.no_grad():
+        assert torch.equal(parts.upper(parts.lower(given)), base(given))
+
+
+def test_the_trained_part_drops_and_the_frozen_part_does_not():
+    """Stochastic depth and dropout of the trained part are at work in train mode, and at rest in eval mode and below."""
+    base = base_of("efficientnet_b0")
+    parts = freezing.split(base, freezing.find(base, "features.6.1", network="efficientnet_b0"))
+    between = parts.lower.train()(inputs())
+    assert torch.equal(parts.lower(inputs()), between)
+    drops = [module for module in parts.upper.modules() if type(module).__name__ == "StochasticDepth"]
+    assert drops
+    parts.upper.train()
+    assert all(module.training for module in drops)
+    parts.upper.eval()
+    assert not any(module.training for module in base.modules())
+    chained = freezing.split(dropping := chain(), freezing.find(dropping, "conv2", network="layers"))
+    maps = chained.lower(inputs(16))
+    first, second = (chained.upper.train()(maps) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_copy_of_the_upper_part_stands_on_its_own():
+    """A running average is a deep copy: it computes the same, shares nothing, and freezes what the original freezes."""
+    base = base_of("resnet18")
+    parts = freezing.split(base, freezing.find(base, "layer4.0.conv2", network="resnet18"))
+    twin = copy.deepcopy(parts.upper).eval()
+    with torch.no_grad():
+        between = parts.lower(inputs())
+        assert torch.equal(twin(between), parts.upper(between))
+    assert {id(value) for value in twin.parameters()}.isdisjoint(id(value) for value in base.parameters())
+    twin.train()
+    modes = {name.removeprefix("part."): module.training for name, module in twin.named_modules()}
+    assert (modes["layer4.0.bn1"], modes["layer4.0.bn2"]) == (False, True)
+    assert not any(module.training for module in base.modules())
+
+
+# ---------------------------------------------------------------- depth
+
+
+def test_groups_go_down_block_by_block():
+    """Parameters stand together block by block, from the last block that is trained down; a stem's batch norm goes with its convolution."""
+    base = base_of("resnet18")
+    groups = freezing.depth_groups(base, freezing.layers(base))
+    blocks = [group[0].removesuffix(".weight").removesuffix(".conv1") for group in groups]
+    assert blocks == [
+        "layer4.1",
+        "layer4.0",
+        "layer3.1",
+        "layer3.0",
+        "layer2.1",
+        "layer2.0",
+        "layer1.1",
+        "layer1.0",
+        "conv1",
+    ]
+    assert groups[-1] == ("conv1.weight", "bn1.weight", "bn1.bias")
+    assert sorted(sum(groups, ())) == sorted(name for name, _ in base.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "firsts"),
+    [
+        (
+            "mobilenet_v2",
+            "features.16.conv.3",
+            ["features.18.0.weight", "features.17.conv.0.0.weight", "features.16.conv.3.weight"],
+        ),
+        ("layers", "conv2", ["dense1.weight", "conv3.weight", "conv2.weight"]),
+        ("inception_v3", "Mixed_7b", ["Mixed_7c.branch1x1.conv.weight", "Mixed_7b.branch1x1.conv.weight"]),
+        ("layers", "none", []),
+    ],
+)
+def test_groups_hold_what_is_trained(name, unfreeze, firsts):
+    """Only trained parameters are grouped, and a block that is trained in part is a group of what is trained of it."""
+    base = chain() if name == "layers" else base_of(name)
+    trained = freezing.find(base, unfreeze, network=name)
+    groups = freezing.depth_groups(base, trained)
+    assert [group[0] for group in groups] == firsts
+    assert {parameter.rpartition(".")[0] for group in groups for parameter in group} == set(trained)

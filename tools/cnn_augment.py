@@ -1,0 +1,116 @@
+"""cnn-augment: changed copies of pictures, exactly so many of each.
+
+photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
+photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         what is not written in its own format becomes PNG
+photos/dog/1.png                DIR/dog/1~01.png, ...
+                                DIR/augment.tsv                           path label split group source copy, and what made each
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import Fit
+from cnnkit.errors import UsageError
+
+
+@cli.command
+def main(
+    sources: cli.Sources = None,
+    output: Annotated[
+        Path | None,
+        cli.Option(
+            "--output",
+            "-o",
+            metavar="DIR|-",
+            help="Where the copies go. - writes none, and prints what would make them.",
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        cli.Option(
+            "--augment",
+            metavar="NOTATION",
+            help="What may become of a picture: rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, "
+            "contrast 0.2, saturation 0.2, hue 0.05, blur 1, noise 0.02, fill nearest|constant|reflect|wrap; or @FILE.",
+        ),
+    ] = None,
+    copies: Annotated[int, cli.Option("--copies", min=1, metavar="N", help="Copies of each picture.")] = 5,
+    keep: Annotated[bool, cli.Option("--keep", help="The originals are among them.")] = False,
+    sheet: Annotated[
+        Path | None,
+        cli.Option(
+            "--sheet", metavar="FILE.png", help="Draw some of the pictures with their copies, the originals first."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        cli.Option("--size", min=1, help="First make each picture a square of this side. [default: as large as it is]"),
+    ] = None,
+    fit: Annotated[Fit | None, cli.Option("--fit", help="How a picture becomes that square. [default: crop]")] = None,
+    force: Annotated[
+        bool,
+        cli.Option(
+            "--force",
+            help="DIR may hold something, where earlier copies are replaced; val and test are augmented, too.",
+        ),
+    ] = False,
+    split: cli.Split = None,
+    null: cli.Null = False,
+    seed: cli.Seed = 0,
+    jobs: cli.Jobs = None,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Write changed copies of pictures, exactly so many of each.
+
+    The same picture and the same seed give the same copies, whatever the files are called and whatever others there are. A word that is
+    added to the notation changes none of the numbers that the others draw. All geometry is one interpolation.
+
+    Pictures of a part that measures (val, test) are refused. Copies of one picture are one group, which cnn-split keeps together.
+
+    Examples:
+      cnn-augment photos/ -o more/ --copies 5 --augment "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, fill nearest"
+      cnn-augment split.tsv --split train -o more/ --augment @augment.txt --keep --size 150
+      cnn-augment photos/ --sheet look.png --augment "crop 0.6, brightness 0.3, hue 0.05"
+      cnn-augment photos/cat/1.jpg -o - --json --augment "rotate 40"
+    """
+    from cnnkit.data import augment as drawing
+    from cnnkit.data import copies as naming
+    from cnnkit.formats.header import Preprocess
+
+    if augment is None:
+        raise UsageError('say what may become of a picture with --augment, as in --augment "rotate 40, hflip"')
+    if output is None and sheet is None:
+        raise UsageError(
+            "say where the copies go with -o DIR; -o - prints what would make them, --sheet FILE.png shows some"
+        )
+    if fit is not None and size is None:
+        raise UsageError("--fit says how a picture becomes a square; give its side with --size")
+    square = None if size is None else Preprocess(fit=fit or Fit.CROP, resize=size, size=size)
+    recipe = naming.Recipe(augmentation=drawing.parse(augment), copies=copies, seed=seed, keep=keep, square=square)
+    pictures = cli.pictures(sources, split=split, null=null)
+    with cli.skipping(errors) as skip:
+        if sheet is not None:
+            from cnnkit.engine import copying
+
+            # Unless this is all that is done, what cannot be used is named later, once
+            pictures = copying.sheet(
+                pictures, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None
+            )
+        if output is None:
+            return
+        with cli.progress("augmenting", streaming=str(output) == "-") as progress:
+            if str(output) == "-":
+                records = naming.listed(pictures, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
+                cli.emit(records, as_json, columns=naming.columns(recipe.augmentation))
+                return
+            from cnnkit.engine import copying
+
+            cli.emit(
+                [copying.write(pictures, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)], as_json
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Draw training histories: into a picture, or in the terminal.
+
+model.csv  other.csv   ->   curves.png    loss and accuracy, training and validation
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import Monitor
+from cnnkit.errors import UsageError
+
+
+@cli.command
+def main(
+    histories: Annotated[
+        list[Path] | None,
+        cli.Argument(
+            metavar="HISTORY.csv",
+            show_default=False,
+            help="The .csv beside a model; several are compared. Standard input for - and unless given.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        cli.Option("--output", "-o", metavar="FILE", help="Draw a picture; FILE ends in .png, .svg or .pdf."),
+    ] = None,
+    smooth: Annotated[
+        float,
+        cli.Option(
+            "--smooth",
+            metavar="WEIGHT",
+            help="Exponential moving average: what was before counts WEIGHT, from 0 (off) to below 1.",
+        ),
+    ] = 0.0,
+    monitor: Annotated[
+        Monitor, cli.Option("--monitor", help="The best epoch, which is marked, is the best by this.")
+    ] = Monitor.VAL_LOSS,
+    plot: Annotated[
+        bool, cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for less and log files.")
+    ] = False,
+    as_json: cli.Json = False,
+) -> None:
+    """Draw training histories: loss and accuracy, training and validation.
+
+    Without -o the curves are drawn in the terminal, and under watch. In a pipe, every epoch is a row: run, epoch, the measures
+    (smoothed with --smooth), lr, seconds, and whether it is the run's best. With -o a row a run: its best epoch and the measures
+    then; those of the last epoch, where there was no validation.
+
+    The best epoch is chosen, and marked, by the values as they were measured; smoothing changes the lines alone. It is corrected
+    for its start, as TensorBoard's: the first value stays. Epochs without a number are passed over.
+
+    Examples:
+      cnn-curves model.csv
+      watch cnn-curves model.csv
+      cnn-curves runs/*/model.csv -o curves.png --smooth 0.8 --monitor val_accuracy
+      cnn-curves runs/*.csv | awk -F '\\t' 'NR == 1 || $NF == "true"'
+    """
+    from cnnkit.explain import curves
+
+    if plot and (output is not None or as_json):
+        raise UsageError(f"--plot draws on standard output; drop {'-o' if output is not None else '--json'}")
+    if output is not None:
+        from cnnkit.formats import figures
+
+        figures.check(output)
+    runs = curves.collect(cli.reading_each(histories, "training history"), smooth=smooth, monitor=monitor)
+    if output is not None:
+        from cnnkit.explain import curves_picture
+
+        curves_picture.save(output, runs, monitor=monitor)
+        cli.emit([run.summary() for run in runs], as_json)
+    elif plot or (cli.for_people() and not as_json):
+        from cnnkit.explain import curves_text
+
+        columns, lines = cli.screen_size()
+        cli.emit_drawing(curves_text.draw(runs, columns=columns, lines=lines - 2, monitor=monitor))
+    else:
+        cli.emit(curves.points(runs), as_json)
+
+
+if __name__ == "__main__":
+    main()

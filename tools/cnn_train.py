@@ -1,0 +1,145 @@
+"""Train a convolutional network from scratch.
+
+photos/train/cat/1.jpg       ->  model.pt               the whole network, with the weights of its best epoch
+photos/val/cat/2.jpg             model.csv              its history, one row an epoch
+                                 model.checkpoint.pt    while it goes on: what --resume goes on from
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import (
+    Amp,
+    ClassWeights,
+    Fit,
+    Initializer,
+    Loss,
+    Monitor,
+    Normalize,
+    Optimizer,
+    Schedule,
+)
+
+
+@cli.command
+def main(
+    sources: cli.Sources = None,
+    output: Annotated[
+        Path | None, cli.Option("--output", "-o", metavar="FILE.pt", help="Where the model goes.")
+    ] = None,
+    val: cli.Val = None,
+    layers: Annotated[
+        str | None,
+        cli.Option(
+            "--layers", metavar="NOTATION", help="The network, or @FILE; cnn-dims measures what is written here."
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        cli.Option("--arch", metavar="NAME", help="A torchvision network, or timm:NAME, with random weights."),
+    ] = None,
+    head: Annotated[
+        str,
+        cli.Option(
+            "--head", metavar="NOTATION", help="With --arch: layers between its average pool and the last dense one."
+        ),
+    ] = "",
+    size: Annotated[
+        int | None,
+        cli.Option("--size", min=1, help="Side of the input in pixels. [default: 150; --arch: the network's own]"),
+    ] = None,
+    fit: Annotated[
+        Fit | None, cli.Option("--fit", help="How a picture becomes a square. [default: squash; --arch: crop]")
+    ] = None,
+    grey: Annotated[bool, cli.Option("--grey", help="One channel, brightness, computed inside the network.")] = False,
+    normalize: Annotated[
+        Normalize, cli.Option("--normalize", help="What is done to values from 0 to 1; the last three are measured.")
+    ] = Normalize.STANDARD,
+    init: Annotated[
+        Initializer | None, cli.Option("--init", help="How weights start. [default: glorot; --arch: the network's own]")
+    ] = None,
+    augment: cli.Augment = "",
+    optimizer: cli.OptimizerName = Optimizer.ADAM,
+    lr: cli.LearningRate = None,
+    momentum: cli.Momentum = None,
+    schedule: cli.ScheduleName = Schedule.CONSTANT,
+    warmup: cli.Warmup = 0.0,
+    epochs: cli.Epochs = 30,
+    batch: cli.Batch = 32,
+    l1: cli.L1 = 0.0,
+    l2: cli.L2 = 0.0,
+    smoothing: cli.Smoothing = 0.0,
+    class_weights: cli.ClassWeightsName = ClassWeights.NONE,
+    mixup: cli.Mixup = 0.0,
+    loss: cli.LossName = Loss.CATEGORICAL,
+    ema: cli.Ema = None,
+    clip: cli.Clip = None,
+    patience: cli.Patience = None,
+    monitor: cli.MonitorName = Monitor.VAL_LOSS,
+    amp: cli.AmpName = Amp.AUTO,
+    compiled: cli.Compile = False,
+    cache: cli.CacheSize = "4G",
+    resume: cli.ResumeTraining = False,
+    null: cli.Null = False,
+    device: cli.Device = "auto",
+    jobs: cli.Jobs = None,
+    seed: cli.Seed = 0,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Train a convolutional network from scratch.
+
+    Learns from the rows of a manifest whose split is train, or the folder train/, and checks every epoch on those of val; the weights
+    of the best epoch are kept. Writes FILE.pt and its history FILE.csv. Under torchrun, several processes train together.
+
+    Examples:
+      cnn-train split.tsv -o model.pt --layers "3 * (conv 32 k3 relu, pool 2), flatten, dense 64 relu, dropout 0.5" --epochs 30
+      cnn-train photos/ -o model.pt --arch resnet18 --augment "rotate 20, zoom 0.2, hflip" --schedule cosine --epochs 90
+      cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
+      torchrun --nproc-per-node 2 --no-python cnn-train photos/ -o model.pt --arch resnet50
+    """
+    from cnnkit.train import scratch
+    from cnnkit.train.recipe import Recipe
+    from cnnkit.train.results import Running
+
+    recipe = Recipe(
+        loss=loss,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        schedule=schedule,
+        warmup=warmup,
+        epochs=epochs,
+        batch=batch,
+        l1=l1,
+        l2=l2,
+        smoothing=smoothing,
+        class_weights=class_weights,
+        mixup=mixup,
+        augment=augment,
+        ema=ema,
+        clip=clip,
+        patience=patience,
+        monitor=monitor,
+        amp=amp,
+        compile=compiled,
+        seed=seed,
+    )
+    material = cli.material(sources, val=val, null=null)
+    with cli.skipping(errors) as skip, cli.progress("training") as progress:
+        result = scratch.train(
+            material,
+            cli.model_file(output),
+            design=scratch.Design(layers, arch, head, size, fit, grey, normalize, init),
+            recipe=recipe,
+            running=Running(cli.in_bytes(cache), jobs, device, resume),
+            skip=skip,
+            report=cli.reporting(as_json),
+            progress=progress,
+        )
+    cli.emit([result], as_json)
+
+
+if __name__ == "__main__":
+    main()
