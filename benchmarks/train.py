@@ -1,0 +1,90 @@
+"""Pictures a second in training: in which numbers a step is fastest, and what it saves that the frozen part runs once.
+
+python benchmarks/train.py                        steps alone, random pictures, both networks, every kind of number
+python benchmarks/train.py WEIGHTS PHOTOS...      an epoch of cnn-finetune's top, with and without kept answers
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from cnnkit.choices import Amp
+from cnnkit.formats import history
+from cnnkit.nets import build, notation
+from cnnkit.train.optim import Objective
+from cnnkit.train.precision import choose
+from cnnkit.train.step import Step
+
+# The textbook's network, chapter 5.2
+CONVNET = """conv 32 k3 relu, pool 2, conv 64 k3 relu, pool 2, conv 128 k3 relu, pool 2, conv 128 k3 relu, pool 2,
+flatten, dense 512 relu, dense 2"""
+COMMAND = Path(sys.executable).with_name("cnn-finetune")
+SECONDS = 5
+
+
+def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: bool, device: torch.device) -> float:
+    """Measure steps on one batch of random pictures, in pictures a second."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = module.to(device).to(memory_format=layout)
+    inputs = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
+    targets = torch.arange(batch, device=device) % 2
+    step = Step(module, Objective(), torch.optim.Adam(module.parameters()), precision=choose(amp, device))
+    step.epoch([(inputs, targets)] * 3, number=1)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        step.epoch([(inputs, targets)] * 5, number=1)
+        count += 5 * batch
+    return count / (time.perf_counter() - started)
+
+
+def steps() -> None:
+    """Print one row a network and kind of number."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = {
+        "convnet, 150": (lambda: build.build(notation.parse(CONVNET), channels=3, height=150, width=150), 150),
+        "mobilenet_v2, 224": (lambda: torchvision.models.mobilenet_v2(num_classes=2), 224),
+    }
+    print("network", "numbers", "layout", "per_second", sep="\t")
+    for name, (make, size) in networks.items():
+        for amp in (Amp.OFF, Amp.BF16):
+            for channels_last in (False, True):
+                found = rate(make(), size=size, batch=32, amp=amp, channels_last=channels_last, device=device)
+                print(name, amp.value, "NHWC" if channels_last else "NCHW", f"{found:.1f}", sep="\t", flush=True)
+
+
+def kept(weights: str, photos: list[str]) -> None:
+    """Print the seconds of the later epochs with the frozen part's answers kept, and without."""
+    print("views", "first_epoch", "later_epochs", sep="\t")
+    with tempfile.TemporaryDirectory() as folder:
+        for views in ("0", "1"):
+            model = Path(folder, f"views{views}.pt")
+            words = [
+                "--backbone",
+                "mobilenet_v2",
+                "--weights",
+                weights,
+                "--warmup-head",
+                "1",
+                "--unfreeze",
+                "features.16",
+            ]
+            subprocess.run(
+                [COMMAND, *photos, "-o", model, *words, "--epochs", "3", "--views", views, "-q"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            _, first, *later = [row.seconds for row in history.read(model.with_suffix(".csv"))]
+            print(views, f"{first:.2f}", f"{sum(later) / len(later):.2f}", sep="\t", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        kept(sys.argv[1], sys.argv[2:])
+    else:
+        steps()

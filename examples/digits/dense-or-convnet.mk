@@ -1,0 +1,56 @@
+# A dense network against a convnet, on handwritten digits that do not all stand in the middle: the convnet must win.
+#
+#     make -f examples/digits/dense-or-convnet.mk             with the cnn-* commands on the PATH
+#
+# Where every digit is centred, a dense network does as well: pixel by pixel, a 3 looks like every other 3. Moved by two
+# pixels it has to be learnt anew by a dense network, and is the same pattern to a convolution. Copies of one digit stay in
+# one part: cnn-augment gives them a group, cnn-split keeps groups together.
+
+OUT ?= digits-compared
+SEEDS ?= 0 1 2
+EPOCHS ?= 20
+BIN ?=
+PYTHON := $(if $(BIN),$(BIN)python,python3)
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+
+DENSE := "flatten, dense 512 relu, dropout 0.5"
+CONVNET := "conv 32 k3 same relu, conv 32 k3 relu, pool 2, conv 64 k3 relu, pool 2, dropout 0.5, dense 64 relu"
+TRAIN = $(BIN)cnn-train $(OUT)/split.tsv -o $@ --grey --size 16 --epochs $(EPOCHS) --seed $*
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: compare
+
+# Each seed's convnet has to be at least as accurate on the test part as its dense network.
+compare: $(SEEDS:%=$(OUT)/dense-%.json) $(SEEDS:%=$(OUT)/convnet-%.tsv)
+	for seed in $(SEEDS); do \
+	    dense=$$(sed 's/.*"accuracy": \([0-9.]*\),.*/\1/' $(OUT)/dense-$$seed.json); \
+	    echo "seed $$seed: dense $$dense" >&2; \
+	    $(BIN)cnn-eval $(OUT)/convnet-$$seed.tsv --truth $(OUT)/split.tsv --split test --fail-under accuracy=$$dense || exit; \
+	done
+
+$(OUT)/digits/written: $(HERE)write_digits.py
+	mkdir -p $(OUT)
+	$(PYTHON) $< $(OUT)/digits
+	touch $@
+
+$(OUT)/moved/augment.tsv: $(OUT)/digits/written
+	$(BIN)cnn-augment $(OUT)/digits -o $(OUT)/moved --copies 1 --augment "shift 0.25, fill constant" --force
+
+$(OUT)/split.tsv: $(OUT)/moved/augment.tsv
+	$(BIN)cnn-split $< --ratio 0.6,0.2,0.2 --seed 0 --manifest $@
+
+$(OUT)/dense-%.pt: $(OUT)/split.tsv
+	$(TRAIN) --layers $(DENSE)
+
+$(OUT)/convnet-%.pt: $(OUT)/split.tsv
+	$(TRAIN) --layers $(CONVNET)
+
+$(OUT)/%.onnx: $(OUT)/%.pt
+	$(BIN)cnn-export $< -o $@
+
+$(OUT)/%.tsv: $(OUT)/%.onnx
+	$(BIN)cnn-predict -m $< $(OUT)/split.tsv --split test --top 10 > $@
+
+$(OUT)/%.json: $(OUT)/%.tsv
+	$(BIN)cnn-eval $< --truth $(OUT)/split.tsv --split test --json > $@
