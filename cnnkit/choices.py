@@ -73,6 +73,11 @@ class Optimizer(StrEnum):
     ADAMAX = "adamax"
     NADAM = "nadam"
 
+    @property
+    def takes_momentum(self) -> bool:
+        """Tell whether `--momentum` goes with it; the others have their own."""
+        return self in (Optimizer.SGD, Optimizer.RMSPROP)
+
 
 class Monitor(StrEnum):
     """The validation measure that chooses the best epoch."""

@@ -31,7 +31,7 @@ def main(
         cli.Option(
             "--unfreeze",
             metavar="NAME|N|all|none",
-            help="Train from this layer on (features.14, block5), the last N layers, all, or the head alone.",
+            help="Train from this layer on (features.14, block5; cnn-dims lists them), the last N layers, all, or the head alone.",
         ),
     ] = "none",
     backbone: Annotated[
@@ -53,9 +53,17 @@ def main(
     size: Annotated[
         int | None, cli.Option("--size", min=1, help="With --backbone: side of the input in pixels. [default: its own]")
     ] = None,
-    fit: Annotated[Fit | None, cli.Option("--fit", help="With --backbone: how a picture becomes a square.")] = None,
+    fit: Annotated[
+        Fit | None, cli.Option("--fit", help="With --backbone: how a picture becomes a square. [default: crop]")
+    ] = None,
     warmup_head: Annotated[
-        int, cli.Option("--warmup-head", min=0, metavar="EPOCHS", help="Train the head alone first.")
+        int,
+        cli.Option(
+            "--warmup-head",
+            min=0,
+            metavar="EPOCHS",
+            help="Train the head alone first, at its usual rate. A fresh head needs it before a base.",
+        ),
     ] = 0,
     layer_decay: Annotated[
         float | None,
@@ -68,6 +76,7 @@ def main(
         cli.Option(
             "--views",
             min=0,
+            metavar="K",
             show_default=False,
             help="Augmented versions of the frozen part's answers to keep; 0 runs it anew in every epoch. "
             "[default: 0 with --augment, else 1, the plain one]",
@@ -158,7 +167,7 @@ def main(
         seed=seed,
     )
     material = cli.material(sources, val=val, null=null)
-    with cli.skipping(errors) as skip, cli.progress("training") as progress:
+    with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = finetune.finetune(
             finetune.Start(model, backbone, weights, head, size, fit),
             material,
@@ -171,7 +180,7 @@ def main(
             report=cli.reporting(as_json),
             progress=progress,
         )
-    cli.emit([result], as_json)
+    cli.conclude(result, as_json)
 
 
 if __name__ == "__main__":

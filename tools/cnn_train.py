@@ -20,6 +20,7 @@ from cnnkit.choices import (
     Optimizer,
     Schedule,
 )
+from cnnkit.errors import UsageError
 
 
 @cli.command
@@ -32,32 +33,64 @@ def main(
     layers: Annotated[
         str | None,
         cli.Option(
-            "--layers", metavar="NOTATION", help="The network, or @FILE; cnn-dims measures what is written here."
+            "--layers",
+            metavar="NOTATION",
+            help="The network, or @FILE; cnn-dims measures what is written here.",
+            rich_help_panel=cli.NETWORK,
         ),
     ] = None,
     arch: Annotated[
         str | None,
-        cli.Option("--arch", metavar="NAME", help="A torchvision network, or timm:NAME, with random weights."),
+        cli.Option(
+            "--arch",
+            metavar="NAME",
+            help="A torchvision network, or timm:NAME, with random weights.",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     head: Annotated[
         str,
         cli.Option(
-            "--head", metavar="NOTATION", help="With --arch: layers between its average pool and the last dense one."
+            "--head",
+            metavar="NOTATION",
+            help="With --arch: layers between its average pool and the last dense one.",
+            rich_help_panel=cli.NETWORK,
         ),
     ] = "",
     size: Annotated[
         int | None,
-        cli.Option("--size", min=1, help="Side of the input in pixels. [default: 150; --arch: the network's own]"),
+        cli.Option(
+            "--size",
+            min=1,
+            help="Side of the input in pixels. [default: 150; --arch: the network's own]",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     fit: Annotated[
-        Fit | None, cli.Option("--fit", help="How a picture becomes a square. [default: squash; --arch: crop]")
+        Fit | None,
+        cli.Option(
+            "--fit", help="How a picture becomes a square. [default: squash; --arch: crop]", rich_help_panel=cli.NETWORK
+        ),
     ] = None,
-    grey: Annotated[bool, cli.Option("--grey", help="One channel, brightness, computed inside the network.")] = False,
+    grey: Annotated[
+        bool,
+        cli.Option("--grey", help="One channel, brightness, computed inside the network.", rich_help_panel=cli.NETWORK),
+    ] = False,
     normalize: Annotated[
-        Normalize, cli.Option("--normalize", help="What is done to values from 0 to 1; the last three are measured.")
+        Normalize,
+        cli.Option(
+            "--normalize",
+            help="What is done to values from 0 to 1; the last three are measured.",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = Normalize.STANDARD,
     init: Annotated[
-        Initializer | None, cli.Option("--init", help="How weights start. [default: glorot; --arch: the network's own]")
+        Initializer | None,
+        cli.Option(
+            "--init",
+            help="How weights start. [default: glorot; --arch: the network's own]",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     augment: cli.Augment = "",
     optimizer: cli.OptimizerName = Optimizer.ADAM,
@@ -81,6 +114,26 @@ def main(
     compiled: cli.Compile = False,
     cache: cli.CacheSize = "4G",
     resume: cli.ResumeTraining = False,
+    advise: Annotated[
+        bool,
+        cli.Option(
+            "--advise", help="Train nothing; say which case of transfer learning this is, and print its command."
+        ),
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        cli.Option(
+            "--backbone",
+            metavar="NAME",
+            help="With --advise: a pretrained network to measure with. [default: mobilenet_v2]",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        cli.Option(
+            "--weights", metavar="FILE|default", help="With --advise: its weights. [default: the library's own]"
+        ),
+    ] = None,
     null: cli.Null = False,
     device: cli.Device = "auto",
     jobs: cli.Jobs = None,
@@ -97,12 +150,37 @@ def main(
       cnn-train split.tsv -o model.pt --layers "3 * (conv 32 k3 relu, pool 2), flatten, dense 64 relu, dropout 0.5" --epochs 30
       cnn-train photos/ -o model.pt --arch resnet18 --augment "rotate 20, zoom 0.2, hflip" --schedule cosine --epochs 90
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
+      cnn-train photos/ --advise --weights mobilenet_v2.pth
       torchrun --nproc-per-node 2 --no-python cnn-train photos/ -o model.pt --arch resnet50
     """
     from cnnkit.train import scratch
     from cnnkit.train.recipe import Recipe
     from cnnkit.train.results import Running
 
+    if advise:
+        if output is not None:
+            raise UsageError("--advise writes nothing; drop -o")
+        from cnnkit.train import advice
+
+        material = cli.material(sources, val=val, null=null)
+        with cli.skipping(errors) as skip, cli.progress("looking") as progress:
+            found = advice.advise(
+                material,
+                sources=advice.Sources(sources or ["-"], val or []),
+                backbone=backbone or "mobilenet_v2",
+                weights=weights or "default",
+                device=device,
+                jobs=jobs,
+                seed=seed,
+                skip=skip,
+                progress=progress,
+            )
+        cli.emit([found], as_json)
+        return
+    if backbone or weights:
+        raise UsageError(
+            "this trains from random weights: --backbone and --weights go with --advise, or with cnn-finetune, which starts from them"
+        )
     recipe = Recipe(
         loss=loss,
         optimizer=optimizer,
@@ -127,7 +205,7 @@ def main(
         seed=seed,
     )
     material = cli.material(sources, val=val, null=null)
-    with cli.skipping(errors) as skip, cli.progress("training") as progress:
+    with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = scratch.train(
             material,
             cli.model_file(output),
@@ -138,7 +216,7 @@ def main(
             report=cli.reporting(as_json),
             progress=progress,
         )
-    cli.emit([result], as_json)
+    cli.conclude(result, as_json)
 
 
 if __name__ == "__main__":

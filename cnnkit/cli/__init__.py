@@ -24,6 +24,7 @@ from cnnkit.cli.screen import emit_drawing, for_people, screen_size
 from cnnkit.cli.training import (
     L1,
     L2,
+    NETWORK,
     AmpName,
     Augment,
     CacheSize,
@@ -44,11 +45,13 @@ from cnnkit.cli.training import (
     Smoothing,
     Val,
     Warmup,
+    conclude,
     in_bytes,
     material,
     model_file,
     model_first,
     reporting,
+    skipping_once,
 )
 from cnnkit.cli.words import (
     Argument,
@@ -68,6 +71,7 @@ from cnnkit.cli.words import (
 __all__ = [
     "L1",
     "L2",
+    "NETWORK",
     "AmpName",
     "Argument",
     "Augment",
@@ -101,6 +105,7 @@ __all__ = [
     "Val",
     "Warmup",
     "command",
+    "conclude",
     "emit",
     "emit_drawing",
     "emit_lines",
@@ -120,4 +125,5 @@ __all__ = [
     "reporting",
     "screen_size",
     "skipping",
+    "skipping_once",
 ]

@@ -1,5 +1,6 @@
 """The words that the commands share which train, and what they make of them."""
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable
@@ -10,11 +11,14 @@ import typer
 
 from cnnkit import choices
 from cnnkit.cli.incoming import refuse_terminal
-from cnnkit.cli.outgoing import emit
+from cnnkit.cli.outgoing import emit, skipping
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.data.learning import Material
+
+# How a terminal's help groups the words; the others stand above.
+NETWORK, _LEARNING = "Network", "Learning"
 
 Val = Annotated[
     list[str] | None,
@@ -28,46 +32,91 @@ Augment = Annotated[
         "--augment",
         metavar="NOTATION",
         help='Change every picture anew in every epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
+        rich_help_panel=_LEARNING,
     ),
 ]
-OptimizerName = Annotated[choices.Optimizer, typer.Option("--optimizer", help="How weights follow gradients.")]
+OptimizerName = Annotated[
+    choices.Optimizer, typer.Option("--optimizer", help="How weights follow gradients.", rich_help_panel=_LEARNING)
+]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
+    typer.Option(
+        "--lr",
+        min=0.0,
+        show_default=False,
+        help="Learning rate. [default: 0.001; 0.01 for sgd]",
+        rich_help_panel=_LEARNING,
+    ),
 ]
 Momentum = Annotated[
-    float | None, typer.Option("--momentum", min=0.0, max=1.0, help="For sgd and rmsprop. [default: 0]")
+    float | None,
+    typer.Option("--momentum", min=0.0, max=1.0, help="For sgd and rmsprop. [default: 0]", rich_help_panel=_LEARNING),
 ]
-ScheduleName = Annotated[choices.Schedule, typer.Option("--schedule", help="How the learning rate goes on.")]
+ScheduleName = Annotated[
+    choices.Schedule, typer.Option("--schedule", help="How the learning rate goes on.", rich_help_panel=_LEARNING)
+]
 Warmup = Annotated[
-    float, typer.Option("--warmup", min=0.0, metavar="EPOCHS", help="Let the learning rate rise from nothing first.")
+    float,
+    typer.Option(
+        "--warmup",
+        min=0.0,
+        metavar="EPOCHS",
+        help="Let the learning rate rise from nothing first.",
+        rich_help_panel=_LEARNING,
+    ),
 ]
-Epochs = Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.")]
-L1 = Annotated[float, typer.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")]
-L2 = Annotated[float, typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared.")]
-Smoothing = Annotated[float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.", rich_help_panel=_LEARNING)]
+L1 = Annotated[
+    float,
+    typer.Option(
+        "--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.", rich_help_panel=_LEARNING
+    ),
+]
+L2 = Annotated[float, typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared.", rich_help_panel=_LEARNING)]
+Smoothing = Annotated[
+    float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.", rich_help_panel=_LEARNING)
+]
 ClassWeightsName = Annotated[
-    choices.ClassWeights, typer.Option("--class-weights", help="What a picture of each class counts for.")
+    choices.ClassWeights,
+    typer.Option("--class-weights", help="What a picture of each class counts for.", rich_help_panel=_LEARNING),
 ]
 Mixup = Annotated[
     float,
     typer.Option(
-        "--mixup", min=0.0, metavar="ALPHA", help="Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA)."
+        "--mixup",
+        min=0.0,
+        metavar="ALPHA",
+        help="Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA).",
+        rich_help_panel=_LEARNING,
     ),
 ]
-LossName = Annotated[choices.Loss, typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.")]
+LossName = Annotated[
+    choices.Loss,
+    typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.", rich_help_panel=_LEARNING),
+]
 Ema = Annotated[
     float | None,
     typer.Option(
-        "--ema", min=0.0, max=1.0, metavar="DECAY", help="Validate and keep the weights' moving average: 0.999."
+        "--ema",
+        min=0.0,
+        max=1.0,
+        metavar="DECAY",
+        help="Validate and keep the weights' moving average: 0.999.",
+        rich_help_panel=_LEARNING,
     ),
 ]
-Clip = Annotated[float | None, typer.Option("--clip", min=0.0, help="The gradients' largest norm.")]
+Clip = Annotated[
+    float | None, typer.Option("--clip", min=0.0, help="The gradients' largest norm.", rich_help_panel=_LEARNING)
+]
 Patience = Annotated[
-    int | None, typer.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
+    int | None,
+    typer.Option(
+        "--patience", min=1, help="Stop after this many epochs without a better one.", rich_help_panel=_LEARNING
+    ),
 ]
 MonitorName = Annotated[
-    choices.Monitor, typer.Option("--monitor", help="The validation measure that chooses the best epoch.")
+    choices.Monitor,
+    typer.Option("--monitor", help="The validation measure that chooses the best epoch.", rich_help_panel=_LEARNING),
 ]
 AmpName = Annotated[
     choices.Amp, typer.Option("--amp", help="Numbers to compute in; auto: bf16 where the hardware has it.")
@@ -119,6 +168,21 @@ def reporting(as_json: bool) -> Callable[[Any], None]:
     return lambda epoch: emit([epoch], as_json) if as_json else None
 
 
+def skipping_once(errors: Path | None) -> contextlib.AbstractContextManager[Callable[[str, str], None]]:
+    """As `skipping`; of several processes the first one writes the file."""
+    from cnnkit.train import results
+
+    return skipping(errors if results.first() else None)
+
+
+def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record
+    """Print what a training came to; of several processes the first one does."""
+    from cnnkit.train import results
+
+    if results.first():
+        emit([result], as_json)
+
+
 def model_file(output: Path | None) -> Path:
     """Demand a place for the model.
 
@@ -142,6 +206,8 @@ def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | 
     """
     words = list(words or [])
     if unless is not None:
+        if words and words[0].endswith(".pt"):
+            raise UsageError(f"start either from {words[0]} or from --backbone {unless}")
         return None, words
     if not words or not words[0].endswith(".pt"):
         raise UsageError(

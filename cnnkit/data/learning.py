@@ -33,12 +33,12 @@ def find(
 
     Args:
         sources: As `source.find` takes them.
-        val: Sources for validation; of one that is divided, its part `val`.
+        val: Sources for validation, in place of the part `val` of `sources`; of one that is divided, its part `val`.
         stdin: Where `-` reads from.
         null: The list on standard input is separated by NUL.
 
     Raises:
-        UsageError: Both the sources and `val` say what validates.
+        UsageError: A picture is in both parts.
         CnnkitError: A picture without a label, a class without pictures, a single class, or a class in one part alone.
     """
     train: list[Picture] = []
@@ -51,9 +51,10 @@ def find(
                 checked += found
     for each in val:
         parts = _parts(each, stdin=stdin, null=null)
-        checked += parts.get(VAL) or parts.get(None) or []
-        if not checked:
+        more = parts.get(VAL) or parts.get(None)
+        if not more:
             raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
+        checked += more
     if not train:
         raise CnnkitError(f"{' '.join(sources)}: no part {TRAIN} in it")
     classes = _classes(train, TRAIN)

@@ -46,7 +46,7 @@ def finish(folder: str | Path, name: str, *, progress: Progress = no_progress) -
     folder = Path(folder)
     with (folder / _MOVES).open("rb") as file:
         lines = list(tsv.parse(file, name=str(folder / _MOVES), required=_COLUMNS))
-    rows = [Row(line["path"], *(line[column] or None for column in _COLUMNS[2:])) for line in lines]
+    rows = [Row(line["path"], line["label"] or None, line["split"] or None, line["group"] or None) for line in lines]
     moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
     try:
         # Links to pictures go before the pictures, while there still is something to copy

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Generator
 
 import torch
+from torch import nn
 
 from cnnkit.engine.device import Device
 from cnnkit.errors import DeviceError
@@ -27,6 +28,26 @@ def choose(device: Device) -> torch.device:
             f"--device {device}: {f'torch sees {count} GPUs, counted from 0' if count else 'torch sees no GPU'}; use cpu or auto"
         )
     return torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
+
+
+# Multiplications in a step from which several cores are faster than one: below, they wait for one another, and on a busy
+# machine ten times as long as they work.
+_WORTH_SHARING = 50_000_000
+
+
+def threads_for(module: nn.Module, rows: int) -> int | None:
+    """Say how many cores a step of dense layers should use: one where it is too small to share.
+
+    Args:
+        module: What is trained; convolutions, whose weights act many times on a picture, are always worth sharing.
+        rows: In a batch.
+
+    Returns:
+        What `threads` takes.
+    """
+    if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        return None
+    return 1 if rows * sum(parameter.numel() for parameter in module.parameters()) < _WORTH_SHARING else None
 
 
 @contextlib.contextmanager

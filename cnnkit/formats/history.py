@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from cnnkit.errors import FormatError, UsageError
 
@@ -39,13 +40,16 @@ class Writer:
             raise UsageError(
                 f"{path}: the history belongs there, but that file is none; choose another name for the model"
             )
-        self._file: TextIO
+        self._file: FileIO
 
     def __enter__(self) -> Self:
         """Begin with the header row."""
-        self._file = self.path.open("w", encoding="utf-8", newline="\n")
-        self._file.write(",".join(COLUMNS) + "\n")
-        self._file.flush()
+        self._file = self.path.open("wb", buffering=0)
+        try:
+            self._add(COLUMNS)
+        except OSError:
+            self._file.close()
+            raise
         return self
 
     def __exit__(
@@ -57,8 +61,14 @@ class Writer:
     def write(self, record: Any) -> None:  # noqa: ANN401 - any dataclass with these fields
         """Add one epoch; what was not measured is an empty field."""
         row: Mapping[str, Any] = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        self._file.write(",".join(_number(row[column]) for column in COLUMNS) + "\n")
-        self._file.flush()
+        self._add([_number(row[column]) for column in COLUMNS])
+
+    def _add(self, fields: Iterable[str]) -> None:
+        try:
+            self._file.write((",".join(fields) + "\n").encode())
+        except OSError as error:
+            error.filename = str(self.path)  # which it is that a full disk does not hold
+            raise
 
 
 def _is_history(path: Path) -> bool:

@@ -70,11 +70,11 @@ def pretrained(
 
 
 def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> tuple[nn.Module, Backbone]:
-    """Build a base to be trained from its seeded random values, cut at its last layer with spatial extent.
+    """Build a base to be trained from its seeded random values: all of the network before its pooling and classifier.
 
     Args:
         name: A network's name.
-        size: Side of the pictures, in pixels.
+        size: Side of the pictures, in pixels, to which a network is made that takes one size alone.
         pool: What is done to the map afterwards; only recorded here.
         seed: For the values.
 
@@ -82,8 +82,11 @@ def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> 
         UsageError: There is no such network.
     """
     name = catalogue.canonical(name)
-    module = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))[0].eval()
-    layer = cutting.find_layer(name, module, None, size=size)
+    module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
+    module.eval()
+    # At the network's own size: of small pictures nothing spatial is left long before the last layer
+    own = size if name.startswith("vit_") else preprocess.size
+    layer = cutting.find_layer(name, module, None, size=own)
     return cutting.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
 
 

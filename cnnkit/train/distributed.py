@@ -1,6 +1,7 @@
 """Several processes, one training: started by torchrun, each one takes its share of every batch."""
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Generator
@@ -98,6 +99,7 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
         try:
             yield World(rank, size), place
         finally:
+            gc.collect()  # what is shared holds on to the group, whose threads must end before the interpreter does
             dist.destroy_process_group()
     finally:
         log.setLevel(level)

@@ -40,14 +40,17 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     parsed = notation.parse(layers)
     if not parsed:
         raise UsageError("--layers is empty; a network needs a layer at least")
-    last = parsed[-1]
-    if last.activation in (Activation.softmax, Activation.sigmoid):
-        wanted = notation.parse(_last(loss, classes))[-1]
+    last, wanted = parsed[-1], notation.parse(_last(loss, classes))[-1]
+    if (last.kind, last.filters, last.bias, last.activation) == (Kind.dense, wanted.filters, True, None):
+        parsed = parsed[:-1]  # logits, as torch's networks end
+    elif last.activation in (Activation.softmax, Activation.sigmoid):
         if (last.kind, last.filters, last.activation) != (wanted.kind, wanted.filters, wanted.activation):
             raise UsageError(
                 f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
             )
         parsed = parsed[:-1]
+    if not parsed:
+        raise UsageError(f'"{last.text}" alone does not take pictures; write "flatten" before it')
     outputs = [made for _, _, made in dims.walk(parsed, dims.start(height=size, width=size, channels=channels))]
     spatial = [index for index, made in enumerate(outputs) if made.size is not None]
     end = (spatial[-1] if spatial else 0) + 1

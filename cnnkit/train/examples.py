@@ -14,7 +14,7 @@ from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError
-from cnnkit.formats.header import Preprocess
+from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train.distributed import World
 from cnnkit.train.results import Skip
 
@@ -39,7 +39,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of all pixels, per RGB channel, values from 0 to 1."""
+    """Of all pixels, per RGB channel, values from 0 to 1; of grey pictures three times that of the brightness."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -83,7 +83,7 @@ class Pictures:
         size = prepare.size
         fits = len(pictures) * size * size * 3 <= budget
         kept = np.empty((len(pictures) if fits else 0, size, size, 3), dtype=np.uint8)
-        moments = _Moments()
+        moments = _Moments(grey=prepare.grey)
         self.pictures: list[Picture] = []
         self.fingerprints: list[str] = []
         for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
@@ -140,27 +140,31 @@ class Pictures:
                 picture, pixels = next(coming)
                 if isinstance(pixels, BadPicture):
                     raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
-                images[place] = torch.from_numpy(pixels)
+                images.numpy()[place] = pixels  # torch would warn of arrays that are read-only
             yield images.pin_memory() if self._place.type == "cuda" else images
 
 
 class _Moments:
-    """Sums over pixels, per channel, exact."""
+    """How often every value was seen, per channel: sums that are exact, in whatever order."""
 
-    def __init__(self) -> None:
-        self.counts = np.zeros((3, 256), dtype=np.int64)
+    def __init__(self, *, grey: bool) -> None:
+        # Brightness is a sum of thousandths
+        self.weights = np.array([[round(1000 * share) for share in LUMA]] if grey else np.eye(3), dtype=np.int64)
+        self.levels = 255 * int(self.weights.sum(1).max()) + 1
+        self.counts = np.zeros((len(self.weights), self.levels), dtype=np.int64)
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        for channel in range(3):
-            self.counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+        values = pixels.reshape(-1, 3) @ self.weights.T  # (H*W, 3) -> (H*W, channels)
+        for counts, channel in zip(self.counts, values.T, strict=True):
+            counts += np.bincount(channel, minlength=self.levels)
 
     def statistics(self) -> Statistics:
-        values = np.arange(256) / 255
-        shares = self.counts / self.counts.sum(1, keepdims=True)  # (3, 256)
+        values = np.arange(self.levels) / (self.levels - 1)
+        shares = self.counts / self.counts.sum(1, keepdims=True)  # (channels, levels)
         mean = shares @ values
         deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
         largest = np.array([values[counts.nonzero()[0].max()] for counts in self.counts])
-        return Statistics(*(tuple(float(value) for value in each) for each in (mean, deviation, largest)))
+        return Statistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
 
 
 class Stored:

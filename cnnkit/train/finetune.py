@@ -1,6 +1,7 @@
 """Train the top of a pretrained base further, together with its head. What can be checked without torch is checked first."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.train import ending
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip, no_report, writable
+
+log = logging.getLogger("cnnkit")
 
 #: The textbook's learning rate for a base that is trained already: larger steps would forget what it knows.
 LR = 1e-5
@@ -81,15 +84,16 @@ def finetune(
         CnnkitError: As `run.run`; or the model has other classes.
     """
     output = writable(output)
+    thawing = _named(thawing)
     recipe = dataclasses.replace(recipe or Recipe(), loss=loss or Loss.CATEGORICAL).checked(
         classes=len(material.classes), validated=bool(material.val)
     )
     if recipe.lr is None and thawing.unfreeze != NONE:
         recipe = dataclasses.replace(recipe, lr=LR)
     start = _checked(start, recipe, classes=len(material.classes))
+    if start.model is not None and output.exists() and output.samefile(start.model):
+        raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
     thawing = dataclasses.replace(thawing, views=_views(thawing.views, recipe))
-    if thawing.layer_decay is not None and thawing.unfreeze == NONE:
-        raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
     devices.parse((running or Running()).device)
 
     from cnnkit.train import finetune_training
@@ -106,6 +110,17 @@ def finetune(
         report=report,
         progress=progress,
     )
+
+
+def _named(thawing: Thawing) -> Thawing:
+    """Call no layer at all by its name, and refuse a share of the learning rate where it means nothing."""
+    if thawing.unfreeze.isdecimal() and not int(thawing.unfreeze):
+        thawing = dataclasses.replace(thawing, unfreeze=NONE)
+    if thawing.layer_decay is not None and thawing.unfreeze == NONE:
+        raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
+    if thawing.layer_decay == 0:
+        raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
+    return thawing
 
 
 def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
@@ -132,4 +147,6 @@ def _views(asked: int | None, recipe: Recipe) -> int:
         return 0 if recipe.augment else 1
     if asked > 1 and not recipe.augment:
         raise UsageError(f"--views {asked} keeps augmented versions; give --augment, or --views 1")
+    if asked > recipe.epochs:
+        log.info("--views %d: in %d epochs, only %d of them are seen", asked, recipe.epochs, recipe.epochs)
     return asked

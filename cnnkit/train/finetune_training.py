@@ -1,31 +1,28 @@
 """From a pretrained network and pictures to a task: what is frozen answers once, what is trained sees its answers."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Amp, Initializer, Loss, Pool
+from cnnkit.choices import Amp, Loss, Pool
 from cnnkit.data.learning import Material
-from cnnkit.data.preprocess import with_size
 from cnnkit.data.reader import Progress
 from cnnkit.engine import device as devices
-from cnnkit.engine.bases import Request
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle, cache
-from cnnkit.formats.header import Backbone, Header, Kind, made_by
-from cnnkit.nets import backbones, build, classifier, freezing, notation
+from cnnkit.errors import UsageError
+from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Classifier, Extractor
-from cnnkit.train import distributed, frozen, loading
+from cnnkit.train import distributed, frozen, loading, opening
 from cnnkit.train.epoch import Epoch
 from cnnkit.train.examples import Answered, Examples, Pictures, Stored
 from cnnkit.train.finetune import Start, Thawing
+from cnnkit.train.opening import Opened
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip
 from cnnkit.train.run import Place, Task, run, warm_up
@@ -66,23 +63,6 @@ class Top(nn.Module):
         return self.head(self.pool(self.upper(self.normalise(given))))  # type: ignore[no-any-return] # modules return Any
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
-
-    whole: Classifier
-    backbone: Backbone
-    head: str
-    source: str
-    digest: str | None
-    fresh: bool
-    request: Request
-
-    def part(self, *, layer: str, pool: Pool) -> Request:
-        """Ask for the base, cut at a layer."""
-        return dataclasses.replace(self.request, layer=layer, pool=pool)
-
-
 def finetune(
     start: Start,
     material: Material,
@@ -99,8 +79,8 @@ def finetune(
     """Train; arguments are those of `finetune.finetune`, checked."""
     with distributed.joined(devices.parse(running.device)) as (world, place):
         skip, report, progress = loading.voices(world, skip, report, progress)
-        opened = _from_model(start.model, material.classes) if start.model else _from_backbone(start, seed=recipe.seed)
-        recipe = dataclasses.replace(recipe, loss=_loss(opened, asked=loss))
+        opened = opening.opened(start, material.classes, seed=recipe.seed)
+        recipe = dataclasses.replace(recipe, loss=opened.loss(asked=loss))
         if opened.fresh and thawing.unfreeze != freezing.NONE and not thawing.warmup_head:
             raise UsageError(
                 f"{opened.source} has no trained head yet: the gradients of a random one would wreck what the base knows. "
@@ -110,6 +90,10 @@ def finetune(
         trained = freezing.find(base, thawing.unfreeze, network=opened.backbone.name)
         whole.to(place)
         split = freezing.split(base, trained)
+        if split.boundary is None and thawing.views and recipe.augment:
+            raise UsageError(
+                f"--views {thawing.views} keeps what the frozen part answers, and --unfreeze {thawing.unfreeze} leaves none frozen"
+            )
         learnt, checked = loading.load(
             material, whole.preprocess, recipe, running, place=place, skip=skip, progress=progress
         )
@@ -135,7 +119,7 @@ def finetune(
             },
             made_by=made_by("torch", "torchvision"),
         )
-        train, val = frozen_parts.examples(views=thawing.views or 0, trained=bool(trained))
+        train, val = frozen_parts.examples(views=thawing.views or 0)
         if trained:
             module: nn.Module = Top(split.upper, whole, from_pictures=split.boundary is None, still=thawing.freeze_bn)
         else:
@@ -151,7 +135,9 @@ def finetune(
             groups=_groups(whole, trained, thawing.layer_decay),
         )
         if thawing.warmup_head:
-            task = dataclasses.replace(task, begin=partial(frozen_parts.warm_up, task, recipe, thawing.warmup_head))
+            task = dataclasses.replace(
+                task, begin=functools.partial(frozen_parts.warm_up, task, recipe, thawing.warmup_head)
+            )
         return run(task, recipe, place_of)
 
 
@@ -160,7 +146,7 @@ class _Frozen:
 
     def __init__(
         self,
-        opened: _Opened,
+        opened: Opened,
         split: freezing.Split,
         learnt: Pictures,
         checked: Pictures | None,
@@ -171,45 +157,84 @@ class _Frozen:
         self.learnt, self.checked = learnt, checked
         self.budget = running.cache - learnt.nbytes - (checked.nbytes if checked else 0)
 
-    def _network(self, *, whole_base: bool) -> frozen.Frozen:
-        whole = self.opened.whole
-        layer = self.opened.backbone.layer if whole_base else self.split.boundary
-        pool = whole.pool.pool if whole_base else Pool.NONE
-        part = whole.base if whole_base else self.split.lower
-        module = Extractor(part, preprocess=whole.preprocess, pool=pool).eval()
-        return frozen.network(self.opened.part(layer=layer or "", pool=pool), module, place=self.place.device)
+    @functools.cached_property
+    def _lower(self) -> frozen.Frozen:
+        """From pictures to the boundary; to what the head sees where nothing of the base is trained."""
+        if self.split.trained:
+            return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
+        return self._base
 
-    def examples(self, *, views: int, trained: bool) -> tuple[Examples, Examples | None]:
+    @functools.cached_property
+    def _base(self) -> frozen.Frozen:
+        """From pictures to what the head sees."""
+        whole = self.opened.whole
+        return self._network(whole.base, layer=self.opened.backbone.layer, pool=whole.pool.pool)
+
+    def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> frozen.Frozen:
+        module = Extractor(part, preprocess=self.opened.whole.preprocess, pool=pool).eval()
+        return frozen.network(self.opened.part(layer=layer, pool=pool), module, place=self.place.device)
+
+    def _upper(self, answers: Tensor) -> Tensor:
+        """From the boundary to what the head sees, before any of it is trained."""
+        with torch.no_grad():
+            return self.opened.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
+
+    def examples(self, *, views: int) -> tuple[Examples, Examples | None]:
         """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished."""
         if self.split.boundary is None:
             return self.learnt, self.checked
-        network = self._network(whole_base=not trained)
-        if not views:
-            return Answered(self.learnt, network), Answered(self.checked, network) if self.checked else None
-        copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
-        return self._stored(network, copies=copies)
+        if views:
+            copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
+            self._tell_of_pass(copies)
+            return self._kept(self.learnt, self._lower, copies=copies), self._validating(self.checked, self._lower)
+        augmented = self.learnt.augmenter is not None
+        log.info(
+            "the frozen part runs in every epoch, which takes %.1f s of it; %s",
+            frozen.seconds(self.learnt, self._lower),
+            "--views K runs it on K versions of every picture, once" if augmented else "--views 1 runs it once",
+        )
+        train = Answered(self.learnt, self._lower)
+        if self.checked is None or not augmented:
+            return train, Answered(self.checked, self._lower) if self.checked else None
+        return train, self._validating(self.checked, self._lower)  # never augmented: one answer is enough
 
-    def _stored(self, network: frozen.Frozen, *, copies: Sequence[int | None]) -> tuple[Stored, Stored | None]:
+    def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
         log.info(
             "running the frozen part once over %d pictures%s",
             len(self.learnt.targets) + (len(self.checked.targets) if self.checked else 0),
             f", {len(copies)} times over those for training" if len(copies) > 1 else "",
         )
-        kept = partial(frozen.answers, frozen=network, folder=self.place.output.parent, progress=self.place.progress)
-        seen = kept(self.learnt, copies=copies, budget=self.budget)
-        used = sum(view.nbytes for view in seen)
-        device = self.place.device
-        train = Stored(seen, self.learnt.targets, place=device)
-        if self.checked is None:
-            return train, None
-        return train, Stored(
-            kept(self.checked, copies=[None], budget=self.budget - used), self.checked.targets, place=device
+
+    def _validating(self, examples: Examples | None, network: frozen.Frozen) -> Stored | None:
+        return None if examples is None else self._kept(examples, network, copies=[None])
+
+    def _kept(self, examples: Examples, network: frozen.Frozen, *, copies: Sequence[int | None]) -> Stored:
+        views = frozen.answers(
+            examples,
+            network,
+            copies,
+            budget=self.budget,
+            folder=self.place.output.parent,
+            progress=self.place.progress,
         )
+        taken = sum(view.nbytes for view in views)
+        self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
+        return Stored(views, examples.targets, place=self.place.device)
+
+    def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
+        """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
+        train, val = task.train, task.val
+        network: frozen.Frozen = self._upper
+        if self.learnt.augmenter is not None or not isinstance(train, Stored):
+            train, val = self.learnt, self.checked
+            network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
+            self._tell_of_pass([None])
+        return self._kept(train, network, copies=[None]), self._validating(val, network)
 
     def warm_up(self, task: Task, recipe: Recipe, epochs: int) -> Sequence[Epoch]:
         """Train the head alone, on what the whole base answers to the plain pictures."""
         log.info("training the head alone for %d epochs first", epochs)
-        train, val = self._stored(self._network(whole_base=True), copies=[None])
+        train, val = self._seen_by_head(task)
         head = dataclasses.replace(task, module=self.opened.whole.head, train=train, val=val, groups=None)
         brief = Recipe(
             loss=recipe.loss,
@@ -225,57 +250,6 @@ class _Frozen:
         return warm_up(head, brief, self.place)
 
 
-def _from_model(path: Path, classes: Sequence[str]) -> _Opened:
-    model = bundle.load(path)
-    header = model.header
-    if header.classes != tuple(classes):
-        raise CnnkitError(
-            f"{path} knows {', '.join(header.classes or ())}; the pictures are of {', '.join(classes)}. "
-            "Train a head for these with cnn-train-head, or start from --backbone"
-        )
-    whole = classifier.from_header(header, model.state, name=str(path))
-    assert header.backbone is not None
-    assert header.head is not None
-    return _Opened(
-        whole,
-        header.backbone,
-        header.head,
-        str(path),
-        digest=cache.sha256(path),
-        fresh=not model.history,
-        request=Request(backbone=str(path)),
-    )
-
-
-def _from_backbone(start: Start, *, seed: int) -> _Opened:
-    name = start.backbone or ""
-    base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
-    preprocess = with_size(preprocess, size=start.size, fit=start.fit)
-    extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
-    head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
-    build.initialise(head, Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
-    return _Opened(
-        Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
-        backbone,
-        start.head,
-        name,
-        digest=backbone.weights_sha256,
-        fresh=True,
-        request=Request(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
-    )
-
-
-def _loss(opened: _Opened, *, asked: Loss | None) -> Loss:
-    """Find the loss that a network's last layer is made for."""
-    sigmoid = notation.parse(opened.head)[-1].activation is notation.Activation.sigmoid
-    loss = Loss.BINARY if sigmoid else Loss.CATEGORICAL
-    if asked not in (None, loss):
-        raise UsageError(
-            f'{opened.source} ends in "{notation.parse(opened.head)[-1].text}", which is trained with --loss {loss}'
-        )
-    return loss
-
-
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:
     """Group what is trained by its learning rate: the head first, then the base's blocks downwards, each slower than the one above."""
     parameters = dict(whole.base.named_parameters())
@@ -288,7 +262,7 @@ def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> l
     )
 
 
-def _tell(opened: _Opened, trained: Sequence[str]) -> None:
+def _tell(opened: Opened, trained: Sequence[str]) -> None:
     layers = freezing.layers(opened.whole.base)
     chosen = sum(each.numel() for each in opened.whole.parameters() if each.requires_grad)
     everything = sum(each.numel() for each in opened.whole.parameters())

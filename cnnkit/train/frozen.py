@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
-from cnnkit.train.examples import Pictures
+from cnnkit.train.examples import Examples
 
 log = logging.getLogger("cnnkit")
 
@@ -52,7 +54,7 @@ def network(request: Request, module: nn.Module, *, place: torch.device) -> Froz
 
 
 def answers(
-    pictures: Pictures,
+    examples: Examples,
     frozen: Frozen,
     copies: Sequence[int | None],
     *,
@@ -63,7 +65,7 @@ def answers(
     """Run the frozen part over every picture, once for each copy.
 
     Args:
-        pictures: N of them.
+        examples: N pictures, or what another part has answered to them.
         frozen: What answers.
         copies: Which augmented copies; None for the plain pictures.
         budget: Bytes of memory that the answers may take; more than that go to a file without a name in `folder`, which is gone
@@ -74,12 +76,12 @@ def answers(
     Returns:
         For each copy (N, ...), float32 on the CPU.
     """
-    count = len(pictures.targets)
+    count = len(examples.targets)
     batches = list(torch.split(torch.arange(count), _BATCH))
     kept: list[Tensor] = []
     room: NDArray[np.float32] | None = None
     for number, copy in enumerate(copies):
-        for rows, images in zip(batches, pictures.inputs(batches, copy), strict=True):
+        for rows, images in zip(batches, examples.inputs(batches, copy), strict=True):
             answered = frozen(images).cpu()
             if room is None:
                 room = _room((len(copies), count, *answered.shape[1:]), budget=budget, folder=folder)
@@ -89,6 +91,17 @@ def answers(
     return kept
 
 
+def seconds(pictures: Examples, frozen: Frozen) -> float:
+    """Estimate how long an epoch's answers take, augmentation included: from one batch, after another one to warm up with."""
+    rows = torch.arange(min(len(pictures.targets), _BATCH))
+    for _ in range(2):
+        started = time.perf_counter()
+        for images in pictures.inputs([rows], 1):
+            frozen(images).cpu()
+        elapsed = time.perf_counter() - started
+    return elapsed * len(pictures.targets) / len(rows)
+
+
 def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.float32]:
     size = 4 * math.prod(shape)
     if size <= budget:
@@ -96,5 +109,13 @@ def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.fl
     log.info(
         "what the frozen part answers takes %.1f GiB, more than --cache; it is kept on disk meanwhile", size / 2**30
     )
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):  # or a disk that is full would be noticed in the middle, by a crash
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+    except OSError as error:
+        raise CnnkitError(
+            f"{folder}: {(error.strerror or str(error)).lower()}; the frozen part's answers take {size / 2**30:.1f} GiB there: "
+            "make room, give more --cache, or --views 0 to keep none"
+        ) from error

@@ -32,10 +32,6 @@ from cnnkit.train.step import Step
 
 log = logging.getLogger("cnnkit")
 
-# Multiplications in a step from which several cores are faster than one: below, they wait for one another, and on a busy
-# machine ten times as long as they work.
-_WORTH_SHARING = 50_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -86,7 +82,12 @@ def run(
         preprocess=learnt.header.preprocess,
         backbone=learnt.header.backbone,
         head=text,
-        training={"command": "cnn-train-head", "rows": len(learnt.rows), **_described(settings, trained.strength)},
+        training={
+            "command": "cnn-train-head",
+            "rows": len(learnt.rows),
+            **learnt.header.training,
+            **_described(settings, trained.strength),
+        },
         made_by=made_by("torch", "torchvision"),
     )
     state = {f"base.{name}": tensor for name, tensor in base.state_dict().items()}
@@ -154,12 +155,11 @@ class _Training:
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every epoch as it is done."""
         rows = self.settings.batch if self.settings.solver is Solver.GRADIENT else len(self.learning.targets)
-        work = rows * sum(parameter.numel() for parameter in self.head.parameters())
         # Dropout draws from torch's global generator, which is lent to us and given back.
         generators = torch.random.fork_rng(
             devices=[self.learning.values.device] if self.learning.values.is_cuda else []
         )
-        with torch_device.threads(1 if work < _WORTH_SHARING else None), generators:
+        with torch_device.threads(torch_device.threads_for(self.head, rows)), generators:
             torch.manual_seed(self.settings.seed)
             for epoch in self._lbfgs() if self.settings.solver is Solver.LBFGS else self._gradient():
                 self.epochs.append(epoch)

@@ -1,6 +1,7 @@
 """The pictures of a training, looked at once before it begins."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,10 @@ from cnnkit.train.distributed import World
 from cnnkit.train.examples import Pictures
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Running, Skip, no_report
+
+log = logging.getLogger("cnnkit")
+
+_PURPOSES = ("training", "validation")
 
 
 def load(
@@ -49,6 +54,8 @@ def load(
             skip=skip,
             progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now
         )
+        if pictures and not part.nbytes:
+            log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
         budget -= part.nbytes
         if pictures:
             _refuse_emptied(part, material.classes)

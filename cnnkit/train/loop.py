@@ -30,9 +30,13 @@ class Best:
 
     def offer(self, epoch: Epoch, module: nn.Module) -> None:
         """Keep an epoch if it is the best so far; of equal accuracies the one with the lower loss, of equal ones the first."""
-        if self.epoch is None or self._rank(epoch) > self._rank(self.epoch) or epoch.val_loss is None:
+        if self.better(epoch):
             self.epoch = epoch
             self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+    def better(self, epoch: Epoch) -> bool:
+        """Tell whether an epoch is the best so far."""
+        return self.epoch is None or epoch.val_loss is None or self._rank(epoch) > self._rank(self.epoch)
 
     def _rank(self, epoch: Epoch) -> tuple[float, float]:
         loss = -math.inf if epoch.val_loss is None or math.isnan(epoch.val_loss) else -epoch.val_loss
@@ -48,6 +52,7 @@ def fit(
     epochs: int,
     patience: int | None = None,
     before: Sequence[Epoch] = (),
+    begun: int = 0,
 ) -> Iterator[Epoch]:
     """Train, and report after every epoch.
 
@@ -59,16 +64,21 @@ def fit(
         epochs: The most.
         patience: Stop after this many epochs without a better one.
         before: Epochs that an interrupted run has done; `step` and `best` are where it left them.
+        begun: The last epoch of those that something else took before, and that patience does not count.
 
     Yields:
         One record an epoch.
 
     Raises:
-        CnnkitError: The loss is no number any more; `best` still holds the best epoch before.
+        Diverged: The loss is no number any more; `best` still holds the best epoch before.
     """
     done = list(before)
     while len(done) < epochs:
-        if patience is not None and best.epoch is not None and done[-1].epoch - best.epoch.epoch >= patience:
+        if (
+            patience is not None
+            and best.epoch is not None
+            and done[-1].epoch - max(best.epoch.epoch, begun) >= patience
+        ):
             log.info("no better epoch since %d; stopped", best.epoch.epoch)
             return
         started = time.perf_counter()

@@ -58,7 +58,7 @@ def optimizer(
     rate = LEARNING_RATES[name] if lr is None else lr
     extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
     if momentum is not None:
-        if name not in (Optimizer.SGD, Optimizer.RMSPROP):
+        if not name.takes_momentum:
             raise UsageError(f"--momentum goes with sgd and rmsprop; {name} has its own")
         extra["momentum"] = momentum
     groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]

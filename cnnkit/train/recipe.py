@@ -48,6 +48,10 @@ class Recipe:
         """
         if self.loss is Loss.BINARY and classes != 2:
             raise UsageError(f"--loss binary decides between two classes, here are {classes}; use categorical")
+        if self.momentum is not None and not self.optimizer.takes_momentum:
+            raise UsageError(f"--momentum goes with sgd and rmsprop; {self.optimizer} has its own")
+        if self.clip == 0:
+            raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training of {self.epochs} epochs")
         if not validated:

@@ -1,10 +1,12 @@
 """What trainings share around their recipe: where they run and write, what they tell as they go, and what they come to. No torch."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import history
 from cnnkit.train.epoch import Epoch
 
 #: Called with every epoch as it is done.
@@ -38,6 +40,11 @@ class Result:
     seconds: float
 
 
+def first() -> bool:
+    """Tell whether this process is the first, or the only one, of those that torchrun started: it alone writes and reports."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or int(os.environ["RANK"]) == 0
+
+
 #: How much memory decoded pictures may take unless said, in bytes.
 CACHE = 4 << 30
 
@@ -56,7 +63,7 @@ def writable(output: str | Path) -> Path:
     """Refuse a name that no model can have, before anything is computed.
 
     Raises:
-        UsageError: It does not end in `.pt`.
+        UsageError: It does not end in `.pt`, or its history would replace a table of something else.
         CnnkitError: There is no such folder.
     """
     output = Path(output)
@@ -64,4 +71,5 @@ def writable(output: str | Path) -> Path:
         raise UsageError(f"{output}: a model is written to a .pt file")
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    history.Writer(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output

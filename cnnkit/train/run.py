@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from cnnkit.choices import ClassWeights
 from cnnkit.data.reader import Progress
+from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle, checkpoint, history
 from cnnkit.formats.bundle import Bundle
@@ -27,10 +27,11 @@ from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.epoch import Epoch
 from cnnkit.train.examples import Examples
 from cnnkit.train.loop import Best, fit
+from cnnkit.train.mark import mark, refuse_another
 from cnnkit.train.optim import Mixed, Objective
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result
-from cnnkit.train.step import Batch, Step
+from cnnkit.train.step import Batch, Diverged, Step
 
 log = logging.getLogger("cnnkit")
 
@@ -75,12 +76,16 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
         The same in every process; files come from the first one alone.
 
     Raises:
-        CnnkitError: The loss came to no number: the best epoch before is written all the same. Or the disk is full: the last
-            checkpoint stays.
+        Diverged: The loss came to no number; the best epoch before is written all the same.
+        CnnkitError: There is not enough memory.
         UsageError: `resume`, and the checkpoint is of another training.
+        OSError: The disk is full; the last checkpoint stays.
     """
     started = time.perf_counter()
     training = _Training(task, recipe, place)
+    if place.resume and (complete := training.completed()):
+        log.info("%s is complete, %d epochs; nothing is left to do", place.output, len(complete))
+        return training.result(complete, started=started)
     done = training.resumed() if place.resume else training.fresh()
     try:
         with _history(place, done) as write, training.prepared():
@@ -90,35 +95,19 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
                 training.keep(done)
                 _say(epoch, last=training.last, rows=len(task.train.targets))
                 place.report(epoch)
-    except CnnkitError as error:
-        if training.best.epoch is None or isinstance(error, _Unwritable):
+    except Diverged as error:
+        if training.best.epoch is None:
             raise
-        training.finish(done)
-        raise CnnkitError(
-            f"{error}. {place.output} holds epoch {training.best.epoch.epoch}, the best before"
-        ) from error
-    except BaseException:
+        training.finish(done, ended=str(error))
+        raise Diverged(f"{error}. {place.output} holds epoch {training.best.epoch.epoch}, the best before") from error
+    except BaseException as error:
         if place.world.writes and training.checkpoint.exists():
             log.info("%s holds what is done; run again with --resume to go on", training.checkpoint)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise CnnkitError(f"the memory of {place.device} is full; give a smaller --batch or --size") from error
         raise
     training.finish(done)
-    best = training.best.epoch
-    assert best is not None
-    targets = task.train.targets if task.val is None else task.val.targets
-    most = int(torch.bincount(task.train.targets).argmax())
-    return Result(
-        model=str(place.output),
-        classes=len(task.header.classes or ()),
-        train_rows=len(task.train.targets),
-        val_rows=0 if task.val is None else len(targets),
-        epochs=len(done),
-        best_epoch=best.epoch,
-        train_accuracy=best.train_accuracy,
-        val_accuracy=best.val_accuracy,
-        val_loss=best.val_loss,
-        majority=None if task.val is None else float((targets == most).double().mean()),
-        seconds=round(time.perf_counter() - started, 1),
-    )
+    return training.result(done, started=started)
 
 
 def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
@@ -126,7 +115,7 @@ def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
 
     Every process does the same on all rows.
     """
-    training = _Training(task, recipe, dataclasses.replace(place, world=ALONE))
+    training = _Training(task, recipe, replace(place, world=ALONE))
     epochs = []
     with training.prepared():
         for epoch in training.epochs([]):
@@ -137,20 +126,19 @@ def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
     return epochs
 
 
-class _Unwritable(CnnkitError):
-    """The checkpoint could not be written."""
-
-
 class _Training:
     """One training and what it holds from epoch to epoch."""
 
     def __init__(self, task: Task, recipe: Recipe, place: Place) -> None:
         self.task, self.recipe, self.place = task, recipe, place
+        self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
         self.best = Best(recipe.monitor)
         self.checkpoint = checkpoint.beside(place.output)
         #: Epochs that `task.begin` took.
         self.earlier = 0
         module = task.module.to(place.device).to(memory_format=torch.channels_last)
+        if min(recipe.batch, len(task.train.targets)) < place.world.size:
+            raise UsageError(f"--batch {recipe.batch} leaves some of {place.world.size} processes without a picture")
         classes = len(task.header.classes or ())
         weights = None
         if recipe.class_weights is ClassWeights.BALANCED:
@@ -158,6 +146,9 @@ class _Training:
         groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
         self.average = Average(module, recipe.ema) if recipe.ema is not None else None
         batches = self._rows(1)
+        numbers = precision.choose(recipe.amp, place.device)
+        if numbers.dtype is not None:
+            log.info("computing in %s", str(numbers.dtype).removeprefix("torch."))
         self.step = Step(
             module,
             Objective(recipe.loss, recipe.smoothing, weights, recipe.l1, recipe.l2),
@@ -170,7 +161,7 @@ class _Training:
                 warmup=recipe.warmup,
                 before=before[self.earlier :],
             ),
-            precision=precision.choose(recipe.amp, place.device),
+            precision=numbers,
             clip=recipe.clip,
             average=self.average,
             world=place.world,
@@ -199,6 +190,7 @@ class _Training:
         """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
         device = self.place.device
         with (
+            torch_device.threads(torch_device.threads_for(self.step.module, self.recipe.batch)),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
         ):
@@ -214,6 +206,7 @@ class _Training:
             epochs=self.last,
             patience=self.recipe.patience,
             before=done,
+            begun=self.earlier,
         )
 
     def _batches(self, number: int) -> Iterator[Batch]:
@@ -233,20 +226,11 @@ class _Training:
 
     def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         assert self.task.val is not None
-        rows = examples.in_order(len(self.task.val.targets), batch=self.recipe.batch, world=self.place.world)
+        # What did not fit into memory at once does not now
+        batch = max(self.recipe.batch // self.step.pieces, 1)
+        rows = examples.in_order(len(self.task.val.targets), batch=batch, world=self.place.world)
         for chosen, inputs in zip(rows, self.task.val.inputs(rows, None), strict=True):
             yield inputs, self.task.val.targets[chosen].to(self.place.device)
-
-    def _mark(self) -> dict[str, str]:
-        """Say what makes this training this one; an earlier stop of the same one may have another number of epochs."""
-        header = json.loads(self.task.header.to_json())
-        described = {f"--{key.replace('_', '-')}": value for key, value in header.pop("training").items()}
-        if not self.recipe.schedule.depends_on_epochs:
-            described.pop("--epochs", None)
-        header.pop("made_by")
-        return {key: json.dumps(value) for key, value in {**described, **header}.items()} | {
-            "the pictures": self.task.identity
-        }
 
     def fresh(self) -> list[Epoch]:
         """Begin anew.
@@ -261,9 +245,30 @@ class _Training:
         done = list(self.task.begin())
         self.earlier = len(done)
         self.place.world.align(self.step.module)
+        for epoch in done:  # which left the weights of the best among them
+            self.best.offer(epoch, self.step.module)
         if self.average is not None:
             self.average.restart()
         return done
+
+    def completed(self) -> list[Epoch] | None:
+        """Find out whether the model that this training would come to stands there already.
+
+        Returns:
+            Its epochs, of which nobody knows any more how long they took.
+        """
+        output = self.place.output
+        if not self.place.world.agree(output.exists() and not self.checkpoint.exists()):
+            return None
+        model = bundle.load(output)
+        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
+            return None
+        rows: list[dict[str, Any]] = model.history
+        epochs = [Epoch(**row, seconds=0.0) for row in rows]
+        for epoch in epochs:
+            if self.best.better(epoch):
+                self.best.epoch = epoch
+        return epochs
 
     def resumed(self) -> list[Epoch]:
         """Put everything where the last finished epoch left it; begin anew where there is no checkpoint.
@@ -275,13 +280,7 @@ class _Training:
             log.info("%s: no such checkpoint; beginning anew", self.checkpoint)
             return self.fresh()
         kept = checkpoint.load(self.checkpoint)
-        mark = self._mark()
-        for name in mark | kept["mark"]:
-            if mark.get(name) != kept["mark"].get(name):
-                raise UsageError(
-                    f"{self.checkpoint} is of a training with another value of {name}: "
-                    f"{kept['mark'].get(name, 'none')}, now {mark.get(name, 'none')}; go on with the same, or begin anew without --resume"
-                )
+        refuse_another(self.checkpoint, kept["mark"], mark(self.header, self.recipe.schedule))
         self.step.module.load_state_dict(kept["module"])
         self.step.optimizer.load_state_dict(kept["optimizer"])
         self.step.scaler.load_state_dict(kept["scaler"])
@@ -300,7 +299,7 @@ class _Training:
             return
         assert self.best.epoch is not None
         content = {
-            "mark": self._mark(),
+            "mark": mark(self.header, self.recipe.schedule),
             "epochs": [dataclasses.asdict(epoch) for epoch in done],
             "earlier": self.earlier,
             "module": self.step.module.state_dict(),
@@ -310,24 +309,43 @@ class _Training:
             "average": self.average.state() if self.average else None,
             "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
         }
-        try:
-            checkpoint.save(self.checkpoint, content)
-        except OSError as error:
-            raise _Unwritable(
-                f"{self.checkpoint}: {(error.strerror or str(error)).lower()}; it holds the epochs before {done[-1].epoch}: "
-                "make room, and run again with --resume"
-            ) from error
+        checkpoint.save(self.checkpoint, content)
 
-    def finish(self, done: Sequence[Epoch]) -> None:
-        """Write the model with the best epoch's weights, and remove the checkpoint."""
+    def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
+        """Write the model with the best epoch's weights, and remove the checkpoint.
+
+        Args:
+            done: All epochs.
+            ended: What the training ended with before its time; the Header tells.
+        """
         self.step.module.load_state_dict(self.best.state)
         if not self.place.world.writes:
             return
         rows = [
             {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
         ]
-        bundle.save(self.place.output, Bundle(self.task.header, self.task.whole.state_dict(), rows))
+        header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
+        bundle.save(self.place.output, Bundle(header, self.task.whole.state_dict(), rows))
         self.checkpoint.unlink(missing_ok=True)
+
+    def result(self, done: Sequence[Epoch], *, started: float) -> Result:
+        """Sum up."""
+        best, train, val = self.best.epoch, self.task.train, self.task.val
+        assert best is not None
+        most = int(torch.bincount(train.targets).argmax())
+        return Result(
+            model=str(self.place.output),
+            classes=len(self.header.classes or ()),
+            train_rows=len(train.targets),
+            val_rows=0 if val is None else len(val.targets),
+            epochs=len(done),
+            best_epoch=best.epoch,
+            train_accuracy=best.train_accuracy,
+            val_accuracy=best.val_accuracy,
+            val_loss=best.val_loss,
+            majority=None if val is None else float((val.targets == most).double().mean()),
+            seconds=round(time.perf_counter() - started, 1),
+        )
 
 
 def _mixed(inputs: Tensor, targets: Tensor, share: float) -> Batch:
@@ -354,12 +372,13 @@ def _say(epoch: Epoch, *, last: int, rows: int) -> None:
     left = round(epoch.seconds * (last - epoch.epoch))
     time_left = f"{left // 60} min {left % 60} s left" if left >= 60 else f"{left} s left"
     log.info(
-        "epoch %d/%d: loss %.4f, accuracy %.4f%s; %.0f/s, %s",
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; rate %.3g; %.0f/s, %s",
         epoch.epoch,
         last,
         epoch.train_loss,
         epoch.train_accuracy,
         validation,
+        epoch.lr,
         rows / max(epoch.seconds, 1e-3),
         time_left,
     )

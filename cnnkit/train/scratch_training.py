@@ -1,19 +1,23 @@
 """From pictures and a design to a task: the network is built once the pictures are measured."""
 
+import contextlib
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cnnkit.choices import Fit, Initializer, Normalize, Pool
 from cnnkit.data.learning import Material
 from cnnkit.data.preprocess import with_size
 from cnnkit.data.reader import Progress
 from cnnkit.engine import device as devices
-from cnnkit.formats.header import LUMA, Backbone, Header, Kind, Preprocess, made_by
+from cnnkit.errors import UsageError
+from cnnkit.formats.header import Backbone, Header, Kind, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import distributed, loading
+from cnnkit.train import distributed, loading, precision
 from cnnkit.train.examples import Statistics
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip
@@ -36,12 +40,14 @@ def train(
 ) -> Result:
     """Train; arguments are those of `scratch.train`, checked."""
     with distributed.joined(devices.parse(running.device)) as (world, place):
+        precision.choose(recipe.amp, place)  # what cannot be had is said before pictures are read
         prepare = _prepare(design)
+        base, head, backbone = _network(design, prepare, seed=recipe.seed)
         skip, report, progress = loading.voices(world, skip, report, progress)
         learnt, checked = loading.load(material, prepare, recipe, running, place=place, skip=skip, progress=progress)
         assert learnt.statistics is not None
         preprocess = _normalized(prepare, design.normalize, learnt.statistics)
-        whole, backbone = _network(design, preprocess, seed=recipe.seed)
+        whole = Classifier(base, head, preprocess=preprocess, pool=backbone.pool)
         header = Header(
             kind=Kind.MODEL,
             classes=material.classes,
@@ -80,18 +86,15 @@ def _normalized(prepare: Preprocess, normalize: Normalize, measured: Statistics)
         Normalize.STANDARD: (measured.mean, measured.deviation),
         Normalize.MAXABS: (nothing, measured.largest),
     }.get(normalize, (prepare.mean, prepare.std))
-    if prepare.grey:
-        mean, std = _grey(mean), _grey(std)
     return replace(prepare, mean=mean, std=tuple(value or 1.0 for value in std))
 
 
-def _grey(values: tuple[float, ...]) -> tuple[float, ...]:
-    """One value for the three channels, which become one."""
-    return (sum(share * value for share, value in zip(LUMA, values, strict=True)),) * 3
+def _network(design: Design, preprocess: Preprocess, *, seed: int) -> tuple[nn.Module, build.Network, Backbone]:
+    """Build base and head with their random weights, all from one seed.
 
-
-def _network(design: Design, preprocess: Preprocess, *, seed: int) -> tuple[Classifier, Backbone]:
-    """Build the network with its random weights, all from one seed."""
+    Raises:
+        UsageError: The network does not take pictures of this size.
+    """
     generator = torch.Generator().manual_seed(seed)
     if design.arch is not None:
         base, backbone = backbones.untrained(design.arch, size=preprocess.size, seed=seed)
@@ -104,6 +107,14 @@ def _network(design: Design, preprocess: Preprocess, *, seed: int) -> tuple[Clas
         base = backbones.skeleton(backbone, size=preprocess.size, grey=design.grey)
         build.initialise(base, design.init or Initializer.GLOROT, generator=generator)
     extractor = classifier.Extractor(base.eval(), preprocess=preprocess, pool=backbone.pool)
-    head = classifier.build_head(design.head, classifier.feature_shape(extractor, preprocess))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
+            shape = classifier.feature_shape(extractor, preprocess)
+    except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network's layers raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{design.arch} does not take pictures of {preprocess.size} pixels ({reason}); say --size"
+        ) from error
+    head = classifier.build_head(design.head, shape)
     build.initialise(head, design.init or Initializer.GLOROT, generator=generator)
-    return Classifier(base, head, preprocess=preprocess, pool=backbone.pool), backbone
+    return base, head, backbone

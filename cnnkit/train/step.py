@@ -26,6 +26,14 @@ Rate = Callable[[int, int, Sequence[Epoch]], float]
 _LOSSES_AT_ONCE = 20
 
 
+# How torch's batch norm says that it has no variance to divide by.
+_ONE_VALUE = "more than 1 value per channel"
+
+
+class Diverged(CnnkitError):
+    """The loss is no number any more, and would not become one again."""
+
+
 class Step:
     """Takes the steps of a training, and holds what they need from one to the next."""
 
@@ -87,7 +95,8 @@ class Step:
             The mean loss and the accuracy of the batches as they were trained, over all processes.
 
         Raises:
-            CnnkitError: The loss is no number any more, or the memory does not hold a single picture.
+            Diverged: The loss is no number any more, in whichever process.
+            CnnkitError: The memory does not hold a single picture, or batch norm gets no more than one.
         """
         self.module.train()
         sums: Tensor | float = 0.0
@@ -109,10 +118,10 @@ class Step:
         return loss / count, right / count
 
     def _check(self, losses: list[Tensor], number: int, last: int) -> None:
-        values = torch.stack(losses).tolist() if losses else []
+        values = self.world.sum(torch.stack(losses)).tolist() if losses else []
         for index, value in enumerate(values, start=last + 1 - len(values)):
             if not math.isfinite(value):
-                raise CnnkitError(
+                raise Diverged(
                     f"the loss is {value} in epoch {number}, step {index + 1}, at a learning rate of {self.lr:g}; "
                     "give a smaller --lr"
                 )
@@ -120,19 +129,30 @@ class Step:
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Change the weights once.
 
+        A batch that does not fit into memory goes in parts, whose gradients add up to its own. Batch norm alone sees the difference:
+        its statistics are those of each part.
+
         Returns:
             The batch's loss times its rows, right answers and rows, (3,), float64; of this process alone.
         """
         while True:
             try:
-                return self._attempt(inputs, targets)
+                measures = self._gradients(inputs, targets)
+                break
             except torch.OutOfMemoryError as error:
                 if self.pieces >= len(inputs) or self.world.size > 1:
                     raise CnnkitError(
                         f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
                     ) from error
+            except (ValueError, RuntimeError) as error:
+                if _ONE_VALUE in str(error):
+                    raise CnnkitError(
+                        "batch norm cannot train on a single picture at a time; give a larger --batch"
+                    ) from error
+                if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it") from error
+                raise
             # Behind the except clause: the error's traceback would keep the tensors of the attempt
-            self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self.pieces = min(2 * self.pieces, len(inputs))
             log.warning(
@@ -140,17 +160,19 @@ class Step:
                 len(inputs),
                 self.pieces,
             )
+        self._change()
+        return measures
 
-    def _attempt(self, inputs: Tensor, targets: Targets) -> Tensor:
+    def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
+        pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
         shares = parts(targets)
         count = torch.tensor(float(len(inputs)), device=inputs.device)
         weights = [self.objective.weight(each) for each, _ in shares]
         *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
-        cuts = [piece.tensor_split(self.pieces) for piece in (inputs, *(each for each, _ in shares))]
+        cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
         for number, (piece, *answers) in enumerate(zip(*cuts, strict=True), start=1):
-            last = number == self.pieces
             with self._precision.autocast():
                 logits = self._forward(piece)
             logits = logits.float()
@@ -160,9 +182,12 @@ class Step:
                 measures[1] += share * correct(logits.detach(), wanted)
             measures[0] += (loss * rows).detach()
             # Between processes gradients are averaged: their sum is wanted
-            total = loss * self.world.size + (self.objective.penalty(self.module) if last else 0.0)
+            total = loss * self.world.size + (self.objective.penalty(self.module) if number == pieces else 0.0)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         measures[2] = len(inputs)
+        return measures
+
+    def _change(self) -> None:
         if self._clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(
@@ -172,4 +197,3 @@ class Step:
         self.scaler.update()
         if self._average is not None:
             self._average.update()
-        return measures

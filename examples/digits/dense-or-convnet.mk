@@ -14,19 +14,19 @@ PYTHON := $(if $(BIN),$(BIN)python,python3)
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 
 DENSE := "flatten, dense 512 relu, dropout 0.5"
-CONVNET := "conv 32 k3 same relu, conv 32 k3 relu, pool 2, conv 64 k3 relu, pool 2, dropout 0.5, dense 64 relu"
+CONVNET := "conv 32 k3 same bn relu, pool 2, conv 64 k3 same bn relu, pool 2, conv 128 k3 same bn relu, flatten, dropout 0.5"
 TRAIN = $(BIN)cnn-train $(OUT)/split.tsv -o $@ --grey --size 16 --epochs $(EPOCHS) --seed $*
 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: compare
 
-# Each seed's convnet has to be at least as accurate on the test part as its dense network.
+# Each seed's convnet has to be more accurate on the test part than its dense network: by half a picture of 1,000 at least.
 compare: $(SEEDS:%=$(OUT)/dense-%.json) $(SEEDS:%=$(OUT)/convnet-%.tsv)
 	for seed in $(SEEDS); do \
 	    dense=$$(sed 's/.*"accuracy": \([0-9.]*\),.*/\1/' $(OUT)/dense-$$seed.json); \
 	    echo "seed $$seed: dense $$dense" >&2; \
-	    $(BIN)cnn-eval $(OUT)/convnet-$$seed.tsv --truth $(OUT)/split.tsv --split test --fail-under accuracy=$$dense || exit; \
+	    $(BIN)cnn-eval $(OUT)/convnet-$$seed.tsv --truth $(OUT)/split.tsv --split test --fail-under accuracy=$$(awk "BEGIN { print $$dense + 0.0005 }") || exit; \
 	done
 
 $(OUT)/digits/written: $(HERE)write_digits.py

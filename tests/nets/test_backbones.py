@@ -186,3 +186,21 @@ def test_a_base_out_of_a_model(by):
     assert set(shorter.state_dict()) < set(base.state_dict())
     with pytest.raises(FormatError, match=r"head\.pt: its header names no base"):
         backbones.from_model(Bundle(header.but(backbone=None), state), name="head.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer", "shape"),
+    [
+        ("resnet18", 32, "layer4.1", (1, 512, 1, 1)),
+        ("mobilenet_v2", 32, "features.18", (1, 1280, 1, 1)),
+        ("swin_t", 32, "permute", (1, 768, 1, 1)),
+        ("vit_b_32", 32, None, (1, 768)),
+    ],
+)
+def test_a_network_to_be_trained_is_whole_at_any_size(name, size, layer, shape):
+    """Also where small pictures leave nothing spatial long before its last layer."""
+    base, backbone = backbones.untrained(name, size=size)
+    with torch.no_grad():
+        assert base(torch.zeros(1, 3, size, size)).shape == shape
+    assert layer in (None, backbone.layer)
+    assert backbone.weights_sha256 is None

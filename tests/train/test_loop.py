@@ -203,11 +203,9 @@ def test_train_mode_while_training_and_eval_mode_afterwards():
 
     after = []
     for _ in fit(
-        module,
-        train=lambda: batches(True),
+        Step(module, Objective(), torch.optim.SGD(module.parameters(), lr=0.1)),
+        train=lambda _number: batches(True),
         validate=lambda: batches(False),
-        objective=Objective(),
-        optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
         best=Best(Monitor.VAL_LOSS),
         epochs=2,
     ):

@@ -1,0 +1,242 @@
+"""Which of the four textbook cases of transfer learning a set of pictures is, and the command that follows from it.
+
+            similar                                   different
+    small   a new head on the base's features         a head on features of an earlier layer
+    large   all layers trained, from the base's own   from scratch
+
+Source: Stanford CS231n, Transfer Learning; Udacity's Deep Learning course, whose table of the four cases this is.
+"""
+
+import random
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from cnnkit.choices import Pool
+from cnnkit.data import preprocess, reader
+from cnnkit.data.learning import Material
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
+from cnnkit.engine import bases, torch_device, watched_layers
+from cnnkit.engine import device as devices
+from cnnkit.engine.bases import Request
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.formats.header import Preprocess
+from cnnkit.nets.classifier import Extractor
+from cnnkit.train.results import Skip
+
+#: So many pictures for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
+#: 50,000, on which networks are trained from scratch (their geometric mean).
+LARGE = 10_000
+
+#: How many pictures are looked at: enough for a standard error of 2 or 3 %, in seconds.
+SAMPLE = 300
+
+# At least so many pictures of each class, one for each fold of the cross-validation.
+_FOLDS = 5
+
+# The difference of two layers counts from here on, in standard errors: about 95 %.
+_CLEARLY = 2.0
+
+_BATCH = 32
+
+
+class Size(StrEnum):
+    """How many pictures there are for training."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Similarity(StrEnum):
+    """Whether what the base has learnt last serves these pictures, too."""
+
+    SIMILAR = "similar"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a set is like, and what to do.
+
+    `accuracy` is that of a logistic regression on the averaged features of a layer of the base, cross-validated on the pictures that
+    were looked at, the last layer first; `gain` how much better the best of the earlier layers is, and `gain_error` its standard error.
+    """
+
+    pictures: int
+    classes: int
+    per_class: int
+    size: Size
+    looked_at: int
+    accuracy: dict[str, float]
+    gain: float
+    gain_error: float
+    similarity: Similarity
+    case: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """How the command line names a set: the sources, and those that validate where they are others."""
+
+    words: Sequence[str]
+    val: Sequence[str] = ()
+
+
+def advise(
+    material: Material,
+    *,
+    sources: Sources,
+    backbone: str = "mobilenet_v2",
+    weights: str = "default",
+    device: str = "auto",
+    jobs: int | None = None,
+    seed: int = 0,
+    skip: Skip,
+    progress: Progress = no_progress,
+) -> Advice:
+    """Measure whether a pretrained base's last layer serves a set best, and name the case.
+
+    The set is similar to what the base was trained on unless an earlier layer is clearly better than the last one: features that
+    tell ImageNet's classes apart have then lost what these pictures would need.
+
+    Args:
+        material: The set; the pictures for training alone are looked at.
+        sources: How the command line names it, for the command that is proposed.
+        backbone: The base, by name.
+        weights: Its weights: default, or a file.
+        device: Where it runs.
+        jobs: Threads that decode.
+        seed: Chooses the pictures that are looked at, and divides them.
+        skip: Called for every picture that cannot be used.
+        progress: Called as pictures go by.
+
+    Raises:
+        UsageError: Random weights, or a base without earlier layers to compare with.
+        CnnkitError: The weights cannot be had, or a class has too few pictures.
+    """
+    if weights == "none":
+        raise UsageError(
+            "--weights none: random layers say nothing about what a set is similar to; give a FILE or default"
+        )
+    counts = np.bincount([material.classes.index(picture.label or "") for picture in material.train])
+    place = torch_device.choose(devices.parse(device))
+    extractor, header = bases.extractor(Request(backbone=backbone, weights=weights, pool=Pool.AVG))
+    assert isinstance(extractor, Extractor)
+    assert header.preprocess is not None
+    watched = watched_layers.Watched(extractor, size=header.preprocess.size)
+    watched.module.to(place)
+    chosen = _sample(material, seed=seed)
+    features: list[list[NDArray[np.float32]]] = [[] for _ in watched.names]
+    labels: list[str] = []
+    for images, shown in _batches(chosen, header.preprocess, jobs=jobs, skip=skip, progress=progress):
+        labels += shown
+        for kept, answer in zip(features, watched(images.to(place)), strict=True):
+            kept.append(answer.cpu().numpy())
+    right = _right([np.concatenate(kept) for kept in features], labels, seed=seed)
+    accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
+    best = max(range(1, len(right)), key=lambda index: right[index].mean())
+    gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
+    gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
+    similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
+    size = Size.LARGE if len(material.train) >= LARGE else Size.SMALL
+    return Advice(
+        pictures=len(material.train),
+        classes=len(material.classes),
+        per_class=int(counts.min()),
+        size=size,
+        looked_at=len(labels),
+        accuracy=accuracy,
+        gain=round(gain, 4),
+        gain_error=round(error, 4),
+        similarity=similarity,
+        case=f"{size} and {similarity}",
+        command=_command(
+            size,
+            similarity,
+            sources=sources,
+            material=material,
+            base=["--backbone", backbone, *([] if weights == "default" else ["--weights", weights])],
+            layer=watched.names[best],
+        ),
+    )
+
+
+def _sample(material: Material, *, seed: int) -> list[Picture]:
+    """Choose as many pictures of every class, at least one for each fold."""
+    each = max(SAMPLE // len(material.classes), _FOLDS)
+    chosen = []
+    for label in material.classes:
+        found = [picture for picture in material.train if picture.label == label]
+        if len(found) < _FOLDS:
+            raise CnnkitError(
+                f"{len(found)} pictures of the class {label}; {_FOLDS} of each are the least to say anything"
+            )
+        chosen += random.Random(seed).sample(found, min(each, len(found)))
+    return chosen
+
+
+def _batches(
+    pictures: Sequence[Picture], prepare: Preprocess, *, jobs: int | None, skip: Skip, progress: Progress
+) -> Iterator[tuple[Tensor, list[str]]]:
+    good: list[NDArray[np.uint8]] = []
+    labels: list[str] = []
+    for number, (picture, loaded) in enumerate(
+        reader.read(pictures, lambda path: preprocess.load(path, prepare), jobs=jobs, ahead=2 * _BATCH), start=1
+    ):
+        progress(number, len(pictures))
+        if isinstance(loaded, BadPicture):
+            skip(picture.path, str(loaded))
+            continue
+        good.append(loaded)
+        labels.append(picture.label or "")
+        if len(good) == _BATCH:
+            yield torch.from_numpy(np.stack(good)), labels
+            good, labels = [], []
+    if good:
+        yield torch.from_numpy(np.stack(good)), labels
+
+
+def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, seed: int) -> list[NDArray[np.float64]]:
+    """Tell for each layer which pictures a logistic regression gets right that was fitted on the other folds."""
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    right = []
+    for rows in features:
+        # As strong a penalty for many features as for few: the logits' scale grows with their number
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=10 / rows.shape[1], max_iter=300))
+        right.append((cross_val_predict(model, rows, labels, cv=folds) == np.array(labels)).astype(np.float64))
+    return right
+
+
+def _command(
+    size: Size, similarity: Similarity, *, sources: Sources, material: Material, base: Sequence[str], layer: str
+) -> str:
+    named = shlex.join(base)
+    train = shlex.join(sources.words)
+    both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
+    match size, similarity:
+        case Size.SMALL, Similarity.SIMILAR:
+            return f"cnn-finetune {named} {both} -o model.pt --unfreeze none"
+        case Size.LARGE, Similarity.SIMILAR:
+            return f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"
+        case Size.LARGE, Similarity.DIFFERENT:
+            return f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"
+    extract = f"cnn-extract {named} --layer {layer}"
+    part = " --split train" if any(picture.split for picture in material.train) else ""
+    steps = [f"{extract} {train}{part} -o train.npy"]
+    if material.val:
+        val = shlex.join(sources.val) if sources.val else f"{train} --split val"
+        steps.append(f"{extract} {val} -o val.npy")
+    steps.append(f"cnn-train-head train.npy{' --val val.npy' if material.val else ''} -o model.pt")
+    return " && ".join(steps)

@@ -1,0 +1,102 @@
+"""The network that a fine-tuning starts from: a trained model, or a pretrained network with a fresh head."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cnnkit.choices import Initializer, Loss, Pool
+from cnnkit.data.preprocess import with_size
+from cnnkit.engine.bases import Request
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle, cache
+from cnnkit.formats.header import Backbone
+from cnnkit.nets import backbones, build, classifier, notation
+from cnnkit.nets.classifier import Classifier, Extractor
+from cnnkit.train.finetune import Start
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
+
+    whole: Classifier
+    backbone: Backbone
+    head: str
+    source: str
+    digest: str | None
+    fresh: bool
+    request: Request
+
+    def part(self, *, layer: str, pool: Pool) -> Request:
+        """Ask for the base, cut at a layer."""
+        return dataclasses.replace(self.request, layer=layer, pool=pool)
+
+    def loss(self, *, asked: Loss | None) -> Loss:
+        """Find the loss that the last layer is made for.
+
+        Raises:
+            UsageError: Another one is asked for.
+        """
+        last = notation.parse(self.head)[-1]
+        loss = Loss.BINARY if last.activation is notation.Activation.sigmoid else Loss.CATEGORICAL
+        if asked not in (None, loss):
+            raise UsageError(f'{self.source} ends in "{last.text}", which is trained with --loss {loss}')
+        return loss
+
+
+def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
+    """Build the network.
+
+    Args:
+        start: Where it comes from.
+        classes: Of the pictures.
+        seed: For what is random.
+
+    Raises:
+        CnnkitError: A model knows other classes, or the weights cannot be had.
+        UsageError: There is no such network, or a head does not fit.
+    """
+    return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
+
+
+def _from_model(path: Path, classes: Sequence[str]) -> Opened:
+    model = bundle.load(path)
+    header = model.header
+    if header.classes != tuple(classes):
+        raise CnnkitError(
+            f"{path} knows {', '.join(header.classes or ())}; the pictures are of {', '.join(classes)}. "
+            "Train a head for these with cnn-train-head, or start from --backbone"
+        )
+    whole = classifier.from_header(header, model.state, name=str(path))
+    assert header.backbone is not None
+    assert header.head is not None
+    return Opened(
+        whole,
+        header.backbone,
+        header.head,
+        str(path),
+        digest=cache.sha256(path),
+        fresh=not model.history,
+        request=Request(backbone=str(path)),
+    )
+
+
+def _from_backbone(start: Start, *, seed: int) -> Opened:
+    name = start.backbone or ""
+    base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
+    preprocess = with_size(preprocess, size=start.size, fit=start.fit)
+    extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
+    build.initialise(head, Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
+    return Opened(
+        Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
+        backbone,
+        start.head,
+        name,
+        digest=backbone.weights_sha256,
+        fresh=True,
+        request=Request(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
+    )

@@ -1,0 +1,152 @@
+"""cnn-finetune as it is run: a trained network and pictures in, a tuned one and its history out, and every mistake one line."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnkit.formats import bundle
+from cnnkit.nets import backbones
+
+TEXT = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap"
+FAST = ("--device", "cpu", "--epochs", "2")
+
+
+@pytest.fixture
+def here(run, tmp_path, monkeypatch, pictures):
+    """A working folder with photos/train, photos/val and net.pt, trained on them by cnn-train."""
+    pictures("photos/train", red=10, blue=10)
+    pictures("photos/val", red=5, blue=5)
+    monkeypatch.chdir(tmp_path)
+    run("cnn-train", "photos", "-o", "net.pt", "--layers", TEXT, "--size", "16", *FAST)
+    return tmp_path
+
+
+def history(path="tuned.csv"):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_model_and_pictures_to_a_tuned_model_and_its_history(run, here):
+    """One record on stdout, a row of history for every epoch, and on stderr what is trained and what runs once."""
+    outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--unfreeze", "conv3", *FAST)
+    (result,) = outcome.rows
+    assert (result["model"], result["train_rows"], result["val_rows"], result["epochs"]) == (
+        "tuned.pt",
+        "20",
+        "10",
+        "2",
+    )
+    rows = history()
+    best = rows[int(result["best_epoch"]) - 1]
+    assert (best["val_loss"], best["val_accuracy"]) == (result["val_loss"], result["val_accuracy"])
+    assert {row["lr"] for row in rows} == {"1e-05"}
+    assert "training the head and 1 of the base's 5 layers, from conv3 on: 602 of 1,238 parameters" in outcome.err
+    assert "running the frozen part once over 30 pictures" in outcome.err
+    assert "epoch 2/2: loss" in outcome.err
+    training = bundle.load("tuned.pt").header.training
+    assert (training["command"], training["unfreeze"], training["views"]) == ("cnn-finetune", "conv3", 1)
+    assert str(here) not in json.dumps(training)
+    lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
+    assert [json.loads(line).get("epoch") for line in lines.out.splitlines()] == [1, 2, None]
+    assert lines.err == ""
+    assert {row["lr"] for row in history()} == {"0.001"}  # the head alone
+
+
+def test_what_the_history_says_is_what_prediction_gives(run, here):
+    """cnn-export, then cnn-predict | cnn-eval on the pictures that validated: the same accuracy, the same loss to 1e-4."""
+    words = ("--unfreeze", "conv2", "--lr", "0.01", "--augment", "rotate 20, hflip", "--views", "2", *FAST)
+    (result,) = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", *words).rows
+    run("cnn-export", "tuned.pt", "-o", "tuned.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "tuned.onnx", "photos", "--split", "val", "--top", "2", "--device", "cpu")
+    evaluated = json.loads(run("cnn-eval", "--truth", "photos", "--split", "val", "--json", stdin=predicted.out).out)
+    assert evaluated["accuracy"] == pytest.approx(float(result["val_accuracy"]), abs=1e-6)
+    assert evaluated["log_loss"] == pytest.approx(float(result["val_loss"]), abs=1e-4)
+
+
+def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
+    """--unfreeze none, the same base, rows and seed: the same weights within rounding, by another way."""
+    base = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
+    for part in ("train", "val"):
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *base)
+    recipe = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
+    (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *recipe).rows
+    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *base, *recipe).rows
+    assert joined["val_accuracy"] == apart["val_accuracy"]
+    assert float(joined["val_loss"]) == pytest.approx(float(apart["val_loss"]), rel=1e-5)
+    one, other = (bundle.load(path) for path in ("apart.pt", "joined.pt"))
+    assert one.header.backbone == other.header.backbone
+    for name, tensor in one.state.items():
+        torch.testing.assert_close(other.state[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "unfreeze", "first"), [("mobilenet_v2", "features.17", 17), ("vgg11", "block5", 16)])
+def test_networks_by_name(run, here, name, unfreeze, first):
+    """With a fresh head that is warmed up: torchvision's names, Keras' blocks of a VGG; nothing below them moves."""
+    words = ("--backbone", name, "--weights", "none", "--size", "32", "--head", "dense 4 bn relu", "--warmup-head", "1")
+    run("cnn-finetune", "photos/train", "-o", "tuned.pt", *words, "--unfreeze", unfreeze, "--device", "cpu", "--epochs", "1")
+    before, backbone, _ = backbones.pretrained(name, weights="none")
+    model = bundle.load("tuned.pt")
+    features = {key: model.state[f"base.{key}"] for key in before.state_dict()}
+    moved = {key for key, tensor in before.state_dict().items() if not torch.equal(tensor, features[key])}
+    trained = {key for key in features if int(key.split(".")[1]) >= first}
+    assert moved == {key for key in trained if "running_" not in key and "num_batches" not in key}
+    assert model.state["head.bn1.running_mean"].any()  # the head's own batch norm is no part of the base
+    assert len(history()) == 2
+    assert backbone.weights_sha256
+    assert model.header.backbone == replace(backbone, weights_sha256=None)  # no longer those weights
+
+
+WRONG = [
+    (("photos", "-o", "x.pt"), 2, "photos is no model: begin with MODEL.pt, or start from --backbone NAME"),
+    (("-o", "x.pt"), 2, "no model given"),
+    (("net.pt", "photos"), 2, "say where the model goes with -o FILE.pt"),
+    (("net.pt", "photos", "-o", "x.onnx"), 2, "x.onnx: a model is written to a .pt file"),
+    (("net.pt", "photos", "-o", "net.pt"), 2, "net.pt is what the training starts from"),
+    (("net.pt", "photos", "-o", "x.pt", "--backbone", "vgg11"), 2, "start either from net.pt or from --backbone vgg11"),
+    (("net.pt", "photos", "-o", "x.pt", "--size", "32"), 2, "net.pt has its own size; --size goes with --backbone"),
+    (("net.pt", "photos", "-o", "x.pt", "--unfreeze", "conv4"), 2, "did you mean conv3"),
+    (("net.pt", "photos", "-o", "x.pt", "--augment", "rotate 20, hflp"), 2, '"hflp"'),
+    (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 keeps augmented versions"),
+    (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),
+    (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is to train and to validate"),
+    (
+        ("photos", "-o", "x.pt", "--backbone", "vgg11", "--unfreeze", "1", "--weights", "none"),
+        2,
+        "--warmup-head 5, or alone",
+    ),
+    (("photos", "-o", "x.pt", "--backbone", "vgg11"), 1, "CNNKIT_OFFLINE"),
+    (("photos", "-o", "x.pt", "--backbone", "vgg11", "--weights", "gone.pth"), 1, "gone.pth: no such file"),
+    (("photos", "-o", "x.pt", "--backbone", "vgg12", "--weights", "none"), 2, "did you mean"),
+]
+
+
+def test_every_mistake_is_one_line(run, here):
+    """That says what is wrong, before anything is trained; nothing is written."""
+    before = sorted(here.iterdir())
+    for words, status, message in WRONG:
+        outcome = run("cnn-finetune", *words, "--device", "cpu", status=status)
+        (line,) = outcome.err.splitlines()
+        assert message in line, words
+        assert outcome.out == ""
+    assert sorted(here.iterdir()) == before
+
+
+def test_other_classes_need_another_head(run, here, pictures):
+    """A model answers with the classes that it has learnt."""
+    pictures("more", red=3, green=3, blue=3)
+    outcome = run("cnn-finetune", "net.pt", "more", "-o", "x.pt", status=1)
+    assert "net.pt knows blue, red; the pictures are of blue, green, red. Train a head for these" in outcome.err
+
+
+def test_a_bad_picture_is_named_and_left_out(run, here):
+    """Exit 3, the rest is learnt from."""
+    broken = here / "photos" / "train" / "red" / "broken.png"
+    broken.write_bytes(b"no picture")
+    outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--errors", "errors.tsv", *FAST, status=3)
+    assert outcome.rows[0]["train_rows"] == "20"
+    assert "photos/train/red/broken.png: " in outcome.err
+    assert "photos/train/red/broken.png" in Path("errors.tsv").read_text()

@@ -1,0 +1,521 @@
+"""cnn-train as it is run: pictures in, a network and its history out, interrupted or not, and every mistake one line."""
+
+import csv
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnkit.choices import Normalize
+from cnnkit.data import preprocess
+from cnnkit.formats import bundle
+from cnnkit.nets import classifier
+
+NET = "conv 4 k3 relu, pool 2, conv 6 k3 bn relu, dropout 0.2"
+FAST = ("--layers", NET, "--size", "16", "--device", "cpu", "--lr", "0.01", "--batch", "8", "--epochs", "4")
+#: What has a state of its own from step to step or from epoch to epoch.
+MOVING = (
+    *("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9", "--mixup", "0.2", "--clip", "5"),
+    *("--augment", "rotate 20, hflip, noise 0.05", "--schedule", "cosine", "--warmup", "0.5", "--amp", "bf16"),
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures):
+    """A working folder with photos/train and photos/val."""
+    pictures("photos/train", red=11, blue=10)
+    pictures("photos/val", red=5, blue=4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def history(path="m.csv", *, seconds=False):
+    with Path(path).open() as file:
+        rows = list(csv.DictReader(file))
+    return rows if seconds else [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def train(run, *words, out="m.pt", source="photos", **others):
+    return run("cnn-train", source, "-o", out, *FAST, *words, **others)
+
+
+# ---------------------------------------------------------------- what it leaves
+
+
+def test_pictures_to_a_model_and_its_history(run, here):
+    """One record on stdout, the model with its whole record, one row of history an epoch, no checkpoint any more."""
+    outcome = train(run)
+    (result,) = outcome.rows
+    assert list(result) == [
+        "model", "classes", "train_rows", "val_rows", "epochs", "best_epoch",
+        "train_accuracy", "val_accuracy", "val_loss", "majority", "seconds",
+    ]  # fmt: skip
+    counts = [result[name] for name in ("model", "classes", "train_rows", "val_rows", "epochs")]
+    assert counts == ["m.pt", "2", "21", "9", "4"]
+    assert float(result["majority"]) == pytest.approx(5 / 9, abs=1e-5)
+    rows = history(seconds=True)
+    assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    losses = [float(row["val_loss"]) for row in rows]
+    best = rows[losses.index(min(losses))]
+    assert result["best_epoch"] == best["epoch"]
+    assert all(result[name] == best[name] for name in ("train_accuracy", "val_loss", "val_accuracy"))
+    model = bundle.load("m.pt")
+    assert model.header.classes == ("blue", "red")
+    assert model.header.backbone.notation == "conv 4 k3 relu, pool 2, conv 6 k3, bn relu, dropout 0.2"
+    assert model.header.head == "flatten, dense 2 softmax"
+    assert [f"{row['val_loss']:.6g}" for row in model.history] == [row["val_loss"] for row in rows]
+    assert sorted(os.listdir()) == ["m.csv", "m.pt", "photos"]
+    assert str(here) not in str(torch.load("m.pt", weights_only=True)["header"])
+    lines = [line for line in outcome.err.splitlines() if line.startswith("cnn-train: epoch ")]
+    assert len(lines) == 4
+    assert f"val {float(rows[0]['val_loss']):.4f}, {float(rows[0]['val_accuracy']):.4f}; rate 0.01; " in lines[0]
+    assert lines[3].endswith(" 0 s left")
+
+
+def test_json_gives_the_epochs_and_then_the_result(run, here):
+    """Numbers as numbers; without validation nothing is known of it, and the last epoch is kept."""
+    *epochs, result = [json.loads(line) for line in train(run, "--json", "--quiet").out.splitlines()]
+    assert [f"{epoch['val_loss']:.6g}" for epoch in epochs] == [row["val_loss"] for row in history()]
+    assert result["val_loss"] == min(epoch["val_loss"] for epoch in epochs)
+    outcome = train(run, "--json", "--quiet", source="photos/train")
+    assert outcome.err == ""
+    result = json.loads(outcome.out.splitlines()[-1])
+    assert (result["val_accuracy"], result["majority"], result["val_rows"], result["best_epoch"]) == (None, None, 0, 4)
+
+
+CASES = {
+    "standard": ("--fit", "squash"),
+    "center": ("--grey", "--amp", "bf16"),
+    "maxabs": ("--fit", "pad", "--loss", "binary", "--ema", "0.5"),
+    "scale": ("--fit", "crop", "--grey"),
+    "imagenet": ("--fit", "pad", "--monitor", "val_accuracy", "--amp", "off"),
+}
+
+
+@pytest.mark.parametrize("normalize", CASES)
+def test_what_training_reports_is_what_prediction_gives(run, here, pictures, normalize):
+    """The history's best accuracy is that of cnn-export, cnn-predict and cnn-eval; probabilities are torch's to 1e-4."""
+    for label in ("red", "blue"):  # so that not everything is right: some that look like the other class
+        for index in range(2):
+            other = here / "photos" / "val" / {"red": "blue", "blue": "red"}[label] / f"{index:02d}.png"
+            shutil.copy(other, here / "photos" / "val" / label / f"odd{index}.png")
+    words = ("--normalize", normalize, "--epochs", "3", *CASES[normalize])
+    (result,) = train(run, *words).rows
+    run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "m.onnx", "photos", "--split", "val", "--top", "2", "--device", "cpu").out
+    Path("predictions.tsv").write_text(predicted)
+    (measured,) = run("cnn-eval", "predictions.tsv", "--truth", "photos/val", "--json").out.splitlines()
+    assert f"{json.loads(measured)['accuracy']:.6g}" == result["val_accuracy"]
+    assert 0 < float(result["val_accuracy"]) < 1
+
+    model = bundle.load("m.pt")
+    network = classifier.from_header(model.header, model.state, name="m.pt")
+    rows = [line.split("\t") for line in predicted.splitlines()[1:]]
+    paths = sorted({row[0] for row in rows})
+    images = torch.from_numpy(np.stack([preprocess.load(path, model.header.preprocess) for path in paths]))
+    with torch.no_grad():
+        expected = classifier.class_logits(network(images)).softmax(1).numpy()
+    said = {(path, label): float(probability) for path, _, label, probability in rows}
+    for path, shares in zip(paths, expected, strict=True):
+        for label, share in zip(model.header.classes, shares, strict=True):
+            assert said[path, label] == pytest.approx(share, abs=1e-4)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_measured_normalisation_does_to_the_training_pictures_what_it_says(run, here, grey):
+    """What the first layer gets of them has mean 0, mean 0 and deviation 1, or a largest value of 1, per channel."""
+    seen = {}
+    for normalize in Normalize:
+        train(run, "--epochs", "1", "--normalize", normalize, *(["--grey"] if grey else []))
+        prepare = bundle.load("m.pt").header.preprocess
+        paths = sorted(Path("photos/train").rglob("*.png"))
+        images = torch.from_numpy(np.stack([preprocess.load(path, prepare) for path in paths]))
+        seen[normalize] = classifier.Normalise(prepare)(images).double().transpose(0, 1).flatten(1)  # (C, pixels)
+    assert len(seen[Normalize.SCALE]) == (1 if grey else 3)
+    plain = seen[Normalize.SCALE]
+    mean, deviation = plain.mean(1, keepdim=True), plain.std(1, keepdim=True, correction=0)
+    wanted = {
+        Normalize.CENTER: plain - mean,
+        Normalize.STANDARD: (plain - mean) / deviation,
+        Normalize.MAXABS: plain / plain.abs().amax(1, keepdim=True),
+    }
+    for normalize, values in wanted.items():
+        torch.testing.assert_close(seen[normalize], values, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes(run, here):
+    """Whatever the number of threads that decode, from memory or read ahead, in another folder; another seed gives another model."""
+    for name, words in (
+        ("a", ("--jobs", "1")),
+        ("b", ("--jobs", "3", "--cache", "0")),
+        ("c", ("--seed", "1")),
+    ):
+        train(run, *MOVING, *words, out=f"{name}.pt")
+    shutil.copytree("photos", "else/where")
+    train(run, *MOVING, out="d.pt", source="else/where")
+    first = Path("a.pt").read_bytes()
+    assert first == Path("b.pt").read_bytes() == Path("d.pt").read_bytes()
+    assert first != Path("c.pt").read_bytes()
+    assert history("a.csv") == history("b.csv")
+
+
+def test_patience_and_monitor_choose_the_end_and_the_best(run, here):
+    """At a rate of zero nothing becomes better: the first epoch is kept, and the training ends after so many more."""
+    for words in (("--patience", "2"), ("--patience", "2", "--monitor", "val_accuracy")):
+        outcome = train(run, "--epochs", "9", "--lr", "0", "--layers", "conv 2 k3, gap", *words)
+        assert [outcome.rows[0][name] for name in ("epochs", "best_epoch")] == ["3", "1"]
+        assert "no better epoch since 1; stopped" in outcome.err
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "timm:resnet10t"])
+def test_a_network_by_name_is_whole_and_learns(run, here, arch):
+    """At 32 pixels too: all of its blocks, its own initial values, a head of its own; it predicts what it reported."""
+    if arch.startswith("timm:"):
+        pytest.importorskip("timm")
+    words = ("--arch", arch, "--size", "32", "--epochs", "2", "--device", "cpu", "--lr", "0.001", "--batch", "8")
+    (result,) = run("cnn-train", "photos", "-o", "m.pt", *words, "--head", "dense 8 relu").rows
+    header = bundle.load("m.pt").header
+    assert header.backbone.layer == ("layer4.1" if arch == "resnet18" else "layer4.0")
+    assert header.head == "dense 8 relu, dense 2 softmax"
+    run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "m.onnx", "photos", "--split", "val", "--device", "cpu")
+    right = sum(Path(row["path"]).parent.name == row["label"] for row in predicted.rows)
+    assert right / 9 == pytest.approx(float(result["val_accuracy"]), abs=1e-5)
+
+
+# ---------------------------------------------------------------- being stopped, and going on
+
+
+def start(*words, env=None, **others):
+    program = [Path(sys.executable).parent / "cnn-train", "photos", "-o", "m.pt", *FAST, *words]
+    return subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        **others,
+    )
+
+
+def wait_for_rows(count, process):
+    """Return when the history has so many rows; the rest of the training is to come."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if Path("m.csv").exists() and len(Path("m.csv").read_text().splitlines()) > count:
+            return
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.005)
+    raise AssertionError("no progress")
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "layers"),
+    [
+        (signal.SIGKILL, MOVING, NET),
+        (signal.SIGTERM, ("--schedule", "plateau", "--optimizer", "adam", "--l2", "0.01"), NET),
+        (signal.SIGINT, ("--schedule", "step", "--optimizer", "rmsprop", "--class-weights", "balanced"), NET),
+    ],
+    ids=["kill", "term", "interrupt"],
+)
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, number, words, layers):
+    """The same bytes and the same history; meanwhile a whole checkpoint, no half file, no model, and the exit status of the signal."""
+    words = (*words, "--epochs", "40", "--layers", layers)
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(run, *words, out="whole.pt")
+        process = start(*words)
+        wait_for_rows(2, process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}[number], err
+        assert out == b""
+        assert b"Traceback" not in err
+        left = sorted(os.listdir())
+        if number is not signal.SIGKILL:  # which may come while the next checkpoint is written
+            assert left == ["m.checkpoint.pt", "m.csv", "photos", "whole.csv", "whole.pt"]
+            assert b"m.checkpoint.pt holds what is done; run again with --resume to go on" in err
+        assert "m.checkpoint.pt" in left
+        assert "m.pt" not in left
+        done = len(history())
+        assert 2 <= done < 40
+        outcome = train(run, *words, "--resume")
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert "going on after epoch " in outcome.err
+    assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+    assert history() == history("whole.csv")
+    assert not Path("m.checkpoint.pt").exists()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def stopped(run, here, monkeypatch):
+    """Train until the third epoch is done, and have it end there, as a power cut would."""
+    from cnnkit.train import run as running
+
+    def stop(*words):
+        with monkeypatch.context() as patch:
+            real = running._Training.keep
+
+            def keep(self, done):
+                real(self, done)
+                if len(done) == 3:
+                    raise Stop
+
+            patch.setattr(running._Training, "keep", keep)
+            with pytest.raises(Stop):
+                train_directly(run, *words)
+
+    return stop
+
+
+def train_directly(run, *words):
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="console_scripts", name="cnn-train")
+    entry.load()(["photos", "-o", "m.pt", *FAST, *words])
+
+
+def test_resume_demands_the_same_training(run, here, stopped):
+    """Another option, network or picture is refused, with the name and both values; the checkpoint stays for who mends it."""
+    stopped()
+    cases = {
+        ("--lr", "0.02"): "--lr: 0.01, now 0.02",
+        ("--augment", "hflip"): "--augment: , now hflip, fill nearest",
+        ("--momentum", "0.9", "--optimizer", "sgd"): "--optimizer: adam, now sgd",
+        ("--clip", "3"): "--clip: none, now 3.0",
+        ("--size", "20"): "--size: 16, now 20",
+        ("--layers", "conv 4 k3, gap"): "--layers: conv 4 k3 relu, pool 2, conv 6 k3, bn relu, dropout 0.2, now conv 4 k3",
+        ("--fit", "pad", "--normalize", "scale"): "--normalize: standard, now scale",
+        ("--schedule", "cosine"): "--schedule: constant, now cosine",
+    }  # fmt: skip
+    for words, said in cases.items():
+        err = train(run, *words, "--resume", status=2).err
+        assert f"cnn-train: m.checkpoint.pt is of a training with another value of {said}; go on with the same" in err
+    shutil.copy("photos/train/red/00.png", "photos/train/blue/copy.png")
+    assert "with another value of the pictures: " in train(run, "--resume", status=2).err
+    Path("photos/train/blue/copy.png").unlink()
+    # Of a constant rate another end is the same training
+    outcome = train(run, "--epochs", "5", "--resume")
+    assert "cnn-train: going on after epoch 3" in outcome.err
+    assert len(history()) == 5
+
+
+def test_without_resume_it_begins_anew_and_says_so(run, here, stopped):
+    """The unfinished one is named before it is replaced; with --resume and no checkpoint, too."""
+    stopped()
+    assert (
+        "m.checkpoint.pt of an unfinished training is replaced; --resume would have gone on from it" in train(run).err
+    )
+    assert not Path("m.checkpoint.pt").exists()
+    Path("m.pt").unlink()
+    assert "m.checkpoint.pt: no such checkpoint; beginning anew" in train(run, "--resume").err
+
+
+def test_a_complete_model_is_left_alone(run, here):
+    """--resume finds that this very training is done, and gives its result; of another one it begins anew."""
+    first = train(run).rows[0]
+    before = {name: Path(name).read_bytes() for name in ("m.pt", "m.csv")}
+    outcome = train(run, "--resume")
+    assert "cnn-train: m.pt is complete, 4 epochs; nothing is left to do" in outcome.err
+    assert {**outcome.rows[0], "seconds": ""} == {**first, "seconds": ""}
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert train(run, "--resume", "--epochs", "5").rows[0]["epochs"] == "5"
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch):
+    """It is said, no half file stays, and --resume ends with what an undisturbed training ends with."""
+    from cnnkit.formats import atomic
+
+    train(run, *MOVING, out="whole.pt")
+    calls = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, "fsync", fsync)
+        outcome = train(run, *MOVING, status=1)
+    assert outcome.out == ""
+    assert outcome.err.splitlines()[-2:] == [
+        "cnn-train: m.checkpoint.pt holds what is done; run again with --resume to go on",
+        "cnn-train: m.checkpoint.pt: No space left on device",
+    ]
+    assert sorted(os.listdir()) == ["m.checkpoint.pt", "m.csv", "photos", "whole.csv", "whole.pt"]
+    assert "going on after epoch 2" in train(run, *MOVING, "--resume").err
+    assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_history_on_a_full_disk_is_named(run, here):
+    """It is the first that is written."""
+    Path("m.csv").symlink_to("/dev/full")
+    err = train(run, status=1).err
+    assert err.splitlines()[-1] == "cnn-train: m.csv: No space left on device"
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatch):
+    """The step and the rate are named; -o holds the best epoch before, as a training of that length would have kept it."""
+    from cnnkit.train import schedule
+
+    train(run, "--epochs", "2", out="two.pt")
+    real = schedule.factor
+    monkeypatch.setattr(
+        schedule,
+        "factor",
+        lambda which, *, step, **others: real(which, step=step, **others) * (1e30 if step > 5 else 1),
+    )
+    outcome = train(run, status=1)
+    best = bundle.load("two.pt").history
+    number = 1 + min(range(2), key=lambda index: best[index]["val_loss"])
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith("cnn-train: the loss is ")
+    assert " in epoch 3, step 2, at a learning rate of 1e+28; give a smaller --lr. " in line
+    assert line.endswith(f". m.pt holds epoch {number}, the best before")
+    assert outcome.out == ""
+    kept, two = bundle.load("m.pt"), bundle.load("two.pt")
+    assert kept.history == two.history
+    assert all(torch.equal(kept.state[name], tensor) for name, tensor in two.state.items())
+    assert len(history()) == 2
+    assert not Path("m.checkpoint.pt").exists()
+    # It did not come to its end: --resume does not take it for complete
+    assert "complete" not in train(run, "--resume", status=1).err
+
+
+def test_without_any_epoch_nothing_is_written(run, here):
+    """There is no best one to keep."""
+    outcome = train(run, "--lr", "1e30", status=1)
+    assert " in epoch 1, step " in outcome.err.splitlines()[-1]
+    assert sorted(os.listdir()) == ["m.csv", "photos"]
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_a_broken_picture_is_skipped_and_named(run, here):
+    """Exit 3; the model is that of the others."""
+    train(run, out="whole.pt")
+    (here / "photos/train/red/00a.png").write_bytes(b"no picture")
+    outcome = train(run, "--errors", "bad.tsv", status=3)
+    assert "cnn-train: photos/train/red/00a.png: no picture, or none of" in outcome.err
+    assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
+    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tno picture")
+    assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+
+
+def test_a_class_that_bad_pictures_empty_is_refused(run, here):
+    """In either part; the pictures are named, nothing is written."""
+    for path in (here / "photos/val/blue").iterdir():
+        path.write_bytes(b"no picture")
+    outcome = train(run, status=1)
+    assert outcome.err.count("; skipped\n") == 4
+    assert "no picture of the class blue could be used" in outcome.err.splitlines()[-1]
+    assert os.listdir() == ["photos"]
+
+
+MISTAKES = {
+    ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is no layer; did you mean "pool"?',
+    ("--layers", "conv 8 k3, gap, dense 3 softmax"): 'the last layer is "dense 3 softmax"; 2 classes',
+    ("--augment", "rotat 40"): 'did you mean "rotate"?',
+    ("--momentum", "0.9"): "--momentum goes with sgd and rmsprop; adam has its own",
+    ("--clip", "0"): "--clip 0 would leave nothing of any gradient",
+    ("--warmup", "5"): "--warmup 5 is longer than the whole training of 4 epochs",
+    ("--fit", "pad"): "--fit pad fills with the mean colour, which --normalize standard measures only afterwards",
+    ("--head", "dense 4"): "--head goes with --arch; --layers holds the whole network",
+    ("--arch", "resnet18"): "give either --layers NOTATION or --arch NAME",
+    ("--amp", "fp16"): "--amp fp16 is for GPUs",
+    ("--device", "gpu"): '--device "gpu": give auto, cpu, cuda or cuda:N',
+    ("--cache", "much"): '--cache "much": give a size in bytes, such as 500M or 4G',
+    ("-o", "model.onnx"): "model.onnx: a model is written to a .pt file",
+    ("--val", "photos/train"): "is to train and to validate",
+    ("-o", "table.pt"): "table.csv: the history belongs there, but that file is none; choose another name",
+}
+
+
+def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
+    """What does not fit together is said before any picture is read."""
+    from cnnkit.data import images
+
+    monkeypatch.setattr(images, "load", lambda path: pytest.fail("a picture was read"))
+    Path("table.csv").write_text("a,b\n1,2\n")
+    for words, said in MISTAKES.items():
+        outcome = train(run, *words, status=2)
+        assert said in outcome.err, words
+        assert outcome.err.count("\n") == 1, outcome.err
+    for words, said in (
+        (("--patience", "2"), "--patience waits for a better epoch by --val"),
+        (("--schedule", "plateau"), "--schedule plateau watches the loss on --val"),
+        (("--monitor", "val_accuracy"), "--monitor val_accuracy chooses an epoch by --val; give --val"),
+    ):
+        assert said in train(run, *words, source="photos/train", status=2).err
+    by_name = ("cnn-train", "photos", "-o", "m.pt", "--device", "cpu")
+    assert "--grey goes with --layers" in run(*by_name, "--arch", "resnet18", "--grey", status=2).err
+    assert 'no network is called "resnet19"' in run(*by_name, "--arch", "resnet19", status=2).err
+    small = run(*by_name, "--arch", "alexnet", "--size", "16", status=2)
+    assert small.err.startswith("cnn-train: alexnet does not take pictures of 16 pixels (")
+    assert small.err.count("\n") == 1
+    assert "say where the model goes with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
+    assert sorted(os.listdir()) == ["photos", "table.csv"]
+    (here / "photos/train/green").mkdir()
+    assert "photos/train/green: a class without pictures" in train(run, status=1).err
+    shutil.copytree("photos/val/red", "photos/val/green")
+    (here / "photos/train/green").rmdir()
+    assert "the class green is in val alone; train has blue, red" in train(run, status=1).err
+    Image.new("RGB", (8, 8)).save("photos/train/loose.png")
+    assert "photos/train/loose.png: no label to learn" in train(run, status=1).err
+    three = ("--loss", "binary")
+    Path("photos/train/loose.png").unlink()
+    shutil.copytree("photos/train/red", "photos/train/green")
+    assert "--loss binary decides between two classes, here are 3" in train(run, *three, status=2).err
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def test_two_processes_train_what_one_does(run, here, shell):
+    """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
+    words = (
+        *("--layers", "conv 4 k3 relu, pool 2, flatten, dense 6 relu", "--size", "16", "--device", "cpu"),
+        *("--epochs", "3", "--batch", "8", "--lr", "0.01", "--amp", "off", "--normalize", "scale", "--l2", "0.01"),
+        *("--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1", "--ema", "0.9", "--json"),
+    )
+    (here / "photos/train/red/broken.png").write_bytes(b"no picture")
+    one = run("cnn-train", "photos", *words, "-o", "one.pt", status=3)
+    together = shlex.join(("cnn-train", "photos", *words, "-o", "two.pt", "--errors", "bad.tsv"))
+    two = shell(
+        f"torchrun --standalone --nproc-per-node 2 --no-python {together}",
+        cwd=here,
+        status=None,
+        env={"OMP_NUM_THREADS": "1"},
+    )
+    records = [[json.loads(each) for each in outcome.out.splitlines()] for outcome in (one, two)]
+    assert len(records[0]) == len(records[1]) == 4, two
+    for ours, theirs in zip(*records, strict=True):
+        ours, theirs = ({**each, "seconds": 0, "model": 0} for each in (ours, theirs))
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    models = [bundle.load(f"{name}.pt") for name in ("one", "two")]
+    for name, tensor in models[0].state.items():
+        torch.testing.assert_close(models[1].state[name], tensor, rtol=1e-4, atol=1e-5)
+    assert two.err.count("2 processes train together, by gloo") == 1
+    assert two.err.count("broken.png: no picture") == 1
+    assert Path("bad.tsv").read_text().count("broken.png") == 1
+    assert two.err.count("cnn-train: epoch 3/3") == 1

@@ -1,0 +1,43 @@
+"""cnn-train --advise as it is run: pictures in, one record out that ends in a command, and every mistake one line."""
+
+import json
+import shlex
+
+import torch
+
+from cnnkit.formats import bundle
+from cnnkit.nets import catalogue
+
+
+def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
+    """The record names the case and the command; that command, word by word, trains a model. Nothing is written before."""
+    pictures("some photos/train", red=6, blue=6)
+    pictures("some photos/val", red=3, blue=3)
+    monkeypatch.chdir(tmp_path)
+    module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
+    torch.save(module.state_dict(), "base.pth")
+    before = sorted(tmp_path.iterdir())
+    words = ("some photos", "--backbone", "squeezenet1_1", "--weights", "base.pth", "--device", "cpu")
+    outcome = run("cnn-train", "--advise", *words)
+    (row,) = outcome.rows
+    assert list(row) == [
+        "pictures", "classes", "per_class", "size", "looked_at", "accuracy", "gain", "gain_error", "similarity", "case", "command",
+    ]  # fmt: skip
+    assert (row["pictures"], row["case"]) == ("12", "small and similar")
+    found = json.loads(run("cnn-train", "--advise", *words, "--json").out)
+    assert found["accuracy"] == json.loads(row["accuracy"])
+    assert sorted(tmp_path.iterdir()) == before
+    name, *advised = shlex.split(found["command"])
+    (result,) = run(name, *advised, "--device", "cpu", "--epochs", "2").rows
+    assert (result["model"], result["val_rows"]) == ("model.pt", "6")
+    assert bundle.load("model.pt").header.training["unfreeze"] == "none"
+
+    for wrong, status, message in (
+        (["--advise", "some photos", "-o", "x.pt"], 2, "--advise writes nothing; drop -o"),
+        (["--advise", "some photos"], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
+        (["--advise", "some photos", "--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
+        (["some photos", "-o", "x.pt", "--arch", "resnet18", "--weights", "base.pth"], 2, "or with cnn-finetune"),
+    ):
+        outcome = run("cnn-train", *wrong, "--device", "cpu", status=status)
+        (line,) = [line for line in outcome.err.splitlines() if not line.endswith("running on the CPU")]
+        assert message in line

@@ -1,0 +1,110 @@
+"""Which pictures train and which validate, out of folders, manifests and lists; and what cannot be learnt from."""
+
+import io
+
+import pytest
+
+from cnnkit.data import learning
+from cnnkit.errors import CnnkitError, UsageError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names(pictures):
+    return [picture.path for picture in pictures]
+
+
+def manifest(*rows, columns="path\tlabel\tsplit"):
+    return "\n".join([columns, *("\t".join(row) for row in rows)]) + "\n"
+
+
+DIVIDED = manifest(
+    *[(f"{part}-{label}.png", label, part) for part in ("train", "val", "test") for label in ("cat", "dog")]
+)
+
+
+def test_a_folder_with_both_parts(here):
+    """train/ and val/ as cnn-split writes them; test/ is not looked at, nor need it be complete."""
+    touch(here, "p/train/dog/1.png", "p/train/cat/1.png", "p/val/cat/2.png", "p/val/dog/2.png", "p/test/bird/3.png")
+    found = learning.find(["p"])
+    assert (names(found.train), names(found.val)) == (
+        ["p/train/cat/1.png", "p/train/dog/1.png"],
+        ["p/val/cat/2.png", "p/val/dog/2.png"],
+    )
+    assert found.classes == ("cat", "dog")
+    assert [picture.label for picture in found.val] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("way", ["file", "stdin"])
+def test_a_manifest_with_a_split(here, way):
+    """Its rows of train and val, those of test never; the same from a pipe."""
+    (here / "split.tsv").write_text(DIVIDED)
+    found = learning.find(["split.tsv"]) if way == "file" else learning.find(["-"], stdin=io.BytesIO(DIVIDED.encode()))
+    assert (names(found.train), names(found.val)) == (
+        ["train-cat.png", "train-dog.png"],
+        ["val-cat.png", "val-dog.png"],
+    )
+
+
+def test_a_plain_folder_is_all_for_training(here):
+    """Deeper folders belong to the class above; without --val nothing validates."""
+    touch(here, "p/cat/young/1.png", "p/dog/1.png", "p/.cache/1.png")
+    found = learning.find(["p"])
+    assert (names(found.train), found.val) == (["p/cat/young/1.png", "p/dog/1.png"], ())
+
+
+def test_val_comes_in_place_of_the_sources_own(here):
+    """A folder of classes, or the part val of what is divided; several are put together."""
+    touch(here, "p/train/cat/1.png", "p/train/dog/1.png", "p/val/cat/2.png", "p/val/dog/2.png")
+    touch(here, "q/cat/3.png", "q/dog/3.png", "r/train/cat/4.png", "r/val/cat/5.png")
+    assert names(learning.find(["p"], ["q"]).val) == ["q/cat/3.png", "q/dog/3.png"]
+    assert names(learning.find(["p"], ["q", "r"]).val)[2:] == ["r/val/cat/5.png"]
+    assert names(learning.find(["p/train"], ["p"]).val) == names(learning.find(["p"]).val)
+
+
+@pytest.mark.parametrize(
+    ("sources", "val", "message"),
+    [
+        (["p"], ["q", "only"], r"^only: no part val in it; name the folder or manifest that is to validate$"),
+        (["tested.tsv"], [], r"^tested\.tsv: no part train in it$"),
+        (["one"], [], r"^only one class, cat; there is nothing to learn$"),
+        (["hole"], [], r"^hole/dog: a class without pictures; put some in, or remove the folder$"),
+        (["p"], ["hole"], r"^hole/dog: a class without pictures"),
+        (["p"], ["three"], r"^the class bird is in val alone; train has cat, dog$"),
+        (["three"], ["p"], r"^the class bird is in train alone; without it in val, nothing says how well it is learnt$"),
+        (["loose"], [], r"^loose/3\.png: no label to learn; put pictures into a folder a class, or give a manifest"),
+        (["p"], ["loose"], r"^loose/3\.png: no label to check; "),
+        (["plain.tsv"], [], r"no label to learn"),
+        (["no-such"], [], "no-such"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
+    """An empty class, one class, a class in one part alone, no labels, no such part: what, where, remedy."""
+    touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/9.png", "q/dog/9.png", "one/cat/1.png")
+    touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png")
+    touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "plain.png")
+    (here / "only").mkdir()
+    touch(here, "only/train/cat/1.png", "only/train/dog/1.png")
+    (here / "tested.tsv").write_text(manifest(("a.png", "cat", "test"), ("b.png", "dog", "test")))
+    (here / "plain.tsv").write_text(manifest(("plain.png",), columns="path"))
+    with pytest.raises(CnnkitError, match=message):
+        learning.find(sources, val)
+
+
+def test_a_picture_is_not_trained_on_and_validated_with(here):
+    """By whatever name it goes."""
+    touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
+    (here / "q" / "dog").symlink_to(here / "p" / "dog")
+    with pytest.raises(UsageError, match=r"^q/dog/1\.png is to train and to validate; validation needs pictures that "):
+        learning.find(["p"], ["q"])

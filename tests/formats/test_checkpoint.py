@@ -1,0 +1,65 @@
+"""The checkpoint beside a model: whole or not there, and read without running anything."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnkit.errors import FormatError
+from cnnkit.formats import atomic, bundle, checkpoint
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+
+
+def test_its_name_follows_from_the_models():
+    """Beside it; dots before the last one stay."""
+    assert checkpoint.beside(Path("out/model.pt")) == Path("out/model.checkpoint.pt")
+    assert checkpoint.beside(Path("v1.2.pt")) == Path("v1.2.checkpoint.pt")
+
+
+def test_what_was_kept_comes_back(tmp_path):
+    """An optimizer's state too, with every tensor's order in memory."""
+    weight = torch.nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.Adam([weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    path = tmp_path / "m.checkpoint.pt"
+    checkpoint.save(path, {"optimizer": optimizer.state_dict(), "epochs": [{"epoch": 1, "val_loss": None}]})
+    kept = checkpoint.load(path)
+    assert kept["epochs"] == [{"epoch": 1, "val_loss": None}]
+    moment, own = kept["optimizer"]["state"][0]["exp_avg"], optimizer.state[weight]["exp_avg"]
+    assert torch.equal(moment, own)
+    assert moment.stride() == own.stride()
+
+
+def test_another_file_is_refused(tmp_path):
+    """A model, a broken file, and a checkpoint of another version: one line with the remedy."""
+    path = tmp_path / "m.pt"
+    bundle.save(path, Bundle(Header(Kind.MODEL), {}))
+    with pytest.raises(
+        FormatError, match=r"m\.pt: no checkpoint of this version; remove it, or begin anew without --re"
+    ):
+        checkpoint.load(path)
+    torch.save({"checkpoint": checkpoint.VERSION + 1}, path)
+    with pytest.raises(FormatError, match="no checkpoint of this version"):
+        checkpoint.load(path)
+    path.write_bytes(b"half of it")
+    with pytest.raises(FormatError, match="not a file that torch can read"):
+        checkpoint.load(path)
+
+
+def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
+    """The error names the file; nothing else is left lying about."""
+    path = tmp_path / "m.checkpoint.pt"
+    checkpoint.save(path, {"epochs": [1]})
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        checkpoint.save(path, {"epochs": [1, 2]})
+    assert caught.value.filename == str(path)
+    assert checkpoint.load(path)["epochs"] == [1]
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,94 @@
+"""The examples that users copy run as they stand, in their quick form."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnkit.formats import bundle
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+
+
+@needs_make
+def test_the_four_cases_of_transfer_learning(shell, pictures):
+    """All four are worked on pictures that the test draws, and come together in one table; a second run makes nothing anew."""
+    sets = [pictures(name, red=13, blue=13) for name in ("things", "signs")]
+    make = (
+        f"make -f {EXAMPLES / 'transfer' / 'Makefile'} QUICK=1 SIMILAR={sets[0].name} DIFFERENT={sets[1].name} "
+        f"BACKBONE=squeezenet1_1 WEIGHTS=none SIZE=32 EARLY=features.5 BIN={Path(sys.executable).parent}/"
+    )
+    outcome = shell(f"{make} -s", cwd=sets[0].parent)
+    header, *rows = [line.split("\t") for line in outcome.out.splitlines()]
+    assert header == ["model", "classes", "train_rows", "val_rows", "best_epoch", "val_accuracy", "val_loss"]
+    assert [row[:4] for row in rows] == [
+        ["transfer/similar-small.pt", "2", "12", "6"],
+        ["transfer/different-small.pt", "2", "12", "6"],
+        ["transfer/similar-large.pt", "2", "18", "6"],
+        ["transfer/different-large.pt", "2", "18", "6"],
+    ]
+    again = shell(f"{make} different-small", cwd=sets[0].parent)
+    assert "cnn-" not in again.out + again.err
+    assert "transfer/different-small.pt" in again.out
+
+
+#: A pretrained network that is quick to export and to run; what it sees is noise.
+BASE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
+
+
+def make_line(example, *, folder, words):
+    """Write the line that makes an example on the pictures of a folder."""
+    return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={Path(sys.executable).parent}/ {BASE} {words}"
+
+
+@needs_make
+def test_the_ladder(shell, pictures):
+    """Two rungs, and the one between, are climbed for a seed; the table has what the histories and cnn-eval's records have."""
+    photos = pictures("photos", red=12, blue=12)
+    line = make_line(
+        "dogs-vs-cats/Makefile",
+        folder="photos",
+        words="SEEDS=3 COUNT=6,3,3 SIZE=32 EPOCHS=1 EPOCHS_AUGMENTED=1 EPOCHS_TUNED=1 RUNGS='scratch tuned' table",
+    )
+    outcome = shell(line, cwd=photos.parent)
+    header = "rung\tbook\tseeds\tval_accuracy\ttest_accuracy\tlow\thigh\teach"
+    rows = [
+        dict(zip(header.split("\t"), text.split("\t"), strict=True))
+        for text in outcome.out[outcome.out.index(header) :].splitlines()[1:]
+    ]
+    assert [row["rung"] for row in rows] == ["scratch", "tuned"]
+    for row in rows:
+        record = json.loads((photos.parent / "out" / f"{row['rung']}-3.json").read_text())
+        assert (row["seeds"], float(row["test_accuracy"])) == ("1", pytest.approx(record["accuracy"], abs=1e-4))
+        assert float(row["low"]) == pytest.approx(record["accuracy_low"], abs=1e-4)
+        kept = bundle.load(photos.parent / "out" / f"{row['rung']}-3.pt")
+        best = min(kept.history, key=lambda epoch: epoch["val_loss"])
+        assert float(row["val_accuracy"]) == pytest.approx(best["val_accuracy"], abs=1e-4)
+
+
+@needs_make
+def test_flowers(shell, pictures):
+    """The second lesson goes from pictures to curves and a confusion matrix."""
+    photos = pictures("photos", red=10, blue=10, green=10)
+    words = "RATIO=0.6,0.2,0.2 EPOCHS=2 EPOCHS_TUNED=1 VIEWS=2 LEAST=0"
+    outcome = shell(make_line("flowers/Makefile", folder="photos", words=words), cwd=photos.parent)
+    assert "\naccuracy\t" in outcome.out
+    for picture in ("curves.png", "confusion.png"):
+        with Image.open(photos.parent / "out" / picture) as image:
+            assert min(image.size) > 100
+
+
+@needs_make
+def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
+    """Both are trained on moved digits, and the gate falls as soon as the dense network is the better one."""
+    words = "SEEDS=0 EPOCHS=6"
+    outcome = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path)
+    assert "seed 0: dense 0." in outcome.err
+    (tmp_path / "out" / "dense-0.json").write_text('{"accuracy": 0.999, "n": 1}\n')
+    refused = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path, status=2)
+    assert "is below" in refused.err

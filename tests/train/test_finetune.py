@@ -1,0 +1,412 @@
+"""Fine-tuning: what is frozen does not move, what is trained learns what it would in a loop written out in torch."""
+
+import dataclasses
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cnnkit.choices import Amp, Loss, Monitor, Optimizer
+from cnnkit.data import learning, preprocess
+from cnnkit.engine.resample import Augmenter
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle
+from cnnkit.nets import classifier
+from cnnkit.train import finetune, scratch
+from cnnkit.train.finetune import Start, Thawing
+from cnnkit.train.recipe import Recipe
+from cnnkit.train.results import Running
+from cnnkit.train.scratch import Design
+
+# Ends with a map, as a base does; nothing in it is random once it is trained.
+LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
+TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
+CPU = Running(device="cpu")
+
+
+def no_skip(path, reason):
+    raise AssertionError(f"{path}: {reason}")
+
+
+def draw_pictures(folder, classes):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 9), ("val", 5)):
+        for label in classes:
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.array(TINTS[label]) + generator.uniform(0, 130, (18, 18, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index}.png")
+    return learning.find([str(folder)])
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """Twenty-seven pictures for training and fifteen for validation."""
+    return draw_pictures(tmp_path_factory.mktemp("three"), TINTS)
+
+
+@pytest.fixture(scope="module")
+def start(material, tmp_path_factory):
+    """A network that was trained on them for a while."""
+    path = tmp_path_factory.mktemp("start") / "net.pt"
+    from_scratch(material, path)
+    return path
+
+
+def from_scratch(material, path, *, grey=False, **recipe):
+    recipe = Recipe(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
+    scratch.train(material, path, design=Design(LAYERS, size=16, grey=grey), recipe=recipe, running=CPU, skip=no_skip)
+
+
+def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **thawing):
+    """Fine-tune; everything at once is one batch, so that the order does not matter."""
+    recipe = Recipe(
+        **{"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
+    )
+    start = start if isinstance(start, Start) else Start(start)
+    result = finetune.finetune(
+        start,
+        material,
+        output,
+        thawing=Thawing(unfreeze, **thawing),
+        recipe=recipe,
+        loss=loss,
+        running=running,
+        skip=no_skip,
+        **({"report": report} if report else {}),
+    )
+    return result, bundle.load(output)
+
+
+def tensors(pictures, material, prepare):
+    images = np.stack([preprocess.load(picture.path, prepare) for picture in pictures])
+    return torch.from_numpy(images), torch.tensor([material.classes.index(picture.label) for picture in pictures])
+
+
+def network(path):
+    model = bundle.load(path)
+    return classifier.from_header(model.header, model.state, name=str(path))
+
+
+def moved(before, after):
+    """The names of what changed; all that did not is the same to the bit."""
+    before, after = bundle.load(before).state, bundle.load(after).state
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def statistics(names):
+    return {name for name in names if "running_" in name or "num_batches" in name}
+
+
+# ---------------------------------------------------------------- what moves
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "layers"),
+    [
+        ("none", set()),
+        ("0", set()),
+        ("1", {"conv4"}),
+        ("conv3", {"conv3", "bn3", "conv4"}),
+        ("conv2", {"conv2", "bn2", "conv3", "bn3", "conv4"}),
+        ("all", {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "conv4"}),
+    ],
+)
+def test_what_is_frozen_is_the_same_to_the_bit(material, start, tmp_path, unfreeze, layers):
+    """Parameters below, and by default all statistics of the base's batch norms; every parameter of what is trained moves."""
+    tune(start, material, tmp_path / "tuned.pt", unfreeze)
+    changed = moved(start, tmp_path / "tuned.pt")
+    learnt = {name for name in changed if name.startswith("base.")}
+    every = {name for name in network(start).state_dict() if name.split(".")[1] in layers and name.startswith("base.")}
+    assert learnt == every - statistics(every)
+    assert any(name.startswith("head.") for name in changed)
+
+
+def test_statistics_of_what_is_trained_move_only_if_asked(material, start, tmp_path):
+    """Of the trained layers and no others."""
+    tune(start, material, tmp_path / "tuned.pt", "conv3", freeze_bn=False)
+    names = {f"base.bn3.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert statistics(moved(start, tmp_path / "tuned.pt")) == names
+
+
+# ---------------------------------------------------------------- against torch
+
+
+def by_hand(start, material, *, trained, still, epochs=4, lr=0.05):
+    """The loop that one would write: the whole network in every epoch, what is frozen in eval mode."""
+    whole = network(start)
+    images, targets = tensors(material.train, material, whole.preprocess)
+    layers = [whole.base.get_submodule(name) for name in trained]
+    whole.requires_grad_(False)
+    for module in (*layers, whole.head):
+        module.requires_grad_(True)
+    optimizer = torch.optim.SGD([each for each in whole.parameters() if each.requires_grad], lr=lr)
+    for _ in range(epochs):
+        whole.eval()
+        whole.head.train()
+        for module in layers:
+            module.train(not (still and isinstance(module, nn.BatchNorm2d)))
+        loss = nn.functional.cross_entropy(whole(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return whole.eval()
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_kept_answers_and_the_plain_run_and_a_loop_in_torch_agree(material, start, tmp_path, still):
+    """The weights after four epochs, with answers of ONNX Runtime kept or asked for in every epoch, are those of the loop."""
+    expected = by_hand(start, material, trained=("conv3", "bn3", "conv4"), still=still)
+    for views in (1, 0):
+        result, model = tune(
+            start,
+            material,
+            tmp_path / f"{views}.pt",
+            views=views,
+            freeze_bn=still,
+            recipe={"monitor": Monitor.VAL_LOSS},
+        )
+        assert result.best_epoch == 4
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(model.state[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{name}, {views} views")
+        images, targets = tensors(material.val, material, expected.preprocess)
+        with torch.no_grad():
+            logits = expected(images)
+        assert result.val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, targets)), rel=1e-4)
+        assert result.val_accuracy == float((logits.argmax(1) == targets).double().mean())
+    assert (
+        max(float((network(start).state_dict()[name] - value).abs().max()) for name, value in model.state.items())
+        > 1e-3
+    )
+
+
+def test_lower_blocks_learn_more_slowly(material, start, tmp_path):
+    """One step of plain descent goes as far as the rate says: the head's whole, each block below half of the one above, its batch norm
+    at its convolution's."""
+    for name, decay in (("whole", None), ("slowed", 0.5)):
+        tune(start, material, tmp_path / f"{name}.pt", "conv2", layer_decay=decay, recipe={"epochs": 1, "lr": 1.0})
+    states = [bundle.load(path).state for path in (start, tmp_path / "whole.pt", tmp_path / "slowed.pt")]
+    depths = {"conv4": 1, "conv3": 2, "bn3": 2, "conv2": 3, "bn2": 3}
+    compared = set()
+    for name, before in states[0].items():
+        whole, slowed = (state[name] - before for state in states[1:])
+        if whole.any():
+            depth = depths.get(name.split(".")[1], 0)
+            compared.add(depth)
+            scale = float(whole.abs().max())
+            torch.testing.assert_close(slowed, whole * 0.5**depth, rtol=1e-2, atol=1e-3 * scale, msg=name)
+    assert compared == {0, 1, 2, 3}
+
+
+# ---------------------------------------------------------------- views
+
+
+def test_as_many_versions_as_asked_for_and_no_more(material, start, tmp_path, monkeypatch):
+    """With --views 2, each picture is augmented twice whatever the number of epochs; without, once in every epoch."""
+    made = []
+    real = Augmenter.__call__
+
+    def watched(self, images, pictures, copies):
+        made.extend(zip(pictures, copies, strict=True))
+        return real(self, images, pictures, copies)
+
+    monkeypatch.setattr(Augmenter, "__call__", watched)
+    recipe = {"augment": "hflip, brightness 0.3"}
+    tune(start, material, tmp_path / "kept.pt", views=2, recipe=recipe)
+    assert len(made) == len(set(made)) == 2 * 27
+    assert {copy for _, copy in made} == {1, 2}
+    made.clear()
+    tune(start, material, tmp_path / "anew.pt", recipe=recipe)
+    epochs = made[2 * 27 :]  # behind the batch that is timed
+    assert [copy for _, copy in epochs] == [copy for copy in (1, 2, 3, 4) for _ in range(27)]
+
+
+def test_what_the_frozen_part_costs_in_every_epoch_is_said(material, start, tmp_path, caplog):
+    """With its remedy; and what validates is answered once all the same."""
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        tune(start, material, tmp_path / "tuned.pt", recipe={"augment": "hflip"})
+    assert re.search(r"runs in every epoch, which takes \d+\.\d s of it; --views K runs it on K versions", caplog.text)
+
+
+def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
+    """As do pictures that are read anew every time: --cache is about memory alone."""
+    recipe = {"augment": "hflip", "batch": 8}
+    tune(start, material, tmp_path / "memory.pt", views=2, recipe=recipe)
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=Running(0, None, "cpu"))
+    assert "more than --cache; it is kept on disk" in caplog.text
+    assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
+
+
+# ---------------------------------------------------------------- beginnings
+
+
+FRESH = Start(backbone="squeezenet1_1", weights="none", size=32)
+
+
+def test_a_fresh_head_must_be_trained_before_the_base_is(material, tmp_path):
+    """Its random gradients would wreck the base: refused with that reason and both remedies; alone it may be trained."""
+    with pytest.raises(
+        UsageError, match=r"no trained head yet: .* would wreck .* --warmup-head 5, or alone with --unfreeze none"
+    ):
+        tune(FRESH, material, tmp_path / "tuned.pt", "1")
+    assert not list(tmp_path.iterdir())
+    result, model = tune(FRESH, material, tmp_path / "head.pt", "none", recipe={"epochs": 1})
+    assert (result.epochs, model.header.backbone.name, model.header.head) == (1, "squeezenet1_1", "dense 3 softmax")
+    assert model.header.backbone.weights_sha256  # the base is what it was, and found again by it
+
+
+def test_the_head_is_trained_first_where_that_is_asked_for(material, start, tmp_path):
+    """Its epochs stand in the history before the others and have its own rate; the base does not move in them."""
+    seen = []
+    recipe = {"epochs": 2, "lr": 1e-3}
+    result, model = tune(start, material, tmp_path / "tuned.pt", warmup_head=3, recipe=recipe, report=seen.append)
+    assert [epoch.epoch for epoch in seen] == [row["epoch"] for row in model.history] == [1, 2, 3, 4, 5]
+    assert [epoch.lr for epoch in seen] == [0.01] * 3 + [1e-3] * 2
+    assert result.epochs == 5
+    rows = (tmp_path / "tuned.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4", "5"]
+    alone, _ = tune(start, material, tmp_path / "alone.pt", "none", recipe={"epochs": 3, "lr": None})
+    assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same base
+
+
+def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, start, tmp_path):
+    """The model holds the best epoch of its history, whichever part of the training that is; also where a loss is no number."""
+    result, model = tune(
+        start, material, tmp_path / "worse.pt", warmup_head=3, recipe={"lr": 30.0, "epochs": 2, "patience": 1}
+    )
+    losses = [row["val_loss"] for row in model.history]
+    assert len(losses) == 4  # patience waits for what follows the warm-up
+    assert result.best_epoch == 1 + losses.index(min(losses)) == 3
+    assert {name.split(".")[0] for name in moved(start, tmp_path / "worse.pt")} == {"head"}
+    with pytest.raises(CnnkitError, match=r"the loss is .* holds epoch 3, the best before"):
+        tune(start, material, tmp_path / "wrecked.pt", warmup_head=3, recipe={"lr": 1e30})
+    assert bundle.load(tmp_path / "wrecked.pt").state.keys() == model.state.keys()
+
+
+def test_a_tuned_network_can_be_tuned_further(material, start, tmp_path):
+    """From deeper down; what the second one freezes is what the first one left."""
+    tune(start, material, tmp_path / "once.pt", "conv4")
+    tune(tmp_path / "once.pt", material, tmp_path / "twice.pt", "conv3")
+    changed = moved(tmp_path / "once.pt", tmp_path / "twice.pt")
+    assert {name.split(".")[1] for name in changed if name.startswith("base.")} == {"conv3", "bn3", "conv4"}
+
+
+def test_grey_networks_stay_grey(material, tmp_path):
+    """The frozen part takes the pictures as files have them and makes them grey itself."""
+    from_scratch(material, tmp_path / "grey.pt", grey=True)
+    result, model = tune(tmp_path / "grey.pt", material, tmp_path / "tuned.pt", "conv3")
+    assert model.header.preprocess.grey
+    assert model.state["base.conv1.weight"].shape[1] == 1
+    whole = network(tmp_path / "tuned.pt")
+    images, targets = tensors(material.val, material, whole.preprocess)
+    with torch.no_grad():
+        assert float(nn.functional.cross_entropy(whole(images), targets)) == pytest.approx(result.val_loss, rel=1e-4)
+
+
+def test_the_loss_follows_from_the_network(tmp_path):
+    """One sigmoid stays one; another loss than it is made for is refused."""
+    two = draw_pictures(tmp_path / "two", ("blue", "red"))
+    from_scratch(two, tmp_path / "net.pt", loss=Loss.BINARY)
+    _, model = tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt")
+    assert (model.header.training["loss"], model.state["head.dense1.weight"].shape[0]) == ("binary", 1)
+    with pytest.raises(UsageError, match='ends in "dense 1 sigmoid", which is trained with --loss binary'):
+        tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt", loss=Loss.CATEGORICAL)
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def interrupted(start, material, output, *, after, **options):
+    """Stop a training when it reports an epoch, as Ctrl-C does."""
+
+    def report(epoch):
+        if epoch.epoch == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(start, material, output, report=report, **options)
+
+
+@pytest.mark.parametrize("after", [1, 4], ids=["while the head is warmed up", "later"])
+def test_resumed_it_ends_with_the_same_bytes(material, start, tmp_path, after):
+    """As uninterrupted; what the warm-up had done is done again, what followed it is not."""
+    options = {
+        "warmup_head": 2,
+        "layer_decay": 0.7,
+        "views": 2,
+        "recipe": {"augment": "hflip", "batch": 8, "optimizer": Optimizer.ADAM, "lr": 1e-3, "ema": 0.9},
+    }
+    tune(start, material, tmp_path / "whole.pt", **options)
+    interrupted(start, material, tmp_path / "parts.pt", after=after, **options)
+    assert (tmp_path / "parts.checkpoint.pt").exists() == (after > 2)
+    again = []
+    tune(
+        start,
+        material,
+        tmp_path / "parts.pt",
+        running=Running(device="cpu", resume=True),
+        report=again.append,
+        **options,
+    )
+    assert [epoch.epoch for epoch in again] == list(range(1 if after == 1 else 5, 7))
+    assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "parts.pt").read_bytes()
+    assert not (tmp_path / "parts.checkpoint.pt").exists()
+    histories = [
+        [row.rsplit(",", 1)[0] for row in (tmp_path / f"{name}.csv").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_it_goes_on_with_the_same_training_only(material, start, tmp_path):
+    """What is frozen, and from what it started, is part of it."""
+    interrupted(start, material, tmp_path / "tuned.pt", after=2)
+    running = Running(device="cpu", resume=True)
+    with pytest.raises(UsageError, match="another value of --unfreeze"):
+        tune(start, material, tmp_path / "tuned.pt", "conv2", running=running)
+    with pytest.raises(UsageError, match="another value of --layer-decay"):
+        tune(start, material, tmp_path / "tuned.pt", layer_decay=0.5, running=running)
+    (tmp_path / "tuned.checkpoint.pt").unlink()
+
+
+# ---------------------------------------------------------------- refused
+
+REFUSED = [
+    ({"layer_decay": 0.5, "unfreeze": "none"}, {}, "of which --unfreeze none trains none"),
+    ({"layer_decay": 0.0}, {}, "--layer-decay 0 would leave the base as it is"),
+    ({"views": 2}, {}, "--views 2 keeps augmented versions; give --augment"),
+    ({"views": 2, "unfreeze": "all"}, {"augment": "hflip"}, "--unfreeze all leaves none frozen"),
+    ({"unfreeze": "conv5"}, {}, "has no layer of this name; did you mean conv"),
+    ({"unfreeze": "8"}, {}, "has 7 layers with weights"),
+]
+
+
+@pytest.mark.parametrize(("thawing", "recipe", "message"), REFUSED)
+def test_what_would_be_ignored_or_is_not_there_is_refused(material, start, tmp_path, thawing, recipe, message):
+    """Before anything is trained, and nothing is written."""
+    with pytest.raises(UsageError, match=message):
+        tune(start, material, tmp_path / "tuned.pt", recipe=recipe, **thawing)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_do_not_fit_are_refused(material, start, tmp_path):
+    """Another set of classes, settings of which the model has its own, no such file, and the file that it starts from as its output."""
+    others = dataclasses.replace(material, classes=("blue", "green", "pink"))
+    with pytest.raises(CnnkitError, match=r"net\.pt knows blue, green, red; the pictures are of blue, green, pink"):
+        tune(start, others, tmp_path / "tuned.pt")
+    for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none")):
+        with pytest.raises(UsageError, match=f"its own {name}; --{name} goes with --backbone"):
+            tune(Start(start, **{name: value}), material, tmp_path / "tuned.pt")
+    with pytest.raises(CnnkitError, match="no such model; cnn-train-head makes one"):
+        tune(Path("gone.pt"), material, tmp_path / "tuned.pt")
+    before = start.read_bytes()
+    with pytest.raises(UsageError, match="is what the training starts from"):
+        tune(start, material, start)
+    assert start.read_bytes() == before

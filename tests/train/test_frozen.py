@@ -1,0 +1,141 @@
+"""The frozen part: what it answers, by what it is computed, and where the answers are kept."""
+
+import errno
+import logging
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from cnnkit.choices import Pool
+from cnnkit.data import augment
+from cnnkit.data.source import Picture
+from cnnkit.engine.bases import Request
+from cnnkit.engine.resample import Augmenter
+from cnnkit.errors import CnnkitError
+from cnnkit.nets import backbones
+from cnnkit.nets.classifier import Extractor
+from cnnkit.train import frozen
+from cnnkit.train.examples import Pictures, Stored
+
+CPU = torch.device("cpu")
+TEXT = "conv 4 k3 bn relu, dropout 0.5, conv 5 k3 s2 relu"
+
+
+@pytest.fixture
+def base():
+    module, _, preprocess = backbones.by_notation(TEXT, size=12, pool=Pool.NONE)
+    return Extractor(module, preprocess=preprocess, pool=Pool.NONE).eval()
+
+
+@pytest.fixture
+def request_of_base(base):
+    return Request(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
+
+
+@pytest.fixture
+def seen(tmp_path, base):
+    """Seventy pictures, more than two batches, of which each has its own brightness."""
+    listed = []
+    for index in range(70):
+        path = tmp_path / f"{index:02d}.png"
+        Image.effect_noise((12, 12), 20).convert("RGB").point(lambda value, index=index: value // 3 + 2 * index).save(
+            path
+        )
+        listed.append(Picture(str(path), "ab"[index % 2]))
+    return Pictures(
+        listed,
+        ("a", "b"),
+        backbones.by_notation(TEXT, size=12)[2],
+        place=CPU,
+        budget=1 << 20,
+        augmenter=Augmenter(augment.parse("hflip, brightness 0.5"), seed=0),
+        skip=lambda *_: pytest.fail("no picture is bad"),
+        progress=lambda *_: None,
+    )
+
+
+def kept(pictures, network, copies, folder, *, budget=1 << 30):
+    return frozen.answers(pictures, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
+
+
+def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monkeypatch, caplog):
+    """Dropout and batch norm at rest; where a part cannot be exported, torch computes it, and a notice says so."""
+    images = next(seen.inputs([torch.arange(40)], None))
+    with torch.no_grad():
+        expected = base(images)
+    network = frozen.network(request_of_base, base, place=CPU)
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+
+    def refuse(_request):
+        raise CnnkitError("torch cannot export this base")
+
+    monkeypatch.setattr(frozen.bases, "get", refuse)
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        network = frozen.network(request_of_base, base, place=CPU)
+    assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
+    assert torch.equal(network(images), expected)
+
+
+def test_every_copy_of_every_picture_is_answered_once(seen, tmp_path):
+    """In the pictures' order, whatever the batches: row i of copy c is what the network says of that copy of picture i."""
+    shown = []
+
+    def network(images):
+        shown.append(len(images))
+        return images.float()
+
+    answers = kept(seen, network, [None, 1, 3], tmp_path)
+    assert shown == [32, 32, 6] * 3
+    everything = [torch.arange(70)]
+    for answer, copy in zip(answers, (None, 1, 3), strict=True):
+        assert torch.equal(answer, next(seen.inputs(everything, copy)).float())
+    assert not torch.equal(answers[1], answers[2])
+
+
+def test_more_than_the_budget_goes_to_disk(seen, tmp_path, caplog):
+    """The same values, by a file that nobody sees and that is gone with the process; a notice names its size."""
+    network = torch.Tensor.float
+    before = set(os.listdir(tmp_path))
+    in_memory = kept(seen, network, [1, 2], tmp_path)
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        on_disk = kept(seen, network, [1, 2], tmp_path, budget=2 * 70 * 12 * 12 * 3 * 4 - 1)
+    assert "0.0 GiB, more than --cache; it is kept on disk" in caplog.text
+    assert all(torch.equal(one, other) for one, other in zip(in_memory, on_disk, strict=True))
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_is_one_line_before_anything_is_answered(seen, tmp_path, monkeypatch):
+    """The room is taken at once: a file with holes would end the process by a signal once they cannot be filled."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(
+        CnnkitError, match=r"no space left on device; the frozen part's answers take .* --cache, or --views 0"
+    ):
+        kept(seen, torch.Tensor.float, [None], tmp_path, budget=0)
+
+
+def test_views_take_turns():
+    """In K epochs every row is seen in each of its K versions once, and neighbours in different ones; to validate, the first counts."""
+    views = [torch.full((5, 2), float(number)) for number in range(3)]
+    stored = Stored(views, torch.zeros(5, dtype=torch.long), place=CPU)
+    rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3])]
+    epochs = []
+    for epoch in (1, 2, 3):
+        answers = torch.cat(list(stored.inputs(rows, epoch)))[:, 0]
+        order = torch.cat(rows)
+        epochs.append(answers[order.argsort()].tolist())
+    assert [sorted(versions) for versions in zip(*epochs, strict=True)] == [[0, 1, 2]] * 5
+    assert len(set(epochs[0])) == 3
+    assert torch.cat(list(stored.inputs(rows, None))).eq(0).all()
+
+
+def test_the_time_of_an_epoch_is_measured_on_a_batch(seen):
+    """Not on all pictures: a batch to warm up with, and one that is timed."""
+    shown = []
+    assert 0 < frozen.seconds(seen, lambda images: shown.append(len(images)) or images) < 60
+    assert shown == [32, 32]

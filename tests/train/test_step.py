@@ -1,0 +1,210 @@
+"""A step of a training, against a loop written out in torch: rates, clipping, mixed targets, averages, and batches that do not fit."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import Loss, Monitor
+from cnnkit.errors import CnnkitError
+from cnnkit.train.averaging import Average
+from cnnkit.train.loop import Best, fit, in_order
+from cnnkit.train.optim import Mixed, Objective
+from cnnkit.train.step import Diverged, Step
+
+
+def rows(count=20, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 3
+    return torch.randn(count, 5, generator=generator) + targets[:, None], targets
+
+
+def head(seed=0, outputs=3):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def sgd(module):
+    return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+
+
+def same(module, other):
+    for name, tensor in other.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], tensor)
+
+
+class Small(nn.Module):
+    """Stands for a GPU whose memory holds so many rows at once."""
+
+    def __init__(self, module, most):
+        super().__init__()
+        self.module, self.most, self.seen = module, most, []
+
+    def forward(self, inputs):
+        if len(inputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.seen.append(len(inputs))
+        return self.module(inputs)
+
+
+def test_gradients_are_clipped_by_their_common_norm():
+    """As torch's clip_grad_norm_ over all parameters, penalties included."""
+    inputs, targets = rows()
+    module, other = head(), head()
+    step = Step(module, Objective(l2=0.1), sgd(module), clip=0.05)
+    steps = sgd(other)
+    for _ in range(3):
+        step(inputs, targets)
+        steps.zero_grad()
+        penalty = 0.1 * (other[0].weight.square().sum() + other[2].weight.square().sum())
+        (nn.functional.cross_entropy(other(inputs), targets) + penalty).backward()
+        assert nn.utils.clip_grad_norm_(other.parameters(), 0.05) > 0.05
+        steps.step()
+    same(module, other)
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_mixed_targets_cost_their_shares(loss):
+    """lambda times the loss of the one class and the rest times that of the other, as mixup's authors write it."""
+    inputs, targets = rows()
+    targets = targets.clamp(max=1)
+    outputs = 1 if loss is Loss.BINARY else 2
+    module, other = head(outputs=outputs), head(outputs=outputs)
+    step = Step(module, Objective(loss), sgd(module))
+    loss_sum, right, count = step(inputs, Mixed(targets, targets.flip(0), 0.3)).tolist()
+
+    def cost(logits, wanted):
+        if loss is Loss.BINARY:
+            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], wanted.float())
+        return nn.functional.cross_entropy(logits, wanted)
+
+    logits = other(inputs)
+    said = (logits[:, 0] > 0).long() if loss is Loss.BINARY else logits.argmax(1)
+    wanted = 0.3 * cost(logits, targets) + 0.7 * cost(logits, targets.flip(0))
+    steps = sgd(other)
+    wanted.backward()
+    steps.step()
+    same(module, other)
+    assert loss_sum == pytest.approx(20 * wanted.item(), rel=1e-5)
+    expected = 0.3 * (said == targets).sum() + 0.7 * (said == targets.flip(0)).sum()
+    assert (right, count) == (pytest.approx(expected.item()), 20)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
+    """Class weights, smoothing, penalty and clip included; what is said holds for the batches after, odd ones too."""
+    module, other = head(), head()
+    settings = Objective(smoothing=0.1, class_weights=torch.tensor([1.0, 5.0, 0.2]), l2=0.01)
+    small = Small(module, most=6)
+    step = Step(small, settings, sgd(small), clip=1.0)
+    whole = Step(other, settings, sgd(other), clip=1.0)
+    for count in (20, 20, 3, 1, 20):
+        inputs, targets = rows(count)
+        wanted = Mixed(targets, targets.flip(0), 0.4) if mixed else targets
+        torch.testing.assert_close(step(inputs, wanted), whole(inputs, wanted))
+    same(module, other)
+    assert small.seen == [5] * 8 + [1] * 4 + [5] * 4
+    assert [re.search(r"batch of 20: it goes in (\d) parts", each)[1] for each in caplog.messages] == ["2", "4"]
+
+
+def test_a_picture_that_does_not_fit_alone_is_one_line():
+    """There is nothing left to halve."""
+    module = Small(head(), most=0)
+    with pytest.raises(
+        CnnkitError, match=r"^the memory of cpu does not hold a batch of 20; give a smaller --batch or --size$"
+    ):
+        Step(module, Objective(), sgd(module))(*rows())
+
+
+def test_batch_norm_on_one_picture_is_one_line():
+    """It has no variance to divide by; torch's other complaints stay what they are."""
+    module = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    step = Step(module.train(), Objective(), sgd(module))
+    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; give a larger "):
+        step(*rows(1))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        step(torch.zeros(4, 7), torch.zeros(4, dtype=torch.long))
+
+
+def test_rates_are_multiplied_and_layers_keep_their_ratio():
+    """Every group has its own rate times the factor of the step; the rate told is the first group's."""
+    module, other = head(), head()
+    groups = [{"params": module[2].parameters(), "lr": 0.1}, {"params": module[0].parameters(), "lr": 0.01}]
+    asked = []
+
+    def rate(number, index, before):
+        asked.append((number, index, len(before)))
+        return 0.5**index
+
+    step = Step(module, Objective(), torch.optim.SGD(groups, lr=1.0), rate=rate)
+    inputs, targets = rows()
+    step.epoch(in_order(inputs, targets, batch=10), number=3, before=["one", "two"])
+    for index, part in enumerate((slice(0, 10), slice(10, 20))):
+        other.zero_grad()
+        nn.functional.cross_entropy(other(inputs[part]), targets[part]).backward()
+        for layer, lr in ((other[2], 0.1), (other[0], 0.01)):
+            for parameter in layer.parameters():
+                parameter.data -= lr * 0.5**index * parameter.grad
+    same(module, other)
+    assert asked == [(3, 0, 2), (3, 1, 2)]
+    assert step.lr == pytest.approx(0.05)
+
+
+def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights():
+    """The averages follow the recurrence worked by hand; training is what it would be without them."""
+    inputs, targets = rows()
+    module, other = head(), head()
+    averaged = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    best = Best(Monitor.VAL_LOSS)
+    step = Step(module, Objective(), sgd(module), average=Average(module, 0.5))
+    records = list(
+        fit(
+            step,
+            train=lambda _number: in_order(inputs, targets, batch=4),
+            validate=lambda: in_order(inputs, targets),
+            best=best,
+            epochs=3,
+        )
+    )
+    steps, count, losses = sgd(other), 0, []
+    for _ in range(3):
+        for start in range(0, 20, 4):
+            steps.zero_grad()
+            nn.functional.cross_entropy(other(inputs[start : start + 4]), targets[start : start + 4]).backward()
+            steps.step()
+            count += 1
+            decay = min(0.5, (1 + count) / (10 + count))
+            for name, tensor in other.state_dict().items():
+                averaged[name] = decay * averaged[name] + (1 - decay) * tensor
+        checked = head()
+        checked.load_state_dict(averaged)
+        losses.append(nn.functional.cross_entropy(checked(inputs), targets).item())
+    same(module, other)
+    assert [record.val_loss for record in records] == pytest.approx(losses, rel=1e-5)
+    assert best.epoch.epoch == 3
+    for name, tensor in best.state.items():
+        torch.testing.assert_close(tensor, averaged[name])
+
+
+def test_losses_are_looked_at_in_every_step_on_a_processor():
+    """The step and the rate of the very batch are named."""
+    inputs, targets = rows()
+    inputs[13] = math.nan
+    module = head()
+    step = Step(module, Objective(), sgd(module), rate=lambda _number, index, _before: 1 / (1 + index))
+    with pytest.raises(Diverged, match=r"^the loss is nan in epoch 7, step 4, at a learning rate of 0\.025; give a "):
+        step.epoch(in_order(inputs, targets, batch=4), number=7)
+
+
+def test_what_torch_compile_cannot_do_is_one_line(monkeypatch, tmp_path):
+    """Without a C++ compiler, say: its own first line, and what to do."""
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+    module = head()
+    with pytest.raises(CnnkitError, match=r"^--compile: .*No working C\+\+ compiler found.*; train without it$"):
+        Step(module, Objective(), sgd(module), compiled=True)(*rows())
