@@ -24,7 +24,7 @@ def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
         return parse(text)
     file = Path(text.strip()[1:])
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        return parse(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
         raise NotationError(f"{file}: {reason}; give a file that holds {holds}") from error

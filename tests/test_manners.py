@@ -20,6 +20,7 @@ import pytest
 
 COMMANDS = sorted(entry.name for entry in distribution("cnnkit").entry_points if entry.group == "console_scripts")
 
+NET = ["--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu"]
 BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
 
 #: The road on small pictures, in this order; what each command prints there is looked at below.
@@ -29,6 +30,8 @@ ROAD = {
     "cnn-augment": ["split.tsv", "--split", "train", "-o", "-", "--copies", "2", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
     "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
+    "cnn-train": ["split.tsv", "-o", "net.pt", *NET],
+    "cnn-finetune": ["head.pt", "split.tsv", "-o", "tuned.pt", "--epochs", "2", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
@@ -48,6 +51,8 @@ MISSING = {
     "cnn-augment": ["no-such", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
     "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
+    "cnn-train": ["no-such", "-o", "x.pt", *NET],
+    "cnn-finetune": ["no-such.pt", "photos", "-o", "x.pt"],
     "cnn-export": ["no-such.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "no-such.onnx", "photos"],
     "cnn-eval": ["no-such.tsv"],
@@ -61,6 +66,8 @@ SOURCELESS = {
     "cnn-augment": ["-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-o", "x.npy", *BASE],
     "cnn-train-head": ["-o", "x.pt"],
+    "cnn-train": ["-o", "x.pt", *NET],
+    "cnn-finetune": ["head.pt", "-o", "x.pt"],
     "cnn-export": ["-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx"],
     "cnn-eval": [],
@@ -74,6 +81,8 @@ ENDLESS = {
     "cnn-augment": ["-", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-", "-o", "x.npy", *BASE],
     "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],
+    "cnn-train": ["split.tsv", "-o", "x.pt", *NET, "--epochs", "1000000"],
+    "cnn-finetune": ["head.pt", "split.tsv", "-o", "x.pt", "--epochs", "1000000", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
     "cnn-eval": [],
@@ -85,8 +94,13 @@ SKIPPING = {
     "cnn-split": ["photos-and-one", "--ratio", "0.5,0.5"],
     "cnn-augment": ["photos-and-one", "-o", "-", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["photos-and-one", "-o", "skipping/x.npy", *BASE],
+    "cnn-finetune": ["head.pt", "photos-and-one", "-o", "skipping/x.pt", "--epochs", "1", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
+    "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
 }
+
+#: Those of the endless ones that read no list from standard input.
+SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
@@ -342,7 +356,7 @@ def test_it_can_be_stopped(name, number, status, road):
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([script(name), *ENDLESS[name]], cwd=folder, bufsize=0, **pipes) as process:
         try:
-            wait_until_at_work(process, reads=name not in ("cnn-train-head", "cnn-export"))
+            wait_until_at_work(process, reads=name not in SILENT)
             process.send_signal(number)
             out, err = process.communicate(timeout=120)
         finally:
@@ -352,9 +366,11 @@ def test_it_can_be_stopped(name, number, status, road):
     if number == signal.SIGINT:
         assert err.decode().splitlines()[-1] == f"{name}: interrupted"
     left = sorted(set(folder.iterdir()) - before)
-    history = folder / "x.csv"  # of a training; flushed as it happens, and worth keeping
-    assert [path for path in left if path != history] == []
-    history.unlink(missing_ok=True)
+    # Of a training; written as it happens, and worth keeping
+    kept = [folder / "x.csv", folder / "x.checkpoint.pt"]
+    assert [path for path in left if path not in kept] == []
+    for path in kept:
+        path.unlink(missing_ok=True)
 
 
 def wait_until_at_work(process, *, reads):

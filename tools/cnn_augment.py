@@ -31,8 +31,7 @@ def main(
         cli.Option(
             "--augment",
             metavar="NOTATION",
-            help="What may become of a picture: rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, "
-            "contrast 0.2, saturation 0.2, hue 0.05, blur 1, noise 0.02, fill nearest|constant|reflect|wrap; or @FILE.",
+            help="What may become of a picture, by the words below with commas between them; or @FILE.",
         ),
     ] = None,
     copies: Annotated[int, cli.Option("--copies", min=1, metavar="N", help="Copies of each picture.")] = 5,
@@ -67,13 +66,31 @@ def main(
     The same picture and the same seed give the same copies, whatever the files are called and whatever others there are. A word that is
     added to the notation changes none of the numbers that the others draw. All geometry is one interpolation.
 
-    Pictures of a part that measures (val, test) are refused. Copies of one picture are one group, which cnn-split keeps together.
+    Pictures of a part that measures (val, test) are refused, whether a manifest or a folder's name says so. Copies of one picture are one
+    group, which cnn-split keeps together.
+
+    A copy has the size, the format and the colour profile of its picture, and is grey where that is; a second frame, transparency and EXIF
+    are dropped, after the picture was turned upright.
 
     Examples:
       cnn-augment photos/ -o more/ --copies 5 --augment "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, fill nearest"
       cnn-augment split.tsv --split train -o more/ --augment @augment.txt --keep --size 150
       cnn-augment photos/ --sheet look.png --augment "crop 0.6, brightness 0.3, hue 0.05"
       cnn-augment photos/cat/1.jpg -o - --json --augment "rotate 40"
+
+      The words of --augment, in any order; each copy draws its numbers evenly from
+        rotate D        -D to D degrees
+        shift S         -S to S of the width, and of the height
+        shear S         -S to S pixels that a row slides for each pixel off the centre; 0.2 leans by 11 degrees
+        zoom Z          1-Z to 1+Z of the width, and of the height, are seen; below 1 things get larger
+        hflip, vflip    mirrored left to right, upside down: one half of the copies
+        crop S          a window with sides of S to 1 of the picture's, made as large as the picture
+        brightness B    a factor of 1-B to 1+B; so do contrast C and saturation S
+        hue H           -H to H of the colour circle, which is 1
+        blur P          a Gaussian of 0 to P pixels' deviation
+        noise N         Gaussian noise of deviation N, where white is 1
+        fill MODE       what lies outside: nearest aaaa|abcd|dddd (unless said), constant 0000|abcd|0000,
+                        reflect dcba|abcd|dcba, wrap abcd|abcd|abcd
     """
     from cnnkit.data import augment as drawing
     from cnnkit.data import copies as naming
@@ -88,12 +105,14 @@ def main(
     if fit is not None and size is None:
         raise UsageError("--fit says how a picture becomes a square; give its side with --size")
     square = None if size is None else Preprocess(fit=fit or Fit.CROP, resize=size, size=size)
-    recipe = naming.Recipe(augmentation=drawing.parse(augment), copies=copies, seed=seed, keep=keep, square=square)
+    recipe = naming.Recipe(augmentation=drawing.demanded(augment), copies=copies, seed=seed, keep=keep, square=square)
     pictures = cli.pictures(sources, split=split, null=null)
     with cli.skipping(errors) as skip:
         if sheet is not None:
             from cnnkit.engine import copying
 
+            if output is not None and str(output) != "-":
+                copying.check(pictures, output, force=force)
             # Unless this is all that is done, what cannot be used is named later, once
             pictures = copying.sheet(
                 pictures, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None

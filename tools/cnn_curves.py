@@ -37,22 +37,23 @@ def main(
         Monitor, cli.Option("--monitor", help="The best epoch, which is marked, is the best by this.")
     ] = Monitor.VAL_LOSS,
     plot: Annotated[
-        bool, cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for less and log files.")
+        bool,
+        cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for watch, less and log files."),
     ] = False,
     as_json: cli.Json = False,
 ) -> None:
     """Draw training histories: loss and accuracy, training and validation.
 
-    Without -o the curves are drawn in the terminal, and under watch. In a pipe, every epoch is a row: run, epoch, the measures
-    (smoothed with --smooth), lr, seconds, and whether it is the run's best. With -o a row a run: its best epoch and the measures
-    then; those of the last epoch, where there was no validation.
+    Without -o the curves are drawn in the terminal; with --plot in a pipe, too, which is what watch reads. Else, in a pipe, every epoch
+    is a row: run, epoch, the measures (smoothed with --smooth), lr, seconds, and whether it is the run's best. With -o a row a run: its
+    best epoch and the measures then; those of the last epoch, where there was no validation.
 
     The best epoch is chosen, and marked, by the values as they were measured; smoothing changes the lines alone. It is corrected
     for its start, as TensorBoard's: the first value stays. Epochs without a number are passed over.
 
     Examples:
       cnn-curves model.csv
-      watch cnn-curves model.csv
+      watch cnn-curves --plot model.csv
       cnn-curves runs/*/model.csv -o curves.png --smooth 0.8 --monitor val_accuracy
       cnn-curves runs/*.csv | awk -F '\\t' 'NR == 1 || $NF == "true"'
     """

@@ -3,6 +3,9 @@
 photos/cat/1.jpg       ->  train.npy     row i: the features of picture i
 photos/dog/2.jpg           train.tsv     row i: path label split group
                            train.json    base, layer, preprocessing, classes
+
+with --views K:            train.npy     K+1 rows a picture, the plain one first; one where it is held out (val, test)
+                           train.tsv     path label split group view
 """
 
 from pathlib import Path
@@ -65,7 +68,7 @@ def main(
             "--views",
             min=1,
             metavar="K",
-            help="Beside each picture K augmented copies, each a row; not of val and test.",
+            help="Behind each picture's row K rows of augmented copies, numbered in a column view; not of val and test.",
         ),
     ] = None,
     augment: Annotated[
@@ -89,7 +92,8 @@ def main(
 ) -> None:
     """Run a convolutional base once over pictures and keep what it saw.
 
-    Writes FILE.npy (one row a picture), FILE.tsv (which picture, which label) and FILE.json (which base, which preprocessing).
+    Writes FILE.npy (one row a picture, K+1 with --views K), FILE.tsv (which picture, which label, which view) and FILE.json (which base,
+    which preprocessing).
     The base is exported to ONNX once and kept in the cache; later runs import no torch.
 
     Examples:
@@ -99,12 +103,12 @@ def main(
       cnn-extract split.tsv --split train -o train.npy --views 10 --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
       find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
     """
-    from cnnkit.data.augment import parse
+    from cnnkit.data import augment as drawing
     from cnnkit.engine.bases import Request
     from cnnkit.infer import extract
     from cnnkit.infer.views import Views
 
-    viewed = None if views is None or augment is None else Views(parse(augment), views, seed)
+    viewed = None if views is None or augment is None else Views(drawing.demanded(augment), views, seed)
     if viewed is None and (views is not None or augment is not None):
         raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
     request = Request(

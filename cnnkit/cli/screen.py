@@ -1,28 +1,13 @@
 """Drawings of letters on stdout, and how much of them fits."""
 
-import os
-import stat
-import sys
 from collections.abc import Iterable, Sequence
 
 from cnnkit.cli.run import current
 
 
 def for_people() -> bool:
-    """Say whether stdout is looked at: a terminal, or watch(1), which reads a pipe and draws what it read.
-
-    watch sends both our streams into that pipe and tells the size of its screen; a pipe to another program has stdout alone.
-    """
-    run = current()
-    if run.drawing:
-        return True
-    if not {"COLUMNS", "LINES"} <= os.environ.keys():
-        return False
-    try:
-        out, err = os.fstat(run.out.fileno()), os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISFIFO(out.st_mode) and os.path.samestat(out, err)
+    """Say whether stdout is looked at: a terminal."""
+    return current().drawing
 
 
 def screen_size() -> tuple[int, int]:

@@ -3,11 +3,14 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 from cnnkit.data.source import Picture
 from cnnkit.formats import atomic
+
+T = TypeVar("T")
 
 #: Pixels of a thumbnail's side, and between thumbnails.
 SIDE, GAP = 128, 6
@@ -23,10 +26,24 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def choose(pictures: Sequence[Picture]) -> list[Picture]:
-    """Choose the pictures that are shown: evenly from all, so that every class has its rows."""
-    if len(pictures) <= MOST_ROWS:
-        return list(pictures)
-    return [pictures[row * (len(pictures) - 1) // (MOST_ROWS - 1)] for row in range(MOST_ROWS)]
+    """Choose the pictures that are shown: as many of each class as of the others, evenly from all of it.
+
+    Of more classes than rows, some are chosen evenly, too.
+    """
+    classes: dict[str | None, list[Picture]] = {}
+    for picture in pictures:
+        classes.setdefault(picture.label, []).append(picture)
+    held = _evenly(list(classes.values()), min(len(classes), MOST_ROWS))
+    rows = [0] * len(held)
+    for _ in range(min(MOST_ROWS, len(pictures))):  # a row to the class with the fewest that has another picture
+        free = [number for number, each in enumerate(held) if rows[number] < len(each)]
+        rows[min(free, key=rows.__getitem__)] += 1
+    return [picture for each, count in zip(held, rows, strict=True) for picture in _evenly(each, count)]
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    """Choose some, the first and the last among them."""
+    return [items[number * (len(items) - 1) // max(count - 1, 1)] for number in range(count)]
 
 
 def save(path: str | Path, rows: Sequence[Sequence[Image.Image]]) -> None:

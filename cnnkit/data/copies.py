@@ -7,24 +7,20 @@
 A place follows from the picture's own path and label, not from what other pictures there are.
 """
 
-import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from cnnkit.data import augment, images, reader
+from cnnkit.data import augment, held_out, images, reader
 from cnnkit.data.augment import Augmentation, Draw
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 
-#: Parts of a split that measure: an augmented picture in them would measure something else.
-HELD_OUT = frozenset({"val", "valid", "validation", "dev", "test"})
+_log = logging.getLogger(__name__)
 
 #: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
@@ -62,16 +58,6 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """A picture that was read."""
-
-    image: Image.Image  # upright, RGB
-    content: bytes  # of the file
-    fingerprint: str
-    format: str  # what the file's content is, one of images.FORMATS
-
-
-@dataclass(frozen=True, slots=True)
 class Copy:
     """One copy of a picture: what becomes of it, and where it goes, as seen from the folder of all copies."""
 
@@ -81,59 +67,38 @@ class Copy:
     draw: Draw
 
 
-def read(path: str) -> Original:
-    """Read a file once, for its picture and for its fingerprint.
-
-    Raises:
-        BadPicture: As `images.load`.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BadPicture(images.reason(path, error)) from error
-    with images.opened(path, content) as image:
-        image.load()
-        fingerprint = hashlib.sha256(content).hexdigest()
-        return Original(
-            images.upright_rgb(image), content, fingerprint, "JPEG" if image.format == "MPO" else str(image.format)
-        )
-
-
-def check_not_held_out(picture: Picture) -> None:
-    """Demand that a picture is there to be learnt from.
-
-    A folder of parts that is read as one of classes has the parts for labels; that is seen, too.
-
-    Raises:
-        UsageError: It belongs to a part that measures.
-    """
-    part = next((name for name in (picture.split, picture.label) if name in HELD_OUT), None)
-    if part is not None:
-        raise UsageError(
-            f"{picture.path} belongs to {part}, and what is augmented measures something else; "
-            "take the training part with --split train, or insist with --force"
-        )
-
-
 def checked(pictures: Iterable[Picture], *, force: bool = False) -> Iterable[Picture]:
     """Demand of all pictures that they are there to be learnt from: at once where they are known, else of each in its turn.
 
+    Args:
+        pictures: The originals.
+        force: Those of parts that measure are counted, and named when all have come.
+
     Raises:
-        UsageError: As `check_not_held_out`; never with `force`.
+        UsageError: One belongs to a part that measures, and there is no `force`.
     """
-    if force:
-        return pictures
-    if isinstance(pictures, Sequence):
-        for picture in pictures:
-            check_not_held_out(picture)
-        return pictures
+    if not isinstance(pictures, Sequence):
+        return _watched(pictures, force=force)
+    for _ in _watched(pictures, force=force):
+        pass
+    return pictures
 
-    def each() -> Iterator[Picture]:
-        for picture in pictures:
-            check_not_held_out(picture)
-            yield picture
 
-    return each()
+def _watched(pictures: Iterable[Picture], *, force: bool) -> Iterator[Picture]:
+    parts: list[str] = []
+    for picture in pictures:
+        part = held_out.part_of(picture)
+        if part is not None and not force:
+            raise UsageError(
+                f"{picture.path} belongs to {part}, and what is augmented measures something else; "
+                "take the training part with --split train, or insist with --force"
+            )
+        if part is not None:
+            parts.append(part)
+        yield picture
+    if parts:
+        names = ", ".join(sorted(set(parts)))
+        _log.warning("%d pictures of %s are augmented because of --force", len(parts), names)
 
 
 def listed(
@@ -164,14 +129,18 @@ def _records(
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     place = placing(pictures)
+    taken: set[str] = set()
     total, used = len(pictures) if isinstance(pictures, Sized) else None, 0
-    originals = reader.read(pictures, read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    originals = reader.read(pictures, images.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
     for done, (picture, original) in enumerate(originals, start=1):
         if isinstance(original, BadPicture):
             skip(picture.path, str(original))
         else:
             used += 1
             for copy in named(picture, original.format, recipe.draws(original.fingerprint), place=place, recipe=recipe):
+                if copy.path in taken:
+                    raise claimed_twice(copy)
+                taken.add(copy.path)
                 yield record(copy, recipe.augmentation, source=picture.path)
         progress(done, total)
     if not used:
@@ -234,6 +203,13 @@ def named(
     return copies
 
 
+def claimed_twice(copy: Copy) -> CnnkitError:
+    """Say that the place of a copy belongs to another one."""
+    return CnnkitError(
+        f"{copy.source.path} and another picture would both become {copy.path}; name one of them otherwise, or leave it out"
+    )
+
+
 def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
     """Give what stands before and behind a copy's number.
 
@@ -244,10 +220,10 @@ def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
     return (stem, extension) if written else (name, ".png")
 
 
-def saving(name: str, file_format: str) -> dict[str, Any]:
-    """Give what Pillow's `save` is told about the copies of a picture of this name and format."""
+def saving(name: str, file_format: str, *, profile: bytes | None = None) -> dict[str, Any]:
+    """Give what Pillow's `save` is told about the copies of a picture of this name, format and colour profile."""
     chosen = file_format if stem_and_extension(name, file_format)[0] != name else "PNG"
-    return {"format": chosen, **_WRITTEN[chosen][1]}
+    return {"format": chosen, **_WRITTEN[chosen][1], **({"icc_profile": profile} if profile else {})}
 
 
 # ---------------------------------------------------------------- rows

@@ -1,10 +1,14 @@
 """One picture, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
 
 import contextlib
+import hashlib
 import io
 import os
+import stat
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -49,19 +53,62 @@ def load(path: str | Path) -> Image.Image:
         return upright_rgb(image)
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A picture with what identifies its file."""
+
+    image: Image.Image  # upright, RGB
+    fingerprint: str  # the sha256 of the file's bytes, in hexadecimal
+    format: str  # what the content is, one of FORMATS, but JPEG for MPO
+    grey: bool  # the file has no colours
+    profile: bytes | None  # what its colours mean (ICC), if that fits RGB, or grey where it is grey
+
+
+def read(path: str | Path) -> Original:
+    """Read a picture and the fingerprint of its file through one opening of it, so that both belong together.
+
+    Only a file that proves to be a picture is read to its end.
+
+    Raises:
+        BadPicture: As `load`, or it is no file that has an end.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadPicture("not a regular file")
+            with opened(path, file) as image:
+                image.load()
+                file_format = "JPEG" if image.format == "MPO" else str(image.format)
+                grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+                profile = image.info.get("icc_profile") or b""
+                upright = upright_rgb(image)
+            file.seek(0)
+            fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadPicture(reason(path, error)) from error
+    fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")  # the colour space, in the profile's head
+    return Original(upright, fingerprint, file_format, grey, profile if fits else None)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Who opens a pipe that nobody writes to would wait for ever
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 @contextlib.contextmanager
-def opened(path: str | Path, content: bytes | None = None) -> Generator[Image.Image]:
+def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generator[Image.Image]:
     """Open a picture without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
 
     Args:
         path: The file, also for messages.
-        content: Its bytes, should the caller have read them already.
+        content: Its bytes, or the file itself, should the caller have read or opened it already; it stays open.
 
     Yields:
         Pillow's image as it lies in the file: its own mode, not turned.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_OPENERS) as image:
+        source = path if content is None else io.BytesIO(content) if isinstance(content, bytes) else content
+        with Image.open(source, formats=_OPENERS) as image:
             yield image
     except BadPicture:
         raise

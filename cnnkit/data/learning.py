@@ -5,14 +5,18 @@ split.tsv with a column `split`                  its rows of train and of val; t
 photos/cat/1.jpg                                 all for training, unless --val names others
 """
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cnnkit.data import source
+from cnnkit.data import held_out, source
 from cnnkit.data.source import Picture
 from cnnkit.errors import CnnkitError, UsageError
+
+log = logging.getLogger("cnnkit")
 
 TRAIN, VAL = "train", "val"
 
@@ -71,15 +75,27 @@ def find(
 def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None, list[Picture]]:
     """Give the pictures of a source by part: train and val, or all under None."""
     if os.path.isdir(each):
-        divided: list[str | None] = [part for part in (TRAIN, VAL) if os.path.isdir(os.path.join(each, part))]
-        divided = divided or [None]
-        for part in divided:
-            _refuse_empty(os.path.join(each, part or ""))
-        return {part: list(source.find([each], split=part)) for part in divided}
+        names = [name for name in sorted(os.listdir(each)) if os.path.isdir(os.path.join(each, name)) and _part(name)]
+        for name in names or [""]:
+            _refuse_empty(os.path.join(each, name))
+        if not names:
+            return {None: list(source.find([each]))}
+        parts: dict[str | None, list[Picture]] = {}
+        for name in names:
+            parts.setdefault(_part(name), []).extend(source.find([each], split=name))
+        return parts
     found = list(source.find([each], stdin=stdin, null=null))
-    if any(picture.split is not None for picture in found):
-        return {part: [picture for picture in found if picture.split == part] for part in (TRAIN, VAL)}
-    return {None: found}
+    if not any(picture.split is not None for picture in found):
+        return {None: found}
+    unused = Counter(picture.split or "no part" for picture in found if not _part(picture.split or ""))
+    if unused:
+        log.info("%s: not looked at: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
+    return {part: [picture for picture in found if _part(picture.split or "") == part] for part in (TRAIN, VAL)}
+
+
+def _part(name: str) -> str | None:
+    """Say which part a name means; validation goes by several."""
+    return VAL if name.lower() in held_out.VALIDATION_NAMES else TRAIN if name.lower() == TRAIN else None
 
 
 def _refuse_empty(folder: str) -> None:

@@ -4,13 +4,16 @@
     DIR/cat/1~02.jpg
     DIR/augment.tsv         path label split group source copy, and the numbers of each copy; written last: its presence means complete
 
-Everything is made in a hidden folder of DIR and takes its place when all of it is there: a run that fails leaves nothing behind.
+Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/replacing.py): a run that fails
+leaves nothing behind.
 """
 
 import contextlib
+import errno
 import io
+import logging
 import os
-import shutil
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -23,9 +26,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnkit.data import contact_sheet, copies, preprocess, reader, tree
+from cnnkit.data import contact_sheet, copies, images, preprocess, reader, replacing
 from cnnkit.data.augment import Draw
-from cnnkit.data.copies import Copy, Original, Recipe
+from cnnkit.data.copies import Copy, Recipe
+from cnnkit.data.images import Original
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import augment
@@ -34,8 +38,9 @@ from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats import manifest, tsv
 
-MANIFEST = "augment.tsv"
-_WORKSHOP = ".augmenting"
+MANIFEST = replacing.MANIFEST
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,32 @@ class Summary:
     skipped: int
     seconds: float
     per_second: float
+
+
+class _Room:
+    """Memory that threads share: who needs more than is left waits, but for one, which may need more than there is."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken, self._changed = size, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, size: int) -> Generator[None]:
+        """Take some bytes for a while."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
+#: For pictures that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
+_ROOM = _Room(700 << 20)
+#: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
+_BYTES_A_PIXEL = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +119,11 @@ def write(
     """
     folder, started = Path(folder), time.perf_counter()
     pictures = copies.checked(pictures, force=force)
-    tree.check_free(folder, force=force)
-    earlier = _earlier(folder) if force else frozenset()
+    check(pictures, folder, force=force)
+    replaceable = replacing.earlier(folder, force=force)
     place = copies.placing(pictures)
     total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
-    with _workshop(folder) as workshop, threads(1):  # each of our threads computes by itself
+    with replacing.workshop(folder, replaceable) as workshop, threads(1):  # each of our threads computes by itself
         with (workshop / MANIFEST).open("wb") as listed:
             listed.write(tsv.render(copies.columns(recipe.augmentation), []))
             ready = reader.read(
@@ -106,16 +137,26 @@ def write(
                 else:
                     named = copies.named(picture, made.format, made.draws, place=place, recipe=recipe)
                     for copy, content in zip(named, made.files, strict=True):
-                        _put(folder, workshop, copy, content, earlier)
+                        _put(folder, workshop, copy, content, replaceable)
                         listed.write(_line(copy, recipe, folder))
                     used, written = used + 1, written + len(named)
                 progress(done, total)
         if not used:
             raise CnnkitError("no picture could be used; nothing written")
-        _remove(folder, earlier)
-        _move_up(workshop, folder)
     seconds = time.perf_counter() - started
     return Summary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
+
+
+def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = False) -> None:
+    """Demand that copies can be written into a folder: before the work, and before anything else is drawn.
+
+    Raises:
+        CnnkitError: As `write`, of pictures only where they are known already.
+    """
+    if isinstance(pictures, Sequence):
+        for picture in pictures:
+            _check_apart(Path(folder), picture)
+    replacing.check(folder, force=force)
 
 
 def sheet(
@@ -139,11 +180,13 @@ def sheet(
     """
     if Path(path).suffix.lower() != ".png":
         raise UsageError(f"--sheet {path}: a contact sheet is written to a .png file")
-    pictures = copies.checked(pictures, force=force)
+    if not force:  # else `write` counts them
+        pictures = copies.checked(pictures)
     known = pictures if isinstance(pictures, Sequence) else list(islice(pictures, contact_sheet.MOST_ROWS))
+    chosen = contact_sheet.choose(known)
     few = replace(recipe, copies=min(recipe.copies, contact_sheet.MOST_COPIES))
     rows = []
-    for picture, shown in reader.read(contact_sheet.choose(known), partial(_thumbnails, recipe=few)):
+    for picture, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
         if isinstance(shown, BadPicture):
             skip(picture.path, str(shown))
         else:
@@ -151,6 +194,12 @@ def sheet(
     if not rows:
         raise CnnkitError("no picture could be used; there is nothing to show")
     contact_sheet.save(path, rows)
+    if not isinstance(pictures, Sequence):
+        _log.info("%s shows the first %d pictures", path, len(chosen))
+    elif len(chosen) < len(known):
+        _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+    if few.copies < recipe.copies:
+        _log.info("%s shows %d of %d copies of each", path, few.copies, recipe.copies)
     return pictures if isinstance(pictures, Sequence) else chain(known, pictures)
 
 
@@ -165,27 +214,33 @@ def _images(original: Original, recipe: Recipe) -> Iterator[Image.Image]:
     yield image
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
     for draw in recipe.draws(original.fingerprint):
-        yield Image.fromarray(augment(pixels, [draw], fill=recipe.augmentation.fill)[0].numpy())
+        with _ROOM.taken(_BYTES_A_PIXEL * image.width * image.height):
+            changed = augment(pixels, [draw], fill=recipe.augmentation.fill)[0].numpy()
+        yield Image.fromarray(changed)
 
 
 def _make(path: str, *, recipe: Recipe) -> _Made:
-    original = copies.read(path)
-    saving = copies.saving(os.path.basename(path), original.format)
-    first, *others = (
-        original.content if number == 0 and recipe.square is None else _encoded(image, saving)
+    original = images.read(path)
+    saving = copies.saving(os.path.basename(path), original.format, profile=original.profile)
+    kept, *others = (
+        b"" if number == 0 and (not recipe.keep or recipe.square is None) else _encoded(image, saving, original)
         for number, image in enumerate(_images(original, recipe))
     )
-    return _Made(original.format, recipe.draws(original.fingerprint), [first, *others] if recipe.keep else others)
+    if recipe.keep and recipe.square is None:
+        kept = Path(path).read_bytes()
+    return _Made(original.format, recipe.draws(original.fingerprint), [kept, *others] if recipe.keep else others)
 
 
-def _encoded(image: Image.Image, saving: Mapping[str, Any]) -> bytes:
+def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) -> bytes:
     file = io.BytesIO()
+    if original.grey:  # all three channels are the same, and stay so
+        image = image.convert("L")
     image.save(file, **saving)
     return file.getvalue()
 
 
 def _thumbnails(path: str, *, recipe: Recipe) -> list[Image.Image]:
-    return [contact_sheet.thumbnail(image) for image in _images(copies.read(path), recipe)]
+    return [contact_sheet.thumbnail(image) for image in _images(images.read(path), recipe)]
 
 
 def _line(copy: Copy, recipe: Recipe, folder: Path) -> bytes:
@@ -200,25 +255,6 @@ def _line(copy: Copy, recipe: Recipe, folder: Path) -> bytes:
 # ---------------------------------------------------------------- the folder
 
 
-@contextlib.contextmanager
-def _workshop(folder: Path) -> Generator[Path]:
-    """Make a hidden folder to work in, and with it the folder itself; what was made is gone again should the work not come to its end."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    workshop = folder / _WORKSHOP
-    shutil.rmtree(workshop, ignore_errors=True)  # of a run that was killed
-    workshop.mkdir()
-    try:
-        yield workshop
-    except BaseException:
-        shutil.rmtree(workshop, ignore_errors=True)
-        for each in missing:
-            with contextlib.suppress(OSError):
-                each.rmdir()
-        raise
-    shutil.rmtree(workshop)
-
-
 def _check_apart(folder: Path, picture: Picture) -> None:
     real = os.path.realpath(folder)
     below = os.path.dirname(picture.path)
@@ -228,52 +264,18 @@ def _check_apart(folder: Path, picture: Picture) -> None:
         )
 
 
-def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, earlier: frozenset[str]) -> None:
-    if copy.path not in earlier and os.path.lexists(folder / copy.path):
-        raise CnnkitError(f"{folder / copy.path} is in the way; move it away or choose another folder")
+def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, replaceable: frozenset[str]) -> None:
+    replacing.check_place(folder, copy.path, replaceable)
     target = workshop / copy.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             file.write(content)
     except FileExistsError:
+        raise copies.claimed_twice(copy) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         raise CnnkitError(
-            f"{copy.source.path} and another picture would both become {copy.path}; name one of them otherwise, or leave it out"
-        ) from None
-
-
-def _earlier(folder: Path) -> frozenset[str]:
-    """Find what an earlier run left and another one may replace: copies, and originals that still lie where they were copied from."""
-    listed = folder / MANIFEST
-    if not listed.is_file():
-        return frozenset()
-    with listed.open("rb") as file:
-        rows = list(tsv.parse(file, name=str(listed), required=["path", "source", "copy"]))
-    return frozenset(
-        row["path"]
-        for row in rows
-        if os.pardir
-        not in row["path"].split("/")  # what lies outside of the folder is none of ours, whoever wrote that
-        and not os.path.isabs(row["path"])
-        and (row["copy"] != "0" or (folder / row["source"]).exists())
-    )
-
-
-def _remove(folder: Path, earlier: frozenset[str]) -> None:
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in earlier:
-        (folder / path).unlink(missing_ok=True)
-    for below in sorted({above for path in earlier for above in Path(path).parents[:-1]}, reverse=True):
-        with contextlib.suppress(OSError):  # something else is in it, and stays
-            (folder / below).rmdir()
-
-
-def _move_up(workshop: Path, folder: Path) -> None:
-    """Give every file its place, the manifest last."""
-    for below, _, names in os.walk(workshop):
-        target = folder / Path(below).relative_to(workshop)
-        target.mkdir(exist_ok=True)
-        for name in names:
-            if Path(below, name) != workshop / MANIFEST:
-                Path(below, name).replace(target / name)
-    (workshop / MANIFEST).replace(folder / MANIFEST)
+            f"{copy.source.path}: the name of its copy {copy.path} is too long; give the picture a shorter one"
+        ) from error

@@ -39,7 +39,7 @@ class Views(Protocol):
     def copies(self) -> int:
         """How many there are at most, beside the square itself."""
 
-    def __call__(self, picture: Picture, square: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: Picture, square: NDArray[np.uint8], *, fingerprint: str) -> Sequence[NDArray[np.uint8]]:
         """Make them, (size, size, 3) each."""
 
 
@@ -129,8 +129,11 @@ def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
 
 
 def _load_views(picture: Picture, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
-    squares = _load(picture.path, ways=ways)
-    return [squares] if views is None else [[view] for square in squares for view in views(picture, square)]
+    if views is None:
+        return [_load(picture.path, ways=ways)]
+    original = images.read(picture.path)
+    squares = [preparing.prepare(original.image, way) for way in ways]
+    return [[view] for square in squares for view in views(picture, square, fingerprint=original.fingerprint)]
 
 
 def _filled(good: Sequence[tuple[Picture, Squares]], batch: int) -> list[NDArray[np.uint8]]:

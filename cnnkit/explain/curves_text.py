@@ -18,6 +18,7 @@ _GAP = 3
 _LEAST_ROWS, _MOST_ROWS = 4, 16
 _MOST_COLUMNS = 140
 _LARGE, _DIGITS = 1e5, 5  # numbers beyond are written with exponents
+_FURTHEST, _NEAREST = 8e307, 1e-300  # what lies outside is drawn at the edge, and what lies closer as one
 _LEAST_NAME = 8  # letters of a run's name beside its numbers; with less room they stand below it
 _AROUND = 3  # lines of a panel that are no curve: title, axis, numbers
 
@@ -70,7 +71,7 @@ def _panel(runs: Sequence[Run], title: str, measures: tuple[str, str], columns: 
 
     def place(epoch: float, value: float) -> Dot:
         x = (epoch - first) / (last - first) * (2 * wide - 1)
-        y = (high - value) / (high - low) * (canvas.height - 1)
+        y = (high - min(max(value, low), high)) / (high - low) * (canvas.height - 1)
         return round(x), round(y)
 
     _draw_curves(canvas, runs, measures, place)
@@ -182,12 +183,13 @@ def _key(number: int) -> str:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Give the least and the largest value, apart from one another."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if low < high:
+    """Give the least and the largest value, as far apart from one another as numbers can tell."""
+    # Beyond half of the largest number the span itself has none
+    low, high = (min(max(each, -_FURTHEST), _FURTHEST) for each in (min(values, default=0.0), max(values, default=1.0)))
+    if high - low > max(_NEAREST, 1e-12 * max(abs(low), abs(high))):
         return low, high
-    about = abs(low) / 10 or 1.0
-    return low - about, low + about
+    about = max(abs(low) / 10, _NEAREST) if low else 1.0
+    return low - about, high + about
 
 
 def _marks(low: float, high: float, *, most: int, whole: bool = False) -> dict[float, str]:

@@ -69,7 +69,7 @@ def load(path: str | Path) -> Features:
         described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described), kind=Kind.FEATURES
     )
     values = load_values(path)
-    rows = manifest.load(listed)
+    rows = manifest.load(listed, views=header.has_views)
     if len(rows) != len(values):
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(rows)}; run cnn-extract again")
     return Features(values, rows, header)
@@ -198,7 +198,7 @@ class Writer:
         if earlier.but(classes=None) != self.header.but(classes=None):
             return None
         values = load_values(self.path)
-        rows = manifest.load(listed)
+        rows = manifest.load(listed, views=self.header.has_views)
         if values.dtype != self.dtype or values.shape != (len(rows), *self.shape):
             return None
         return rows
@@ -226,7 +226,7 @@ class Writer:
         if not (values.exists() and listed.exists()):
             return []
         whole = listed.read_bytes().rpartition(b"\n")[0]  # a row without its newline was cut short
-        rows = list(manifest.parse(whole.split(b"\n"), name=str(listed))) if whole else []
+        rows = list(manifest.parse(whole.split(b"\n"), name=str(listed), views=self.header.has_views)) if whole else []
         start = len(self._npy_header(_MOST_ROWS))
         row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         count = min(len(rows), max(values.stat().st_size - start, 0) // row_bytes) // multiple_of * multiple_of

@@ -76,6 +76,11 @@ class Header:
     training: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def has_views(self) -> bool:
+        """Whether these are features with a row for each of several views of a picture."""
+        return bool(self.training.get("views"))
+
     def to_json(self) -> str:
         """Give the same text for the same record, on one line."""
         record = asdict(self)

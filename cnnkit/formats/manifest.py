@@ -32,12 +32,13 @@ class Row:
     view: int | None = None
 
 
-def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Row]:
+def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator[Row]:
     """Read a manifest's lines as they are asked for.
 
     Args:
         lines: The lines of the file, header row first.
         name: The file, for messages.
+        views: The column `view` is ours, as a Header says; else it is somebody's own, and is passed over.
 
     Raises:
         FormatError: A row does not fit the header row, there is no `path` column, or a path is empty.
@@ -46,14 +47,14 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Row]:
         if not fields["path"]:
             raise FormatError(f"{name}: a row with an empty path")
         label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
-        view = fields.get("view", "")  # somebody else's column may be called so, too
+        view = fields.get("view", "") if views else ""
         yield Row(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
 
 
-def load(path: str | Path) -> list[Row]:
-    """Read a manifest whole."""
+def load(path: str | Path, *, views: bool = False) -> list[Row]:
+    """Read a manifest whole, as `parse` does."""
     with Path(path).open("rb") as file:
-        return list(parse(file, name=str(path)))
+        return list(parse(file, name=str(path), views=views))
 
 
 def render(rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:

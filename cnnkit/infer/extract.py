@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Engine, FeatureDtype
+from cnnkit.data import held_out
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
@@ -96,29 +97,15 @@ def extract(
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
     base = _open(request, device=device, engine=engine)
-    if isinstance(pictures, Sized):
-        most = len(pictures) * (1 if views is None else 1 + views.copies)
-        batch = max(1, min(batch, most))  # a few pictures need not fill up a large batch
-    shape = _row_shape(base)
-    writer = features.Writer(
-        output,
-        shape=shape,
-        dtype=dtype,
-        header=_header(base, engine, views),
-        settings={"batch": batch, "engine": engine.value, "device": base.device},
-        columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
-    )
+    batch = _useful(batch, pictures, views)
+    writer = _writer(output, base, batch=batch, dtype=dtype, engine=engine, views=views)
     if views is not None and isinstance(pictures, Sequence):
-        _name_plain(pictures, views)
+        _name_plain(pictures)
     started = time.perf_counter()
     if resume and isinstance(pictures, Sequence):
-        bad = resuming.bad_of_finished(writer, pictures, preprocess=base.preprocess, views=views)
-        if bad is not None:
-            for path, reason in bad:
-                skip(path, reason)
-            log.info("%s is complete; nothing to do", output)
-            rows = len(writer.finished() or [])
-            return _summary(output, shape, rows=rows, skipped=len(bad), resumed=rows, started=started)
+        complete = _complete(writer, pictures, base, views=views, skip=skip, started=started)
+        if complete is not None:
+            return complete
     done = writer.resume(multiple_of=batch) if resume else []
     skipped = 0
 
@@ -127,37 +114,26 @@ def extract(
         skipped += 1
         skip(path, reason)
 
-    try:
-        with writer, _one_thread_each(views, engine):
-            left, passed, begun = resuming.after(
-                pictures, done, output, preprocess=base.preprocess, views=views, skip=count
-            )
-            answers = runner.run(
-                left,
-                base.preprocess,
-                base.network,
-                batch=batch,
-                jobs=jobs,
-                views=views,
-                begun=begun,
-                skip=count,
-                progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
-            )
-            coming: list[Row] = []  # of the picture whose views are being shown
-            for shown, (values, *_) in answers:
-                listed = []
-                for picture in shown:
-                    coming = coming or rows_of(picture, output.parent, views)[begun:]
-                    begun = 0
-                    listed.append(coming.pop(0))
-                writer.write(values, listed)
-            if not writer.count:
-                raise CnnkitError("no picture could be used; nothing written")
-    except BaseException as error:
-        if writer.count and not isinstance(error, CnnkitError):
-            log.info("%d rows are kept in %s.part; --resume goes on after them", writer.count, output)
-        raise
-    return _summary(output, shape, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
+    with _saying_what_is_kept(writer), writer, _one_thread_each(views, engine):
+        left, passed, begun = resuming.after(
+            pictures, done, output, preprocess=base.preprocess, views=views, skip=count
+        )
+        answers = runner.run(
+            left,
+            base.preprocess,
+            base.network,
+            batch=batch,
+            jobs=jobs,
+            views=views,
+            begun=begun,
+            skip=count,
+            progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
+        )
+        for values, rows in _named(answers, output.parent, views, begun=begun):
+            writer.write(values, rows)
+        if not writer.count:
+            raise CnnkitError("no picture could be used; nothing written")
+    return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
 def bench(
@@ -210,15 +186,84 @@ def _header(base: _Base, engine: Engine, views: Views | None) -> Header:
     )
 
 
-def _summary(output: Path, shape: Sequence[int], *, rows: int, skipped: int, resumed: int, started: float) -> Summary:
+def _useful(batch: int, pictures: Iterable[Picture], views: Views | None) -> int:
+    """Make a batch no larger than what there is: a few pictures need not fill up a large one."""
+    if not isinstance(pictures, Sized):
+        return batch
+    return max(1, min(batch, len(pictures) * (1 if views is None else 1 + views.copies)))
+
+
+def _writer(
+    output: Path, base: _Base, *, batch: int, dtype: FeatureDtype, engine: Engine, views: Views | None
+) -> features.Writer:
+    return features.Writer(
+        output,
+        shape=_row_shape(base),
+        dtype=dtype,
+        header=_header(base, engine, views),
+        settings={"batch": batch, "engine": engine.value, "device": base.device},
+        columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+    )
+
+
+def _complete(
+    writer: features.Writer,
+    pictures: Sequence[Picture],
+    base: _Base,
+    *,
+    views: Views | None,
+    skip: Skip,
+    started: float,
+) -> Summary | None:
+    """Sum up an earlier run that came to its end with these very pictures; None if there was none."""
+    bad = resuming.bad_of_finished(writer, pictures, preprocess=base.preprocess, views=views)
+    if bad is None:
+        return None
+    for path, reason in bad:
+        skip(path, reason)
+    log.info("%s is complete; nothing to do", writer.path)
+    rows = len(writer.finished() or [])
+    return _summary(writer, rows=rows, skipped=len(bad), resumed=rows, started=started)
+
+
+def _named(
+    answers: Iterable[tuple[Sequence[Picture], Sequence[NDArray[Any]]]],
+    folder: Path,
+    views: Views | None,
+    *,
+    begun: int,
+) -> Iterator[tuple[NDArray[Any], list[Row]]]:
+    """Give each batch of features with its rows; of the first picture, so many views are there already."""
+    coming: list[Row] = []  # of the picture whose views are being shown
+    for shown, (values, *_) in answers:
+        rows = []
+        for picture in shown:
+            coming = coming or rows_of(picture, folder, views)[begun:]
+            begun = 0
+            rows.append(coming.pop(0))
+        yield values, rows
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(writer: features.Writer) -> Generator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if writer.count and not isinstance(error, CnnkitError):
+            log.info("%d rows are kept in %s.part; --resume goes on after them", writer.count, writer.path)
+        raise
+
+
+def _summary(writer: features.Writer, *, rows: int, skipped: int, resumed: int, started: float) -> Summary:
     seconds = time.perf_counter() - started
     rate = (rows - resumed) / seconds
-    return Summary(str(output), rows, "x".join(map(str, shape)), skipped, resumed, round(seconds, 2), round(rate, 1))
+    shape = "x".join(map(str, writer.shape))
+    return Summary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
-def _name_plain(pictures: Sequence[Picture], views: Views) -> None:
+def _name_plain(pictures: Sequence[Picture]) -> None:
     """Say which parts are not augmented, since that was not asked for."""
-    parts = [picture.split or "" for picture in pictures if len(views.of(picture)) == 1]
+    parts = [part for part in map(held_out.part_of, pictures) if part is not None]
     if parts:
         names = " and ".join(sorted(set(parts)))
         log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)

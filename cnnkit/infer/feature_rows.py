@@ -75,7 +75,7 @@ def _one(path: Path, split: str | None) -> FeatureRows:
         return FeatureRows(
             str(path), values, list(range(len(values))), [f"{path}:{row}" for row in range(len(values))], header
         )
-    named = manifest.load(listed)
+    named = manifest.load(listed, views=header is not None and header.has_views)
     if len(named) != len(values):
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(named)}; run cnn-extract again")
     rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == split)]

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data import augment as drawing
+from cnnkit.data import held_out
 from cnnkit.data.augment import Augmentation
-from cnnkit.data.copies import HELD_OUT
 from cnnkit.data.source import Picture
 from cnnkit.formats import manifest
 from cnnkit.formats.manifest import Row
@@ -30,13 +29,15 @@ class Views:
 
     def of(self, picture: Picture) -> range:
         """Count the views of a picture."""
-        return range(1 if picture.split in HELD_OUT else self.copies + 1)
+        return range(1 if held_out.part_of(picture) else self.copies + 1)
 
-    def __call__(self, picture: Picture, square: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: Picture, square: NDArray[np.uint8], *, fingerprint: str) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (size, size, 3) each.
 
-        Raises:
-            BadPicture: Its file is gone in the meantime.
+        Args:
+            picture: Which one.
+            square: The picture, prepared.
+            fingerprint: Of its file.
         """
         _, *copies = self.of(picture)
         if not copies:
@@ -48,7 +49,7 @@ class Views:
 
         augmenter = resample.Augmenter(self.augmentation, seed=self.seed)
         squares = torch.from_numpy(np.array(square)).expand(len(copies), *square.shape)  # (K, size, size, 3)
-        return [square, *augmenter(squares, [drawing.fingerprint(picture.path)] * len(copies), copies).numpy()]
+        return [square, *augmenter(squares, [fingerprint] * len(copies), copies).numpy()]
 
     def described(self) -> dict[str, Any]:
         """Say for a Header how the views were made."""

@@ -1,11 +1,12 @@
 """Cutting a network at a layer: which layers there are, by whose names, and the part up to one of them."""
 
+import contextlib
 import copy
 import difflib
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
@@ -110,17 +111,27 @@ def _layer_names(module: nn.Module, *, training: bool) -> dict[str, str]:
 
     torchvision's feature extractors keep the nodes, whose own names are the same each time, and not where they come from.
     """
-    was_training = module.training
-    module.train(training)
     classes = [each for _, each in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(each, nn.Module)]
     settings = dict(_tracing(module)["tracer_kwargs"])
     settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision adds them
     tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), **settings)
-    tracer.trace(copy.copy(module))  # constants that are met on the way are written into what is traced
-    module.train(was_training)
+    with _mode(module, training=training):
+        tracer.trace(copy.copy(module))  # constants that are met on the way are written into what is traced
     paths = {node.name: path for node, path in tracer.node_to_qualname.items()}
     modules, last = dict(module.named_modules()), _last_inside(list(paths.values()))
     return {name: _outermost(modules, last, path) for name, path in paths.items()}
+
+
+@contextlib.contextmanager
+def _mode(module: nn.Module, *, training: bool) -> Generator[None]:
+    """Put a network into a mode for a while; afterwards each of its modules is in its own again, whatever happens."""
+    modes = [(each, each.training) for each in module.modules()]
+    try:
+        module.train(training)
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
 
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
@@ -196,7 +207,7 @@ def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
         seen = answers(torch.zeros(1, 3, size, size))
     shapes = [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]
     spatial = [index for index, (_, shape) in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) > 1]
-    last = spatial[-1]
+    last = max(spatial, default=-1)
     if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the picture's grid was given up on the way
         last = max(index for index, (_, shape) in enumerate(shapes) if len(shape) == 2)
     return _outermost(dict(module.named_modules()), _last_inside(body), shapes[last][0])

@@ -6,7 +6,7 @@ in the order in which they run for the first time.
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -264,8 +264,9 @@ def _split_graph(base: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn
 def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Group the parameters that are trained by depth, so that lower layers can learn at lower rates.
 
-    A group is a block, the prefix of the module's name through its first number ("features.17", "layer4.1", "conv3"); a
-    normalisation that would be a block of its own belongs to the one before it.
+    A group is a block, the prefix of the module's name through its first number ("features.17", "conv3"), or through the second where
+    the first one counts stages ("layer4.1", "features.5.3", "block4.block4-0"); a normalisation that would be a block of its own
+    belongs to the one before it.
 
     Args:
         base: As `layers`.
@@ -276,9 +277,10 @@ def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ..
     """
     groups: dict[str, list[str]] = {}
     norms_only: dict[str, bool] = {}
+    modules = dict(base.named_modules())
     for step in _steps(base):
         if step.parameters and step.name in trained:
-            block = _block(step.name)
+            block = _block(modules, step.name)
             known = groups.setdefault(block, [])
             known += [name for name in step.parameters if name not in known]
             norms_only[block] = norms_only.get(block, True) and isinstance(step.module, _NORMS)
@@ -291,10 +293,15 @@ def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(tuple(names) for names in reversed(joined))
 
 
-def _block(layer: str) -> str:
-    """Cut a name behind its first number: "features.17" and "conv3", but "layer4.1", whose stages are numbered too."""
+def _block(modules: Mapping[str, nn.Module], layer: str) -> str:
+    """Cut a name behind its first number, or behind the second where the first one counts stages of numbered blocks."""
     parts = layer.split(".")
     place = next((index for index, part in enumerate(parts) if re.search(r"[0-9]", part)), 0)
-    if not parts[place].isdecimal() and parts[place + 1 : place + 2] and parts[place + 1].isdecimal():
+    stage = modules.get(".".join(parts[: place + 1]))
+    inside = dict(stage.named_children()) if stage is not None else {}
+    numbered = re.compile(rf"({re.escape(parts[place])}-)?[0-9]+")  # 3, and block4-3 in block4
+    if inside and all(
+        numbered.fullmatch(name) and any(True for _ in block.children()) for name, block in inside.items()
+    ):
         place += 1
     return ".".join(parts[: place + 1])

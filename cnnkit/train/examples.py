@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnkit.data import augment, preprocess, reader
+from cnnkit.data import images, preprocess, reader
 from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
@@ -108,7 +108,8 @@ class Pictures:
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
-        return preprocess.load(path, self._prepare), augment.fingerprint(path)
+        original = images.read(path)
+        return preprocess.prepare(original.image, self._prepare), original.fingerprint
 
     def _placed(self, pixels: Tensor) -> Tensor:
         if self._place.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._place)[0]:
@@ -117,14 +118,14 @@ class Pictures:
 
     def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
-        for rows, images in zip(batches, self._images(batches), strict=True):
-            here = images.to(self._place, non_blocking=True)
+        for rows, pixels in zip(batches, self._batches(batches), strict=True):
+            here = pixels.to(self._place, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
             yield here
 
-    def _images(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         if self._pixels is not None:
             for rows in batches:
                 yield self._pixels[rows.to(self._pixels.device)]
@@ -135,13 +136,13 @@ class Pictures:
             order, lambda path: preprocess.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
         )
         for rows in batches:
-            images = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
+            squares = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
             for place in range(len(rows)):
                 picture, pixels = next(coming)
                 if isinstance(pixels, BadPicture):
                     raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
-                images.numpy()[place] = pixels  # torch would warn of arrays that are read-only
-            yield images.pin_memory() if self._place.type == "cuda" else images
+                squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
+            yield squares.pin_memory() if self._place.type == "cuda" else squares
 
 
 class _Moments:
@@ -203,8 +204,8 @@ class Answered:
 
     def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Give the frozen part's answers; see `Examples`."""
-        for images in self._pictures.inputs(batches, epoch):
-            yield self._frozen(images)
+        for pictures in self._pictures.inputs(batches, epoch):
+            yield self._frozen(pictures)
 
 
 def shuffled(count: int, *, batch: int, seed: int, world: World) -> list[Tensor]:

@@ -1,12 +1,15 @@
 """How a network is trained: everything that cnn-train and cnn-finetune can be told about it. No torch."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Schedule
 from cnnkit.data import augment
 from cnnkit.errors import UsageError
+
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Recipe:
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training of {self.epochs} epochs")
         if not validated:
+            log.warning(
+                "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"
+            )
             if self.patience is not None:
                 raise UsageError("--patience waits for a better epoch by --val; give --val, or fewer --epochs")
             if self.schedule is Schedule.PLATEAU:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from PIL import Image
 
 from cnnkit.data import augment as drawing
-from cnnkit.data import contact_sheet, images, source
+from cnnkit.data import contact_sheet, held_out, images, source
 from cnnkit.data.augment import Draw
+from cnnkit.data.source import Picture
+from cnnkit.engine import copying
 from cnnkit.engine.resample import augment
 from cnnkit.formats import manifest, tsv
 
@@ -142,7 +145,7 @@ def test_formats_and_names_of_all_kinds(run, here):
     run("cnn-augment", "odd", "-o", "more", "--copies", "1", "--augment", "hflip")
     expected = ["a.gif~01.png", "a~01.jpg", "a~01.png", "b~01.BMP", "b~01.tif", "b~01.webp", "c.pgm~01.png", "c~01.ppm"]
     assert sorted(os.listdir("more/red")) == [*expected, "really a png.jpg~01.png"]
-    run("cnn-augment", "odd", "-o", "same", "--copies", "1", "--augment", "")
+    run("cnn-augment", "odd", "-o", "same", "--copies", "1", "--augment", "brightness 0.0005")  # rounded, it is nothing
     for copy, original in (
         ("b~01.BMP", "b.BMP"),
         ("b~01.tif", "b.tif"),
@@ -154,6 +157,32 @@ def test_formats_and_names_of_all_kinds(run, here):
     for path in Path("more/red").iterdir():
         with Image.open(path) as image:
             images.check_name(path, image.format)
+
+
+def test_grey_pictures_and_profiles_stay_what_they_are(run, here):
+    """Grey comes out grey, with noise without colours; a colour profile goes with the copy where it means its colours."""
+    folder = Path("odd")
+    folder.mkdir()
+    profiles = {space: bytes(16) + space.encode() + bytes(120) for space in ("RGB ", "GRAY", "CMYK")}
+    with Image.open("photos/red/00.png") as image:
+        for name, mode, space in (
+            *(("a.png", "RGB", "RGB "), ("b.jpg", "L", "GRAY"), ("c.png", "LA", "RGB ")),
+            ("d.jpg", "CMYK", "CMYK"),
+        ):
+            image.convert(mode).save(folder / name, icc_profile=profiles[space])
+    run("cnn-augment", "odd", "-o", "more", "--copies", "1", "--keep", "--augment", "noise 0.1, hue 0.2")
+    found = {}
+    for name in ("a~01.png", "b~01.jpg", "c~01.png", "d~01.jpg"):
+        with Image.open(f"more/{name}") as image:
+            found[name[0]] = (image.mode, image.info.get("icc_profile"))
+    assert found == {
+        "a": ("RGB", profiles["RGB "]),
+        "b": ("L", profiles["GRAY"]),
+        "c": ("L", None),
+        "d": ("RGB", None),
+    }
+    assert (pixels("more/c.png").float() - pixels("more/c~01.png")).std() > 15
+    assert filecmp.cmp("odd/b.jpg", "more/b.jpg", shallow=False)
 
 
 def test_numbers_grow_with_the_copies(run, here):
@@ -211,10 +240,33 @@ def test_a_contact_sheet(run, here):
     assert (sheet[0] == 255).all()
 
 
+def test_the_sheet_has_rows_of_every_class():
+    """As many of each as of the others, from its first picture to its last; the others fill up where a class is small."""
+
+    def chosen(**classes):
+        listed = [Picture(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
+        return [picture.path for picture in contact_sheet.choose(listed)]
+
+    assert chosen(a=1, b=2) == ["a0", "b0", "b1"]
+    assert chosen(a=1000, b=4, c=1) == [
+        *(f"a{n}" for n in (0, 166, 333, 499, 666, 832, 999)),
+        "b0",
+        "b1",
+        "b2",
+        "b3",
+        "c0",
+    ]
+    many = chosen(**{f"class{n:02d}": 3 for n in range(40)})
+    assert len(set(many)) == len({path[:-1] for path in many}) == 12
+    assert (many[0], many[-1]) == ("class000", "class390")
+
+
 def test_a_long_list_is_shown_evenly(run, here, pictures):
-    """Of many pictures a dozen are shown, of every class; of a list on standard input the first, and none is lost for the work."""
+    """Of many pictures a dozen are shown, and it is said; of a list on standard input the first, and none is lost for the work."""
     pictures("many", red=20, blue=20)
-    run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
+    outcome = run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
+    assert "look.png shows 12 of 40 pictures" in outcome.err
+    assert "look.png shows 9 of 30 copies of each" in outcome.err
     assert max(pixels("look.png").shape) < 2000
     names = "\n".join(sorted(str(path) for path in Path("many").rglob("*.png")))
     outcome = run(
@@ -251,12 +303,14 @@ def test_parts_that_measure_are_refused(run, split, way):
         assert run("cnn-augment", "split.tsv", *other, *way, *WORDS, status=2).out == ""
     assert not Path("more").exists()
     assert not Path("look.png").exists()
-    run("cnn-augment", "split.tsv", "-o", "more", "--force", *way, *WORDS)
+    insisted = run("cnn-augment", "split.tsv", "-o", "more", "--sheet", "look.png", "--force", *way, *WORDS)
+    told = "2 pictures of test are" if way else "4 pictures of test, val are"
+    assert insisted.err.count(f"{told} augmented because of --force") == 1
     run("cnn-augment", "split.tsv", "-o", "train", "--split", "train", *WORDS)
     assert {row["split"] for row in rows("train")} == {"train"}
 
 
-def test_parts_are_seen_in_lists_and_folders_too(run, split):
+def test_parts_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     """In a manifest on standard input, where nothing is left of what was begun; and in folders that are parts, taken for classes."""
     text = Path("split.tsv").read_text()
     outcome = run("cnn-augment", "-", "-o", "more", *WORDS, stdin=text, status=2)
@@ -266,6 +320,15 @@ def test_parts_are_seen_in_lists_and_folders_too(run, split):
     assert "belongs to test" in run("cnn-augment", "parts", "-o", "more", *WORDS, status=2).err
     run("cnn-augment", "parts", "--split", "train", "-o", "more", "--copies", "1", *WORDS)
     assert sorted(os.listdir("more")) == ["augment.tsv", "blue", "red"]
+    # A part is one by its folder's name as well, from wherever it is seen; a class that is called like one is, if a part is said
+    assert "belongs to val" in run("cnn-augment", "parts/val", "-o", "x", *WORDS, status=2).err
+    shutil.copytree("parts/val/red", "flat/Validation")
+    assert "belongs to Validation" in run("cnn-augment", "flat/Validation", "-o", "x", *WORDS, status=2).err
+    monkeypatch.chdir("parts/test")
+    assert "belongs to test" in run("cnn-augment", ".", "-o", "x", *WORDS, status=2).err
+    assert not Path("x").exists()
+    assert held_out.part_of(Picture("photos/test/1.jpg", "test", "train")) is None
+    assert held_out.part_of(Picture("/home/dev/photos/cat/1.jpg", "cat")) is None
 
 
 def test_a_folder_that_holds_something(run, here):
@@ -285,6 +348,60 @@ def test_a_folder_that_holds_something(run, here):
     assert "is in the way" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
     assert tree("other") == before
     assert "holds the pictures" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4, 5])
+def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop):
+    """Stopped at any move, each earlier copy is there, old or new; the next run goes on, without --force, as if undisturbed."""
+    shutil.rmtree("photos/blue")
+    run("cnn-augment", "photos", "-o", "more", "--copies", "2", "--keep", "--augment", "hflip, rotate 9")
+    Path("photos/red/02.png").unlink()
+    new = ("--copies", "1", "--keep", "--augment", "vflip, rotate 9")
+    run("cnn-augment", "photos", "-o", "clean", *new)
+    before, clean = tree("more"), tree("clean")
+    calls, replace = [], Path.replace
+
+    def stopping(self, target):
+        calls.append(target)
+        if len(calls) == stop:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stopping)
+        outcome = run("cnn-augment", "photos", "-o", "more", "--force", *new, status=1)
+    assert "run the command again to go on" in outcome.err
+    left = tree("more")
+    gone = {"red/02~01.png", "red/02~02.png", "red/00~02.png", "red/01~02.png"} if stop == 5 else set()
+    for path in before.keys() - gone:
+        assert left[path] in (before[path], clean.get(path))
+    run("cnn-augment", "photos", "-o", "more", *new)
+    kept = {"red/02.png": before["red/02.png"]}  # its original is gone
+    assert tree("more") == clean | kept
+
+
+def test_a_place_that_cannot_be_taken_is_seen_before_anything_goes(run, here):
+    """A file where a class must go, a listed copy that is a folder, a link out of the folder: one line, and every file as it was."""
+    run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
+    again = ("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
+    listed = Path("more/augment.tsv").read_text()
+    with Path("more/augment.tsv").open("a") as file:
+        file.write("\t".join(["red", "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
+    before = tree("more")
+    assert "lists red, which is no file" in run(*again, status=1).err
+    assert tree("more") == before
+    Path("more/augment.tsv").write_text(listed)
+    shutil.move("more/red", "elsewhere")
+    Path("more/red").write_text("mine")
+    before = tree("more")
+    assert "more/red is in the way of a folder" in run(*again, status=1).err
+    assert tree("more") == before
+    Path("more/red").unlink()
+    Path("more/red").symlink_to(here / "elsewhere")
+    before = tree("elsewhere")
+    assert "link that leads out of more" in run(*again, status=1).err
+    run("cnn-augment", "photos/blue", "-o", "more", "--force", *WORDS)  # its rows name files behind the link
+    assert tree("elsewhere") == before
 
 
 def test_an_edited_manifest_removes_nothing_outside(run, here):
@@ -316,11 +433,19 @@ def test_broken_pictures_are_skipped(run, here):
 
 
 def test_two_that_would_have_one_name(run, here):
-    """Both are named, and nothing is written."""
+    """Both are named, and nothing is written, or all of it printed; so is a name that the disk finds too long."""
     Path("list.tsv").write_text("path\tlabel\nphotos/red/00.png\twarm\nwarm/photos/red/00.png\twarm\n")
     shutil.copytree("photos", "warm/photos")
     outcome = run("cnn-augment", "list.tsv", "-o", "more", *WORDS, status=1)
     assert "would both become warm/photos/red/00~01.png" in outcome.err
+    assert not Path("more").exists()
+    outcome = run("cnn-augment", "list.tsv", "-o", "-", *WORDS, status=1)
+    assert "would both become warm/photos/red/00~01.png" in outcome.err
+    name = "n" * 250 + ".png"
+    shutil.copy("photos/red/00.png", name)
+    outcome = run("cnn-augment", name, "-o", "more", *WORDS, status=1)
+    assert f"{name}: the name of its copy" in outcome.err
+    assert "give the picture a shorter one" in outcome.err
     assert not Path("more").exists()
 
 
@@ -333,6 +458,7 @@ def test_two_that_would_have_one_name(run, here):
             ["-o", "more", "--augment", "hflop"],
             'augmentation word 1: "hflop" is no augmentation; did you mean "hflip"?',
         ),
+        (["-o", "more", "--augment", ""], '--augment "" changes nothing'),
         (["-o", "more", "--augment", "hflip", "--fit", "pad"], "--size"),
         (["-o", "more", "--augment", "hflip", "--sheet", "look.jpg"], ".png"),
     ],
@@ -345,8 +471,39 @@ def test_words_that_do_not_fit(run, here, words, message):
     assert os.listdir() == ["photos"]
 
 
+def test_devices_and_pipes_are_no_pictures(run, here):
+    """What has no end is named and passed over, not read; a sheet is not begun where the copies cannot go."""
+    os.mkfifo("pipe.png")
+    Path("endless.png").symlink_to("/dev/zero")
+    names = "endless.png\npipe.png\nphotos/red/00.png\n"
+    outcome = run("cnn-augment", "-", "-o", "-", "--copies", "1", *WORDS, stdin=names, status=3)
+    assert "endless.png: not a regular file" in outcome.err
+    assert "pipe.png: not a regular file" in outcome.err
+    assert len(outcome.rows) == 1
+    for folder in ("photos", "pipe.png"):
+        run("cnn-augment", "photos/red", "-o", folder, "--sheet", "look.png", *WORDS, status=1)
+        assert not Path("look.png").exists()
+
+
+def test_large_pictures_wait_for_memory():
+    """What is over the budget is let in alone, and its end lets the next one in."""
+    room, order = copying._Room(10), []
+
+    def work(size):
+        with room.taken(size):
+            order.append(size)
+            time.sleep(0.02)
+            order.append(-size)
+
+    with ThreadPoolExecutor(3) as executor:
+        list(executor.map(work, [50, 60, 70]))
+    assert [abs(each) for each in order[::2]] == [abs(each) for each in order[1::2]]  # one after the other
+    with room.taken(5), room.taken(5):
+        pass
+
+
 def test_a_killed_run_leaves_no_half(run, here, pictures):
-    """Stopped with Ctrl-C nothing is left; killed, the next run with --force begins anew."""
+    """While it runs no other one writes there; stopped with Ctrl-C it leaves nothing; killed, the next run begins anew."""
     pictures("many", size=(100, 100), red=60)
     name = Path(sys.executable).parent / "cnn-augment"
     for number, left in ((signal.SIGINT, False), (signal.SIGKILL, True)):
@@ -356,16 +513,18 @@ def test_a_killed_run_leaves_no_half(run, here, pictures):
             while not Path("more/.augmenting/red").exists():
                 time.sleep(0.01)
                 assert process.poll() is None, process.stderr.read()
+            outcome = run("cnn-augment", "photos", "-o", "more", "--force", *WORDS, status=1)
+            assert "another run is writing into it" in outcome.err
             process.send_signal(number)
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
     assert list(source._below("more")) == []
-    run("cnn-augment", "many", "-o", "more", "--copies", "1", "--force", "--augment", "hflip")
+    run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
     assert len(tree("more")) == 61
 
 
 def test_real_photographs(run, here, photos):
-    """JPEGs of many sizes: every copy has its picture's size and looks like a picture."""
+    """JPEGs of many sizes: every copy is what its row's numbers make of its source, but for what JPEG loses."""
     folder = here / "real" / "daisy"
     folder.mkdir(parents=True)
     for path in sorted((photos / "flowers" / "daisy").iterdir())[:4]:
@@ -373,5 +532,7 @@ def test_real_photographs(run, here, photos):
     run("cnn-augment", "real", "-o", "more", "--copies", "2", "--augment", "rotate 40, zoom 0.2, hflip, brightness 0.2")
     for row in rows("more"):
         copy, original = pixels(f"more/{row['path']}"), pixels(f"more/{row['source']}")
-        assert copy.shape == original.shape
-        assert abs(copy.float().mean() - original.float().mean()) < 60
+        numbers = {name: float(row[name]) for name in ("rotate", "zoom_x", "zoom_y", "brightness")}
+        expected = augment(original[None], [Draw(**numbers, hflip=row["hflip"] == "true")])[0]
+        assert copy.shape == expected.shape
+        assert (copy.float() - expected.float()).abs().mean() < 3

@@ -338,6 +338,11 @@ def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
     outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
     assert "train.npy holds augmented views, which measure something else" in outcome.err
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
+    # A folder of a part is held out as its rows are
+    shutil.copytree("photos/red", "cv/val/red")
+    outcome = run("cnn-extract", "cv/val", "-o", "folder.npy", *BASE, *views)
+    assert outcome.rows[0]["rows"] == "6"
+    assert "6 pictures of val stay plain" in outcome.err
     predicted = run("cnn-predict", "-m", "head.onnx", "train.npy")
     assert [row["path"] for row in predicted.rows] == [row.path for row in features.load("train.npy").rows[::4]]
     assert run("cnn-eval", "-", "--truth", "split.tsv", "--json", stdin=predicted.out).out
@@ -349,6 +354,7 @@ def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
         (["--views", "2"], "give both or neither"),
         (["--augment", "hflip"], "give both or neither"),
         (["--views", "2", "--augment", "hflop"], 'augmentation word 1: "hflop"'),
+        (["--views", "2", "--augment", ""], '--augment "" changes nothing'),
         (["--views", "2", "--augment", "hflip", "--bench"], "--bench writes nothing"),
     ],
 )

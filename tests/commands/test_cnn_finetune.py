@@ -87,7 +87,19 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
 def test_networks_by_name(run, here, name, unfreeze, first):
     """With a fresh head that is warmed up: torchvision's names, Keras' blocks of a VGG; nothing below them moves."""
     words = ("--backbone", name, "--weights", "none", "--size", "32", "--head", "dense 4 bn relu", "--warmup-head", "1")
-    run("cnn-finetune", "photos/train", "-o", "tuned.pt", *words, "--unfreeze", unfreeze, "--device", "cpu", "--epochs", "1")
+    run(
+        "cnn-finetune",
+        "photos/train",
+        "-o",
+        "tuned.pt",
+        *words,
+        "--unfreeze",
+        unfreeze,
+        "--device",
+        "cpu",
+        "--epochs",
+        "1",
+    )
     before, backbone, _ = backbones.pretrained(name, weights="none")
     model = bundle.load("tuned.pt")
     features = {key: model.state[f"base.{key}"] for key in before.state_dict()}

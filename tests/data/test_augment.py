@@ -8,7 +8,7 @@ import pytest
 
 from cnnkit.data import augment
 from cnnkit.data.augment import Augmentation, Draw, Fill
-from cnnkit.errors import BadPicture, NotationError
+from cnnkit.errors import BadPicture, NotationError, UsageError
 
 ALL = (
     "rotate 40, shift 0.2, shear 0.3, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, contrast 0.3, saturation 1.5, "
@@ -60,6 +60,14 @@ def test_nothing_said_leaves_pictures_alone(text):
     assert augment.draw(parsed, seed=1, picture="p", copy=2) == Draw()
 
 
+@pytest.mark.parametrize("text", ["", "rotate 0, fill wrap"])
+def test_what_changes_nothing_can_be_refused(text):
+    """Where copies are asked for, an empty notation is a slip, and what to write is said."""
+    with pytest.raises(UsageError, match=f'--augment "{text}" changes nothing; .*"rotate 40, hflip"'):
+        augment.demanded(text)
+    assert augment.demanded("hflip").hflip
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -92,7 +100,7 @@ def test_errors_point_at_the_word(text, message):
 
 def test_an_error_in_a_file_names_the_file(tmp_path):
     """The file comes first, then the word."""
-    (tmp_path / "words").write_text("hflip\nrotat 3\n")
+    (tmp_path / "words").write_text("hflip\nrotat 3\n", encoding="utf-8-sig")  # as Windows' editors write it
     with pytest.raises(NotationError, match=r"words: augmentation word 2: \"rotat\""):
         augment.parse(f"@{tmp_path}/words")
 
@@ -146,7 +154,7 @@ def test_flips_are_one_half_and_windows_lie_inside(thousands):
     for start, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
         assert thousands[start].min() >= 0
         ends = thousands[start] + thousands[side]
-        assert ends.max() < 1 + 1.1e-4  # both are rounded
+        assert ends.max() < 1 + 1e-6  # both are rounded to six digits
         share = thousands[start] / np.maximum(1 - thousands[side], 1e-3)
         assert share[thousands[side] < 0.99].min() < 0.01
         assert share[thousands[side] < 0.99].max() > 0.99
@@ -169,8 +177,19 @@ def test_a_word_more_changes_no_number_of_the_others():
         assert more.rotate == alone.rotate
         assert more != alone
     assert augment.draw(augment.parse("rotate 80"), seed=3, picture="ab", copy=1).rotate == pytest.approx(
-        2 * alone.rotate, abs=2e-4
+        2 * alone.rotate, rel=1e-5
     )
+
+
+def test_small_ranges_are_drawn_from_as_well():
+    """Digits are counted from the first that is not nought: a small range is reached to its ends, and nothing is minus nought."""
+    parsed = augment.parse("shift 0.00015, hue 0.00004")
+    drawn = [augment.draw(parsed, seed=0, picture="p", copy=copy) for copy in range(500)]
+    shifts, hues = [draw.shift_x for draw in drawn], [draw.hue for draw in drawn]
+    assert -0.00015 <= min(shifts) < -0.000148
+    assert 0.000148 < max(shifts) <= 0.00015
+    assert len(set(shifts)) == len(set(hues)) == 500
+    assert str(augment._short(-0.0)) == "0.0"
 
 
 def test_seed_picture_and_copy_each_matter():
@@ -191,7 +210,7 @@ def test_draws_stay_what_they_are():
     """Copies made years ago can be made again: these numbers must never change."""
     draw = augment.draw(augment.parse(ALL), seed=7, picture="0f" * 32, copy=3)
     assert (draw.rotate, draw.shift_y, draw.hflip, draw.crop_width, draw.hue, draw.noise_seed) == (
-        *(-1.5561, 0.0423, False, 0.9904, -0.0395, 3555341005),
+        *(-1.55613, 0.0422919, False, 0.990404, -0.0394664, 3555341005),
     )
 
 

@@ -1,5 +1,6 @@
 """One picture, decoded safely."""
 
+import hashlib
 import io
 import struct
 import zlib
@@ -199,3 +200,21 @@ def test_real_pictures_as_pillow_reads_them(photos):
     for path in paths:
         with Image.open(path) as image:
             assert np.array_equal(images.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
+
+
+def test_a_picture_and_its_fingerprint_through_one_opening(tmp_path):
+    """The picture that `load` gives and the sha256 of its file; of what is no picture, no more than the beginning is read."""
+    path = tmp_path / "one.png"
+    Image.effect_noise((20, 10), 50).save(path)
+    found = images.read(path)
+    assert found.image.tobytes() == images.load(path).tobytes()
+    assert found.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.format, found.grey, found.profile) == ("PNG", True, None)
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # a tebibyte of nothing
+    with pytest.raises(BadPicture, match="no picture, or none of"):
+        images.read(large)
+    for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
+        with pytest.raises(BadPicture, match=reason):
+            images.read(other)

@@ -108,3 +108,29 @@ def test_a_picture_is_not_trained_on_and_validated_with(here):
     (here / "q" / "dog").symlink_to(here / "p" / "dog")
     with pytest.raises(UsageError, match=r"^q/dog/1\.png is to train and to validate; validation needs pictures that "):
         learning.find(["p"], ["q"])
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Validation"])
+def test_validation_goes_by_several_names(pictures, tmp_path, name):
+    """The textbook's folders are called train and validation; a manifest may say dev."""
+    pictures("photos/train", red=3, blue=3)
+    pictures(f"photos/{name}", red=2, blue=2)
+    material = learning.find([str(tmp_path / "photos")])
+    assert (len(material.train), len(material.val)) == (6, 4)
+    rows = [f"{picture.path}\t{picture.label}\ttrain" for picture in material.train]
+    rows += [f"{picture.path}\t{picture.label}\t{name}" for picture in material.val]
+    (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
+    assert len(learning.find([str(tmp_path / "split.tsv")]).val) == 4
+
+
+def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
+    """Rows of test, and those of no part beside others, are left out, and said to be."""
+    root = pictures(red=3, blue=3)
+    named = [(f"photos/{path.parent.name}/{path.name}", path.parent.name) for path in sorted(root.rglob("*.png"))]
+    parts = ["train", "test", "", "train", "test", "test"]
+    rows = [f"{path}\t{label}\t{part}" for (path, label), part in zip(named, parts, strict=True)]
+    (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
+    with caplog.at_level("INFO", logger="cnnkit"):
+        material = learning.find([str(tmp_path / "split.tsv")])
+    assert len(material.train) == 2
+    assert "not looked at: 3 of test, 1 of no part" in caplog.text

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from cnnkit.data import augment as drawing
 from cnnkit.data.augment import Draw, Fill
+from cnnkit.engine import resample
 from cnnkit.engine.resample import Augmenter, augment
 from cnnkit.engine.torch_device import threads
 
@@ -200,11 +201,22 @@ def test_blur_is_scipys_gaussian(deviation):
 def test_noise_has_its_deviation():
     """On mid grey it is normal with the asked share of white, different in every channel; another seed is other noise."""
     images = torch.full((2, 100, 100, 3), 128, dtype=torch.uint8)
+    images[:, 0, 0, 0] = 129  # not grey all over
     first, second = augment(images, [Draw(noise=0.05, noise_seed=seed) for seed in (1, 2)]).double() - 128
     assert first.std().item() == pytest.approx(12.75, rel=0.02)
     assert abs(first.mean().item()) < 0.3
     correlations = np.corrcoef(torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)], dim=1).T.numpy())
     assert abs(correlations - np.eye(6)).max() < 0.06
+
+
+def test_grey_pictures_get_grey_noise():
+    """Without a colour in it a picture stays without, whatever its neighbours are; its noise is the first channel's."""
+    images = torch.full((2, 9, 9, 3), 128, dtype=torch.uint8)
+    images[1, 8, 8, 2] = 127
+    found = augment(images, [Draw(noise=0.1, noise_seed=4, contrast=1.5, hue=0.3)] * 2)
+    assert (found[0] == found[0][..., :1]).all()
+    assert torch.equal(found[0, :8, :8, 0], found[1, :8, :8, 0])
+    assert not torch.equal(found[1, ..., 0], found[1, ..., 1])
 
 
 def test_colours_are_rounded_once_and_clipped_each_time():
@@ -234,6 +246,27 @@ def test_neighbours_and_threads_change_no_bit(fill):
     assert torch.equal(images, before)
     assert together.dtype == torch.uint8
     assert together.is_contiguous()
+
+
+@pytest.mark.parametrize("fill", Fill)
+def test_rows_of_a_large_picture_are_the_whole_ones(fill, monkeypatch):
+    """Worked on a few rows at a time, which is what keeps memory small, a copy is to the bit what it is in one piece."""
+    images = photographs(1, 90, 70)
+    draws = [drawing.draw(drawing.parse(EVERYTHING), seed=seed, picture="p", copy=1) for seed in range(4)]
+    assert all(draw.blur and draw.noise for draw in draws)
+    whole = [augment(images, [draw], fill=fill) for draw in draws]
+    monkeypatch.setattr(resample, "_AT_ONCE", 7 * 70)
+    for draw, expected in zip(draws, whole, strict=True):
+        assert torch.equal(augment(images, [draw], fill=fill), expected)
+
+
+def test_taps_for_a_batch_are_those_for_each():
+    """Blurred together, as on a GPU, by deviations of their own: the bits of each alone."""
+    pixels = channels_first(photographs(3)).float()
+    deviations, whole = [0.2, 4.0, 1.3], [slice(0, 31)]
+    alone = resample._blurred(pixels, deviations, whole)
+    together = resample._blurred_at_once(pixels, deviations, whole)
+    assert torch.equal(together, alone)
 
 
 def test_an_augmenter_draws_by_picture_and_copy():

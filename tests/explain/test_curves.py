@@ -337,3 +337,15 @@ def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
     curves_picture.save(tmp_path / "c.png", runs)
     axes = curves_picture.render(runs).axes[0]
     assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize(
+    "losses", [(0.0, 5e-324), (-1.7e308, 1.7e308), (1.7e308, 1.7e308), (1e-310, 2e-310), (1.0, 1.0 + 2**-52)]
+)
+def test_values_at_the_ends_of_what_numbers_can_be(losses):
+    """The nearest to nought, the largest, and two that are hardly apart: the panel has its scale, and is as large as ever."""
+    rows = [Row(epoch, loss, 0.5) for epoch, loss in enumerate(losses, start=1)]
+    drawn = text(collect(rows), columns=80)
+    usual = text(collect([Row(1, 0.5, 0.5), Row(2, 1.0, 0.5)]), columns=80)
+    assert len(drawn) == len(usual)
+    assert 2 <= sum("┤" in line.partition("accuracy")[0][:12] for line in drawn) <= 8

@@ -192,6 +192,18 @@ def test_progress_counts_all_pictures(tmp_path, found):
     assert seen[-1] == (7, None)
 
 
+def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
+    """Somebody's own column of that name leaves no row out; behind features with views only the plain rows are asked about."""
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((3, 4), dtype=np.float32))
+    path.with_suffix(".tsv").write_text("path\tview\na.png\t0\na.png\t1\nb.png\t2\n")
+    assert feature_rows.find([str(path)])[0].rows == [0, 1, 2]
+    for training, found, views in (({}, [0, 1, 2], [None] * 3), ({"views": 2}, [0], [0, 1, 2])):
+        path.with_suffix(".json").write_text(Header(Kind.FEATURES, training=training).to_json())
+        assert feature_rows.find([str(path)])[0].rows == found
+        assert [row.view for row in features.load(path).rows] == views
+
+
 def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     """In any float type, in any number of files, and only the rows of a part."""
     values = np.random.default_rng(0).normal(0, 9, (7, 3))

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from cnnkit.choices import Fit
@@ -219,3 +220,25 @@ def test_a_transformer_gives_what_its_classifier_reads():
     base = cutting.cut(module, cutting.find_layer("vit_b_32", module, None, size=64))
     with torch.no_grad():
         assert torch.equal(module.heads(base(inputs())), module(inputs()))
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def test_modes_are_as_before_whatever_happens(monkeypatch):
+    """A frozen part of a network that trains stays in its own mode, also where the network cannot be traced."""
+    module = torchvision.models.squeezenet1_0(weights=None).train()
+    module.features[3].eval()
+    modes = {name: each.training for name, each in module.named_modules()}
+    assert cutting._layer_names(module, training=False)
+    assert {name: each.training for name, each in module.named_modules()} == modes
+
+    def broken(self, given):
+        raise RuntimeError("not to be traced")
+
+    with cutting._mode(module, training=False):
+        assert not any(each.training for each in module.modules())
+    monkeypatch.setattr(type(module), "forward", broken)
+    with pytest.raises(RuntimeError, match="not to be traced"):
+        cutting._layer_names(module, training=False)
+    assert {name: each.training for name, each in module.named_modules()} == modes

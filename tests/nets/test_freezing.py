@@ -285,23 +285,56 @@ def test_a_copy_of_the_upper_part_stands_on_its_own():
 # ---------------------------------------------------------------- depth
 
 
-def test_groups_go_down_block_by_block():
+def numbers(stem, *counts):
+    """Give the names of blocks of stages, which are counted from 1."""
+    return [f"{stem}{stage}.{block}" for stage, count in enumerate(counts, start=1) for block in range(count)]
+
+
+def stages(stem, stage, count):
+    return [f"{stem}.{stage}.{block}" for block in range(count)]
+
+
+GROUPS = {
+    "resnet18": ["conv1+bn1", *numbers("layer", 2, 2, 2, 2)],
+    "mobilenet_v2": [f"features.{number}" for number in range(19)],
+    "convnext_tiny": [
+        *("features.0", *stages("features", 1, 3), "features.2", *stages("features", 3, 3), "features.4"),
+        *(*stages("features", 5, 9), "features.6", *stages("features", 7, 3)),
+    ],
+    "efficientnet_b0": [
+        "features.0",
+        *(
+            block
+            for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1), start=1)
+            for block in stages("features", stage, count)
+        ),
+        "features.8",
+    ],
+    "regnet_y_400mf": [
+        "stem",
+        *(
+            f"trunk_output.block{stage}.block{stage}-{n}"
+            for stage, count in enumerate((1, 3, 6, 6), 1)
+            for n in range(count)
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_go_down_block_by_block(name):
     """Parameters stand together block by block, from the last block that is trained down; a stem's batch norm goes with its convolution."""
-    base = base_of("resnet18")
+    base = base_of(name)
     groups = freezing.depth_groups(base, freezing.layers(base))
-    blocks = [group[0].removesuffix(".weight").removesuffix(".conv1") for group in groups]
-    assert blocks == [
-        "layer4.1",
-        "layer4.0",
-        "layer3.1",
-        "layer3.0",
-        "layer2.1",
-        "layer2.0",
-        "layer1.1",
-        "layer1.0",
-        "conv1",
-    ]
-    assert groups[-1] == ("conv1.weight", "bn1.weight", "bn1.bias")
+    blocks = []
+    for group in groups:
+        shared = [
+            words[0] for words in zip(*(name.split(".")[:-1] for name in group), strict=False) if len(set(words)) == 1
+        ]
+        blocks.append(".".join(shared) or "+".join(dict.fromkeys(name.split(".")[0] for name in group)))
+    # A block of a single chain inside has more in common than its name
+    expected = GROUPS[name][::-1]
+    assert [block if block in expected else block.rpartition(".")[0] for block in blocks] == expected
     assert sorted(sum(groups, ())) == sorted(name for name, _ in base.named_parameters())
 
 

@@ -1,0 +1,26 @@
+"""Which pictures are held out of learning: those of a part that validates or tests, however one was told so."""
+
+import os
+
+from cnnkit.data.source import Picture
+
+#: Names of parts that are looked at during training, and of those that measure something in the end.
+VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
+NAMES = VALIDATION_NAMES | {"test"}
+
+
+def part_of(picture: Picture) -> str | None:
+    """Name the part that holds a picture out, if one does: an augmented copy of it would measure something else.
+
+    A part that is said counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
+    folder of parts as one of classes:
+
+        cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it
+        cv/val/1.jpg        no label        val: it lies in it
+        cv/test/cat/1.jpg   label test      test
+    """
+    if picture.split is not None:
+        return picture.split if picture.split.lower() in NAMES else None
+    folders = os.path.dirname(os.path.abspath(picture.path)).split(os.sep)
+    above = [folders[place - 1] for place, name in enumerate(folders) if place and name == picture.label]
+    return next((name for name in (picture.label, *(above or folders[-1:])) if name and name.lower() in NAMES), None)

@@ -1,0 +1,200 @@
+"""A folder of listed files that is written whole or not at all; what an earlier list names is replaced, and nothing else.
+
+    DIR/.augmenting     being made: a run that fails or is killed has changed nothing yet
+    DIR/.augmented      complete, and being moved up: whatever comes between, the next run goes on with it
+    DIR/augment.tsv     the list; replaced last
+
+New files take their places first, over earlier ones of the same name; then earlier ones that are not listed any more go.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Generator, Set
+from pathlib import Path
+
+from cnnkit.data import tree
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import tsv
+
+if sys.platform != "win32":
+    import fcntl
+
+MANIFEST = "augment.tsv"
+_MAKING, _READY = ".augmenting", ".augmented"
+
+_log = logging.getLogger(__name__)
+
+
+def check(folder: str | Path, *, force: bool) -> None:
+    """Demand that a folder can be written to, before anything else is done.
+
+    What a run left that was killed, or stopped while it moved files up, is no obstacle.
+
+    Raises:
+        CnnkitError: It is not empty and `force` is not said, another run is writing into it, or it lists something as a file that is
+            none.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise CnnkitError(f"{folder} is no folder; choose another name")
+    held = set(os.listdir(folder)) if folder.is_dir() else set()
+    _check_unused(folder / _MAKING)
+    tree.check_free(folder, force=force or _READY in held or held <= {_MAKING})
+    if force or _READY in held:
+        _listed_earlier(folder)
+
+
+def earlier(folder: Path, *, force: bool) -> frozenset[str]:
+    """Find what an earlier run left and another one may replace; a run that was interrupted is brought to its end before.
+
+    Returns:
+        Paths as seen from the folder: copies, and originals that still lie where they were copied from.
+
+    Raises:
+        CnnkitError: As `check`.
+    """
+    check(folder, force=force)
+    if (folder / _READY).is_dir():
+        _move_up(folder, _listed_earlier(folder))
+        force = True  # it was ours alone to write, and the same command is to go on
+    return _listed_earlier(folder) if force else frozenset()
+
+
+def check_place(folder: Path, path: str, replaceable: Set[str]) -> None:
+    """Demand that a new file can take its place.
+
+    Args:
+        folder: Of all files.
+        path: As seen from it.
+        replaceable: From `earlier`.
+
+    Raises:
+        CnnkitError: Something is in the way, or the place lies somewhere else.
+    """
+    place = folder / path
+    for above in Path(path).parents[:-1]:
+        if os.path.lexists(folder / above) and not (folder / above).is_dir():
+            raise CnnkitError(f"{folder / above} is in the way of a folder; move it away or choose another folder")
+    if not _inside(folder)(path):
+        raise CnnkitError(f"{place.parent} is a link that leads out of {folder}; remove it or choose another folder")
+    if path not in replaceable and os.path.lexists(place):
+        raise CnnkitError(f"{place} is in the way; move it away or choose another folder")
+
+
+@contextlib.contextmanager
+def workshop(folder: Path, replaceable: Set[str]) -> Generator[Path]:
+    """Make a hidden folder to work in; what is listed there in `augment.tsv` goes up into the folder at the end.
+
+    What was made is gone again should the work not come to its end, with the folder itself where it was not there before.
+
+    Args:
+        folder: Made where it is missing, with its parents.
+        replaceable: From `earlier`.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / _MAKING
+    _check_unused(made)
+    shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
+    made.mkdir()
+    try:
+        with _locked(made):
+            yield made
+            made.rename(folder / _READY)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        raise
+    _move_up(folder, replaceable)
+
+
+def _check_unused(made: Path) -> None:
+    if made.is_dir():
+        with _locked(made):
+            pass
+
+
+@contextlib.contextmanager
+def _locked(made: Path) -> Generator[None]:
+    """Hold a folder, where the system can; whoever held it lets go of it by ending, in whatever way."""
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(made, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CnnkitError(
+                f"{made.parent}: another run is writing into it; wait, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _move_up(folder: Path, replaceable: Set[str]) -> None:
+    ready = folder / _READY
+    try:
+        if (ready / MANIFEST).is_file():  # else all is done but for the empty folder
+            left = set(replaceable)
+            with (ready / MANIFEST).open("rb") as file:
+                for row in tsv.parse(file, name=str(ready / MANIFEST), required=["path"]):
+                    left.discard(row["path"])
+                    if os.path.lexists(ready / row["path"]):
+                        (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+                        (ready / row["path"]).replace(folder / row["path"])
+            _remove(folder, left)
+            (ready / MANIFEST).replace(folder / MANIFEST)
+        shutil.rmtree(ready)
+    except BaseException:
+        _log.warning("not all copies are in their places; run the command again to go on")
+        raise
+
+
+def _remove(folder: Path, paths: Set[str]) -> None:
+    for path in paths:
+        (folder / path).unlink(missing_ok=True)
+    for below in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
+        with contextlib.suppress(OSError):  # something else is in it, and stays
+            (folder / below).rmdir()
+
+
+def _listed_earlier(folder: Path) -> frozenset[str]:
+    """Read the list of an earlier run; what lies outside of the folder is none of ours, whoever wrote that."""
+    listed = folder / MANIFEST
+    if not listed.is_file():
+        return frozenset()
+    found, lies_inside = set(), _inside(folder)
+    with listed.open("rb") as file:
+        for row in tsv.parse(file, name=str(listed), required=["path", "source", "copy"]):
+            path = row["path"]
+            if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):
+                continue
+            place = folder / path
+            if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
+                raise CnnkitError(f"{listed} lists {path}, which is no file; drop its row, or choose another folder")
+            found.add(path)
+    return frozenset(found)
+
+
+def _inside(folder: Path) -> Callable[[str], bool]:
+    """Give a function that tells whether a place, as seen from a folder, is below it, links followed."""
+    real = os.path.realpath(folder)
+    known: dict[str, bool] = {}  # realpath asks the disk for every step of a path
+
+    def lies_inside(path: str) -> bool:
+        if os.path.isabs(path) or os.pardir in path.split("/") or path in ("", os.curdir, MANIFEST):
+            return False
+        below = os.path.dirname(path)
+        if below not in known:
+            known[below] = os.path.commonpath([real, os.path.realpath(folder / below)]) == real
+        return known[below]
+
+    return lies_inside
