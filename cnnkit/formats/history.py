@@ -40,32 +40,27 @@ class Writer:
             raise UsageError(
                 f"{path}: the history belongs there, but that file is none; choose another name for the model"
             )
-        self._file: FileIO
+        self._file: FileIO | None = None
 
     def __enter__(self) -> Self:
-        """Begin with the header row."""
-        self._file = self.path.open("wb", buffering=0)
-        try:
-            self._add(COLUMNS)
-        except OSError:
-            self._file.close()
-            raise
+        """Begin; what stood there before stays until the first epoch is done."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file; what is written stays, after an error too."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def write(self, record: Any) -> None:  # noqa: ANN401 - any dataclass with these fields
         """Add one epoch; what was not measured is an empty field."""
         row: Mapping[str, Any] = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        self._add([_number(row[column]) for column in COLUMNS])
-
-    def _add(self, fields: Iterable[str]) -> None:
         try:
-            self._file.write((",".join(fields) + "\n").encode())
+            if self._file is None:
+                self._file = self.path.open("wb", buffering=0)
+                self._file.write((",".join(COLUMNS) + "\n").encode())
+            self._file.write((",".join(_number(row[column]) for column in COLUMNS) + "\n").encode())
         except OSError as error:
             error.filename = str(self.path)  # which it is that a full disk does not hold
             raise

@@ -33,7 +33,8 @@ class Part(nn.Module):
     def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.part = part
-        self.frozen = tuple(frozen)  # a tuple, so that torch does not register them a second time
+        #: Names, since several GPUs have batch norms put in the place of others.
+        self.frozen = tuple(name for name, module in part.named_modules() if module in set(frozen))
 
     def forward(self, given: Tensor) -> Tensor:
         """Run the part."""
@@ -42,8 +43,8 @@ class Part(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or back, all but what is frozen: its statistics must not move, nor its dropout drop."""
         super().train(mode)
-        for module in self.frozen:
-            module.eval()
+        for name in self.frozen:
+            self.part.get_submodule(name).eval()
         return self
 
 

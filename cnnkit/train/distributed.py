@@ -16,8 +16,66 @@ from cnnkit.engine import torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import UsageError
 
+log = logging.getLogger("cnnkit")
+
 # A rank may have a large set of pictures to decode before the others meet it again.
 _PATIENCE = timedelta(hours=2)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of what all processes have, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_context: object, values: Tensor) -> Tensor:
+        """Add up."""
+        sums = values.clone()
+        dist.all_reduce(sums)
+        return sums
+
+    @staticmethod
+    def backward(_context: object, *gradients: Tensor) -> Tensor:
+        """Add up the gradients."""
+        sums = gradients[0].clone()
+        dist.all_reduce(sums)
+        return sums
+
+
+class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the shares of all processes: torch's SyncBatchNorm, which is for GPUs alone, on processors."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take whatever the layer in whose place this stands took."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise (n, C, ...) by mean and variance over all processes; with its own statistics in eval mode."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(maps)
+        values = maps.float().transpose(0, 1).flatten(1)  # (n, C, ...) -> (C, n * ...)
+        own = torch.stack([values.sum(1), values.square().sum(1), torch.full_like(values[:, 0], values.shape[1])])
+        sums: Tensor = _Sum.apply(own)  # (3, C)
+        mean, square = sums[0] / sums[2], sums[1] / sums[2]
+        variance = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * sums[2] / (sums[2] - 1), momentum)
+        wide = (1, -1, *(1 for _ in maps.shape[2:]))
+        scale = (variance + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
+        shift = -mean * scale + (0.0 if self.bias is None else self.bias)
+        return (maps.float() * scale.view(wide) + shift.view(wide)).to(maps.dtype)
+
+
+def _share_batch_norms(module: nn.Module) -> None:
+    """Put shared batch norms in the place of a module's own, with the same parameters and statistics."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            shared = _SharedBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine)
+            shared._parameters, shared._buffers = layer._parameters, layer._buffers
+            shared.train(layer.training)
+            parent, _, own = name.rpartition(".")
+            setattr(module.get_submodule(parent), own, shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +111,13 @@ class World:
         return answer[0]
 
     def shared(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Let a module's gradients be the mean over all processes.
-
-        Batch norm's statistics are those of the whole batch on GPUs; on processors, for which torch has no such layer, those of each
-        process's share.
-        """
+        """Let a module's gradients be the mean over all processes, and batch norm's statistics those of the whole batch."""
         if self.size == 1:
             return module
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call] # torch ships it untyped
+        else:
+            _share_batch_norms(module)
         return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
 
 
@@ -86,7 +142,6 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
         yield ALONE, torch_device.choose(device)
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    log = logging.getLogger("cnnkit")
     level = log.level
     if rank:
         log.setLevel(logging.CRITICAL)  # one voice is enough
@@ -108,6 +163,7 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
 def _place(device: Device, local: int, processes: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.kind == "cpu" or (device.kind == "auto" and count < processes):
+        log.info("running on the CPU")
         return torch.device("cpu")
     if device.index:
         raise UsageError(f"--device {device}: under torchrun every process takes the GPU of its number; say cuda")

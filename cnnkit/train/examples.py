@@ -27,12 +27,15 @@ class Examples(Protocol):
 
     targets: Tensor  # (N,), on the CPU
 
-    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+    ) -> Iterator[Tensor]:
         """Give the inputs of batches of rows, on the device.
 
         Args:
             batches: Numbers of rows.
             epoch: Which copies of the pictures; None for the plain ones.
+            shares: For every batch what each picture keeps of itself; the rest is that of its counterpart from the batch's other end.
         """
         ...
 
@@ -116,14 +119,16 @@ class Pictures:
             return pixels.to(self._place)
         return pixels
 
-    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+    ) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
-        for rows, pixels in zip(batches, self._batches(batches), strict=True):
+        for number, (rows, pixels) in enumerate(zip(batches, self._batches(batches), strict=True)):
             here = pixels.to(self._place, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
-            yield here
+            yield here if shares is None else _blended(here, shares[number])
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         if self._pixels is not None:
@@ -145,18 +150,25 @@ class Pictures:
             yield squares.pin_memory() if self._place.type == "cuda" else squares
 
 
+def _blended(images: Tensor, share: float) -> Tensor:
+    """Blend every picture with its counterpart; uint8 (N, H, W, 3) both."""
+    blend = share * images.float() + (1 - share) * images.flip(0).float()
+    return blend.round().to(torch.uint8)
+
+
 class _Moments:
     """How often every value was seen, per channel: sums that are exact, in whatever order."""
 
     def __init__(self, *, grey: bool) -> None:
         # Brightness is a sum of thousandths
-        self.weights = np.array([[round(1000 * share) for share in LUMA]] if grey else np.eye(3), dtype=np.int64)
-        self.levels = 255 * int(self.weights.sum(1).max()) + 1
-        self.counts = np.zeros((len(self.weights), self.levels), dtype=np.int64)
+        self.weights = np.array([round(1000 * share) for share in LUMA], dtype=np.int64) if grey else None
+        self.levels = 255 * (1 if self.weights is None else int(self.weights.sum())) + 1
+        self.counts = np.zeros((3 if self.weights is None else 1, self.levels), dtype=np.int64)
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        values = pixels.reshape(-1, 3) @ self.weights.T  # (H*W, 3) -> (H*W, channels)
-        for counts, channel in zip(self.counts, values.T, strict=True):
+        values = pixels.reshape(-1, 3)
+        channels = values.T if self.weights is None else [values @ self.weights]
+        for counts, channel in zip(self.counts, channels, strict=True):
             counts += np.bincount(channel, minlength=self.levels)
 
     def statistics(self) -> Statistics:
@@ -182,8 +194,11 @@ class Stored:
         self.targets = targets
         self._views, self._place = views, place
 
-    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+    ) -> Iterator[Tensor]:
         """Give the answers, views in turn; see `Examples`."""
+        assert shares is None, "what is kept are answers to whole pictures"
         first = self._views[0]
         for rows in batches:
             # Neighbours see different views in an epoch, and every row sees all of them in turn
@@ -202,9 +217,11 @@ class Answered:
         self.targets = pictures.targets
         self._pictures, self._frozen = pictures, frozen
 
-    def inputs(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+    ) -> Iterator[Tensor]:
         """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch):
+        for pictures in self._pictures.inputs(batches, epoch, shares):
             yield self._frozen(pictures)
 
 

@@ -118,6 +118,8 @@ def _named(thawing: Thawing) -> Thawing:
         thawing = dataclasses.replace(thawing, unfreeze=NONE)
     if thawing.layer_decay is not None and thawing.unfreeze == NONE:
         raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
+    if not thawing.freeze_bn and thawing.unfreeze == NONE:
+        raise UsageError("--train-bn is about the base's layers, of which --unfreeze none trains none")
     if thawing.layer_decay == 0:
         raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
     return thawing
@@ -144,7 +146,11 @@ def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
 def _views(asked: int | None, recipe: Recipe) -> int:
     """Settle how many versions are kept: without augmentation there is one, with it the default is a new one in every epoch."""
     if asked is None:
-        return 0 if recipe.augment else 1
+        return 0 if recipe.augment or recipe.mixup else 1
+    if asked and recipe.mixup:
+        raise UsageError(
+            "--mixup blends pictures anew in every epoch, and --views keeps answers to them; give --views 0"
+        )
     if asked > 1 and not recipe.augment:
         raise UsageError(f"--views {asked} keeps augmented versions; give --augment, or --views 1")
     if asked > recipe.epochs:

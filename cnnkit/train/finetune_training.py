@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Amp, Loss, Pool
+from cnnkit.choices import Amp, Loss, Pool, Schedule
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress
 from cnnkit.engine import device as devices
@@ -231,23 +231,25 @@ class _Frozen:
             self._tell_of_pass([None])
         return self._kept(train, network, copies=[None]), self._validating(val, network)
 
-    def warm_up(self, task: Task, recipe: Recipe, epochs: int) -> Sequence[Epoch]:
-        """Train the head alone, on what the whole base answers to the plain pictures."""
+    def warm_up(self, task: Task, recipe: Recipe, epochs: int, write: Report) -> Sequence[Epoch]:
+        """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
         log.info("training the head alone for %d epochs first", epochs)
         train, val = self._seen_by_head(task)
         head = dataclasses.replace(task, module=self.opened.whole.head, train=train, val=val, groups=None)
-        brief = Recipe(
-            loss=recipe.loss,
-            optimizer=recipe.optimizer,
+        brief = dataclasses.replace(
+            recipe,
+            lr=None,
+            schedule=Schedule.CONSTANT,
+            warmup=0.0,
             epochs=epochs,
-            batch=recipe.batch,
-            smoothing=recipe.smoothing,
-            class_weights=recipe.class_weights,
-            monitor=recipe.monitor,
+            augment="",
+            mixup=0.0,
+            ema=None,
+            patience=None,
             amp=Amp.OFF,
-            seed=recipe.seed,
+            compile=False,
         )
-        return warm_up(head, brief, self.place)
+        return warm_up(head, brief, self.place, write)
 
 
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def _refuse_emptied(part: Pictures, classes: Sequence[str]) -> None:
 
 
 def identity(learnt: Pictures, checked: Pictures | None) -> str:
-    """Name the pictures of a training by their content and classes: another order or place is the same training."""
+    """Name the pictures of a training by their content and classes: another place is the same training, another order is not."""
     digest = hashlib.sha256()
     for part in (learnt, checked):
         for fingerprint, target in zip(part.fingerprints, part.targets.tolist(), strict=True) if part else ():

@@ -12,7 +12,7 @@ from cnnkit.choices import Monitor
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.epoch import Epoch
 from cnnkit.train.optim import Objective, correct
-from cnnkit.train.step import Batch, Step
+from cnnkit.train.step import Batch, Diverged, Step
 
 log = logging.getLogger("cnnkit")
 
@@ -90,11 +90,20 @@ def fit(
             val_loss, val_accuracy = (
                 evaluate(module, validate(), step.objective, world=step.world) if validate else (None, None)
             )
+            if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
+                raise Diverged(
+                    f"the network answers with no numbers any more after epoch {number}, at a learning rate of {step.lr:g}; "
+                    "give a smaller --lr"
+                )
             seconds = round(time.perf_counter() - started, 3)
             epoch = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, step.lr, seconds)
             best.offer(epoch, module)
         done.append(epoch)
         yield epoch
+
+
+def _is_finite(module: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
 
 
 def evaluate(

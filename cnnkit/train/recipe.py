@@ -58,16 +58,18 @@ class Recipe:
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training of {self.epochs} epochs")
         if not validated:
-            log.warning(
-                "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"
-            )
             if self.patience is not None:
                 raise UsageError("--patience waits for a better epoch by --val; give --val, or fewer --epochs")
             if self.schedule is Schedule.PLATEAU:
                 raise UsageError("--schedule plateau watches the loss on --val; give --val, or another schedule")
             if self.monitor is not Recipe().monitor:
                 raise UsageError(f"--monitor {self.monitor} chooses an epoch by --val; give --val")
-        return dataclasses.replace(self, augment=str(augment.parse(self.augment)))
+        spelled = dataclasses.replace(self, augment=str(augment.parse(self.augment)))
+        if not validated:
+            log.warning(
+                "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"
+            )
+        return spelled
 
     def described(self) -> dict[str, Any]:
         """Give what a Header records."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from cnnkit.choices import ClassWeights
 from cnnkit.data.reader import Progress
-from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle, checkpoint, history
 from cnnkit.formats.bundle import Bundle
@@ -39,6 +38,11 @@ log = logging.getLogger("cnnkit")
 _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
+def _nothing(_write: Report) -> Sequence[Epoch]:
+    """The way of a training that nothing goes before."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What is trained on what.
@@ -54,7 +58,7 @@ class Task:
     header: Header
     identity: str  # of the pictures
     groups: Sequence[dict[str, Any]] | None = None
-    begin: Callable[[], Sequence[Epoch]] = tuple
+    begin: Callable[[Report], Sequence[Epoch]] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,12 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
     if place.resume and (complete := training.completed()):
         log.info("%s is complete, %d epochs; nothing is left to do", place.output, len(complete))
         return training.result(complete, started=started)
-    done = training.resumed() if place.resume else training.fresh()
+    kept = training.resumed() if place.resume else None
+    done = kept or []
     try:
         with _history(place, done) as write, training.prepared():
+            if kept is None:
+                done += training.fresh(write)
             for epoch in training.epochs(done):
                 done.append(epoch)
                 write(epoch)
@@ -110,8 +117,10 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
     return training.result(done, started=started)
 
 
-def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
-    """Train a part of a network before the training itself, and leave it with the best epoch's weights; nothing is written.
+def warm_up(task: Task, recipe: Recipe, place: Place, write: Report) -> list[Epoch]:
+    """Train a part of a network before the training itself, and leave it with the best epoch's weights.
+
+    The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
 
     Every process does the same on all rows.
     """
@@ -120,6 +129,7 @@ def warm_up(task: Task, recipe: Recipe, place: Place) -> list[Epoch]:
     with training.prepared():
         for epoch in training.epochs([]):
             epochs.append(epoch)
+            write(epoch)
             _say(epoch, last=training.last, rows=len(task.train.targets))
             place.report(epoch)
     task.module.load_state_dict(training.best.state)
@@ -190,7 +200,6 @@ class _Training:
         """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
         device = self.place.device
         with (
-            torch_device.threads(torch_device.threads_for(self.step.module, self.recipe.batch)),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
         ):
@@ -211,16 +220,15 @@ class _Training:
 
     def _batches(self, number: int) -> Iterator[Batch]:
         torch.manual_seed(self._seed(number, _DROPOUT, self.place.world.rank))
-        random = np.random.default_rng(self._seed(number, _MIXUP))
         train, rows = self.task.train, self._rows(number)
+        alpha = self.recipe.mixup
+        random = np.random.default_rng(self._seed(number, _MIXUP))
+        shares: list[float] | None = random.beta(alpha, alpha, len(rows)).tolist() if alpha else None
         total = self.last * len(train.targets)
         shown = (number - 1) * len(train.targets)
-        for chosen, inputs in zip(rows, train.inputs(rows, number), strict=True):
+        for index, (chosen, inputs) in enumerate(zip(rows, train.inputs(rows, number, shares), strict=True)):
             targets = train.targets[chosen].to(self.place.device)
-            if self.recipe.mixup:
-                yield _mixed(inputs, targets, float(random.beta(self.recipe.mixup, self.recipe.mixup)))
-            else:
-                yield inputs, targets
+            yield inputs, targets if shares is None else Mixed(targets, targets.flip(0), shares[index])
             shown += len(chosen) * self.place.world.size
             self.place.progress(min(shown, total), total)
 
@@ -232,8 +240,11 @@ class _Training:
         for chosen, inputs in zip(rows, self.task.val.inputs(rows, None), strict=True):
             yield inputs, self.task.val.targets[chosen].to(self.place.device)
 
-    def fresh(self) -> list[Epoch]:
+    def fresh(self, write: Report) -> list[Epoch]:
         """Begin anew.
+
+        Args:
+            write: Called with the epochs that `task.begin` takes, as they are done.
 
         Returns:
             The epochs that `task.begin` took.
@@ -242,7 +253,7 @@ class _Training:
             log.warning(
                 "%s of an unfinished training is replaced; --resume would have gone on from it", self.checkpoint
             )
-        done = list(self.task.begin())
+        done = list(self.task.begin(write))
         self.earlier = len(done)
         self.place.world.align(self.step.module)
         for epoch in done:  # which left the weights of the best among them
@@ -255,14 +266,24 @@ class _Training:
         """Find out whether the model that this training would come to stands there already.
 
         Returns:
-            Its epochs, of which nobody knows any more how long they took.
+            Its epochs, of which nobody knows any more how long they took; None where no training of these commands came to its end.
+
+        Raises:
+            UsageError: A finished model of another training stands there.
         """
         output = self.place.output
         if not self.place.world.agree(output.exists() and not self.checkpoint.exists()):
             return None
         model = bundle.load(output)
-        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
+        if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
+        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
+            schedule = self.recipe.schedule
+            refuse_another(output, mark(model.header, schedule), mark(self.header, schedule))
+            raise UsageError(
+                f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
+                "begin anew without --resume, or give another -o"
+            )
         rows: list[dict[str, Any]] = model.history
         epochs = [Epoch(**row, seconds=0.0) for row in rows]
         for epoch in epochs:
@@ -270,15 +291,15 @@ class _Training:
                 self.best.epoch = epoch
         return epochs
 
-    def resumed(self) -> list[Epoch]:
-        """Put everything where the last finished epoch left it; begin anew where there is no checkpoint.
+    def resumed(self) -> list[Epoch] | None:
+        """Put everything where the last finished epoch left it.
 
         Returns:
-            The epochs that are done.
+            The epochs that are done; None where there is no checkpoint.
         """
         if not self.place.world.agree(self.checkpoint.exists()):
             log.info("%s: no such checkpoint; beginning anew", self.checkpoint)
-            return self.fresh()
+            return None
         kept = checkpoint.load(self.checkpoint)
         refuse_another(self.checkpoint, kept["mark"], mark(self.header, self.recipe.schedule))
         self.step.module.load_state_dict(kept["module"])
@@ -346,13 +367,6 @@ class _Training:
             majority=None if val is None else float((val.targets == most).double().mean()),
             seconds=round(time.perf_counter() - started, 1),
         )
-
-
-def _mixed(inputs: Tensor, targets: Tensor, share: float) -> Batch:
-    """Blend every row with its counterpart from the other end of the batch."""
-    blend = share * inputs.float() + (1 - share) * inputs.flip(0).float()
-    whole = inputs.dtype == torch.uint8
-    return (blend.round().to(torch.uint8) if whole else blend.to(inputs.dtype)), Mixed(targets, targets.flip(0), share)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError
 from cnnkit.train.averaging import Average
 from cnnkit.train.distributed import ALONE, World
@@ -100,7 +101,7 @@ class Step:
         """
         self.module.train()
         sums: Tensor | float = 0.0
-        losses: list[Tensor] = []
+        losses: list[tuple[Tensor, float]] = []
         for index, (inputs, targets) in enumerate(batches):
             if self._rate is not None:
                 factor = self._rate(number, index, before)
@@ -108,7 +109,7 @@ class Step:
                     group["lr"] = rate * factor
             measures = self(inputs, targets)
             sums = sums + measures
-            losses.append(measures[0])
+            losses.append((measures[0], self.lr))
             if self._device.type == "cpu" or len(losses) == _LOSSES_AT_ONCE:
                 self._check(losses, number, index)
                 losses = []
@@ -117,12 +118,12 @@ class Step:
         loss, right, count = self.world.sum(sums).tolist()
         return loss / count, right / count
 
-    def _check(self, losses: list[Tensor], number: int, last: int) -> None:
-        values = self.world.sum(torch.stack(losses)).tolist() if losses else []
-        for index, value in enumerate(values, start=last + 1 - len(values)):
+    def _check(self, losses: list[tuple[Tensor, float]], number: int, last: int) -> None:
+        values = self.world.sum(torch.stack([loss for loss, _ in losses])).tolist() if losses else []
+        for index, (value, (_, rate)) in enumerate(zip(values, losses, strict=True), start=last + 1 - len(values)):
             if not math.isfinite(value):
                 raise Diverged(
-                    f"the loss is {value} in epoch {number}, step {index + 1}, at a learning rate of {self.lr:g}; "
+                    f"the loss is {value} in epoch {number}, step {index + 1}, at a learning rate of {rate:g}; "
                     "give a smaller --lr"
                 )
 
@@ -135,6 +136,10 @@ class Step:
         Returns:
             The batch's loss times its rows, right answers and rows, (3,), float64; of this process alone.
         """
+        with torch_device.threads(torch_device.threads_for(self.module, len(inputs))):
+            return self._changed(inputs, targets)
+
+    def _changed(self, inputs: Tensor, targets: Targets) -> Tensor:
         while True:
             try:
                 measures = self._gradients(inputs, targets)

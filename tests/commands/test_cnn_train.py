@@ -89,7 +89,8 @@ def test_json_gives_the_epochs_and_then_the_result(run, here):
     assert [f"{epoch['val_loss']:.6g}" for epoch in epochs] == [row["val_loss"] for row in history()]
     assert result["val_loss"] == min(epoch["val_loss"] for epoch in epochs)
     outcome = train(run, "--json", "--quiet", source="photos/train")
-    assert outcome.err == ""
+    assert outcome.err.startswith("cnn-train: nothing validates: the last epoch is kept")
+    assert len(outcome.err.splitlines()) == 1
     result = json.loads(outcome.out.splitlines()[-1])
     assert (result["val_accuracy"], result["majority"], result["val_rows"], result["best_epoch"]) == (None, None, 0, 4)
 
@@ -328,14 +329,19 @@ def test_without_resume_it_begins_anew_and_says_so(run, here, stopped):
 
 
 def test_a_complete_model_is_left_alone(run, here):
-    """--resume finds that this very training is done, and gives its result; of another one it begins anew."""
+    """--resume finds that this very training is done, and gives its result; of another one it refuses to make it."""
     first = train(run).rows[0]
     before = {name: Path(name).read_bytes() for name in ("m.pt", "m.csv")}
     outcome = train(run, "--resume")
     assert "cnn-train: m.pt is complete, 4 epochs; nothing is left to do" in outcome.err
     assert {**outcome.rows[0], "seconds": ""} == {**first, "seconds": ""}
     assert {name: Path(name).read_bytes() for name in before} == before
-    assert train(run, "--resume", "--epochs", "5").rows[0]["epochs"] == "5"
+    more = train(run, "--resume", "--epochs", "5", status=2)
+    assert "m.pt is complete with --epochs 4, and what it would go on from is gone; begin anew" in more.err
+    other = train(run, "--resume", "--lr", "0.5", status=2)
+    assert "m.pt is of a training with another value of --lr: 0.01, now 0.5; " in other.err
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert train(run, "--epochs", "5").rows[0]["epochs"] == "5"
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch):
@@ -405,7 +411,7 @@ def test_without_any_epoch_nothing_is_written(run, here):
     """There is no best one to keep."""
     outcome = train(run, "--lr", "1e30", status=1)
     assert " in epoch 1, step " in outcome.err.splitlines()[-1]
-    assert sorted(os.listdir()) == ["m.csv", "photos"]
+    assert sorted(os.listdir()) == ["photos"]
 
 
 # ---------------------------------------------------------------- mistakes
@@ -494,8 +500,25 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
 def test_two_processes_train_what_one_does(run, here, shell):
     """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
     words = (
-        *("--layers", "conv 4 k3 relu, pool 2, flatten, dense 6 relu", "--size", "16", "--device", "cpu"),
-        *("--epochs", "3", "--batch", "8", "--lr", "0.01", "--amp", "off", "--normalize", "scale", "--l2", "0.01"),
+        *("--layers", "conv 4 k3 bn relu, pool 2, flatten, dense 6 bn relu", "--size", "16", "--device", "cpu"),
+        *(
+            "--epochs",
+            "3",
+            "--batch",
+            "8",
+            "--optimizer",
+            "sgd",
+            "--lr",
+            "0.05",
+            "--momentum",
+            "0.9",
+            "--amp",
+            "off",
+            "--normalize",
+            "scale",
+            "--l2",
+            "0.01",
+        ),
         *("--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1", "--ema", "0.9", "--json"),
     )
     (here / "photos/train/red/broken.png").write_bytes(b"no picture")
@@ -519,3 +542,12 @@ def test_two_processes_train_what_one_does(run, here, shell):
     assert two.err.count("broken.png: no picture") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1
     assert two.err.count("cnn-train: epoch 3/3") == 1
+
+
+def test_a_network_that_answers_no_numbers_replaces_none(run, here):
+    """One step an epoch, whose loss is a number yet and leaves weights that are none: the model that stood there stays."""
+    train(run)
+    before = Path("m.pt").read_bytes()
+    outcome = train(run, "--epochs", "1", "--batch", "100", "--optimizer", "sgd", "--lr", "1e38", status=1)
+    assert "the network answers with no numbers any more after epoch 1, at a learning rate of 1e+38" in outcome.err
+    assert Path("m.pt").read_bytes() == before

@@ -358,3 +358,13 @@ def test_groups_hold_what_is_trained(name, unfreeze, firsts):
     groups = freezing.depth_groups(base, trained)
     assert [group[0] for group in groups] == firsts
     assert {parameter.rpartition(".")[0] for group in groups for parameter in group} == set(trained)
+
+
+def test_what_is_frozen_stays_so_when_batch_norms_are_replaced():
+    """As torch does it for several GPUs: the new ones, in the places of the old, are in eval mode as well."""
+    base, *_ = backbones.pretrained("resnet18", weights="none")
+    split = freezing.split(base, freezing.find(base, "2", network="resnet18"))
+    upper = nn.SyncBatchNorm.convert_sync_batchnorm(split.upper).train()
+    modes = {name: layer.training for name, layer in upper.named_modules() if isinstance(layer, nn.SyncBatchNorm)}
+    assert modes == {name: name.endswith("layer4.1.bn2") for name in modes}
+    assert len(modes) > 1

@@ -54,7 +54,7 @@ class Stop(Exception):
 def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimizer):
     """After any epoch the state of each comes back to the bit: model and history are those of a training that never stopped."""
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8, mixup=0.3)
+    recipe = Recipe(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
 
     def stop(epoch):
         if epoch.epoch == 2:
