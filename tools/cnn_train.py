@@ -151,7 +151,7 @@ def main(
       cnn-train photos/ -o model.pt --arch resnet18 --augment "rotate 20, zoom 0.2, hflip" --schedule cosine --epochs 90
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
       cnn-train photos/ --advise --weights mobilenet_v2.pth
-      torchrun --nproc-per-node 2 --no-python cnn-train photos/ -o model.pt --arch resnet50
+      torchrun --standalone --nproc-per-node 2 --no-python cnn-train photos/ -o model.pt --arch resnet50
     """
     from cnnkit.train import scratch
     from cnnkit.train.recipe import Recipe

@@ -210,6 +210,8 @@ def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | 
             raise UsageError(f"start either from {words[0]} or from --backbone {unless}")
         return None, words
     if not words or not words[0].endswith(".pt"):
+        if words and words[0].endswith(".pth"):
+            raise UsageError(f"{words[0]} is weights alone; start with --backbone NAME --weights {words[0]}")
         raise UsageError(
             f"{f'{words[0]} is no model' if words else 'no model given'}: begin with MODEL.pt, or start from --backbone NAME"
         )

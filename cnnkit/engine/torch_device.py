@@ -5,7 +5,7 @@ import logging
 from collections.abc import Generator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnkit.engine.device import Device
 from cnnkit.errors import DeviceError
@@ -35,19 +35,41 @@ def choose(device: Device) -> torch.device:
 _WORTH_SHARING = 50_000_000
 
 
-def threads_for(module: nn.Module, rows: int) -> int | None:
-    """Say how many cores a step of dense layers should use: one where it is too small to share.
+def threads_for(module: nn.Module, inputs: Tensor) -> int | None:
+    """Say how many cores a step should use: one where it is too small to share.
 
     Args:
-        module: What is trained; convolutions, whose weights act many times on a picture, are always worth sharing.
-        rows: In a batch.
+        module: What is trained; it runs once, on one row.
+        inputs: A batch, (N, ...).
 
     Returns:
         What `threads` takes.
     """
-    if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+    if inputs.device.type != "cpu":
         return None
-    return 1 if rows * sum(parameter.numel() for parameter in module.parameters()) < _WORTH_SHARING else None
+    return 1 if len(inputs) * multiplications(module, inputs[:1]) < _WORTH_SHARING else None
+
+
+def multiplications(module: nn.Module, inputs: Tensor) -> int:
+    """Count the multiplications of convolutions and dense layers in a forward pass, as cnn-dims counts them."""
+    counted = 0
+
+    def count(layer: nn.Module, _given: object, made: Tensor) -> None:
+        nonlocal counted
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        counted += made.numel() * layer.weight[0].numel()
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(inputs)
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
+    return counted
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> 
         if step.name == name or step.name.startswith(f"{name}."):
             return index
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
-    names = [*ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
+    names = [ALL, NONE, *ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
     near = difflib.get_close_matches(name, names, n=3)
     proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(base))}"
     raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")

@@ -85,12 +85,11 @@ def finetune(
     """
     output = writable(output)
     thawing = _named(thawing)
-    recipe = dataclasses.replace(recipe or Recipe(), loss=loss or Loss.CATEGORICAL).checked(
-        classes=len(material.classes), validated=bool(material.val)
-    )
+    recipe = dataclasses.replace(recipe or Recipe(), loss=loss or Loss.CATEGORICAL)
     if recipe.lr is None and thawing.unfreeze != NONE:
         recipe = dataclasses.replace(recipe, lr=LR)
     start = _checked(start, recipe, classes=len(material.classes))
+    recipe = recipe.checked(classes=len(material.classes), validated=bool(material.val))
     if start.model is not None and output.exists() and output.samefile(start.model):
         raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
     thawing = dataclasses.replace(thawing, views=_views(thawing.views, recipe))
@@ -135,7 +134,9 @@ def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
         if start.weights != "default":
             raise UsageError(f"{start.model} has its own weights; --weights goes with --backbone")
         if not start.model.exists():
-            raise CnnkitError(f"{start.model}: no such model; cnn-train-head makes one")
+            raise CnnkitError(
+                f"{start.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"
+            )
         return start
     if start.weights not in ("default", "none") and not Path(start.weights).is_file():
         raise CnnkitError(f"{start.weights}: no such file; --weights takes a state_dict file, default or none")
@@ -154,5 +155,5 @@ def _views(asked: int | None, recipe: Recipe) -> int:
     if asked > 1 and not recipe.augment:
         raise UsageError(f"--views {asked} keeps augmented versions; give --augment, or --views 1")
     if asked > recipe.epochs:
-        log.info("--views %d: in %d epochs, only %d of them are seen", asked, recipe.epochs, recipe.epochs)
+        log.info("--views %d: with --epochs %d, no more than that many are seen", asked, recipe.epochs)
     return asked

@@ -159,7 +159,7 @@ class _Training:
         generators = torch.random.fork_rng(
             devices=[self.learning.values.device] if self.learning.values.is_cuda else []
         )
-        with torch_device.threads(torch_device.threads_for(self.head, rows)), generators:
+        with torch_device.threads(torch_device.threads_for(self.head, self.learning.values[:rows])), generators:
             torch.manual_seed(self.settings.seed)
             for epoch in self._lbfgs() if self.settings.solver is Solver.LBFGS else self._gradient():
                 self.epochs.append(epoch)

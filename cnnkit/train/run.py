@@ -88,7 +88,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
     started = time.perf_counter()
     training = _Training(task, recipe, place)
     if place.resume and (complete := training.completed()):
-        log.info("%s is complete, %d epochs; nothing is left to do", place.output, len(complete))
+        log.info("%s is complete with epoch %d; nothing is left to do", place.output, len(complete))
         return training.result(complete, started=started)
     kept = training.resumed() if place.resume else None
     done = kept or []
@@ -109,7 +109,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
         raise Diverged(f"{error}. {place.output} holds epoch {training.best.epoch.epoch}, the best before") from error
     except BaseException as error:
         if place.world.writes and training.checkpoint.exists():
-            log.info("%s holds what is done; run again with --resume to go on", training.checkpoint)
+            log.warning("%s holds what is done; run again with --resume to go on", training.checkpoint)
         if isinstance(error, torch.OutOfMemoryError):
             raise CnnkitError(f"the memory of {place.device} is full; give a smaller --batch or --size") from error
         raise

@@ -23,6 +23,9 @@ Batch = tuple[Tensor, Targets]
 #: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
 Rate = Callable[[int, int, Sequence[Epoch]], float]
 
+# How many cores a step uses, before the first one is looked at.
+_UNKNOWN = 0
+
 # A GPU works ahead of us; asking for a loss makes it wait. So many steps are asked about at once.
 _LOSSES_AT_ONCE = 20
 
@@ -77,6 +80,7 @@ class Step:
         forward = world.shared(module, self._device)
         self._forward: Callable[[Tensor], Tensor] = torch.compile(forward) if compiled else forward
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._cores: int | None = _UNKNOWN
         #: Into how many parts a batch is cut to fit into the GPU's memory.
         self.pieces = 1
 
@@ -136,7 +140,12 @@ class Step:
         Returns:
             The batch's loss times its rows, right answers and rows, (3,), float64; of this process alone.
         """
-        with torch_device.threads(torch_device.threads_for(self.module, len(inputs))):
+        if self._cores == _UNKNOWN:
+            try:
+                self._cores = torch_device.threads_for(self.module, inputs)
+            except torch.OutOfMemoryError:  # which the step itself says better
+                self._cores = None
+        with torch_device.threads(self._cores):
             return self._changed(inputs, targets)
 
     def _changed(self, inputs: Tensor, targets: Targets) -> Tensor:

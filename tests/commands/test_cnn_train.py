@@ -333,7 +333,7 @@ def test_a_complete_model_is_left_alone(run, here):
     first = train(run).rows[0]
     before = {name: Path(name).read_bytes() for name in ("m.pt", "m.csv")}
     outcome = train(run, "--resume")
-    assert "cnn-train: m.pt is complete, 4 epochs; nothing is left to do" in outcome.err
+    assert "cnn-train: m.pt is complete with epoch 4; nothing is left to do" in outcome.err
     assert {**outcome.rows[0], "seconds": ""} == {**first, "seconds": ""}
     assert {name: Path(name).read_bytes() for name in before} == before
     more = train(run, "--resume", "--epochs", "5", status=2)

@@ -404,7 +404,7 @@ def test_models_that_do_not_fit_are_refused(material, start, tmp_path):
     for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none")):
         with pytest.raises(UsageError, match=f"its own {name}; --{name} goes with --backbone"):
             tune(Start(start, **{name: value}), material, tmp_path / "tuned.pt")
-    with pytest.raises(CnnkitError, match="no such model; cnn-train-head makes one"):
+    with pytest.raises(CnnkitError, match="no such model; cnn-train-head and cnn-train make one"):
         tune(Path("gone.pt"), material, tmp_path / "tuned.pt")
     before = start.read_bytes()
     with pytest.raises(UsageError, match="is what the training starts from"):

@@ -106,7 +106,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
         wanted = Mixed(targets, targets.flip(0), 0.4) if mixed else targets
         torch.testing.assert_close(step(inputs, wanted), whole(inputs, wanted))
     same(module, other)
-    assert small.seen == [5] * 8 + [1] * 4 + [5] * 4
+    assert small.seen == [1] + [5] * 8 + [1] * 4 + [5] * 4  # the first one was for counting
     assert [re.search(r"batch of 20: it goes in (\d) parts", each)[1] for each in caplog.messages] == ["2", "4"]
 
 
