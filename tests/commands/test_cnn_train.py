@@ -551,3 +551,19 @@ def test_a_network_that_answers_no_numbers_replaces_none(run, here):
     outcome = train(run, "--epochs", "1", "--batch", "100", "--optimizer", "sgd", "--lr", "1e38", status=1)
     assert "the network answers with no numbers any more after epoch 1, at a learning rate of 1e+38" in outcome.err
     assert Path("m.pt").read_bytes() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+@pytest.mark.parametrize("cache", ["0", "4G"])
+def test_the_gpu_trains_what_the_processor_answers(run, here, amp, cache):
+    """In every kind of number, pictures in memory or read ahead: the accuracy that training reports is that of the exported model."""
+    outcome = train(
+        run, "--device", "cuda", "--amp", amp, "--cache", cache, "--augment", "rotate 10, hflip", "--ema", "0.9"
+    )
+    run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "m.onnx", "photos/val", "--top", "2", "--device", "cpu")
+    Path("p.tsv").write_text(predicted.out)
+    measures = json.loads(run("cnn-eval", "p.tsv", "--truth", "photos/val", "--json").out)
+    assert measures["accuracy"] == pytest.approx(float(outcome.rows[0]["val_accuracy"]))
+    assert measures["log_loss"] == pytest.approx(float(outcome.rows[0]["val_loss"]), abs=1e-4)
