@@ -114,6 +114,10 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
             raise CnnkitError(f"the memory of {place.device} is full; give a smaller --batch or --size") from error
         raise
     training.finish(done)
+    if training.best.epoch is not None and training.best.epoch.epoch <= training.earlier:
+        log.warning(
+            "no epoch after the warm-up was better than epoch %d: the base is as it was", training.best.epoch.epoch
+        )
     return training.result(done, started=started)
 
 

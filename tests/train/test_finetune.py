@@ -276,7 +276,7 @@ def test_the_head_is_trained_first_where_that_is_asked_for(material, start, tmp_
     assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same base
 
 
-def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, start, tmp_path):
+def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, start, tmp_path, caplog):
     """The model holds the best epoch of its history, whichever part of the training that is; also where a loss is no number."""
     result, model = tune(
         start, material, tmp_path / "worse.pt", warmup_head=3, recipe={"lr": 30.0, "epochs": 2, "patience": 1}
@@ -284,6 +284,7 @@ def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, sta
     losses = [row["val_loss"] for row in model.history]
     assert len(losses) == 4  # patience waits for what follows the warm-up
     assert result.best_epoch == 1 + losses.index(min(losses)) == 3
+    assert "no epoch after the warm-up was better than epoch 3: the base is as it was" in caplog.messages
     assert {name.split(".")[0] for name in moved(start, tmp_path / "worse.pt")} == {"head"}
     with pytest.raises(CnnkitError, match=r"the network answers with no numbers .* holds epoch 3, the best before"):
         tune(start, material, tmp_path / "wrecked.pt", warmup_head=3, recipe={"lr": 1e30})
