@@ -11,16 +11,13 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data import images
 from cnnkit.data.augment_notation import Augmentation, Fill, demanded, parse
-from cnnkit.errors import BadPicture
 
-__all__ = ["Augmentation", "Draw", "Fill", "demanded", "draw", "fingerprint", "matrix", "noise", "parse"]
+__all__ = ["Augmentation", "Draw", "Fill", "demanded", "draw", "matrix", "noise", "parse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +51,6 @@ class Draw:
         return slid or any(side != 1 for side in (self.zoom_x, self.zoom_y, self.crop_width, self.crop_height))
 
 
-def fingerprint(path: str | Path) -> str:
-    """Identify a picture by its file's content, for its random numbers: names, folders and neighbours do not matter.
-
-    Returns:
-        The sha256 of the bytes, in hexadecimal.
-
-    Raises:
-        BadPicture: The file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadPicture(images.reason(path, error)) from error
-
-
 #: Of the numbers of a copy: in the widest picture less than a hundredth of a pixel, however small a range is.
 _DIGITS = 6
 
@@ -92,7 +73,7 @@ def draw(augmentation: Augmentation, *, seed: int, picture: str, copy: int) -> D
     Args:
         augmentation: From which ranges.
         seed: Another number gives other copies.
-        picture: Its fingerprint.
+        picture: Its fingerprint, as `images.read` gives it.
         copy: Which copy it is; in training, the epoch.
 
     Returns:

@@ -206,14 +206,14 @@ def sheet(
 # ---------------------------------------------------------------- one picture
 
 
-def _images(original: Original, recipe: Recipe) -> Iterator[Image.Image]:
+def _images(original: Original, recipe: Recipe, draws: Sequence[Draw]) -> Iterator[Image.Image]:
     """Give the original, prepared where that is asked for, then its copies, one by one: a large picture's need much memory."""
     image = original.image
     if recipe.square is not None:
         image = Image.fromarray(preprocess.prepare(image, recipe.square))
     yield image
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
-    for draw in recipe.draws(original.fingerprint):
+    for draw in draws:
         with _ROOM.taken(_BYTES_A_PIXEL * image.width * image.height):
             changed = augment(pixels, [draw], fill=recipe.augmentation.fill)[0].numpy()
         yield Image.fromarray(changed)
@@ -221,14 +221,15 @@ def _images(original: Original, recipe: Recipe) -> Iterator[Image.Image]:
 
 def _make(path: str, *, recipe: Recipe) -> _Made:
     original = images.read(path)
+    draws = recipe.draws(original.fingerprint)
     saving = copies.saving(os.path.basename(path), original.format, profile=original.profile)
     kept, *others = (
         b"" if number == 0 and (not recipe.keep or recipe.square is None) else _encoded(image, saving, original)
-        for number, image in enumerate(_images(original, recipe))
+        for number, image in enumerate(_images(original, recipe, draws))
     )
     if recipe.keep and recipe.square is None:
         kept = Path(path).read_bytes()
-    return _Made(original.format, recipe.draws(original.fingerprint), [kept, *others] if recipe.keep else others)
+    return _Made(original.format, draws, [kept, *others] if recipe.keep else others)
 
 
 def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) -> bytes:
@@ -240,7 +241,9 @@ def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) 
 
 
 def _thumbnails(path: str, *, recipe: Recipe) -> list[Image.Image]:
-    return [contact_sheet.thumbnail(image) for image in _images(images.read(path), recipe)]
+    original = images.read(path)
+    shown = _images(original, recipe, recipe.draws(original.fingerprint))
+    return [contact_sheet.thumbnail(image) for image in shown]
 
 
 def _line(copy: Copy, recipe: Recipe, folder: Path) -> bytes:

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,8 @@ def _smoothed(rows: list[Row], weight: float) -> list[Row]:
 
 def best(rows: Iterable[Row], monitor: Monitor) -> Row | None:
     """Choose the best epoch as training does; None where the measure was never taken."""
-
-    def rank(row: Row) -> tuple[float, float]:
-        loss = -math.inf if (value := finite(row.val_loss)) is None else -value
-        return (loss, 0.0) if monitor is Monitor.VAL_LOSS else (row.val_accuracy or 0.0, loss)
-
     measured = [row for row in rows if finite(getattr(row, monitor)) is not None]
-    return max(measured, key=rank, default=None)  # of equal ones, max gives the first
+    return max(measured, key=partial(history.rank, monitor=monitor), default=None)  # of equal ones, max gives the first
 
 
 def names(paths: Sequence[str]) -> list[str]:

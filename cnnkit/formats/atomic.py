@@ -31,13 +31,10 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
         return
     target = path.resolve()  # a symbolic link keeps pointing; what it points to is replaced
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = None
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else None
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
-    except OSError as error:
-        error.filename = str(path)  # the user knows this name, not the temporary one
-        raise
-    try:
         with os.fdopen(descriptor, "wb") as file:
             if mode is not None:
                 beside.chmod(mode)  # once more, past the umask
@@ -46,7 +43,8 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
             os.fsync(file.fileno())
         beside.replace(target)
     except BaseException as error:
+        # It may be there without a descriptor: a signal can arrive while it is opened
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        if isinstance(error, OSError) and (descriptor is None or error.filename is None):
+            error.filename = str(path)  # the user knows this name, not the temporary one
         raise

@@ -1,13 +1,15 @@
 """The training history beside a model, `head.csv` beside `head.pt`: one row an epoch, flushed as it happens."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
@@ -24,6 +26,25 @@ class Row:
     val_accuracy: float | None = None
     lr: float | None = None
     seconds: float | None = None
+
+
+class Validated(Protocol):
+    """What says how good an epoch is."""
+
+    @property
+    def val_loss(self) -> float | None:
+        """The mean loss on the validation part."""
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """The share of right answers there."""
+
+
+def rank(epoch: Validated, monitor: Monitor) -> tuple[float, float]:
+    """Give what is higher for a better epoch; of equal accuracies the one with the lower loss is better."""
+    lost = epoch.val_loss
+    loss = -math.inf if lost is None or not math.isfinite(lost) else -lost
+    return (loss, 0.0) if monitor is Monitor.VAL_LOSS else (epoch.val_accuracy or 0.0, loss)
 
 
 class Writer:

@@ -61,6 +61,7 @@ class Pictures:
         place: torch.device,
         budget: int,
         augmenter: Augmenter | None = None,
+        measured: bool = True,
         jobs: int | None = None,
         skip: Skip,
         progress: Progress,
@@ -74,6 +75,7 @@ class Pictures:
             place: Where the inputs shall be.
             budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
             augmenter: Makes the copies.
+            measured: Their pixels' statistics are wanted.
             jobs: Threads that decode.
             skip: Called for every picture that cannot be used.
             progress: Called after every picture.
@@ -95,14 +97,15 @@ class Pictures:
                 skip(picture.path, str(loaded))
                 continue
             pixels, fingerprint = loaded
-            moments.add(pixels)
+            if measured:
+                moments.add(pixels)
             if fits:
                 kept[len(self.pictures)] = pixels
             self.pictures.append(picture)
             self.fingerprints.append(fingerprint)
         numbers = {label: number for number, label in enumerate(classes)}
         self.targets = torch.tensor([numbers[picture.label or ""] for picture in self.pictures], dtype=torch.long)
-        self.statistics = moments.statistics() if self.pictures else None
+        self.statistics = moments.statistics() if measured and self.pictures else None
         self._pixels = self._placed(torch.from_numpy(kept[: len(self.pictures)])) if fits else None
 
     @property

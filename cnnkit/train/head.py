@@ -13,6 +13,7 @@ from cnnkit.formats import features
 from cnnkit.nets import notation
 from cnnkit.nets.notation import Activation, Kind
 from cnnkit.train import agreement
+from cnnkit.train.results import writable
 
 log = logging.getLogger("cnnkit")
 
@@ -89,11 +90,7 @@ def train_head(
         UsageError: The settings contradict each other.
     """
     settings = settings or Settings()
-    output = Path(output)
-    if output.suffix != ".pt":
-        raise UsageError(f"{output}: a model is written to a .pt file")
-    if not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    output = writable(output)
     settings = dataclasses.replace(settings, head=_spelled_out(settings.head))
     _check_settings(settings, validated=val is not None)
     place = devices.parse(device)

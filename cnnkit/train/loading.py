@@ -29,10 +29,13 @@ def load(
     running: Running,
     *,
     place: torch.device,
+    measured: bool = False,
     skip: Skip,
     progress: Progress,
 ) -> tuple[Pictures, Pictures | None]:
     """Look at every picture, and keep what fits into memory, those for training first.
+
+    Where that is wanted, the pixels of those for training are `measured`.
 
     Raises:
         CnnkitError: No picture of a class could be used.
@@ -50,6 +53,7 @@ def load(
             place=place,
             budget=budget,
             augmenter=None if number else augmenter,
+            measured=measured and not number,
             jobs=running.jobs,
             skip=skip,
             progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now

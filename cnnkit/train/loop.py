@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Monitor
+from cnnkit.formats import history
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.epoch import Epoch
 from cnnkit.train.optim import Objective, correct
@@ -36,11 +37,9 @@ class Best:
 
     def better(self, epoch: Epoch) -> bool:
         """Tell whether an epoch is the best so far."""
-        return self.epoch is None or epoch.val_loss is None or self._rank(epoch) > self._rank(self.epoch)
-
-    def _rank(self, epoch: Epoch) -> tuple[float, float]:
-        loss = -math.inf if epoch.val_loss is None or math.isnan(epoch.val_loss) else -epoch.val_loss
-        return (loss, 0.0) if self.monitor is Monitor.VAL_LOSS else (epoch.val_accuracy or 0.0, loss)
+        if self.epoch is None or epoch.val_loss is None:
+            return True
+        return history.rank(epoch, self.monitor) > history.rank(self.epoch, self.monitor)
 
 
 def fit(

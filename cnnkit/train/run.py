@@ -282,8 +282,7 @@ class _Training:
         if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
         if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
-            schedule = self.recipe.schedule
-            refuse_another(output, mark(model.header, schedule), mark(self.header, schedule))
+            refuse_another(output, *(mark(header, self.recipe.schedule) for header in (model.header, self.header)))
             raise UsageError(
                 f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
                 "begin anew without --resume, or give another -o"

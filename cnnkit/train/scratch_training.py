@@ -24,8 +24,6 @@ from cnnkit.train.results import Report, Result, Running, Skip
 from cnnkit.train.run import Place, Task, run
 from cnnkit.train.scratch import SIZE, Design
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
 
 def train(
     material: Material,
@@ -44,7 +42,9 @@ def train(
         prepare = _prepare(design)
         base, head, backbone = _network(design, prepare, seed=recipe.seed)
         skip, report, progress = loading.voices(world, skip, report, progress)
-        learnt, checked = loading.load(material, prepare, recipe, running, place=place, skip=skip, progress=progress)
+        learnt, checked = loading.load(
+            material, prepare, recipe, running, place=place, measured=True, skip=skip, progress=progress
+        )
         assert learnt.statistics is not None
         preprocess = _normalized(prepare, design.normalize, learnt.statistics)
         whole = Classifier(base, head, preprocess=preprocess, pool=backbone.pool)
@@ -74,8 +74,9 @@ def _prepare(design: Design) -> Preprocess:
         plain = Preprocess(fit=design.fit or Fit.SQUASH, resize=size, size=size, grey=design.grey)
     else:
         plain = with_size(catalogue.preprocess_of(design.arch), size=design.size, fit=design.fit)
-    mean, std = ((0.0,) * 3, (1.0,) * 3) if design.normalize is not Normalize.IMAGENET else _IMAGENET
-    return replace(plain, mean=mean, std=std)
+    if design.normalize is Normalize.IMAGENET:
+        return replace(plain, mean=Preprocess().mean, std=Preprocess().std)
+    return replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def _normalized(prepare: Preprocess, normalize: Normalize, measured: Statistics) -> Preprocess:

@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cnnkit.data import augment
+from cnnkit.data import augment, images
 from cnnkit.data.augment import Augmentation, Draw, Fill
 from cnnkit.errors import BadPicture, NotationError, UsageError
 
@@ -216,16 +217,16 @@ def test_draws_stay_what_they_are():
 
 def test_a_fingerprint_is_the_content(tmp_path):
     """Another name and another folder are the same picture; another byte is another; no file is a bad picture."""
-    one, other = tmp_path / "one.jpg", tmp_path / "deeper" / "other.png"
+    one, other = tmp_path / "one.jpg", tmp_path / "deeper" / "other.jpg"
     other.parent.mkdir()
-    one.write_bytes(b"pixels")
+    Image.new("RGB", (4, 3), "red").save(one)
     shutil.copy(one, other)
-    assert augment.fingerprint(one) == augment.fingerprint(str(other))
-    assert len(augment.fingerprint(one)) == 64
-    other.write_bytes(b"pixelz")
-    assert augment.fingerprint(one) != augment.fingerprint(other)
+    assert images.read(one).fingerprint == images.read(str(other)).fingerprint
+    assert len(images.read(one).fingerprint) == 64
+    other.write_bytes(one.read_bytes() + b"z")
+    assert images.read(one).fingerprint != images.read(other).fingerprint
     with pytest.raises(BadPicture, match="no such file"):
-        augment.fingerprint(tmp_path / "none.jpg")
+        images.read(tmp_path / "none.jpg")
 
 
 # ---------------------------------------------------------------- matrices

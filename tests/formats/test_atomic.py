@@ -57,6 +57,19 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, error):
         assert [each for each in tmp_path.iterdir() if each != path] == []
 
 
+def test_a_signal_while_the_file_is_opened_leaves_nothing(tmp_path, monkeypatch):
+    """Python sees it when the call returns: the file is there, and nobody has its descriptor yet."""
+
+    def interrupted(*words, opened=os.open):
+        os.close(opened(*words))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_beside_is_hidden(tmp_path):
     """A search of the folder meanwhile does not find half a file."""
     with atomic.writing(tmp_path / "picture.png"):

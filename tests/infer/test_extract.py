@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cnnkit.choices import Engine, FeatureDtype, Pool
-from cnnkit.data import augment, source
+from cnnkit.data import augment, images, source
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner
@@ -434,7 +434,7 @@ def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tm
     for picture in parted(photographs):
         square = torch.from_numpy(preparing.load(picture.path, header.preprocess).copy())[None]
         for view in [0] if picture.split == "val" else [0, 1, 2]:
-            seen = augmenter(square, [augment.fingerprint(picture.path)], [view]) if view else square
+            seen = augmenter(square, [images.read(picture.path).fingerprint], [view]) if view else square
             with torch.no_grad():
                 expected.append(module(seen).numpy())
             rows.append((os.path.basename(picture.path), picture.label, picture.split, view))
