@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from cnnkit.engine import torch_device
 from cnnkit.engine.device import Device
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 
 log = logging.getLogger("cnnkit")
 
@@ -136,7 +136,17 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
 
     Raises:
         UsageError: A single GPU was asked for by several processes.
+        CnnkitError: The device's memory is full.
     """
+    with _world(device) as (world, place):
+        try:
+            yield world, place
+        except torch.OutOfMemoryError as error:
+            raise CnnkitError(f"the memory of {place} is full; give a smaller --batch or --size") from error
+
+
+@contextlib.contextmanager
+def _world(device: Device) -> Generator[tuple[World, torch.device]]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE, torch_device.choose(device)

@@ -25,7 +25,8 @@ from cnnkit.train.finetune import Start, Thawing
 from cnnkit.train.opening import Opened
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip
-from cnnkit.train.run import Place, Task, run, warm_up
+from cnnkit.train.run import run, warm_up
+from cnnkit.train.task import Place, Task
 
 log = logging.getLogger("cnnkit")
 
@@ -133,6 +134,7 @@ def finetune(
             header,
             loading.identity(learnt, checked),
             groups=_groups(whole, trained, thawing.layer_decay),
+            begins_trained=not opened.fresh,
         )
         if thawing.warmup_head:
             task = dataclasses.replace(
@@ -235,7 +237,9 @@ class _Frozen:
         """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
         log.info("training the head alone for %d epochs first", epochs)
         train, val = self._seen_by_head(task)
-        head = dataclasses.replace(task, module=self.opened.whole.head, train=train, val=val, groups=None)
+        head = dataclasses.replace(
+            task, module=self.opened.whole.head, train=train, val=val, groups=None, begins_trained=False
+        )
         brief = dataclasses.replace(
             recipe,
             lr=None,
@@ -249,7 +253,7 @@ class _Frozen:
             amp=Amp.OFF,
             compile=False,
         )
-        return warm_up(head, brief, self.place, write)
+        return warm_up(head, brief, self.place, write, following=recipe.epochs)
 
 
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The frozen part of a network, which answers the same to the same picture: run once, its answers can be kept."""
 
+import functools
 import logging
 import math
 import os
@@ -50,7 +51,19 @@ def network(request: Request, module: nn.Module, *, place: torch.device) -> Froz
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return module(images)  # type: ignore[no-any-return] # modules return Any
 
-    return answer
+    return functools.partial(_in_parts, answer)
+
+
+def _in_parts(answer: Frozen, images: Tensor) -> Tensor:
+    """Answer to all pictures at once, or to halves of what the memory does not hold."""
+    try:
+        return answer(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # Behind the except clause: the error's traceback would keep the tensors of the attempt
+    torch.cuda.empty_cache()
+    return torch.cat([_in_parts(answer, half) for half in images.tensor_split(2)])
 
 
 def answers(

@@ -1,76 +1,21 @@
 """A whole training: from examples and a recipe to a model on disk, with its history, and a checkpoint as long as it goes on."""
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from cnnkit.choices import ClassWeights
-from cnnkit.data.reader import Progress
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle, checkpoint, history
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header
-from cnnkit.nets.classifier import Classifier
-from cnnkit.train import examples, optim, precision, schedule
-from cnnkit.train.averaging import Average
-from cnnkit.train.distributed import ALONE, World
+from cnnkit.formats import history
+from cnnkit.train.distributed import ALONE
 from cnnkit.train.epoch import Epoch
-from cnnkit.train.examples import Examples
-from cnnkit.train.loop import Best, fit
-from cnnkit.train.mark import mark, refuse_another
-from cnnkit.train.optim import Mixed, Objective
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result
-from cnnkit.train.step import Batch, Diverged, Step
+from cnnkit.train.step import Diverged
+from cnnkit.train.task import Place, Task
+from cnnkit.train.training import Training
 
 log = logging.getLogger("cnnkit")
-
-# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
-_ORDER, _DROPOUT, _MIXUP = range(3)
-
-
-def _nothing(_write: Report) -> Sequence[Epoch]:
-    """The way of a training that nothing goes before."""
-    return ()
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is trained on what.
-
-    `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
-    factors of the learning rate; `begin` changes the weights before they are trained, and gives the epochs that it took.
-    """
-
-    module: nn.Module
-    whole: Classifier
-    train: Examples
-    val: Examples | None
-    header: Header
-    identity: str  # of the pictures
-    groups: Sequence[dict[str, Any]] | None = None
-    begin: Callable[[Report], Sequence[Epoch]] = _nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a training runs, where it writes, and whom it tells."""
-
-    output: Path
-    device: torch.device
-    world: World
-    resume: bool
-    report: Report
-    progress: Progress
 
 
 def run(task: Task, recipe: Recipe, place: Place) -> Result:
@@ -81,295 +26,67 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
 
     Raises:
         Diverged: The loss came to no number; the best epoch before is written all the same.
-        CnnkitError: There is not enough memory.
+        CnnkitError: The memory does not hold a single picture.
         UsageError: `resume`, and the checkpoint is of another training.
         OSError: The disk is full; the last checkpoint stays.
     """
     started = time.perf_counter()
-    training = _Training(task, recipe, place)
+    training = Training(task, recipe, place)
     if place.resume and (complete := training.completed()):
         log.info("%s is complete with epoch %d; nothing is left to do", place.output, len(complete))
         return training.result(complete, started=started)
     kept = training.resumed() if place.resume else None
     done = kept or []
-    try:
-        with _history(place, done) as write, training.prepared():
-            if kept is None:
-                done += training.fresh(write)
-            for epoch in training.epochs(done):
-                done.append(epoch)
-                write(epoch)
-                training.keep(done)
-                _say(epoch, last=training.last, rows=len(task.train.targets))
-                place.report(epoch)
-    except Diverged as error:
-        if training.best.epoch is None:
-            raise
-        training.finish(done, ended=str(error))
-        raise Diverged(f"{error}. {place.output} holds epoch {training.best.epoch.epoch}, the best before") from error
-    except BaseException as error:
-        if place.world.writes and training.checkpoint.exists():
-            log.warning("%s holds what is done; run again with --resume to go on", training.checkpoint)
-        if isinstance(error, torch.OutOfMemoryError):
-            raise CnnkitError(f"the memory of {place.device} is full; give a smaller --batch or --size") from error
-        raise
-    training.finish(done)
-    if training.best.epoch is not None and training.best.epoch.epoch <= training.earlier:
-        log.warning(
-            "no epoch after the warm-up was better than epoch %d: the base is as it was", training.best.epoch.epoch
-        )
+    with _pointing_at_the_checkpoint(training):
+        try:
+            with _history(place, done) as write, training.prepared():
+                if kept is None:
+                    done += training.fresh(write)
+                for epoch in training.epochs(done):
+                    done.append(epoch)
+                    write(epoch)
+                    training.keep(done)
+                    _say(epoch, of=training.last, left=training.last - epoch.epoch, rows=len(task.train.targets))
+                    place.report(epoch)
+        except Diverged as error:
+            best = training.best.epoch
+            if best is None:
+                raise
+            training.finish(done, ended=str(error))
+            raise Diverged(f"{error}. {place.output} holds epoch {best.epoch}, the best before") from error
+        training.finish(done)
+    training.judge()
     return training.result(done, started=started)
 
 
-def warm_up(task: Task, recipe: Recipe, place: Place, write: Report) -> list[Epoch]:
+@contextlib.contextmanager
+def _pointing_at_the_checkpoint(training: Training) -> Iterator[None]:
+    """Whatever ends a training before its time, say what can be gone on from."""
+    try:
+        yield
+    except BaseException:
+        if training.place.world.writes and training.checkpoint.exists():
+            log.warning("%s holds what is done; run again with --resume to go on", training.checkpoint)
+        raise
+
+
+def warm_up(task: Task, recipe: Recipe, place: Place, write: Report, *, following: int) -> list[Epoch]:
     """Train a part of a network before the training itself, and leave it with the best epoch's weights.
 
     The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
 
-    Every process does the same on all rows.
+    Every process does the same on all rows. As many epochs are `following`.
     """
-    training = _Training(task, recipe, replace(place, world=ALONE))
+    training = Training(task, recipe, replace(place, world=ALONE), following=following)
     epochs = []
     with training.prepared():
         for epoch in training.epochs([]):
             epochs.append(epoch)
             write(epoch)
-            _say(epoch, last=training.last, rows=len(task.train.targets))
+            _say(epoch, of=training.last + following, left=None, rows=len(task.train.targets))
             place.report(epoch)
     task.module.load_state_dict(training.best.state)
     return epochs
-
-
-class _Training:
-    """One training and what it holds from epoch to epoch."""
-
-    def __init__(self, task: Task, recipe: Recipe, place: Place) -> None:
-        self.task, self.recipe, self.place = task, recipe, place
-        self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
-        self.best = Best(recipe.monitor)
-        self.checkpoint = checkpoint.beside(place.output)
-        #: Epochs that `task.begin` took.
-        self.earlier = 0
-        module = task.module.to(place.device).to(memory_format=torch.channels_last)
-        if min(recipe.batch, len(task.train.targets)) < place.world.size:
-            raise UsageError(f"--batch {recipe.batch} leaves some of {place.world.size} processes without a picture")
-        classes = len(task.header.classes or ())
-        weights = None
-        if recipe.class_weights is ClassWeights.BALANCED:
-            weights = optim.balanced_weights(task.train.targets, classes).to(place.device)
-        groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
-        self.average = Average(module, recipe.ema) if recipe.ema is not None else None
-        batches = self._rows(1)
-        numbers = precision.choose(recipe.amp, place.device)
-        if numbers.dtype is not None:
-            log.info("computing in %s", str(numbers.dtype).removeprefix("torch."))
-        self.step = Step(
-            module,
-            Objective(recipe.loss, recipe.smoothing, weights, recipe.l1, recipe.l2),
-            optim.optimizer(recipe.optimizer, groups, lr=recipe.lr, momentum=recipe.momentum),
-            rate=lambda number, index, before: schedule.factor(
-                recipe.schedule,
-                step=(number - 1 - self.earlier) * len(batches) + index,
-                steps=len(batches),
-                epochs=recipe.epochs,
-                warmup=recipe.warmup,
-                before=before[self.earlier :],
-            ),
-            precision=numbers,
-            clip=recipe.clip,
-            average=self.average,
-            world=place.world,
-            compiled=recipe.compile,
-        )
-
-    @property
-    def last(self) -> int:
-        """The number of the last epoch, should nothing stop the training before."""
-        return self.earlier + self.recipe.epochs
-
-    def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
-        words = np.random.SeedSequence([self.recipe.seed, epoch, purpose, rank]).generate_state(2)
-        return int(words[0]) | (int(words[1] >> 1) << 32)
-
-    def _rows(self, epoch: int) -> list[Tensor]:
-        return examples.shuffled(
-            len(self.task.train.targets),
-            batch=self.recipe.batch,
-            seed=self._seed(epoch, _ORDER),
-            world=self.place.world,
-        )
-
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
-        device = self.place.device
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            torch.backends.cudnn.flags(enabled=True, benchmark=True),
-        ):
-            yield
-
-    def epochs(self, done: Sequence[Epoch]) -> Iterator[Epoch]:
-        """Train on after the epochs that are done."""
-        return fit(
-            self.step,
-            train=self._batches,
-            validate=self._validation if self.task.val is not None else None,
-            best=self.best,
-            epochs=self.last,
-            patience=self.recipe.patience,
-            before=done,
-            begun=self.earlier,
-        )
-
-    def _batches(self, number: int) -> Iterator[Batch]:
-        torch.manual_seed(self._seed(number, _DROPOUT, self.place.world.rank))
-        train, rows = self.task.train, self._rows(number)
-        alpha = self.recipe.mixup
-        random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares: list[float] | None = random.beta(alpha, alpha, len(rows)).tolist() if alpha else None
-        total = self.last * len(train.targets)
-        shown = (number - 1) * len(train.targets)
-        for index, (chosen, inputs) in enumerate(zip(rows, train.inputs(rows, number, shares), strict=True)):
-            targets = train.targets[chosen].to(self.place.device)
-            yield inputs, targets if shares is None else Mixed(targets, targets.flip(0), shares[index])
-            shown += len(chosen) * self.place.world.size
-            self.place.progress(min(shown, total), total)
-
-    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.task.val is not None
-        # What did not fit into memory at once does not now
-        batch = max(self.recipe.batch // self.step.pieces, 1)
-        rows = examples.in_order(len(self.task.val.targets), batch=batch, world=self.place.world)
-        for chosen, inputs in zip(rows, self.task.val.inputs(rows, None), strict=True):
-            yield inputs, self.task.val.targets[chosen].to(self.place.device)
-
-    def fresh(self, write: Report) -> list[Epoch]:
-        """Begin anew.
-
-        Args:
-            write: Called with the epochs that `task.begin` takes, as they are done.
-
-        Returns:
-            The epochs that `task.begin` took.
-        """
-        if self.place.world.writes and self.checkpoint.exists():
-            log.warning(
-                "%s of an unfinished training is replaced; --resume would have gone on from it", self.checkpoint
-            )
-        done = list(self.task.begin(write))
-        self.earlier = len(done)
-        self.place.world.align(self.step.module)
-        for epoch in done:  # which left the weights of the best among them
-            self.best.offer(epoch, self.step.module)
-        if self.average is not None:
-            self.average.restart()
-        return done
-
-    def completed(self) -> list[Epoch] | None:
-        """Find out whether the model that this training would come to stands there already.
-
-        Returns:
-            Its epochs, of which nobody knows any more how long they took; None where no training of these commands came to its end.
-
-        Raises:
-            UsageError: A finished model of another training stands there.
-        """
-        output = self.place.output
-        if not self.place.world.agree(output.exists() and not self.checkpoint.exists()):
-            return None
-        model = bundle.load(output)
-        if "pictures" not in model.header.training or "ended" in model.header.training:
-            return None
-        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
-            refuse_another(output, *(mark(header, self.recipe.schedule) for header in (model.header, self.header)))
-            raise UsageError(
-                f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
-                "begin anew without --resume, or give another -o"
-            )
-        rows: list[dict[str, Any]] = model.history
-        epochs = [Epoch(**row, seconds=0.0) for row in rows]
-        for epoch in epochs:
-            if self.best.better(epoch):
-                self.best.epoch = epoch
-        return epochs
-
-    def resumed(self) -> list[Epoch] | None:
-        """Put everything where the last finished epoch left it.
-
-        Returns:
-            The epochs that are done; None where there is no checkpoint.
-        """
-        if not self.place.world.agree(self.checkpoint.exists()):
-            log.info("%s: no such checkpoint; beginning anew", self.checkpoint)
-            return None
-        kept = checkpoint.load(self.checkpoint)
-        refuse_another(self.checkpoint, kept["mark"], mark(self.header, self.recipe.schedule))
-        self.step.module.load_state_dict(kept["module"])
-        self.step.optimizer.load_state_dict(kept["optimizer"])
-        self.step.scaler.load_state_dict(kept["scaler"])
-        self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
-        if self.average is not None:
-            self.average.restore(**kept["average"])
-        self.best.epoch = Epoch(**kept["best"]["epoch"])
-        self.best.state = kept["best"]["state"]
-        done = [Epoch(**epoch) for epoch in kept["epochs"]]
-        log.info("going on after epoch %d", done[-1].epoch)
-        return done
-
-    def keep(self, done: Sequence[Epoch]) -> None:
-        """Write the checkpoint."""
-        if not self.place.world.writes:
-            return
-        assert self.best.epoch is not None
-        content = {
-            "mark": mark(self.header, self.recipe.schedule),
-            "epochs": [dataclasses.asdict(epoch) for epoch in done],
-            "earlier": self.earlier,
-            "module": self.step.module.state_dict(),
-            "optimizer": self.step.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "pieces": self.step.pieces,
-            "average": self.average.state() if self.average else None,
-            "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
-        }
-        checkpoint.save(self.checkpoint, content)
-
-    def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
-        """Write the model with the best epoch's weights, and remove the checkpoint.
-
-        Args:
-            done: All epochs.
-            ended: What the training ended with before its time; the Header tells.
-        """
-        self.step.module.load_state_dict(self.best.state)
-        if not self.place.world.writes:
-            return
-        rows = [
-            {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
-        ]
-        header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
-        bundle.save(self.place.output, Bundle(header, self.task.whole.state_dict(), rows))
-        self.checkpoint.unlink(missing_ok=True)
-
-    def result(self, done: Sequence[Epoch], *, started: float) -> Result:
-        """Sum up."""
-        best, train, val = self.best.epoch, self.task.train, self.task.val
-        assert best is not None
-        most = int(torch.bincount(train.targets).argmax())
-        return Result(
-            model=str(self.place.output),
-            classes=len(self.header.classes or ()),
-            train_rows=len(train.targets),
-            val_rows=0 if val is None else len(val.targets),
-            epochs=len(done),
-            best_epoch=best.epoch,
-            train_accuracy=best.train_accuracy,
-            val_accuracy=best.val_accuracy,
-            val_loss=best.val_loss,
-            majority=None if val is None else float((val.targets == most).double().mean()),
-            seconds=round(time.perf_counter() - started, 1),
-        )
 
 
 @contextlib.contextmanager
@@ -384,18 +101,22 @@ def _history(place: Place, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], 
         yield rows.write
 
 
-def _say(epoch: Epoch, *, last: int, rows: int) -> None:
+def _say(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
+    """Log an epoch; `left` are those that are yet to come and take as long, where that can be told."""
     validation = "" if epoch.val_loss is None else f"; val {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}"
-    left = round(epoch.seconds * (last - epoch.epoch))
-    time_left = f"{left // 60} min {left % 60} s left" if left >= 60 else f"{left} s left"
     log.info(
-        "epoch %d/%d: loss %.4f, accuracy %.4f%s; rate %.3g; %.0f/s, %s",
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; rate %.3g; %.0f/s%s",
         epoch.epoch,
-        last,
+        of,
         epoch.train_loss,
         epoch.train_accuracy,
         validation,
         epoch.lr,
         rows / max(epoch.seconds, 1e-3),
-        time_left,
+        "" if left is None else f", {_duration(epoch.seconds * left)} left",
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -21,8 +21,9 @@ from cnnkit.train import distributed, loading, precision
 from cnnkit.train.examples import Statistics
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip
-from cnnkit.train.run import Place, Task, run
+from cnnkit.train.run import run
 from cnnkit.train.scratch import SIZE, Design
+from cnnkit.train.task import Place, Task
 
 
 def train(

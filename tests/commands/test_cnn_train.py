@@ -267,18 +267,18 @@ class Stop(Exception):
 @pytest.fixture
 def stopped(run, here, monkeypatch):
     """Train until the third epoch is done, and have it end there, as a power cut would."""
-    from cnnkit.train import run as running
+    from cnnkit.train.training import Training
 
     def stop(*words):
         with monkeypatch.context() as patch:
-            real = running._Training.keep
+            real = Training.keep
 
             def keep(self, done):
                 real(self, done)
                 if len(done) == 3:
                     raise Stop
 
-            patch.setattr(running._Training, "keep", keep)
+            patch.setattr(Training, "keep", keep)
             with pytest.raises(Stop):
                 train_directly(run, *words)
 
@@ -344,8 +344,9 @@ def test_a_complete_model_is_left_alone(run, here):
     assert train(run, "--epochs", "5").rows[0]["epochs"] == "5"
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch):
-    """It is said, no half file stays, and --resume ends with what an undisturbed training ends with."""
+@pytest.mark.parametrize(("which", "file", "done"), [(3, "m.checkpoint.pt", 2), (5, "m.pt", 4)])
+def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch, which, file, done):
+    """At a checkpoint or at the model itself: it is said, no half file stays, and --resume ends as an undisturbed training does."""
     from cnnkit.formats import atomic
 
     train(run, *MOVING, out="whole.pt")
@@ -354,7 +355,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch):
 
     def fsync(descriptor):
         calls.append(descriptor)
-        if len(calls) == 3:
+        if len(calls) == which:
             raise OSError(28, "No space left on device")
         real(descriptor)
 
@@ -364,10 +365,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch):
     assert outcome.out == ""
     assert outcome.err.splitlines()[-2:] == [
         "cnn-train: m.checkpoint.pt holds what is done; run again with --resume to go on",
-        "cnn-train: m.checkpoint.pt: No space left on device",
+        f"cnn-train: {file}: No space left on device",
     ]
     assert sorted(os.listdir()) == ["m.checkpoint.pt", "m.csv", "photos", "whole.csv", "whole.pt"]
-    assert "going on after epoch 2" in train(run, *MOVING, "--resume").err
+    assert f"going on after epoch {done}" in train(run, *MOVING, "--resume").err
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 

@@ -366,6 +366,30 @@ def test_resumed_it_ends_with_the_same_bytes(material, start, tmp_path, after):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.parametrize("monitor", Monitor)
+def test_the_start_is_measured_and_no_worse_epoch_passes_for_progress(material, start, tmp_path, caplog, monitor):
+    """It is what the last epoch of a training that made it reported; also after a stop, when it is long gone."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    made, _ = tune(start, material, tmp_path / "made.pt", recipe={"epochs": 6, "monitor": monitor})
+    recipe = {"epochs": 2, "lr": 30.0, "monitor": monitor}
+    caplog.clear()
+    tune(tmp_path / "made.pt", material, tmp_path / "worse.pt", recipe=recipe)
+    figures = f"val {made.val_loss:.4f}, {made.val_accuracy:.4f}"
+    assert f"start: {figures}" in caplog.messages
+    told = [line for line in caplog.messages if line.startswith(f"no epoch was better than the start ({figures}): ")]
+    assert len(told) == 1
+    assert "worse.pt is no improvement" in told[0]
+
+    interrupted(tmp_path / "made.pt", material, tmp_path / "again.pt", after=1, recipe=recipe)
+    caplog.clear()
+    resuming = dataclasses.replace(CPU, resume=True)
+    tune(tmp_path / "made.pt", material, tmp_path / "again.pt", recipe=recipe, running=resuming)
+    assert [line.replace("again", "worse") for line in caplog.messages if "no epoch was better" in line] == told
+    caplog.clear()
+    tune(start, material, tmp_path / "better.pt", recipe={"epochs": 2})
+    assert not any("no epoch was better" in line for line in caplog.messages)
+
+
 def test_it_goes_on_with_the_same_training_only(material, start, tmp_path):
     """What is frozen, and from what it started, is part of it."""
     interrupted(start, material, tmp_path / "tuned.pt", after=2)

@@ -60,6 +60,10 @@ def kept(pictures, network, copies, folder, *, budget=1 << 30):
     return frozen.answers(pictures, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
 
 
+def refuse(_request):
+    raise CnnkitError("torch cannot export this base")
+
+
 def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monkeypatch, caplog):
     """Dropout and batch norm at rest; where a part cannot be exported, torch computes it, and a notice says so."""
     images = next(seen.inputs([torch.arange(40)], None))
@@ -67,15 +71,34 @@ def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monke
         expected = base(images)
     network = frozen.network(request_of_base, base, place=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-
-    def refuse(_request):
-        raise CnnkitError("torch cannot export this base")
-
     monkeypatch.setattr(frozen.bases, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
         network = frozen.network(request_of_base, base, place=CPU)
     assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
     assert torch.equal(network(images), expected)
+
+
+def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, seen, monkeypatch):
+    """The same answers, in order; a single picture that does not fit is the end of it."""
+    images = next(seen.inputs([torch.arange(7)], None))
+    with torch.no_grad():
+        expected = base(images)
+    monkeypatch.setattr(frozen.bases, "get", refuse)
+    held, room, forward = [], [3], type(base).forward
+
+    def small(self, images):
+        if len(images) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        held.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(type(base), "forward", small)
+    network = frozen.network(request_of_base, base, place=CPU)
+    torch.testing.assert_close(network(images), expected)
+    assert held == [2, 2, 3]
+    room[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        network(images)
 
 
 def test_every_copy_of_every_picture_is_answered_once(seen, tmp_path):

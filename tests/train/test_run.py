@@ -9,16 +9,19 @@ from torch import nn
 
 from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
 from cnnkit.data.reader import no_progress
+from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import bundle
 from cnnkit.formats.header import Backbone, Fit, Header, Kind, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
+from cnnkit.train import distributed
 from cnnkit.train.distributed import ALONE
 from cnnkit.train.examples import Stored
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import no_report
-from cnnkit.train.run import Place, Task, run
+from cnnkit.train.run import run
+from cnnkit.train.task import Place, Task
 
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=8, size=8)
 
@@ -126,7 +129,8 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
         return Classifier.forward(made.whole, images)
 
     monkeypatch.setattr(made.whole, "forward", forward)
-    with pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$"):
+    memory = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
+    with memory, distributed.joined(devices.parse("cpu")):
         run(made, Recipe(epochs=3, batch=16), place(tmp_path / "m.pt"))
     assert (tmp_path / "m.checkpoint.pt").exists()
 
