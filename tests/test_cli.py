@@ -15,7 +15,7 @@ HEAD = """
 import os, sys, time, warnings
 from pathlib import Path
 from typing import Annotated
-from cnnkit import cli, errors
+from cnnkit import choices, cli, errors
 from cnnkit.formats import atomic
 """
 
@@ -159,6 +159,16 @@ def test_a_terminal_gets_a_table(program, terminal):
     assert row.index("1,234,567") + len("1,234,567") == header.index("macs") + len("macs")
 
 
+def test_a_record_wider_than_the_terminal_is_a_list(program, terminal):
+    """A line a field, and a command in it stays one line, to be copied; several records stay a table."""
+    command = "cnn-finetune " + "a/long/path/ " * 12 + "-o model.pt"
+    program.write(f'cli.emit([{{"pictures": 4000, "case": "small", "command": "{command}"}}], as_json)')
+    lines = strip(terminal(sys.executable, program.path).out).splitlines()
+    assert lines == ["pictures  4,000", "case      small", f"command   {command}"]
+    program.write('cli.emit([{"a": "b" * 300}] * 2, as_json)')
+    assert strip(terminal(sys.executable, program.path).out).splitlines()[0].strip() == "a"
+
+
 def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
     """Titled tables on a terminal, flat rows in a pipe, one object with `--json`."""
     program.write(
@@ -187,6 +197,31 @@ def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
 def test_what_can_be_mended_is_one_line(program, raised, status, line):
     """The name of the command, what, where, remedy; no traceback, nothing on stdout."""
     assert program.write(f"raise {raised}").run(status=status) == ("", f"cnn-throwaway: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--fit", "corp"],
+            "invalid value for '--fit': 'corp' is not one of 'crop', 'squash', 'pad'; did you mean \"crop\"?",
+        ),
+        (["--fit", "?"], "invalid value for '--fit': '?' is not one of 'crop', 'squash', 'pad'"),
+        (["--count", "0"], "invalid value for '--count': should be greater than or equal to 1"),
+        (
+            ["--count", "x"],
+            "invalid value for '--count': should be a valid integer, unable to parse string as an integer",
+        ),
+    ],
+)
+def test_a_wrong_value_is_said_in_plain_words(program, words, said):
+    """Without the beginnings of whoever checks values for us; a choice that is nearly right is proposed."""
+    declared = [
+        "fit: Annotated[choices.Fit, cli.Option('--fit')] = choices.Fit.CROP",
+        "count: Annotated[int, cli.Option('--count', min=1)] = 1",
+    ]
+    program.write("pass", words=", ".join(declared))
+    assert program.run(*words, status=2) == ("", f"cnn-throwaway: {said}; see cnn-throwaway --help\n")
 
 
 @pytest.mark.parametrize("bug", ['ValueError("a bug")', "EOFError", "AssertionError"])

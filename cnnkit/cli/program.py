@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 import typer.main
 
+from cnnkit import spelling
 from cnnkit.cli.help import Command
 from cnnkit.cli.run import Run, complain, running
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
@@ -100,13 +102,19 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
-        complain(name, f"{_lower_first(format_message().rstrip('.'))}; see {name} --help")
+        complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
     return status
 
 
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _plain(message: str) -> str:
+    """Give a usage error of typer's in our words: its values are checked by pydantic, which has a way of its own to begin."""
+    message = re.sub(r": (Value error, |Input (?=should))", ": ", message[:1].lower() + message[1:])
+    choice = re.search(r": '(.*)' is not one of ('.*')$", message)
+    if choice is not None:
+        known = re.findall(r"'([^']*)'", choice[2])
+        message += spelling.proposal(choice[1], known, foreign={})
+    return message
 
 
 def _silence_stdout() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -76,6 +77,12 @@ def _draw_piece(
     from rich.measure import Measurement
 
     console = Console(file=out, highlight=False)
+    if len(rows) == 1 and not widths and not title:
+        (row,) = rows
+        table, _ = _table(rows, columns, widths, tight=True)
+        if Measurement.get(console, console.options.update(width=10_000), table).maximum > console.width:
+            _list(row, columns, console)
+            return {}
     for tight in (False, True):
         table, here = _table(rows, columns, widths, tight=tight)
         least = Measurement.get(console, console.options.update(width=10_000), table).minimum
@@ -86,6 +93,15 @@ def _draw_piece(
         console.print(title, style="bold", markup=False)
     console.print(table)
     return here
+
+
+def _list(row: Mapping[str, Any], columns: Sequence[str], console: "Console") -> None:
+    """Draw a record that is wider than the terminal as a list; a command in it can be copied, as nothing folds its line."""
+    from rich.text import Text
+
+    widest = max(map(len, columns))
+    for column in columns:
+        console.print(Text.assemble((column.ljust(widest), "bold"), "  ", drawn_cell(row[column])), soft_wrap=True)
 
 
 def _table(

@@ -223,20 +223,26 @@ def _command(
     size: Size, similarity: Similarity, *, sources: Sources, material: Material, base: Sequence[str], layer: str
 ) -> str:
     named = shlex.join(base)
-    train = shlex.join(sources.words)
+    train, split = shlex.join(sources.words), material.train[0].split
+    prepared: list[str] = []
+    if not material.val and split is None:
+        prepared = [f"cnn-split {train} --ratio 0.8,0.2 --manifest split.tsv"]
+        train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:
         case Size.SMALL, Similarity.SIMILAR:
-            return f"cnn-finetune {named} {both} -o model.pt --unfreeze none"
+            steps = [f"cnn-finetune {named} {both} -o model.pt --unfreeze none"]
         case Size.LARGE, Similarity.SIMILAR:
-            return f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"
+            steps = [f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"]
         case Size.LARGE, Similarity.DIFFERENT:
-            return f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"
-    extract = f"cnn-extract {named} --layer {layer}"
-    part = " --split train" if any(picture.split for picture in material.train) else ""
-    steps = [f"{extract} {train}{part} -o train.npy"]
-    if material.val:
-        val = shlex.join(sources.val) if sources.val else f"{train} --split val"
-        steps.append(f"{extract} {val} -o val.npy")
-    steps.append(f"cnn-train-head train.npy{' --val val.npy' if material.val else ''} -o model.pt")
-    return " && ".join(steps)
+            steps = [f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"]
+        case Size.SMALL, Similarity.DIFFERENT:
+            extract = f"cnn-extract {named} --layer {layer}"
+            checked = material.val[0].split if material.val else "val"
+            val = shlex.join(sources.val) if sources.val else f"{train} --split {checked}"
+            steps = [
+                f"{extract} {train}{f' --split {split}' if split else ''} -o train.npy",
+                f"{extract} {val} -o val.npy",
+                "cnn-train-head train.npy --val val.npy -o model.pt",
+            ]
+    return " && ".join([*prepared, *steps])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +114,10 @@ def finetune(
 
 def _named(thawing: Thawing) -> Thawing:
     """Call no layer at all by its name, and refuse a share of the learning rate where it means nothing."""
+    if re.fullmatch(r"[-+]?\d*\.?\d+", thawing.unfreeze) and not thawing.unfreeze.isdecimal():
+        raise UsageError(
+            f"--unfreeze {thawing.unfreeze}: give how many of the last layers are trained, 0 or more, a layer's name, all or none"
+        )
     if thawing.unfreeze.isdecimal() and not int(thawing.unfreeze):
         thawing = dataclasses.replace(thawing, unfreeze=NONE)
     if thawing.layer_decay is not None and thawing.unfreeze == NONE:

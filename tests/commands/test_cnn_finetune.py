@@ -121,6 +121,11 @@ WRONG = [
     (("net.pt", "photos", "-o", "x.pt", "--backbone", "vgg11"), 2, "start either from net.pt or from --backbone vgg11"),
     (("net.pt", "photos", "-o", "x.pt", "--size", "32"), 2, "net.pt has its own size; --size goes with --backbone"),
     (("net.pt", "photos", "-o", "x.pt", "--unfreeze", "conv4"), 2, "did you mean conv3"),
+    (
+        ("net.pt", "photos", "-o", "x.pt", "--unfreeze", "-1"),
+        2,
+        "give how many of the last layers are trained, 0 or more",
+    ),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "rotate 20, hflp"), 2, '"hflp"'),
     (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 keeps augmented versions"),
     (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),

@@ -71,6 +71,16 @@ def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, w
     assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
 
 
+@pytest.mark.parametrize("name", ["seeing", "blind"])
+def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
+    """Or nothing would choose the best epoch."""
+    folder = photos_folder / "train"
+    split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
+    assert split == ["cnn-split", str(folder), "--ratio", "0.8,0.2", "--manifest", "split.tsv"]
+    assert not any(str(folder) in step for step in others)
+    assert sum("split.tsv" in step for step in others) == {"seeing": 1, "blind": 2}[name]
+
+
 @pytest.mark.parametrize(
     ("name", "case", "command"),
     [
