@@ -200,6 +200,23 @@ def test_what_can_be_mended_is_one_line(program, raised, status, line):
 
 
 @pytest.mark.parametrize(
+    ("rank", "error", "status", "said"),
+    [
+        ("0", "errors.UsageError('no')", 2, "cnn-throwaway: no\n"),
+        ("1", "errors.UsageError('no')", 2, ""),
+        ("0", "errors.CnnkitError('no')", 1, "cnn-throwaway: no\n"),
+        ("1", "errors.CnnkitError('no')", 1, "cnn-throwaway (rank 1): no\n"),
+        ("1", "FileNotFoundError(2, 'No such file', 'a.jpg')", 1, "cnn-throwaway (rank 1): a.jpg: No such file\n"),
+    ],
+)
+def test_several_processes_do_not_all_say_the_same(program, rank, error, status, said):
+    """Wrong words are the same for all of them and said once; what went wrong in one of them names it."""
+    program.write(f"raise {error}")
+    env = {**os.environ, "RANK": rank, "WORLD_SIZE": "2"}
+    assert program.run(status=status, env=env) == ("", said)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (

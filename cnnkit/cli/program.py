@@ -16,10 +16,10 @@ import typer.main
 
 from cnnkit import spelling
 from cnnkit.cli.help import Command
-from cnnkit.cli.run import Run, complain, running
+from cnnkit.cli.run import Run, complain, rank, running
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.cli.words import QUIET, VERSION
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import CnnkitError, UsageError
 
 
 def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
@@ -82,8 +82,12 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
         status = call()
         if sys.stdout is not None:
             sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
+    except UsageError as error:
+        if not rank():  # all read the same command line
+            complain(name, str(error))
+        return error.exit_status
     except CnnkitError as error:
-        complain(name, str(error))
+        complain(_speaker(name), str(error))
         return error.exit_status
     except KeyboardInterrupt:
         complain(name, "interrupted")
@@ -95,16 +99,22 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
         return stop.exit_code
     except OSError as error:
         reason = error.strerror or str(error)
-        complain(name, f"{error.filename}: {reason}" if error.filename else reason)
+        complain(_speaker(name), f"{error.filename}: {reason}" if error.filename else reason)
         return 1
     except Exception as error:
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
-        complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
+        if not rank():
+            complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
     return status
+
+
+def _speaker(name: str) -> str:
+    """Name a process of several, too: a picture that only one machine lacks, a GPU's memory that only one has filled."""
+    return f"{name} (rank {rank()})" if rank() else name
 
 
 def _plain(message: str) -> str:

@@ -1,6 +1,7 @@
 """One run of one program: where its data goes, whether it is quiet, what it skipped; and lines for people."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator
 from typing import TextIO
@@ -38,6 +39,11 @@ def current() -> Run:
     """Give the run that the command's body is in."""
     assert _running, "called outside of a command"
     return _running[-1]
+
+
+def rank() -> int:
+    """Give this process's number among those that torchrun started, 0 unless it did: the first one alone writes and reports."""
+    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def complain(name: str, message: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from cnnkit import choices
 from cnnkit.cli.incoming import refuse_terminal
 from cnnkit.cli.outgoing import emit, skipping
+from cnnkit.cli.run import rank
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -170,16 +171,12 @@ def reporting(as_json: bool) -> Callable[[Any], None]:
 
 def skipping_once(errors: Path | None) -> contextlib.AbstractContextManager[Callable[[str, str], None]]:
     """As `skipping`; of several processes the first one writes the file."""
-    from cnnkit.train import results
-
-    return skipping(errors if results.first() else None)
+    return skipping(errors if rank() == 0 else None)
 
 
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record
     """Print what a training came to; of several processes the first one does."""
-    from cnnkit.train import results
-
-    if results.first():
+    if rank() == 0:
         emit([result], as_json)
 
 

@@ -90,6 +90,10 @@ class World:
         """Tell whether this process writes files and reports."""
         return self.rank == 0
 
+    def share(self, rows: Tensor) -> Tensor:
+        """Give this process's part of what all of them go through together: every size-th row."""
+        return rows[self.rank :: self.size]
+
     def sum(self, values: Tensor) -> Tensor:
         """Add up what every process has; the same tensor where there is only one."""
         if self.size > 1:

@@ -22,20 +22,28 @@ from cnnkit.train.results import Skip
 _SHARE_OF_GPU = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """With which `partners` the rows of a batch are blended, (n,), and which `share` each keeps of itself."""
+
+    partners: Tensor
+    share: float
+
+
 class Examples(Protocol):
     """Rows with targets, whose inputs are had by batches."""
 
     targets: Tensor  # (N,), on the CPU
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
     ) -> Iterator[Tensor]:
         """Give the inputs of batches of rows, on the device.
 
         Args:
             batches: Numbers of rows.
             epoch: Which copies of the pictures; None for the plain ones.
-            shares: For every batch what each picture keeps of itself; the rest is that of its counterpart from the batch's other end.
+            blends: For every batch what its pictures are blended with.
         """
         ...
 
@@ -123,15 +131,29 @@ class Pictures:
         return pixels
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
     ) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
-        for number, (rows, pixels) in enumerate(zip(batches, self._batches(batches), strict=True)):
+        if blends is None:
+            yield from self._shown(batches, epoch)
+            return
+        needed = [
+            torch.unique(torch.cat([rows, blend.partners]), return_inverse=True)
+            for rows, blend in zip(batches, blends, strict=True)
+        ]
+        shown = self._shown([rows for rows, _ in needed], epoch)
+        for here, (_, places), blend in zip(shown, needed, blends, strict=True):
+            ours, theirs = places.to(here.device).chunk(2)
+            yield _blended(here[ours], here[theirs], blend.share)
+
+    def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give the pictures of each batch, as they are or as this epoch's copies."""
+        for rows, pixels in zip(batches, self._batches(batches), strict=True):
             here = pixels.to(self._place, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
-            yield here if shares is None else _blended(here, shares[number])
+            yield here
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         if self._pixels is not None:
@@ -153,10 +175,9 @@ class Pictures:
             yield squares.pin_memory() if self._place.type == "cuda" else squares
 
 
-def _blended(images: Tensor, share: float) -> Tensor:
-    """Blend every picture with its counterpart; uint8 (N, H, W, 3) both."""
-    blend = share * images.float() + (1 - share) * images.flip(0).float()
-    return blend.round().to(torch.uint8)
+def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
+    """Blend pictures, uint8 (n, H, W, 3) all."""
+    return (share * ours.float() + (1 - share) * theirs.float()).round().to(torch.uint8)
 
 
 class _Moments:
@@ -198,10 +219,10 @@ class Stored:
         self._views, self._place = views, place
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
     ) -> Iterator[Tensor]:
         """Give the answers, views in turn; see `Examples`."""
-        assert shares is None, "what is kept are answers to whole pictures"
+        assert blends is None, "what is kept are answers to whole pictures"
         first = self._views[0]
         for rows in batches:
             # Neighbours see different views in an epoch, and every row sees all of them in turn
@@ -221,15 +242,15 @@ class Answered:
         self._pictures, self._frozen = pictures, frozen
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, shares: Sequence[float] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
     ) -> Iterator[Tensor]:
         """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch, shares):
+        for pictures in self._pictures.inputs(batches, epoch, blends):
             yield self._frozen(pictures)
 
 
-def shuffled(count: int, *, batch: int, seed: int, world: World) -> list[Tensor]:
-    """Cut rows into batches in a random order that follows from the seed alone, and give this process's share of each.
+def shuffled(count: int, *, batch: int, seed: int, processes: int = 1) -> list[Tensor]:
+    """Cut rows into batches in a random order that follows from the seed alone.
 
     A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
 
@@ -237,16 +258,16 @@ def shuffled(count: int, *, batch: int, seed: int, world: World) -> list[Tensor]
         count: Of rows.
         batch: Rows at once, over all processes.
         seed: Of this epoch.
-        world: Every process takes every size-th row of a batch.
+        processes: That share every batch.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     starts = list(range(0, count, batch))
-    if len(starts) > 1 and count - starts[-1] < min(2 * world.size, batch):
+    if len(starts) > 1 and count - starts[-1] < min(2 * processes, batch):
         starts.pop()
     ends = [*starts[1:], count]
-    return [order[start:end][world.rank :: world.size] for start, end in zip(starts, ends, strict=True)]
+    return [order[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def in_order(count: int, *, batch: int, world: World) -> list[Tensor]:
-    """Cut rows into batches as they stand, and give this process's share."""
-    return list(torch.split(torch.arange(count)[world.rank :: world.size], batch))
+    """Cut this process's share of rows into batches as they stand."""
+    return list(torch.split(world.share(torch.arange(count)), batch))

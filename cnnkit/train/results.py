@@ -1,6 +1,5 @@
 """What trainings share around their recipe: where they run and write, what they tell as they go, and what they come to. No torch."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +37,6 @@ class Result:
     val_loss: float | None
     majority: float | None
     seconds: float
-
-
-def first() -> bool:
-    """Tell whether this process is the first, or the only one, of those that torchrun started: it alone writes and reports."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or int(os.environ["RANK"]) == 0
 
 
 #: How much memory decoded pictures may take unless said, in bytes.

@@ -20,6 +20,7 @@ from cnnkit.formats.header import Header
 from cnnkit.train import examples, optim, precision, schedule
 from cnnkit.train.averaging import Average
 from cnnkit.train.epoch import Epoch
+from cnnkit.train.examples import Blend
 from cnnkit.train.loop import Best, evaluate, fit
 from cnnkit.train.mark import mark, refuse_another
 from cnnkit.train.optim import Mixed, Objective
@@ -108,7 +109,7 @@ class Training:
             len(self.task.train.targets),
             batch=self.recipe.batch,
             seed=self._seed(epoch, _ORDER),
-            world=self.place.world,
+            processes=self.place.world.size,
         )
 
     @contextlib.contextmanager
@@ -136,17 +137,29 @@ class Training:
 
     def _batches(self, number: int) -> Iterator[Batch]:
         torch.manual_seed(self._seed(number, _DROPOUT, self.place.world.rank))
-        train, rows = self.task.train, self._rows(number)
-        alpha = self.recipe.mixup
-        random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares: list[float] | None = random.beta(alpha, alpha, len(rows)).tolist() if alpha else None
+        train, world = self.task.train, self.place.world
+        batches = self._rows(number)
+        own = [world.share(rows) for rows in batches]
+        blends = self._blends(number, batches)
         total = (self.last + self.following) * len(train.targets)
         shown = (number - 1) * len(train.targets)
-        for index, (chosen, inputs) in enumerate(zip(rows, train.inputs(rows, number, shares), strict=True)):
-            targets = train.targets[chosen].to(self.place.device)
-            yield inputs, targets if shares is None else Mixed(targets, targets.flip(0), shares[index])
-            shown += len(chosen) * self.place.world.size
-            self.place.progress(min(shown, total), total)
+        for index, inputs in enumerate(train.inputs(own, number, blends)):
+            targets = train.targets[own[index]].to(self.place.device)
+            if blends is None:
+                yield inputs, targets
+            else:
+                partners = train.targets[blends[index].partners].to(self.place.device)
+                yield inputs, Mixed(targets, partners, blends[index].share)
+            shown += len(batches[index])
+            self.place.progress(shown, total)
+
+    def _blends(self, number: int, batches: Sequence[Tensor]) -> list[Blend] | None:
+        """Pair every picture with its counterpart from the other end of the whole batch, whichever process has that."""
+        if not self.recipe.mixup:
+            return None
+        random = np.random.default_rng(self._seed(number, _MIXUP))
+        shares = random.beta(self.recipe.mixup, self.recipe.mixup, len(batches)).tolist()
+        return [Blend(self.place.world.share(rows.flip(0)), share) for rows, share in zip(batches, shares, strict=True)]
 
     def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         assert self.task.val is not None

@@ -502,25 +502,9 @@ def test_two_processes_train_what_one_does(run, here, shell):
     """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
     words = (
         *("--layers", "conv 4 k3 bn relu, pool 2, flatten, dense 6 bn relu", "--size", "16", "--device", "cpu"),
-        *(
-            "--epochs",
-            "3",
-            "--batch",
-            "8",
-            "--optimizer",
-            "sgd",
-            "--lr",
-            "0.05",
-            "--momentum",
-            "0.9",
-            "--amp",
-            "off",
-            "--normalize",
-            "scale",
-            "--l2",
-            "0.01",
-        ),
-        *("--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1", "--ema", "0.9", "--json"),
+        *("--epochs", "3", "--batch", "8", "--optimizer", "sgd", "--lr", "0.05", "--momentum", "0.9", "--amp", "off"),
+        *("--normalize", "scale", "--l2", "0.01", "--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1"),
+        *("--ema", "0.9", "--mixup", "0.4", "--augment", "hflip", "--json"),
     )
     (here / "photos/train/red/broken.png").write_bytes(b"no picture")
     one = run("cnn-train", "photos", *words, "-o", "one.pt", status=3)

@@ -14,8 +14,8 @@ from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train import examples
-from cnnkit.train.distributed import ALONE, World
-from cnnkit.train.examples import Pictures, Stored
+from cnnkit.train.distributed import World
+from cnnkit.train.examples import Blend, Pictures, Stored
 
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
@@ -36,7 +36,7 @@ def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
 
 
 def shown(pictures, *, epoch, batch=4, count=None):
-    rows = examples.shuffled(count or len(pictures.targets), batch=batch, seed=epoch or 0, world=ALONE)
+    rows = examples.shuffled(count or len(pictures.targets), batch=batch, seed=epoch or 0)
     return list(pictures.inputs(rows, epoch))
 
 
@@ -72,26 +72,30 @@ def test_every_epoch_shows_each_picture_another_copy_by_its_content(pictures):
     assert not torch.equal(together, next(read.inputs([torch.arange(8)], 3)))
 
 
+def test_pictures_are_blended_with_their_partners(pictures):
+    """Each keeps its share, whether its partner is in the batch too or not; copies are blended as this epoch shows them."""
+    read = opened(pictures(red=4, blue=4), augmenter=Augmenter(augment.parse("shift 0.2"), seed=0))
+    rows, partners = torch.tensor([6, 1, 3]), torch.tensor([1, 1, 7])
+    everything = next(read.inputs([torch.arange(8)], 2)).double()
+    (blended,) = read.inputs([rows], 2, [Blend(partners, 0.7)])
+    wanted = 0.7 * everything[rows] + 0.3 * everything[partners]
+    assert float((blended.double() - wanted).abs().max()) <= 0.5 + 1e-4
+
+
 @pytest.mark.parametrize(("count", "batch", "size"), [(23, 8, 1), (23, 8, 2), (25, 8, 2), (17, 4, 3), (6, 8, 2)])
 def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, size):
     """Every row once, each process about as many, none without; the order of the next epoch is another one."""
-    whole = examples.shuffled(count, batch=batch, seed=5, world=World(0, size))
-    shares = [examples.shuffled(count, batch=batch, seed=5, world=World(rank, size)) for rank in range(size)]
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(5))
-    seen = []
-    for each in zip(*shares, strict=True):
-        lengths = [len(rows) for rows in each]
+    batches = examples.shuffled(count, batch=batch, seed=5, processes=size)
+    assert torch.equal(torch.cat(batches), torch.randperm(count, generator=torch.Generator().manual_seed(5)))
+    assert [len(rows) for rows in batches[:-1]] == [batch] * (len(batches) - 1)
+    for rows in batches:
+        shares = [World(rank, size).share(rows) for rank in range(size)]
+        lengths = [len(share) for share in shares]
         assert max(lengths) - min(lengths) <= 1
         assert min(lengths) >= min(2, batch // size)
-        together = torch.empty(sum(lengths), dtype=torch.long)
-        for rank, rows in enumerate(each):
-            together[rank::size] = rows
-        seen.append(together)
-    assert torch.equal(torch.cat(seen), order)
-    assert [len(rows) for rows in seen[:-1]] == [batch] * (len(seen) - 1)
-    assert not torch.equal(
-        torch.cat(whole), torch.cat(examples.shuffled(count, batch=batch, seed=6, world=World(0, size)))
-    )
+        assert sorted(torch.cat(shares).tolist()) == sorted(rows.tolist())
+    other = examples.shuffled(count, batch=batch, seed=6, processes=size)
+    assert not torch.equal(torch.cat(batches), torch.cat(other))
     checked = [torch.cat(examples.in_order(count, batch=batch, world=World(rank, size))) for rank in range(size)]
     assert sorted(torch.cat(checked).tolist()) == list(range(count))
 
