@@ -32,29 +32,52 @@ def main(
             "--unfreeze",
             metavar="NAME|N|all|none",
             help="Train from this layer on (features.14, block5; cnn-dims lists them), the last N layers, all, or the head alone.",
+            rich_help_panel=cli.FREEZING,
         ),
     ] = "none",
     backbone: Annotated[
         str | None,
-        cli.Option("--backbone", metavar="NAME", help="In place of a model: a pretrained network with a fresh head."),
+        cli.Option(
+            "--backbone",
+            metavar="NAME",
+            help="In place of a model: a pretrained network with a fresh head.",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     weights: Annotated[
         str,
         cli.Option(
-            "--weights", metavar="FILE|default|none", help="With --backbone: a state_dict; the library's own; or none."
+            "--weights",
+            metavar="FILE|default|none",
+            help="With --backbone: a state_dict; the library's own; or none.",
+            rich_help_panel=cli.NETWORK,
         ),
     ] = "default",
     head: Annotated[
         str,
         cli.Option(
-            "--head", metavar="NOTATION", help="With --backbone: layers before the last dense one. [default: none]"
+            "--head",
+            metavar="NOTATION",
+            help="With --backbone: layers before the last dense one. [default: none]",
+            rich_help_panel=cli.NETWORK,
         ),
     ] = "",
     size: Annotated[
-        int | None, cli.Option("--size", min=1, help="With --backbone: side of the input in pixels. [default: its own]")
+        int | None,
+        cli.Option(
+            "--size",
+            min=1,
+            help="With --backbone: side of the input in pixels. [default: its own]",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     fit: Annotated[
-        Fit | None, cli.Option("--fit", help="With --backbone: how a picture becomes a square. [default: crop]")
+        Fit | None,
+        cli.Option(
+            "--fit",
+            help="With --backbone: how a picture becomes a square. [default: crop]",
+            rich_help_panel=cli.NETWORK,
+        ),
     ] = None,
     warmup_head: Annotated[
         int,
@@ -63,12 +86,17 @@ def main(
             min=0,
             metavar="EPOCHS",
             help="Train the head alone first, at its usual rate. A fresh head needs it before a base.",
+            rich_help_panel=cli.FREEZING,
         ),
     ] = 0,
     layer_decay: Annotated[
         float | None,
         cli.Option(
-            "--layer-decay", min=0.0, max=1.0, help="Each block learns at this share of the rate of the one above it."
+            "--layer-decay",
+            min=0.0,
+            max=1.0,
+            help="Each block learns at this share of the rate of the one above it.",
+            rich_help_panel=cli.FREEZING,
         ),
     ] = None,
     views: Annotated[
@@ -80,6 +108,7 @@ def main(
             show_default=False,
             help="Augmented versions of the frozen part's answers to keep; 0 runs it anew in every epoch. "
             "[default: 0 with --augment, else 1, the plain one]",
+            rich_help_panel=cli.FREEZING,
         ),
     ] = None,
     freeze_bn: Annotated[
@@ -87,6 +116,7 @@ def main(
         cli.Option(
             "--freeze-bn/--train-bn",
             help="What the trained layers' batch norm statistics do: stay as they are, or follow the batches.",
+            rich_help_panel=cli.FREEZING,
         ),
     ] = True,
     augment: cli.Augment = "",
@@ -98,6 +128,7 @@ def main(
             min=0.0,
             show_default=False,
             help="Learning rate. [default: 0.00001; head alone: 0.001, 0.01 for sgd]",
+            rich_help_panel=cli.LEARNING,
         ),
     ] = None,
     momentum: cli.Momentum = None,
@@ -112,7 +143,11 @@ def main(
     mixup: cli.Mixup = 0.0,
     loss: Annotated[
         Loss | None,
-        cli.Option("--loss", help="For a fresh head. [default: categorical, or what the model is made for]"),
+        cli.Option(
+            "--loss",
+            help="For a fresh head. [default: categorical, or what the model is made for]",
+            rich_help_panel=cli.LEARNING,
+        ),
     ] = None,
     ema: cli.Ema = None,
     clip: cli.Clip = None,
@@ -136,8 +171,8 @@ def main(
 
     Examples:
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 --lr 1e-5
-      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 --augment "rotate 20, zoom 0.2, hflip" --views 4
-      cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 --unfreeze all --layer-decay 0.8 --schedule cosine
+      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 --augment "rotate 20, hflip" --views 4
+      cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 --unfreeze all --layer-decay 0.8
     """
     from cnnkit.train import finetune
     from cnnkit.train.recipe import Recipe

@@ -22,8 +22,10 @@ from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, gated, noti
 from cnnkit.cli.program import command
 from cnnkit.cli.screen import emit_drawing, for_people, screen_size
 from cnnkit.cli.training import (
+    FREEZING,
     L1,
     L2,
+    LEARNING,
     NETWORK,
     AmpName,
     Augment,
@@ -69,8 +71,10 @@ from cnnkit.cli.words import (
 )
 
 __all__ = [
+    "FREEZING",
     "L1",
     "L2",
+    "LEARNING",
     "NETWORK",
     "AmpName",
     "Argument",

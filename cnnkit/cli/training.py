@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cnnkit.data.learning import Material
 
 # How a terminal's help groups the words; the others stand above.
-NETWORK, _LEARNING = "Network", "Learning"
+NETWORK, FREEZING, LEARNING = "Network", "What is trained", "Learning"
 
 Val = Annotated[
     list[str] | None,
@@ -33,11 +33,11 @@ Augment = Annotated[
         "--augment",
         metavar="NOTATION",
         help='Change every picture anew in every epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
-        rich_help_panel=_LEARNING,
+        rich_help_panel=LEARNING,
     ),
 ]
 OptimizerName = Annotated[
-    choices.Optimizer, typer.Option("--optimizer", help="How weights follow gradients.", rich_help_panel=_LEARNING)
+    choices.Optimizer, typer.Option("--optimizer", help="How weights follow gradients.", rich_help_panel=LEARNING)
 ]
 LearningRate = Annotated[
     float | None,
@@ -46,15 +46,15 @@ LearningRate = Annotated[
         min=0.0,
         show_default=False,
         help="Learning rate. [default: 0.001; 0.01 for sgd]",
-        rich_help_panel=_LEARNING,
+        rich_help_panel=LEARNING,
     ),
 ]
 Momentum = Annotated[
     float | None,
-    typer.Option("--momentum", min=0.0, max=1.0, help="For sgd and rmsprop. [default: 0]", rich_help_panel=_LEARNING),
+    typer.Option("--momentum", min=0.0, max=1.0, help="For sgd and rmsprop. [default: 0]", rich_help_panel=LEARNING),
 ]
 ScheduleName = Annotated[
-    choices.Schedule, typer.Option("--schedule", help="How the learning rate goes on.", rich_help_panel=_LEARNING)
+    choices.Schedule, typer.Option("--schedule", help="How the learning rate goes on.", rich_help_panel=LEARNING)
 ]
 Warmup = Annotated[
     float,
@@ -63,23 +63,23 @@ Warmup = Annotated[
         min=0.0,
         metavar="EPOCHS",
         help="Let the learning rate rise from nothing first.",
-        rich_help_panel=_LEARNING,
+        rich_help_panel=LEARNING,
     ),
 ]
-Epochs = Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.", rich_help_panel=_LEARNING)]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="The most epochs.", rich_help_panel=LEARNING)]
 L1 = Annotated[
     float,
     typer.Option(
-        "--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.", rich_help_panel=_LEARNING
+        "--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.", rich_help_panel=LEARNING
     ),
 ]
-L2 = Annotated[float, typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared.", rich_help_panel=_LEARNING)]
+L2 = Annotated[float, typer.Option("--l2", min=0.0, help="Penalty on the sum of w squared.", rich_help_panel=LEARNING)]
 Smoothing = Annotated[
-    float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.", rich_help_panel=_LEARNING)
+    float, typer.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.", rich_help_panel=LEARNING)
 ]
 ClassWeightsName = Annotated[
     choices.ClassWeights,
-    typer.Option("--class-weights", help="What a picture of each class counts for.", rich_help_panel=_LEARNING),
+    typer.Option("--class-weights", help="What a picture of each class counts for.", rich_help_panel=LEARNING),
 ]
 Mixup = Annotated[
     float,
@@ -88,12 +88,12 @@ Mixup = Annotated[
         min=0.0,
         metavar="ALPHA",
         help="Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA).",
-        rich_help_panel=_LEARNING,
+        rich_help_panel=LEARNING,
     ),
 ]
 LossName = Annotated[
     choices.Loss,
-    typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.", rich_help_panel=_LEARNING),
+    typer.Option("--loss", help="Softmax over classes, or one sigmoid for two.", rich_help_panel=LEARNING),
 ]
 Ema = Annotated[
     float | None,
@@ -103,21 +103,21 @@ Ema = Annotated[
         max=1.0,
         metavar="DECAY",
         help="Validate and keep the weights' moving average: 0.999.",
-        rich_help_panel=_LEARNING,
+        rich_help_panel=LEARNING,
     ),
 ]
 Clip = Annotated[
-    float | None, typer.Option("--clip", min=0.0, help="The gradients' largest norm.", rich_help_panel=_LEARNING)
+    float | None, typer.Option("--clip", min=0.0, help="The gradients' largest norm.", rich_help_panel=LEARNING)
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
-        "--patience", min=1, help="Stop after this many epochs without a better one.", rich_help_panel=_LEARNING
+        "--patience", min=1, help="Stop after this many epochs without a better one.", rich_help_panel=LEARNING
     ),
 ]
 MonitorName = Annotated[
     choices.Monitor,
-    typer.Option("--monitor", help="The validation measure that chooses the best epoch.", rich_help_panel=_LEARNING),
+    typer.Option("--monitor", help="The validation measure that chooses the best epoch.", rich_help_panel=LEARNING),
 ]
 AmpName = Annotated[
     choices.Amp, typer.Option("--amp", help="Numbers to compute in; auto: bf16 where the hardware has it.")
