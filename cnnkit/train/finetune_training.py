@@ -80,6 +80,7 @@ def finetune(
     """Train; arguments are those of `finetune.finetune`, checked."""
     with distributed.joined(devices.parse(running.device)) as (world, place):
         skip, report, progress = loading.voices(world, skip, report, progress)
+        place_of = Place(output, place, world, running.resume, report, progress)
         opened = opening.opened(start, material.classes, seed=recipe.seed)
         recipe = dataclasses.replace(recipe, loss=opened.loss(asked=loss))
         if opened.fresh and thawing.unfreeze != freezing.NONE and not thawing.warmup_head:
@@ -98,7 +99,6 @@ def finetune(
         learnt, checked = loading.load(
             material, whole.preprocess, recipe, running, place=place, skip=skip, progress=progress
         )
-        place_of = Place(output, place, world, running.resume, report, progress)
         frozen_parts = _Frozen(opened, split, learnt, checked, place_of, running)
         _tell(opened, trained)
         header = Header(

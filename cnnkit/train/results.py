@@ -23,7 +23,8 @@ def no_report(_epoch: Epoch) -> None:
 class Result:
     """What a training came to; the measures are those of its best epoch, which the model holds.
 
-    `majority` is the validation accuracy of always answering with the most frequent class.
+    `majority` is the validation accuracy of always answering with the most frequent class; `seconds` are those of everything, the
+    reading of pictures and the frozen part included.
     """
 
     model: str

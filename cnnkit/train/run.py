@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -30,11 +29,10 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
         UsageError: `resume`, and the checkpoint is of another training.
         OSError: The disk is full; the last checkpoint stays.
     """
-    started = time.perf_counter()
     training = Training(task, recipe, place)
     if place.resume and (complete := training.completed()):
         log.info("%s is complete with epoch %d; nothing is left to do", place.output, len(complete))
-        return training.result(complete, started=started)
+        return training.result(complete)
     kept = training.resumed() if place.resume else None
     done = kept or []
     with _pointing_at_the_checkpoint(training):
@@ -56,7 +54,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
             raise Diverged(f"{error}. {place.output} holds epoch {best.epoch}, the best before") from error
         training.finish(done)
     training.judge()
-    return training.result(done, started=started)
+    return training.result(done)
 
 
 @contextlib.contextmanager

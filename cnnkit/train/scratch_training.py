@@ -43,6 +43,7 @@ def train(
         prepare = _prepare(design)
         base, head, backbone = _network(design, prepare, seed=recipe.seed)
         skip, report, progress = loading.voices(world, skip, report, progress)
+        place_of = Place(output, place, world, running.resume, report, progress)
         learnt, checked = loading.load(
             material, prepare, recipe, running, place=place, measured=True, skip=skip, progress=progress
         )
@@ -65,7 +66,7 @@ def train(
             made_by=made_by("torch", "torchvision"),
         )
         task = Task(whole, whole, learnt, checked, header, loading.identity(learnt, checked))
-        return run(task, recipe, Place(output, place, world, running.resume, report, progress))
+        return run(task, recipe, place_of)
 
 
 def _prepare(design: Design) -> Preprocess:

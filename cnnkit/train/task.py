@@ -1,7 +1,8 @@
 """What one training is about: the network and its examples, and where it runs. Filled in by the commands, carried out by `run`."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a training runs, where it writes, and whom it tells."""
+    """Where a training runs, where it writes, and whom it tells; made before the pictures are read, it knows how long all takes."""
 
     output: Path
     device: torch.device
@@ -52,3 +53,4 @@ class Place:
     resume: bool
     report: Report
     progress: Progress
+    started: float = field(default_factory=time.perf_counter)

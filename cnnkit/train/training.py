@@ -299,7 +299,7 @@ class Training:
         elif best.epoch <= self.earlier:
             log.warning("no epoch after the warm-up was better than epoch %d: the base is as it was", best.epoch)
 
-    def result(self, done: Sequence[Epoch], *, started: float) -> Result:
+    def result(self, done: Sequence[Epoch]) -> Result:
         """Sum up."""
         best, train, val = self.best.epoch, self.task.train, self.task.val
         assert best is not None
@@ -315,5 +315,5 @@ class Training:
             val_accuracy=best.val_accuracy,
             val_loss=best.val_loss,
             majority=None if val is None else float((val.targets == most).double().mean()),
-            seconds=round(time.perf_counter() - started, 1),
+            seconds=round(time.perf_counter() - self.place.started, 1),
         )
