@@ -167,6 +167,9 @@ def test_a_record_wider_than_the_terminal_is_a_list(program, terminal):
     assert lines == ["pictures  4,000", "case      small", f"command   {command}"]
     program.write('cli.emit([{"a": "b" * 300}] * 2, as_json)')
     assert strip(terminal(sys.executable, program.path).out).splitlines()[0].strip() == "a"
+    # The first of several that come slowly is not yet known to have company
+    program.write('cli.emit((time.sleep(0.6) or {"a": "b" * 300} for _ in range(2)), as_json)')
+    assert [line.strip() for line in strip(terminal(sys.executable, program.path).out).splitlines()].count("a") == 1
 
 
 def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
@@ -214,6 +217,13 @@ def test_several_processes_do_not_all_say_the_same(program, rank, error, status,
     program.write(f"raise {error}")
     env = {**os.environ, "RANK": rank, "WORLD_SIZE": "2"}
     assert program.run(status=status, env=env) == ("", said)
+
+
+@pytest.mark.parametrize("env", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"RANK": "x", "WORLD_SIZE": "4"}])
+def test_a_world_without_a_rank_is_somebody_elses(program, env):
+    """Batch systems set such variables, too; an error stays a line."""
+    program.write("raise errors.UsageError('no')")
+    assert program.run(status=2, env={**os.environ, **env}) == ("", "cnn-throwaway: no\n")
 
 
 @pytest.mark.parametrize(

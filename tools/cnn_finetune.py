@@ -119,7 +119,7 @@ def main(
             rich_help_panel=cli.FREEZING,
         ),
     ] = True,
-    augment: cli.Augment = "",
+    augment: cli.Augment = None,
     optimizer: cli.OptimizerName = Optimizer.ADAM,
     lr: Annotated[
         float | None,

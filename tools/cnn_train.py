@@ -92,7 +92,7 @@ def main(
             rich_help_panel=cli.NETWORK,
         ),
     ] = None,
-    augment: cli.Augment = "",
+    augment: cli.Augment = None,
     optimizer: cli.OptimizerName = Optimizer.ADAM,
     lr: cli.LearningRate = None,
     momentum: cli.Momentum = None,

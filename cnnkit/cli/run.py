@@ -43,7 +43,8 @@ def current() -> Run:
 
 def rank() -> int:
     """Give this process's number among those that torchrun started, 0 unless it did: the first one alone writes and reports."""
-    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    number, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    return int(number) if number.isdecimal() and size.isdecimal() and int(size) > 1 else 0
 
 
 def complain(name: str, message: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 
@@ -65,6 +64,8 @@ def draw(
         if time.monotonic() - drawn > _PIECE:
             widths = _draw_piece(piece, out, columns or list(row), widths, title=title)
             piece, drawn = [], time.monotonic()
+    if len(piece) == 1 and not widths and not title and _listed(piece[0], out, columns or list(piece[0])):
+        return
     if piece or not widths:
         _draw_piece(piece, out, columns or (list(piece[0]) if piece else []), widths, title=title)
 
@@ -77,12 +78,6 @@ def _draw_piece(
     from rich.measure import Measurement
 
     console = Console(file=out, highlight=False)
-    if len(rows) == 1 and not widths and not title:
-        (row,) = rows
-        table, _ = _table(rows, columns, widths, tight=True)
-        if Measurement.get(console, console.options.update(width=10_000), table).maximum > console.width:
-            _list(row, columns, console)
-            return {}
     for tight in (False, True):
         table, here = _table(rows, columns, widths, tight=tight)
         least = Measurement.get(console, console.options.update(width=10_000), table).minimum
@@ -95,13 +90,20 @@ def _draw_piece(
     return here
 
 
-def _list(row: Mapping[str, Any], columns: Sequence[str], console: "Console") -> None:
-    """Draw a record that is wider than the terminal as a list; a command in it can be copied, as nothing folds its line."""
+def _listed(row: Mapping[str, Any], out: TextIO, columns: Sequence[str]) -> bool:
+    """Draw a record as a list where it is wider than the terminal; a command in it can be copied, as nothing folds its line."""
+    from rich.console import Console
+    from rich.measure import Measurement
     from rich.text import Text
 
+    console = Console(file=out, highlight=False)
+    table, _ = _table([row], columns, {}, tight=True)
+    if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+        return False
     widest = max(map(len, columns))
     for column in columns:
         console.print(Text.assemble((column.ljust(widest), "bold"), "  ", drawn_cell(row[column])), soft_wrap=True)
+    return True
 
 
 def _table(

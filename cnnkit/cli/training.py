@@ -28,7 +28,7 @@ Val = Annotated[
     ),
 ]
 Augment = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--augment",
         metavar="NOTATION",

@@ -4,9 +4,10 @@ import os
 
 from cnnkit.data.source import Picture
 
-#: Names of parts that are looked at during training, and of those that measure something in the end.
+#: What parts are called: those that are looked at during training, and those that measure something in the end.
+TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
-NAMES = VALIDATION_NAMES | {"test"}
+NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
 
 def part_of(picture: Picture) -> str | None:

@@ -43,7 +43,7 @@ def find(
 
     Raises:
         UsageError: A picture is in both parts.
-        CnnkitError: A picture without a label, a class without pictures, a single class, or a class in one part alone.
+        CnnkitError: A picture without a label, a class without pictures, a single class, or a class in `val` alone.
     """
     train: list[Picture] = []
     checked: list[Picture] = []
@@ -60,7 +60,7 @@ def find(
             raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
         checked += more
     if not train:
-        raise CnnkitError(f"{' '.join(sources)}: no part {TRAIN} in it")
+        raise CnnkitError(f"{' '.join(sources)}: no part {TRAIN} in it; cnn-split makes one")
     classes = _classes(train, TRAIN)
     if len(classes) < 2:
         raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
@@ -75,7 +75,7 @@ def find(
 def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None, list[Picture]]:
     """Give the pictures of a source by part: train and val, or all under None."""
     if os.path.isdir(each):
-        names = [name for name in sorted(os.listdir(each)) if os.path.isdir(os.path.join(each, name)) and _part(name)]
+        names = _folders_of_parts(each)
         for name in names or [""]:
             _refuse_empty(os.path.join(each, name))
         if not names:
@@ -93,16 +93,37 @@ def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None,
     return {part: [picture for picture in found if _part(picture.split or "") == part] for part in (TRAIN, VAL)}
 
 
+def _folders_of_parts(folder: str) -> list[str]:
+    """Find train/ and val/ in a folder, by whatever names; nothing where it is a folder of classes.
+
+    A class that is called train, beside car and plane, has pictures in it and no folders.
+    """
+    below = [name for name in _folders(folder) if not name.startswith(".")]
+    names = [name for name in below if _part(name)]
+    held = [name for name in below if name.lower() in held_out.NAMES]
+    others = [name for name in below if name not in names]
+    if not any(_folders(os.path.join(folder, name)) for name in names) and set(others) - set(held):
+        return []
+    if names and others:
+        log.info("%s: not looked at: %s", folder, ", ".join(f"{name}/" for name in others))
+    return names
+
+
+def _folders(folder: str) -> list[str]:
+    return [name for name in sorted(os.listdir(folder)) if os.path.isdir(os.path.join(folder, name))]
+
+
 def _part(name: str) -> str | None:
-    """Say which part a name means; validation goes by several."""
-    return VAL if name.lower() in held_out.VALIDATION_NAMES else TRAIN if name.lower() == TRAIN else None
+    """Say which part a name means."""
+    low = name.lower()
+    return VAL if low in held_out.VALIDATION_NAMES else TRAIN if low in held_out.TRAIN_NAMES else None
 
 
 def _refuse_empty(folder: str) -> None:
     """Refuse a class without a picture: its name would be no class of the network's, and nobody would know."""
-    for name in sorted(os.listdir(folder)):
+    for name in _folders(folder):
         below = os.path.join(folder, name)
-        if name.startswith(".") or not os.path.isdir(below):
+        if name.startswith("."):
             continue
         if not any(source.names_picture(file) for _, _, files in os.walk(below, followlinks=True) for file in files):
             raise CnnkitError(f"{below}: a class without pictures; put some in, or remove the folder")
@@ -124,6 +145,9 @@ def _compare(train: Sequence[str], val: Sequence[str]) -> None:
     if strange := sorted(set(val) - set(train)):
         raise CnnkitError(f"the class {strange[0]} is in {VAL} alone; {TRAIN} has {', '.join(train)}")
     if missing := sorted(set(train) - set(val)):
-        raise CnnkitError(
-            f"the class {missing[0]} is in {TRAIN} alone; without it in {VAL}, nothing says how well it is learnt"
+        log.warning(
+            "not in %s: %s; nothing says how well %s learnt",
+            VAL,
+            ", ".join(missing),
+            "it is" if len(missing) == 1 else "they are",
         )

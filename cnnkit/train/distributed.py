@@ -151,16 +151,16 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
 
 @contextlib.contextmanager
 def _world(device: Device) -> Generator[tuple[World, torch.device]]:
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1)
     if size == 1:
         yield ALONE, torch_device.choose(device)
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = _number("RANK", None), _number("LOCAL_RANK", 0)
     level = log.level
     if rank:
         log.setLevel(logging.CRITICAL)  # one voice is enough
     try:
-        place = _place(device, local, int(os.environ.get("LOCAL_WORLD_SIZE", str(size))))
+        place = _place(device, local, _number("LOCAL_WORLD_SIZE", size))
         if place.type == "cuda":
             torch.cuda.set_device(place)
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
@@ -172,6 +172,17 @@ def _world(device: Device) -> Generator[tuple[World, torch.device]]:
             dist.destroy_process_group()
     finally:
         log.setLevel(level)
+
+
+def _number(variable: str, default: int | None) -> int:
+    """Read what torchrun says of a process; batch systems have variables of the same names, and not all of them."""
+    text = os.environ.get(variable) or default
+    if text is None or not str(text).isdecimal():
+        raise UsageError(
+            f'{variable} is "{os.environ.get(variable, "")}" beside WORLD_SIZE {os.environ["WORLD_SIZE"]}: '
+            "start several processes with torchrun, or unset WORLD_SIZE"
+        )
+    return int(text)
 
 
 def _place(device: Device, local: int, processes: int) -> torch.device:

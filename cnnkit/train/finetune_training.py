@@ -246,7 +246,7 @@ class _Frozen:
             schedule=Schedule.CONSTANT,
             warmup=0.0,
             epochs=epochs,
-            augment="",
+            augment=None,
             mixup=0.0,
             ema=None,
             patience=None,

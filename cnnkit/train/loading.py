@@ -40,8 +40,7 @@ def load(
     Raises:
         CnnkitError: No picture of a class could be used.
     """
-    augmentation = augment.parse(recipe.augment)
-    augmenter = None if augmentation.identity else Augmenter(augmentation, seed=recipe.seed)
+    augmenter = None if recipe.augment is None else Augmenter(augment.parse(recipe.augment), seed=recipe.seed)
     total = len(material.train) + len(material.val)
     budget, parts = running.cache, []
     for number, pictures in enumerate((material.train, material.val)):

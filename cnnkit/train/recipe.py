@@ -29,7 +29,7 @@ class Recipe:
     smoothing: float = 0.0
     class_weights: ClassWeights = ClassWeights.NONE
     mixup: float = 0.0
-    augment: str = ""
+    augment: str | None = None
     ema: float | None = None
     clip: float | None = None
     patience: int | None = None
@@ -46,7 +46,7 @@ class Recipe:
             validated: There are pictures for validation.
 
         Raises:
-            UsageError: One option does not go with another.
+            UsageError: One option does not go with another, or an augmentation changes nothing.
             NotationError: The augmentation is wrong.
         """
         if self.loss is Loss.BINARY and classes != 2:
@@ -64,7 +64,9 @@ class Recipe:
                 raise UsageError("--schedule plateau watches the loss on --val; give --val, or another schedule")
             if self.monitor is not Recipe().monitor:
                 raise UsageError(f"--monitor {self.monitor} chooses an epoch by --val; give --val")
-        spelled = dataclasses.replace(self, augment=str(augment.parse(self.augment)))
+        spelled = (
+            self if self.augment is None else dataclasses.replace(self, augment=str(augment.demanded(self.augment)))
+        )
         if not validated:
             log.warning(
                 "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"

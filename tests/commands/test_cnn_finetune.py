@@ -127,6 +127,7 @@ WRONG = [
         "give how many of the last layers are trained, 0 or more",
     ),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "rotate 20, hflp"), 2, '"hflp"'),
+    (("net.pt", "photos", "-o", "x.pt", "--augment", "", "--views", "3"), 2, '--augment "" changes nothing'),
     (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 keeps augmented versions"),
     (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),
     (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is to train and to validate"),

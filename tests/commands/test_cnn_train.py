@@ -297,7 +297,7 @@ def test_resume_demands_the_same_training(run, here, stopped):
     stopped()
     cases = {
         ("--lr", "0.02"): "--lr: 0.01, now 0.02",
-        ("--augment", "hflip"): "--augment: , now hflip, fill nearest",
+        ("--augment", "hflip"): "--augment: none, now hflip, fill nearest",
         ("--momentum", "0.9", "--optimizer", "sgd"): "--optimizer: adam, now sgd",
         ("--clip", "3"): "--clip: none, now 3.0",
         ("--size", "20"): "--size: 16, now 20",
@@ -443,6 +443,8 @@ MISTAKES = {
     ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is no layer; did you mean "pool"?',
     ("--layers", "conv 8 k3, gap, dense 3 softmax"): 'the last layer is "dense 3 softmax"; 2 classes',
     ("--augment", "rotat 40"): 'did you mean "rotate"?',
+    ("--augment", ""): '--augment "" changes nothing; say what may become of a picture',
+    ("--augment", "fill wrap"): '--augment "fill wrap" changes nothing',
     ("--momentum", "0.9"): "--momentum goes with sgd and rmsprop; adam has its own",
     ("--clip", "0"): "--clip 0 would leave nothing of any gradient",
     ("--warmup", "5"): "--warmup 5 is longer than the whole training of 4 epochs",

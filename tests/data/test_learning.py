@@ -77,12 +77,12 @@ def test_val_comes_in_place_of_the_sources_own(here):
     ("sources", "val", "message"),
     [
         (["p"], ["q", "only"], r"^only: no part val in it; name the folder or manifest that is to validate$"),
-        (["tested.tsv"], [], r"^tested\.tsv: no part train in it$"),
+        (["tested.tsv"], [], r"^tested\.tsv: no part train in it; cnn-split makes one$"),
         (["one"], [], r"^only one class, cat; there is nothing to learn$"),
         (["hole"], [], r"^hole/dog: a class without pictures; put some in, or remove the folder$"),
         (["p"], ["hole"], r"^hole/dog: a class without pictures"),
         (["p"], ["three"], r"^the class bird is in val alone; train has cat, dog$"),
-        (["three"], ["p"], r"^the class bird is in train alone; without it in val, nothing says how well it is learnt$"),
+        (["parts"], [], r"^parts/train/3\.png: no label to learn; "),
         (["loose"], [], r"^loose/3\.png: no label to learn; put pictures into a folder a class, or give a manifest"),
         (["p"], ["loose"], r"^loose/3\.png: no label to check; "),
         (["plain.tsv"], [], r"no label to learn"),
@@ -90,9 +90,9 @@ def test_val_comes_in_place_of_the_sources_own(here):
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
-    """An empty class, one class, a class in one part alone, no labels, no such part: what, where, remedy."""
+    """An empty class, one class, a class in val alone, no labels, no such part: what, where, remedy."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/9.png", "q/dog/9.png", "one/cat/1.png")
-    touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png")
+    touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png", "parts/train/3.png", "parts/test/4.png")
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "plain.png")
     (here / "only").mkdir()
     touch(here, "only/train/cat/1.png", "only/train/dog/1.png")
@@ -100,6 +100,27 @@ def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
     (here / "plain.tsv").write_text(manifest(("plain.png",), columns="path"))
     with pytest.raises(CnnkitError, match=message):
         learning.find(sources, val)
+
+
+def test_a_class_that_nothing_checks_is_said(here, caplog):
+    """A rare one, say; the others are checked."""
+    touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
+    assert learning.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
+    assert "not in val: bird; nothing says how well it is learnt" in caplog.messages
+
+
+def test_a_class_may_be_called_train(here, caplog):
+    """Its folder has pictures where a part has folders; what lies beside parts is left out, and said to be."""
+    caplog.set_level("INFO", logger="cnnkit")
+    touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png")
+    found = learning.find(["p"])
+    assert (found.classes, len(found.train), found.val) == (("car", "plane", "train"), 3, ())
+    assert caplog.messages == []
+    touch(here, "q/train/car/1.png", "q/train/plane/2.png", "q/val/car/3.png", "q/val/plane/4.png", "q/wolf/5.png")
+    touch(here, "q/test/car/6.png", "q/.git/7.png")
+    found = learning.find(["q"])
+    assert (found.classes, len(found.train), len(found.val)) == (("car", "plane"), 2, 2)
+    assert caplog.messages == ["q: not looked at: test/, wolf/"]
 
 
 def test_a_picture_is_not_trained_on_and_validated_with(here):
@@ -110,14 +131,24 @@ def test_a_picture_is_not_trained_on_and_validated_with(here):
         learning.find(["p"], ["q"])
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Validation"])
-def test_validation_goes_by_several_names(pictures, tmp_path, name):
-    """The textbook's folders are called train and validation; a manifest may say dev."""
-    pictures("photos/train", red=3, blue=3)
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [
+        ("train", "val"),
+        ("train", "valid"),
+        ("train", "validation"),
+        ("training", "dev"),
+        ("Training", "Validation"),
+    ],
+)
+def test_parts_go_by_several_names(pictures, tmp_path, train, name):
+    """The textbook's folders are called train and validation; a manifest may say dev; Testing is no class."""
+    pictures(f"photos/{train}", red=3, blue=3)
+    pictures("photos/Testing", red=1, blue=1)
     pictures(f"photos/{name}", red=2, blue=2)
     material = learning.find([str(tmp_path / "photos")])
     assert (len(material.train), len(material.val)) == (6, 4)
-    rows = [f"{picture.path}\t{picture.label}\ttrain" for picture in material.train]
+    rows = [f"{picture.path}\t{picture.label}\t{train}" for picture in material.train]
     rows += [f"{picture.path}\t{picture.label}\t{name}" for picture in material.val]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     assert len(learning.find([str(tmp_path / "split.tsv")]).val) == 4
