@@ -46,29 +46,55 @@ def make_line(example, *, folder, words):
     return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={Path(sys.executable).parent}/ {BASE} {words}"
 
 
+RUNGS = ["scratch", "augmented", "head", "endtoend", "tuned"]
+
+
 @needs_make
 def test_the_ladder(shell, pictures):
-    """Two rungs, and the one between, are climbed for a seed; the table has what the histories and cnn-eval's records have."""
+    """All rungs are climbed for a seed, past a picture that is none; the table has what the histories and cnn-eval's records have."""
     photos = pictures("photos", red=12, blue=12)
+    (photos / "red" / "broken.png").write_bytes(b"no picture")
     line = make_line(
         "dogs-vs-cats/Makefile",
         folder="photos",
-        words="SEEDS=3 COUNT=6,3,3 SIZE=32 EPOCHS=1 EPOCHS_AUGMENTED=1 EPOCHS_TUNED=1 RUNGS='scratch tuned' table",
+        words="SEEDS=3 COUNT=6,3,3 SIZE=32 EPOCHS=1 EPOCHS_AUGMENTED=1 EPOCHS_TUNED=1 table",
     )
     outcome = shell(line, cwd=photos.parent)
-    header = "rung\tbook\tseeds\tval_accuracy\ttest_accuracy\tlow\thigh\teach"
-    rows = [
-        dict(zip(header.split("\t"), text.split("\t"), strict=True))
-        for text in outcome.out[outcome.out.index(header) :].splitlines()[1:]
-    ]
-    assert [row["rung"] for row in rows] == ["scratch", "tuned"]
+    assert "broken.png" in outcome.err
+    rows = ladder_rows(outcome.out)
+    assert [row["rung"] for row in rows] == RUNGS
     for row in rows:
         record = json.loads((photos.parent / "out" / f"{row['rung']}-3.json").read_text())
         assert (row["seeds"], float(row["test_accuracy"])) == ("1", pytest.approx(record["accuracy"], abs=1e-4))
-        assert float(row["low"]) == pytest.approx(record["accuracy_low"], abs=1e-4)
         kept = bundle.load(photos.parent / "out" / f"{row['rung']}-3.pt")
         best = min(kept.history, key=lambda epoch: epoch["val_loss"])
         assert float(row["val_accuracy"]) == pytest.approx(best["val_accuracy"], abs=1e-4)
+
+
+def ladder_rows(out):
+    header = "rung\tbook\tseeds\tval_accuracy\ttest_accuracy\tlow\thigh\teach"
+    return [
+        dict(zip(header.split("\t"), text.split("\t"), strict=True))
+        for text in out[out.index(header) :].splitlines()[1:]
+    ]
+
+
+def test_the_table_of_the_ladder(shell, tmp_path):
+    """Means over the seeds; the interval of the one in the middle; validation by the epoch with the lowest loss."""
+    for seed, accuracy, losses in ((0, 0.9, (0.5, 0.2, 0.4)), (1, 0.6, (0.1, 0.2, 0.3)), (2, 0.7, (0.3, "nan", 0.2))):
+        record = {"accuracy": accuracy, "accuracy_low": accuracy - 0.05, "accuracy_high": accuracy + 0.04}
+        (tmp_path / f"tuned-{seed}.json").write_text(json.dumps(record))
+        rows = [f"{epoch},{loss},0.{epoch}{seed}" for epoch, loss in enumerate(losses, start=1)]
+        (tmp_path / f"tuned-{seed}.csv").write_text("\n".join(["epoch,val_loss,val_accuracy", *rows]) + "\n")
+    (tmp_path / "tuned-more.json").write_text("{}")  # of somebody else's
+    program = EXAMPLES / "dogs-vs-cats" / "ladder.py"
+    (row,) = ladder_rows(shell(f"{sys.executable} {program} . tuned", cwd=tmp_path).out)
+    assert (row["seeds"], row["each"]) == ("3", "0.600 0.700 0.900")
+    assert float(row["test_accuracy"]) == pytest.approx((0.9 + 0.6 + 0.7) / 3, abs=1e-4)
+    assert float(row["val_accuracy"]) == pytest.approx((0.20 + 0.11 + 0.32) / 3, abs=1e-4)
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((0.65, 0.74), abs=1e-9)
+    missing = shell(f"{sys.executable} {program} . head", cwd=tmp_path, status=1)
+    assert "no head-SEED.json in it; make head first" in missing.err
 
 
 @needs_make

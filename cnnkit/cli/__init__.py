@@ -13,7 +13,7 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 
         cli.emit(thing.run(cli.pictures(sources), device=device), as_json)
 
-Exit status: 0 done; 1 failed, nothing written; 2 wrong usage; 3 done, but some pictures were skipped; 4 a gate was not met;
+Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some pictures were skipped; 4 a gate was not met;
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
 """
 

@@ -36,7 +36,7 @@ from cnnkit.engine.resample import augment
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.formats import manifest, tsv
+from cnnkit.formats import atomic, manifest, tsv
 
 MANIFEST = replacing.MANIFEST
 
@@ -123,7 +123,11 @@ def write(
     replaceable = replacing.earlier(folder, force=force)
     place = copies.placing(pictures)
     total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
-    with replacing.workshop(folder, replaceable) as workshop, threads(1):  # each of our threads computes by itself
+    with (
+        atomic.naming(folder),
+        replacing.workshop(folder, replaceable) as workshop,
+        threads(1),
+    ):  # each of our threads computes by itself
         with (workshop / MANIFEST).open("wb") as listed:
             listed.write(tsv.render(copies.columns(recipe.augmentation), []))
             ready = reader.read(

@@ -9,6 +9,17 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
+def naming(path: str | Path) -> Generator[None]:
+    """Let an error that writing raises tell where: a full disk is reported without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def writing(path: str | Path) -> Generator[BinaryIO]:
     """Open a file that takes its name only when it is whole.
 

@@ -157,10 +157,11 @@ class Writer:
             values, listed, described = self._parts
             described.unlink(missing_ok=True)  # what it describes is about to go
             self._values, self._listed = values.open("wb"), listed.open("wb")
-            self._values.write(self._npy_header(_MOST_ROWS))
-            self._listed.write(manifest.render([], columns=self.columns))
-            self._values.flush()
-            self._listed.flush()
+            with atomic.naming(self.path):
+                self._values.write(self._npy_header(_MOST_ROWS))
+                self._listed.write(manifest.render([], columns=self.columns))
+                self._values.flush()
+                self._listed.flush()
             with atomic.writing(described) as file:
                 file.write(self._fingerprint())
         return self
@@ -169,7 +170,7 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the files their names; after an error leave the parts for `resume`, if there are rows in them."""
-        with self._values, self._listed:
+        with atomic.naming(self.path), self._values, self._listed:
             if kind is None:
                 self._values.seek(0)
                 self._values.write(self._npy_header(self.count))
@@ -245,10 +246,11 @@ class Writer:
     def write(self, values: NDArray[Any], rows: Sequence[Row]) -> None:
         """Add rows: the values first, so that a listed picture always has its values."""
         assert values.shape == (len(rows), *self.shape)
-        self._values.write(np.ascontiguousarray(values, dtype=self.dtype).data)
-        self._values.flush()
-        self._listed.write(manifest.render(rows, columns=self.columns).partition(b"\n")[2])
-        self._listed.flush()
+        with atomic.naming(self.path):
+            self._values.write(np.ascontiguousarray(values, dtype=self.dtype).data)
+            self._values.flush()
+            self._listed.write(manifest.render(rows, columns=self.columns).partition(b"\n")[2])
+            self._listed.flush()
         self.count += len(rows)
         self._labels |= _labels(rows)
 

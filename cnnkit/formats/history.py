@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
+from cnnkit.formats import atomic
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
@@ -77,14 +78,11 @@ class Writer:
     def write(self, record: Any) -> None:  # noqa: ANN401 - any dataclass with these fields
         """Add one epoch; what was not measured is an empty field."""
         row: Mapping[str, Any] = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        try:
+        with atomic.naming(self.path):
             if self._file is None:
                 self._file = self.path.open("wb", buffering=0)
                 self._file.write((",".join(COLUMNS) + "\n").encode())
             self._file.write((",".join(_number(row[column]) for column in COLUMNS) + "\n").encode())
-        except OSError as error:
-            error.filename = str(self.path)  # which it is that a full disk does not hold
-            raise
 
 
 def _is_history(path: Path) -> bool:

@@ -51,6 +51,14 @@ def pixels(path):
 # ---------------------------------------------------------------- what is written
 
 
+def test_a_full_disk_is_named_and_left_as_it_was(shell, here):
+    """A limit on the size of files is met as a full disk is: within a write, which has no name."""
+    line = f"ulimit -f 8; cnn-augment photos -o more --copies 1 --size 128 --augment '{WORDS[1]}'"
+    outcome = shell(line, cwd=here, status=1)
+    assert outcome.err == "cnn-augment: more: File too large\n"
+    assert os.listdir() == ["photos"]
+
+
 def test_so_many_of_each_in_class_folders(run, here):
     """Class folders are kept, subfolders too; each picture has exactly n copies, named by it; the summary says so."""
     Path("photos/red/deep").mkdir()
@@ -95,7 +103,11 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     listed = source.find(["more/augment.tsv"])
     assert [picture.label for picture in listed] == ["blue"] * 6 + ["red"] * 6
     assert listed[0].group == listed[1].group != listed[2].group
-    # Copies of one picture stay in one part
+    # Copies of one picture stay in one part, and so do those of a group: a patient's, say
+    lines = ["path\tlabel\tgroup", *(f"photos/red/{n:02d}.png\tred\t{group}" for n, group in enumerate("aab"))]
+    Path("grouped.tsv").write_text("\n".join(lines) + "\n")
+    run("cnn-augment", "grouped.tsv", "-o", "grouped", "--copies", "2", *WORDS)
+    assert [row["group"] for row in rows("grouped")] == ["a"] * 4 + ["b"] * 2
     run("cnn-split", "more/augment.tsv", "--ratio", "0.5,0.5", "--manifest", "again.tsv")
     parts = {}
     for row in manifest.load("again.tsv"):

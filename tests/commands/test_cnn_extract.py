@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,14 @@ def test_a_folder_to_features(run, here):
     assert [row.label for row in loaded.rows] == ["blue"] * 6 + ["red"] * 6
     assert loaded.header.classes == ("blue", "red")
     assert sorted(os.listdir()) == ["photos", "x.json", "x.npy", "x.tsv"]
+
+
+def test_a_full_disk_is_named(run, shell, here):
+    """A limit on the size of files is met as a full disk is: within a write, which has no name."""
+    words = ("cnn-extract", "photos", "-o", "x.npy", *BASE, "--pool", "flatten")
+    run(*words)  # or the exported base would be too large
+    outcome = shell(f"ulimit -f 1; {shlex.join(words)}", cwd=here, status=1)
+    assert outcome.err.splitlines()[-1] == "cnn-extract: x.npy: File too large"
 
 
 def test_json_and_quiet(run, here):

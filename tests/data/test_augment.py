@@ -164,9 +164,12 @@ def test_flips_are_one_half_and_windows_lie_inside(thousands):
 
 def test_numbers_are_independent_of_one_another(thousands):
     """No two numbers of a copy follow each other: their correlations are those of chance."""
-    # Where a window can be depends on how large it is; noise has one strength
-    names = [name for name in thousands if name not in ("crop_x", "crop_y", "noise")]
-    correlations = np.corrcoef([thousands[name].astype(float) for name in names])
+    # Where a window can be depends on how large it is: as a share of the room left it does not; noise has one strength
+    numbers = {name: values.astype(float) for name, values in thousands.items() if name != "noise"}
+    for place, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
+        numbers[place] = numbers[place] / (1 - numbers[side]).clip(1e-9)
+    names = list(numbers)
+    correlations = np.corrcoef([numbers[name] for name in names])
     assert abs(correlations - np.eye(len(names))).max() < 0.08  # five deviations
 
 
