@@ -145,3 +145,10 @@ class Normalize(StrEnum):
     CENTER = "center"  # zero mean
     STANDARD = "standard"  # zero mean and unit deviation
     MAXABS = "maxabs"  # divided by the largest absolute value
+
+
+class Unfreeze(StrEnum):
+    """Which layers of a base are trained, beside a layer's name and a number of layers."""
+
+    ALL = "all"
+    NONE = "none"

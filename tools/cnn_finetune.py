@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Amp, ClassWeights, Fit, Loss, Monitor, Optimizer, Schedule
+from cnnkit.choices import Amp, ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Schedule
 
 
 @cli.command
@@ -76,6 +76,14 @@ def main(
         cli.Option(
             "--fit",
             help="With --backbone: how a picture becomes a square. [default: crop]",
+            rich_help_panel=cli.NETWORK,
+        ),
+    ] = None,
+    init: Annotated[
+        Initializer | None,
+        cli.Option(
+            "--init",
+            help="With --backbone: how the head's weights start. [default: glorot]",
             rich_help_panel=cli.NETWORK,
         ),
     ] = None,
@@ -204,10 +212,12 @@ def main(
     material = cli.material(sources, val=val, null=null)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = finetune.finetune(
-            finetune.Start(model, backbone, weights, head, size, fit),
+            finetune.Start(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),
             material,
             cli.model_file(output),
-            thawing=finetune.Thawing(unfreeze, layer_decay, warmup_head, views, freeze_bn),
+            thawing=finetune.Thawing(
+                unfreeze=unfreeze, layer_decay=layer_decay, warmup_head=warmup_head, views=views, freeze_bn=freeze_bn
+            ),
             recipe=recipe,
             loss=loss,
             running=Running(cli.in_bytes(cache), jobs, device, resume),

@@ -160,6 +160,8 @@ def main(
     if advise:
         if output is not None:
             raise UsageError("--advise writes nothing; drop -o")
+        if layers or arch or augment is not None or resume:
+            raise UsageError("--advise trains nothing; drop --layers, --arch, --augment and --resume")
         from cnnkit.train import advice
 
         material = cli.material(sources, val=val, null=null)
@@ -209,7 +211,9 @@ def main(
         result = scratch.train(
             material,
             cli.model_file(output),
-            design=scratch.Design(layers, arch, head, size, fit, grey, normalize, init),
+            design=scratch.Design(
+                layers=layers, arch=arch, head=head, size=size, fit=fit, grey=grey, normalize=normalize, init=init
+            ),
             recipe=recipe,
             running=Running(cli.in_bytes(cache), jobs, device, resume),
             skip=skip,

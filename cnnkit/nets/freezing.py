@@ -13,12 +13,10 @@ from typing import Self
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import DualGraphModule
 
+from cnnkit.choices import Unfreeze
 from cnnkit.errors import UsageError
 from cnnkit.nets import cutting
 from cnnkit.nets.build import Network
-
-#: What of a base is trained, beside names and numbers.
-ALL, NONE = "all", "none"
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,  # torch has no public class above its batch norms
@@ -132,8 +130,14 @@ def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
         UsageError: There is no such module, there are not so many layers, or none from that module on.
     """
     known = layers(base)
-    if unfreeze in (ALL, NONE):
-        return known if unfreeze == ALL else ()
+    if unfreeze == Unfreeze.NONE:
+        return ()
+    if not known:
+        raise UsageError(
+            f"--unfreeze {unfreeze}: all layers of {network} that have weights are in its head, which --unfreeze none trains"
+        )
+    if unfreeze == Unfreeze.ALL:
+        return known
     if unfreeze.isdecimal():
         if int(unfreeze) > len(known):
             raise UsageError(
@@ -166,7 +170,7 @@ def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> 
         if step.name == name or step.name.startswith(f"{name}."):
             return index
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
-    names = [ALL, NONE, *ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
+    names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
     near = difflib.get_close_matches(name, names, n=3)
     proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(base))}"
     raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")

@@ -126,6 +126,10 @@ def advise(
         UsageError: Random weights, or a base without earlier layers to compare with.
         CnnkitError: The weights cannot be had, or a class has too few pictures.
     """
+    if backbone.endswith((".pt", ".onnx")):
+        raise UsageError(
+            f"--backbone {backbone}: --advise measures with a pretrained network by name, such as mobilenet_v2"
+        )
     if weights == "none":
         raise UsageError(
             "--weights none: random layers say nothing about what a set is similar to; give a FILE or default"
@@ -144,6 +148,8 @@ def advise(
         labels += shown
         for kept, answer in zip(features, watched(images.to(place)), strict=True):
             kept.append(answer.cpu().numpy())
+    for label in material.classes:  # some may have turned out to be none
+        _check_enough(label, labels.count(label))
     right = _right([np.concatenate(kept) for kept in features], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
@@ -179,12 +185,14 @@ def _sample(material: Material, *, seed: int) -> list[Picture]:
     chosen = []
     for label in material.classes:
         found = [picture for picture in material.train if picture.label == label]
-        if len(found) < _FOLDS:
-            raise CnnkitError(
-                f"{len(found)} pictures of the class {label}; {_FOLDS} of each are the least to say anything"
-            )
+        _check_enough(label, len(found))
         chosen += random.Random(seed).sample(found, min(each, len(found)))
     return chosen
+
+
+def _check_enough(label: str, count: int) -> None:
+    if count < _FOLDS:
+        raise CnnkitError(f"{count} pictures of the class {label}; {_FOLDS} of each are the least to say anything")
 
 
 def _batches(
@@ -239,10 +247,10 @@ def _command(
         case Size.SMALL, Similarity.DIFFERENT:
             extract = f"cnn-extract {named} --layer {layer}"
             checked = material.val[0].split if material.val else "val"
-            val = shlex.join(sources.val) if sources.val else f"{train} --split {checked}"
+            val = shlex.join(sources.val) if sources.val else train
             steps = [
                 f"{extract} {train}{f' --split {split}' if split else ''} -o train.npy",
-                f"{extract} {val} -o val.npy",
+                f"{extract} {val}{f' --split {checked}' if checked else ''} -o val.npy",
                 "cnn-train-head train.npy --val val.npy -o model.pt",
             ]
     return " && ".join([*prepared, *steps])

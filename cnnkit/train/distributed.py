@@ -51,16 +51,16 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(maps)
         values = maps.float().transpose(0, 1).flatten(1)  # (n, C, ...) -> (C, n * ...)
-        own = torch.stack([values.sum(1), values.square().sum(1), torch.full_like(values[:, 0], values.shape[1])])
-        sums: Tensor = _Sum.apply(own)  # (3, C)
-        mean, square = sums[0] / sums[2], sums[1] / sums[2]
-        variance = (square - mean.square()).clamp(min=0)
+        sums: Tensor = _Sum.apply(torch.stack([values.sum(1), torch.full_like(values[:, 0], values.shape[1])]))
+        mean, count = sums[0] / sums[1], sums[1]
+        # Of what is left without the mean: the mean's square taken off that of the values would leave little that is right
+        variance: Tensor = _Sum.apply((values - mean[:, None]).square().sum(1)) / count
         with torch.no_grad():
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * sums[2] / (sums[2] - 1), momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
         wide = (1, -1, *(1 for _ in maps.shape[2:]))
         scale = (variance + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
         shift = -mean * scale + (0.0 if self.bias is None else self.bias)

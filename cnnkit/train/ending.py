@@ -1,9 +1,13 @@
 """The last layer of a network, which follows from the classes and the loss. No torch."""
 
+import logging
+
 from cnnkit.choices import Loss
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, notation
 from cnnkit.nets.notation import Activation, Kind, Layer
+
+log = logging.getLogger("cnnkit")
 
 
 def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
@@ -44,11 +48,18 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     if (last.kind, last.filters, last.bias, last.activation) == (Kind.dense, wanted.filters, True, None):
         parsed = parsed[:-1]  # logits, as torch's networks end
     elif last.activation in (Activation.softmax, Activation.sigmoid):
-        if (last.kind, last.filters, last.activation) != (wanted.kind, wanted.filters, wanted.activation):
+        if (last.kind, last.filters, last.activation, last.bias) != (
+            wanted.kind,
+            wanted.filters,
+            wanted.activation,
+            True,
+        ):
             raise UsageError(
                 f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
             )
         parsed = parsed[:-1]
+    elif last.kind is Kind.dense and last.activation is None:
+        log.warning('"%s" is followed by "%s", which the classes need', last.text, wanted.text)
     if not parsed:
         raise UsageError(f'"{last.text}" alone does not take pictures; write "flatten" before it')
     outputs = [made for _, _, made in dims.walk(parsed, dims.start(height=size, width=size, channels=channels))]

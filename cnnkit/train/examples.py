@@ -1,5 +1,6 @@
 """What a network learns from: prepared pictures, in memory or read ahead, and what the frozen part of a network answers to them."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,9 +88,6 @@ class Pictures:
             jobs: Threads that decode.
             skip: Called for every picture that cannot be used.
             progress: Called after every picture.
-
-        Raises:
-            CnnkitError: No picture of a class could be used.
         """
         self._prepare, self._place, self._jobs = prepare, place, jobs
         self.augmenter = augmenter
@@ -232,6 +230,25 @@ class Stored:
                 here = turns == number
                 answer[here] = view[rows[here]]
             yield answer.to(self._place, non_blocking=True)
+
+
+class Later:
+    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
+
+    def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
+        self.targets = targets
+        self._make = make
+
+    @functools.cached_property
+    def made(self) -> Examples:
+        """Make them, once."""
+        return self._make()
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
+    ) -> Iterator[Tensor]:
+        """Give what they give; see `Examples`."""
+        return self.made.inputs(batches, epoch, blends)
 
 
 class Answered:

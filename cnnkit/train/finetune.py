@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnkit.choices import Fit, Loss
+from cnnkit.choices import Fit, Initializer, Loss, Unfreeze
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.engine import device as devices
@@ -20,11 +20,12 @@ log = logging.getLogger("cnnkit")
 #: The textbook's learning rate for a base that is trained already: larger steps would forget what it knows.
 LR = 1e-5
 
-#: What of the base is trained unless said: nothing but the head.
-NONE = "none"
+
+# What a model has in place of an option, where it is called something else.
+_OWN = {"init": "weights"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where a fine-tuning starts: a `model` file, or a `backbone` by name with its `weights` and a fresh `head`."""
 
@@ -34,9 +35,10 @@ class Start:
     head: str = ""
     size: int | None = None
     fit: Fit | None = None
+    init: Initializer | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thawing:
     """Which layers are trained, how fast, and what is done about the frozen ones.
 
@@ -46,7 +48,7 @@ class Thawing:
     trained layers too; their factors and offsets are trained.
     """
 
-    unfreeze: str = NONE
+    unfreeze: str = Unfreeze.NONE
     layer_decay: float | None = None
     warmup_head: int = 0
     views: int | None = None
@@ -87,7 +89,7 @@ def finetune(
     output = writable(output)
     thawing = _named(thawing)
     recipe = dataclasses.replace(recipe or Recipe(), loss=loss or Loss.CATEGORICAL)
-    if recipe.lr is None and thawing.unfreeze != NONE:
+    if recipe.lr is None and thawing.unfreeze != Unfreeze.NONE:
         recipe = dataclasses.replace(recipe, lr=LR)
     start = _checked(start, recipe, classes=len(material.classes))
     recipe = recipe.checked(classes=len(material.classes), validated=bool(material.val))
@@ -119,10 +121,10 @@ def _named(thawing: Thawing) -> Thawing:
             f"--unfreeze {thawing.unfreeze}: give how many of the last layers are trained, 0 or more, a layer's name, all or none"
         )
     if thawing.unfreeze.isdecimal() and not int(thawing.unfreeze):
-        thawing = dataclasses.replace(thawing, unfreeze=NONE)
-    if thawing.layer_decay is not None and thawing.unfreeze == NONE:
+        thawing = dataclasses.replace(thawing, unfreeze=Unfreeze.NONE)
+    if thawing.layer_decay is not None and thawing.unfreeze == Unfreeze.NONE:
         raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
-    if not thawing.freeze_bn and thawing.unfreeze == NONE:
+    if not thawing.freeze_bn and thawing.unfreeze == Unfreeze.NONE:
         raise UsageError("--train-bn is about the base's layers, of which --unfreeze none trains none")
     if thawing.layer_decay == 0:
         raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
@@ -133,9 +135,9 @@ def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
     if (start.model is None) == (start.backbone is None):
         raise UsageError("give either a model, such as head.pt, or --backbone NAME for a fresh head")
     if start.model is not None:
-        for name in ("head", "size", "fit"):
+        for name in ("head", "size", "fit", "init"):
             if getattr(start, name):
-                raise UsageError(f"{start.model} has its own {name}; --{name} goes with --backbone")
+                raise UsageError(f"{start.model} has its own {_OWN.get(name, name)}; --{name} goes with --backbone")
         if start.weights != "default":
             raise UsageError(f"{start.model} has its own weights; --weights goes with --backbone")
         if not start.model.exists():
@@ -160,5 +162,7 @@ def _views(asked: int | None, recipe: Recipe) -> int:
     if asked > 1 and not recipe.augment:
         raise UsageError(f"--views {asked} keeps augmented versions; give --augment, or --views 1")
     if asked > recipe.epochs:
-        log.info("--views %d: with --epochs %d, no more than that many are seen", asked, recipe.epochs)
+        log.info(
+            "--views %d: in %d epochs a picture is seen in no more than %d of them", asked, recipe.epochs, recipe.epochs
+        )
     return asked

@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Amp, Loss, Pool, Schedule
+from cnnkit.choices import Amp, Loss, Unfreeze
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Header, Kind, made_by
 from cnnkit.nets import freezing
-from cnnkit.nets.classifier import Classifier, Extractor
-from cnnkit.train import distributed, frozen, loading, opening
-from cnnkit.train.epoch import Epoch
-from cnnkit.train.examples import Answered, Examples, Pictures, Stored
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import distributed, loading, opening
 from cnnkit.train.finetune import Start, Thawing
+from cnnkit.train.frozen_part import FrozenPart
 from cnnkit.train.opening import Opened
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result, Running, Skip
-from cnnkit.train.run import run, warm_up
+from cnnkit.train.run import run
 from cnnkit.train.task import Place, Task
 
 log = logging.getLogger("cnnkit")
@@ -83,7 +81,7 @@ def finetune(
         place_of = Place(output, place, world, running.resume, report, progress)
         opened = opening.opened(start, material.classes, seed=recipe.seed)
         recipe = dataclasses.replace(recipe, loss=opened.loss(asked=loss))
-        if opened.fresh and thawing.unfreeze != freezing.NONE and not thawing.warmup_head:
+        if opened.fresh and thawing.unfreeze != Unfreeze.NONE and not thawing.warmup_head:
             raise UsageError(
                 f"{opened.source} has no trained head yet: the gradients of a random one would wreck what the base knows. "
                 "Train the head first with --warmup-head 5, or alone with --unfreeze none"
@@ -99,28 +97,9 @@ def finetune(
         learnt, checked = loading.load(
             material, whole.preprocess, recipe, running, place=place, skip=skip, progress=progress
         )
-        frozen_parts = _Frozen(opened, split, learnt, checked, place_of, running)
+        frozen_parts = FrozenPart(opened, split, learnt=learnt, checked=checked, place=place_of, cache=running.cache)
         _tell(opened, trained)
-        header = Header(
-            kind=Kind.MODEL,
-            classes=material.classes,
-            preprocess=whole.preprocess,
-            backbone=dataclasses.replace(opened.backbone, weights_sha256=None) if trained else opened.backbone,
-            head=opened.head,
-            training={
-                "command": "cnn-finetune",
-                "from": opened.digest,
-                "rows": len(learnt.targets),
-                "unfreeze": thawing.unfreeze,
-                "layer_decay": thawing.layer_decay,
-                "warmup_head": thawing.warmup_head,
-                "views": thawing.views,
-                "freeze_bn": thawing.freeze_bn,
-                **recipe.described(),
-            },
-            made_by=made_by("torch", "torchvision"),
-        )
-        train, val = frozen_parts.examples(views=thawing.views or 0)
+        train, val = frozen_parts.examples(views=thawing.views or 0, mixing=bool(recipe.mixup))
         if trained:
             module: nn.Module = Top(split.upper, whole, from_pictures=split.boundary is None, still=thawing.freeze_bn)
         else:
@@ -131,10 +110,11 @@ def finetune(
             whole,
             train,
             val,
-            header,
+            _header(start, opened, thawing, recipe, rows=len(learnt.targets), moved=bool(trained)),
             loading.identity(learnt, checked),
             groups=_groups(whole, trained, thawing.layer_decay),
             begins_trained=not opened.fresh,
+            ready=frozen_parts.ready,
         )
         if thawing.warmup_head:
             task = dataclasses.replace(
@@ -143,117 +123,28 @@ def finetune(
         return run(task, recipe, place_of)
 
 
-class _Frozen:
-    """The frozen part and the pictures it answers to."""
-
-    def __init__(
-        self,
-        opened: Opened,
-        split: freezing.Split,
-        learnt: Pictures,
-        checked: Pictures | None,
-        place: Place,
-        running: Running,
-    ) -> None:
-        self.opened, self.split, self.place = opened, split, place
-        self.learnt, self.checked = learnt, checked
-        self.budget = running.cache - learnt.nbytes - (checked.nbytes if checked else 0)
-
-    @functools.cached_property
-    def _lower(self) -> frozen.Frozen:
-        """From pictures to the boundary; to what the head sees where nothing of the base is trained."""
-        if self.split.trained:
-            return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
-        return self._base
-
-    @functools.cached_property
-    def _base(self) -> frozen.Frozen:
-        """From pictures to what the head sees."""
-        whole = self.opened.whole
-        return self._network(whole.base, layer=self.opened.backbone.layer, pool=whole.pool.pool)
-
-    def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> frozen.Frozen:
-        module = Extractor(part, preprocess=self.opened.whole.preprocess, pool=pool).eval()
-        return frozen.network(self.opened.part(layer=layer, pool=pool), module, place=self.place.device)
-
-    def _upper(self, answers: Tensor) -> Tensor:
-        """From the boundary to what the head sees, before any of it is trained."""
-        with torch.no_grad():
-            return self.opened.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
-
-    def examples(self, *, views: int) -> tuple[Examples, Examples | None]:
-        """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished."""
-        if self.split.boundary is None:
-            return self.learnt, self.checked
-        if views:
-            copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
-            self._tell_of_pass(copies)
-            return self._kept(self.learnt, self._lower, copies=copies), self._validating(self.checked, self._lower)
-        augmented = self.learnt.augmenter is not None
-        log.info(
-            "the frozen part runs in every epoch, which takes %.1f s of it; %s",
-            frozen.seconds(self.learnt, self._lower),
-            "--views K runs it on K versions of every picture, once" if augmented else "--views 1 runs it once",
-        )
-        train = Answered(self.learnt, self._lower)
-        if self.checked is None or not augmented:
-            return train, Answered(self.checked, self._lower) if self.checked else None
-        return train, self._validating(self.checked, self._lower)  # never augmented: one answer is enough
-
-    def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
-        log.info(
-            "running the frozen part once over %d pictures%s",
-            len(self.learnt.targets) + (len(self.checked.targets) if self.checked else 0),
-            f", {len(copies)} times over those for training" if len(copies) > 1 else "",
-        )
-
-    def _validating(self, examples: Examples | None, network: frozen.Frozen) -> Stored | None:
-        return None if examples is None else self._kept(examples, network, copies=[None])
-
-    def _kept(self, examples: Examples, network: frozen.Frozen, *, copies: Sequence[int | None]) -> Stored:
-        views = frozen.answers(
-            examples,
-            network,
-            copies,
-            budget=self.budget,
-            folder=self.place.output.parent,
-            progress=self.place.progress,
-        )
-        taken = sum(view.nbytes for view in views)
-        self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
-        return Stored(views, examples.targets, place=self.place.device)
-
-    def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
-        """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
-        train, val = task.train, task.val
-        network: frozen.Frozen = self._upper
-        if self.learnt.augmenter is not None or not isinstance(train, Stored):
-            train, val = self.learnt, self.checked
-            network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
-            self._tell_of_pass([None])
-        return self._kept(train, network, copies=[None]), self._validating(val, network)
-
-    def warm_up(self, task: Task, recipe: Recipe, epochs: int, write: Report) -> Sequence[Epoch]:
-        """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
-        log.info("training the head alone for %d epochs first", epochs)
-        train, val = self._seen_by_head(task)
-        head = dataclasses.replace(
-            task, module=self.opened.whole.head, train=train, val=val, groups=None, begins_trained=False
-        )
-        brief = dataclasses.replace(
-            recipe,
-            lr=None,
-            schedule=Schedule.CONSTANT,
-            warmup=0.0,
-            epochs=epochs,
-            augment=None,
-            mixup=0.0,
-            ema=None,
-            patience=None,
-            amp=Amp.OFF,
-            compile=False,
-        )
-        return warm_up(head, brief, self.place, write, following=recipe.epochs)
+def _header(start: Start, opened: Opened, thawing: Thawing, recipe: Recipe, *, rows: int, moved: bool) -> Header:
+    """Record what is trained and how; a base that has `moved` is found by no hash any more."""
+    return Header(
+        kind=Kind.MODEL,
+        classes=opened.classes,
+        preprocess=opened.whole.preprocess,
+        backbone=dataclasses.replace(opened.backbone, weights_sha256=None) if moved else opened.backbone,
+        head=opened.head,
+        training={
+            "command": "cnn-finetune",
+            "from": opened.digest,
+            "rows": rows,
+            "unfreeze": thawing.unfreeze,
+            "layer_decay": thawing.layer_decay,
+            "warmup_head": thawing.warmup_head,
+            "views": thawing.views,
+            "freeze_bn": thawing.freeze_bn,
+            "init": start.init.value if start.init else None,
+            **recipe.described(),
+        },
+        made_by=made_by("torch", "torchvision"),
+    )
 
 
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:

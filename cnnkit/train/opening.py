@@ -23,6 +23,7 @@ class Opened:
     """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
 
     whole: Classifier
+    classes: tuple[str, ...]
     backbone: Backbone
     head: str
     source: str
@@ -59,7 +60,7 @@ def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
         CnnkitError: A model knows other classes, or the weights cannot be had.
         UsageError: There is no such network, or a head does not fit.
     """
-    return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
+    return _from_model(start.model, classes) if start.model else _from_backbone(start, classes, seed=seed)
 
 
 def _from_model(path: Path, classes: Sequence[str]) -> Opened:
@@ -75,6 +76,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     assert header.head is not None
     return Opened(
         whole,
+        header.classes,
         header.backbone,
         header.head,
         str(path),
@@ -84,15 +86,16 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     )
 
 
-def _from_backbone(start: Start, *, seed: int) -> Opened:
+def _from_backbone(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
     name = start.backbone or ""
     base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
     preprocess = with_size(preprocess, size=start.size, fit=start.fit)
     extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
     head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
-    build.initialise(head, Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
+    build.initialise(head, start.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
     return Opened(
         Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
+        tuple(classes),
         backbone,
         start.head,
         name,

@@ -38,6 +38,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
     with _pointing_at_the_checkpoint(training):
         try:
             with _history(place, done) as write, training.prepared():
+                task.ready()
                 if kept is None:
                     done += training.fresh(write)
                 for epoch in training.epochs(done):
@@ -50,7 +51,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
             best = training.best.epoch
             if best is None:
                 raise
-            training.finish(done, ended=str(error))
+            training.finish(done or error.done, ended=str(error))
             raise Diverged(f"{error}. {place.output} holds epoch {best.epoch}, the best before") from error
         training.finish(done)
     training.judge()
@@ -63,7 +64,7 @@ def _pointing_at_the_checkpoint(training: Training) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if training.place.world.writes and training.checkpoint.exists():
+        if training.resumable and training.checkpoint.exists():
             log.warning("%s holds what is done; run again with --resume to go on", training.checkpoint)
         raise
 
@@ -76,14 +77,20 @@ def warm_up(task: Task, recipe: Recipe, place: Place, write: Report, *, followin
     Every process does the same on all rows. As many epochs are `following`.
     """
     training = Training(task, recipe, replace(place, world=ALONE), following=following)
-    epochs = []
-    with training.prepared():
-        for epoch in training.epochs([]):
-            epochs.append(epoch)
-            write(epoch)
-            _say(epoch, of=training.last + following, left=None, rows=len(task.train.targets))
-            place.report(epoch)
-    task.module.load_state_dict(training.best.state)
+    epochs: list[Epoch] = []
+    try:
+        with training.prepared():
+            for epoch in training.epochs([]):
+                epochs.append(epoch)
+                write(epoch)
+                _say(epoch, of=training.last + following, left=None, rows=len(task.train.targets))
+                place.report(epoch)
+    except Diverged as error:
+        error.done = epochs
+        raise
+    finally:
+        if epochs:
+            task.module.load_state_dict(training.best.state)
     return epochs
 
 

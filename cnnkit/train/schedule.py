@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cnnkit.choices import Schedule
 from cnnkit.train.epoch import Epoch
 
-#: Keras' example for ReduceLROnPlateau.
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.2, 5
+#: Keras' example for ReduceLROnPlateau, and by how much a loss has to be lower there.
+PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_DELTA = 0.2, 5, 1e-4
 
 
 def factor(
@@ -46,7 +46,7 @@ def _plateaus(epochs: Sequence[Epoch]) -> int:
     count, lowest, waited = 0, math.inf, 0
     for epoch in epochs:
         loss = math.inf if epoch.val_loss is None else epoch.val_loss
-        lowest, waited = (loss, 0) if loss < lowest else (lowest, waited + 1)
+        lowest, waited = (loss, 0) if loss < lowest - PLATEAU_DELTA else (lowest, waited + 1)
         if waited == PLATEAU_PATIENCE:
             count, waited = count + 1, 0
     return count

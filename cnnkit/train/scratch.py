@@ -18,7 +18,7 @@ from cnnkit.train.results import Report, Result, Running, Skip, no_report, writa
 SIZE = 150
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
     """The network to be trained: `layers`, the whole of it by notation, or `arch`, a network's name, with a `head` of its own."""
 

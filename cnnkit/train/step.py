@@ -1,6 +1,7 @@
 """One step of a training: from a batch to changed weights."""
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +36,9 @@ _ONE_VALUE = "more than 1 value per channel"
 
 
 class Diverged(CnnkitError):
-    """The loss is no number any more, and would not become one again."""
+    """The loss is no number any more, and would not become one again; `done` are good epochs of a warm-up before."""
+
+    done: Sequence[Epoch] = ()
 
 
 class Step:
@@ -77,12 +80,17 @@ class Step:
         self._device = next(module.parameters()).device
         self._precision = precision or Precision(self._device)
         self.scaler = self._precision.scaler()
-        forward = world.shared(module, self._device)
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(forward) if compiled else forward
+        self._compiled = compiled
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._cores: int | None = _UNKNOWN
         #: Into how many parts a batch is cut to fit into the GPU's memory.
         self.pieces = 1
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        """Made for the first step: what comes before, the warm-up of a head, say, has the module for itself."""
+        forward = self.world.shared(self.module, self._device)
+        return torch.compile(forward) if self._compiled else forward
 
     @property
     def lr(self) -> float:

@@ -18,6 +18,10 @@ from cnnkit.train.examples import Examples
 from cnnkit.train.results import Report
 
 
+def _ready() -> None:
+    """The way of examples that need no preparation."""
+
+
 def _nothing(_write: Report) -> Sequence[Epoch]:
     """The way of a training that nothing goes before."""
     return ()
@@ -29,7 +33,8 @@ class Task:
 
     `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
     factors of the learning rate; `begin` changes the weights before they are trained, and gives the epochs that it took. What
-    `begins_trained` is measured before the first epoch, so that no worse one passes for progress.
+    `begins_trained` is measured before the first epoch, so that no worse one passes for progress. `ready` prepares the examples, and is
+    not called where nothing is left to do.
     """
 
     module: nn.Module
@@ -41,6 +46,7 @@ class Task:
     groups: Sequence[dict[str, Any]] | None = None
     begin: Callable[[Report], Sequence[Epoch]] = _nothing
     begins_trained: bool = False
+    ready: Callable[[], None] = _ready
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from cnnkit.train.mark import mark, refuse_another
 from cnnkit.train.optim import Mixed, Objective
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result
-from cnnkit.train.step import Batch, Step
+from cnnkit.train.step import Batch, Diverged, Step
 from cnnkit.train.task import Place, Task
 
 log = logging.getLogger("cnnkit")
@@ -36,7 +36,7 @@ _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Measure:
     """How good a network is that has been trained before, on the validation part."""
 
     val_loss: float
@@ -62,7 +62,9 @@ class Training:
         #: Epochs that `task.begin` took.
         self.earlier = 0
         self.following = following
-        self.start: Start | None = None
+        self.start: Measure | None = None
+        #: There is a checkpoint of this training, and of no other.
+        self.resumable = False
         module = task.module.to(place.device).to(memory_format=torch.channels_last)
         if min(recipe.batch, len(task.train.targets)) < place.world.size:
             raise UsageError(f"--batch {recipe.batch} leaves some of {place.world.size} processes without a picture")
@@ -180,21 +182,29 @@ class Training:
         """
         if self.place.world.writes and self.checkpoint.exists():
             log.warning(
-                "%s of an unfinished training is replaced; --resume would have gone on from it", self.checkpoint
+                "%s of an unfinished training will be replaced; --resume would have gone on from it", self.checkpoint
             )
         if self.task.begins_trained and self.task.val is not None:
             module = self.step.module.eval()
             self.place.world.align(module)
-            self.start = Start(*evaluate(module, self._validation(), self.step.objective, world=self.place.world))
+            self.start = Measure(*evaluate(module, self._validation(), self.step.objective, world=self.place.world))
             log.info("start: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
-        done = list(self.task.begin(write))
+        try:
+            done = list(self.task.begin(write))
+        except Diverged as error:
+            self._begin_after(error.done)
+            raise
+        self._begin_after(done)
+        return done
+
+    def _begin_after(self, done: Sequence[Epoch]) -> None:
+        """Go on from what `task.begin` left: the weights of the best of its epochs."""
         self.earlier = len(done)
         self.place.world.align(self.step.module)
-        for epoch in done:  # which left the weights of the best among them
+        for epoch in done:
             self.best.offer(epoch, self.step.module)
         if self.average is not None:
             self.average.restart()
-        return done
 
     def completed(self) -> list[Epoch] | None:
         """Find out whether the model that this training would come to stands there already.
@@ -241,10 +251,11 @@ class Training:
         self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
         if self.average is not None:
             self.average.restore(**kept["average"])
-        self.start = Start(**kept["start"]) if kept["start"] else None
+        self.start = Measure(**kept["start"]) if kept["start"] else None
         self.best.epoch = Epoch(**kept["best"]["epoch"])
         self.best.state = kept["best"]["state"]
         done = [Epoch(**epoch) for epoch in kept["epochs"]]
+        self.resumable = True
         log.info("going on after epoch %d", done[-1].epoch)
         return done
 
@@ -266,6 +277,7 @@ class Training:
             "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
         }
         checkpoint.save(self.checkpoint, content)
+        self.resumable = True
 
     def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
         """Write the model with the best epoch's weights, and remove the checkpoint.

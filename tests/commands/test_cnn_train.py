@@ -321,11 +321,21 @@ def test_without_resume_it_begins_anew_and_says_so(run, here, stopped):
     """The unfinished one is named before it is replaced; with --resume and no checkpoint, too."""
     stopped()
     assert (
-        "m.checkpoint.pt of an unfinished training is replaced; --resume would have gone on from it" in train(run).err
+        "m.checkpoint.pt of an unfinished training will be replaced; --resume would have gone on from it"
+        in train(run).err
     )
     assert not Path("m.checkpoint.pt").exists()
     Path("m.pt").unlink()
     assert "m.checkpoint.pt: no such checkpoint; beginning anew" in train(run, "--resume").err
+
+
+def test_another_trainings_checkpoint_is_not_pointed_at(run, here, stopped):
+    """What failed before its first epoch has left nothing; the unfinished one of before is there, and not its own."""
+    stopped()
+    err = train(run, "--lr", "1e30", status=1).err
+    assert "m.checkpoint.pt of an unfinished training will be replaced" in err
+    assert "holds what is done" not in err
+    assert "going on after epoch 3" in train(run, "--resume").err
 
 
 def test_a_complete_model_is_left_alone(run, here):

@@ -34,6 +34,7 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
 
     for wrong, status, message in (
         (["--advise", "some photos", "-o", "x.pt"], 2, "--advise writes nothing; drop -o"),
+        (["--advise", "some photos", "--layers", "gap"], 2, "--advise trains nothing; drop --layers, --arch, "),
         (["--advise", "some photos"], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
         (["--advise", "some photos", "--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
         (["some photos", "-o", "x.pt", "--arch", "resnet18", "--weights", "base.pth"], 2, "or with cnn-finetune"),

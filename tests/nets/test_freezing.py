@@ -118,6 +118,17 @@ def test_what_is_not_there_is_said(name, unfreeze, message):
         freezing.find(base_of(name), unfreeze, network=name)
 
 
+def test_a_base_without_weights_has_nothing_to_train():
+    """A dense network's base is its flattening; only the head is left, which is said."""
+    base = build.build(parse("flatten"), channels=3, height=8, width=8)
+    assert freezing.find(base, "none", network="layers") == ()
+    for unfreeze in ("all", "1", "dense1"):
+        with pytest.raises(
+            UsageError, match=f"--unfreeze {unfreeze}: all layers of layers that have weights are in its head"
+        ):
+            freezing.find(base, unfreeze, network="layers")
+
+
 # ---------------------------------------------------------------- in two
 
 BOUNDARIES = [

@@ -71,6 +71,15 @@ def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, w
     assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
 
 
+def test_features_for_validation_are_those_of_its_part(photos_folder, weights, pictures):
+    """Of a folder with parts cnn-extract would take all, and their names for classes."""
+    plain = pictures("plain", red=8, blue=8, green=8)
+    _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
+    assert checking.endswith(f"{photos_folder} --split val -o val.npy")
+    _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder / "val")]).command.split(" && ")
+    assert checking.endswith(f"{photos_folder / 'val'} -o val.npy")
+
+
 @pytest.mark.parametrize("name", ["seeing", "blind"])
 def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
     """Or nothing would choose the best epoch."""
@@ -118,6 +127,12 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, pictures):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
         ask(photos_folder, "default")
+    with pytest.raises(UsageError, match=r"--backbone net\.pt: --advise measures with a pretrained network by name"):
+        ask(photos_folder, "default", backbone="net.pt")
+    broken = pictures("broken", red=8, blue=5)
+    (broken / "blue" / "00.png").write_bytes(b"no picture")
+    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+        ask(broken, weights / "seeing.pth")
     few = pictures("few", red=8, blue=4)
     with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
         ask(few, weights / "seeing.pth")

@@ -47,6 +47,12 @@ def test_what_is_trained_is_what_is_measured(channels):
     assert measured(f"{base}, {head}") == measured(f"{layers}, dense 3 softmax")
 
 
+def test_a_linear_layer_at_the_end_is_followed_by_another_and_said_to_be(caplog):
+    """Whoever counted the classes wrongly learns of it."""
+    assert divide("gap, dense 10", **SETTINGS)[1] == "dense 10, dense 3 softmax"
+    assert caplog.messages == ['"dense 10" is followed by "dense 3 softmax", which the classes need']
+
+
 def test_two_classes_can_share_a_sigmoid():
     """One unit; a head for maps gets its flatten, one for vectors none."""
     settings = {**SETTINGS, "classes": 2, "loss": Loss.BINARY}
@@ -62,6 +68,7 @@ def test_two_classes_can_share_a_sigmoid():
     [
         ("gap, dense 4 softmax", r'^the last layer is "dense 4 softmax"; 3 classes and --loss categorical need "dense 3 soft'),
         ("conv 8 k3, gap, dense 1 sigmoid", r'^the last layer is "dense 1 sigmoid"; 3 classes'),
+        ("gap, dense 3 nobias softmax", r'^the last layer is "dense 3 nobias softmax"; 3 classes'),
         ("conv 3 k3, gap, softmax", r'^the last layer is "softmax"'),
         ("", r"^--layers is empty"),
         ("dense 3 softmax", r'^"dense 3 softmax" alone does not take pictures; write "flatten" before it$'),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import re
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnkit.choices import Amp, Loss, Monitor, Optimizer
+from cnnkit.choices import Amp, Initializer, Loss, Monitor, Optimizer
 from cnnkit.data import learning, preprocess
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
 from cnnkit.nets import classifier
-from cnnkit.train import finetune, scratch
+from cnnkit.train import finetune, frozen, schedule, scratch
 from cnnkit.train.finetune import Start, Thawing
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Running
@@ -60,7 +61,9 @@ def start(material, tmp_path_factory):
 
 def from_scratch(material, path, *, grey=False, **recipe):
     recipe = Recipe(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
-    scratch.train(material, path, design=Design(LAYERS, size=16, grey=grey), recipe=recipe, running=CPU, skip=no_skip)
+    scratch.train(
+        material, path, design=Design(layers=LAYERS, size=16, grey=grey), recipe=recipe, running=CPU, skip=no_skip
+    )
 
 
 def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **thawing):
@@ -68,12 +71,12 @@ def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None,
     recipe = Recipe(
         **{"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
     )
-    start = start if isinstance(start, Start) else Start(start)
+    start = start if isinstance(start, Start) else Start(model=start)
     result = finetune.finetune(
         start,
         material,
         output,
-        thawing=Thawing(unfreeze, **thawing),
+        thawing=Thawing(unfreeze=unfreeze, **thawing),
         recipe=recipe,
         loss=loss,
         running=running,
@@ -227,11 +230,45 @@ def test_as_many_versions_as_asked_for_and_no_more(material, start, tmp_path, mo
     assert [copy for _, copy in epochs] == [copy for copy in (1, 2, 3, 4) for _ in range(27)]
 
 
-def test_what_the_frozen_part_costs_in_every_epoch_is_said(material, start, tmp_path, caplog):
-    """With its remedy; and what validates is answered once all the same."""
-    with caplog.at_level(logging.INFO, "cnnkit"):
-        tune(start, material, tmp_path / "tuned.pt", recipe={"augment": "hflip"})
-    assert re.search(r"runs in every epoch, which takes \d+\.\d s of it; --views K runs it on K versions", caplog.text)
+@pytest.mark.parametrize(
+    ("recipe", "remedy", "validated"),
+    [
+        ({"augment": "hflip"}, "; --views K runs it on K versions of every picture, once", 15),
+        ({"mixup": 0.3}, "", 15),  # whose pictures are others in every epoch
+        ({"mixup": 0.3, "augment": "hflip"}, "", 15),
+        ({}, "; --views 1 runs it once", 4 * 15),
+    ],
+)
+def test_what_the_frozen_part_costs_in_every_epoch_is_said(
+    material, start, tmp_path, caplog, monkeypatch, recipe, remedy, validated
+):
+    """With its remedy, where there is one; and what validates is answered once all the same, unless that was asked for."""
+    shown = []
+
+    def counting(request, module, *, place, real=frozen.network):
+        network = real(request, module, place=place)
+        return lambda images: shown.append(len(images)) or network(images)
+
+    monkeypatch.setattr(frozen, "network", counting)
+    caplog.set_level(logging.INFO, "cnnkit")
+    tune(start, material, tmp_path / "tuned.pt", recipe=recipe, views=0)
+    assert re.search(rf"runs in every epoch, which takes \d+\.\d s of it{re.escape(remedy)}\n", caplog.text)
+    measured, begun = 2 * 27, 15 if validated > 15 else 0  # batches that are timed; the start where nothing is kept
+    assert sum(shown) == measured + begun + 4 * 27 + validated
+
+
+def test_a_complete_training_is_found_before_the_frozen_part_runs(material, start, tmp_path, caplog):
+    """As is one that is not this one."""
+    options = {"views": 2, "recipe": {"augment": "hflip", "epochs": 2}}
+    first, _ = tune(start, material, tmp_path / "tuned.pt", **options)
+    caplog.set_level(logging.INFO, "cnnkit")
+    resuming = Running(device="cpu", resume=True)
+    again, _ = tune(start, material, tmp_path / "tuned.pt", running=resuming, **options)
+    assert "is complete with epoch 2; nothing is left to do" in caplog.text
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(first, seconds=0)
+    with pytest.raises(UsageError, match="another value of --views"):
+        tune(start, material, tmp_path / "tuned.pt", running=resuming, **(options | {"views": 3}))
+    assert "frozen part" not in caplog.text
 
 
 def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
@@ -289,6 +326,32 @@ def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, sta
     with pytest.raises(CnnkitError, match=r"the network answers with no numbers .* holds epoch 3, the best before"):
         tune(start, material, tmp_path / "wrecked.pt", warmup_head=3, recipe={"lr": 1e30})
     assert bundle.load(tmp_path / "wrecked.pt").state.keys() == model.state.keys()
+
+
+def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(material, start, tmp_path, monkeypatch):
+    """The training ends there, with the head as it was then."""
+    real = schedule.factor
+    monkeypatch.setattr(
+        schedule,
+        "factor",
+        lambda which, *, step, **others: real(which, step=step, **others) * (math.inf if step >= 2 else 1),
+    )
+    with pytest.raises(CnnkitError, match=r" epoch 3.* holds epoch 2, the best before"):
+        tune(start, material, tmp_path / "kept.pt", warmup_head=5)
+    kept = bundle.load(tmp_path / "kept.pt")
+    assert [row["epoch"] for row in kept.history] == [1, 2]
+    monkeypatch.undo()
+    tune(start, material, tmp_path / "alone.pt", "none", recipe={"epochs": 2, "lr": None})
+    for name, tensor in bundle.load(tmp_path / "alone.pt").state.items():
+        torch.testing.assert_close(kept.state[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_fresh_head_starts_as_asked_for(material, tmp_path):
+    """Zeros stay in a rate of zero; a model has weights of its own."""
+    start = dataclasses.replace(FRESH, init=Initializer.ZEROS)
+    _, model = tune(start, material, tmp_path / "zeros.pt", "none", recipe={"epochs": 1, "lr": 0.0})
+    assert not model.state["head.dense1.weight"].any()
+    assert model.header.training["init"] == "zeros"
 
 
 def test_a_tuned_network_can_be_tuned_further(material, start, tmp_path):
@@ -398,6 +461,9 @@ def test_it_goes_on_with_the_same_training_only(material, start, tmp_path):
         tune(start, material, tmp_path / "tuned.pt", "conv2", running=running)
     with pytest.raises(UsageError, match="another value of --layer-decay"):
         tune(start, material, tmp_path / "tuned.pt", layer_decay=0.5, running=running)
+    from_scratch(material, tmp_path / "another.pt", seed=1)
+    with pytest.raises(UsageError, match="another value of the model at the start"):
+        tune(tmp_path / "another.pt", material, tmp_path / "tuned.pt", running=running)
     (tmp_path / "tuned.checkpoint.pt").unlink()
 
 
@@ -426,9 +492,10 @@ def test_models_that_do_not_fit_are_refused(material, start, tmp_path):
     others = dataclasses.replace(material, classes=("blue", "green", "pink"))
     with pytest.raises(CnnkitError, match=r"net\.pt knows blue, green, red; the pictures are of blue, green, pink"):
         tune(start, others, tmp_path / "tuned.pt")
-    for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none")):
-        with pytest.raises(UsageError, match=f"its own {name}; --{name} goes with --backbone"):
-            tune(Start(start, **{name: value}), material, tmp_path / "tuned.pt")
+    for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none"), ("init", Initializer.HE)):
+        own = "weights" if name == "init" else name
+        with pytest.raises(UsageError, match=f"its own {own}; --{name} goes with --backbone"):
+            tune(Start(model=start, **{name: value}), material, tmp_path / "tuned.pt")
     with pytest.raises(CnnkitError, match="no such model; cnn-train-head and cnn-train make one"):
         tune(Path("gone.pt"), material, tmp_path / "tuned.pt")
     before = start.read_bytes()

@@ -73,12 +73,13 @@ def test_part_of_an_epoch_can_warm_up(warmup, expected):
         [1.0] * 20,
         [1.0, 0.9, 0.95, 0.9, 0.91, 0.92, 0.93, 0.89, *[0.9] * 12],
         [1.0, float("nan"), *[2.0] * 4, 0.5, *[0.5] * 5, 0.4],
+        [1.0 - 0.00001 * epoch for epoch in range(20)],
     ],
 )
 def test_plateau_follows_the_validation_loss(losses):
     """ReduceLROnPlateau by a fifth after five epochs without a lower loss (torch counts those beyond its patience)."""
     over = optimizer()
-    scheduler = lr_scheduler.ReduceLROnPlateau(over, factor=0.2, patience=4, threshold=0.0)
+    scheduler = lr_scheduler.ReduceLROnPlateau(over, factor=0.2, patience=4, threshold=1e-4, threshold_mode="abs")
     before = []
     for number, loss in enumerate(losses, start=1):
         rate = factor(Schedule.PLATEAU, step=0, steps=1, epochs=99, before=before)
