@@ -8,31 +8,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cnnkit.choices import ClassWeights
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle, checkpoint, history
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header
-from cnnkit.train import examples, optim, precision, schedule
+from cnnkit.train import optim, precision, schedule
 from cnnkit.train.averaging import Average
+from cnnkit.train.batches import Batches
 from cnnkit.train.epoch import Epoch
-from cnnkit.train.examples import Blend
-from cnnkit.train.loop import Best, evaluate, fit
+from cnnkit.train.loop import Best, Plain, evaluate, fit
 from cnnkit.train.mark import mark, refuse_another
-from cnnkit.train.optim import Mixed, Objective
+from cnnkit.train.optim import Objective
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.results import Report, Result
-from cnnkit.train.step import Batch, Diverged, Step
+from cnnkit.train.step import Diverged, Step
 from cnnkit.train.task import Place, Task
 
 log = logging.getLogger("cnnkit")
-
-# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
-_ORDER, _DROPOUT, _MIXUP = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ class Training:
             weights = optim.balanced_weights(task.train.targets, classes).to(place.device)
         groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
         self.average = Average(module, recipe.ema) if recipe.ema is not None else None
-        batches = self._rows(1)
+        self.batches = Batches(task, recipe, place)
         numbers = precision.choose(recipe.amp, place.device)
         if numbers.dtype is not None:
             log.info("computing in %s", str(numbers.dtype).removeprefix("torch."))
@@ -84,8 +79,8 @@ class Training:
             optim.optimizer(recipe.optimizer, groups, lr=recipe.lr, momentum=recipe.momentum),
             rate=lambda number, index, before: schedule.factor(
                 recipe.schedule,
-                step=(number - 1 - self.earlier) * len(batches) + index,
-                steps=len(batches),
+                step=(number - 1 - self.earlier) * self.batches.count + index,
+                steps=self.batches.count,
                 epochs=recipe.epochs,
                 warmup=recipe.warmup,
                 before=before[self.earlier :],
@@ -102,18 +97,6 @@ class Training:
         """The number of the last epoch, should nothing stop the training before."""
         return self.earlier + self.recipe.epochs
 
-    def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
-        words = np.random.SeedSequence([self.recipe.seed, epoch, purpose, rank]).generate_state(2)
-        return int(words[0]) | (int(words[1] >> 1) << 32)
-
-    def _rows(self, epoch: int) -> list[Tensor]:
-        return examples.shuffled(
-            len(self.task.train.targets),
-            batch=self.recipe.batch,
-            seed=self._seed(epoch, _ORDER),
-            processes=self.place.world.size,
-        )
-
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
@@ -128,8 +111,8 @@ class Training:
         """Train on after the epochs that are done."""
         return fit(
             self.step,
-            train=self._batches,
-            validate=self._validation if self.task.val is not None else None,
+            train=lambda number: self.batches.train(number, last=self.last + self.following),
+            validate=None if self.task.val is None else self._validation,
             best=self.best,
             epochs=self.last,
             patience=self.recipe.patience,
@@ -137,39 +120,8 @@ class Training:
             begun=self.earlier,
         )
 
-    def _batches(self, number: int) -> Iterator[Batch]:
-        torch.manual_seed(self._seed(number, _DROPOUT, self.place.world.rank))
-        train, world = self.task.train, self.place.world
-        batches = self._rows(number)
-        own = [world.share(rows) for rows in batches]
-        blends = self._blends(number, batches)
-        total = (self.last + self.following) * len(train.targets)
-        shown = (number - 1) * len(train.targets)
-        for index, inputs in enumerate(train.inputs(own, number, blends)):
-            targets = train.targets[own[index]].to(self.place.device)
-            if blends is None:
-                yield inputs, targets
-            else:
-                partners = train.targets[blends[index].partners].to(self.place.device)
-                yield inputs, Mixed(targets, partners, blends[index].share)
-            shown += len(batches[index])
-            self.place.progress(shown, total)
-
-    def _blends(self, number: int, batches: Sequence[Tensor]) -> list[Blend] | None:
-        """Pair every picture with its counterpart from the other end of the whole batch, whichever process has that."""
-        if not self.recipe.mixup:
-            return None
-        random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares = random.beta(self.recipe.mixup, self.recipe.mixup, len(batches)).tolist()
-        return [Blend(self.place.world.share(rows.flip(0)), share) for rows, share in zip(batches, shares, strict=True)]
-
-    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.task.val is not None
-        # What did not fit into memory at once does not now
-        batch = max(self.recipe.batch // self.step.pieces, 1)
-        rows = examples.in_order(len(self.task.val.targets), batch=batch, world=self.place.world)
-        for chosen, inputs in zip(rows, self.task.val.inputs(rows, None), strict=True):
-            yield inputs, self.task.val.targets[chosen].to(self.place.device)
+    def _validation(self) -> Iterator[Plain]:
+        return self.batches.validation(pieces=self.step.pieces)
 
     def fresh(self, write: Report) -> list[Epoch]:
         """Begin anew.
