@@ -33,7 +33,7 @@ class Batches:
         return examples.shuffled(
             len(self._task.train.targets),
             batch=self._recipe.batch,
-            seed=self._seed(epoch, _ORDER),
+            generator=torch.Generator().manual_seed(self._seed(epoch, _ORDER)),
             processes=self._place.world.size,
         )
 

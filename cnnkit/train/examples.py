@@ -266,18 +266,18 @@ class Answered:
             yield self._frozen(pictures)
 
 
-def shuffled(count: int, *, batch: int, seed: int, processes: int = 1) -> list[Tensor]:
-    """Cut rows into batches in a random order that follows from the seed alone.
+def shuffled(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
+    """Cut rows into batches in a random order.
 
     A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
 
     Args:
         count: Of rows.
         batch: Rows at once, over all processes.
-        seed: Of this epoch.
+        generator: Draws the order.
         processes: That share every batch.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=generator)
     starts = list(range(0, count, batch))
     if len(starts) > 1 and count - starts[-1] < min(2 * processes, batch):
         starts.pop()

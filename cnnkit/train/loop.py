@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Monitor
 from cnnkit.formats import history
+from cnnkit.train import examples
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.epoch import Epoch
 from cnnkit.train.optim import Objective, correct
@@ -125,16 +126,10 @@ def evaluate(
 
 
 def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
-    """Go over rows once, in a new order.
-
-    A last batch of a single row joins the one before it: batch norm cannot train on one row.
-    """
-    order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-    starts = list(range(0, len(inputs), batch))
-    if len(inputs) % batch == 1 and len(starts) > 1:
-        starts.pop()
-    for start, end in zip(starts, [*starts[1:], len(inputs)], strict=True):
-        yield inputs[order[start:end]], targets[order[start:end]]
+    """Go over rows once, in a new order; see `examples.shuffled`."""
+    for rows in examples.shuffled(len(inputs), batch=batch, generator=generator):
+        here = rows.to(inputs.device)
+        yield inputs[here], targets[here]
 
 
 def in_order(inputs: Tensor, targets: Tensor, *, batch: int = 4096) -> Iterator[Plain]:

@@ -36,7 +36,9 @@ def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
 
 
 def shown(pictures, *, epoch, batch=4, count=None):
-    rows = examples.shuffled(count or len(pictures.targets), batch=batch, seed=epoch or 0)
+    rows = examples.shuffled(
+        count or len(pictures.targets), batch=batch, generator=torch.Generator().manual_seed(epoch or 0)
+    )
     return list(pictures.inputs(rows, epoch))
 
 
@@ -85,7 +87,7 @@ def test_pictures_are_blended_with_their_partners(pictures):
 @pytest.mark.parametrize(("count", "batch", "size"), [(23, 8, 1), (23, 8, 2), (25, 8, 2), (17, 4, 3), (6, 8, 2)])
 def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, size):
     """Every row once, each process about as many, none without; the order of the next epoch is another one."""
-    batches = examples.shuffled(count, batch=batch, seed=5, processes=size)
+    batches = examples.shuffled(count, batch=batch, generator=torch.Generator().manual_seed(5), processes=size)
     assert torch.equal(torch.cat(batches), torch.randperm(count, generator=torch.Generator().manual_seed(5)))
     assert [len(rows) for rows in batches[:-1]] == [batch] * (len(batches) - 1)
     for rows in batches:
@@ -94,7 +96,7 @@ def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, si
         assert max(lengths) - min(lengths) <= 1
         assert min(lengths) >= min(2, batch // size)
         assert sorted(torch.cat(shares).tolist()) == sorted(rows.tolist())
-    other = examples.shuffled(count, batch=batch, seed=6, processes=size)
+    other = examples.shuffled(count, batch=batch, generator=torch.Generator().manual_seed(6), processes=size)
     assert not torch.equal(torch.cat(batches), torch.cat(other))
     checked = [torch.cat(examples.in_order(count, batch=batch, world=World(rank, size))) for rank in range(size)]
     assert sorted(torch.cat(checked).tolist()) == list(range(count))
