@@ -135,19 +135,22 @@ ResumeTraining = Annotated[
     bool, typer.Option("--resume", help="Go on from the last finished epoch of an interrupted training.")
 ]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_MOST_DIGITS = 18
+# A suffix alone and one with iB count by 1024, one with B by 1000
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(?:([KMGT])(iB|B)?)?", re.IGNORECASE | re.ASCII)
 
 
 def in_bytes(size: str) -> int:
-    """Read a size as coreutils write it: 500M, 4G, 0.
+    """Read a size as coreutils do: 500M and 500MiB by 1024, 500MB by 1000, 0.
 
     Raises:
         UsageError: It is none.
     """
     found = _SIZE.fullmatch(size.strip())
-    if found is None:
+    if found is None or len(found[1]) > _MOST_DIGITS:
         raise UsageError(f'--cache "{size}": give a size in bytes, such as 500M or 4G')
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 
 def material(sources: list[str] | None, *, val: list[str] | None, null: bool) -> "Material":

@@ -100,7 +100,10 @@ def workshop(folder: Path, replaceable: Set[str]) -> Generator[Path]:
     made = folder / _MAKING
     _check_unused(made)
     shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-    made.mkdir()
+    try:
+        made.mkdir()
+    except FileExistsError:
+        raise _held(folder) from None
     try:
         with _locked(made):
             yield made
@@ -131,12 +134,14 @@ def _locked(made: Path) -> Generator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CnnkitError(
-                f"{made.parent}: another run is writing into it; wait, or choose another folder"
-            ) from None
+            raise _held(made.parent) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _held(folder: Path) -> CnnkitError:
+    return CnnkitError(f"{folder}: another run is writing into it; wait, or choose another folder")
 
 
 def _move_up(folder: Path, replaceable: Set[str]) -> None:
@@ -148,6 +153,7 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
                 for row in tsv.parse(file, name=str(ready / MANIFEST), required=["path"]):
                     left.discard(row["path"])
                     if os.path.lexists(ready / row["path"]):
+                        check_place(folder, row["path"], replaceable)  # time may have passed since it was looked at
                         (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
                         (ready / row["path"]).replace(folder / row["path"])
             _remove(folder, left)

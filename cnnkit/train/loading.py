@@ -9,6 +9,7 @@ import torch
 from cnnkit.data import augment
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -57,19 +58,19 @@ def load(
             skip=skip,
             progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now
         )
-        if pictures and not part.nbytes:
+        if part.pictures and not part.nbytes:
             log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
         budget -= part.nbytes
-        if pictures:
-            _refuse_emptied(part, material.classes)
+        _refuse_emptied(pictures, part)
         parts.append(part)
     return parts[0], parts[1] if material.val else None
 
 
-def _refuse_emptied(part: Pictures, classes: Sequence[str]) -> None:
-    counts = torch.bincount(part.targets, minlength=len(classes))
-    if not bool(counts.all()):
-        raise CnnkitError(f"no picture of the class {classes[int(counts.argmin())]} could be used")
+def _refuse_emptied(pictures: Sequence[Picture], part: Pictures) -> None:
+    """Demand that of every class that had pictures one could be used."""
+    left = {picture.label for picture in part.pictures}
+    if emptied := sorted({picture.label or "" for picture in pictures} - left):
+        raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
 
 
 def identity(learnt: Pictures, checked: Pictures | None) -> str:

@@ -56,7 +56,7 @@ class Recipe:
         if self.clip == 0:
             raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
         if self.warmup > self.epochs:
-            raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training of {self.epochs} epochs")
+            raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training, --epochs {self.epochs}")
         if not validated:
             if self.patience is not None:
                 raise UsageError("--patience waits for a better epoch by --val; give --val, or fewer --epochs")

@@ -457,7 +457,7 @@ MISTAKES = {
     ("--augment", "fill wrap"): '--augment "fill wrap" changes nothing',
     ("--momentum", "0.9"): "--momentum goes with sgd and rmsprop; adam has its own",
     ("--clip", "0"): "--clip 0 would leave nothing of any gradient",
-    ("--warmup", "5"): "--warmup 5 is longer than the whole training of 4 epochs",
+    ("--warmup", "5"): "--warmup 5 is longer than the whole training, --epochs 4",
     ("--fit", "pad"): "--fit pad fills with the mean colour, which --normalize standard measures only afterwards",
     ("--head", "dense 4"): "--head goes with --arch; --layers holds the whole network",
     ("--arch", "resnet18"): "give either --layers NOTATION or --arch NAME",

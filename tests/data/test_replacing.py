@@ -1,0 +1,290 @@
+"""A folder of listed files: replaced as a whole and no more than that, whenever a run is cut off, and whoever else is about."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cnnkit.data import replacing
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import tsv
+
+COLUMNS = ("path", "source", "copy")
+
+
+def listed(*paths, source="../photos/1.png", copy="1"):
+    return tsv.render(COLUMNS, [(path, source, copy) for path in paths])
+
+
+def put(folder, files):
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def write(folder, files, *, force=False):
+    """Write files into a folder as copies are written, with their list."""
+    replaceable = replacing.earlier(folder, force=force)
+    for path in files:
+        replacing.check_place(folder, path, replaceable)
+    with replacing.workshop(folder, replaceable) as made:
+        put(made, {**files, replacing.MANIFEST: listed(*files)})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "deep" / "more"
+
+
+OLD = {"cat/1.png": b"old 1", "cat/2.png": b"old 2", "dog/in/3.png": b"old 3"}
+NEW = {"cat/1.png": b"new 1", "bird/4.png": b"new 4"}
+
+
+# ---------------------------------------------------------------- what is replaced
+
+
+def test_only_what_the_list_names_is_replaced(folder):
+    """Files, folders and links of others stay; folders that become empty go; the new list is the only one."""
+    write(folder, OLD)
+    assert tree(folder) == {**OLD, "augment.tsv": listed(*OLD)}
+    mine = {"cat/mine.txt": b"mine", "dog/mine/5.png": b"mine", "6.png": b"mine"}
+    put(folder, mine)
+    write(folder, NEW, force=True)
+    assert tree(folder) == {**NEW, **mine, "augment.tsv": listed(*NEW)}
+    assert sorted(os.listdir(folder)) == ["6.png", "augment.tsv", "bird", "cat", "dog"]
+    assert not (folder / "dog" / "in").exists()
+
+
+def test_originals_are_replaced_where_they_lie_somewhere_else_too(folder):
+    """What the number 0 marks may be the last of its kind; a copy can be made again."""
+    put(folder, {"1.png": b"kept", "2.png": b"only one", "3~01.png": b"copy", "away/photo.png": b"kept"})
+    rows = [("1.png", "away/photo.png", "0"), ("2.png", "away/gone.png", "0"), ("3~01.png", "away/gone.png", "1")]
+    (folder / "augment.tsv").write_bytes(tsv.render(COLUMNS, rows))
+    assert replacing.earlier(folder, force=True) == {"1.png", "3~01.png"}
+    assert replacing.earlier(folder.parent / "none", force=False) == frozenset()
+
+
+def test_a_list_that_leads_out_names_nothing_of_ours(folder, tmp_path):
+    """By dots, wherever they lead, by the root, by a linked folder, or by naming the folder or the list; links inside are folders."""
+    put(tmp_path, {"deep/1.png": b"mine", "elsewhere/2.png": b"mine"})
+    put(folder, {"real/3.png": b"copy"})
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "inside").symlink_to("real")
+    paths = [
+        "../1.png",
+        "real/../../1.png",
+        "real/../real/3.png",
+        str(tmp_path / "deep" / "1.png"),
+        "out/2.png",
+        ".",
+        "augment.tsv",
+    ]
+    (folder / "augment.tsv").write_bytes(listed(*paths, "inside/3.png"))
+    assert replacing.earlier(folder, force=True) == {"inside/3.png"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_a_list_that_names_no_file_is_refused(folder, kind):
+    """Before anything else is done; nothing is touched."""
+    put(folder, {"1.png": b"copy", "augment.tsv": listed("1.png", "2.png")})
+    place = folder / "2.png"
+    {
+        "folder": place.mkdir,
+        "link": lambda: place.symlink_to("1.png"),
+        "pipe": lambda: os.mkfifo(place),
+    }[kind]()
+    with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is no file; drop its row"):
+        replacing.check(folder, force=True)
+    assert sorted(os.listdir(folder)) == ["1.png", "2.png", "augment.tsv"]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_folder_that_holds_something_needs_force(folder):
+    """But not one that a killed run left as it was; a file in its place is refused with force, too."""
+    put(folder, {".augmenting/cat/1.png": b"half"})
+    replacing.check(folder, force=False)
+    put(folder, {"mine.txt": b"mine"})
+    with pytest.raises(CnnkitError, match="is not empty"):
+        replacing.check(folder, force=False)
+    replacing.check(folder, force=True)
+    for place in (folder / "mine.txt", folder / "nowhere"):
+        if not place.exists():
+            place.symlink_to("gone")
+        with pytest.raises(CnnkitError, match=f"{place.name} is no folder; choose another name"):
+            replacing.check(place, force=True)
+
+
+def test_new_files_need_free_places_inside(folder, tmp_path):
+    """A file or a link of somebody's, a file where a folder must be, and a link that leads out are each said by name."""
+    put(folder, {"1.png": b"mine", "2.png": b"ours", "cat": b"mine", "real/3.png": b"mine"})
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "inside").symlink_to("real")
+    (folder / "broken.png").symlink_to("gone")
+    ours = frozenset({"2.png"})
+    for path in ("2.png", "4.png", "new/deep/4.png", "real/4.png", "inside/4.png"):
+        replacing.check_place(folder, path, ours)
+    for path, said in {
+        "1.png": "more/1.png is in the way; move it away or choose another folder",
+        "broken.png": "more/broken.png is in the way; move it away",
+        "inside/3.png": "more/inside/3.png is in the way; move it away",
+        "cat/deep/4.png": "more/cat is in the way of a folder; move it away",
+        "out/4.png": "more/out is a link that leads out of ",
+        "../4.png": "is a link that leads out of ",
+    }.items():
+        with pytest.raises(CnnkitError) as refused:
+            replacing.check_place(folder, path, ours)
+        assert said in str(refused.value)
+
+
+def test_a_folder_that_another_run_holds_is_refused(folder):
+    """At every door, and the other run comes to its end; what a killed one left holds nobody up, and does not come up."""
+    put(folder, {".augmenting/cat/left.png": b"of a killed run"})
+    with replacing.workshop(folder, frozenset()) as made:
+        assert tree(made) == {}
+        put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+        for door in (
+            lambda: replacing.check(folder, force=True),
+            lambda: replacing.earlier(folder, force=True),
+            lambda: replacing.workshop(folder, frozenset()).__enter__(),
+        ):
+            with pytest.raises(CnnkitError, match="more: another run is writing into it; wait"):
+                door()
+    assert tree(folder) == {**NEW, "augment.tsv": listed(*NEW)}
+    replacing.check(folder, force=True)
+
+
+# ---------------------------------------------------------------- what comes between
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_work_that_fails_has_changed_nothing(folder, tmp_path, error):
+    """The folder and those above it are gone where they were not there before; else every file is as it was."""
+
+    def fail():
+        with replacing.workshop(folder, replacing.earlier(folder, force=True)) as made:
+            put(made, NEW)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert os.listdir(tmp_path) == []
+    write(folder, OLD)
+    before = tree(folder)
+    with pytest.raises(error):
+        fail()
+    assert tree(folder) == before
+    assert sorted(os.listdir(folder)) == ["augment.tsv", "cat", "dog"]
+
+
+class Cut(BaseException):
+    """The power went."""
+
+
+#: What changes a disk while files are moved up.
+STEPS = ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "rmdir"), (shutil, "rmtree"))
+
+
+def cut_at(step, monkeypatch, work):
+    """Do something until it is about to change the disk for this many times; tell whether it came to its end before."""
+    done = []
+
+    def counted(real):
+        def stopping(*words, **others):
+            done.append(words)
+            if len(done) == step:
+                raise Cut
+            return real(*words, **others)
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        for owner, name in STEPS:
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            work()
+        except Cut:
+            return False
+    return True
+
+
+def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, caplog):
+    """At no step is a file half old and half new, or one of somebody else's gone; without --force all comes to the same end."""
+    mine = {"cat/mine.txt": b"mine"}
+    whole = {**NEW, **mine, "augment.tsv": listed(*NEW)}
+    steps = []
+
+    def move(replaceable):
+        with replacing.workshop(folder, replaceable) as made:
+            put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+
+    for step in range(2, 99):  # the first clears away what a killed run might have left
+        caplog.clear()
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder, OLD)
+        put(folder, mine)
+        replaceable = replacing.earlier(folder, force=True)
+        if cut_at(step, monkeypatch, lambda replaceable=replaceable: move(replaceable)):
+            assert tree(folder) == whole
+            break
+        left = tree(folder)
+        assert left["cat/mine.txt"] == b"mine"
+        assert left["cat/1.png"] in (b"old 1", b"new 1")
+        if not (folder / ".augmented").is_dir():  # nothing was begun
+            assert left == {**OLD, **mine, "augment.tsv": listed(*OLD)}
+            continue
+        assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+        again = 1
+        while not cut_at(again, monkeypatch, lambda: replacing.earlier(folder, force=False)):
+            assert (folder / ".augmented").is_dir()
+            again += 1
+        assert replacing.earlier(folder, force=True) == set(NEW)
+        assert tree(folder) == whole
+        assert sorted(os.listdir(folder)) == ["augment.tsv", "bird", "cat"]
+        steps.append(again - 1)
+    assert len(steps) >= 8  # two files up, two away, two folders away, the list, the empty workshop
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] == 1
+
+
+def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch):
+    """As the interrupted one was to leave them: the same command ends as one that nobody disturbed."""
+    write(folder, OLD)
+    put(folder, {"cat/mine.txt": b"mine"})
+    replaceable = replacing.earlier(folder, force=True)
+
+    def move():
+        with replacing.workshop(folder, replaceable) as made:
+            put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+
+    assert not cut_at(4, monkeypatch, move)
+    assert (folder / ".augmented").is_dir()
+    last = {"cat/7.png": b"last"}
+    write(folder, last)
+    assert tree(folder) == {**last, "cat/mine.txt": b"mine", "augment.tsv": listed(*last)}
+
+
+def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog):
+    """What somebody put there since the interruption stays, and nothing goes through a link that was made since."""
+    put(folder / ".augmented", {"4.png": b"new", "augment.tsv": listed("4.png")})
+    put(folder, {"4.png": b"mine"})
+    with pytest.raises(CnnkitError, match=r"4\.png is in the way; move it away or choose another folder$"):
+        replacing.earlier(folder, force=False)
+    assert (folder / "4.png").read_bytes() == b"mine"
+    assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+    (folder / "4.png").unlink()
+    assert replacing.earlier(folder, force=False) == {"4.png"}
+    assert tree(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}
+    put(folder / ".augmented", {"cat/4.png": b"newer", "augment.tsv": listed("cat/4.png")})
+    put(tmp_path / "outside", {"4.png": b"theirs"})
+    (folder / "cat").symlink_to(tmp_path / "outside")
+    with pytest.raises(CnnkitError, match="is a link that leads out of"):
+        replacing.earlier(folder, force=True)
+    assert (tmp_path / "outside" / "4.png").read_bytes() == b"theirs"

@@ -1,0 +1,188 @@
+"""The pictures of a training: how memory is shared between its parts, what bad ones empty, and what makes them these and no others."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cnnkit.choices import Fit
+from cnnkit.data import learning
+from cnnkit.errors import CnnkitError
+from cnnkit.formats.header import Preprocess
+from cnnkit.train import loading
+from cnnkit.train.distributed import World
+from cnnkit.train.recipe import Recipe
+from cnnkit.train.results import Running
+
+SIZE = 8
+BYTES = SIZE * SIZE * 3  # of one picture
+SQUARE = Preprocess(fit=Fit.SQUASH, resize=SIZE, size=SIZE)
+
+
+@pytest.fixture
+def photos(pictures):
+    """Five pictures to train and four to validate."""
+    pictures("photos/train", red=3, blue=2)
+    return pictures("photos/val", red=2, blue=2).parent
+
+
+def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, progress=lambda done, total: None, val=()):
+    return loading.load(
+        learning.find([str(folder)], list(val)),
+        SQUARE,
+        Recipe(augment=augment),
+        Running(cache=cache, jobs=1),
+        place=torch.device("cpu"),
+        measured=measured,
+        skip=skip or (lambda path, reason: pytest.fail(f"{path}: {reason}")),
+        progress=progress,
+    )
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(
+    ("pictures_of_memory", "kept", "said"),
+    [
+        (9, (5, 4), []),
+        (8, (5, 0), ["validation"]),
+        (5, (5, 0), ["validation"]),
+        (4, (0, 4), ["training"]),  # what the larger part cannot use, the smaller one may
+        (3, (0, 0), ["training", "validation"]),
+        (0, (0, 0), ["training", "validation"]),
+    ],
+)
+def test_training_has_the_first_claim_on_memory(photos, caplog, pictures_of_memory, kept, said):
+    """A part is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
+    with caplog.at_level(logging.INFO):
+        learnt, checked = load(photos, cache=pictures_of_memory * BYTES)
+    assert (learnt.nbytes, checked.nbytes) == tuple(count * BYTES for count in kept)
+    assert caplog.messages == [
+        f"--cache does not hold the pictures for {part}: they are read in every epoch" for part in said
+    ]
+
+
+def test_one_byte_less_is_too_little(photos):
+    """A budget is the last byte that may be taken."""
+    assert load(photos, cache=9 * BYTES - 1)[1].nbytes == 0
+
+
+def test_progress_counts_both_parts_as_one(photos):
+    """One bar from the first picture for training to the last one for validation."""
+    seen = []
+    load(photos, progress=lambda *counted: seen.append(counted))
+    assert seen == [(done, 9) for done in range(1, 10)]
+
+
+def test_without_validation_there_is_no_second_part(photos, caplog):
+    """Nothing is said of what is not there."""
+    with caplog.at_level(logging.INFO):
+        learnt, checked = load(photos / "train", cache=0)
+    assert checked is None
+    assert len(learnt.targets) == 5
+    assert caplog.messages == ["--cache does not hold the pictures for training: they are read in every epoch"]
+
+
+def test_only_training_pictures_are_changed_and_measured(photos):
+    """Validation sees them as prediction does, in every epoch; nothing is measured unless that is wanted."""
+    learnt, checked = load(photos, augment="vflip, rotate 90", measured=True)
+    assert learnt.statistics is not None
+    assert checked.statistics is None
+    for part, changes in ((learnt, True), (checked, False)):
+        rows = [torch.arange(len(part.targets))]
+        (plain,), (shown,) = part.inputs(rows, None), part.inputs(rows, 1)
+        assert torch.equal(plain, shown) is not changes
+    assert load(photos)[0].statistics is None
+
+
+# ---------------------------------------------------------------- bad pictures
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_class_that_bad_pictures_empty_is_refused_by_name(photos, part):
+    """In either part; a class that keeps one picture is none."""
+    bad = [photos / part / "red" / "00.png", *(photos / part / "blue").iterdir()]
+    for path in bad[:-1]:
+        path.write_bytes(b"no picture")
+    skipped = []
+    learnt, checked = load(photos, skip=lambda path, reason: skipped.append(path))
+    assert skipped == sorted(map(str, bad[:-1]), key=lambda path: "red" in path)
+    assert (len(learnt.targets), len(checked.targets)) == ((3, 4) if part == "train" else (5, 2))
+    bad[-1].write_bytes(b"no picture")
+    with pytest.raises(CnnkitError, match=r"^no picture of the class blue could be used$"):
+        load(photos, skip=lambda path, reason: None)
+
+
+# ---------------------------------------------------------------- identity
+
+
+def told(*rows):
+    """Stand in for a part: its fingerprints and targets."""
+    return SimpleNamespace(fingerprints=[name for name, _ in rows], targets=torch.tensor([row for _, row in rows]))
+
+
+def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
+    """It had no pictures there to begin with."""
+    for path in (photos / "val" / "blue").iterdir():
+        path.unlink()
+    (photos / "val" / "blue").rmdir()
+    learnt, checked = load(photos)
+    assert sorted(set(learnt.targets.tolist())) == [0, 1]
+    assert set(checked.targets.tolist()) == {1}
+
+
+def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
+    """Nothing is kept of them, for another reason than --cache."""
+    for path in photos.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with caplog.at_level(logging.INFO), pytest.raises(CnnkitError, match="could be used"):
+        load(photos, skip=lambda *_: None)
+    assert "--cache" not in caplog.text
+
+
+def test_the_same_pictures_elsewhere_are_the_same_training(photos, tmp_path):
+    """Under other names, too; another content, even of the same pixels, is another one."""
+    first = loading.identity(*load(photos))
+    assert first == loading.identity(*load(photos, cache=0, augment="hflip"))
+    photos.rename(tmp_path / "moved")
+    moved = tmp_path / "moved"
+    (moved / "train" / "red" / "02.png").rename(moved / "train" / "red" / "zebra.png")
+    assert loading.identity(*load(moved)) == first
+    with (moved / "val" / "red" / "00.png").open("ab") as file:
+        file.write(b"\0")
+    assert loading.identity(*load(moved)) != first
+
+
+def test_another_order_class_or_part_is_another_training():
+    """Each of these differs from all others, and none from itself."""
+    a, b, c = ("aa", 0), ("bb", 0), ("cc", 1)
+    different = [
+        (told(a, b, c), told(a)),
+        (told(b, a, c), told(a)),
+        (told(("aa", 1), b, c), told(a)),
+        (told(a, b), told(c, a)),
+        (told(a, b, c, a), None),
+        (told(a, b, c), None),
+        (told(a, b, c), told(a, a)),
+        (told(a, b, c), told(("aa", 1))),
+    ]
+    assert len({loading.identity(*parts) for parts in different}) == len(different)
+    assert loading.identity(told(a, b), told(c)) == loading.identity(told(a, b), told(c))
+
+
+# ---------------------------------------------------------------- voices
+
+
+def test_the_first_process_alone_speaks():
+    """The others do the same work, and say nothing of it: neither bad pictures nor epochs nor progress."""
+    said = []
+    ours = tuple(lambda *words, name=name: said.append(name) for name in ("skip", "report", "progress"))
+    assert loading.voices(World(0, 2), *ours) == ours
+    assert loading.voices(World(), *ours) == ours
+    skip, report, progress = loading.voices(World(1, 2), *ours)
+    skip("1.png", "no picture")
+    report(None)
+    progress(1, None)
+    assert said == []
