@@ -74,6 +74,11 @@ class Optimizer(StrEnum):
     NADAM = "nadam"
 
     @property
+    def learning_rate(self) -> float:
+        """Keras' default, the one that the textbook's figures were made with."""
+        return 1e-2 if self is Optimizer.SGD else 1e-3
+
+    @property
     def takes_momentum(self) -> bool:
         """Tell whether `--momentum` goes with it; the others have their own."""
         return self in (Optimizer.SGD, Optimizer.RMSPROP)

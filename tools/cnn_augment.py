@@ -73,24 +73,26 @@ def main(
     are dropped, after the picture was turned upright.
 
     Examples:
-      cnn-augment photos/ -o more/ --copies 5 --augment "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, fill nearest"
+      cnn-augment photos/ -o more/ --copies 5 \\
+          --augment "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, fill nearest"
       cnn-augment split.tsv --split train -o more/ --augment @augment.txt --keep --size 150
       cnn-augment photos/ --sheet look.png --augment "crop 0.6, brightness 0.3, hue 0.05"
       cnn-augment photos/cat/1.jpg -o - --json --augment "rotate 40"
 
-      The words of --augment, in any order; each copy draws its numbers evenly from
+      The words of --augment, in any order; copies draw their numbers evenly from
         rotate D        -D to D degrees
         shift S         -S to S of the width, and of the height
-        shear S         -S to S pixels that a row slides for each pixel off the centre; 0.2 leans by 11 degrees
-        zoom Z          1-Z to 1+Z of the width, and of the height, are seen; below 1 things get larger
+        shear S         -S to S pixels for each pixel off the centre row; 0.2: 11 degrees
+        zoom Z          1-Z to 1+Z of each side are seen; below 1 things get larger
         hflip, vflip    mirrored left to right, upside down: one half of the copies
-        crop S          a window with sides of S to 1 of the picture's, made as large as the picture
+        crop S          a window, S to 1 of each side, as large as the picture again
         brightness B    a factor of 1-B to 1+B; so do contrast C and saturation S
         hue H           -H to H of the colour circle, which is 1
         blur P          a Gaussian of 0 to P pixels' deviation
         noise N         Gaussian noise of deviation N, where white is 1
-        fill MODE       what lies outside: nearest aaaa|abcd|dddd (unless said), constant 0000|abcd|0000,
-                        reflect dcba|abcd|dcba, wrap abcd|abcd|abcd
+        fill MODE       what lies outside: nearest aaaa|abcd|dddd unless said,
+                        constant 0000|abcd|0000, reflect dcba|abcd|dcba,
+                        wrap abcd|abcd|abcd
     """
     from cnnkit.data import augment as drawing
     from cnnkit.data import copies as naming

@@ -10,7 +10,12 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    model: Annotated[Path, cli.Argument(metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head.")],
+    model: Annotated[
+        Path,
+        cli.Argument(
+            metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
+        ),
+    ],
     output: cli.Output,
     verify: Annotated[
         list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")

@@ -23,7 +23,13 @@ def main(
         ),
     ] = None,
     output: Annotated[
-        Path | None, cli.Option("--output", "-o", metavar="FILE.pt", help="Where the tuned model goes.")
+        Path | None,
+        cli.Option(
+            "--output",
+            "-o",
+            metavar="FILE.pt",
+            help="Where the tuned model goes; an earlier one there stays until then.",
+        ),
     ] = None,
     val: cli.Val = None,
     unfreeze: Annotated[
@@ -93,7 +99,7 @@ def main(
             "--warmup-head",
             min=0,
             metavar="EPOCHS",
-            help="Train the head alone first, at its usual rate. A fresh head needs it before a base.",
+            help="Train the head alone first, so many epochs more, at its usual rate. A fresh head needs it before a base.",
             rich_help_panel=cli.FREEZING,
         ),
     ] = 0,
@@ -165,7 +171,6 @@ def main(
     compiled: cli.Compile = False,
     cache: cli.CacheSize = "4G",
     resume: cli.ResumeTraining = False,
-    null: cli.Null = False,
     device: cli.Device = "auto",
     jobs: cli.Jobs = None,
     seed: cli.Seed = 0,
@@ -179,8 +184,10 @@ def main(
 
     Examples:
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 --lr 1e-5
-      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 --augment "rotate 20, hflip" --views 4
-      cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 --unfreeze all --layer-decay 0.8
+      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 \\
+          --augment "rotate 20, hflip" --views 4
+      cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\
+          --unfreeze all --layer-decay 0.8
     """
     from cnnkit.train import finetune
     from cnnkit.train.recipe import Recipe
@@ -209,7 +216,7 @@ def main(
         compile=compiled,
         seed=seed,
     )
-    material = cli.material(sources, val=val, null=null)
+    material = cli.material(sources, val=val)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = finetune.finetune(
             finetune.Start(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),

@@ -109,7 +109,7 @@ def main(
       cnn-split scans/ --ratio 0.8,0.2 --group 'patient-[0-9]+' --manifest lists/split.tsv
       cnn-split photos/ --ratio 0.5,0.25,0.25 -o sets/ --link symlink
       cnn-split split.tsv --split train --folds 5 > folds.tsv
-      find photos/ -name '*.jpg' -print0 | cnn-split -0 --ratio 8,1,1 --stable
+      cnn-split photos/ --ratio 8,1,1 --stable
     """
     from cnnkit.data import duplicates, moves, parts, split, tree
     from cnnkit.formats import manifest

@@ -25,9 +25,12 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    sources: cli.Sources = None,
+    sources: cli.Labelled = None,
     output: Annotated[
-        Path | None, cli.Option("--output", "-o", metavar="FILE.pt", help="Where the model goes.")
+        Path | None,
+        cli.Option(
+            "--output", "-o", metavar="FILE.pt", help="Where the model goes; an earlier one there stays until then."
+        ),
     ] = None,
     val: cli.Val = None,
     layers: Annotated[
@@ -134,7 +137,6 @@ def main(
             "--weights", metavar="FILE|default", help="With --advise: its weights. [default: the library's own]"
         ),
     ] = None,
-    null: cli.Null = False,
     device: cli.Device = "auto",
     jobs: cli.Jobs = None,
     seed: cli.Seed = 0,
@@ -147,11 +149,14 @@ def main(
     of the best epoch are kept. Writes FILE.pt and its history FILE.csv. Under torchrun, several processes train together.
 
     Examples:
-      cnn-train split.tsv -o model.pt --layers "3 * (conv 32 k3 relu, pool 2), flatten, dense 64 relu, dropout 0.5" --epochs 30
-      cnn-train photos/ -o model.pt --arch resnet18 --augment "rotate 20, zoom 0.2, hflip" --schedule cosine --epochs 90
+      cnn-train split.tsv -o model.pt --epochs 30 \\
+          --layers "3 * (conv 32 k3 relu, pool 2), flatten, dense 64 relu, dropout 0.5"
+      cnn-train photos/ -o model.pt --arch resnet18 --schedule cosine --epochs 90 \\
+          --augment "rotate 20, zoom 0.2, hflip"
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
       cnn-train photos/ --advise --weights mobilenet_v2.pth
-      torchrun --standalone --nproc-per-node 2 --no-python cnn-train photos/ -o model.pt --arch resnet50
+      torchrun --standalone --nproc-per-node 2 --no-python \\
+          cnn-train photos/ -o model.pt --arch resnet50
     """
     from cnnkit.train import scratch
     from cnnkit.train.recipe import Recipe
@@ -164,7 +169,7 @@ def main(
             raise UsageError("--advise trains nothing; drop --layers, --arch, --augment and --resume")
         from cnnkit.train import advice
 
-        material = cli.material(sources, val=val, null=null)
+        material = cli.material(sources, val=val)
         with cli.skipping(errors) as skip, cli.progress("looking") as progress:
             found = advice.advise(
                 material,
@@ -206,7 +211,7 @@ def main(
         compile=compiled,
         seed=seed,
     )
-    material = cli.material(sources, val=val, null=null)
+    material = cli.material(sources, val=val)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = scratch.train(
             material,

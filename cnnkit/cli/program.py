@@ -142,7 +142,7 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         out = stack.enter_context(stdout_for_data_only())
-        stack.enter_context(notices(name, quiet=quiet))
+        stack.enter_context(notices(name, quiet=quiet or rank() > 0))
         run = stack.enter_context(running(Run(name, out, quiet=quiet)))
         try:
             yield

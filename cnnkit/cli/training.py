@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 # How a terminal's help groups the words; the others stand above.
 NETWORK, FREEZING, LEARNING = "Network", "What is trained", "Learning"
 
+Labelled = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest.tsv; or - for one on standard input.",
+    ),
+]
 Val = Annotated[
     list[str] | None,
     typer.Option(
@@ -153,7 +161,7 @@ def in_bytes(size: str) -> int:
     return int(float(found[1]) * (1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 
-def material(sources: list[str] | None, *, val: list[str] | None, null: bool) -> "Material":
+def material(sources: list[str] | None, *, val: list[str] | None) -> "Material":
     """Find the pictures that the words on the command line name, for training and for validation.
 
     Raises:
@@ -164,7 +172,7 @@ def material(sources: list[str] | None, *, val: list[str] | None, null: bool) ->
 
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
-    return learning.find(sources or ["-"], val or [], stdin=sys.stdin.buffer if sys.stdin else None, null=null)
+    return learning.find(sources or ["-"], val or [], stdin=sys.stdin.buffer if sys.stdin else None)
 
 
 def reporting(as_json: bool) -> Callable[[Any], None]:

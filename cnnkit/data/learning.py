@@ -30,16 +30,13 @@ class Material:
     classes: tuple[str, ...]
 
 
-def find(
-    sources: Sequence[str], val: Sequence[str] = (), *, stdin: BinaryIO | None = None, null: bool = False
-) -> Material:
+def find(sources: Sequence[str], val: Sequence[str] = (), *, stdin: BinaryIO | None = None) -> Material:
     """Find both parts.
 
     Args:
         sources: As `source.find` takes them.
         val: Sources for validation, in place of the part `val` of `sources`; of one that is divided, its part `val`.
-        stdin: Where `-` reads from.
-        null: The list on standard input is separated by NUL.
+        stdin: Where `-` reads a manifest from.
 
     Raises:
         UsageError: A picture is in both parts.
@@ -48,13 +45,13 @@ def find(
     train: list[Picture] = []
     checked: list[Picture] = []
     for each in sources:
-        for part, found in _parts(each, stdin=stdin, null=null).items():
+        for part, found in _parts(each, stdin=stdin).items():
             if part != VAL:
                 train += found
             elif not val:
                 checked += found
     for each in val:
-        parts = _parts(each, stdin=stdin, null=null)
+        parts = _parts(each, stdin=stdin)
         more = parts.get(VAL) or parts.get(None)
         if not more:
             raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
@@ -72,7 +69,7 @@ def find(
     return Material(tuple(train), tuple(checked), classes)
 
 
-def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None, list[Picture]]:
+def _parts(each: str, *, stdin: BinaryIO | None) -> dict[str | None, list[Picture]]:
     """Give the pictures of a source by part: train and val, or all under None."""
     if os.path.isdir(each):
         names = _folders_of_parts(each)
@@ -84,7 +81,7 @@ def _parts(each: str, *, stdin: BinaryIO | None, null: bool) -> dict[str | None,
         for name in names:
             parts.setdefault(_part(name), []).extend(source.find([each], split=name))
         return parts
-    found = list(source.find([each], stdin=stdin, null=null))
+    found = list(source.find([each], stdin=stdin))
     if not any(picture.split is not None for picture in found):
         return {None: found}
     unused = Counter(picture.split or "no part" for picture in found if not _part(picture.split or ""))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -62,7 +63,7 @@ class Request:
         if self.weights != "none" and self.layers is None:
             named["seed"] = None  # nothing is random
         named["revision"] = _REVISION
-        named["made_by"] = made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
+        named["made_by"] = _versions()
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
         readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.backbone or "layers").stem)
         return f"{readable}-{self.pool or 'own'}-{digest}.onnx"
@@ -98,10 +99,36 @@ def get(request: Request) -> OnnxModel:
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
     module, header = extractor(request)
-    log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent)
-    content = _export(module, header)
-    onnx_model.save(kept, content)
+    same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
+    if not same.is_file():
+        log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent.parent)
+        onnx_model.save(same, _export(module, header))
+    _link(same, kept)
     return onnx_model.load(kept)
+
+
+def _digest(module: "nn.Module", header: Header) -> str:
+    """Name a base by what it is, whichever file or name it was asked for by: weights, cut, pooling, preprocessing, and the versions."""
+    digest = hashlib.sha256(json.dumps([_REVISION, _versions(), json.loads(header.to_json())], sort_keys=True).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _versions() -> dict[str, str]:
+    return made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
+
+
+def _link(same: Path, kept: Path) -> None:
+    """Let a file have a second name, or a copy where the disk knows no second names."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(same, kept)
+    except FileExistsError:  # another process was as quick
+        return
+    except OSError:
+        onnx_model.save(kept, same.read_bytes())
 
 
 def _from_onnx(request: Request) -> OnnxModel:

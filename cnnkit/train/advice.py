@@ -7,6 +7,7 @@
 Source: Stanford CS231n, Transfer Learning; Udacity's Deep Learning course, whose table of the four cases this is.
 """
 
+import logging
 import random
 import shlex
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.classifier import Extractor
 from cnnkit.train.results import Skip
+
+log = logging.getLogger("cnnkit")
 
 #: So many pictures for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
 #: 50,000, on which networks are trained from scratch (their geometric mean).
@@ -157,6 +160,19 @@ def advise(
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
     size = Size.LARGE if len(material.train) >= LARGE else Size.SMALL
+    log.info(
+        "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
+        size,
+        f"{len(material.train):,}",
+        "no fewer" if size is Size.LARGE else "fewer",
+        f"{LARGE:,}",
+        similarity,
+        watched.names[best],
+        backbone,
+        100 * right[best].mean(),
+        100 * right[0].mean(),
+        100 * _CLEARLY * error,
+    )
     return Advice(
         pictures=len(material.train),
         classes=len(material.classes),

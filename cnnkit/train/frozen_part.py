@@ -75,7 +75,10 @@ class FrozenPart:
         changing = self.learnt.augmenter is not None or mixing
         if views:
             copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
-            self._steps.append(lambda: self._tell_of_pass(copies))
+            self._steps += [
+                lambda: self._lower,
+                lambda: self._tell_of_pass(copies),
+            ]  # it may be exported first, and say so
             train: Examples = self._later(self.learnt, copies)
         else:
             self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
@@ -139,7 +142,7 @@ class FrozenPart:
 
     def warm_up(self, task: Task, recipe: Recipe, epochs: int, write: Report) -> Sequence[Epoch]:
         """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
-        log.info("training the head alone for %d epochs first", epochs)
+        log.info("training the head alone first: %d of %d epochs", epochs, epochs + recipe.epochs)
         train, val = self._seen_by_head(task)
         head = dataclasses.replace(
             task, module=self.opened.whole.head, train=train, val=val, groups=None, begins_trained=False

@@ -303,4 +303,4 @@ def _described(settings: Settings, strength: float | None) -> dict[str, Any]:
     if settings.solver is Solver.LBFGS:
         keep = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
         return {key: described[key] for key in keep} | {"l2": strength}
-    return described | {"lr": optim.LEARNING_RATES[settings.optimizer] if settings.lr is None else settings.lr}
+    return described | {"lr": settings.optimizer.learning_rate if settings.lr is None else settings.lr}

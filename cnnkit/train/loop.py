@@ -92,8 +92,8 @@ def fit(
             )
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
                 raise Diverged(
-                    f"the network answers with no numbers any more after epoch {number}, at a learning rate of {step.lr:g}; "
-                    "give a smaller --lr"
+                    f"the network answers with no numbers any more after the last step of epoch {number}, "
+                    f"at a learning rate of {step.lr:g}; give a smaller --lr"
                 )
             seconds = round(time.perf_counter() - started, 3)
             epoch = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, step.lr, seconds)

@@ -20,6 +20,9 @@ _OPTIONS = {
     "--pictures": "the pictures",
 }
 
+# Longer values are not compared by eye.
+_SHOWN = 80
+
 
 def mark(header: Header, schedule: Schedule) -> dict[str, str]:
     """Name everything that a training's outcome depends on, as its Header tells it, all but the versions that compute it.
@@ -58,7 +61,8 @@ def refuse_another(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
     # What was said on the command line comes first; the rest may follow from it
     for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
         if now.get(name) != kept.get(name):
+            values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
             raise UsageError(
-                f"{checkpoint} is of a training with another value of {name}: "
-                f"{kept.get(name, 'none')}, now {now.get(name, 'none')}; go on with the same, or begin anew without --resume"
+                f"{checkpoint} is of a training with another value of {name}{f': {values}' if len(values) <= _SHOWN else ''}; "
+                "go on with the same, or begin anew without --resume"
             )

@@ -10,18 +10,6 @@ from torch import Tensor, nn
 from cnnkit.choices import Loss, Optimizer
 from cnnkit.errors import UsageError
 
-#: Keras' learning rates, the ones that the textbook's figures were made with.
-LEARNING_RATES = {
-    Optimizer.SGD: 1e-2,
-    Optimizer.RMSPROP: 1e-3,
-    Optimizer.ADAGRAD: 1e-3,
-    Optimizer.ADADELTA: 1e-3,
-    Optimizer.ADAM: 1e-3,
-    Optimizer.ADAMW: 1e-3,
-    Optimizer.ADAMAX: 1e-3,
-    Optimizer.NADAM: 1e-3,
-}
-
 #: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
 DECAY = 4e-3
 
@@ -55,7 +43,7 @@ def optimizer(
     Raises:
         UsageError: It has no momentum.
     """
-    rate = LEARNING_RATES[name] if lr is None else lr
+    rate = name.learning_rate if lr is None else lr
     extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
     if momentum is not None:
         if not name.takes_momentum:

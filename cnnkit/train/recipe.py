@@ -39,7 +39,7 @@ class Recipe:
     seed: int = 0
 
     def checked(self, *, classes: int, validated: bool) -> "Recipe":
-        """Refuse what contradicts itself or would be ignored, and spell the notation out.
+        """Refuse what contradicts itself or would be ignored, and spell out the notation and the learning rate.
 
         Args:
             classes: How many there are.
@@ -64,8 +64,10 @@ class Recipe:
                 raise UsageError("--schedule plateau watches the loss on --val; give --val, or another schedule")
             if self.monitor is not Recipe().monitor:
                 raise UsageError(f"--monitor {self.monitor} chooses an epoch by --val; give --val")
-        spelled = (
-            self if self.augment is None else dataclasses.replace(self, augment=str(augment.demanded(self.augment)))
+        spelled = dataclasses.replace(
+            self,
+            lr=self.optimizer.learning_rate if self.lr is None else self.lr,
+            augment=None if self.augment is None else str(augment.demanded(self.augment)),
         )
         if not validated:
             log.warning(

@@ -50,7 +50,7 @@ def run(task: Task, recipe: Recipe, place: Place) -> Result:
         except Diverged as error:
             best = training.best.epoch
             if best is None:
-                raise
+                raise Diverged(f"{error}. Nothing is written") from error
             training.finish(done or error.done, ended=str(error))
             raise Diverged(f"{error}. {place.output} holds epoch {best.epoch}, the best before") from error
         training.finish(done)
@@ -124,4 +124,5 @@ def _say(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -193,7 +193,7 @@ class Training:
             The epochs that are done; None where there is no checkpoint.
         """
         if not self.place.world.agree(self.checkpoint.exists()):
-            log.info("%s: no such checkpoint; beginning anew", self.checkpoint)
+            log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
         refuse_another(self.checkpoint, kept["mark"], mark(self.header, self.recipe.schedule))

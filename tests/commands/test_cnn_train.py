@@ -80,7 +80,7 @@ def test_pictures_to_a_model_and_its_history(run, here):
     lines = [line for line in outcome.err.splitlines() if line.startswith("cnn-train: epoch ")]
     assert len(lines) == 4
     assert f"val {float(rows[0]['val_loss']):.4f}, {float(rows[0]['val_accuracy']):.4f}; rate 0.01; " in lines[0]
-    assert lines[3].endswith(" 0 s left")
+    assert lines[3].endswith(" 0:00 left")
 
 
 def test_json_gives_the_epochs_and_then_the_result(run, here):
@@ -326,7 +326,7 @@ def test_without_resume_it_begins_anew_and_says_so(run, here, stopped):
     )
     assert not Path("m.checkpoint.pt").exists()
     Path("m.pt").unlink()
-    assert "m.checkpoint.pt: no such checkpoint; beginning anew" in train(run, "--resume").err
+    assert "nothing to resume yet, no m.checkpoint.pt: beginning with the first epoch" in train(run, "--resume").err
 
 
 def test_another_trainings_checkpoint_is_not_pointed_at(run, here, stopped):
@@ -546,7 +546,10 @@ def test_a_network_that_answers_no_numbers_replaces_none(run, here):
     train(run)
     before = Path("m.pt").read_bytes()
     outcome = train(run, "--epochs", "1", "--batch", "100", "--optimizer", "sgd", "--lr", "1e38", status=1)
-    assert "the network answers with no numbers any more after epoch 1, at a learning rate of 1e+38" in outcome.err
+    assert (
+        "the network answers with no numbers any more after the last step of epoch 1, at a learning rate of 1e+38"
+        in outcome.err
+    )
     assert Path("m.pt").read_bytes() == before
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,15 +120,38 @@ def test_a_base_is_made_once(cache, monkeypatch, caplog):
     """The first time it is exported and kept, said once; from then on it is read, and torch is not asked again."""
     with caplog.at_level(logging.INFO, "cnnkit"):
         first = bases.get(request())
-    assert [record.message for record in caplog.records] == [
-        f"exporting the base to ONNX, once; it is kept in {cache}/bases"
-    ]
+    assert [record.message for record in caplog.records] == [f"exporting the base to ONNX, once; it is kept in {cache}"]
     kept = sorted((cache / "bases").iterdir())
     assert [file.suffix for file in kept] == [".onnx"]
     caplog.clear()
     monkeypatch.setattr(bases, "extractor", None)
     assert bases.get(request()) == first
     assert not caplog.records
+
+
+def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, caplog):
+    """Files with the same base in them, under whatever names; another cut, size or weight is another one."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    first = bases.get(Request(backbone=model_file(tmp_path / "one.pt")))
+    two = bundle.load(model_file(tmp_path / "two.pt"))
+    bundle.save(tmp_path / "two.pt", Bundle(two.header.but(training={"epochs": 3}), two.state))
+    caplog.clear()
+    assert bases.get(Request(backbone=str(tmp_path / "two.pt"))).content == first.content
+    assert not caplog.records
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    shutil.copy(tmp_path / "two.pt", tmp_path / "three.pt")
+    assert bases.get(Request(backbone=str(tmp_path / "three.pt"), pool=Pool.MAX)).content == first.content
+    assert not caplog.records
+    for number, other in enumerate(
+        (
+            Request(backbone=str(tmp_path / "two.pt"), pool=Pool.AVG),
+            Request(backbone=str(tmp_path / "two.pt"), size=25),
+            Request(backbone=model_file(tmp_path / "four.pt", seed=4)),
+        ),
+        start=1,
+    ):
+        assert bases.get(other).content != first.content
+        assert len(caplog.records) == number
 
 
 def test_the_same_base_has_the_same_bytes(cache, tmp_path, monkeypatch):
