@@ -97,9 +97,9 @@ def _folders_of_parts(folder: str) -> list[str]:
     """
     below = [name for name in _folders(folder) if not name.startswith(".")]
     names = [name for name in below if _part(name)]
-    held = [name for name in below if name.lower() in held_out.NAMES]
     others = [name for name in below if name not in names]
-    if not any(_folders(os.path.join(folder, name)) for name in names) and set(others) - set(held):
+    divided = any(_folders(os.path.join(folder, name)) for name in names)
+    if not divided and any(name.lower() not in held_out.NAMES for name in others):
         return []
     if names and others:
         log.info("%s: not looked at: %s", folder, ", ".join(f"{name}/" for name in others))

@@ -75,10 +75,8 @@ class FrozenPart:
         changing = self.learnt.augmenter is not None or mixing
         if views:
             copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
-            self._steps += [
-                lambda: self._lower,
-                lambda: self._tell_of_pass(copies),
-            ]  # it may be exported first, and say so
+            self._steps.append(lambda: self._lower)  # which may have to be exported, and says so
+            self._steps.append(lambda: self._tell_of_pass(copies))
             train: Examples = self._later(self.learnt, copies)
         else:
             self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
