@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import logging
 import os
 import re
 import sys
@@ -142,7 +143,9 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         out = stack.enter_context(stdout_for_data_only())
-        stack.enter_context(notices(name, quiet=quiet or rank() > 0))
+        # Of several processes the first one speaks
+        level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
+        stack.enter_context(notices(name, level=level))
         run = stack.enter_context(running(Run(name, out, quiet=quiet)))
         try:
             yield

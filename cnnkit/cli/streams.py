@@ -74,18 +74,18 @@ class _ToStderr(logging.Handler):
 
 
 @contextlib.contextmanager
-def notices(name: str, *, quiet: bool) -> Generator[None]:
-    """Print what the library logs, one line a message, on stderr."""
+def notices(name: str, *, level: int) -> Generator[None]:
+    """Print what the library logs from a level on, one line a message, on stderr."""
     logger = logging.getLogger("cnnkit")
     handler = _ToStderr()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
-    level, propagate = logger.level, logger.propagate
+    before, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.propagate = propagate

@@ -95,7 +95,7 @@ def _folders_of_parts(folder: str) -> list[str]:
 
     A class that is called train, beside car and plane, has pictures in it and no folders.
     """
-    below = [name for name in _folders(folder) if not name.startswith(".")]
+    below = _folders(folder)
     names = [name for name in below if _part(name)]
     others = [name for name in below if name not in names]
     divided = any(_folders(os.path.join(folder, name)) for name in names)
@@ -107,7 +107,9 @@ def _folders_of_parts(folder: str) -> list[str]:
 
 
 def _folders(folder: str) -> list[str]:
-    return [name for name in sorted(os.listdir(folder)) if os.path.isdir(os.path.join(folder, name))]
+    """List the folders in a folder, but for hidden ones."""
+    names = (name for name in sorted(os.listdir(folder)) if not name.startswith("."))
+    return [name for name in names if os.path.isdir(os.path.join(folder, name))]
 
 
 def _part(name: str) -> str | None:
@@ -120,8 +122,6 @@ def _refuse_empty(folder: str) -> None:
     """Refuse a class without a picture: its name would be no class of the network's, and nobody would know."""
     for name in _folders(folder):
         below = os.path.join(folder, name)
-        if name.startswith("."):
-            continue
         if not any(source.names_picture(file) for _, _, files in os.walk(below, followlinks=True) for file in files):
             raise CnnkitError(f"{below}: a class without pictures; put some in, or remove the folder")
 

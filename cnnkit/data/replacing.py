@@ -75,11 +75,15 @@ def check_place(folder: Path, path: str, replaceable: Set[str]) -> None:
     Raises:
         CnnkitError: Something is in the way, or the place lies somewhere else.
     """
+    _check_place(folder, path, replaceable, _inside(folder))
+
+
+def _check_place(folder: Path, path: str, replaceable: Set[str], lies_inside: Callable[[str], bool]) -> None:
     place = folder / path
     for above in Path(path).parents[:-1]:
         if os.path.lexists(folder / above) and not (folder / above).is_dir():
             raise CnnkitError(f"{folder / above} is in the way of a folder; move it away or choose another folder")
-    if not _inside(folder)(path):
+    if not lies_inside(path):
         raise CnnkitError(f"{place.parent} is a link that leads out of {folder}; remove it or choose another folder")
     if path not in replaceable and os.path.lexists(place):
         raise CnnkitError(f"{place} is in the way; move it away or choose another folder")
@@ -148,12 +152,13 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
     ready = folder / _READY
     try:
         if (ready / MANIFEST).is_file():  # else all is done but for the empty folder
-            left = set(replaceable)
+            left, lies_inside = set(replaceable), _inside(folder)
             with (ready / MANIFEST).open("rb") as file:
                 for row in tsv.parse(file, name=str(ready / MANIFEST), required=["path"]):
                     left.discard(row["path"])
                     if os.path.lexists(ready / row["path"]):
-                        check_place(folder, row["path"], replaceable)  # time may have passed since it was looked at
+                        # Time may have passed since it was looked at
+                        _check_place(folder, row["path"], replaceable, lies_inside)
                         (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
                         (ready / row["path"]).replace(folder / row["path"])
             _remove(folder, left)

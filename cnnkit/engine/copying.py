@@ -123,11 +123,8 @@ def write(
     replaceable = replacing.earlier(folder, force=force)
     place = copies.placing(pictures)
     total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
-    with (
-        atomic.naming(folder),
-        replacing.workshop(folder, replaceable) as workshop,
-        threads(1),
-    ):  # each of our threads computes by itself
+    # Each of our threads computes by itself
+    with atomic.naming(folder), replacing.workshop(folder, replaceable) as workshop, threads(1):
         with (workshop / MANIFEST).open("wb") as listed:
             listed.write(tsv.render(copies.columns(recipe.augmentation), []))
             ready = reader.read(

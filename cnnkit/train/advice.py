@@ -10,7 +10,7 @@ Source: Stanford CS231n, Transfer Learning; Udacity's Deep Learning course, whos
 import logging
 import random
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,18 +21,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from cnnkit.choices import Pool
-from cnnkit.data import preprocess, reader
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import bases, torch_device, watched_layers
+from cnnkit.engine import bases, runner, torch_device, watched_layers
 from cnnkit.engine import device as devices
 from cnnkit.engine.bases import Request
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.formats.header import Preprocess
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
 from cnnkit.train.results import Skip
 
@@ -145,15 +142,20 @@ def advise(
     watched = watched_layers.Watched(extractor, size=header.preprocess.size)
     watched.module.to(place)
     chosen = _sample(material, seed=seed)
-    features: list[list[NDArray[np.float32]]] = [[] for _ in watched.names]
+
+    def network(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [answer.cpu().numpy() for answer in watched(torch.from_numpy(images).to(place))]
+
     labels: list[str] = []
-    for images, shown in _batches(chosen, header.preprocess, jobs=jobs, skip=skip, progress=progress):
-        labels += shown
-        for kept, answer in zip(features, watched(images.to(place)), strict=True):
-            kept.append(answer.cpu().numpy())
+    features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
+    for shown, answers in runner.run(
+        chosen, header.preprocess, network, batch=_BATCH, jobs=jobs, skip=skip, progress=progress
+    ):
+        labels += [picture.label or "" for picture in shown]
+        features.append(answers)
     for label in material.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
-    right = _right([np.concatenate(kept) for kept in features], labels, seed=seed)
+    right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
     gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
@@ -209,27 +211,6 @@ def _sample(material: Material, *, seed: int) -> list[Picture]:
 def _check_enough(label: str, count: int) -> None:
     if count < _FOLDS:
         raise CnnkitError(f"{count} pictures of the class {label}; {_FOLDS} of each are the least to say anything")
-
-
-def _batches(
-    pictures: Sequence[Picture], prepare: Preprocess, *, jobs: int | None, skip: Skip, progress: Progress
-) -> Iterator[tuple[Tensor, list[str]]]:
-    good: list[NDArray[np.uint8]] = []
-    labels: list[str] = []
-    for number, (picture, loaded) in enumerate(
-        reader.read(pictures, lambda path: preprocess.load(path, prepare), jobs=jobs, ahead=2 * _BATCH), start=1
-    ):
-        progress(number, len(pictures))
-        if isinstance(loaded, BadPicture):
-            skip(picture.path, str(loaded))
-            continue
-        good.append(loaded)
-        labels.append(picture.label or "")
-        if len(good) == _BATCH:
-            yield torch.from_numpy(np.stack(good)), labels
-            good, labels = [], []
-    if good:
-        yield torch.from_numpy(np.stack(good)), labels
 
 
 def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, seed: int) -> list[NDArray[np.float64]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cnnkit.train import examples
 from cnnkit.train.examples import Blend
+from cnnkit.train.loop import Plain
 from cnnkit.train.optim import Mixed
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.step import Batch
@@ -69,7 +70,7 @@ class Batches:
         share = self._place.world.share
         return [Blend(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
 
-    def validation(self, *, pieces: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def validation(self, *, pieces: int) -> Iterator[Plain]:
         """Give the pictures that validate, as they stand.
 
         Args:

@@ -156,22 +156,16 @@ def _world(device: Device) -> Generator[tuple[World, torch.device]]:
         yield ALONE, torch_device.choose(device)
         return
     rank, local = _number("RANK", None), _number("LOCAL_RANK", 0)
-    level = log.level
-    if rank:
-        log.setLevel(logging.CRITICAL)  # one voice is enough
+    place = _place(device, local, _number("LOCAL_WORLD_SIZE", size))
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+    log.info("%d processes train together, by %s", size, dist.get_backend())
     try:
-        place = _place(device, local, _number("LOCAL_WORLD_SIZE", size))
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
-        log.info("%d processes train together, by %s", size, dist.get_backend())
-        try:
-            yield World(rank, size), place
-        finally:
-            gc.collect()  # what is shared holds on to the group, whose threads must end before the interpreter does
-            dist.destroy_process_group()
+        yield World(rank, size), place
     finally:
-        log.setLevel(level)
+        gc.collect()  # what is shared holds on to the group, whose threads must end before the interpreter does
+        dist.destroy_process_group()
 
 
 def _number(variable: str, default: int | None) -> int:

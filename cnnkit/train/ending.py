@@ -45,19 +45,13 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     if not parsed:
         raise UsageError("--layers is empty; a network needs a layer at least")
     last, wanted = parsed[-1], notation.parse(_last(loss, classes))[-1]
-    if (last.kind, last.filters, last.bias, last.activation) == (Kind.dense, wanted.filters, True, None):
-        parsed = parsed[:-1]  # logits, as torch's networks end
-    elif last.activation in (Activation.softmax, Activation.sigmoid):
-        if (last.kind, last.filters, last.activation, last.bias) != (
-            wanted.kind,
-            wanted.filters,
-            wanted.activation,
-            True,
-        ):
-            raise UsageError(
-                f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
-            )
+    same = (last.kind, last.filters, last.bias) == (wanted.kind, wanted.filters, wanted.bias)
+    if same and last.activation in (wanted.activation, None):  # None: logits, as torch's networks end
         parsed = parsed[:-1]
+    elif last.activation in (Activation.softmax, Activation.sigmoid):
+        raise UsageError(
+            f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
+        )
     elif last.kind is Kind.dense and last.activation is None:
         log.warning('"%s" is followed by "%s", which the classes need', last.text, wanted.text)
     if not parsed:

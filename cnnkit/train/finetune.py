@@ -21,10 +21,6 @@ log = logging.getLogger("cnnkit")
 LR = 1e-5
 
 
-# What a model has in place of an option, where it is called something else.
-_OWN = {"init": "weights"}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where a fine-tuning starts: a `model` file, or a `backbone` by name with its `weights` and a fresh `head`."""
@@ -135,11 +131,10 @@ def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
     if (start.model is None) == (start.backbone is None):
         raise UsageError("give either a model, such as head.pt, or --backbone NAME for a fresh head")
     if start.model is not None:
-        for name in ("head", "size", "fit", "init"):
-            if getattr(start, name):
-                raise UsageError(f"{start.model} has its own {_OWN.get(name, name)}; --{name} goes with --backbone")
-        if start.weights != "default":
-            raise UsageError(f"{start.model} has its own weights; --weights goes with --backbone")
+        for name in ("head", "size", "fit", "init", "weights"):
+            if getattr(start, name) != getattr(Start(), name):
+                own = "weights" if name == "init" else name
+                raise UsageError(f"{start.model} has its own {own}; --{name} goes with --backbone")
         if not start.model.exists():
             raise CnnkitError(
                 f"{start.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"

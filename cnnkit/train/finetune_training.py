@@ -17,7 +17,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats.header import Header, Kind, made_by
 from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import distributed, loading, opening
+from cnnkit.train import distributed, loading, opening, precision
 from cnnkit.train.finetune import Start, Thawing
 from cnnkit.train.frozen_part import FrozenPart
 from cnnkit.train.opening import Opened
@@ -77,6 +77,7 @@ def finetune(
 ) -> Result:
     """Train; arguments are those of `finetune.finetune`, checked."""
     with distributed.joined(devices.parse(running.device)) as (world, place):
+        precision.choose(recipe.amp, place)  # what cannot be had is said before pictures are read
         skip, report, progress = loading.voices(world, skip, report, progress)
         place_of = Place(output, place, world, running.resume, report, progress)
         opened = opening.opened(start, material.classes, seed=recipe.seed)
@@ -110,7 +111,15 @@ def finetune(
             whole,
             train,
             val,
-            _header(start, opened, thawing, recipe, rows=len(learnt.targets), moved=bool(trained)),
+            _header(
+                start,
+                opened,
+                thawing,
+                recipe,
+                classes=material.classes,
+                rows=len(learnt.targets),
+                moved=bool(trained),
+            ),
             loading.identity(learnt, checked),
             groups=_groups(whole, trained, thawing.layer_decay),
             begins_trained=not opened.fresh,
@@ -123,11 +132,20 @@ def finetune(
         return run(task, recipe, place_of)
 
 
-def _header(start: Start, opened: Opened, thawing: Thawing, recipe: Recipe, *, rows: int, moved: bool) -> Header:
+def _header(
+    start: Start,
+    opened: Opened,
+    thawing: Thawing,
+    recipe: Recipe,
+    *,
+    classes: tuple[str, ...],
+    rows: int,
+    moved: bool,
+) -> Header:
     """Record what is trained and how; a base that has `moved` is found by no hash any more."""
     return Header(
         kind=Kind.MODEL,
-        classes=opened.classes,
+        classes=classes,
         preprocess=opened.whole.preprocess,
         backbone=dataclasses.replace(opened.backbone, weights_sha256=None) if moved else opened.backbone,
         head=opened.head,
@@ -135,11 +153,7 @@ def _header(start: Start, opened: Opened, thawing: Thawing, recipe: Recipe, *, r
             "command": "cnn-finetune",
             "from": opened.digest,
             "rows": rows,
-            "unfreeze": thawing.unfreeze,
-            "layer_decay": thawing.layer_decay,
-            "warmup_head": thawing.warmup_head,
-            "views": thawing.views,
-            "freeze_bn": thawing.freeze_bn,
+            **dataclasses.asdict(thawing),
             "init": start.init.value if start.init else None,
             **recipe.described(),
         },

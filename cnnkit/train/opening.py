@@ -23,7 +23,6 @@ class Opened:
     """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
 
     whole: Classifier
-    classes: tuple[str, ...]
     backbone: Backbone
     head: str
     source: str
@@ -60,7 +59,7 @@ def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
         CnnkitError: A model knows other classes, or the weights cannot be had.
         UsageError: There is no such network, or a head does not fit.
     """
-    return _from_model(start.model, classes) if start.model else _from_backbone(start, classes, seed=seed)
+    return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
 
 
 def _from_model(path: Path, classes: Sequence[str]) -> Opened:
@@ -76,7 +75,6 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     assert header.head is not None
     return Opened(
         whole,
-        header.classes,
         header.backbone,
         header.head,
         str(path),
@@ -86,7 +84,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     )
 
 
-def _from_backbone(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
+def _from_backbone(start: Start, *, seed: int) -> Opened:
     name = start.backbone or ""
     base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
     preprocess = with_size(preprocess, size=start.size, fit=start.fit)
@@ -95,7 +93,6 @@ def _from_backbone(start: Start, classes: Sequence[str], *, seed: int) -> Opened
     build.initialise(head, start.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
     return Opened(
         Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
-        tuple(classes),
         backbone,
         start.head,
         name,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Loss, Optimizer
-from cnnkit.errors import UsageError
+from cnnkit.train.results import check_momentum
 
 #: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
 DECAY = 4e-3
@@ -45,9 +45,8 @@ def optimizer(
     """
     rate = name.learning_rate if lr is None else lr
     extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
+    check_momentum(name, momentum)
     if momentum is not None:
-        if not name.takes_momentum:
-            raise UsageError(f"--momentum goes with sgd and rmsprop; {name} has its own")
         extra["momentum"] = momentum
     groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
     return _OPTIMIZERS[name](groups, lr=rate, **extra)

@@ -8,6 +8,7 @@ from typing import Any
 from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Schedule
 from cnnkit.data import augment
 from cnnkit.errors import UsageError
+from cnnkit.train.results import check_momentum
 
 log = logging.getLogger("cnnkit")
 
@@ -51,8 +52,7 @@ class Recipe:
         """
         if self.loss is Loss.BINARY and classes != 2:
             raise UsageError(f"--loss binary decides between two classes, here are {classes}; use categorical")
-        if self.momentum is not None and not self.optimizer.takes_momentum:
-            raise UsageError(f"--momentum goes with sgd and rmsprop; {self.optimizer} has its own")
+        check_momentum(self.optimizer, self.momentum)
         if self.clip == 0:
             raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
         if self.warmup > self.epochs:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnkit.choices import Optimizer
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.train.epoch import Epoch
@@ -38,6 +39,16 @@ class Result:
     val_loss: float | None
     majority: float | None
     seconds: float
+
+
+def check_momentum(optimizer: Optimizer, momentum: float | None) -> None:
+    """Refuse a momentum for optimizers that have their own.
+
+    Raises:
+        UsageError: This one has.
+    """
+    if momentum is not None and not optimizer.takes_momentum:
+        raise UsageError(f"--momentum goes with sgd and rmsprop; {optimizer} has its own")
 
 
 #: How much memory decoded pictures may take unless said, in bytes.

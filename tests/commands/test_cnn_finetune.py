@@ -57,38 +57,19 @@ def test_a_model_and_pictures_to_a_tuned_model_and_its_history(run, here):
     assert {row["lr"] for row in history()} == {"0.001"}  # the head alone
 
 
-def test_two_processes_tune_what_one_does(run, here, shell):
+def test_two_processes_tune_what_one_does(run, here, shell, agree):
     """Within rounding; the warm-up, which every process does alone, too, whose batch norm then must not look at the others."""
     net = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap, dense 6 bn relu"
     run("cnn-train", "photos", "-o", "bn.pt", "--layers", net, "--size", "16", *FAST)
     words = (
-        *(
-            "bn.pt",
-            "photos",
-            "--unfreeze",
-            "conv3",
-            "--warmup-head",
-            "2",
-            "--epochs",
-            "2",
-            "--batch",
-            "8",
-            "--lr",
-            "0.05",
-        ),
+        *("bn.pt", "photos", "--unfreeze", "conv3", "--warmup-head", "2", "--epochs", "2", "--batch", "8"),
+        *("--lr", "0.05"),
         *("--optimizer", "sgd", "--amp", "off", "--device", "cpu", "--train-bn", "--json"),
     )
     one = run("cnn-finetune", *words, "-o", "one.pt")
     line = f"torchrun --standalone --nproc-per-node 2 --no-python cnn-finetune {shlex.join(words)} -o two.pt"
     two = shell(line, cwd=here, env={"OMP_NUM_THREADS": "1"})
-    records = [[json.loads(each) for each in outcome.out.splitlines()] for outcome in (one, two)]
-    assert [len(each) for each in records] == [5, 5]
-    for ours, theirs in zip(*records, strict=True):
-        ours, theirs = ({**each, "seconds": 0, "model": 0} for each in (ours, theirs))
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
-    models = [bundle.load(f"{name}.pt") for name in ("one", "two")]
-    for name, tensor in models[0].state.items():
-        torch.testing.assert_close(models[1].state[name], tensor, rtol=1e-4, atol=1e-5)
+    agree((one, two), ("one.pt", "two.pt"), count=5)
 
 
 def test_what_the_history_says_is_what_prediction_gives(run, here):
@@ -162,6 +143,7 @@ WRONG = [
         "give how many of the last layers are trained, 0 or more",
     ),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "rotate 20, hflp"), 2, '"hflp"'),
+    (("net.pt", "photos", "-o", "x.pt", "--amp", "fp16"), 2, "--amp fp16 is for GPUs"),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "", "--views", "3"), 2, '--augment "" changes nothing'),
     (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 keeps augmented versions"),
     (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),

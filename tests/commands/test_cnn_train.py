@@ -510,7 +510,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
 # ---------------------------------------------------------------- several processes
 
 
-def test_two_processes_train_what_one_does(run, here, shell):
+def test_two_processes_train_what_one_does(run, here, shell, agree):
     """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
     words = (
         *("--layers", "conv 4 k3 bn relu, pool 2, flatten, dense 6 bn relu", "--size", "16", "--device", "cpu"),
@@ -527,14 +527,7 @@ def test_two_processes_train_what_one_does(run, here, shell):
         status=None,
         env={"OMP_NUM_THREADS": "1"},
     )
-    records = [[json.loads(each) for each in outcome.out.splitlines()] for outcome in (one, two)]
-    assert len(records[0]) == len(records[1]) == 4, two
-    for ours, theirs in zip(*records, strict=True):
-        ours, theirs = ({**each, "seconds": 0, "model": 0} for each in (ours, theirs))
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
-    models = [bundle.load(f"{name}.pt") for name in ("one", "two")]
-    for name, tensor in models[0].state.items():
-        torch.testing.assert_close(models[1].state[name], tensor, rtol=1e-4, atol=1e-5)
+    agree((one, two), ("one.pt", "two.pt"), count=4)
     assert two.err.count("2 processes train together, by gloo") == 1
     assert two.err.count("broken.png: no picture") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1

@@ -112,7 +112,7 @@ def test_a_class_that_nothing_checks_is_said(here, caplog):
 def test_a_class_may_be_called_train(here, caplog):
     """Its folder has pictures where a part has folders; what lies beside parts is left out, and said to be."""
     caplog.set_level("INFO", logger="cnnkit")
-    touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png")
+    touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png", "p/train/.cache/4.png")
     found = learning.find(["p"])
     assert (found.classes, len(found.train), found.val) == (("car", "plane", "train"), 3, ())
     assert caplog.messages == []
