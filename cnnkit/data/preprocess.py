@@ -1,4 +1,4 @@
-"""The one way from a picture to the square that a network takes. Training, extraction, prediction and maps all go through it."""
+"""The one way from a picture to the square that a network takes: of training, extraction, prediction and maps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,19 +34,42 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
         preprocess: What to do.
 
     Returns:
-        Shape (size, size, 3), 0 to 255, C-contiguous.
+        Shape (height, width, 3), 0 to 255, C-contiguous; both are `size` unless `across` says otherwise.
     """
-    size, resample = preprocess.size, _FILTERS[preprocess.interpolation]
+    width, height, resample = preprocess.width, preprocess.height, _FILTERS[preprocess.interpolation]
     if preprocess.fit is Fit.SQUASH:
-        image = image.resize((size, size), resample)
+        image = image.resize((width, height), resample)
     elif preprocess.fit is Fit.PAD:
-        width, height = _scaled(image.size, max(image.size), size)
-        canvas = Image.new("RGB", (size, size), tuple(round(255 * value) for value in preprocess.mean))
-        canvas.paste(image.resize((width, height), resample), ((size - width) // 2, (size - height) // 2))
+        inside = _inside(image.size, width, height)
+        canvas = Image.new("RGB", (width, height), tuple(round(255 * value) for value in preprocess.mean))
+        canvas.paste(image.resize(inside, resample), ((width - inside[0]) // 2, (height - inside[1]) // 2))
         image = canvas
     else:
-        image = _resized_centre(image, preprocess.resize, size, resample)
+        image = _resized_centre(image, preprocess, resample)
     return np.asarray(image, dtype=np.uint8)
+
+
+def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
+    """Say which part of a picture becomes what the network takes.
+
+    Args:
+        size: Of the picture, (width, height).
+        preprocess: What `prepare` does.
+
+    Returns:
+        left, top, right, bottom in pixels of the picture; of one that is padded, the margins lie outside of it.
+    """
+    width, height = preprocess.width, preprocess.height
+    if preprocess.fit is Fit.SQUASH:
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    if preprocess.fit is Fit.PAD:
+        scaled = _inside(size, width, height)
+        left, top = -((width - scaled[0]) // 2), -((height - scaled[1]) // 2)
+    else:
+        scaled = _covering(size, preprocess)
+        left, top = _centred(scaled, preprocess)
+    columns, rows = size[0] / scaled[0], size[1] / scaled[1]  # source pixels per resized pixel
+    return left * columns, top * rows, (left + width) * columns, (top + height) * rows
 
 
 def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -61,30 +84,41 @@ def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     return prepare(images.load(path), preprocess)
 
 
-def _scaled(size: tuple[int, int], side: int, target: int) -> tuple[int, int]:
-    """Scale (width, height) so that `side`, one of the two, becomes `target`; the other is cut down to a whole pixel."""
-    width, height = size
-    return (
-        target if width == side else max(1, int(target * width / side)),
-        target if height == side else max(1, int(target * height / side)),
-    )
+def _inside(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """Scale (width, height) to fit into a frame; one side is the frame's, the other is cut down to a whole pixel."""
+    if size[0] * height >= size[1] * width:
+        return width, max(1, int(width * size[1] / size[0]))
+    return max(1, int(height * size[0] / size[1])), height
 
 
-def _resized_centre(image: Image.Image, resize: int, size: int, resample: Image.Resampling) -> Image.Image:
-    """Resize the shorter side and cut the centre out.
+def _covering(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Scale (width, height) so that it covers `resize` along the height, and in proportion along the width."""
+    height = preprocess.resize
+    width = round(height * preprocess.width / preprocess.height)
+    if size[0] * height <= size[1] * width:
+        return width, max(height, int(width * size[1] / size[0]))
+    return max(width, int(height * size[0] / size[1])), height
+
+
+def _centred(scaled: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Place the crop: left and top, half to even, as torchvision rounds."""
+    return round((scaled[0] - preprocess.width) / 2.0), round((scaled[1] - preprocess.height) / 2.0)
+
+
+def _resized_centre(image: Image.Image, preprocess: Preprocess, resample: Image.Resampling) -> Image.Image:
+    """Resize until the crop's surroundings are covered, and cut the centre out.
 
     Resizing the centre alone would save a third of the time, but Pillow keeps the bounds of a box as float32 and chooses the order of
     its two passes by the size of the outcome: every fortieth value would differ by one from what the whole picture gives.
     """
-    width, height = _scaled(image.size, min(image.size), resize)
-    left, top = round((width - size) / 2.0), round((height - size) / 2.0)  # half to even, as torchvision rounds
-    if max(width, height) <= _LONGEST * resize:
-        return image.resize((width, height), resample).crop((left, top, left + size, top + size))
-    columns, rows = image.width / width, image.height / height  # source pixels per resized pixel
-    box = (left * columns, top * rows, (left + size) * columns, (top + size) * rows)
+    scaled, width, height = _covering(image.size, preprocess), preprocess.width, preprocess.height
+    left, top = _centred(scaled, preprocess)
+    if max(scaled) <= _LONGEST * preprocess.resize:
+        return image.resize(scaled, resample).crop((left, top, left + width, top + height))
+    box = window(image.size, preprocess)
     # The last bits of a product must not put the box outside of the picture
     return image.resize(
-        (size, size), resample, box=(box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+        (width, height), resample, box=(box[0], box[1], min(box[2], image.width), min(box[3], image.height))
     )
 
 

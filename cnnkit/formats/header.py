@@ -36,7 +36,8 @@ class Preprocess:
     """How a picture becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
 
     `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: the normalised channels
-    become one, their luma, inside the network.
+    become one, their luma, inside the network. `across` is the width where that is not `size`: of a picture to be looked at, never
+    of one to be learnt from, so no file says it.
     """
 
     fit: Fit = Fit.CROP
@@ -46,6 +47,17 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     grey: bool = False
+    across: int | None = None
+
+    @property
+    def height(self) -> int:
+        """Of what the network takes, in pixels."""
+        return self.size
+
+    @property
+    def width(self) -> int:
+        """Likewise."""
+        return self.across or self.size
 
     @property
     def channels(self) -> int:
@@ -84,8 +96,10 @@ class Header:
     def to_json(self) -> str:
         """Give the same text for the same record, on one line."""
         record = asdict(self)
-        if self.preprocess is not None and not self.preprocess.grey:
-            del record["preprocess"]["grey"]  # as files were before there was grey
+        if self.preprocess is not None:
+            del record["preprocess"]["across"]
+            if not self.preprocess.grey:
+                del record["preprocess"]["grey"]  # as files were before there was grey
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -136,7 +150,7 @@ def _classes(raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
 
 def _preprocess(raw: dict[str, Any]) -> Preprocess:
     raw = {"grey": False, **raw}
-    values = {item.name: raw[item.name] for item in fields(Preprocess)}
+    values = {item.name: raw[item.name] for item in fields(Preprocess) if item.name != "across"}
     if not isinstance(values["grey"], bool):
         raise TypeError(f"grey {values['grey']!r}")
     values["fit"] = Fit(values["fit"])

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.engine.onnx_classifier import OnnxClassifier
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
 from cnnkit.formats.header import Header, Kind, difference
-from cnnkit.infer.onnx_classifier import OnnxClassifier
 
 log = logging.getLogger("cnnkit")
 

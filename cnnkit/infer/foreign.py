@@ -10,10 +10,10 @@ from onnx import GraphProto
 
 from cnnkit.choices import Fit, Interpolation
 from cnnkit.data import preprocess as preparing
+from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, Outputs
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
-from cnnkit.infer.onnx_classifier import OnnxClassifier, OnnxNetwork, Outputs
 
 _SHAPE_ONLY = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Transpose", "QuantizeLinear", "DequantizeLinear"}

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import runner
+from cnnkit.engine import onnx_classifier, runner
+from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
 from cnnkit.formats import onnx_model, tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
-from cnnkit.infer import feature_rows, foreign, onnx_classifier, voting
+from cnnkit.infer import feature_rows, foreign, voting
 from cnnkit.infer.feature_rows import FeatureRows
 from cnnkit.infer.foreign import Description
-from cnnkit.infer.onnx_classifier import OnnxClassifier, OnnxNetwork
 
 _NO_NUMBER = "the network's answer is not a number"
 

@@ -131,6 +131,14 @@ def _torchvision_preprocess(weights: Any) -> Preprocess:  # noqa: ANN401 - torch
     )
 
 
+def class_names(count: int) -> tuple[str, ...]:
+    """Name the classes of a published network: ImageNet's where it has 1,000, else their numbers. A name that two have gets its number."""
+    if count != 1000:
+        return tuple(map(str, range(count)))
+    names: list[str] = torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
+    return tuple(f"{name} {number}" if name in names[:number] else name for number, name in enumerate(names))
+
+
 def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
     """Get the library's own weights: from torch's cache, else over the network, unless that is forbidden.
 

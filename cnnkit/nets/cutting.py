@@ -31,16 +31,16 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
 
     Returns:
         (N, 3, H, W) -> what the layer answers, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
-        those of the networks that keep channels last inside. A node's `meta` has as "layer" the name by which this function
-        cuts behind it, and as "channels_last" whether its answer is turned around then.
+        those of the networks that keep channels last inside. A node's `meta` has as "path" its own place among the modules, as
+        "layer" the name by which this function cuts behind it, and as "channels_last" whether its answer is turned around then.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
         names = _layer_names(module, training=training)
         for node in graph.nodes:
             if node.name in names:
-                node.meta["layer"] = names[node.name]
-                node.meta["channels_last"] = _has_channels_last(module, names[node.name])
+                node.meta["path"], node.meta["layer"] = names[node.name]
+                node.meta["channels_last"] = _has_channels_last(module, node.meta["layer"])
         output = next(node for node in graph.nodes if node.op == "output")
         output.meta["layer"] = layer
         answer = output.args[0]["cut"]
@@ -106,8 +106,8 @@ def piece(end: fx.Node, *, behind: bool) -> fx.Graph:
     return graph
 
 
-def _layer_names(module: nn.Module, *, training: bool) -> dict[str, str]:
-    """Name what every node of a network's graph answers, by the largest module that it is the end of.
+def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, str]]:
+    """Name what every node of a network's graph answers: by its own path, and by the largest module that it is the end of.
 
     torchvision's feature extractors keep the nodes, whose own names are the same each time, and not where they come from.
     """
@@ -115,23 +115,23 @@ def _layer_names(module: nn.Module, *, training: bool) -> dict[str, str]:
     settings = dict(_tracing(module)["tracer_kwargs"])
     settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision adds them
     tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), **settings)
-    with _mode(module, training=training):
+    with mode(module, training=training):
         tracer.trace(copy.copy(module))  # constants that are met on the way are written into what is traced
     paths = {node.name: path for node, path in tracer.node_to_qualname.items()}
     modules, last = dict(module.named_modules()), _last_inside(list(paths.values()))
-    return {name: _outermost(modules, last, path) for name, path in paths.items()}
+    return {name: (path, _outermost(modules, last, path)) for name, path in paths.items()}
 
 
 @contextlib.contextmanager
-def _mode(module: nn.Module, *, training: bool) -> Generator[None]:
+def mode(module: nn.Module, *, training: bool) -> Generator[None]:
     """Put a network into a mode for a while; afterwards each of its modules is in its own again, whatever happens."""
     modes = [(each, each.training) for each in module.modules()]
     try:
         module.train(training)
         yield
     finally:
-        for each, mode in modes:
-            each.training = mode
+        for each, before in modes:
+            each.training = before
 
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
@@ -164,6 +164,12 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     near = difflib.get_close_matches(layer, [*keras_names(name), *dict(module.named_modules()), *nodes], n=3)
     proposal = f"did you mean {' or '.join(near)}?" if near else f"cnn-dims {name} lists them"
     raise UsageError(f'{name} has no layer "{layer}"; {proposal}')
+
+
+def last(module: nn.Module) -> str:
+    """Name the node that a whole network answers with, for `cut`."""
+    nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
+    return nodes[-1]
 
 
 def keras_names(name: str) -> dict[str, str]:

@@ -8,13 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 from cnnkit.choices import Fit, Pool, Vote
 from cnnkit.data import images
 from cnnkit.data.source import Picture
+from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
 from cnnkit.formats.manifest import Row
 from cnnkit.infer import feature_rows, predict
 from cnnkit.infer.foreign import Description
-from cnnkit.infer.onnx_classifier import OnnxNetwork
 from cnnkit.infer.predict import Predictor
 
 CLASSES = ("blue", "green", "red")

@@ -236,7 +236,7 @@ def test_modes_are_as_before_whatever_happens(monkeypatch):
     def broken(self, given):
         raise RuntimeError("not to be traced")
 
-    with cutting._mode(module, training=False):
+    with cutting.mode(module, training=False):
         assert not any(each.training for each in module.modules())
     monkeypatch.setattr(type(module), "forward", broken)
     with pytest.raises(RuntimeError, match="not to be traced"):

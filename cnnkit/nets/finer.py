@@ -1,0 +1,272 @@
+"""Finer maps with the same weights: the last stride before a layer is taken out, and what follows is dilated in its place.
+
+At every r-th row and column the finer map is the old one, r being the stride that was taken out.
+
+Source: Holschneider, Kronland-Martinet, Morlet, Tchamitchian, "A real-time algorithm for signal analysis with the help of the wavelet
+transform", 1989 (the algorithme à trous); Yu, Koltun, Funkhouser, "Dilated Residual Networks", CVPR 2017.
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from cnnkit.errors import UsageError
+from cnnkit.nets import build
+from cnnkit.nets.classifier import Pooling
+from cnnkit.nets.layered import Layer, Layered
+
+_STRIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+#: What does the same to every place, or takes all places together.
+_INDIFFERENT_MODULES = (
+    *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
+    *(nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.Linear),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, build.GlobalPool, Pooling),
+    *(torchvision.ops.Permute, torchvision.ops.StochasticDepth, torchvision.ops.SqueezeExcitation),
+)
+_INDIFFERENT_FUNCTIONS = frozenset(
+    {
+        *(
+            "add",
+            "iadd",
+            "mul",
+            "imul",
+            "sub",
+            "cat",
+            "concat",
+            "mean",
+            "flatten",
+            "permute",
+            "reshape",
+            "view",
+            "size",
+        ),
+        *("getattr", "getitem", "dropout", "stochastic_depth", "adaptive_avg_pool2d", "relu", "relu_", "relu6", "silu"),
+        *(
+            "gelu",
+            "hardswish",
+            "hardsigmoid",
+            "sigmoid",
+            "layer_norm",
+            "batch_norm",
+            "squeeze",
+            "unsqueeze",
+            "contiguous",
+        ),
+    }
+)
+
+
+def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
+    """Take the last stride before a layer out.
+
+    Args:
+        layered: Any network whose strides are those of convolutions and poolings.
+        layer: Of it.
+
+    Returns:
+        A network that shares the weights, and the layer in it, with r times the rows and columns.
+
+    Raises:
+        UsageError: There is no stride to take out, something behind it cannot be dilated, or the head takes maps of one size alone.
+    """
+    graph = layered.module.graph
+    scales = dict(_scales(layered.module))
+    before = _ancestors(layer.node)
+    factors = {node: _stride(layered.module, node) for node in before}
+    last = [node for node in before if factors[node] > 1 and scales[node] == scales[layer.node]]
+    factor = {factors[node] for node in last}
+    if len(factor) != 1:
+        raise UsageError(
+            f"{layered.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
+        )
+    (stride,) = factor
+    changed = fx.GraphModule(layered.module, graph)
+    behind = _descendants(last)
+    replaced: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node in last:
+            replaced[str(node.target)] = Unstrided(layered.module.get_submodule(str(node.target)), stride)
+        elif node in behind and (other := _dilated(layered, node, stride)) is not None:
+            replaced[str(node.target)] = other
+    for path, module in replaced.items():
+        above, _, name = path.rpartition(".")
+        setattr(changed.get_submodule(above), name, module)
+    try:
+        made = layered.but(changed)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the head of {layered.name} takes maps of one size alone, and a finer one is larger; "
+            "that needs a head behind global pooling, as --pool avg and --pool max have it"
+        ) from error
+    place = list(graph.nodes).index(layer.node)
+    return made, made.layer(list(changed.graph.nodes)[place])
+
+
+class Unstrided(nn.Module):
+    """A convolution or pooling without its stride, (N, C, H, W) -> (N, C', stride*n, stride*m) where it gave (n, m)."""
+
+    def __init__(self, module: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.module, self.stride = module, stride
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute what lies between the old answers as well; what is missing at the lower and right edge is padded."""
+        module = self.module
+        (above, left), (kernel_y, kernel_x), (dilation_y, dilation_x) = (
+            _pair(getattr(module, name, 1)) for name in ("padding", "kernel_size", "dilation")
+        )
+        ceil = bool(getattr(module, "ceil_mode", False))
+        rows = _padding(maps.shape[-2], kernel_y, above, dilation_y, self.stride, ceil=ceil)
+        columns = _padding(maps.shape[-1], kernel_x, left, dilation_x, self.stride, ceil=ceil)
+        if isinstance(module, nn.Conv2d):
+            padded = functional.pad(maps, (*columns, *rows))
+            return functional.conv2d(padded, module.weight, module.bias, 1, 0, module.dilation, module.groups)
+        if isinstance(module, nn.MaxPool2d):
+            padded = functional.pad(maps, (*columns, *rows), value=-torch.inf)
+            return functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
+        inside = functional.pad(torch.ones_like(maps[:1, :1]), (*columns, *rows))
+        size = (kernel_y, kernel_x)
+        return functional.avg_pool2d(functional.pad(maps, (*columns, *rows)), size, 1) / functional.avg_pool2d(
+            inside, size, 1
+        )
+
+
+class _DilatedPad(nn.Module):
+    """The padding of `build.SamePad` on a map that became finer."""
+
+    def __init__(self, pad: build.SamePad, factor: int) -> None:
+        super().__init__()
+        self.pad, self.factor = pad, factor
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pad as many old pixels as before."""
+        (down, across), factor = self.pad.windows, self.factor
+        pads = (*across.pads(maps.shape[-1] // factor), *down.pads(maps.shape[-2] // factor))
+        return functional.pad(maps, [factor * pad for pad in pads], value=self.pad.value)
+
+
+class _DilatedPool(nn.Module):
+    """A maximum over places that are further apart, with more padding than torch's own pooling would take."""
+
+    def __init__(self, pool: nn.MaxPool2d, factor: int) -> None:
+        super().__init__()
+        self.pool, self.factor = pool, factor
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pad as many old pixels as before, and pool."""
+        pool, factor = self.pool, self.factor
+        (above, left), (down, across) = _pair(pool.padding), _pair(pool.dilation)
+        pads = [factor * pad for pad in (left, left, above, above)]
+        padded = functional.pad(maps, pads, value=-torch.inf)
+        dilation = (factor * down, factor * across)
+        return functional.max_pool2d(padded, pool.kernel_size, pool.stride, 0, dilation, pool.ceil_mode)
+
+
+def _padding(size: int, kernel: int, padding: int, dilation: int, stride: int, *, ceil: bool) -> tuple[int, int]:
+    """Compute the padding before and behind with which windows at every place are `stride` times as many as there were."""
+    span = dilation * (kernel - 1) + 1
+    spare = size + 2 * padding - span
+    count = (-(-spare // stride) if ceil else spare // stride) + 1
+    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin behind the map
+        count -= 1
+    return padding, stride * count + span - 1 - size - padding
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _stride(module: fx.GraphModule, node: fx.Node) -> int:
+    """Give the stride of a node, 1 where it has none, or one that differs along the two sides."""
+    if node.op != "call_module":
+        return 1
+    layer = module.get_submodule(str(node.target))
+    if not isinstance(layer, _STRIDING):
+        return 1
+    down, across = _pair(layer.stride)
+    return down if down == across else 1
+
+
+def _scales(module: fx.GraphModule) -> Iterator[tuple[fx.Node, int]]:
+    """Give for every node how many pixels of the picture lie between two of its places, as far as modules tell."""
+    scales: dict[fx.Node, int] = {}
+    for node in module.graph.nodes:
+        scales[node] = max((scales[given] for given in node.all_input_nodes), default=1) * _stride(module, node)
+    yield from scales.items()
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, waiting = {node}, [node]
+    while waiting:
+        for given in waiting.pop().all_input_nodes:
+            if given not in found:
+                found.add(given)
+                waiting.append(given)
+    return found
+
+
+def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
+    found, waiting = set[fx.Node](), list(nodes)
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in found:
+                found.add(user)
+                waiting.append(user)
+    return found
+
+
+def _dilated(layered: Layered, node: fx.Node, factor: int) -> nn.Module | None:
+    """Give what takes the place of a module on a finer map; None where the same one does.
+
+    Raises:
+        UsageError: Nothing could.
+    """
+    shape = layered.shapes.get(node)
+    if shape is None or len(shape) != 3 or node.op == "output":
+        return None
+    if node.op != "call_module":
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        if name in _INDIFFERENT_FUNCTIONS:
+            return None
+        raise _undilatable(layered, node, name)
+    module = layered.module.get_submodule(str(node.target))
+    if isinstance(module, _INDIFFERENT_MODULES):
+        return None
+    if isinstance(module, build.SamePad):
+        return _DilatedPad(module, factor)
+    kernel = getattr(module, "kernel_size", None)
+    if isinstance(module, _STRIDING) and prod(_pair(kernel)) == 1 and _pair(module.stride) == (1, 1):
+        return None
+    padding = getattr(module, "padding", 0)
+    if isinstance(module, nn.Conv2d) and not isinstance(padding, str) and module.padding_mode == "zeros":
+        return _dilated_convolution(module, factor)
+    if isinstance(module, nn.MaxPool2d):
+        return _DilatedPool(module, factor)
+    raise _undilatable(layered, node, type(module).__name__)
+
+
+def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
+    down, across = module.padding
+    assert isinstance(down, int)
+    assert isinstance(across, int)
+    with torch.device("meta"):
+        made = nn.Conv2d(
+            module.in_channels,
+            module.out_channels,
+            _pair(module.kernel_size),  # type: ignore[arg-type] # torch types it for any number of axes
+            _pair(module.stride),  # type: ignore[arg-type] # likewise
+            padding=(factor * down, factor * across),
+            dilation=(factor * module.dilation[0], factor * module.dilation[1]),
+            groups=module.groups,
+            bias=module.bias is not None,
+        )
+    made.weight, made.bias = module.weight, module.bias
+    return made
+
+
+def _undilatable(layered: Layered, node: fx.Node, what: str) -> UsageError:
+    return UsageError(f"{layered.name}: {what} at {node.meta['path']} cannot be dilated, so --fine does not go with it")

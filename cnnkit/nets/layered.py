@@ -1,0 +1,381 @@
+"""A whole network as one graph, from pictures to logits, whose layers can be looked at by name."""
+
+import difflib
+import functools
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnnkit.errors import UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.header import Preprocess
+from cnnkit.nets import backbones, build, catalogue, classifier, cutting
+from cnnkit.nets.classifier import Classifier, Normalise
+
+# What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
+_BEHIND = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
+#: Functions that change every value by itself: what a layer answers includes them.
+_ELEMENTWISE = frozenset(
+    {
+        *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
+        *("hardswish", "hardsigmoid", "hardtanh", "softsign", "batch_norm", "dropout"),
+    }
+)
+_ELEMENTWISE_MODULES = (
+    *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
+    nn.modules.batchnorm._BatchNorm,  # torch has no public class above its batch norms
+    nn.Dropout,
+    nn.Dropout2d,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A place in a network that can be looked at.
+
+    Attributes:
+        name: As the user calls it.
+        node: Of the graph.
+        shape: Of one picture's answer: (C, h, w), or (D,) and whatever else comes.
+    """
+
+    name: str
+    node: fx.Node
+    shape: tuple[int, ...]
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether it answers with a map."""
+        return len(self.shape) == 3
+
+
+class Layered:
+    """A network in eval mode, as one graph.
+
+    Attributes:
+        name: For messages.
+        preprocess: How pictures are prepared for it.
+        normalise: uint8 or float (N, H, W, 3), 0 to 255 -> (N, C, H, W).
+        module: What that gives -> logits (N, classes), or (N, 1) of a single sigmoid.
+        aliases: Other names of layers, such as Keras', with the paths that they mean.
+        shapes: Of what every node answers for one picture: (C, h, w), also of networks that keep channels last, or (D,).
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        *,
+        preprocess: Preprocess,
+        name: str,
+        aliases: Mapping[str, str],
+        behind: Set[str] = _BEHIND,
+    ) -> None:
+        """Measure a network by sending an empty picture through it.
+
+        Args:
+            module: Its nodes' `meta` is that of `cutting.cut`.
+            preprocess: As the attribute, likewise name and aliases.
+            behind: How the paths begin of what stands behind the last map.
+        """
+        self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
+        self.normalise = Normalise(preprocess)
+        self._behind = behind
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.measure(preprocess.height, preprocess.width)
+
+    def but(self, module: fx.GraphModule) -> "Layered":
+        """Put another graph with the same names in the place of this one's."""
+        return Layered(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, behind=self._behind)
+
+    def to(self, device: torch.device) -> "Layered":
+        """Move to a device, in place."""
+        self.module.to(device)
+        self.normalise.to(device)
+        return self
+
+    def measure(self, height: int, width: int) -> None:
+        """Find the shapes of all answers to pictures of a size.
+
+        Raises:
+            RuntimeError: The network does not take that size.
+        """
+        place = self.normalise.scale.device
+        empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=place)
+        measuring = _Measuring(self.module)
+        with cutting.mode(self.module, training=False), torch.no_grad():
+            measuring.run(self.normalise(empty))
+        self.shapes = {
+            node: tuple(as_maps(node, torch.empty(shape, device="meta")).shape[1:])
+            for node, shape in measuring.shapes.items()
+            if "path" in node.meta
+        }
+
+    # ---------------------------------------------------------------- which layers
+
+    def layer(self, node: fx.Node) -> Layer:
+        """Name a node as the user would."""
+        path, name = node.meta["path"], node.meta["layer"]
+        known = {meant: alias for alias, meant in self.aliases.items()}
+        return Layer(known.get(path, known.get(name, name)), node, self.shapes[node])
+
+    def layers(self) -> list[Layer]:
+        """List the layers that have maps, in order: the largest modules, activations included, dropout left out."""
+        names = {node.meta["layer"] for node in self.shapes}
+        nodes = list(self.shapes)
+        first = next(
+            index for index, node in enumerate(nodes) if node.op == "call_module"
+        )  # some scale their input anew
+        outer = {
+            node: shape
+            for node, shape in list(self.shapes.items())[first:]
+            if not any(node.meta["layer"].startswith(f"{other}.") for other in names)
+        }
+        found = []
+        for node, shape in outer.items():
+            users = list(node.users)
+            unfinished = len(users) == 1 and users[0] in outer and self._is_elementwise(users[0])
+            repeats = self._is(node, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
+            if len(shape) == 3 and min(shape[1:]) > 1 and not unfinished and not repeats:
+                found.append(self.layer(node))
+        return found
+
+    def find(self, wanted: str) -> Layer:
+        """Find the layer that a name, or a number counted from 0 or from the end, means.
+
+        Raises:
+            UsageError: There is none; the nearest ones are proposed.
+        """
+        if wanted.lstrip("-").isdecimal():
+            layers = self.layers()
+            if -len(layers) <= int(wanted) < len(layers):
+                return layers[int(wanted)]
+            raise UsageError(f"{self.name} has {len(layers)} layers with maps, numbered from 0; there is no {wanted}")
+        path = self.aliases.get(wanted, wanted)
+        nodes = [node for node in self.shapes if node.meta["path"] == path or node.meta["layer"] == path]
+        nodes = nodes or [node for node in self.shapes if node.meta["path"].startswith(f"{path}.")]
+        if nodes:
+            return self.layer(nodes[-1])
+        known = [
+            *self.aliases,
+            *(node.meta["layer"] for node in self.shapes),
+            *(node.meta["path"] for node in self.shapes),
+        ]
+        near = difflib.get_close_matches(wanted, dict.fromkeys(known), n=3)
+        proposal = (
+            f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(each.name for each in self.layers())}"
+        )
+        raise UsageError(f'{self.name} has no layer "{wanted}"; {proposal}')
+
+    def last_spatial(self) -> Layer:
+        """Find the last layer with spatial extent before the classifier.
+
+        Raises:
+            UsageError: There is none, or what follows it has given the picture's grid up for tokens.
+        """
+        body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._behind]
+        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._is(node, nn.Dropout, nn.Dropout2d)]
+        wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
+        if not wide:
+            raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
+        last = wide[-1]
+        if any(len(self.shapes[node]) == 2 for node in body[body.index(last) + 1 :]):
+            raise UsageError(
+                f"{self.name} turns its map into tokens behind {last.meta['layer']}, which have no places in the picture; "
+                "name a layer with --layer to look at it anyhow"
+            )
+        return self.layer(last)
+
+    def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
+        return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)
+
+    def _is_elementwise(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return self._is(node, *_ELEMENTWISE_MODULES)
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return name in _ELEMENTWISE
+
+    def before_activation(self, layer: Layer) -> fx.Node:
+        """Give the node that a layer's activation function is applied to; its own node where it has none."""
+        node = layer.node
+        while self._is_elementwise(node) and isinstance(node.args[0] if node.args else None, fx.Node):
+            given = node.args[0]
+            assert isinstance(given, fx.Node)
+            if given not in self.shapes or self._is(node, nn.modules.batchnorm._BatchNorm):
+                break
+            node = given
+        return node
+
+    # ---------------------------------------------------------------- in two
+
+    def upto(self, nodes: Sequence[fx.Node]) -> fx.GraphModule:
+        """Give the part of the network that some nodes need; it answers with a tuple, each as the node has it."""
+        last = max(list(self.module.graph.nodes).index(node) for node in nodes)
+        graph, copies = self._copied(list(self.module.graph.nodes)[: last + 1], {})
+        graph.output(tuple(copies[node] for node in nodes))
+        return fx.GraphModule(self.module, graph, "Upto")
+
+    def divide(self, node: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """Cut the network in two behind a node, wherever that is.
+
+        Returns:
+            From pictures to a tuple: the node's answer, and whatever else the rest needs; and from those, one by one, to logits.
+        """
+        nodes = list(self.module.graph.nodes)
+        place = nodes.index(node) + 1
+        later = set(nodes[place:])
+        alive = [
+            each for each in nodes[:place] if each is not node and each.op != "get_attr" and later & set(each.users)
+        ]
+        front = self.upto([node, *alive])
+        graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
+        given = {each: graph.placeholder(f"given_{index}") for index, each in enumerate([node, *alive])}
+        constants = [each for each in nodes[:place] if each.op == "get_attr" and later & set(each.users)]
+        graph, _ = self._copied([*constants, *nodes[place:]], given, graph)
+        return front, fx.GraphModule(self.module, graph, "Behind")
+
+    def _copied(
+        self, nodes: Sequence[fx.Node], copies: dict[fx.Node, fx.Node], graph: fx.Graph | None = None
+    ) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+        graph = graph or fx.Graph(tracer_cls=self.module.graph._tracer_cls)
+        for node in nodes:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        return graph, copies
+
+
+def as_maps(node: fx.Node, answer: Tensor) -> Tensor:
+    """Turn what a node answers to (N, C, h, w), should its network keep channels last; everything else stays."""
+    return answer.permute(0, 3, 1, 2) if answer.ndim == 4 and node.meta.get("channels_last") else answer
+
+
+def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
+    """Give every module its own node inside of the blocks that torchvision's graphs keep whole, convolution with norm and activation."""
+    folded = [
+        node
+        for node in module.graph.nodes
+        if node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Sequential)
+    ]
+    if not folded:
+        return module
+    graph = fx.Graph(tracer_cls=module.graph._tracer_cls)
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node not in folded:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            continue
+        (given,) = (copies[each] for each in node.all_input_nodes)
+        path = node.meta["path"]
+        for name, _ in module.get_submodule(str(node.target)).named_children():
+            given = graph.call_module(f"{node.target}.{name}", (given,))
+            given.meta = {**node.meta, "path": f"{path}.{name}", "layer": f"{path}.{name}"}
+        given.meta["layer"] = node.meta["layer"]  # the end of the block is the block
+        copies[node] = given
+    return fx.GraphModule(module, graph, "Unfolded")
+
+
+class _Measuring(fx.Interpreter):
+    """Runs a graph, and notes the shapes of tensors."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        """Run one node."""
+        answer = super().run_node(n)
+        if isinstance(answer, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
+            self.shapes[n] = tuple(answer.shape)
+        return answer
+
+
+# ---------------------------------------------------------------- where they come from
+
+
+def of_classifier(network: Classifier, *, name: str) -> Layered:
+    """Make one graph of a trained model's network; it shares the modules.
+
+    Args:
+        network: Its base's layers keep their names; those of its head are called head.NAME.
+        name: The file, for messages.
+    """
+    graph = fx.Graph()
+    given = graph.placeholder("pictures")
+    aliases: dict[str, str] = {}
+    if isinstance(network.base, fx.GraphModule):
+        inner = getattr(network.base, "eval_graph", network.base.graph)
+        start = next(node for node in inner.nodes if node.op == "placeholder")
+        maps = graph.graph_copy(inner, {start: given})
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                node.target = f"base.{node.target}"
+    else:
+        maps = _chained(graph, network.base, given, below="base", prefix="", aliases=aliases)
+    assert isinstance(maps, fx.Node)
+    pooled = graph.call_module("pool", (maps,))
+    pooled.meta = {"path": "pool", "layer": "pool"}
+    logits = _chained(graph, network.head, pooled, below="head", prefix="head.", aliases=aliases)
+    graph.output(logits)
+    module = fx.GraphModule(network, graph, "Layered")
+    return Layered(module, preprocess=network.preprocess, name=name, aliases=aliases, behind=_BEHIND - {"head"})
+
+
+def _chained(
+    graph: fx.Graph, chain: nn.Module, given: fx.Node, *, below: str, prefix: str, aliases: dict[str, str]
+) -> fx.Node:
+    """Append the modules of a network by notation. A layer's name means the last of its modules, its activation."""
+    assert isinstance(chain, build.Network)
+    children = list(chain.named_children())
+    aliases.update({f"{prefix}{layer}": f"{prefix}{children[end][0]}" for layer, end in chain.ends.items()})
+    for name, _ in children:
+        given = graph.call_module(f"{below}.{name}", (given,))
+        given.meta = {"path": prefix + name, "layer": prefix + name}
+    return given
+
+
+def of_model(path: str | Path) -> tuple[Layered, tuple[str, ...]]:
+    """Read a trained model.
+
+    Returns:
+        Its network, and its classes.
+
+    Raises:
+        FormatError: It is none, or broken.
+    """
+    model = bundle.load(path)
+    network = classifier.from_header(model.header, model.state, name=str(path))
+    return of_classifier(network, name=str(path)), tuple(model.header.classes or ())
+
+
+def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[Layered, tuple[str, ...]]:
+    """Take a whole network of torchvision's or timm's, with its classifier of ImageNet's 1,000 classes.
+
+    Args:
+        name: As `catalogue.canonical` takes it.
+        weights: As `backbones.pretrained`.
+        seed: For random values.
+
+    Returns:
+        The network, and its classes.
+
+    Raises:
+        UsageError: There is no such network.
+        CnnkitError: The weights cannot be had, or do not fit.
+    """
+    name = catalogue.canonical(name)
+    published = catalogue.published_preprocess(name, weights)
+    size = published.size if published else None
+    module, own = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
+    module.eval()
+    if weights == "default":
+        module.load_state_dict(catalogue.default_weights(name)[0])
+    elif weights != "none":
+        backbones.load_into(module, bundle.load_state(weights), source=str(weights))
+    whole = cutting.cut(module, cutting.last(module))
+    layered = Layered(whole, preprocess=published or own, name=name, aliases=cutting.keras_names(name))
+    return layered, catalogue.class_names(_outputs(layered))
+
+
+def _outputs(layered: Layered) -> int:
+    return list(layered.shapes.values())[-1][0]
