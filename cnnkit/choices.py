@@ -157,3 +157,15 @@ class Unfreeze(StrEnum):
 
     ALL = "all"
     NONE = "none"
+
+
+class CamMethod(StrEnum):
+    """How activations and gradients at a layer become a class activation map."""
+
+    GRADCAM = "gradcam"  # weights: the mean gradient of each channel, Selvaraju et al. 2017
+    GRADCAM_PLUS_PLUS = "gradcam++"  # positive gradients, weighted by pixel, Chattopadhay et al. 2018
+    HIRESCAM = "hirescam"  # every value times its own gradient, Draelos and Carin 2020
+    LAYERCAM = "layercam"  # the same with positive gradients alone, Jiang et al. 2021
+    EIGENCAM = "eigencam"  # the first principal component of the activations, of no class, Muhammad and Yeasin 2020
+    SCORECAM = "scorecam"  # weights: the score with all but the channel masked, no gradients, Wang et al. 2020
+    CAM = "cam"  # the weights of one dense layer behind global average pooling, Zhou et al. 2016

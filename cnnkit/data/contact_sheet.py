@@ -1,6 +1,5 @@
 """A contact sheet: one row a picture, the original first, then its copies."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,7 +7,7 @@ from typing import TypeVar
 from PIL import Image
 
 from cnnkit.data.source import Picture
-from cnnkit.formats import atomic
+from cnnkit.formats import pictures as files
 
 T = TypeVar("T")
 
@@ -55,7 +54,4 @@ def save(path: str | Path, rows: Sequence[Sequence[Image.Image]]) -> None:
         for x, small in enumerate(row):
             left = GAP + x * (SIDE + GAP) + (2 * GAP if x else 0)
             sheet.paste(small, (left + (SIDE - small.width) // 2, GAP + y * (SIDE + GAP) + (SIDE - small.height) // 2))
-    encoded = io.BytesIO()
-    sheet.save(encoded, "PNG")
-    with atomic.writing(path) as file:
-        file.write(encoded.getvalue())
+    files.save(path, sheet)

@@ -122,6 +122,20 @@ def _resized_centre(image: Image.Image, preprocess: Preprocess, resample: Image.
     )
 
 
+def sides(text: str) -> tuple[int, int]:
+    """Read `448` or `320x480`: (height, width).
+
+    Raises:
+        UsageError: It is neither.
+    """
+    words = text.lower().split("x")
+    if len(words) > 2 or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise UsageError(
+            f'--size "{text}" is no size; give the side of a square, as in 448, or HEIGHTxWIDTH, as in 320x480'
+        )
+    return int(words[0]), int(words[-1])
+
+
 def with_size(
     preprocess: Preprocess, *, size: int | None = None, resize: int | None = None, fit: Fit | None = None
 ) -> Preprocess:

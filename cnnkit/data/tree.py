@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def write(
     """
     folder = Path(folder)
     places = _places(rows)
-    _check_apart(folder, rows)
+    check_apart(folder, (row.path for row in rows), to_be="split")
     check_free(folder, force=force)
     left: set[Path] = _left(folder, rows, digests) if force else set()
     for place in places:
@@ -127,12 +127,22 @@ def _places(rows: Sequence[Row]) -> list[str]:
     return list(places)
 
 
-def _check_apart(folder: Path, rows: Sequence[Row]) -> None:
+def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
+    """Demand that the folder of what is made is not one, or above one, that pictures come from.
+
+    Args:
+        folder: For what is made.
+        paths: Of the pictures.
+        to_be: What is done to them, for the message.
+
+    Raises:
+        CnnkitError: It is.
+    """
     real = os.path.realpath(folder)
-    for below in {os.path.dirname(row.path) for row in rows}:
+    for below in {os.path.dirname(path) for path in paths}:
         if os.path.commonpath([real, os.path.realpath(below)]) == real:
             raise CnnkitError(
-                f"{folder} holds the pictures that are to be split ({below or os.curdir}); choose another folder"
+                f"{folder} holds the pictures that are to be {to_be} ({below or os.curdir}); choose another folder"
             )
 
 

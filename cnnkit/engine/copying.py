@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnkit.data import contact_sheet, copies, images, preprocess, reader, replacing
+from cnnkit.data import contact_sheet, copies, images, preprocess, reader, replacing, tree
 from cnnkit.data.augment import Draw
 from cnnkit.data.copies import Copy, Recipe
 from cnnkit.data.images import Original
@@ -35,8 +35,9 @@ from cnnkit.data.source import Picture
 from cnnkit.engine.resample import augment
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.torch_device import threads
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
+from cnnkit.formats import pictures as files
 
 MANIFEST = replacing.MANIFEST
 
@@ -131,7 +132,7 @@ def write(
                 pictures, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
             )
             for done, (picture, made) in enumerate(ready, start=1):
-                _check_apart(folder, picture)
+                tree.check_apart(folder, [picture.path], to_be="augmented")
                 if isinstance(made, BadPicture):
                     skipped += 1
                     skip(picture.path, str(made))
@@ -155,8 +156,7 @@ def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = Fals
         CnnkitError: As `write`, of pictures only where they are known already.
     """
     if isinstance(pictures, Sequence):
-        for picture in pictures:
-            _check_apart(Path(folder), picture)
+        tree.check_apart(folder, (picture.path for picture in pictures), to_be="augmented")
     replacing.check(folder, force=force)
 
 
@@ -179,8 +179,7 @@ def sheet(
         UsageError: As `write`, or the path does not end in .png.
         CnnkitError: No picture can be used.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"--sheet {path}: a contact sheet is written to a .png file")
+    files.check_png(path, option="--sheet")
     if not force:  # else `write` counts them
         pictures = copies.checked(pictures)
     known = pictures if isinstance(pictures, Sequence) else list(islice(pictures, contact_sheet.MOST_ROWS))
@@ -257,15 +256,6 @@ def _line(copy: Copy, recipe: Recipe, folder: Path) -> bytes:
 
 
 # ---------------------------------------------------------------- the folder
-
-
-def _check_apart(folder: Path, picture: Picture) -> None:
-    real = os.path.realpath(folder)
-    below = os.path.dirname(picture.path)
-    if os.path.commonpath([real, os.path.realpath(below)]) == real:
-        raise CnnkitError(
-            f"{folder} holds the pictures that are to be augmented ({below or os.curdir}); choose another folder"
-        )
 
 
 def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, replaceable: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ transform", 1989 (the algorithme à trous); Yu, Koltun, Funkhouser, "Dilated Res
 """
 
 from collections.abc import Iterator
-from math import prod
+from typing import Any
 
 import torch
 import torchvision
@@ -176,8 +176,9 @@ def _padding(size: int, kernel: int, padding: int, dilation: int, stride: int, *
     return padding, stride * count + span - 1 - size - padding
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - torch types what it gives for any number of axes
+    """Give a number for the height and one for the width."""
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
 def _stride(module: fx.GraphModule, node: fx.Node) -> int:
@@ -238,8 +239,7 @@ def _dilated(layered: Layered, node: fx.Node, factor: int) -> nn.Module | None:
         return None
     if isinstance(module, build.SamePad):
         return _DilatedPad(module, factor)
-    kernel = getattr(module, "kernel_size", None)
-    if isinstance(module, _STRIDING) and prod(_pair(kernel)) == 1 and _pair(module.stride) == (1, 1):
+    if isinstance(module, _STRIDING) and _pair(module.kernel_size) == _pair(module.stride) == (1, 1):
         return None
     padding = getattr(module, "padding", 0)
     if isinstance(module, nn.Conv2d) and not isinstance(padding, str) and module.padding_mode == "zeros":
@@ -250,17 +250,15 @@ def _dilated(layered: Layered, node: fx.Node, factor: int) -> nn.Module | None:
 
 
 def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
-    down, across = module.padding
-    assert isinstance(down, int)
-    assert isinstance(across, int)
+    (down, across), (rows, columns) = _pair(module.padding), _pair(module.dilation)
     with torch.device("meta"):
         made = nn.Conv2d(
             module.in_channels,
             module.out_channels,
-            _pair(module.kernel_size),  # type: ignore[arg-type] # torch types it for any number of axes
-            _pair(module.stride),  # type: ignore[arg-type] # likewise
+            _pair(module.kernel_size),
+            _pair(module.stride),
             padding=(factor * down, factor * across),
-            dilation=(factor * module.dilation[0], factor * module.dilation[1]),
+            dilation=(factor * rows, factor * columns),
             groups=module.groups,
             bias=module.bias is not None,
         )

@@ -84,7 +84,7 @@ class Layered:
         self.normalise = Normalise(preprocess)
         self._behind = behind
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        self.measure(preprocess.height, preprocess.width)
+        self._measure(preprocess.height, preprocess.width)
 
     def but(self, module: fx.GraphModule) -> "Layered":
         """Put another graph with the same names in the place of this one's."""
@@ -96,12 +96,22 @@ class Layered:
         self.normalise.to(device)
         return self
 
-    def measure(self, height: int, width: int) -> None:
-        """Find the shapes of all answers to pictures of a size.
+    def resize(self, preprocess: Preprocess) -> None:
+        """Let pictures be prepared in another way, of another size.
 
         Raises:
-            RuntimeError: The network does not take that size.
+            UsageError: The network does not take that size.
         """
+        self.preprocess = preprocess
+        try:
+            self._measure(preprocess.height, preprocess.width)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"{self.name} takes no pictures of {preprocess.height}x{preprocess.width} "
+                f"({str(error).splitlines()[0]}); its head must stand behind global pooling"
+            ) from error
+
+    def _measure(self, height: int, width: int) -> None:
         place = self.normalise.scale.device
         empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=place)
         measuring = _Measuring(self.module)
@@ -373,6 +383,7 @@ def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tup
     elif weights != "none":
         backbones.load_into(module, bundle.load_state(weights), source=str(weights))
     whole = cutting.cut(module, cutting.last(module))
+    assert isinstance(whole, fx.GraphModule)
     layered = Layered(whole, preprocess=published or own, name=name, aliases=cutting.keras_names(name))
     return layered, catalogue.class_names(_outputs(layered))
 

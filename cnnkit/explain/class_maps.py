@@ -1,0 +1,316 @@
+"""Class activation maps of many pictures: a record of each, and what `draughtsman` draws. No torch but for models that need it."""
+
+import difflib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import CamMethod, Fit
+from cnnkit.data import copies, reader, tree
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
+from cnnkit.engine import runner
+from cnnkit.engine.runner import Skip, raise_bad
+from cnnkit.errors import BadPicture, UsageError
+from cnnkit.explain import colours, faithful, sheet
+from cnnkit.explain.draughtsman import ClassMap, Draughtsman, Drawing, Found
+from cnnkit.explain.faithful import Faithfulness
+from cnnkit.formats import pictures as files
+from cnnkit.formats.header import Preprocess
+
+log = logging.getLogger("cnnkit")
+
+_NO_NUMBER = "the network's answer is not a number"
+
+
+class Look(Protocol):
+    """What a network saw in a batch of pictures; `probabilities` is (N, classes)."""
+
+    probabilities: NDArray[np.float32]
+
+    def maps(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give the map of a class for each picture, (N,) -> (N, h, w), nowhere negative."""
+
+
+class Maps(Protocol):
+    """A network whose maps can be had."""
+
+    def look(self, images: NDArray[np.uint8]) -> Look:
+        """Run it on pictures, (N, H, W, 3)."""
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A network ready to be asked: its maps, the names of its classes, how pictures are prepared, and the layer that is looked at."""
+
+    maps: Maps
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    layer: str
+
+
+# ---------------------------------------------------------------- which network
+
+
+def open_model(
+    model: str,
+    *,
+    weights: str = "default",
+    method: CamMethod | None = None,
+    layer: str | None = None,
+    contrast: bool = False,
+    fine: bool = False,
+    size: str | None = None,
+    fit: Fit | None = None,
+    device: str = "auto",
+    batch: int = 32,
+) -> Source:
+    """Load a network and find the layer whose maps are made.
+
+    Args:
+        model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a network of torchvision's or timm's.
+        weights: For a name: default, none, or a state_dict file.
+        method: How maps are made; Grad-CAM unless said, CAM of an exported network.
+        layer: Where; the last one with spatial extent unless said.
+        contrast: What speaks against a class.
+        fine: Take the last stride before the layer out.
+        size: Of what the network sees, `448` or `320x480`.
+        fit: How a picture becomes that.
+        device: Where it runs.
+        batch: Of pictures, for Score-CAM.
+
+    Raises:
+        UsageError: Options that do not go together, or with the network.
+        CnnkitError: The model cannot be had.
+    """
+    if model.endswith(".onnx"):
+        fixed = {"--layer": layer, "--fine": fine or None, "--size": size, "--fit": fit}
+        asked = [option for option, value in fixed.items() if value is not None]
+        if asked or weights != "default":
+            raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
+        from cnnkit.explain.onnx_maps import OnnxMaps
+
+        exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, device=device)
+        assert exported.model.preprocess is not None
+        return Source(exported, exported.classes, exported.model.preprocess, exported.layer)
+
+    from cnnkit.explain import opening
+    from cnnkit.explain.cam import TorchMaps
+
+    network, classes = opening.network(model, weights=weights, size=size, fit=fit, device=device)
+    place = network.find(layer) if layer is not None else network.last_spatial()
+    if fine:
+        from cnnkit.nets import finer
+
+        network, place = finer.finer(network, place)
+    chosen = method or CamMethod.GRADCAM
+    maps = TorchMaps(network, classes, layer=place, method=chosen, contrast=contrast, batch=batch)
+    log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
+    return Source(maps, classes, network.preprocess, place.name)
+
+
+# ---------------------------------------------------------------- which maps
+
+
+def explain(
+    pictures: Iterable[Picture],
+    source: Source,
+    *,
+    wanted: Sequence[str] = ("top",),
+    drawing: Drawing,
+    batch: int = 32,
+    jobs: int | None = None,
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> Iterator[dict[str, Any]]:
+    """Make the maps of pictures. Memory holds a few batches, whatever the number of pictures, and the thumbnails of a sheet.
+
+    Args:
+        pictures: What to look at.
+        source: The network.
+        wanted: Names of classes; or `top` for the one that the network names, `true` for the picture's label, `all`.
+        drawing: What is made of them.
+        batch: Pictures at once.
+        jobs: Threads that decode, and as many that draw.
+        skip: Called for every picture that cannot be used.
+        progress: Called after every batch.
+
+    Returns:
+        A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
+        `overlay`, the file; `box` and `peak` in pixels of the picture; `maximum`, the map's largest value.
+
+    Raises:
+        UsageError: A class that the network does not know, a name that does not end in .png, or no such colour map.
+        CnnkitError: The folder is not empty, or holds the pictures themselves.
+    """
+    palette = colours.table(drawing.colormap)
+    choose = _chooser(wanted, source.classes)
+    if drawing.sheet is not None:
+        files.check_png(drawing.sheet, option="--sheet")
+    if drawing.output is not None:
+        if isinstance(pictures, Sequence):
+            tree.check_apart(drawing.output, (picture.path for picture in pictures), to_be="looked into")
+        tree.check_free(drawing.output, force=drawing.force)
+    elif drawing.raw:
+        raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
+    several = len(wanted) > 1 or "all" in wanted
+    return _records(
+        pictures,
+        source,
+        Draughtsman(drawing, palette, source.preprocess, copies.placing(pictures), several=several),
+        choose,
+        batch=batch,
+        jobs=jobs,
+        skip=skip,
+        progress=progress,
+    )
+
+
+def columns(drawing: Drawing) -> tuple[str, ...]:
+    """Name the fields of a record."""
+    plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
+    return (*plain, "deletion", "insertion") if drawing.faithful else plain
+
+
+_Chooser = Callable[[Picture, int], list[int]]
+
+
+def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
+    """Give the function from a picture, and the number of the class that the network names, to the classes that are asked for."""
+    for word in wanted:
+        if word not in ("top", "true", "all") and word not in classes:
+            near = difflib.get_close_matches(word, classes, n=3)
+            some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+            proposal = f"did you mean {' or '.join(near)}?" if near else f"it has {some}; or say top, true or all"
+            raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def choose(picture: Picture, top: int) -> list[int]:
+        chosen: list[int] = []
+        for word in wanted:
+            if word == "all":
+                chosen += range(len(classes))
+            elif word == "top":
+                chosen.append(top)
+            elif word == "true":
+                if picture.label not in numbers:
+                    known = (
+                        "it has no label"
+                        if picture.label is None
+                        else f"its label {picture.label} is no class of the model"
+                    )
+                    raise BadPicture(f"{known}, and --class true asks for the map of that")
+                chosen.append(numbers[picture.label])
+            else:
+                chosen.append(numbers[word])
+        return list(dict.fromkeys(chosen))
+
+    return choose
+
+
+def _records(
+    pictures: Iterable[Picture],
+    source: Source,
+    draughtsman: Draughtsman,
+    choose: _Chooser,
+    *,
+    batch: int,
+    jobs: int | None,
+    skip: Skip,
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
+    scored: list[Faithfulness] = []
+    empty, total, first_empty = 0, 0, ""
+    cells = sheet.Cells()
+    found = _found(pictures, source, draughtsman.drawing, choose, batch=batch, jobs=jobs, skip=skip, progress=progress)
+    for item, drawn in reader.each(found, draughtsman.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
+        if isinstance(drawn, BadPicture):
+            skip(item.picture.path, str(drawn))
+            continue
+        if drawn.cell is not None:
+            cells.append(drawn.cell)
+        for shown, record in zip(item.maps, drawn.records, strict=True):
+            total += 1
+            if not record["maximum"] > 0:
+                empty, first_empty = empty + 1, first_empty or f"that of {shown.name} in {item.picture.path}"
+            if shown.faithfulness is not None:
+                scored.append(shown.faithfulness)
+            yield record
+    if draughtsman.drawing.sheet is not None:
+        sheet.save(draughtsman.drawing.sheet, cells)
+    if empty:
+        log.warning(
+            "%d of %d maps are nought everywhere, and drawn as the plain picture: %s", empty, total, first_empty
+        )
+    if scored:
+        deletion, insertion = (
+            float(np.mean([getattr(each, name) for each in scored])) for name in ("deletion", "insertion")
+        )
+        log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)
+
+
+def _found(
+    pictures: Iterable[Picture],
+    source: Source,
+    drawing: Drawing,
+    choose: _Chooser,
+    *,
+    batch: int,
+    jobs: int | None,
+    skip: Skip,
+    progress: Progress,
+) -> Iterator[Found]:
+    """Run the network over pictures in batches, and give each picture with its maps."""
+
+    def pass_on(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        return [pixels]
+
+    for shown, (pixels,) in runner.run(
+        pictures, source.preprocess, pass_on, batch=batch, jobs=jobs, skip=skip, progress=progress
+    ):
+        look = source.maps.look(pixels)
+        chosen: list[list[int]] = []
+        for picture, row in zip(shown, look.probabilities, strict=True):
+            try:
+                if not np.isfinite(row).all():
+                    raise BadPicture(_NO_NUMBER)
+                chosen.append(choose(picture, int(row.argmax())))
+            except BadPicture as error:
+                skip(picture.path, str(error))
+                chosen.append([])
+        rounds = max(map(len, chosen), default=0)
+        maps = [
+            look.maps(np.array([each[number] if number < len(each) else 0 for each in chosen], dtype=np.int64))
+            for number in range(rounds)
+        ]
+        for index, (picture, numbers) in enumerate(zip(shown, chosen, strict=True)):
+            row = look.probabilities[index]
+            found = [
+                ClassMap(
+                    source.classes[number],
+                    float(str(row[number])),
+                    maps[place][index],
+                    _faithfulness(pixels[index], maps[place][index], number, source, batch)
+                    if drawing.faithful
+                    else None,
+                )
+                for place, number in enumerate(numbers)
+            ]
+            if found:
+                yield Found(picture, source.classes[int(row.argmax())], found)
+
+
+def _faithfulness(
+    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, source: Source, batch: int
+) -> Faithfulness:
+    red, green, blue = (round(255 * value) for value in source.preprocess.mean)
+    return faithful.measure(
+        image, values, number, probabilities=source.maps.probabilities, hidden=(red, green, blue), batch=batch
+    )

@@ -1,0 +1,36 @@
+"""Pictures and arrays as files, in one step: a reader never sees half of one."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnkit.errors import UsageError
+from cnnkit.formats import atomic
+
+
+def check_png(path: str | Path, *, option: str) -> None:
+    """Demand a name that ends in .png, before there is anything to write.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: it is written as PNG; give it a name that ends in .png")
+
+
+def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: ANN401 - what Pillow's formats take
+    """Write a picture, as PNG unless `saving` names another format."""
+    encoded = io.BytesIO()
+    image.save(encoded, **{"format": "PNG", **saving})
+    with atomic.writing(path) as file:
+        file.write(encoded.getvalue())
+
+
+def save_array(path: str | Path, values: NDArray[Any]) -> None:
+    """Write an array as `.npy`."""
+    with atomic.writing(path) as file:
+        np.save(file, values, allow_pickle=False)

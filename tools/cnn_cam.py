@@ -1,0 +1,180 @@
+"""cnn-cam: where in a picture a network sees what speaks for a class.
+
+photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the picture's size and format
+                        OUT/cat/1~dog.jpg           likewise, where maps of several classes are asked for
+photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
+                        OUT/cat/1.jpg.map.npy       with --raw: the map as the layer has it
+                        OUT/cat/1.jpg.pixels.npy    and in pixels of the picture
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import CamMethod, Fit
+
+
+@cli.command
+def main(
+    model: Annotated[
+        str,
+        cli.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A trained .pt; an .onnx from cnn-export --cam, which needs no torch; or a network of torchvision's or timm's by name.",
+        ),
+    ],
+    sources: cli.Sources = None,
+    output: Annotated[
+        Path | None,
+        cli.Option("--output", "-o", metavar="DIR", help="Where the overlays go; none are drawn unless said."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        cli.Option(
+            "--class",
+            metavar="NAME|top|true|all",
+            help="Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. [default: top]",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        CamMethod | None,
+        cli.Option("--method", help="How it is made. [default: gradcam; cam for an .onnx]", show_default=False),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        cli.Option(
+            "--layer",
+            metavar="NAME|INDEX",
+            help="Where it is made: a layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
+            show_default=False,
+        ),
+    ] = None,
+    contrast: Annotated[bool, cli.Option("--contrast", help="What speaks against the class.")] = False,
+    fine: Annotated[
+        bool,
+        cli.Option(
+            "--fine",
+            help="Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
+        ),
+    ] = False,
+    box: Annotated[
+        float | None,
+        cli.Option(
+            "--box",
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Frame the hot region: the largest with SHARE of the highest value at least, as in --box 0.5.",
+        ),
+    ] = None,
+    faithful: Annotated[
+        bool,
+        cli.Option(
+            "--faithful",
+            help="How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
+            "(deletion, the lower the better), or shown first (insertion).",
+        ),
+    ] = False,
+    alpha: Annotated[
+        float, cli.Option("--alpha", min=0.0, max=1.0, help="How much of the picture the colours cover.")
+    ] = 0.5,
+    colormap: Annotated[str, cli.Option("--colormap", metavar="NAME", help="Any of matplotlib's.")] = "inferno",
+    sheet: Annotated[
+        Path | None,
+        cli.Option("--sheet", metavar="FILE.png", help="All pictures, their overlays and probabilities side by side."),
+    ] = None,
+    raw: Annotated[
+        bool, cli.Option("--raw", help="The maps as float32 .npy as well, of the layer's size and the picture's.")
+    ] = False,
+    weights: Annotated[
+        str,
+        cli.Option(
+            "--weights",
+            metavar="FILE|default|none",
+            help="For a network by name: a state_dict, its published weights, or random ones.",
+        ),
+    ] = "default",
+    size: Annotated[
+        str | None,
+        cli.Option(
+            "--size",
+            metavar="PIXELS|HxW",
+            help="Show the network larger pictures, or a rectangle, height first. [default: the model's]",
+            show_default=False,
+        ),
+    ] = None,
+    fit: Annotated[
+        Fit | None,
+        cli.Option("--fit", help="How a picture becomes that. [default: the model's]", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool, cli.Option("--force", help="DIR may hold something; overlays replace files of their names.")
+    ] = False,
+    split: cli.Split = None,
+    null: cli.Null = False,
+    device: cli.Device = "auto",
+    batch: cli.Batch = 32,
+    jobs: cli.Jobs = None,
+    errors: cli.Errors = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Show where in a picture a network sees what speaks for a class.
+
+    Lays a class activation map over each picture and prints a record for each: label is what the network names, class is whose map it
+    is, probability that class's, peak and box are pixels of the picture (x, y; left, top, right, bottom), maximum is the largest value of
+    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw; the
+    map's largest value has the last colour, 0 the first.
+
+    Examples:
+      cnn-cam -m model.pt photos/ -o maps/
+      cnn-cam -m model.pt split.tsv --split val --class true --sheet sheet.png
+      cnn-cam -m model.pt both.jpg -o maps/ --class cat --class dog --box 0.5
+      cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
+      cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
+      cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
+    """
+    from cnnkit.explain import class_maps
+    from cnnkit.explain.draughtsman import Drawing
+
+    pictures = cli.pictures(sources, split=split, null=null)
+    source = class_maps.open_model(
+        model,
+        weights=weights,
+        method=method,
+        layer=layer,
+        contrast=contrast,
+        fine=fine,
+        size=size,
+        fit=fit,
+        device=device,
+        batch=batch,
+    )
+    drawing = Drawing(
+        output=output,
+        sheet=sheet,
+        alpha=alpha,
+        colormap=colormap,
+        raw=raw,
+        box=box,
+        faithful=faithful,
+        force=force,
+    )
+    with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
+        records = class_maps.explain(
+            pictures,
+            source,
+            wanted=classes or ["top"],
+            drawing=drawing,
+            batch=batch,
+            jobs=jobs,
+            skip=skip,
+            progress=progress,
+        )
+        cli.emit(records, as_json, columns=class_maps.columns(drawing))
+
+
+if __name__ == "__main__":
+    main()
