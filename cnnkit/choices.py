@@ -169,3 +169,10 @@ class CamMethod(StrEnum):
     EIGENCAM = "eigencam"  # the first principal component of the activations, of no class, Muhammad and Yeasin 2020
     SCORECAM = "scorecam"  # weights: the score with all but the channel masked, no gradients, Wang et al. 2020
     CAM = "cam"  # the weights of one dense layer behind global average pooling, Zhou et al. 2016
+
+
+class MapScale(StrEnum):
+    """By which range the values of a feature map become colours."""
+
+    CHANNEL = "channel"  # by each channel's own: patterns can be seen everywhere
+    LAYER = "layer"  # by that of the whole layer: channels can be compared

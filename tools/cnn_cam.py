@@ -94,7 +94,7 @@ def main(
         cli.Option(
             "--weights",
             metavar="FILE|default|none",
-            help="For a network by name: a state_dict, its published weights, or random ones.",
+            help="For a network by name: a state_dict, its own weights, or random ones.",
         ),
     ] = "default",
     size: Annotated[

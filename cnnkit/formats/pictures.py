@@ -1,6 +1,8 @@
 """Pictures and arrays as files, in one step: a reader never sees half of one."""
 
 import io
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,19 @@ def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: 
     image.save(encoded, **{"format": "PNG", **saving})
     with atomic.writing(path) as file:
         file.write(encoded.getvalue())
+
+
+def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
+    """Write pictures by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
+    folder = Path(folder)
+    with atomic.naming(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        made = Path(beside, "made")
+        made.mkdir()
+        for name, image in images:
+            image.save(made / name, "PNG")
+        if folder.exists():
+            folder.rename(Path(beside, "old"))
+        made.rename(folder)
 
 
 def save_array(path: str | Path, values: NDArray[Any]) -> None:

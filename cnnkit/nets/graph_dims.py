@@ -164,7 +164,7 @@ def _rows(
         height, width, channels = found.output(made)
         slides = windows and len(made) == 4 and node.op_type in ("Conv", "MaxPool", "AveragePool")
         yield Row(
-            layer=_name(node),
+            layer=name_of(node),
             kind=_kind(node, shapes),
             height=height,
             width=width,
@@ -225,7 +225,7 @@ def _kind(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
     return _KINDS.get(node.op_type, node.op_type.lower())
 
 
-def _name(node: NodeProto) -> str:
+def name_of(node: NodeProto) -> str:
     """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a base."""
     weights = [name.removesuffix(".weight") for name in node.input if name.endswith(".weight")]
     weights = [name.removeprefix("classifier.").removeprefix("base.") for name in weights]

@@ -21,14 +21,12 @@ _BEHIND = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool"
 _ELEMENTWISE = frozenset(
     {
         *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
-        *("hardswish", "hardsigmoid", "hardtanh", "softsign", "batch_norm", "dropout"),
+        *("hardswish", "hardsigmoid", "hardtanh", "softsign", "batch_norm"),
     }
 )
 _ELEMENTWISE_MODULES = (
     *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
     nn.modules.batchnorm._BatchNorm,  # torch has no public class above its batch norms
-    nn.Dropout,
-    nn.Dropout2d,
 )
 
 
@@ -147,7 +145,7 @@ class Layered:
         for node, shape in outer.items():
             users = list(node.users)
             unfinished = len(users) == 1 and users[0] in outer and self._is_elementwise(users[0])
-            repeats = self._is(node, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
+            repeats = self._is_dropout(node) or self._is(node, nn.AdaptiveAvgPool2d)
             if len(shape) == 3 and min(shape[1:]) > 1 and not unfinished and not repeats:
                 found.append(self.layer(node))
         return found
@@ -186,7 +184,7 @@ class Layered:
             UsageError: There is none, or what follows it has given the picture's grid up for tokens.
         """
         body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._behind]
-        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._is(node, nn.Dropout, nn.Dropout2d)]
+        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._is_dropout(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
             raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
@@ -200,6 +198,10 @@ class Layered:
 
     def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)
+
+    def _is_dropout(self, node: fx.Node) -> bool:
+        # In eval mode it repeats what comes in
+        return self._is(node, nn.Dropout, nn.Dropout2d) or getattr(node.target, "__name__", "") == "dropout"
 
     def _is_elementwise(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -220,11 +222,22 @@ class Layered:
 
     # ---------------------------------------------------------------- in two
 
-    def upto(self, nodes: Sequence[fx.Node]) -> fx.GraphModule:
-        """Give the part of the network that some nodes need; it answers with a tuple, each as the node has it."""
-        last = max(list(self.module.graph.nodes).index(node) for node in nodes)
-        graph, copies = self._copied(list(self.module.graph.nodes)[: last + 1], {})
-        graph.output(tuple(copies[node] for node in nodes))
+    def upto(self, nodes: Sequence[fx.Node], *, keep: bool = False) -> fx.GraphModule:
+        """Give the part of the network that some nodes need; it answers with a tuple, each as the node has it.
+
+        Args:
+            nodes: Of the graph.
+            keep: Copy each answer at once, since activations that work in place change it afterwards.
+        """
+        every = list(self.module.graph.nodes)
+        graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
+        copies: dict[fx.Node, fx.Node] = {}
+        kept: dict[fx.Node, fx.Node] = {}
+        for node in every[: 1 + max(map(every.index, nodes))]:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if keep and node in nodes:
+                kept[node] = graph.call_method("clone", (copies[node],))
+        graph.output(tuple(kept.get(node, copies[node]) for node in nodes))
         return fx.GraphModule(self.module, graph, "Upto")
 
     def divide(self, node: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -243,16 +256,10 @@ class Layered:
         graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
         given = {each: graph.placeholder(f"given_{index}") for index, each in enumerate([node, *alive])}
         constants = [each for each in nodes[:place] if each.op == "get_attr" and later & set(each.users)]
-        graph, _ = self._copied([*constants, *nodes[place:]], given, graph)
+        copies = dict(given)
+        for each in [*constants, *nodes[place:]]:
+            copies[each] = graph.node_copy(each, copies.__getitem__)
         return front, fx.GraphModule(self.module, graph, "Behind")
-
-    def _copied(
-        self, nodes: Sequence[fx.Node], copies: dict[fx.Node, fx.Node], graph: fx.Graph | None = None
-    ) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-        graph = graph or fx.Graph(tracer_cls=self.module.graph._tracer_cls)
-        for node in nodes:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        return graph, copies
 
 
 def as_maps(node: fx.Node, answer: Tensor) -> Tensor:

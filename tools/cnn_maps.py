@@ -1,0 +1,101 @@
+"""cnn-maps: what the layers of a network answer to a picture.
+
+OUT/block1_conv1.png            all channels side by side
+OUT/block1_conv1/007.png        each by itself
+OUT/block1_conv1.npy            with --raw: float32 (C, h, w)
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+from cnnkit.choices import Fit, MapScale
+
+
+@cli.command
+def main(
+    model: Annotated[
+        str,
+        cli.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A trained .pt, an exported .onnx, or a network of torchvision's or timm's by name.",
+        ),
+    ],
+    picture: Annotated[Path, cli.Argument(metavar="PICTURE", show_default=False, help="What the network looks at.")],
+    output: Annotated[
+        Path | None,
+        cli.Option("--output", "-o", metavar="DIR", help="Where the pictures go; none are drawn unless said."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        cli.Option(
+            "--layer",
+            metavar="NAME|INDEX|all",
+            help="A layer by name, or by number from 0, or from the end as -1; may repeat. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        cli.Option(
+            "--channels", metavar="RANGES", help="Draw these alone, as in 0-63 or 3,7,12-20.", show_default=False
+        ),
+    ] = None,
+    scale: Annotated[
+        MapScale,
+        cli.Option(
+            "--scale",
+            help="Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
+        ),
+    ] = MapScale.CHANNEL,
+    colormap: Annotated[str, cli.Option("--colormap", metavar="NAME", help="Any of matplotlib's.")] = "viridis",
+    raw: Annotated[
+        bool, cli.Option("--raw", help="What each layer answers as .npy as well, float32 (C, h, w).")
+    ] = False,
+    weights: Annotated[
+        str,
+        cli.Option(
+            "--weights",
+            metavar="FILE|default|none",
+            help="For a network by name: a state_dict, its own weights, or random ones.",
+        ),
+    ] = "default",
+    size: Annotated[
+        str | None,
+        cli.Option(
+            "--size",
+            metavar="PIXELS|HxW",
+            help="Of what it sees: a square, or height and width. [default: the model's]",
+            show_default=False,
+        ),
+    ] = None,
+    fit: Annotated[
+        Fit | None, cli.Option("--fit", help="How the picture becomes that. [default: the model's]", show_default=False)
+    ] = None,
+    force: Annotated[
+        bool, cli.Option("--force", help="DIR may hold something; pictures of the same names are replaced.")
+    ] = False,
+    device: cli.Device = "auto",
+    as_json: cli.Json = False,
+) -> None:
+    """Show what the layers of a network answer to a picture.
+
+    Draws every channel, and a mosaic of each layer, and prints a record for each: silent is the share of channels that do not
+    respond at all, most_active the channel with the largest mean. A layer includes its normalisation and activation.
+
+    Examples:
+      cnn-maps -m model.pt cat.jpg -o maps/
+      cnn-maps -m vgg16 cat.jpg -o maps/ --layer block1_conv1 --layer block5_conv3 --channels 0-63
+      cnn-maps -m model.onnx cat.jpg | cut -f 1,3
+    """
+    from cnnkit.explain import maps
+
+    network = maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
+    drawing = maps.Drawing(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
+    cli.emit(maps.explain(network, picture, layers or ["all"], drawing=drawing), as_json)
+
+
+if __name__ == "__main__":
+    main()
