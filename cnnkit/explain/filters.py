@@ -1,0 +1,292 @@
+"""What the filters of a layer look for: pictures made by following the gradient of what they answer.
+
+Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
+Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.errors import UsageError
+from cnnkit.nets import cutting, layered
+from cnnkit.nets.layered import Layer, Layered
+
+#: The grey noise that patterns start from: about the middle of 0 to 255, by so much to both sides. Where a filter is silent in all
+#: of it, nothing shows the way: then louder noise is tried.
+_MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
+
+#: By how much steps that had to become smaller grow again, each time.
+_RECOVERY = 1.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ascent:
+    """How the gradient is followed.
+
+    Attributes:
+        steps: How often.
+        rate: By how much a pixel changes in a step in the quadratic mean, of 255.
+        jitter: By how many pixels the picture is shifted at most before each step, at random: no pattern may depend on its place.
+        blur: The deviation in pixels of the Gaussian that the picture goes through after each step; 0 for none.
+    """
+
+    steps: int = 64
+    rate: float = 12.0
+    jitter: int = 4
+    blur: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What was found for a filter.
+
+    Attributes:
+        number: Of the filter.
+        image: uint8 (H, W, 3).
+        start: The mean of what the filter answers to the noise that the search began with.
+        activation: Likewise to the image.
+    """
+
+    number: int
+    image: NDArray[np.uint8]
+    start: float
+    activation: float
+
+
+class Filters:
+    """A layer whose filters are asked what they look for.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self, network: Layered, layer: Layer) -> None:
+        """Take the part of a network up to a layer.
+
+        The objective is what goes into the layer's activation function, which is flat where a filter is silent: there nothing would
+        show the way.
+        """
+        self.network, self.layer, self.count = network, layer, layer.shape[0]
+        before = network.before_activation(layer)
+        self._part = network.upto([before, layer.node], keep=True)
+        self._nodes = (before, layer.node)
+
+    def search(
+        self,
+        numbers: Sequence[int],
+        *,
+        size: tuple[int, int],
+        ascent: Ascent,
+        seed: int = 0,
+        batch: int = 16,
+        progress: Progress = no_progress,
+    ) -> Iterator[Pattern]:
+        """Find a pattern for each filter, many at a time.
+
+        Args:
+            numbers: Of filters.
+            size: Of the pictures, (height, width).
+            ascent: How.
+            seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
+            batch: Filters at once.
+            progress: Called after every batch of filters.
+        """
+        for first in range(0, len(numbers), batch):
+            some = numbers[first : first + batch]
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.tensor(some, device=self._device)
+
+            def objective(pictures: Tensor, chosen: Tensor = chosen) -> Tensor:
+                return self._means(pictures)[0].gather(1, chosen[:, None]).sum()
+
+            images = self._started(some, objective, size=size, seed=seed)
+            start = self._answers(images, chosen)
+            images = self._climb(images, objective, ascent, generator)
+            found = images.round().to(torch.uint8)
+            reached = self._answers(found, chosen)
+            progress(first + len(some), len(numbers))
+            for index, number in enumerate(some):
+                yield Pattern(number, found[index].cpu().numpy(), float(start[index]), float(reached[index]))
+
+    def dream(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        numbers: Sequence[int] | None = None,
+        ascent: Ascent,
+        octaves: int = 4,
+        octave_scale: float = 1.4,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> tuple[NDArray[np.uint8], float, float]:
+        """Strengthen in a picture what a layer sees in it, from coarse to fine.
+
+        Args:
+            image: uint8 (H, W, 3).
+            numbers: The filters that are strengthened; all of the layer unless said.
+            ascent: How, on every octave.
+            octaves: How many sizes.
+            octave_scale: How much larger each is than the one before.
+            seed: For the jitter.
+            progress: Called after every octave.
+
+        Returns:
+            The picture; and the mean square of what the filters answer, before and after.
+
+        Raises:
+            UsageError: The smallest octave is too small for the network.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        whole = torch.tensor(image, device=self._device, dtype=torch.float32)[None]
+        chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._device)
+
+        def objective(pictures: Tensor) -> Tensor:
+            answer = layered.as_maps(self._nodes[1], self._run(pictures)[1])
+            return answer[:, chosen].square().mean()
+
+        sizes = [
+            (max(1, round(image.shape[0] / octave_scale**back)), max(1, round(image.shape[1] / octave_scale**back)))
+            for back in reversed(range(octaves))
+        ]
+        dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
+        for number, size in enumerate(sizes, start=1):
+            real = _resized(whole, size)
+            # What the picture lost when it was smaller comes back, beside what was dreamt
+            dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
+            try:
+                dreamt = self._climb(dreamt, objective, ascent, generator)
+            except RuntimeError as error:
+                raise UsageError(
+                    f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; take fewer --octaves, or a larger picture"
+                ) from error
+            shrunk = real
+            progress(number, octaves)
+        with torch.no_grad(), self._running():
+            before, after = float(objective(whole)), float(objective(dreamt))
+        return dreamt[0].round().to(torch.uint8).cpu().numpy(), before, after
+
+    def _started(
+        self, numbers: Sequence[int], objective: Callable[[Tensor], Tensor], *, size: tuple[int, int], seed: int
+    ) -> Tensor:
+        """Give each filter noise that it has a gradient in, if there is any, (N, H, W, 3)."""
+        draws = [_noise(size, seed, number).to(self._device) for number in numbers]  # -1 to 1
+        images = torch.stack([_MIDDLE + _NOISES[0] * draw for draw in draws])
+        for loudness in _NOISES[1:]:
+            silent = (self._gradient(images, objective) == 0).flatten(1).all(1).tolist()
+            if not any(silent):
+                break
+            for index in (index for index, dead in enumerate(silent) if dead):
+                images[index] = _MIDDLE + loudness * draws[index]
+        return images
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.normalise.scale.device
+
+    def _run(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what goes into the activation and what the layer answers, for float pictures (N, H, W, 3) of 0 to 255."""
+        before, after = self._part(self.network.normalise(pictures))
+        return before, after
+
+    def _means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Average both over places, (N, K) each."""
+        before, after = (
+            layered.as_maps(node, answer).flatten(2).mean(2) if answer.ndim == 4 else answer
+            for node, answer in zip(self._nodes, self._run(pictures), strict=True)
+        )
+        return before, after
+
+    def _answers(self, pictures: Tensor, chosen: Tensor) -> Tensor:
+        with torch.no_grad(), self._running():
+            return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
+
+    def _climb(
+        self, images: Tensor, objective: Callable[[Tensor], Tensor], ascent: Ascent, generator: torch.Generator
+    ) -> Tensor:
+        """Follow the gradient, normalised for each picture by its quadratic mean, (N, H, W, 3) -> the same.
+
+        A step may lead to where the filter is silent, and no gradient leads back: such a step is taken back, and smaller ones follow.
+        """
+        rates = torch.full((len(images), 1, 1, 1), ascent.rate, device=images.device)
+        before = images
+        for _ in range(ascent.steps):
+            shifts = torch.randint(-ascent.jitter, ascent.jitter + 1, (2,), generator=generator).tolist()
+            gradient = self._gradient(images.roll(shifts, (1, 2)), objective).roll([-each for each in shifts], (1, 2))
+            size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()  # (N, 1, 1, 1)
+            silent = size == 0
+            rates = torch.where(silent, rates / 2, (_RECOVERY * rates).clamp(max=ascent.rate))
+            moved = (images + rates * gradient / torch.where(silent, 1.0, size)).clamp(0, 255)
+            moved = _blurred(moved, ascent.blur) if ascent.blur > 0 else moved
+            images, before = torch.where(silent, before, moved), torch.where(silent, before, images)
+        return images
+
+    def _gradient(self, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+        given = images.detach().requires_grad_(True)
+        with torch.enable_grad(), self._running():
+            (gradient,) = torch.autograd.grad(objective(given), given)
+        return gradient
+
+    @contextlib.contextmanager
+    def _running(self) -> Generator[None]:
+        with (
+            cutting.mode(self._part, training=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
+            yield
+
+
+def _noise(size: tuple[int, int], seed: int, number: int) -> Tensor:
+    """Draw even noise from -1 to 1, (H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)  # a filter's own, whatever others are asked
+    return 2 * torch.rand(*size, 3, generator=generator) - 1
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    reach = 2 * max(1, round(3 * deviation)) + 1
+    blurred: Tensor = gaussian_blur(images.permute(0, 3, 1, 2), [reach, reach], [deviation, deviation])
+    return blurred.permute(0, 2, 3, 1)
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize pictures, (N, H, W, 3)."""
+    small = functional.interpolate(images.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    return small.permute(0, 2, 3, 1).clamp(0, 255)
+
+
+def first_kernels(network: Layered) -> tuple[str, Tensor]:
+    """Find the weights of the first convolution.
+
+    Returns:
+        Its name, and (F, C, h, w), C being 1 or 3.
+
+    Raises:
+        UsageError: There is none that looks at the picture.
+    """
+    for node in network.module.graph.nodes:
+        if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):
+            if module.weight.shape[1] in (1, 3):
+                return network.layer(node).name, module.weight.detach().cpu()
+            break
+    raise UsageError(
+        f"{network.name} does not begin with a convolution over colours or grey; there are no kernels to draw"
+    )
+
+
+def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
+    """Turn weights into colours: nought is grey, and each kernel's largest absolute value is at the end of the range.
+
+    (F, C, h, w) -> (F, h, w, 3).
+    """
+    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
+    shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
+    colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
+    return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
