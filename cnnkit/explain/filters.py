@@ -76,9 +76,8 @@ class Filters:
         show the way.
         """
         self.network, self.layer, self.count = network, layer, layer.shape[0]
-        before = network.before_activation(layer)
-        self._part = network.upto([before, layer.node], keep=True)
-        self._nodes = (before, layer.node)
+        self._before = network.before_activation(layer)
+        self._part = network.upto([*self._before, layer.node], keep=True)
 
     def search(
         self,
@@ -150,8 +149,7 @@ class Filters:
         chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._device)
 
         def objective(pictures: Tensor) -> Tensor:
-            answer = layered.as_maps(self._nodes[1], self._run(pictures)[1])
-            return answer[:, chosen].square().mean()
+            return self._run(pictures)[1][:, chosen].square().mean()
 
         sizes = [
             (max(1, round(image.shape[0] / octave_scale**back)), max(1, round(image.shape[1] / octave_scale**back)))
@@ -194,15 +192,16 @@ class Filters:
 
     def _run(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Give what goes into the activation and what the layer answers, for float pictures (N, H, W, 3) of 0 to 255."""
-        before, after = self._part(self.network.normalise(pictures))
-        return before, after
+        answers = self._part(self.network.normalise(pictures))
+        *before, after = (
+            layered.as_maps(node, answer)
+            for node, answer in zip([*self._before, self.layer.node], answers, strict=True)
+        )
+        return torch.cat(before, 1), after
 
     def _means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Average both over places, (N, K) each."""
-        before, after = (
-            layered.as_maps(node, answer).flatten(2).mean(2) if answer.ndim == 4 else answer
-            for node, answer in zip(self._nodes, self._run(pictures), strict=True)
-        )
+        before, after = (answer.flatten(2).mean(2) if answer.ndim == 4 else answer for answer in self._run(pictures))
         return before, after
 
     def _answers(self, pictures: Tensor, chosen: Tensor) -> Tensor:

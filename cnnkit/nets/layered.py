@@ -209,13 +209,23 @@ class Layered:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         return name in _ELEMENTWISE
 
-    def before_activation(self, layer: Layer) -> fx.Node:
-        """Give the node that a layer's activation function is applied to; its own node where it has none."""
+    def before_activation(self, layer: Layer) -> list[fx.Node]:
+        """Give what a layer's activation function is applied to: one node, its own where it has no such function.
+
+        Of a layer that puts several answers together along the channels, a node for each.
+        """
         node = layer.node
-        while self._is_elementwise(node) and isinstance(node.args[0] if node.args else None, fx.Node):
-            given = node.args[0]
-            assert isinstance(given, fx.Node)
-            if given not in self.shapes or self._is(node, nn.modules.batchnorm._BatchNorm):
+        parts = node.args[0] if node.args else None
+        if getattr(node.target, "__name__", "") in ("cat", "concat") and isinstance(parts, list | tuple):
+            axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            if axis == 1 and all(isinstance(part, fx.Node) for part in parts):
+                return [self._before(part) for part in parts if isinstance(part, fx.Node)]
+        return [self._before(node)]
+
+    def _before(self, node: fx.Node) -> fx.Node:
+        while self._is_elementwise(node) and not self._is(node, nn.modules.batchnorm._BatchNorm):
+            given = node.args[0] if node.args else None
+            if not isinstance(given, fx.Node) or given not in self.shapes:
                 break
             node = given
         return node
