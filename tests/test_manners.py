@@ -36,13 +36,16 @@ ROAD = {
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
     "cnn-curves": ["kept.csv"],
+    "cnn-cam": ["-m", "head.pt", "split.tsv", "--split", "test", "--device", "cpu"],
+    "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "--device", "cpu"],
+    "cnn-filters": ["head.pt", "-o", "filters.png", "--steps", "2", "--device", "cpu"],
 }
 
 #: What stdout becomes in the road, for the commands after it.
 KEPT = {"cnn-split": "split.tsv", "cnn-predict": "predictions.tsv"}
 
 #: Those that are done in a moment and can be run again and again.
-QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn-curves"]
+QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn-curves", "cnn-cam"]
 
 #: All that is needed, but the file does not exist.
 MISSING = {
@@ -57,6 +60,9 @@ MISSING = {
     "cnn-predict": ["-m", "no-such.onnx", "photos"],
     "cnn-eval": ["no-such.tsv"],
     "cnn-curves": ["no-such.csv"],
+    "cnn-cam": ["-m", "no-such.pt", "photos"],
+    "cnn-maps": ["-m", "no-such.pt", "photos/red/00.png"],
+    "cnn-filters": ["no-such.pt", "-o", "x.png"],
 }
 
 #: All that is needed, but no source.
@@ -72,6 +78,9 @@ SOURCELESS = {
     "cnn-predict": ["-m", "head.onnx"],
     "cnn-eval": [],
     "cnn-curves": [],
+    "cnn-cam": ["-m", "head.pt"],
+    "cnn-maps": ["-m", "head.pt"],
+    "cnn-filters": ["-o", "x.png"],
 }
 
 #: Work that does not end by itself: those that read standard input wait for more of it, the others have much to do.
@@ -87,6 +96,9 @@ ENDLESS = {
     "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
     "cnn-eval": [],
     "cnn-curves": [],
+    "cnn-cam": ["-m", "head.pt", "-", "--device", "cpu"],
+    "cnn-maps": ["-m", "vgg16", "--weights", "none", "photos/red/00.png"],
+    "cnn-filters": ["head.pt", "-o", "x.png", "--steps", "1000000"],
 }
 
 #: Those that read many pictures and go on after a broken one; photos-and-one/ holds one.
@@ -97,10 +109,11 @@ SKIPPING = {
     "cnn-finetune": ["head.pt", "photos-and-one", "-o", "skipping/x.pt", "--epochs", "1", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
     "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
+    "cnn-cam": ["-m", "head.pt", "photos-and-one", "--device", "cpu"],
 }
 
 #: Those of the endless ones that read no list from standard input.
-SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export"]
+SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
 

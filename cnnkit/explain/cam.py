@@ -22,6 +22,8 @@ from cnnkit.nets.layered import Layer, Layered
 WITHOUT_GRADIENT = frozenset({CamMethod.EIGENCAM, CamMethod.SCORECAM})
 #: By how much gradients may differ, as a share of the largest, to be called the same everywhere.
 _SAME = 1e-3
+#: How many answers of a layer are tried for that.
+_PROBES = 8
 
 
 class TorchMaps:
@@ -112,16 +114,28 @@ class TorchMaps:
             UsageError: They are not.
         """
         preprocess = self.network.preprocess
-        shape = (2, preprocess.height, preprocess.width, 3)
-        look = self.look(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-        for number in range(min(2, len(self.classes))):
-            gradients = look.gradients(torch.full((2,), number, device=self._device))  # (2, C, h, w)
-            largest = float(gradients.abs().max())
-            if float((gradients - gradients[:1, :, :1, :1]).abs().max()) > _SAME * largest:
-                raise UsageError(
-                    f"--method cam needs one dense layer behind the global average of {self.layer.name}, and {self.network.name} "
-                    "has something else there; --method gradcam goes with any network"
-                )
+        grey = np.full((_PROBES, preprocess.height, preprocess.width, 3), 128, dtype=np.uint8)
+        generator = torch.Generator().manual_seed(0)
+        with self._running():
+            with torch.no_grad():
+                answer, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
+                maps = layered.as_maps(self.layer.node, answer)
+                # In the mean over places each channel is anything, of both signs: what is not linear in that bends somewhere
+                means = torch.randn(*maps.shape[:2], 1, 1, generator=generator)
+                probe = (means + torch.randn(maps.shape, generator=generator)).to(self._device)
+                maps.copy_(probe)
+            leaf = answer.detach().requires_grad_(True)
+            with torch.enable_grad():
+                total = scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
+            for number in range(total.shape[1]):
+                (gradients,) = torch.autograd.grad(total[:, number].sum(), leaf, retain_graph=True)
+                gradients = layered.as_maps(self.layer.node, gradients)  # (N, C, h, w)
+                largest = float(gradients.abs().max())
+                if float((gradients - gradients[:1, :, :1, :1]).abs().max()) > _SAME * largest:
+                    raise UsageError(
+                        f"--method cam needs one dense layer behind the global average of {self.layer.name}, and "
+                        f"{self.network.name} has something else there; --method gradcam goes with any network"
+                    )
 
 
 class Look:

@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,7 +134,7 @@ def explain(
     """Make the maps of pictures. Memory holds a few batches, whatever the number of pictures, and the thumbnails of a sheet.
 
     Args:
-        pictures: What to look at.
+        pictures: What to look at; of a list, one is waited for before this returns.
         source: The network.
         wanted: Names of classes; or `top` for the one that the network names, `true` for the picture's label, `all`.
         drawing: What is made of them.
@@ -161,6 +162,9 @@ def explain(
     elif drawing.raw:
         raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
     several = len(wanted) > 1 or "all" in wanted
+    if not isinstance(pictures, Sequence):  # nothing is said before there is anything to say
+        coming = iter(pictures)
+        pictures = chain(list(islice(coming, 1)), coming)
     return _records(
         pictures,
         source,

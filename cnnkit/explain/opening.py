@@ -8,7 +8,8 @@ from cnnkit.data import preprocess
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.nets import layered
+from cnnkit.formats import bundle
+from cnnkit.nets import catalogue, layered
 from cnnkit.nets.layered import Layered
 
 
@@ -38,17 +39,21 @@ def network(
         UsageError: There is no such network, or it does not take that size.
         CnnkitError: The model or its weights cannot be had.
     """
-    place = torch_device.choose(devices.existing(device))
+    wanted = devices.existing(device)
     if model.endswith(".pt"):
         if weights != "default":
             raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
-        found, classes = layered.of_model(model)
+        content = bundle.load(model)
+        place = torch_device.choose(wanted)
+        found, classes = layered.of_model(content, name=model)
     else:
         if weights not in ("default", "none") and not Path(weights).is_file():
             raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
-        found, classes = layered.of_name(model, weights=weights, seed=seed)
+        name = catalogue.canonical(model)
+        place = torch_device.choose(wanted)
+        found, classes = layered.of_name(name, weights=weights, seed=seed)
     if size is not None or fit is not None:
         height, width = preprocess.sides(size) if size else (found.preprocess.height, found.preprocess.width)
-        wanted = preprocess.with_size(found.preprocess, size=height, fit=fit)
-        found.resize(replace(wanted, across=None if width == height else width))
+        changed = preprocess.with_size(found.preprocess, size=height, fit=fit)
+        found.resize(replace(changed, across=None if width == height else width))
     return found.to(place), classes

@@ -361,18 +361,21 @@ def _chained(
     return given
 
 
-def of_model(path: str | Path) -> tuple[Layered, tuple[str, ...]]:
-    """Read a trained model.
+def of_model(model: bundle.Bundle, *, name: str) -> tuple[Layered, tuple[str, ...]]:
+    """Take the network of a trained model.
+
+    Args:
+        model: A model file's content.
+        name: The file, for messages.
 
     Returns:
         Its network, and its classes.
 
     Raises:
-        FormatError: It is none, or broken.
+        FormatError: Weights and Header do not fit.
     """
-    model = bundle.load(path)
-    network = classifier.from_header(model.header, model.state, name=str(path))
-    return of_classifier(network, name=str(path)), tuple(model.header.classes or ())
+    network = classifier.from_header(model.header, model.state, name=name)
+    return of_classifier(network, name=name), tuple(model.header.classes or ())
 
 
 def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[Layered, tuple[str, ...]]:

@@ -1,0 +1,366 @@
+"""cnn-maps as it is run: every channel as a picture, numbers that torch agrees with, and every mistake one line."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from scipy import ndimage
+from torch import nn
+
+from cnnkit.data import preprocess as preparing
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones, catalogue
+from cnnkit.nets import classifier as classifiers
+
+TEXT = "conv 6 k3 relu, pool 2, conv 8 k3 bn relu"
+CPU = ("--device", "cpu")
+
+
+def write(name, head, *, grey=False, dead=False):
+    """Write an untrained model of 24 pixels; channel 4 of its first layer is silent, or all are."""
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=24, seed=1, grey=grey)
+    made = classifiers.build_head(head, (8,))
+    with torch.no_grad():
+        base.bn1.running_mean += torch.linspace(-0.3, 0.3, 8)
+        base.conv1.weight[slice(None) if dead else 4] = 0
+        base.conv1.bias[slice(None) if dead else 4] = -1
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state |= {f"head.{key}": value for key, value in made.state_dict().items()}
+    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train"})
+    bundle.save(name, Bundle(header, state))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a colour and a grey model, each as .pt and exported."""
+    folder = tmp_path_factory.mktemp("models")
+    (entry,) = entry_points(group="console_scripts", name="cnn-export")
+    for name, head in (("colour", "dense 5 relu, dense 2 softmax"), ("grey", "dense 1 sigmoid")):
+        write(folder / f"{name}.pt", head, grey=name == "grey")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.setattr(sys, "warnoptions", ["error"])
+            entry.load()([str(folder / f"{name}.pt"), "-o", str(folder / f"{name}.onnx"), *CPU])
+        assert not stop.value.code
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures, models):
+    """A working folder with the models and one picture, photos/red/00.png."""
+    pictures(red=1)
+    for file in models.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PICTURE = "photos/red/00.png"
+
+
+def maps(run, model, *words, **others):
+    return run("cnn-maps", "-m", model, PICTURE, *CPU, *words, **others)
+
+
+def hooked(module, given, kinds):
+    """What the modules of some kinds answer to one picture, in order, told by forward hooks."""
+    seen = []
+    handles = [
+        each.register_forward_hook(lambda _module, _given, made: seen.append(made[0].clone().numpy()))
+        for each in module.modules()
+        if isinstance(each, kinds)
+    ]
+    with torch.no_grad():
+        module.eval()(given)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def expected(model):
+    """What the ReLUs and the pooling of a model's base answer to the picture, (C, h, w) each."""
+    loaded = bundle.load(model)
+    made = classifiers.from_header(loaded.header, loaded.state, name=model)
+    head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
+    seen = hooked(made, torch.tensor(preparing.load(PICTURE, made.preprocess)[None]), (nn.ReLU, nn.MaxPool2d))
+    return seen[: len(seen) - head]
+
+
+def raws(outcome):
+    return [np.load(f"{row['mosaic'].removesuffix('.png')}.npy") for row in outcome.rows]
+
+
+# ---------------------------------------------------------------- what a layer answers
+
+
+@pytest.mark.parametrize("name", ["colour", "grey"])
+def test_what_torch_and_the_exported_graph_answer(run, here, name):
+    """--raw is what torch's forward hooks see, activation included, and of the .onnx the same within 1e-4."""
+    ours = maps(run, f"{name}.pt", "-o", "pt", "--raw")
+    theirs = maps(run, f"{name}.onnx", "-o", "onnx", "--raw")
+    assert [row["layer"] for row in ours.rows] == ["conv1", "pool1", "bn1"]
+    assert [row["shape"] for row in ours.rows] == [row["shape"] for row in theirs.rows] == ["6x22x22", "6x11x11", "8x9x9"]
+    reference = expected(f"{name}.pt")
+    assert len(reference) == 3
+    for found, exported, wanted in zip(raws(ours), raws(theirs), reference, strict=True):
+        assert found.dtype == exported.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(exported, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["colour.pt", "grey.onnx"])
+def test_records_by_hand(run, here, model):
+    """Shape, silent channels, zeros, mean, maximum and the most active channel follow from the arrays; the same without -o."""
+    outcome = maps(run, model, "-o", "out", "--raw", "--json")
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    for record in records:
+        found = np.load(f"{record['mosaic'].removesuffix('.png')}.npy")
+        assert record == pytest.approx(
+            {
+                "layer": record["layer"],
+                "shape": "x".join(map(str, found.shape)),
+                "silent": np.mean((found == 0).all((1, 2))),
+                "zeros": np.mean(found == 0),
+                "mean": found.mean(),
+                "maximum": found.max(),
+                "most_active": found.mean((1, 2)).argmax(),
+                "mosaic": record["mosaic"],
+            },
+            rel=1e-5,
+        )
+    assert records[0]["silent"] == pytest.approx(1 / 6)  # channel 4, by its weights
+    alone = [json.loads(line) for line in maps(run, model, "--json").out.splitlines()]
+    assert alone == [{**record, "mosaic": None} for record in records]
+    assert sorted(os.listdir("out")) == sorted(
+        f"{record['layer']}{end}" for record in records for end in ("", ".npy", ".png")
+    )
+
+
+def test_a_network_by_name(run, here):
+    """Of a torchvision network with weights from a file the maps are those that hooks on torchvision's own module see."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(network.state_dict(), "w.pth")
+    words = ("--weights", "w.pth", "--size", "64", "--layer", "features.1", "--layer", "features.12", "-o", "out", "--raw")
+    outcome = maps(run, "squeezenet1_1", *words)
+    published = catalogue.published_preprocess("squeezenet1_1", "w.pth")
+    pixels = preparing.load(PICTURE, preparing.with_size(published, size=64)) / 255
+    given = torch.tensor((pixels - published.mean) / published.std, dtype=torch.float32).permute(2, 0, 1)[None]
+    first, *_, last = [torch.tensor(each) for each in hooked(network, given, type(network.features[12]))]
+    first = hooked(network, given, nn.ReLU)[0]
+    assert [(row["layer"], row["shape"]) for row in outcome.rows] == [
+        ("features.1", "64x31x31"), ("features.12", "512x3x3"),
+    ]  # fmt: skip
+    np.testing.assert_allclose(raws(outcome)[0], first, atol=1e-5)
+    np.testing.assert_allclose(raws(outcome)[1], last, atol=1e-5)
+
+
+def test_names_of_keras(run, here):
+    """A VGG's layers go by the names of the book, in records and in files, and the nearest of those are proposed."""
+    words = ("--weights", "none", "--size", "32", "--channels", "0-1")
+    outcome = maps(run, "vgg11", *words, "-o", "out")
+    names = [row["layer"] for row in outcome.rows]
+    assert (names[0], outcome.rows[0]["shape"]) == ("block1_conv1", "64x32x32")
+    assert {"block3_conv1", "block3_conv2", "block3_pool", "block5_conv2"} <= set(names)
+    assert sorted(path.name for path in Path("out/block3_conv2").iterdir()) == ["000.png", "001.png"]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.mark.parametrize("scale", ["channel", "layer"])
+def test_every_channel_and_the_mosaic(run, here, scale):
+    """Colours are the values between a channel's or the layer's least and greatest; the mosaic holds all, row by row."""
+    outcome = maps(run, "colour.pt", "-o", "out", "--raw", "--scale", scale, "--colormap", "gray", "--layer", "conv1")
+    (found,) = raws(outcome)
+    low, high = (found.min((1, 2)), found.max((1, 2))) if scale == "channel" else (found.min(), found.max())
+    low, high = np.broadcast_to(low, 6), np.broadcast_to(high, 6)
+    assert sorted(os.listdir("out/conv1")) == [f"00{index}.png" for index in range(6)]
+    mosaic = pixels("out/conv1.png")
+    high_, wide = mosaic.shape[0] // 2, mosaic.shape[1] // 3  # six in two rows of three
+    for index, values in enumerate(found):
+        share = (values - low[index]) / (high[index] - low[index] or 1)
+        single = pixels(f"out/conv1/00{index}.png")
+        zoom = len(single) // 22
+        assert single.shape == (22 * zoom, 22 * zoom, 3)
+        np.testing.assert_allclose(single, np.kron(255 * share, np.ones((zoom, zoom)))[..., None].repeat(3, 2), atol=1)
+        top, left = index // 3 * high_, index % 3 * wide
+        tile = mosaic[top : top + high_, left : left + wide]
+        middles = ((np.arange(22) + 0.5) * high_ / 22).astype(int)
+        np.testing.assert_array_equal(tile[np.ix_(middles, middles)], single[zoom // 2 :: zoom, zoom // 2 :: zoom])
+
+
+def test_the_colour_map(run, here):
+    """Without a word colours are viridis', with one they are that map's; an unknown one proposes its neighbours."""
+    maps(run, "colour.pt", "-o", "out", "--raw", "--layer", "bn1")
+    maps(run, "colour.pt", "-o", "jet", "--colormap", "jet", "--layer", "bn1")
+    found = np.load("out/bn1.npy")[3]
+    share = (found - found.min()) / (found.max() - found.min())
+    for folder, name in (("out", "viridis"), ("jet", "jet")):
+        single = pixels(f"{folder}/bn1/003.png")
+        zoom = len(single) // 9
+        colours = mpl.colormaps[name](np.round(255 * share).astype(int))[..., :3]
+        np.testing.assert_allclose(single[zoom // 2 :: zoom, zoom // 2 :: zoom], 255 * colours, atol=6)
+    line = maps(run, "colour.pt", "--colormap", "virdis", status=2).err
+    assert line == 'cnn-maps: no colour map is called "virdis"; did you mean viridis or viridis_r?\n'
+
+
+def test_some_layers_and_some_channels(run, here):
+    """Layers by name, number and number from the end, repeated; of channels those that were asked for are drawn, and all counted."""
+    words = ("--layer", "bn1", "--layer", "0", "--layer", "-2", "--channels", "0-3,5")
+    outcome = maps(run, "colour.pt", *words, "-o", "out", "--raw")
+    assert [row["layer"] for row in outcome.rows] == ["bn1", "conv1", "pool1"]
+    for name, count in (("bn1", 8), ("conv1", 6), ("pool1", 6)):
+        assert sorted(path.stem for path in Path("out", name).iterdir()) == ["000", "001", "002", "003", "005"]
+        assert len(np.load(f"out/{name}.npy")) == count
+    mosaic = pixels("out/bn1.png")
+    assert (mosaic[-len(mosaic) // 3 :, -mosaic.shape[1] // 4 :] == 255).all()  # five of six places are taken
+    everything = maps(run, "colour.pt")
+    assert maps(run, "colour.pt", "--layer", "all").out == everything.out
+    by_name = {row["layer"]: {**row, "mosaic": ""} for row in outcome.rows}
+    assert [by_name[row["layer"]] for row in everything.rows] == everything.rows
+    assert maps(run, "colour.onnx", "--layer", "-1").rows == maps(run, "colour.onnx").rows[-1:]
+
+
+@pytest.mark.parametrize("scale", ["channel", "layer"])
+def test_a_layer_that_is_silent_everywhere(run, here, scale):
+    """No response anywhere is drawn flat and told, without a warning or a NaN."""
+    write("dead.pt", "dense 2 softmax", dead=True)
+    outcome = maps(run, "dead.pt", "-o", "out", "--raw", "--scale", scale)
+    told = {name: outcome.rows[0][name] for name in ("silent", "zeros", "mean", "maximum", "most_active")}
+    assert told == {"silent": "1", "zeros": "1", "mean": "0", "maximum": "0", "most_active": "0"}
+    assert outcome.err == ""
+    single = pixels("out/conv1/002.png")
+    assert (single == single[0, 0]).all()
+    assert all(np.isfinite(found).all() for found in raws(outcome))
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_force_replaces(run, here):
+    """A folder that holds something needs --force; then a layer's folder is made anew, and what is not ours stays."""
+    maps(run, "colour.pt", "-o", "out")
+    Path("out/notes.txt").write_text("mine")
+    before = sorted(str(path) for path in Path("out").rglob("*"))
+    outcome = maps(run, "colour.pt", "-o", "out", status=1)
+    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or write into it with --force\n"
+    assert outcome.out == ""
+    maps(run, "colour.pt", "-o", "out", "--force", "--layer", "conv1", "--channels", "2", "--scale", "layer")
+    assert os.listdir("out/conv1") == ["002.png"]
+    after = sorted(str(path) for path in Path("out").rglob("*"))
+    assert set(before) - set(after) == {f"out/conv1/00{index}.png" for index in (0, 1, 3, 4, 5)}
+    assert set(after) <= set(before)
+
+
+@pytest.mark.parametrize("folder", ["photos", "photos/red", "."])
+def test_not_where_the_picture_is(run, here, folder):
+    """A folder that holds the picture is refused, also with --force: nothing is written beside or over it."""
+    outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
+    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
+    assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
+
+
+# ---------------------------------------------------------------- words that do not fit
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "status", "line"),
+    [
+        ("colour.pt", ("--layer", "cov1"), 2, 'colour.pt has no layer "cov1"; did you mean conv1 or conv2?'),
+        ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1 or conv2?'),
+        ("colour.pt", ("--layer", "3"), 2, "colour.pt has 3 layers with maps, numbered from 0; there is no 3"),
+        ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 answers with a vector of 5, which is no map"),
+        ("colour.pt", ("--channels", "0-6"), 2, "--channels 0-6: there are 6, numbered 0 to 5"),
+        ("colour.pt", ("--channels", "first"), 2, '--channels "first": give numbers and ranges, as in 0-63 or 3,7,12-20'),
+        ("colour.pt", ("--raw",), 2, "--raw writes arrays beside the mosaics; say where with -o DIR"),
+        ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights goes with a network's name"),
+        ("colour.onnx", ("--size", "32"), 2, "colour.onnx is exported and fixed; --size, --fit and --weights go with a .pt"),
+        ("none.pt", (), 1, "none.pt: no such model"),
+        ("squeezenet9", (), 2, 'no network is called "squeezenet9"; did you mean squeezenet'),
+    ],
+)  # fmt: skip
+def test_wrong_words(run, here, model, words, status, line):
+    """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
+    there = sorted(os.listdir())
+    if "--raw" not in words:
+        words = (*words, "-o", "out")
+    outcome = maps(run, model, *words, status=status)
+    assert outcome.err.startswith(f"cnn-maps: {line}")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert sorted(os.listdir()) == there
+
+
+@pytest.mark.parametrize("model", ["colour.pt", "colour.onnx"])
+@pytest.mark.parametrize("content", [None, b"", b"no picture at all", "cut"])
+def test_a_broken_picture(run, here, model, content):
+    """A picture that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
+    if content is not None:
+        Path("x.png").write_bytes(Path(PICTURE).read_bytes()[:900] if content == "cut" else content)
+    outcome = run("cnn-maps", "-m", model, "x.png", "-o", "out", *CPU, status=3)
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("cnn-maps: x.png: ")
+    assert not Path("out").exists()
+
+
+def test_an_exported_network_needs_no_torch(here):
+    """The command looks into an .onnx without importing torch."""
+    code = (
+        "import sys\n"
+        "from cnnkit_tools.cnn_maps import main\n"
+        "try:\n"
+        f"    main(['-m', 'colour.onnx', {PICTURE!r}, '-o', 'out', '--raw', '--device', 'cpu'])\n"
+        "finally:\n"
+        "    print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn", "onnxscript"}
+
+
+# ---------------------------------------------------------------- the book's three observations
+
+
+@pytest.mark.photos
+def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
+    """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""
+    weights = photos / "weights" / "squeezenet1_1.pth"
+    picture = photos / "pictures" / "coral_cat.bmp"
+    words = ("-m", "squeezenet1_1", "--weights", weights, picture, "-o", tmp_path / "out", "--raw", "--channels", "0", *CPU)
+    rows = [row for row in run("cnn-maps", *words).rows if row["layer"].startswith("features.")]
+    found = [np.load(row["mosaic"].removesuffix("png") + "npy") for row in rows]
+    grey = preparing.load(picture, catalogue.published_preprocess("squeezenet1_1", weights)).mean(2)
+    slopes = [ndimage.sobel(grey, axis)[1:-1:2, 1:-1:2] for axis in (0, 1)]  # where the first layer's windows lie
+    edges = np.stack([np.maximum(sign * slope, 0) for slope in slopes for sign in (1, -1)])  # one side of each
+
+    def likeness(maps):
+        large = nn.functional.interpolate(torch.tensor(maps)[None], edges.shape[1:], mode="bilinear")[0].numpy()
+        large = large[large.std((1, 2)) > 0].reshape(-1, edges[0].size)
+        return np.corrcoef(np.concatenate([edges.reshape(4, -1), large]))[:4, 4:].max(1)  # the best channel for each
+
+    first, last = likeness(found[0]), likeness(found[-1])
+    assert (first > 0.8).all()
+    assert (first > last + 0.3).all()
+    third = len(rows) // 3
+    zeros = [float(row["zeros"]) for row in rows]
+    assert np.mean(zeros[-third:]) > np.mean(zeros[:third]) + 0.2
+    sides = [maps.shape[-1] for maps in found]
+    assert sides == sorted(sides, reverse=True)

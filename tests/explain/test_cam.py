@@ -1,0 +1,268 @@
+"""Class activation maps against a published implementation, against what can be worked out by hand, and what they leave behind."""
+
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import pytorch_grad_cam
+import torch
+import torchvision
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
+from cnnkit.choices import CamMethod, Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.errors import UsageError
+from cnnkit.explain import cam
+from cnnkit.explain.cam import TorchMaps
+from cnnkit.nets import backbones, classifier, layered
+
+THEIRS = {
+    CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
+    CamMethod.GRADCAM_PLUS_PLUS: pytorch_grad_cam.GradCAMPlusPlus,
+    CamMethod.HIRESCAM: pytorch_grad_cam.HiResCAM,
+    CamMethod.LAYERCAM: pytorch_grad_cam.LayerCAM,
+    CamMethod.SCORECAM: pytorch_grad_cam.ScoreCAM,
+}
+
+
+def published(method, network, target, pictures, chosen, *, shape, monkeypatch):
+    """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
+    kind = THEIRS[method]
+    if method is CamMethod.GRADCAM_PLUS_PLUS:
+        # Their formula without the 1e-6 that they add to a denominator of squared gradients, which are not larger themselves
+        function = kind.get_cam_weights
+        constants = tuple(1e-30 if value == 1e-6 else value for value in function.__code__.co_consts)
+        assert constants != function.__code__.co_consts
+        changed = types.FunctionType(function.__code__.replace(co_consts=constants), function.__globals__)
+        monkeypatch.setattr(kind, "get_cam_weights", changed)
+    monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _pictures: shape[::-1])
+    with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
+        return maps(input_tensor=pictures, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
+
+
+def correlation(one, other):
+    assert one.std() > 0
+    assert other.std() > 0
+    return np.corrcoef(one.ravel(), other.ravel())[0, 1]
+
+
+def same_maps(found, theirs):
+    return [correlation(ours, other) for ours, other in zip(found, theirs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
+    network, classes = layered.of_name("vgg11", weights="none", seed=3)
+    network.resize(replace(network.preprocess, size=64, resize=64))
+    own = torchvision.models.vgg11(weights=None).eval()
+    own.load_state_dict(network.module.state_dict())
+    for module in own.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = False  # theirs would see the activations that ReLU has overwritten; ours must not need this
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    return network, classes, own, pictures
+
+
+@pytest.mark.parametrize("method", THEIRS)
+def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monkeypatch):
+    """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
+    network, classes, own, pictures = vgg
+    names = ["features.8", "features.10"]
+    if method is CamMethod.SCORECAM:  # a pass for every channel: few of them, once
+        names, pictures = ["features.2"], pictures[:1]
+    for name in names:
+        layer, target = network.find(name), own.get_submodule(name)
+        look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+        chosen = look.probabilities.argmax(1)
+        found = look.maps(chosen)
+        given = network.normalise(torch.from_numpy(pictures))
+        theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
+        assert min(same_maps(found, theirs)) > 0.999
+
+
+def test_the_principal_component_is_that_of_a_published_implementation(vgg):
+    """Its sign aside, which theirs leaves to chance: ours is large where activations are."""
+    network, classes, own, pictures = vgg
+    layer = network.find("features.10")
+    with torch.no_grad():
+        activations = own.features[:11](network.normalise(torch.from_numpy(pictures)))
+    theirs = get_2d_projection(activations.numpy())
+    found = cam.principal(activations).numpy()
+    for ours, other, strength in zip(found, theirs, activations.sum(1).numpy(), strict=True):
+        assert abs(correlation(ours, other)) > 0.99999
+        assert correlation(ours, strength) > 0
+    maps = TorchMaps(network, classes, layer=layer, method=CamMethod.EIGENCAM).look(pictures).maps(np.array([0, 1]))
+    np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
+
+
+@pytest.mark.photos
+@pytest.mark.parametrize("method", THEIRS)
+def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
+    """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
+    weights = photos / "weights" / "mobilenet_v2.pth"
+    network, classes = layered.of_name("mobilenet_v2", weights=weights)
+    own = torchvision.models.mobilenet_v2(weights=None).eval()
+    own.load_state_dict(torch.load(weights, weights_only=True))
+    names = ["both.png", "dog_cat.jfif", "creative_commons_elephant.jpg"][: 1 if method is CamMethod.SCORECAM else 3]
+    pictures = np.stack([preparing.load(photos / "pictures" / name, network.preprocess) for name in names])
+    layer = network.find("features.1") if method is CamMethod.SCORECAM else network.last_spatial()
+    target = own.features[1] if method is CamMethod.SCORECAM else own.features[-1]
+    look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+    chosen = look.probabilities.argmax(1)
+    assert classes[chosen[-1]] == ("African elephant" if len(names) == 3 else "bull mastiff")
+    given = network.normalise(torch.from_numpy(pictures))
+    theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
+    assert min(same_maps(look.maps(chosen), theirs)) > 0.999
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def small(head="dense 3 softmax", *, layers="conv 5 k3 relu, conv 4 k3 s2 relu", pool=Pool.AVG, seed=0):
+    """Build a classifier by notation with random weights, on pictures of 16 pixels."""
+    base, _, preprocess = backbones.by_notation(layers, size=16, seed=seed, pool=pool)
+    shape = classifier.feature_shape(classifier.Extractor(base, preprocess=preprocess, pool=pool).eval(), preprocess)
+    network = classifier.Classifier(base, classifier.build_head(head, shape), preprocess=preprocess, pool=pool)
+    with torch.no_grad():
+        for number, values in enumerate(network.head.parameters()):
+            values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(seed + number)))
+    return network.eval()
+
+
+PICTURES = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+CHOSEN = np.array([0, 2, 1, 2])
+
+
+def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer=None, **options):
+    whole = layered.of_classifier(network, name="small.pt")
+    place = whole.last_spatial() if layer is None else whole.find(layer)
+    return TorchMaps(whole, classes, layer=place, method=method, **options)
+
+
+def test_behind_global_average_pooling_the_map_is_the_weighted_sum():
+    """Zhou's closed form: CAM is the sum, Grad-CAM and HiResCAM are that divided by the number of places, exactly."""
+    network = small()
+    with torch.no_grad():
+        activations = network.base(network.normalise(torch.from_numpy(PICTURES)))  # (4, 4, 6, 6)
+    weight = network.head[-1].weight.detach()[torch.from_numpy(CHOSEN)]  # (4, 4)
+    closed = torch.einsum("nk,nkhw->nhw", weight, activations)
+    for sign, contrast in ((1, False), (-1, True)):
+        expected = (sign * closed).relu().numpy()
+        assert expected.max() > 0
+        for method, factor in ((CamMethod.CAM, 1), (CamMethod.GRADCAM, 36), (CamMethod.HIRESCAM, 36)):
+            found = maps_of(network, method=method, contrast=contrast).look(PICTURES).maps(CHOSEN)
+            np.testing.assert_allclose(factor * found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv1_relu", "conv2", None])
+def test_gradients_are_those_of_the_whole_network(layer):
+    """At every layer, activation included or not, the map is that of torch's own gradients through a network without shortcuts."""
+    network = small("dense 6 relu, dense 3 softmax")
+    place = {"conv1": "conv1_relu", None: "conv2_relu"}.get(layer, layer)
+    place = "conv2_relu" if place == "conv2" else place
+    seen = {}
+    handle = network.base.get_submodule(place).register_forward_hook(lambda _m, _g, made: seen.update(made=made))
+    logits = network(torch.from_numpy(PICTURES))
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits.gather(1, torch.from_numpy(CHOSEN)[:, None]).sum(), seen["made"])
+    expected = (gradient.mean((2, 3), keepdim=True) * seen["made"]).sum(1).relu().detach().numpy()
+    np.testing.assert_allclose(
+        maps_of(network, layer=layer).look(PICTURES).maps(CHOSEN), expected, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_a_single_sigmoid_has_maps_of_both_classes():
+    """z speaks for the second class and -z for the first: the map of one is the other's contrast; probabilities are those of both."""
+    network = small("dense 1 sigmoid")
+    first, second = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.int64)
+    look = maps_of(network, classes=("a", "b")).look(PICTURES)
+    against = maps_of(network, classes=("a", "b"), contrast=True).look(PICTURES)
+    assert look.maps(first).max() > 0
+    np.testing.assert_array_equal(look.maps(first), against.maps(second))
+    np.testing.assert_array_equal(look.maps(second), against.maps(first))
+    with torch.no_grad():
+        z = network(torch.from_numpy(PICTURES)).sigmoid().numpy()
+    np.testing.assert_allclose(look.probabilities, np.concatenate([1 - z, z], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", CamMethod)
+def test_pictures_of_a_batch_know_nothing_of_each_other(method):
+    """Each picture's map is what it would be alone, whatever classes the others are asked for."""
+    network = small()
+    together = maps_of(network, method=method, batch=3).look(PICTURES).maps(CHOSEN)
+    assert together.shape == (4, 6, 6)
+    assert together.dtype == np.float32
+    assert together.min() >= 0
+    for index in range(4):
+        alone = maps_of(network, method=method).look(PICTURES[index : index + 1]).maps(CHOSEN[index : index + 1])
+        np.testing.assert_allclose(together[index], alone[0], rtol=1e-3, atol=1e-5 * together.max())
+
+
+def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
+    """Not NaN, by any method that takes gradients: the ratios of Grad-CAM++ have nought on both sides."""
+    network = small()
+    with torch.no_grad():
+        network.head[-1].weight.zero_()
+    for method in set(CamMethod) - cam.WITHOUT_GRADIENT:
+        found = maps_of(network, method=method).look(PICTURES).maps(CHOSEN)
+        np.testing.assert_array_equal(found, np.zeros((4, 6, 6)))
+
+
+@pytest.mark.parametrize(
+    ("head", "pool"),
+    [("dense 6 relu, dense 3 softmax", Pool.AVG), ("dense 3 softmax", Pool.FLATTEN), ("dense 3 softmax", Pool.MAX)],
+)
+def test_cam_itself_is_refused_where_the_head_is_another(head, pool):
+    """Two layers, every place its own weight, or the largest place alone: a weighted sum of channels would be another map."""
+    with pytest.raises(UsageError, match=r"--method cam needs one dense layer behind the global average of conv2"):
+        maps_of(small(head, pool=pool), method=CamMethod.CAM)
+
+
+def test_a_layer_without_places_is_refused():
+    """The message names the last one that has some; and what has no negative part has no contrast."""
+    with pytest.raises(
+        UsageError, match=r"head\.dense1 of small\.pt answers with 6, .* the last layer that has is conv2"
+    ):
+        maps_of(small("dense 6 relu, dense 3 softmax"), layer="head.dense1")
+    for method in cam.WITHOUT_GRADIENT:
+        with pytest.raises(UsageError, match=f"--method {method} has no negative part"):
+            maps_of(small(), method=method, contrast=True)
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
+def test_the_network_is_left_as_it_was(broken, monkeypatch):
+    """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
+    network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
+    expected = maps_of(network).look(PICTURES).maps(CHOSEN)
+    network.train()
+    network.base.get_submodule("conv2").eval()
+    for parameter in network.base.parameters():
+        parameter.requires_grad_(False)
+    network.head[-1].weight.grad = torch.ones_like(network.head[-1].weight)
+
+    def state():
+        return (
+            [module.training for module in network.modules()],
+            [parameter.requires_grad for parameter in network.parameters()],
+            [None if each.grad is None else each.grad.tolist() for each in network.parameters()],
+            [len(module._forward_hooks) + len(module._backward_hooks) for module in network.modules()],
+            {name: tensor.tolist() for name, tensor in network.state_dict().items()},
+            torch.is_grad_enabled(),
+        )
+
+    before = state()
+    maps = maps_of(network)
+    if broken:
+        monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            maps.look(PICTURES).maps(CHOSEN)
+    else:
+        np.testing.assert_allclose(maps.look(PICTURES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
+        maps.probabilities(PICTURES)
+    assert state() == before

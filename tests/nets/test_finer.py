@@ -1,0 +1,162 @@
+"""Finer maps: at every r-th row and column they are the coarse map, with the same weights, and have r times of both exactly."""
+
+import functools
+
+import pytest
+import torch
+
+from cnnkit.choices import Pool
+from cnnkit.errors import UsageError
+from cnnkit.nets import backbones, classifier, finer, layered
+from cnnkit.nets.classifier import Classifier
+
+
+@functools.cache
+def published(name):
+    return layered.of_name(name, weights="none")[0]
+
+
+def by_notation(text, *, head="dense 3 softmax", pool=Pool.AVG, size=32):
+    base, _, preprocess = backbones.by_notation(text, size=size, pool=pool)
+    maps = base(torch.zeros(1, 3, size, size)).shape[1:]
+    shape = {Pool.AVG: maps[:1], Pool.FLATTEN: (maps.numel(),), Pool.NONE: tuple(maps)}[pool]
+    network = Classifier(base, classifier.build_head(head, tuple(shape)), preprocess=preprocess, pool=pool).eval()
+    return layered.of_classifier(network, name="model.pt")
+
+
+def answer(network, layer, pictures):
+    with torch.no_grad():
+        return network.upto([layer.node], keep=True)(pictures)[0]
+
+
+def check(network, layer, *, sizes, factor=2):
+    """Compare at several sizes, and give the finer network."""
+    made, fine_layer = finer.finer(network, layer)
+    assert fine_layer.name == layer.name
+    for size in sizes:
+        pictures = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
+        coarse, fine = answer(network, layer, pictures), answer(made, fine_layer, pictures)
+        assert coarse.std() > 0  # there is something to compare
+        assert fine.shape[2:] == (factor * coarse.shape[2], factor * coarse.shape[3]), size
+        assert torch.isfinite(fine).all(), size
+        torch.testing.assert_close(
+            fine[:, :, ::factor, ::factor], coarse, rtol=1e-3, atol=1e-5 * float(coarse.abs().max()), msg=f"{size}"
+        )
+    return made
+
+
+ODD = [(64, 64), (97, 75), (111, 130)]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("squeezenet1_1", None),
+        ("squeezenet1_1", "features.4"),
+        ("mobilenet_v2", None),
+        ("mobilenet_v2", "features.10"),
+        ("resnet18", None),
+        ("resnet18", "layer3"),
+        ("resnet18", "maxpool"),
+        ("vgg11", "block5_conv2"),
+        ("vgg11", None),
+        ("densenet121", None),
+        ("googlenet", "inception4e"),
+        ("googlenet", None),
+    ],
+)
+def test_published_networks(name, layer):
+    """Plain, residual, dense and branching ones, with strides of convolutions and of poolings that round up and down."""
+    network = published(name)
+    check(network, network.last_spatial() if layer is None else network.find(layer), sizes=ODD)
+
+
+NOTATIONS = [
+    ("conv 4 k3 s2 same relu, conv 5 k3 same relu", 2),
+    ("conv 4 k3 same relu, pool 2, conv 5 k4 same relu, conv 5 k2 same", 2),  # even kernels: one more pixel behind
+    ("conv 4 k3 s2 same relu, pool 3 s2 same, conv 5 k5 same relu, pool 3 s1 same", 2),
+    ("conv 4 k4 s2 p1 bn relu, conv 4 k4 s2 p1 bn relu, conv 4 k3", 2),
+    ("conv 4 k5 s3 relu, dropout 0.5, conv 5 k3 d2 same relu, conv 5 k1", 3),
+    ("conv 4 k3 relu, avgpool 2, conv 5 k3 relu", 2),
+    ("conv 4 k3 relu, avgpool 3 s2 p1, conv 5 k3 same", 2),  # padding counts in the mean
+    ("conv 4 k3 relu, pool 3 s2 p1, conv 5 k3 same g5, conv 10 k2x3 p1".replace(" g5", ""), 2),
+    ("conv 4 k3 same relu, pool 2 s3, conv 5 k3 same", 3),  # between the old windows there is room
+    ("conv 4 k1 s2 relu, conv 6 k3x5 same d2 g2 relu", 2),
+    ("conv 4 k7 s4 same relu, pool 2 same s1, conv 5 k3 p2", 4),
+]
+
+
+@pytest.mark.parametrize(("text", "factor"), NOTATIONS)
+def test_networks_by_notation(text, factor):
+    """With Keras' `same`, even kernels, dilation, groups and all poolings, for every remainder of the size."""
+    network = by_notation(text)
+    sizes = [(32, 32), (33, 35), (37, 30), (34, 31), (39, 36)]
+    check(network, network.last_spatial(), sizes=sizes, factor=factor)
+
+
+def test_a_network_shares_its_weights_and_stays_as_it_was():
+    """Not a tensor is copied, and the original gives what it gave, in the same modules, with the same shapes."""
+    network = published("squeezenet1_1")
+    pictures = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    modules, shapes = dict(network.module.named_modules()), dict(network.shapes)
+    flags = {name: module.training for name, module in modules.items()}
+    with torch.no_grad():
+        before = network.module(pictures)
+    made, layer = finer.finer(network, network.last_spatial())
+    with torch.no_grad():
+        made.module(pictures)
+    ours, theirs = ({id(each) for each in part.module.parameters()} for part in (made, network))
+    assert ours == theirs
+    assert dict(network.module.named_modules()) == modules
+    assert {name: module.training for name, module in network.module.named_modules()} == flags
+    assert network.shapes == shapes
+    with torch.no_grad():
+        assert torch.equal(network.module(pictures), before)
+    assert layer.shape == (512, 26, 26)
+    assert network.last_spatial().shape == (512, 13, 13)
+
+
+def test_every_layer_keeps_its_name():
+    """What was before the stride keeps its size, what is behind it has twice the rows and columns, also behind the layer asked for."""
+    network = by_notation("conv 4 k3 s2 same relu, conv 5 k3 s2 same relu, conv 6 k3 same relu, conv 7 k3 same relu")
+    made, _ = finer.finer(network, network.find("conv3"))
+    assert [each.name for each in made.layers()] == [each.name for each in network.layers()]
+    assert [each.shape for each in made.layers()] == [(4, 16, 16), (5, 16, 16), (6, 16, 16), (7, 16, 16)]
+
+
+def test_poolings_behind_a_layer_are_kept():
+    """The stride before the layer goes; one behind it stays, further apart."""
+    network = by_notation("conv 4 k3 s2 same relu, conv 5 k3 same relu, pool 2, conv 6 k3 same relu")
+    made = check(network, network.find("conv2"), sizes=[(32, 32), (37, 34)])
+    assert [each.shape[1] for each in made.layers()] == [32, 32, 16, 16][: len(made.layers())]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("swin_t", None, r"^swin_t has no stride of a convolution or pooling before|cannot be dilated, so --fine does not go with it$"),
+        ("inception_v3", None, r"^inception_v3: avg_pool2d at \S+ cannot be dilated, so --fine does not go with it$"),
+    ],
+)  # fmt: skip
+def test_published_networks_that_cannot(name, layer, message):
+    """Say which of their parts it is."""
+    network = published(name)
+    with pytest.raises(UsageError, match=message):
+        finer.finer(network, network.last_spatial() if layer is None else network.find(layer))
+
+
+def test_a_head_for_maps_of_one_size():
+    """A flatten head has weights for every place; what would go is said."""
+    network = by_notation("conv 4 k3 s2 same relu", pool=Pool.FLATTEN, head="dense 2 softmax")
+    with pytest.raises(UsageError, match=r"^the head of model.pt takes maps of one size alone, .* --pool avg and --pool max"):
+        finer.finer(network, network.last_spatial())
+    assert network.last_spatial().shape == (4, 16, 16)
+
+
+def test_a_network_without_a_stride():
+    """There is nothing to take out; nor is there before a layer that stands before the first stride."""
+    message = r"^model.pt has no stride of a convolution or pooling before conv1 that could be taken out$"
+    for text in ("conv 4 k3 same relu", "conv 4 k3 same relu, pool 2, conv 5 k3"):
+        network = by_notation(text)
+        with pytest.raises(UsageError, match=message):
+            finer.finer(network, network.find("conv1"))
