@@ -18,9 +18,23 @@ from cnnkit.explain import cam
 from cnnkit.explain.cam import TorchMaps
 from cnnkit.nets import backbones, classifier, layered
 
+_FORMULA = pytorch_grad_cam.GradCAMPlusPlus.get_cam_weights
+_CONSTANTS = _FORMULA.__code__.co_consts
+assert 1e-6 in _CONSTANTS
+
+
+class GradCAMPlusPlus(pytorch_grad_cam.GradCAMPlusPlus):
+    """Their formula without the 1e-6 that they add to a denominator of squared gradients, which are not larger themselves."""
+
+    get_cam_weights = types.FunctionType(
+        _FORMULA.__code__.replace(co_consts=tuple(1e-30 if value == 1e-6 else value for value in _CONSTANTS)),
+        _FORMULA.__globals__,
+    )
+
+
 THEIRS = {
     CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
-    CamMethod.GRADCAM_PLUS_PLUS: pytorch_grad_cam.GradCAMPlusPlus,
+    CamMethod.GRADCAM_PLUS_PLUS: GradCAMPlusPlus,
     CamMethod.HIRESCAM: pytorch_grad_cam.HiResCAM,
     CamMethod.LAYERCAM: pytorch_grad_cam.LayerCAM,
     CamMethod.SCORECAM: pytorch_grad_cam.ScoreCAM,
@@ -30,13 +44,6 @@ THEIRS = {
 def published(method, network, target, pictures, chosen, *, shape, monkeypatch):
     """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
     kind = THEIRS[method]
-    if method is CamMethod.GRADCAM_PLUS_PLUS:
-        # Their formula without the 1e-6 that they add to a denominator of squared gradients, which are not larger themselves
-        function = kind.get_cam_weights
-        constants = tuple(1e-30 if value == 1e-6 else value for value in function.__code__.co_consts)
-        assert constants != function.__code__.co_consts
-        changed = types.FunctionType(function.__code__.replace(co_consts=constants), function.__globals__)
-        monkeypatch.setattr(kind, "get_cam_weights", changed)
     monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _pictures: shape[::-1])
     with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
         return maps(input_tensor=pictures, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
@@ -61,7 +68,9 @@ def vgg():
     own.load_state_dict(network.module.state_dict())
     for module in own.modules():
         if isinstance(module, torch.nn.ReLU):
-            module.inplace = False  # theirs would see the activations that ReLU has overwritten; ours must not need this
+            module.inplace = (
+                False  # theirs would see the activations that ReLU has overwritten; ours must not need this
+            )
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     return network, classes, own, pictures
 
