@@ -139,6 +139,16 @@ def main(
     from cnnkit.explain import class_maps
     from cnnkit.explain.draughtsman import Drawing
 
+    drawing = Drawing(
+        output=output,
+        sheet=sheet,
+        alpha=alpha,
+        colormap=colormap,
+        raw=raw,
+        box=box,
+        faithful=faithful,
+        force=force,
+    )
     pictures = cli.pictures(sources, split=split, null=null)
     source = class_maps.open_model(
         model,
@@ -151,16 +161,6 @@ def main(
         fit=fit,
         device=device,
         batch=batch,
-    )
-    drawing = Drawing(
-        output=output,
-        sheet=sheet,
-        alpha=alpha,
-        colormap=colormap,
-        raw=raw,
-        box=box,
-        faithful=faithful,
-        force=force,
     )
     with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
         records = class_maps.explain(

@@ -92,8 +92,8 @@ def main(
     """
     from cnnkit.explain import maps
 
-    network = maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
     drawing = maps.Drawing(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
+    network = maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
     cli.emit(maps.explain(network, picture, layers or ["all"], drawing=drawing), as_json)
 
 

@@ -20,7 +20,6 @@ from cnnkit.errors import BadPicture, UsageError
 from cnnkit.explain import colours, faithful, sheet
 from cnnkit.explain.draughtsman import ClassMap, Draughtsman, Drawing, Found
 from cnnkit.explain.faithful import Faithfulness
-from cnnkit.formats import pictures as files
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -148,19 +147,15 @@ def explain(
         `overlay`, the file; `box` and `peak` in pixels of the picture; `maximum`, the map's largest value.
 
     Raises:
-        UsageError: A class that the network does not know, a name that does not end in .png, or no such colour map.
+        UsageError: A class that the network does not know.
         CnnkitError: The folder is not empty, or holds the pictures themselves.
     """
     palette = colours.table(drawing.colormap)
     choose = _chooser(wanted, source.classes)
-    if drawing.sheet is not None:
-        files.check_png(drawing.sheet, option="--sheet")
     if drawing.output is not None:
         if isinstance(pictures, Sequence):
             tree.check_apart(drawing.output, (picture.path for picture in pictures), to_be="looked into")
         tree.check_free(drawing.output, force=drawing.force)
-    elif drawing.raw:
-        raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
     several = len(wanted) > 1 or "all" in wanted
     if not isinstance(pictures, Sequence):  # nothing is said before there is anything to say
         coming = iter(pictures)

@@ -20,8 +20,8 @@ from PIL import Image
 from cnnkit.data import copies, images, preprocess, tree
 from cnnkit.data.images import Original
 from cnnkit.data.source import Picture
-from cnnkit.errors import CnnkitError
-from cnnkit.explain import overlay, sheet, spreading
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.explain import colours, overlay, sheet, spreading
 from cnnkit.explain.faithful import Faithfulness
 from cnnkit.explain.sheet import Cell
 from cnnkit.explain.spreading import Box
@@ -44,6 +44,18 @@ class Drawing:
     box: float | None = None
     faithful: bool = False
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before a network is loaded.
+
+        Raises:
+            UsageError: No such colour map, a sheet that is no PNG, or arrays without a place.
+        """
+        colours.table(self.colormap)
+        if self.sheet is not None:
+            files.check_png(self.sheet, option="--sheet")
+        if self.raw and self.output is None:
+            raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,16 @@ class Drawing:
     raw: bool = False
     force: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what can be checked before a network is loaded.
+
+        Raises:
+            UsageError: No such colour map, or arrays without a place.
+        """
+        colours.table(self.colormap)
+        if self.raw and self.output is None:
+            raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
+
 
 def open_model(
     model: str,
@@ -126,8 +136,6 @@ def explain(network: Activations, picture: str | Path, layers: Sequence[str], *,
     if drawing.output is not None:
         tree.check_apart(drawing.output, [str(picture)], to_be="looked into")
         tree.check_free(drawing.output, force=drawing.force)
-    elif drawing.raw:
-        raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
     image = preprocess.load(picture, network.preprocess)
     answers = network.answers(image, chosen)
     for layer, maps in zip(chosen, answers, strict=True):

@@ -1,0 +1,520 @@
+"""cnn-cam as it is used: one overlay a picture, records, sheets; with torch and without; and what it refuses."""
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnkit.choices import Fit, Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.data import source
+from cnnkit.explain import class_maps
+from cnnkit.explain.draughtsman import Drawing
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones
+from cnnkit.nets import classifier as classifiers
+
+CPU = ("--device", "cpu")
+FIELDS = ["path", "label", "probability", "class", "overlay", "box", "peak", "maximum"]
+GREY, RED, BLUE = (128, 128, 128), (255, 0, 0), (0, 0, 255)
+
+
+def write_model(
+    name,
+    *,
+    head="dense 2 softmax",
+    classes=("blue", "red"),
+    layers="conv 2 k1 relu",
+    pool=Pool.AVG,
+    weights=None,
+    **changes,
+):
+    """Write a model whose two channels answer to red and to blue alone, and whose head reads one for each class."""
+    base, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
+    preprocess = replace(preprocess, **changes)
+    shape = classifiers.feature_shape(
+        classifiers.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval(), preprocess
+    )
+    made = classifiers.build_head(head, shape)
+    with torch.no_grad():
+        base[0].weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
+        for parameter in made.parameters():
+            parameter.zero_()
+        first = next(iter(made.parameters()))
+        first.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]])[-len(first) :] if weights is None else weights)
+    header = Header(Kind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"})
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state |= {f"head.{key}": value for key, value in made.state_dict().items()}
+    bundle.save(name, Bundle(header, state))
+
+
+def write_picture(path, *, size=(64, 32), red=(8, 8, 24, 16), blue=(40, 4, 48, 12)):
+    """Write a grey picture with a red and a blue rectangle (left, top, right, bottom)."""
+    image = Image.new("RGB", size, GREY)
+    for box, colour in ((red, RED), (blue, BLUE)):
+        if box is not None:
+            image.paste(colour, box)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **({"quality": 95, "subsampling": 0} if str(path).endswith("jpg") else {}))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with model.pt, and photos of two classes in three formats."""
+    monkeypatch.chdir(tmp_path)
+    write_model("model.pt")
+    write_picture("photos/blue/1.png", red=None)
+    write_picture("photos/blue/deep/1.jpg", red=None)
+    write_picture("photos/red/2.gif", blue=None)
+    write_picture("photos/red/3.png", blue=None, size=(40, 56), red=(20, 28, 30, 42))
+    return tmp_path
+
+
+def boxes(row):
+    return json.loads(row["box"]) if row["box"] else None
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int64)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_one_overlay_a_picture(run, here):
+    """Named after it, its class folder kept, of its size and format; a record each, whose peak and box lie on what is coloured."""
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--box", "0.5", *CPU)
+    assert list(outcome.rows[0]) == FIELDS
+    expected = {
+        "photos/blue/1.png": ("maps/blue/1.png", "PNG", [40, 4, 48, 12]),
+        "photos/blue/deep/1.jpg": ("maps/blue/deep/1.jpg", "JPEG", [40, 4, 48, 12]),
+        "photos/red/2.gif": ("maps/red/2.gif.png", "PNG", [8, 8, 24, 16]),
+        "photos/red/3.png": ("maps/red/3.png", "PNG", [20, 28, 30, 42]),
+    }
+    assert [row["path"] for row in outcome.rows] == list(expected)
+    for row in outcome.rows:
+        overlay, kind, region = expected[row["path"]]
+        label = row["path"].split("/")[1]
+        assert (row["label"], row["class"], row["overlay"]) == (label, label, overlay)
+        with Image.open(overlay) as drawn, Image.open(row["path"]) as original:
+            assert (drawn.size, drawn.format) == (original.size, kind)
+            cell = (original.width / 16, original.height / 16)
+        # The network squashes to 16 by 16: a cell is so many pixels, and a box ends within one
+        assert np.abs(np.array(boxes(row)) - region).max() <= max(cell)
+        x, y = json.loads(row["peak"])
+        assert region[0] <= x < region[2]
+        assert region[1] <= y < region[3]
+        assert float(row["maximum"]) > 0
+    assert sorted(str(path) for path in Path("maps").rglob("*.*")) == sorted(
+        overlay for overlay, _, _ in expected.values()
+    )
+    assert outcome.err.splitlines() == ["cnn-cam: maps of conv1, 16x16"]
+
+
+def test_values_are_worked_by_hand(run, here):
+    """One dense layer behind the mean of 16 by 16 places: Grad-CAM is the channel times the weight, divided by 256."""
+    run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", *CPU)
+    found, spread = np.load("maps/3.png.map.npy"), np.load("maps/3.png.pixels.npy")
+    assert (found.dtype, found.shape, spread.dtype, spread.shape) == (np.float32, (16, 16), np.float32, (56, 40))
+    preprocess = bundle.load("model.pt").header.preprocess
+    prepared = preparing.load("photos/red/3.png", preprocess) / 255 * 2 - 1
+    bias = float(bundle.load("model.pt").state["base.conv1.bias"][0])
+    expected = np.maximum(prepared @ [1, -1, -1] + bias, 0) / 256
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    wide = torch.nn.functional.interpolate(torch.from_numpy(found)[None, None], (56, 40), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(spread, wide, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
+def test_the_map_lies_over_what_the_network_saw(run, here, fit):
+    """Outside of the crop the overlay is the picture, and the array nought; of a padded one the region is where it is."""
+    write_model("other.pt", fit=fit, resize=16 if fit is Fit.PAD else 20)
+    outcome = run(
+        "cnn-cam", "-m", "other.pt", "photos/red/2.gif", "-o", "maps", "--raw", "--box", "0.5", "--alpha", "0.9", *CPU
+    )
+    # 64x32: the crop is the middle 16 of 40 columns and of 20 rows; red lies at 8 to 24, the crop begins at 19.2
+    drawn, original = pixels("maps/2.gif.png"), pixels("photos/red/2.gif")
+    spread = np.load("maps/2.gif.png.pixels.npy")
+    left, top, right, bottom = (19, 3, 45, 29) if fit is Fit.CROP else (0, 0, 64, 32)
+    inside = np.zeros((32, 64), dtype=bool)
+    inside[top:bottom, left:right] = True
+    assert (np.abs(drawn - original).sum(2) > 0)[inside].all()
+    assert (drawn == original)[~inside].all()
+    assert (spread[~inside] == 0).all()
+    (row,) = outcome.rows
+    expected = [19, 8, 24, 16] if fit is Fit.CROP else [8, 8, 24, 16]
+    cell = 1.6 if fit is Fit.CROP else 4
+    assert np.abs(np.array(boxes(row)) - expected).max() <= cell + 1
+
+
+def test_colours_are_those_that_are_asked_for(run, here):
+    """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the picture."""
+    for colormap in ("inferno", "jet"):
+        words = ("--alpha", "1", "--colormap", colormap, "--raw", "--force")
+        run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU)
+        spread = np.load("maps/3.png.pixels.npy")
+        table = (mpl.colormaps[colormap](np.arange(256) / 255)[:, :3] * 255).round()
+        expected = table[(spread / spread.max() * 255).round().astype(int)]
+        assert np.abs(pixels("maps/3.png") - expected).max() <= 1
+    run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "plain", "--alpha", "0", *CPU)
+    np.testing.assert_array_equal(pixels("plain/3.png"), pixels("photos/red/3.png"))
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "--colormap", "infero", *CPU, status=2)
+    assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r or winter?\n'
+
+
+def test_a_frame_is_drawn_where_the_record_says(run, here):
+    """White between two black lines, on the box of the record and nowhere else."""
+    words = ("--alpha", "0", "--box", "0.5")
+    (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU).rows
+    left, top, right, bottom = boxes(row)
+    changed = np.abs(pixels("maps/3.png") - pixels("photos/red/3.png")).sum(2) > 0
+    rows, columns = np.nonzero(changed)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (left, top, right, bottom)
+    assert (pixels("maps/3.png")[top, left:right] == 0).all()
+    assert (pixels("maps/3.png")[top + 1, left + 1 : right - 1] == 255).all()
+
+
+def test_a_sheet_shows_all(run, here):
+    """Input and overlay side by side for every picture and class, without any overlay being written."""
+    run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.png", "--class", "all", *CPU)
+    with Image.open("sheet.png") as drawn:
+        assert drawn.width > 3 * 160
+        # Both classes of four pictures: the first of each cell is red or blue on grey, without any colour map
+        colours = {colour for _, colour in drawn.getcolors(drawn.width * drawn.height)}
+    assert {RED, BLUE, GREY, (255, 255, 255)} <= colours
+    assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos", "sheet.png"]
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.jpg", *CPU, status=2)
+    assert "--sheet sheet.jpg: it is written as PNG" in refused.err
+
+
+def test_three_ways_in_are_one(run, here):
+    """A folder, a manifest and a list on standard input give the same records and the same overlays."""
+    listed = sorted(str(path) for path in Path("photos").rglob("*.*"))
+    lines = ["path\tlabel", *(f"{path}\t{path.split('/')[1]}" for path in listed)]
+    Path("list.tsv").write_text("\n".join(lines) + "\n")
+    whole = run("cnn-cam", "-m", "model.pt", "photos", *CPU).out
+    assert run("cnn-cam", "-m", "model.pt", "list.tsv", *CPU).out == whole
+    assert run("cnn-cam", "-m", "model.pt", "-", *CPU, stdin="\n".join(listed) + "\n").out == whole
+    run("cnn-cam", "-m", "model.pt", "photos", "-o", "one", *CPU)
+    run("cnn-cam", "-m", "model.pt", "-", "-o", "two", *CPU, stdin="\n".join(lines) + "\n")
+    one, two = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*.*")}
+        for folder in ("one", "two")
+    )
+    assert len(one) == 4
+    assert one == two
+
+
+# ---------------------------------------------------------------- whose map
+
+
+def test_classes_by_name_label_or_all(run, here):
+    """`probability` is that of the class whose map it is, whatever the network names; each class's overlay tells it."""
+    write_picture("photos/red/both.png", blue=(40, 4, 60, 24))
+    both = run(
+        "cnn-cam", "-m", "model.pt", "photos/red/both.png", "-o", "maps", "--class", "all", "--box", "0.5", *CPU
+    ).rows
+    assert [(row["label"], row["class"], row["overlay"]) for row in both] == [
+        ("blue", "blue", "maps/both~blue.png"), ("blue", "red", "maps/both~red.png"),
+    ]  # fmt: skip
+    assert sum(float(row["probability"]) for row in both) == pytest.approx(1)
+    assert boxes(both[0])[0] >= 36
+    assert boxes(both[1])[2] <= 28
+    named = run("cnn-cam", "-m", "model.pt", "photos/red/both.png", "--class", "red", "--class", "top", *CPU).rows
+    assert [row["class"] for row in named] == ["red", "blue"]
+    assert float(named[0]["probability"]) == float(both[1]["probability"])
+    once = run("cnn-cam", "-m", "model.pt", "photos/red/both.png", "--class", "blue", "--class", "top", *CPU).rows
+    assert [row["class"] for row in once] == ["blue"]
+    true = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU).rows
+    assert [row["class"] for row in true] == [row["path"].split("/")[1] for row in true]
+    assert ("red", "blue") in [(row["class"], row["label"]) for row in true]
+
+
+def test_a_class_that_is_not_there(run, here):
+    """A name that the model does not know is refused with the nearest; a picture without a label is skipped where that is asked for."""
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
+    assert refused.err.endswith('--class "read": the model knows no such class; did you mean red?\n')
+    write_picture("photos/green/1.png")
+    write_picture("photos/0.png")
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU, status=3)
+    assert len(outcome.rows) == 4
+    assert "photos/0.png: it has no label, and --class true asks for the map of that; skipped" in outcome.err
+    assert "photos/green/1.png: its label green is no class of the model" in outcome.err
+
+
+def test_contrast_is_what_speaks_against_a_class(run, here):
+    """With a head that counts blue against red, the contrast of red is where blue is."""
+    write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
+    write_picture("both.png")
+    for words, region in (((), (8, 24)), (("--contrast",), (40, 48))):
+        (row,) = run("cnn-cam", "-m", "against.pt", "both.png", "--class", "red", "--box", "0.5", *words, *CPU).rows
+        left, _, right, _ = boxes(row)
+        assert region[0] - 4 <= left < right <= region[1] + 4
+    refused = run("cnn-cam", "-m", "against.pt", "both.png", "--contrast", "--method", "eigencam", *CPU, status=2)
+    assert "--method eigencam has no negative part" in refused.err
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "scorecam", "cam"])
+def test_every_method_finds_what_is_red(run, here, method):
+    """All seven by their names; the hottest place lies on the red rectangle."""
+    (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
+    x, y = json.loads(row["peak"])
+    assert 20 <= x < 30
+    assert 28 <= y < 42
+
+
+def test_a_map_of_zeros_is_reported(run, here):
+    """Nothing speaks for the class: the overlay is the plain picture, without a box or a peak, and stderr says so. No NaN anywhere."""
+    write_picture("photos/plain.png", red=None, blue=None)
+    words = ("-o", "maps", "--class", "red", "--box", "0.5", "--raw", "--faithful")
+    write_model("none.pt", weights=torch.zeros(2, 2))
+    outcome = run("cnn-cam", "-m", "none.pt", "photos/plain.png", *words, *CPU)
+    (row,) = outcome.rows
+    assert (row["box"], row["peak"], float(row["maximum"])) == ("", "", 0)
+    np.testing.assert_array_equal(pixels("maps/plain.png"), pixels("photos/plain.png"))
+    assert not np.load("maps/plain.png.pixels.npy").any()
+    assert (
+        "1 of 1 maps are nought everywhere, and drawn as the plain picture: that of red in photos/plain.png"
+        in outcome.err
+    )
+    assert "nan" not in outcome.out.lower()
+
+
+def test_a_single_sigmoid(run, here):
+    """z speaks for the second class: where its weight is negative, red is what speaks for the first."""
+    write_model("binary.pt", head="dense 1 sigmoid", weights=torch.tensor([[-1.0, 1.0]]))
+    write_picture("both.png")
+    rows = run("cnn-cam", "-m", "binary.pt", "both.png", "--class", "all", "--box", "0.5", *CPU).rows
+    assert [row["class"] for row in rows] == ["blue", "red"]
+    assert boxes(rows[0])[2] <= 28
+    assert boxes(rows[1])[0] >= 36
+
+
+def test_an_answer_that_is_no_number_is_skipped(run, here):
+    """A network with NaN in its weights draws nothing, and each picture is named."""
+    write_model("broken.pt", weights=torch.full((2, 2), torch.nan))
+    outcome = run("cnn-cam", "-m", "broken.pt", "photos", "-o", "maps", *CPU, status=3)
+    assert outcome.out.splitlines() == ["\t".join(FIELDS)]
+    assert outcome.err.count("the network's answer is not a number; skipped") == 4
+    assert not Path("maps").exists()
+
+
+# ---------------------------------------------------------------- where, and how fine
+
+
+def test_layers_by_name_and_number(run, here):
+    """The last layer with spatial extent unless said, which stderr names; one without is refused, one that is not there proposed."""
+    head, weights = "dense 3 relu, dense 2 softmax", torch.eye(3)[:, :2]
+    write_model("deep.pt", layers="conv 2 k1 relu, pool 2, dropout 0.5", head=head, weights=weights)
+    for words, name in (
+        ((), "pool1, 8x8"),
+        (("--layer", "conv1"), "conv1, 16x16"),
+        (("--layer", "0"), "conv1, 16x16"),
+        (("--layer", "-1"), "pool1, 8x8"),
+    ):
+        outcome = run("cnn-cam", "-m", "deep.pt", "photos/red/3.png", *words, *CPU)
+        assert outcome.err.splitlines()[0] == f"cnn-cam: maps of {name}"
+    refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "head.dense1", *CPU, status=2)
+    assert "head.dense1 of deep.pt answers with 3, which has no height and width" in refused.err
+    refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "conv2", *CPU, status=2)
+    assert 'deep.pt has no layer "conv2"; did you mean conv1' in refused.err
+    refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "7", *CPU, status=2)
+    assert "deep.pt has 2 layers with maps, numbered from 0; there is no 7" in refused.err
+
+
+def test_fine_maps_have_twice_the_rows(run, here):
+    """At every second place they are the coarse map, but for the mean that the gradient is divided by."""
+    write_model("strided.pt", layers="conv 2 k1 relu, pool 2")
+    for folder, words in (("coarse", ()), ("fine", ("--fine",))):
+        run("cnn-cam", "-m", "strided.pt", "photos/red/3.png", "-o", folder, "--raw", *words, *CPU)
+    coarse, fine = (np.load(f"{folder}/3.png.map.npy") for folder in ("coarse", "fine"))
+    assert (coarse.shape, fine.shape) == ((8, 8), (16, 16))
+    assert coarse.max() > 0
+    np.testing.assert_allclose(4 * fine[::2, ::2], coarse, rtol=1e-4, atol=1e-7)
+
+
+def test_larger_and_rectangular_pictures(run, here):
+    """--size shows the network more, also a rectangle; a head that takes one size alone says so."""
+    run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", "--size", "28x20", *CPU)
+    assert np.load("maps/3.png.map.npy").shape == (28, 20)
+    write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
+    refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
+    assert "flat.pt takes no pictures of 64x64" in refused.err
+    refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
+    assert "the head of flat.pt takes maps of one size alone" in refused.err
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
+    assert '--size "0" is no size' in refused.err
+
+
+# ---------------------------------------------------------------- without torch
+
+
+def test_an_exported_network_gives_the_same_maps(run, here):
+    """CAM is Zhou's sum to 1e-4, Grad-CAM and HiResCAM equal torch's; contrast, classes and overlays as well."""
+    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    for method in ("cam", "gradcam", "hirescam"):
+        for extra in ((), ("--contrast",)):
+            words = ("--method", method, "--class", "all", "--raw", "--force", "--box", "0.3", *extra)
+            ours = run("cnn-cam", "-m", "model.pt", "photos", "-o", "torch", *words, *CPU)
+            theirs = run("cnn-cam", "-m", "model.onnx", "photos", "-o", "onnx", *words, *CPU)
+            for one, other in zip(ours.rows, theirs.rows, strict=True):
+                assert [one[each] for each in ("path", "label", "class", "box", "peak")] == [
+                    other[each] for each in ("path", "label", "class", "box", "peak")
+                ]
+            for path in Path("torch").rglob("*.npy"):
+                np.testing.assert_allclose(np.load(path), np.load("onnx" / path.relative_to("torch")), atol=1e-4)
+    plain = run("cnn-cam", "-m", "model.onnx", "photos/red/3.png", "-o", "plain", "--raw", *CPU)
+    run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "other", "--raw", *CPU)
+    np.testing.assert_allclose(np.load("plain/3.png.map.npy"), 256 * np.load("other/3.png.map.npy"), atol=1e-4)
+    assert plain.err == ""
+
+
+def test_an_exported_network_needs_no_torch(here):
+    """Neither for maps nor for measuring how faithful they are."""
+    program = (
+        "import sys\n"
+        "from cnnkit_tools.cnn_cam import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    subprocess.run(
+        [Path(sys.executable).parent / "cnn-export", "model.pt", "-o", "m.onnx", "--cam", "-q"],
+        check=True,
+        capture_output=True,
+    )
+    words = ["-m", "m.onnx", "photos", "-o", "maps", "--faithful", "--sheet", "sheet.png"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] in ("None False", "0 False"), done.stderr
+
+
+def test_what_an_exported_network_cannot_do(run, here):
+    """It says why, and that the .pt can."""
+    run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
+    refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
+    assert "bare.onnx gives no class activation maps; export it again with cnn-export --cam" in refused.err
+    write_model("deep.pt", head="dense 3 relu, dense 2 softmax", weights=torch.eye(3)[:, :2])
+    run("cnn-export", "deep.pt", "-o", "deep.onnx", *CPU)
+    refused = run("cnn-cam", "-m", "deep.onnx", "photos", *CPU, status=2)
+    assert (
+        "its head (dense 3 relu, dense 2 softmax) is not one dense layer behind global average pooling" in refused.err
+    )
+    assert "give the .pt it was made from" in refused.err
+    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    for words, said in (
+        (("--method", "layercam"), "--method layercam needs more than an exported network gives; give the .pt"),
+        (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
+        (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
+        (("--size", "32"), "model.onnx is exported and fixed; --size goes with a .pt"),
+    ):
+        assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
+
+
+# ---------------------------------------------------------------- how far to believe them
+
+
+def test_faithful_maps_score_better_than_their_opposites(run, here):
+    """Hiding what is red first lets red fall at once; hiding what is not, late: two fields a record, and the means at the end."""
+    write_picture("photos/red/3.png", blue=None, size=(32, 32), red=(4, 4, 14, 14))
+    write_model("sharp.pt", weights=torch.tensor([[0.0, 30.0], [30.0, 0.0]]))
+    outcome = run("cnn-cam", "-m", "sharp.pt", "photos", "--class", "true", "--faithful", *CPU)
+    assert list(outcome.rows[0]) == [*FIELDS, "deletion", "insertion"]
+    row = next(row for row in outcome.rows if row["path"] == "photos/red/3.png")
+    assert float(row["deletion"]) < 0.6
+    assert float(row["insertion"]) > 0.9
+    means = {name: np.mean([float(each[name]) for each in outcome.rows]) for name in ("deletion", "insertion")}
+    assert f"mean of 4 maps: deletion {means['deletion']:.4g}, insertion {means['insertion']:.4g}" in outcome.err
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_a_folder_that_is_in_use(run, here):
+    """One that is not empty needs --force, which replaces; the one that pictures come from is refused with it, too."""
+    run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
+    assert refused.err.endswith("maps is not empty; choose another folder, or write into it with --force\n")
+    run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--alpha", "0", "--force", *CPU)
+    np.testing.assert_array_equal(pixels("maps/red/3.png"), pixels("photos/red/3.png"))
+    before = Path("photos/red/3.png").read_bytes()
+    for folder, stdin in (("photos", None), ("photos/red", None), (".", "photos/red/3.png\n")):
+        words = ["-"] if stdin else ["photos"]
+        refused = run("cnn-cam", "-m", "model.pt", *words, "-o", folder, "--force", *CPU, stdin=stdin, status=1)
+        assert "holds the pictures that are to be looked into" in refused.err
+    assert Path("photos/red/3.png").read_bytes() == before
+
+
+def test_two_pictures_of_one_name(run, here):
+    """Of several sources each picture has a place of its own; two names of one place are refused."""
+    write_picture("others/red/3.png")
+    rows = run("cnn-cam", "-m", "model.pt", "photos/red", "others/red", "-o", "maps", *CPU).rows
+    assert len({row["overlay"] for row in rows}) == len(rows) == len(list(Path("maps").rglob("*.*"))) == 3
+    listed = "photos/red/3.png\n./photos/red/3.png\n"
+    refused = run("cnn-cam", "-m", "model.pt", "-", "-o", "twice", *CPU, stdin=listed, status=1)
+    assert "would both become photos/red/3.png; name one of them otherwise" in refused.err
+
+
+def test_memory_does_not_grow_with_the_pictures(here):
+    """However many pictures come, a few batches of them are alive at once."""
+    listed = source.find(["photos/red/3.png"])
+    opened = class_maps.open_model("model.pt", device="cpu", batch=8)
+
+    def peak(count):
+        tracemalloc.start()
+        many = (listed[0] for _ in range(count))
+        number = sum(1 for _ in class_maps.explain(many, opened, drawing=Drawing(box=0.5), batch=8, jobs=2))
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert number == count
+        return held
+
+    peak(50)
+    few, many = peak(100), peak(600)
+    assert many < 1.1 * few + 300_000
+
+
+# ---------------------------------------------------------------- photographs
+
+
+@pytest.mark.photos
+def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
+    """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
+    monkeypatch.chdir(tmp_path)
+    base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
+    folder = photos / "dogs-vs-cats"
+    listed = [path for label in ("cat", "dog") for path in sorted((folder / label).iterdir())[:60]]
+    Path("list.tsv").write_text("path\tlabel\n" + "".join(f"{path}\t{path.parent.name}\n" for path in listed))
+    run("cnn-extract", "list.tsv", "-o", "train.npy", *base, *CPU)
+    run("cnn-train-head", "train.npy", "-o", "head.pt", "--solver", "lbfgs", *CPU)
+    #: Where the animals are, looked up by eye: left, top, right, bottom
+    places = {
+        "both.png": {"cat": (45, 115, 205, 224), "dog": (75, 10, 165, 140)},
+        "dog_cat.jfif": {"cat": (145, 35, 245, 172), "dog": (0, 5, 165, 177)},
+    }
+    outcome = run(
+        "cnn-cam",
+        "-m",
+        "head.pt",
+        *(photos / "pictures" / name for name in places),
+        "--class",
+        "all",
+        "--box",
+        "0.5",
+        *CPU,
+    )
+    assert len(outcome.rows) == 4
+    for row in outcome.rows:
+        left, top, right, bottom = places[Path(row["path"]).name][row["class"]]
+        x, y = json.loads(row["peak"])
+        assert left <= x < right, row
+        assert top <= y < bottom, row
