@@ -1,6 +1,7 @@
 """What the layers of an exported network answer: values inside of its graph, asked for as further outputs. No torch."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class OnnxActivations:
         Raises:
             UsageError: There is none; the nearest ones are proposed.
         """
-        if wanted.lstrip("-").isdecimal() and -len(self.layers) <= int(wanted) < len(self.layers):
+        if re.fullmatch("-?[0-9]{1,9}", wanted) and -len(self.layers) <= int(wanted) < len(self.layers):
             return self.layers[int(wanted)]
         for layer in self.layers:
             if wanted in (layer.name, layer.value):

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from cnnkit.explain import colours
 from cnnkit.explain.spreading import Box
@@ -42,11 +42,10 @@ def draw(
 
 def _frame(image: Image.Image, box: Box) -> None:
     """Draw a white frame with black edges, visible on any colour, inside the box's bounds."""
-    pen = ImageDraw.Draw(image)
     width = max(1, round(min(image.size) / 150))
     left, top, right, bottom = box
-    for number, colour in enumerate(("black", "white", "black")):
-        inset = number * width
-        corners = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
-        if corners[0] <= corners[2] and corners[1] <= corners[3]:
-            pen.rectangle(corners, outline=colour, width=width)
+    for inset, colour in enumerate(colour for colour in ("black", "white", "black") for _ in range(width)):
+        x0, y0, x1, y1 = left + inset, top + inset, right - inset, bottom - inset
+        if x0 < x1 and y0 < y1:  # Pillow's own rectangles run over where they are as thin as their line
+            for edge in ((x0, y0, x1, y0 + 1), (x0, y1 - 1, x1, y1), (x0, y0, x0 + 1, y1), (x1 - 1, y0, x1, y1)):
+                image.paste(colour, edge)

@@ -45,7 +45,7 @@ class Cells:
 
     def append(self, cell: Cell) -> None:
         """Add a cell, unless the sheet is full."""
-        if self._cells and self._count + cell.count > MOST:
+        if self.left_out or (self._cells and self._count + cell.count > MOST):
             self.left_out += 1
             return
         self._cells.append(cell)

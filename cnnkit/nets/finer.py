@@ -127,12 +127,27 @@ class Unstrided(nn.Module):
             return functional.conv2d(padded, module.weight, module.bias, 1, 0, module.dilation, module.groups)
         if isinstance(module, nn.MaxPool2d):
             padded = functional.pad(maps, (*columns, *rows), value=-torch.inf)
-            return functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
-        inside = functional.pad(torch.ones_like(maps[:1, :1]), (*columns, *rows))
-        size = (kernel_y, kernel_x)
-        return functional.avg_pool2d(functional.pad(maps, (*columns, *rows)), size, 1) / functional.avg_pool2d(
-            inside, size, 1
-        )
+            pooled = functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
+        else:
+            pooled = self._averaged(maps, columns, rows)
+        # A window that lies behind the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
+        down = torch.arange(pooled.shape[-2], device=maps.device).clamp(max=maps.shape[-2] + above - 1)
+        across = torch.arange(pooled.shape[-1], device=maps.device).clamp(max=maps.shape[-1] + left - 1)
+        return pooled[:, :, down[:, None], across]
+
+    def _averaged(self, maps: Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> Tensor:
+        """Average what each window has of the map, and of torch's own padding where the module counts that."""
+        module = self.module
+        assert isinstance(module, nn.AvgPool2d)
+        (above, left), size = _pair(module.padding), _pair(module.kernel_size)
+        counted = torch.ones_like(maps[:1, :1])
+        ends = (*columns, *rows)
+        if module.count_include_pad:
+            own = (left, min(left, columns[1]), above, min(above, rows[1]))
+            counted = functional.pad(counted, own, value=1.0)
+            ends = (0, columns[1] - own[1], 0, rows[1] - own[3])
+        share = functional.avg_pool2d(functional.pad(counted, ends), size, 1)
+        return functional.avg_pool2d(functional.pad(maps, (*columns, *rows)), size, 1) / share
 
 
 class _DilatedPad(nn.Module):

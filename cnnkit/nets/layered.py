@@ -2,11 +2,13 @@
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 
 from cnnkit.errors import UsageError
@@ -100,7 +102,6 @@ class Layered:
         Raises:
             UsageError: The network does not take that size.
         """
-        self.preprocess = preprocess
         try:
             self._measure(preprocess.height, preprocess.width)
         except (RuntimeError, AssertionError) as error:
@@ -108,6 +109,7 @@ class Layered:
                 f"{self.name} takes no pictures of {preprocess.height}x{preprocess.width} "
                 f"({str(error).splitlines()[0]}); its head must stand behind global pooling"
             ) from error
+        self.preprocess = preprocess
 
     def _measure(self, height: int, width: int) -> None:
         place = self.normalise.scale.device
@@ -145,7 +147,7 @@ class Layered:
         for node, shape in outer.items():
             users = list(node.users)
             unfinished = len(users) == 1 and users[0] in outer and self._is_elementwise(users[0])
-            repeats = self._is_dropout(node) or self._is(node, nn.AdaptiveAvgPool2d)
+            repeats = self._repeats(node) or self._is(node, nn.AdaptiveAvgPool2d)
             if len(shape) == 3 and min(shape[1:]) > 1 and not unfinished and not repeats:
                 found.append(self.layer(node))
         return found
@@ -156,7 +158,7 @@ class Layered:
         Raises:
             UsageError: There is none; the nearest ones are proposed.
         """
-        if wanted.lstrip("-").isdecimal():
+        if re.fullmatch("-?[0-9]{1,9}", wanted):
             layers = self.layers()
             if -len(layers) <= int(wanted) < len(layers):
                 return layers[int(wanted)]
@@ -184,7 +186,7 @@ class Layered:
             UsageError: There is none, or what follows it has given the picture's grid up for tokens.
         """
         body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._behind]
-        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._is_dropout(node)]
+        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._repeats(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
             raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
@@ -199,9 +201,10 @@ class Layered:
     def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)
 
-    def _is_dropout(self, node: fx.Node) -> bool:
-        # In eval mode it repeats what comes in
-        return self._is(node, nn.Dropout, nn.Dropout2d) or getattr(node.target, "__name__", "") == "dropout"
+    def _repeats(self, node: fx.Node) -> bool:
+        """Tell whether a node gives again what comes in: dropout in eval mode, a border of padding, other strides in memory."""
+        repeating = (nn.Dropout, nn.Dropout2d, build.SamePad, nn.ZeroPad2d, torchvision.ops.Permute)
+        return self._is(node, *repeating) or getattr(node.target, "__name__", "") in ("dropout", "permute")
 
     def _is_elementwise(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -223,12 +226,15 @@ class Layered:
         return [self._before(node)]
 
     def _before(self, node: fx.Node) -> fx.Node:
-        while self._is_elementwise(node) and not self._is(node, nn.modules.batchnorm._BatchNorm):
+        while self._is_elementwise(node) and not self._is_norm(node):
             given = node.args[0] if node.args else None
             if not isinstance(given, fx.Node) or given not in self.shapes:
                 break
             node = given
         return node
+
+    def _is_norm(self, node: fx.Node) -> bool:
+        return self._is(node, nn.modules.batchnorm._BatchNorm) or getattr(node.target, "__name__", "") == "batch_norm"
 
     # ---------------------------------------------------------------- in two
 

@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cnnkit.data import images
-from cnnkit.data.preprocess import load, prepare, with_size
+from cnnkit.data.preprocess import load, prepare, sides, window, with_size
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Fit, Interpolation, Preprocess
 
@@ -154,3 +154,112 @@ def test_another_size_keeps_the_share_that_the_crop_sees():
     assert with_size(Preprocess(grey=True), size=112) == Preprocess(resize=128, size=112, grey=True)
     with pytest.raises(UsageError, match=r"--resize 100 is smaller than the crop of 224; give at least 224"):
         with_size(Preprocess(), resize=100)
+
+
+# ---------------------------------------------------------------- windows and rectangles
+
+
+def seen_from(size, preprocess):
+    """Prepare a picture that tells of every pixel where it lies: give columns, rows (-1 where there is no picture)."""
+    width, height = size
+    places = np.full((height, width, 3), 255, dtype=np.uint8)
+    places[:, :, 0], places[:, :, 1] = np.arange(width)[None], np.arange(height)[:, None]
+    shown = prepare(Image.fromarray(places), preprocess).astype(int)
+    inside = shown[:, :, 2] == 255
+    columns, rows = np.where(inside, shown[:, :, 0], -1), np.where(inside, shown[:, :, 1], -1)
+    across, down = columns.max(axis=0), rows.max(axis=1)
+    assert np.array_equal(columns, np.where(down[:, None] >= 0, across, -1))
+    assert np.array_equal(rows, np.where(across >= 0, down[:, None], -1))
+    return across, down
+
+
+def along(start, end, count, size):
+    """Say where the middle of each pixel of a window lies, and which pixel of the picture is there, -1 for none."""
+    middles = start + (np.arange(count) + 0.5) * (end - start) / count
+    return middles, np.where((middles >= 0) & (middles < size), np.floor(middles), -1)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.sampled_from(Fit),
+    st.integers(1, 255),
+    st.integers(1, 255),
+    st.integers(4, 90),
+    st.integers(4, 90),
+    st.integers(0, 30),
+)
+def test_a_window_is_what_is_shown(fit, width, height, rows, columns, margin):
+    """Every pixel that `prepare` shows comes from the place that `window` says, for odd sizes, strips and rectangles."""
+    preprocess = Preprocess(
+        fit=fit, resize=rows + margin, size=rows, across=columns, interpolation=Interpolation.NEAREST, mean=(0, 0, 0)
+    )
+    left, top, right, bottom = window((width, height), preprocess)
+    found = seen_from((width, height), preprocess)
+    for shown, start, end, size in zip(found, (left, top), (right, bottom), (width, height), strict=True):
+        middles, expected = along(start, end, len(shown), size)
+        unclear = np.abs(middles - np.round(middles)) < 1e-3  # on the line between two pixels, either may be taken
+        assert np.array_equal(shown[~unclear], expected[~unclear])
+        assert np.abs(shown - expected)[unclear].max(initial=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "expected"),
+    [
+        ((640, 480), {}, (108.856, 30, 529.267, 450)),  # resized to 341x256, cut at 58, 16
+        ((480, 640), {}, (30, 108.856, 450, 529.267)),
+        ((500, 300), {"fit": Fit.SQUASH}, (0, 0, 500, 300)),
+        ((400, 200), {"fit": Fit.PAD, "size": 100, "resize": 100}, (0, -100, 400, 300)),
+        ((50, 100), {"fit": Fit.PAD, "size": 100, "resize": 100, "across": 300}, (-125, 0, 175, 100)),
+        ((400, 200), {"size": 100, "resize": 100, "across": 200}, (0, 0, 400, 200)),
+        ((400, 400), {"size": 100, "resize": 100, "across": 200}, (0, 100, 400, 300)),
+    ],
+)
+def test_windows_by_hand(size, settings, expected):
+    """In pixels of the picture; margins lie outside of it."""
+    assert window(size, Preprocess(**settings)) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("frame", [(64, 96), (96, 64), (50, 131), (33, 32)], ids=lambda frame: f"{frame[0]}x{frame[1]}")
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_rectangle_is_cut_as_torchvision_does(size, frame):
+    """The picture covers the frame with its margin; torchvision, told that side's length, gives the same to the bit."""
+    (width, height), (rows, columns) = size, frame
+    resize = rows * 8 // 7
+    preprocess = Preprocess(resize=resize, size=rows, across=columns)
+    prepared = prepare(picture(width, height), preprocess)
+    assert prepared.shape == (rows, columns, 3)
+    across = round(resize * columns / rows)
+    by_height = width * resize > height * across  # the picture is the wider of the two
+    if (width < height) if by_height else (height < width):
+        return  # torchvision takes the shorter side, which is the other one here
+    if max(width, height) > 15 * min(width, height):
+        return
+    made = v2.Compose([v2.Resize(resize if by_height else across, antialias=True), v2.CenterCrop(frame)])
+    assert np.array_equal(prepared, np.asarray(made(picture(width, height))))
+
+
+def test_a_square_by_another_name():
+    """A width that is the height changes nothing."""
+    for fit in Fit:
+        ours, theirs = (Preprocess(fit=fit, resize=40, size=32, across=across) for across in (None, 32))
+        assert np.array_equal(prepare(picture(50, 37), ours), prepare(picture(50, 37), theirs))
+        assert window((50, 37), ours) == window((50, 37), theirs)
+
+
+def test_a_rectangle_is_padded_and_squashed():
+    """The whole picture, in the middle of a frame of that shape, or stretched to it."""
+    image = picture(120, 60)
+    padded = prepare(image, Preprocess(fit=Fit.PAD, size=40, across=100, mean=(0, 0, 0)))
+    assert np.array_equal(padded, ImageOps.pad(image, (100, 40), Image.Resampling.BILINEAR))
+    squashed = prepare(image, Preprocess(fit=Fit.SQUASH, size=40, across=100))
+    assert np.array_equal(squashed, image.resize((100, 40), Image.Resampling.BILINEAR))
+
+
+def test_sizes_as_users_write_them():
+    """A side of a square, or height and width."""
+    assert [sides(text) for text in ("448", "320x480", "1X2", "007")] == [(448, 448), (320, 480), (1, 2), (7, 7)]
+    for text in ("", "0", "x", "3x", "x3", "0x5", "1x2x3", "-3", "3.5", "a", "٣", "²"):
+        with pytest.raises(
+            UsageError, match=r'^--size "\S*" is no size; give the side of a square, as in 448, or HEIGHTx'
+        ):
+            sides(text)

@@ -48,7 +48,9 @@ def test_the_closed_form():
     assert (right.deletion, right.insertion) == pytest.approx((0.125, 0.875))  # a triangle of half of 5/20
     wrong, _ = measure(1 - quarter().astype(np.float32))
     assert (wrong.deletion, wrong.insertion) == pytest.approx((0.875, 0.125))
-    plain, _ = measure(np.ones((SIDE, SIDE), dtype=np.float32))  # row by row: the quarter is through after ten twentieths
+    plain, _ = measure(
+        np.ones((SIDE, SIDE), dtype=np.float32)
+    )  # row by row: the quarter is through after ten twentieths
     assert (plain.deletion, plain.insertion) == pytest.approx((0.25, 0.75))
 
 

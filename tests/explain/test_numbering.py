@@ -32,7 +32,9 @@ def test_what_is_no_number(text):
     assert str(error.value) == f'--channels "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20'
 
 
-@pytest.mark.parametrize(("text", "word"), [("10", "10"), ("0-10", "0-10"), ("1,5-3", "5-3"), ("2,999999999", "999999999")])
+@pytest.mark.parametrize(
+    ("text", "word"), [("10", "10"), ("0-10", "0-10"), ("1,5-3", "5-3"), ("2,999999999", "999999999")]
+)
 def test_numbers_that_there_are_not(text, word):
     """Say which word, and how many there are."""
     with pytest.raises(UsageError) as error:

@@ -47,9 +47,7 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
     image = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
     box = (side // 8, side // 4, side - 3, side // 2 + 5)
-    drawn = np.asarray(
-        overlay.draw(image, nothing, (0, 0, side, side), palette=RAMP, alpha=0.5, box=box)
-    )
+    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, side, side), palette=RAMP, alpha=0.5, box=box))
     left, top, right, bottom = box
     expected = np.empty((side, side, 3), dtype=np.uint8)
     expected[:] = (10, 200, 30)

@@ -1,0 +1,119 @@
+"""Milliseconds a picture of cnn-cam beside pytorch-grad-cam: `python benchmarks/cam.py FOLDER [WEIGHTS [PICTURES [BATCH [ROUNDS]]]]`.
+
+FOLDER holds pictures; WEIGHTS is a state_dict of MobileNetV2, without which its values are random. Both make maps of the best class at
+the last layer, on the CPU, with the same method, batch and pictures; starting and loading are not counted. They take turns, so that a
+busy machine slows both alike:
+
+- maps: from a batch in memory to its maps;
+- whole: from files to overlays as files, decoding and drawing included. The rival's loop is its README's: Pillow, torchvision's
+  transforms, `show_cam_on_image` on the crop, a JPEG. cnn-cam draws on the whole picture.
+
+Score-CAM runs the network once for each of 1,280 channels, so it gets one picture.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytorch_grad_cam
+import torch
+import torchvision
+from PIL import Image
+from pytorch_grad_cam.utils.image import show_cam_on_image
+
+from cnnkit.choices import CamMethod
+from cnnkit.data import preprocess, source
+from cnnkit.data.source import Picture
+from cnnkit.explain import class_maps
+from cnnkit.explain.class_maps import Source
+from cnnkit.explain.draughtsman import Drawing
+
+RIVALS = {
+    CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
+    CamMethod.GRADCAM_PLUS_PLUS: pytorch_grad_cam.GradCAMPlusPlus,
+    CamMethod.HIRESCAM: pytorch_grad_cam.HiResCAM,
+    CamMethod.LAYERCAM: pytorch_grad_cam.LayerCAM,
+    CamMethod.EIGENCAM: pytorch_grad_cam.EigenCAM,
+    CamMethod.SCORECAM: pytorch_grad_cam.ScoreCAM,
+}
+
+
+def our_maps(opened: Source, batches: list[np.ndarray]) -> None:
+    """Make the maps of batches in memory."""
+    for batch in batches:
+        look = opened.maps.look(batch)
+        look.maps(look.probabilities.argmax(1))
+
+
+def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tensor]) -> None:
+    """Make the maps of normalised batches in memory, spread over the input as they always are."""
+    for batch in batches:
+        maps(input_tensor=batch, targets=None)
+
+
+def our_whole(opened: Source, pictures: list[Picture], batch: int) -> None:
+    """Go from files to overlays."""
+    with tempfile.TemporaryDirectory() as folder:
+        drawing = Drawing(output=Path(folder, "maps"))
+        count = sum(1 for _ in class_maps.explain(pictures, opened, drawing=drawing, batch=batch))
+        assert count == len(pictures)
+
+
+def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, pictures: list[Picture], batch: int) -> None:
+    """Likewise."""
+    prepare = torchvision.transforms.Compose(
+        [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor()]
+    )
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(0, len(pictures), batch):
+            some = pictures[start : start + batch]
+            crops = torch.stack([prepare(Image.open(picture.path).convert("RGB")) for picture in some])
+            found = maps(input_tensor=normalise(crops), targets=None)
+            for index, (crop, values) in enumerate(zip(crops, found, strict=True), start=start):
+                drawn = show_cam_on_image(crop.permute(1, 2, 0).numpy(), values, use_rgb=True)
+                Image.fromarray(drawn).save(Path(folder, f"{index}.jpg"), quality=95)
+
+
+def main(folder: str, weights: str = "none", pictures: str = "64", batch: str = "16", rounds: str = "5") -> None:
+    """Print a row for each method."""
+    found = source.find([folder])
+    assert isinstance(found, list)
+    chosen = found[:: max(1, len(found) // int(pictures))][: int(pictures)]
+    network = torchvision.models.mobilenet_v2(weights=None).eval()
+    if weights != "none":
+        network.load_state_dict(torch.load(weights, weights_only=True))
+    print("method", "measured", "cnn_cam_ms", "pytorch_grad_cam_ms", "ratio", sep="\t")
+    for method, rival in RIVALS.items():
+        some = chosen[:1] if method is CamMethod.SCORECAM else chosen
+        opened = class_maps.open_model("mobilenet_v2", weights=weights, method=method, device="cpu", batch=16)
+        prepared = [preprocess.load(picture.path, opened.preprocess) for picture in some]
+        ours = [np.stack(prepared[start : start + int(batch)]) for start in range(0, len(some), int(batch))]
+        normalise = opened.maps.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes
+        theirs = [normalise(torch.from_numpy(pixels)) for pixels in ours]
+        with rival(model=network, target_layers=[network.features[-1]]) as maps:
+            runs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+                "maps": (lambda o=opened, b=ours: our_maps(o, b), lambda m=maps, b=theirs: their_maps(m, b)),
+                "whole": (
+                    lambda o=opened, s=some: our_whole(o, s, int(batch)),
+                    lambda m=maps, s=some: their_whole(m, s, int(batch)),
+                ),
+            }
+            for name, both in runs.items():
+                times: tuple[list[float], list[float]] = ([], [])
+                for number in range(1 if method is CamMethod.SCORECAM else int(rounds) + 1):
+                    for run, spent in zip(both, times, strict=True):
+                        began = time.perf_counter()
+                        run()
+                        if number or method is CamMethod.SCORECAM:  # the first round warms up
+                            spent.append((time.perf_counter() - began) * 1000 / len(some))
+                one, other = map(median, times)
+                print(method, name, f"{one:.1f}", f"{other:.1f}", f"{one / other:.2f}", sep="\t", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

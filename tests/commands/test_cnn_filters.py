@@ -1,0 +1,403 @@
+"""cnn-filters as it is run: patterns that their filters answer to, kernels, dreams, and every mistake one line."""
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind
+from cnnkit.nets import backbones
+from cnnkit.nets import classifier as classifiers
+
+CPU = ("--device", "cpu")
+SIDE = 24
+
+
+def stripes(folder):
+    """Draw pictures of two classes: stripes that lie and stripes that stand."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 24), ("val", 8)):
+        for label in ("lying", "standing"):
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                wave = np.sin(np.arange(SIDE) / generator.uniform(3, 8) * 2 * np.pi + generator.uniform(0, 6))
+                pixels = 127 + 90 * wave[:, None, None] + generator.normal(0, 20, (SIDE, SIDE, 3))
+                pixels += generator.uniform(-30, 30, 3)
+                pixels = pixels if label == "lying" else pixels.transpose(1, 0, 2)
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / part / label / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small network that tells lying stripes from standing ones, made by cnn-train."""
+    folder = tmp_path_factory.mktemp("stripes")
+    stripes(folder)
+    words = ["--layers", "conv 6 k5 relu, pool 2, conv 8 k3 bn relu", "--size", str(SIDE), *CPU, "--epochs", "8"]
+    (entry,) = entry_points(group="console_scripts", name="cnn-train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "warnoptions", ["error"])
+        with pytest.raises(SystemExit) as stop:
+            entry.load()([str(folder), "-o", str(folder / "m.pt"), *words, "--batch", "8", "--lr", "0.01"])
+    assert not stop.value.code
+    return folder / "m.pt"
+
+
+def write(name, text, head="dense 2 softmax", *, width, grey=False, change=None):
+    """Write an untrained model of 24 pixels, its base's weights changed by hand."""
+    base, backbone, preprocess = backbones.by_notation(text, size=SIDE, seed=1, grey=grey)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = classifiers.build_head(head, (width,))
+    if change is not None:
+        with torch.no_grad():
+            change(base)
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state |= {f"head.{key}": value for key, value in made.state_dict().items()}
+    bundle.save(
+        name, Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, head, {"command": "cnn-train"}), state)
+    )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, trained):
+    """A working folder with the trained network, m.pt."""
+    (tmp_path / "m.pt").symlink_to(trained)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def filters(run, *words, model="m.pt", out="f.png"):
+    """Run, and give the records."""
+    outcome = run("cnn-filters", model, "-o", out, *CPU, *words, "--json")
+    assert outcome.err == ""
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def tiles(path, count, *, height=SIDE, width=SIDE):
+    """Cut a mosaic into its pictures at their own size, (N, H, W, 3)."""
+    drawn = pixels(path)
+    across = int(np.ceil(np.sqrt(count)))
+    zoom = (drawn.shape[1] - 2) // across // width
+    found = []
+    for index in range(count):
+        top, left = (2 + index // across * (zoom * height + 2), 2 + index % across * (zoom * width + 2))
+        tile = drawn[top : top + zoom * height, left : left + zoom * width]
+        small = tile[::zoom, ::zoom]
+        np.testing.assert_array_equal(tile, small.repeat(zoom, 0).repeat(zoom, 1))  # enlarged by whole pixels
+        found.append(small)
+    return np.stack(found)
+
+
+def answers(pictures, until, model="m.pt"):
+    """The mean over places of what each filter of a base's module answers, (N, K), by torch alone."""
+    loaded = bundle.load(model)
+    network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
+    with torch.no_grad():
+        values = network.normalise(torch.tensor(np.asarray(pictures)))
+        for name, module in network.base.named_children():
+            values = module(values)
+            if name == until:
+                return values.mean((2, 3)).numpy()
+    raise AssertionError(until)
+
+
+# ---------------------------------------------------------------- patterns
+
+
+@pytest.mark.parametrize(("layer", "module"), [("conv1", "conv1_relu"), ("pool1", "pool1")])
+def test_a_pattern_is_its_own_filters(run, here, layer, module):
+    """A pattern activates its filter more than random noise and more than the patterns of the others; records tell what torch does."""
+    records = filters(run, "--layer", layer)
+    assert [(record["layer"], record["filter"]) for record in records] == [(layer, index) for index in range(6)]
+    found = answers(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
+    generator = np.random.default_rng(0)
+    noise = np.stack(
+        [128 + loud * generator.uniform(-1, 1, (SIDE, SIDE, 3)) for loud in (10, 40, 127) for _ in range(8)]
+    )
+    assert (np.diag(found) > answers(noise.astype(np.uint8), module).max(0)).all()
+    others = (found.sum(0) - np.diag(found)) / 5
+    assert (np.diag(found) > others).all()
+    if layer == "conv1":  # behind a pooling, one filter's pattern may hold what another looks for as well
+        assert (found.argmax(0) == np.arange(6)).all()
+    np.testing.assert_allclose([record["activation"] for record in records], np.diag(found), rtol=1e-4)
+
+
+def test_where_the_search_begins(run, here):
+    """With a rate of 0 nothing moves: the picture is grey noise, of which the start was computed; so is that of a real search."""
+    still = filters(run, "--layer", "conv1", "--rate", "0", "--jitter", "0", "--blur", "0", "--steps", "1")
+    noise = tiles("f.png", 6).astype(int)
+    assert 118 <= noise.min() < 119 < 137 < noise.max() <= 138
+    np.testing.assert_allclose(noise.mean((1, 2, 3)), 128, atol=1)
+    np.testing.assert_allclose(
+        [record["start"] for record in still], np.diag(answers(noise.astype(np.uint8), "conv1_relu")), atol=0.01
+    )
+    searched = filters(run, "--layer", "conv1")
+    assert [record["start"] for record in searched] == [record["start"] for record in still]
+    assert len({noise[index].tobytes() for index in range(6)}) == 6
+
+
+def test_the_first_step_is_of_the_rate(run, here):
+    """A step changes every picture by the rate in the quadratic mean, however steep the filter is; jitter does not change that."""
+    plain = ("--layer", "conv1", "--blur", "0", "--steps", "1")
+    filters(run, *plain, "--rate", "0")
+    begun = tiles("f.png", 6).astype(float)
+    for words in (("--rate", "5", "--jitter", "0"), ("--rate", "9", "--jitter", "3")):
+        filters(run, *plain, *words)
+        change = np.sqrt(np.square(tiles("f.png", 6) - begun).mean((1, 2, 3)))
+        np.testing.assert_allclose(change, float(words[1]), atol=0.1)
+
+
+def test_more_steps_reach_further_and_blur_is_smoother(run, here):
+    """After 40 steps every filter answers more than after 4; a stronger blur leaves less variation between neighbours."""
+    few, many = (filters(run, "--layer", "conv1", "--steps", steps) for steps in (4, 40))
+    assert all(one["activation"] < other["activation"] for one, other in zip(few, many, strict=True))
+    variations = []
+    for blur in (0, 0.5, 1.5):
+        filters(run, "--layer", "conv1", "--steps", "20", "--blur", blur)
+        found = tiles("f.png", 6).astype(float)
+        variations.append(
+            np.abs(np.diff(found, axis=1)).mean((1, 2, 3)) + np.abs(np.diff(found, axis=2)).mean((1, 2, 3))
+        )
+    assert (np.diff(variations, axis=0) < 0).all()
+
+
+def test_the_same_seed_and_who_else_is_asked(run, here):
+    """A seed gives the same bytes, another others; with whom a filter is searched changes nothing but rounding."""
+    words = ("--layer", "conv1", "--steps", "8")
+    records = filters(run, *words)
+    content = Path("f.png").read_bytes()
+    assert (filters(run, *words), Path("f.png").read_bytes()) == (records, content)
+    assert filters(run, *words, "--seed", "1") != records
+    assert Path("f.png").read_bytes() != content
+    filters(run, *words)
+    together = tiles("f.png", 6).astype(int)
+    for others, which in (
+        (("--batch", "1"), range(6)),
+        (("--batch", "4"), range(6)),
+        (("--filters", "4,1-2"), (4, 1, 2)),
+    ):
+        found = filters(run, *words, *others)
+        assert [record["filter"] for record in found] == list(which)
+        for record, tile in zip(found, tiles("f.png", len(found)), strict=True):
+            # A sum in another order may turn a pixel that lies between two values
+            np.testing.assert_allclose(tile, together[record["filter"]], atol=1)
+            assert record["activation"] == pytest.approx(records[record["filter"]]["activation"], rel=1e-2)
+
+
+def test_sizes(run, here):
+    """--size is a square, or height and width; unsaid it is the model's."""
+    for words, height, width in (((), SIDE, SIDE), (("--size", "16"), 16, 16), (("--size", "12x20"), 12, 20)):
+        filters(run, "--layer", "conv1", "--filters", "0-2", "--steps", "1", *words)
+        assert tiles("f.png", 3, height=height, width=width).shape == (3, height, width, 3)
+
+
+def test_the_layer_unless_said(run, here):
+    """Without --layer filters are those of the last layer with spatial extent, by its own name."""
+    assert filters(run, "--steps", "2") == filters(run, "--steps", "2", "--layer", "bn1")
+
+
+@pytest.mark.parametrize("head", ["dense 3 relu, dense 2 softmax", "dense 1 sigmoid"])
+def test_vectors_and_a_binary_network(run, here, head):
+    """What a dense layer looks for is found as well, up to a network's one output."""
+    write("head.pt", "conv 6 k3 relu, pool 2, conv 8 k3 relu", head, width=8)
+    records = filters(run, "--layer", "head.dense1", model="head.pt")
+    assert len(records) == int(head.split()[1])
+    loaded = bundle.load("head.pt")
+    network = classifiers.from_header(loaded.header, loaded.state, name="head.pt").eval()
+    found = torch.tensor(tiles("f.png", len(records)))
+    with torch.no_grad():
+        logits = network.head[0](network.features(found)).diagonal()
+    wanted = logits.relu() if "relu" in head else logits  # networks answer with logits
+    assert [record["activation"] for record in records] == pytest.approx(wanted.tolist(), rel=1e-3)
+    assert all(record["activation"] > record["start"] for record in records)
+
+
+# ---------------------------------------------------------------- filters that are silent
+
+
+def test_a_dead_filter(run, here):
+    """A filter without weights keeps its noise, is recorded with its bias, and nothing becomes NaN."""
+
+    def kill(base):
+        base.conv2.weight[1], base.conv2.bias[1] = 0, 0.25
+
+    write("dead.pt", "conv 6 k3 relu, conv 3 k3 relu", width=3, change=kill)
+    filters(run, "--layer", "conv2", "--rate", "0", "--blur", "0", "--steps", "1", model="dead.pt")
+    noise = tiles("f.png", 3)[1]
+    records = filters(run, "--layer", "conv2", model="dead.pt")
+    assert (records[1]["start"], records[1]["activation"]) == (0.25, 0.25)
+    assert np.isfinite([[record["start"], record["activation"]] for record in records]).all()
+    np.testing.assert_array_equal(tiles("f.png", 3)[1], noise)
+    assert all(records[index]["activation"] > records[index]["start"] for index in (0, 2))
+
+
+def test_louder_noise_wakes(run, here):
+    """A filter behind one that answers to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
+
+    def strong_red(base):
+        base.conv1.weight.zero_()
+        base.conv1.weight[0, 0], base.conv1.bias[0] = 1, -0.3  # 0.3 of 1 are 38 of 255 above the middle
+        base.conv2.weight.fill_(1)
+        base.conv2.bias.zero_()
+
+    write("red.pt", "conv 1 k1 relu, conv 1 k1 relu", width=1, change=strong_red)
+    filters(run, "--layer", "conv2", "--rate", "0", "--blur", "0", "--steps", "1", model="red.pt")
+    begun = np.abs(tiles("f.png", 1).astype(int) - 128).max()
+    assert 38 < begun <= 41
+    (record,) = filters(run, "--layer", "conv2", "--blur", "0", "--jitter", "0", model="red.pt")
+    assert 0 < record["start"] < 0.01
+    assert record["activation"] > 10 * record["start"]
+    red, green, blue = tiles("f.png", 1)[0].astype(int).transpose(2, 0, 1)
+    assert red.max() == 255
+    assert max(np.abs(green - 128).max(), np.abs(blue - 128).max()) <= 41  # no gradient goes there
+
+
+# ---------------------------------------------------------------- kernels
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_kernels_by_hand(run, here, grey):
+    """Each kernel is drawn with nought in grey and its strongest weight at the end of the range; one of noughts alone is grey."""
+
+    def kill(base):
+        base.conv1.weight[2] = 0
+
+    write("k.pt", "conv 5 k3 relu", width=5, grey=grey, change=kill)
+    records = filters(run, "--kernels", model="k.pt")
+    weights = bundle.load("k.pt").state["base.conv1.weight"].numpy()
+    assert [record["layer"] for record in records] == ["conv1"] * 5
+    assert {record["shape"] for record in records} == {"1x3x3" if grey else "3x3x3"}
+    np.testing.assert_allclose([record["mean"] for record in records], weights.mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose([record["norm"] for record in records], np.sqrt((weights**2).sum((1, 2, 3))), rtol=1e-5)
+    largest = np.abs(weights).max((1, 2, 3), keepdims=True)
+    wanted = 127.5 + 127.5 * weights / np.where(largest == 0, 1, largest)
+    wanted = np.broadcast_to(wanted, (5, 3, 3, 3)).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(tiles("f.png", 5, height=3, width=3), wanted, atol=1)
+    some = filters(run, "--kernels", "--filters", "3,1", model="k.pt")
+    assert some == [records[3], records[1]]
+
+
+# ---------------------------------------------------------------- dreams
+
+
+@pytest.fixture
+def sky(here):
+    """A picture, sky.png, of 60x44."""
+    generator = np.random.default_rng(5)
+    pixels = np.linspace(60, 200, 60)[None, :, None] + generator.normal(0, 8, (44, 60, 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save("sky.png")
+
+
+@pytest.mark.parametrize("octaves", [1, 3])
+@pytest.mark.parametrize("chosen", [None, "0,5"])
+def test_a_dream(run, sky, octaves, chosen):
+    """A dream has the picture's size; what the chosen filters answer to it, squared, is as recorded, and more than before."""
+    words = ("--layer", "pool1", "--dream", "sky.png", "--octaves", octaves, "--steps", "6")
+    (record,) = filters(run, *words, *(("--filters", chosen) if chosen else ()))
+    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "60x44")
+    dreamt = pixels("f.png")
+    assert dreamt.shape == (44, 60, 3)
+    loaded = bundle.load("m.pt")
+    network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
+    squares = []
+    for image in (pixels("sky.png"), dreamt):
+        with torch.no_grad():
+            found = network.normalise(torch.tensor(image)[None])
+            for module in (network.base.conv1, network.base.conv1_relu, network.base.pool1):
+                found = module(found)
+        squares.append(float((found if chosen is None else found[:, [0, 5]]).square().mean()))
+    assert [record["start"], record["activation"]] == pytest.approx(squares, rel=1e-2)
+    assert squares[1] > 1.5 * squares[0]
+
+
+def test_the_size_of_a_dream(run, sky):
+    """--size is the longer side; a larger picture is brought to 512 at most."""
+    words = ("--layer", "conv1", "--dream", "sky.png", "--octaves", "1", "--steps", "1")
+    assert filters(run, *words, "--size", "30")[0]["size"] == "30x22"
+    assert pixels("f.png").shape == (22, 30, 3)
+    Image.fromarray(pixels("sky.png")).resize((600, 440)).save("sky.png")
+    assert filters(run, *words)[0]["size"] == "512x375"
+
+
+# ---------------------------------------------------------------- words that do not fit
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (("m.onnx", "-o", "f.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
+        (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1 or conv2?'),
+        (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: there are 8, numbered 0 to 7"),
+        (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
+        (("m.pt", "-o", "f.png", "--kernels", "--dream", "sky.png"), 2, "--kernels draws weights and --dream a picture"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "9", "--layer", "bn1"), 2, "pictures of 3x4 are too small"),
+        (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
+        (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),
+        (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
+        (("m.pt", "-o", "f.png", "--dream", "none.png"), 3, "none.png: no such file or directory"),
+        (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_wrong_words(run, sky, words, status, line):
+    """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
+    there = sorted(os.listdir())
+    outcome = run("cnn-filters", *words, *CPU, status=status)
+    assert outcome.err.startswith(f"cnn-filters: {line}")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert sorted(os.listdir()) == there
+
+
+@pytest.mark.parametrize("mode", [(), ("--kernels",), ("--dream", "sky.png")])
+@pytest.mark.parametrize("output", ["f.jpg", "nowhere/f.png"])
+def test_where_nothing_can_be_written(run, sky, monkeypatch, mode, output):
+    """A name that is not .png, or lies in no folder, is refused before the network is loaded."""
+    monkeypatch.setattr("cnnkit.explain.opening.network", lambda *_, **__: pytest.fail("the network was loaded"))
+    outcome = run("cnn-filters", "m.pt", "-o", output, *mode, *CPU, status=None)
+    assert outcome.status in (1, 2)
+    assert outcome.err.count("\n") == 1
+    assert output.split("/")[0] in outcome.err
+
+
+# ---------------------------------------------------------------- a real network
+
+
+@pytest.mark.photos
+def test_filters_of_a_real_network(run, photos, here):
+    """In SqueezeNet each of eight patterns is its own filter's most, and outdoes the noise it came from; unblurred, any noise."""
+    weights = photos / "weights" / "squeezenet1_1.pth"
+    words = ("--weights", weights, "--layer", "features.6", "--filters", "0-7", "--size", "64")
+    network = torchvision.models.squeezenet1_1(weights=None)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+
+    def means(pictures):
+        shares = (torch.tensor(pictures) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        )
+        with torch.no_grad():
+            return network.eval().features[:7](shares.permute(0, 3, 1, 2).float())[:, :8].mean((2, 3)).numpy()
+
+    records = filters(run, *words, model="squeezenet1_1")
+    found = means(tiles("f.png", 8, height=64, width=64))
+    np.testing.assert_allclose([record["activation"] for record in records], np.diag(found), rtol=1e-3)
+    assert (found.argmax(0) == np.arange(8)).all()
+    generator = np.random.default_rng(0)
+    quiet, loud = (128 + size * generator.uniform(-1, 1, (8, 64, 64, 3)) for size in (10, 127))
+    assert (np.diag(found) > means(quiet).max(0)).all()
+    sharp = filters(run, *words, "--blur", "0", model="squeezenet1_1")
+    assert ([record["activation"] for record in sharp] > means(loud).max(0)).all()

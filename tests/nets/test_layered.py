@@ -1,0 +1,386 @@
+"""Whole networks as graphs: layers by everybody's names, cuts anywhere, values as hooks on the network itself see them."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.errors import UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header, Kind, Preprocess
+from cnnkit.nets import backbones, catalogue, classifier, layered
+
+TEXT = "conv 4 k3 relu, pool 2, dropout 0.3, conv 6 k3 s2 p1 bn relu"
+HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
+
+
+@functools.cache
+def published(name):
+    return layered.of_name(name, weights="none")[0]
+
+
+@functools.cache
+def torchvisions(name):
+    """Build the same network with the same values once more."""
+    module, _ = catalogue.seeded(0, functools.partial(catalogue.network, name))
+    return module.eval()
+
+
+def write(path, text=TEXT, head=HEAD, *, pool=Pool.AVG, size=20):
+    base, backbone, preprocess = backbones.by_notation(text, size=size, pool=pool)
+    extractor = classifier.Extractor(base, preprocess=preprocess, pool=pool).eval()
+    made = classifier.build_head(head, classifier.feature_shape(extractor, preprocess))
+    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head)
+    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    bundle.save(path, Bundle(header, state | {f"head.{key}": value for key, value in made.state_dict().items()}))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A small trained network, with batch norm, dropout and two dense layers."""
+    return read(write(tmp_path / "model.pt"))
+
+
+def read(path):
+    return layered.of_model(bundle.load(path), name=path.name)[0]
+
+
+def pictures(size=64, batch=2):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def answers(network, nodes, given, *, keep=True):
+    with torch.no_grad():
+        return network.upto(nodes, keep=keep)(given)
+
+
+def hooked(module, names, given):
+    """See what modules answer in a copy of the network none of whose parts works in place."""
+    module = copy.deepcopy(module)
+    seen = {}
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False
+    for name in names:
+        module.get_submodule(name).register_forward_hook(
+            lambda _module, _given, made, name=name: seen.__setitem__(name, made.clone())
+        )
+    with torch.no_grad():
+        module(given)
+    return seen
+
+
+# ---------------------------------------------------------------- which layers
+
+
+def test_the_layers_of_squeezenet():
+    """The ends of its largest modules with their activations; neither parts of fire modules, dropout, nor the pooled vector."""
+    assert [(each.name, each.shape) for each in published("squeezenet1_1").layers()] == [
+        ("features.1", (64, 111, 111)),
+        ("features.2", (64, 55, 55)),
+        ("features.3", (128, 55, 55)),
+        ("features.4", (128, 55, 55)),
+        ("features.5", (128, 27, 27)),
+        ("features.6", (256, 27, 27)),
+        ("features.7", (256, 27, 27)),
+        ("features.8", (256, 13, 13)),
+        ("features.9", (384, 13, 13)),
+        ("features.10", (384, 13, 13)),
+        ("features.11", (512, 13, 13)),
+        ("features.12", (512, 13, 13)),
+        ("classifier.2", (1000, 13, 13)),
+    ]
+
+
+def test_the_layers_of_resnet():
+    """Residual blocks are one layer each; batch norm and its activation belong to what is before them."""
+    names = ["relu", "maxpool", *(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1))]
+    assert [each.name for each in published("resnet18").layers()] == names
+
+
+def test_the_layers_of_a_network_by_notation(model):
+    """Each by the name that cnn-dims prints; batch norm, activation and dropout make no layers of their own."""
+    assert [(each.name, each.shape) for each in model.layers()] == [
+        ("conv1", (4, 18, 18)), ("pool1", (4, 9, 9)), ("bn1", (6, 5, 5)),
+    ]  # fmt: skip
+
+
+def test_padding_is_no_layer(tmp_path):
+    """What is padded for Keras' `same` is part of the layer that needs it: one layer for each that the notation has."""
+    network = read(write(tmp_path / "same.pt", "conv 4 k3 s2 same relu, pool 3 s2 same, conv 6 k2 same"))
+    assert [each.name for each in network.layers()] == ["conv1", "pool1", "conv2"]
+
+
+def test_names_of_a_model_by_notation(tmp_path, model):
+    """A layer's name means its activation, as cnn-dims has it; its modules have theirs; those of the head are called head.NAME."""
+    given = pictures(20)
+    stored = bundle.load(tmp_path / "model.pt")
+    whole = classifier.from_header(stored.header, stored.state, name="model.pt")
+    names = {"conv1": "conv1_relu", "bn1": "bn1_relu", "head.dense1": "head.dense1_relu", "head.dense2": "head.dense2"}
+    for name, path in names.items():
+        assert model.find(name).node.meta["path"] == path
+        assert model.find(path).name == name
+    assert model.find("conv2").node.meta["path"] == "conv2"
+    assert [model.find(name).shape for name in ("conv1", "head.dense1", "head.dense2")] == [(4, 18, 18), (5,), (2,)]
+    with torch.no_grad():
+        conv = whole.base.conv1(given)
+        dense = whole.head.dense1(whole.pool(whole.base(given)))
+    wanted = [model.find(name).node for name in ("conv1", "head.dense1")]
+    for found, expected in zip(answers(model, wanted, given), (conv, dense), strict=True):
+        assert expected.min() < 0
+        torch.testing.assert_close(found, expected.relu())
+
+
+def test_kerass_names_of_a_vgg():
+    """A convolution of Keras includes its activation; the dense layers have Keras' names, too; torchvision's own are understood."""
+    network = published("vgg11")
+    names = [each.name for each in network.layers()]
+    assert names[:3] == ["block1_conv1", "block1_pool", "block2_conv1"]
+    assert names[-2:] == ["block5_conv2", "block5_pool"]
+    for name, path in (("block1_conv1", "features.1"), ("block3_conv2", "features.9"), ("fc1", "classifier.1")):
+        assert network.find(name).node.meta["path"] == path
+        assert network.find(path).name == name
+    assert (network.find("fc1").shape, network.find("predictions").shape) == ((4096,), (1000,))
+    assert network.find("features.0").name == "features.0"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("features.12", "features.12"),
+        ("0", "features.1"),
+        ("11", "features.12"),
+        ("-1", "classifier.2"),
+        ("-13", "features.1"),
+        ("features.4.squeeze", "features.4.squeeze"),
+        ("features.4.expand1x1_activation", "features.4.expand1x1_activation"),
+        ("features.0", "features.0"),
+        ("features", "features.12"),  # a container means its end
+    ],
+)
+def test_a_layer_is_found(wanted, name):
+    """By its name, its path, its number among the layers that have maps, or from the end."""
+    assert published("squeezenet1_1").find(wanted).name == name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("features.4.squeze", r'^squeezenet1_1 has no layer "features.4.squeze"; did you mean features.4.squeeze or '),
+        ("13", r"^squeezenet1_1 has 13 layers with maps, numbered from 0; there is no 13$"),
+        ("-14", r"^squeezenet1_1 has 13 layers with maps, numbered from 0; there is no -14$"),
+        ("@", r'^squeezenet1_1 has no layer "@"; it has features.1, features.2, features.3,'),
+        ("--1", r'^squeezenet1_1 has no layer "--1"'),
+        ("", r'^squeezenet1_1 has no layer ""'),
+    ],
+)
+def test_a_layer_that_there_is_not(wanted, message):
+    """Is answered with the nearest ones, or how many there are, or all of them."""
+    with pytest.raises(UsageError, match=message):
+        published("squeezenet1_1").find(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("squeezenet1_1", "features.12"), ("resnet18", "layer4.1"), ("googlenet", "inception5b"), ("mobilenet_v2", "features.18")],
+)  # fmt: skip
+def test_the_last_layer_with_a_map(name, layer):
+    """Before the classifier, also one that has a convolution itself, as SqueezeNet's."""
+    assert published(name).last_spatial().name == layer
+
+
+def test_the_last_map_of_a_head_with_convolutions(tmp_path):
+    """A trained head may have maps; they count, since they are this network's own."""
+    path = write(
+        tmp_path / "m.pt", "conv 4 k3 relu, pool 2", "conv 6 k3 relu, dropout 0.5, gap, dense 2", pool=Pool.NONE
+    )
+    found = read(path).last_spatial()
+    assert (found.name, found.shape) == ("head.conv1", (6, 7, 7))
+
+
+def test_networks_without_maps(tmp_path):
+    """A ViT's tokens have no places, a flattened picture neither; the message says so."""
+    with pytest.raises(UsageError, match=r"^vit_b_32 turns its map into tokens behind conv_proj, which have no places"):
+        published("vit_b_32").last_spatial()
+    path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
+    with pytest.raises(UsageError, match=r"^flat.pt has no layer with height and width"):
+        read(path).last_spatial()
+
+
+# ---------------------------------------------------------------- in two
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
+def test_divided_anywhere(name):
+    """At every place of all, inside of a branch or a residual block as well, both parts together are torchvision's own network."""
+    network, given = published(name), pictures(64, batch=1)
+    with torch.no_grad():
+        expected = torchvisions(name)(given)
+        for node in network.shapes:
+            front, behind = network.divide(node)
+            assert torch.equal(behind(*front(given)), expected), node.meta["path"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("googlenet", "inception4b.branch2.0"),
+        ("mobilenet_v2", "features.4.conv.0"),
+        ("densenet121", "features.denseblock2.denselayer3.conv1"),
+    ],
+)
+def test_divided_inside_of_a_branch(name, layer):
+    """What else is on its way at that place goes along."""
+    network, given = published(name), pictures(64, batch=1)
+    front, behind = network.divide(network.find(layer).node)
+    with torch.no_grad():
+        parts = front(given)
+        assert len(parts) > 1 or name == "mobilenet_v2"
+        assert torch.equal(behind(*parts), network.module(given))
+
+
+def test_a_trained_model_divided(tmp_path, model):
+    """Both parts give the logits that the classifier itself gives of pictures."""
+    stored = bundle.load(tmp_path / "model.pt")
+    whole = classifier.from_header(stored.header, stored.state, name="model.pt")
+    images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for node in model.shapes:
+            front, behind = model.divide(node)
+            torch.testing.assert_close(behind(*front(model.normalise(images))), whole(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [("squeezenet1_1", (nn.Conv2d, nn.ReLU)), ("resnet18", (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d))],
+)
+def test_values_before_an_activation_that_works_in_place(name, kinds):
+    """Every convolution and norm gives what a hook sees in a network that does nothing in place."""
+    network, module = published(name), torchvisions(name)
+    names = [path for path, part in module.named_modules() if isinstance(part, kinds)]
+    expected = hooked(module, names, pictures())
+    nodes = [next(each for each in network.shapes if each.meta["path"] == path) for path in names]
+    for path, found in zip(names, answers(network, nodes, pictures()), strict=True):
+        torch.testing.assert_close(found, expected[path], msg=path)
+    assert all(expected[path].min() < 0 for path in names if path.endswith(("features.0", "conv1", "bn1")))
+
+
+def test_before_the_activation():
+    """The convolution, of a fire module both whose answers are put together; a ReLU of it is the layer."""
+    network, given = published("squeezenet1_1"), pictures()
+    for name, paths in (
+        ("features.1", ["features.0"]),
+        ("features.4", ["features.4.expand1x1", "features.4.expand3x3"]),
+        ("features.0", ["features.0"]),
+        ("features.2", ["features.2"]),  # a pooling has none
+    ):
+        layer = network.find(name)
+        before = network.before_activation(layer)
+        assert [node.meta["path"] for node in before] == paths
+        *parts, after = answers(network, [*before, layer.node], given)
+        if paths != [name]:
+            assert torch.cat(parts, 1).min() < 0
+            assert torch.equal(torch.cat(parts, 1).relu(), after)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "path"),
+    [
+        ("mobilenet_v2", "features.18", "features.18.1"),
+        ("mobilenet_v2", "features.17", "features.17.conv.3"),
+        ("resnet18", "relu", "bn1"),
+        ("resnet18", "layer2.1", "layer2.1.add"),
+    ],
+)
+def test_batch_norm_stays_before_the_activation(name, layer, path):
+    """It is no activation, though it changes every value by itself."""
+    network = published(name)
+    (node,) = network.before_activation(network.find(layer))
+    assert node.meta["path"] == path
+
+
+def test_batch_norm_of_a_notation_stays(model):
+    """Likewise in a network by notation."""
+    assert [node.meta["path"] for node in model.before_activation(model.find("bn1"))] == ["bn1"]
+    assert [node.meta["path"] for node in model.before_activation(model.find("conv1"))] == ["conv1"]
+
+
+# ---------------------------------------------------------------- nothing is touched
+
+
+def state_of(module):
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return (
+        {name: part.training for name, part in module.named_modules()},
+        {name: [len(getattr(part, hook)) for hook in hooks] for name, part in module.named_modules()},
+        {name: (each.grad, each.requires_grad, each.clone().tolist()) for name, each in module.state_dict(keep_vars=True).items()},
+    )  # fmt: skip
+
+
+def test_modes_hooks_and_gradients_are_left(tmp_path):
+    """A network half in training, half frozen is so afterwards as well, after an exception too; batch norm has learnt nothing."""
+    path = write(tmp_path / "flat.pt", head="dense 2", pool=Pool.FLATTEN)
+    stored = bundle.load(path)
+    whole = classifier.from_header(stored.header, stored.state, name="flat.pt").train()
+    whole.base.conv1.requires_grad_(False).eval()
+    before = state_of(whole)
+    network = layered.of_classifier(whole, name="flat.pt")
+    front, behind = network.divide(network.last_spatial().node)
+    network.upto([network.find("conv1").node])
+    assert state_of(whole) == before
+    with pytest.raises(UsageError, match="takes no pictures of 40x40"):
+        network.resize(Preprocess(resize=40, size=40))
+    assert state_of(whole) == before
+    assert torch.is_grad_enabled()
+    ours = {id(each) for part in (front, behind) for each in part.parameters()}
+    assert ours == {id(each) for each in whole.parameters()}
+
+
+# ---------------------------------------------------------------- channels last, and other sizes
+
+
+def test_a_network_that_keeps_channels_last():
+    """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules answer."""
+    network, module = published("swin_t"), torchvisions("swin_t")
+    names = ["features.0", "features.1.0", "features.2", "features.7.1", "norm"]
+    layers = [network.find(name) for name in names]
+    assert [each.shape for each in layers] == [(96, 56, 56), (96, 56, 56), (192, 28, 28), (768, 7, 7), (768, 7, 7)]
+    assert network.last_spatial().shape == (768, 7, 7)
+    expected = hooked(module, names, pictures(224, batch=1))
+    found = answers(network, [each.node for each in layers], pictures(224, batch=1))
+    for name, layer, answer in zip(names, layers, found, strict=True):
+        torch.testing.assert_close(layered.as_maps(layer.node, answer), expected[name].permute(0, 3, 1, 2))
+
+
+def test_other_sizes(tmp_path):
+    """A head behind global pooling takes any, rectangles too, and the shapes follow; a flattening one takes its own alone."""
+    network, _ = layered.of_name("squeezenet1_1", weights="none")
+    network.resize(Preprocess(resize=96, size=96, across=160))
+    assert network.last_spatial().shape == (512, 5, 9)
+    assert (network.preprocess.height, network.preprocess.width) == (96, 160)
+    network.resize(Preprocess(resize=65, size=65))
+    assert network.last_spatial().shape == (512, 4, 4)
+    for pool, fits in ((Pool.AVG, True), (Pool.MAX, True), (Pool.FLATTEN, False)):
+        model = read(write(tmp_path / "model.pt", head="dense 2", pool=pool))
+        wanted = preparing.with_size(model.preprocess, size=36)
+        if fits:
+            model.resize(wanted)
+            assert model.last_spatial().shape == (6, 9, 9)
+            continue
+        with pytest.raises(UsageError, match=r"model.pt takes no pictures of 36x36 \(.*\); its head must stand behind"):
+            model.resize(wanted)
+        assert model.preprocess.size == 20  # a refusal changes nothing
+        assert model.last_spatial().shape == (6, 5, 5)
+
+
+def test_a_vit_takes_its_own_size_alone():
+    """Its embedding of positions has as many rows as the picture has patches."""
+    network, _ = layered.of_name("vit_b_32", weights="none")
+    with pytest.raises(UsageError, match=r"^vit_b_32 takes no pictures of 256x256 \("):
+        network.resize(Preprocess(resize=256, size=256))
