@@ -90,10 +90,16 @@ def main(
             show_default=False,
         ),
     ] = None,
-    octaves: Annotated[int, cli.Option("--octaves", min=1, help="Of a dream: how many sizes it is dreamt in.")] = 4,
+    octaves: Annotated[
+        int | None,
+        cli.Option("--octaves", min=1, help="Of a dream: in how many sizes. [default: 4]", show_default=False),
+    ] = None,
     octave_scale: Annotated[
-        float, cli.Option("--octave-scale", min=1.01, help="Of a dream: how much larger each is than the one before.")
-    ] = 1.4,
+        float | None,
+        cli.Option(
+            "--octave-scale", min=1.01, help="Of a dream: how much larger each is. [default: 1.4]", show_default=False
+        ),
+    ] = None,
     weights: Annotated[
         str,
         cli.Option(
@@ -123,6 +129,14 @@ def main(
 
     if kernels and dream is not None:
         raise UsageError("--kernels draws weights and --dream a picture; give one of them")
+    climbing = {"--steps": steps, "--rate": rate, "--jitter": jitter, "--blur": blur, "--size": size}
+    dreaming = {"--octaves": octaves, "--octave-scale": octave_scale}
+    unused = {**(climbing if kernels else {}), **(dreaming if dream is None else {})}
+    for option, value in unused.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} {'goes with --dream' if option in dreaming else 'means nothing to --kernels'}; drop it"
+            )
     place = patterns.Place(model=model, weights=weights, layer=layer, device=device, seed=seed)
     if kernels:
         cli.emit(patterns.kernels(place, output, numbers=numbers), as_json)
@@ -149,8 +163,8 @@ def main(
             numbers=numbers,
             size=size,
             ascent=ascent,
-            octaves=octaves,
-            octave_scale=octave_scale,
+            octaves=octaves or 4,
+            octave_scale=octave_scale or 1.4,
             progress=progress,
         )
     cli.emit([record], as_json)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cnnkit.errors import BadPicture
+from cnnkit.errors import BadPicture, CnnkitError
 
 #: Pillow's decoders that a file may reach, with the extensions it may carry. The other readers are attack surface without use here.
 FORMATS: dict[str, frozenset[str]] = {
@@ -51,6 +51,18 @@ def load(path: str | Path) -> Image.Image:
     with opened(path) as image:
         image.load()
         return upright_rgb(image)
+
+
+def demanded(path: str | Path) -> Image.Image:
+    """Read the one picture that there is to read, as `load` does.
+
+    Raises:
+        CnnkitError: It cannot be used; the message names it.
+    """
+    try:
+        return load(path)
+    except BadPicture as error:
+        raise CnnkitError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

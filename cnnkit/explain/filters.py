@@ -98,7 +98,11 @@ class Filters:
             seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
             batch: Filters at once.
             progress: Called after every batch of filters.
+
+        Raises:
+            UsageError: The pictures are too small for the network, or for the blur.
         """
+        self._demand_room(size, ascent)
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             generator = torch.Generator().manual_seed(seed)
@@ -155,17 +159,13 @@ class Filters:
             (max(1, round(image.shape[0] / octave_scale**back)), max(1, round(image.shape[1] / octave_scale**back)))
             for back in reversed(range(octaves))
         ]
+        self._demand_room(sizes[0], ascent)
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
             # What the picture lost when it was smaller comes back, beside what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
-            try:
-                dreamt = self._climb(dreamt, objective, ascent, generator)
-            except RuntimeError as error:
-                raise UsageError(
-                    f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; take fewer --octaves, or a larger picture"
-                ) from error
+            dreamt = self._climb(dreamt, objective, ascent, generator)
             shrunk = real
             progress(number, octaves)
         with torch.no_grad(), self._running():
@@ -185,6 +185,25 @@ class Filters:
             for index in (index for index, dead in enumerate(silent) if dead):
                 images[index] = _MIDDLE + loudness * draws[index]
         return images
+
+    def _demand_room(self, size: tuple[int, int], ascent: Ascent) -> None:
+        """Demand that pictures of a size (height, width) go through the network, and through the blur.
+
+        Raises:
+            UsageError: They do not.
+        """
+        try:
+            with torch.no_grad(), self._running():
+                self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
+        except RuntimeError as error:
+            raise UsageError(
+                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name} ({str(error).splitlines()[0]}); "
+                "give a larger --size, and a dream fewer --octaves"
+            ) from error
+        if _reach(ascent.blur) >= min(size):
+            raise UsageError(
+                f"--blur {ascent.blur:g} reaches further than pictures of {size[0]}x{size[1]}; give a smaller one"
+            )
 
     @property
     def _device(self) -> torch.device:
@@ -249,9 +268,14 @@ def _noise(size: tuple[int, int], seed: int, number: int) -> Tensor:
     return 2 * torch.rand(*size, 3, generator=generator) - 1
 
 
+def _reach(deviation: float) -> int:
+    """Give how many pixels to each side a blur takes in."""
+    return max(1, round(3 * deviation)) if deviation > 0 else 0
+
+
 def _blurred(images: Tensor, deviation: float) -> Tensor:
-    reach = 2 * max(1, round(3 * deviation)) + 1
-    blurred: Tensor = gaussian_blur(images.permute(0, 3, 1, 2), [reach, reach], [deviation, deviation])
+    side = 2 * _reach(deviation) + 1
+    blurred: Tensor = gaussian_blur(images.permute(0, 3, 1, 2), [side, side], [deviation, deviation])
     return blurred.permute(0, 2, 3, 1)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Fit, MapScale
-from cnnkit.data import preprocess, tree
+from cnnkit.data import images, preprocess, tree
 from cnnkit.errors import UsageError
 from cnnkit.explain import colours, mosaic, numbering
 from cnnkit.formats import pictures as files
@@ -128,20 +128,20 @@ def explain(network: Activations, picture: str | Path, layers: Sequence[str], *,
 
     Raises:
         UsageError: There is no such layer or channel, or no such colour map; a layer answers with a vector.
-        BadPicture: The picture cannot be used.
-        CnnkitError: The folder is not empty, or holds the picture.
+        CnnkitError: The picture cannot be used, or the folder is not empty or holds it.
     """
     palette = colours.table(drawing.colormap)
-    chosen = network.layers if "all" in layers else [network.find(layer) for layer in layers]
+    named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
+    chosen = network.layers if "all" in layers else list(named.values())
     if drawing.output is not None:
         tree.check_apart(drawing.output, [str(picture)], to_be="looked into")
         tree.check_free(drawing.output, force=drawing.force)
-    image = preprocess.load(picture, network.preprocess)
+    image = preprocess.prepare(images.demanded(picture), network.preprocess)
     answers = network.answers(image, chosen)
     for layer, maps in zip(chosen, answers, strict=True):
         if maps.ndim != 3:
             raise UsageError(f"{layer.name} answers with a vector of {maps.size}, which is no map")
-        numbering.parse(drawing.channels, len(maps), option="--channels")
+        numbering.parse(drawing.channels, len(maps), option="--channels", of=layer.name)
     return (_explained(layer.name, maps, drawing, palette) for layer, maps in zip(chosen, answers, strict=True))
 
 
@@ -166,7 +166,7 @@ def _draw(name: str, maps: NDArray[np.float32], drawing: Drawing, palette: NDArr
         The mosaic's path.
     """
     assert drawing.output is not None
-    numbers = numbering.parse(drawing.channels, len(maps), option="--channels")
+    numbers = numbering.parse(drawing.channels, len(maps), option="--channels", of=name)
     tiles = list(colours.coloured(scaled(maps, drawing.scale)[numbers], palette))  # (h, w, 3) each
     file = drawing.output / f"{name.replace('/', '_')}.png"
     drawing.output.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,14 @@ import re
 from cnnkit.errors import UsageError
 
 
-def parse(text: str | None, count: int, *, option: str) -> list[int]:
+def parse(text: str | None, count: int, *, option: str, of: str) -> list[int]:
     """Read which of some numbered things are meant.
 
     Args:
         text: Numbers and ranges, both ends included; None for all.
         count: How many there are, numbered from 0.
         option: Where the text stood, for messages.
+        of: What has them, likewise.
 
     Returns:
         In the order given, each once.
@@ -27,7 +28,9 @@ def parse(text: str | None, count: int, *, option: str) -> list[int]:
         if match is None:
             raise UsageError(f'{option} "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20')
         first, last = int(match[1]), int(match[2] or match[1])
-        if first > last or last >= count:
-            raise UsageError(f"{option} {word}: there are {count}, numbered 0 to {count - 1}")
+        if first > last:
+            raise UsageError(f"{option} {word}: a range goes upwards; give {last}-{first}")
+        if last >= count:
+            raise UsageError(f"{option} {word}: {of} has {count}, numbered 0 to {count - 1}")
         found += range(first, last + 1)
     return list(dict.fromkeys(found))

@@ -89,9 +89,10 @@ class OnnxActivations:
 
 
 def _layers(proto: ModelProto) -> list[Value]:
+    inferred = infer_shapes(proto).graph
     shapes = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
-        for value in infer_shapes(proto).graph.value_info
+        for value in (*inferred.value_info, *inferred.output)
     }
     users: dict[str, list[NodeProto]] = {}
     for node in proto.graph.node:

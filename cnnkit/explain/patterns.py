@@ -108,7 +108,7 @@ def patterns(
     if size is not None:
         preprocess.sides(size)
     asked = place.filters()
-    chosen = numbering.parse(numbers, asked.count, option="--filters")
+    chosen = numbering.parse(numbers, asked.count, option="--filters", of=asked.layer.name)
     chosen = chosen[:_MOST] if numbers is None else chosen
     own = asked.network.preprocess
     sides = preprocess.sides(size) if size is not None else (min(own.height, 128), min(own.width, 128))
@@ -130,7 +130,7 @@ def kernels(place: Place, output: Path, *, numbers: str | None = None) -> Iterat
     if place.layer is not None:
         raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
     name, weights = filters.first_kernels(place.network())
-    chosen = numbering.parse(numbers, len(weights), option="--filters")
+    chosen = numbering.parse(numbers, len(weights), option="--filters", of=name)
     files.save(output, mosaic.mosaic(list(filters.drawn_kernels(weights[chosen]))))
     shape = "x".join(map(str, weights.shape[1:]))
     return (
@@ -164,18 +164,20 @@ def dream(
         progress: Called after every octave.
 
     Raises:
-        BadPicture: The picture cannot be used.
-        UsageError: As `patterns`.
+        CnnkitError: The picture cannot be used.
+        UsageError: As `patterns`, or the dream would take the picture's place.
     """
     files.check_png(output, option="-o")
-    image = images.load(picture)
+    if output.exists() and picture.exists() and output.samefile(picture):
+        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+    image = images.demanded(picture)
     longest = max(preprocess.sides(size)) if size is not None else min(max(image.size), _LONGEST)
     scale = longest / max(image.size)
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
     asked = place.filters()
-    chosen = None if numbers is None else numbering.parse(numbers, asked.count, option="--filters")
+    chosen = None if numbers is None else numbering.parse(numbers, asked.count, option="--filters", of=asked.layer.name)
     dreamt, start, activation = asked.dream(
         np.asarray(image),
         numbers=chosen,

@@ -10,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic
 
 
 def check_png(path: str | Path, *, option: str) -> None:
-    """Demand a name that ends in .png, before there is anything to write.
+    """Demand a name that ends in .png, in a folder that is there, before there is anything to write.
 
     Raises:
-        UsageError: It does not.
+        UsageError: It ends otherwise.
+        CnnkitError: There is no such folder.
     """
-    if Path(path).suffix.lower() != ".png":
+    path = Path(path)
+    if path.suffix.lower() != ".png":
         raise UsageError(f"{option} {path}: it is written as PNG; give it a name that ends in .png")
+    if not path.parent.is_dir():
+        raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
 
 
 def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: ANN401 - what Pillow's formats take

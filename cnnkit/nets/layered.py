@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
+from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
 from cnnkit.formats.header import Preprocess
@@ -346,9 +347,10 @@ def of_classifier(network: Classifier, *, name: str) -> Layered:
     else:
         maps = _chained(graph, network.base, given, below="base", prefix="", aliases=aliases)
     assert isinstance(maps, fx.Node)
-    pooled = graph.call_module("pool", (maps,))
-    pooled.meta = {"path": "pool", "layer": "pool"}
-    logits = _chained(graph, network.head, pooled, below="head", prefix="head.", aliases=aliases)
+    if network.pool.pool is not Pool.NONE:
+        maps = graph.call_module("pool", (maps,))
+        maps.meta = {"path": "pool", "layer": "pool"}
+    logits = _chained(graph, network.head, maps, below="head", prefix="head.", aliases=aliases)
     graph.output(logits)
     module = fx.GraphModule(network, graph, "Layered")
     return Layered(module, preprocess=network.preprocess, name=name, aliases=aliases, behind=_BEHIND - {"head"})

@@ -341,7 +341,7 @@ def test_the_size_of_a_dream(run, sky):
     [
         (("m.onnx", "-o", "f.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
         (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1 or conv2?'),
-        (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: there are 8, numbered 0 to 7"),
+        (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: bn1 has 8, numbered 0 to 7"),
         (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
         (("m.pt", "-o", "f.png", "--kernels", "--dream", "sky.png"), 2, "--kernels draws weights and --dream a picture"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "9", "--layer", "bn1"), 2, "pictures of 3x4 are too small"),
@@ -349,7 +349,7 @@ def test_the_size_of_a_dream(run, sky):
         (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),
         (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
-        (("m.pt", "-o", "f.png", "--dream", "none.png"), 3, "none.png: no such file or directory"),
+        (("m.pt", "-o", "f.png", "--dream", "none.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip

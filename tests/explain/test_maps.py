@@ -43,7 +43,7 @@ def test_nothing_is_written_before_all_is_known(pictures, tmp_path):
     picture = pictures(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
     drawing = maps.Drawing(output=tmp_path / "out", channels="3")
-    for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: there are 2")):
+    for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
         with pytest.raises(UsageError, match=message):
             maps.explain(network, picture, layers, drawing=drawing)
     assert not (tmp_path / "out").exists()

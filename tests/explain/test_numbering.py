@@ -21,22 +21,28 @@ from cnnkit.explain import numbering
 )
 def test_numbers_and_ranges(text, numbers):
     """Both ends are included; in the order given, each once; all of them unless said."""
-    assert numbering.parse(text, 10, option="--channels") == numbers
+    assert numbering.parse(text, 10, option="--channels", of="conv1") == numbers
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", "9" * 12])
 def test_what_is_no_number(text):
     """Is answered with the option, the words, and how it is written."""
     with pytest.raises(UsageError) as error:
-        numbering.parse(text, 10, option="--channels")
+        numbering.parse(text, 10, option="--channels", of="conv1")
     assert str(error.value) == f'--channels "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20'
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("10", "10"), ("0-10", "0-10"), ("1,5-3", "5-3"), ("2,999999999", "999999999")]
+    ("text", "said"),
+    [
+        ("10", "10: conv1 has 10, numbered 0 to 9"),
+        ("0-10", "0-10: conv1 has 10, numbered 0 to 9"),
+        ("1,5-3", "5-3: a range goes upwards; give 3-5"),
+        ("2,999999999", "999999999: conv1 has 10, numbered 0 to 9"),
+    ],
 )
-def test_numbers_that_there_are_not(text, word):
-    """Say which word, and how many there are."""
+def test_numbers_that_there_are_not(text, said):
+    """Say which word, of what, and how many there are."""
     with pytest.raises(UsageError) as error:
-        numbering.parse(text, 10, option="--filters")
-    assert str(error.value) == f"--filters {word}: there are 10, numbered 0 to 9"
+        numbering.parse(text, 10, option="--filters", of="conv1")
+    assert str(error.value) == f"--filters {said}"
