@@ -13,6 +13,7 @@ OUT=${OUT:-see}
 DATA=${DATA:-$here/../../shared/data}
 BIN=${BIN:-}            # where the commands are, with a slash at the end; on the PATH unless said
 
+mkdir -p "$OUT"
 if [ -d "$DATA" ]; then
     whole=(mobilenet_v2 --weights "$DATA/weights/mobilenet_v2.pth")
     network=(squeezenet1_1 --weights "$DATA/weights/squeezenet1_1.pth")
@@ -28,11 +29,10 @@ if [ -d "$DATA" ]; then
     dream=(--size 256)
 else
     digits=$OUT/digits
-    mkdir -p "$OUT"
     make -s -f "$here/digits/Makefile" OUT="$digits" BIN="$BIN" >&2
     whole=("$digits/head.pt")
     network=("$digits/head.pt")
-    pictures=("$digits"/digits/[0-7]/00*.png)
+    pictures=("$digits"/digits/?/000[0-7].png)
     two=("$digits"/digits/8/0008.png)
     picture=("$digits"/digits/3/0003.png)
     dreamt=$picture

@@ -118,3 +118,36 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
     (tmp_path / "out" / "dense-0.json").write_text('{"accuracy": 0.999, "n": 1}\n')
     refused = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path, status=2)
     assert "is below" in refused.err
+
+
+def see(shell, folder, **env):
+    """Run see.sh, and demand every kind of picture, none of one colour."""
+    words = {"BIN": f"{Path(sys.executable).parent}/", "OUT": "out", **env}
+    outcome = shell(str(EXAMPLES / "see.sh"), cwd=folder, env=words)
+    kinds = ["cam.png", "cam/**/*.*", "fine/**/*.*", "maps/*.png", "maps/*/*.png", "filters.png", "kernels.png", "dream.png"]
+    for kind in kinds:
+        found = sorted((folder / "out").glob(kind))
+        assert found, kind
+        with Image.open(found[0]) as image:
+            assert len(image.convert("RGB").getcolors(image.width * image.height)) > 3, found[0]
+    return outcome
+
+
+@needs_make
+def test_all_pictures_of_the_digits(shell, tmp_path):
+    """Where there are no photographs, all pictures are of the network that reads digits."""
+    outcome = see(shell, tmp_path, DATA=str(tmp_path / "none"))
+    assert "out/digits/digits/8/0008.png\t" in outcome.out
+    with Image.open(tmp_path / "out" / "cam.png") as sheet:
+        assert min(sheet.size) > 300
+
+
+@pytest.mark.photos
+def test_all_pictures_of_real_networks(shell, tmp_path, photos):
+    """Where there are some, of MobileNetV2 and SqueezeNet; more values are nought in the late layer than in the early one."""
+    outcome = see(shell, tmp_path, DATA=str(photos))
+    zeros = {
+        line.split("\t")[0]: float(line.split("\t")[3]) for line in outcome.out.splitlines() if "out/maps/" in line
+    }
+    assert zeros["features.12"] > zeros["features.1"] + 0.2
+    assert (tmp_path / "out" / "fine" / "coral_pets.jpg").exists()

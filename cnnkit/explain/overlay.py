@@ -7,6 +7,9 @@ from PIL import Image
 from cnnkit.explain import colours
 from cnnkit.explain.spreading import Box
 
+#: A picture whose shorter side has fewer pixels would vanish behind a frame of three.
+_SMALL = 32
+
 
 def draw(
     image: Image.Image,
@@ -41,10 +44,11 @@ def draw(
 
 
 def _frame(image: Image.Image, box: Box) -> None:
-    """Draw a white frame with black edges, visible on any colour, inside the box's bounds."""
+    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; of a small picture white alone."""
     width = max(1, round(min(image.size) / 150))
+    lines = ("black", "white", "black") if min(image.size) >= _SMALL else ("white",)
     left, top, right, bottom = box
-    for inset, colour in enumerate(colour for colour in ("black", "white", "black") for _ in range(width)):
+    for inset, colour in enumerate(colour for colour in lines for _ in range(width)):
         x0, y0, x1, y1 = left + inset, top + inset, right - inset, bottom - inset
         if x0 < x1 and y0 < y1:  # Pillow's own rectangles run over where they are as thin as their line
             for edge in ((x0, y0, x1, y0 + 1), (x0, y1 - 1, x1, y1), (x0, y0, x0 + 1, y1), (x1 - 1, y0, x1, y1)):
