@@ -124,7 +124,16 @@ def see(shell, folder, **env):
     """Run see.sh, and demand every kind of picture, none of one colour."""
     words = {"BIN": f"{Path(sys.executable).parent}/", "OUT": "out", **env}
     outcome = shell(str(EXAMPLES / "see.sh"), cwd=folder, env=words)
-    kinds = ["cam.png", "cam/**/*.*", "fine/**/*.*", "maps/*.png", "maps/*/*.png", "filters.png", "kernels.png", "dream.png"]
+    kinds = [
+        "cam.png",
+        "cam/**/*.*",
+        "fine/**/*.*",
+        "maps/*.png",
+        "maps/*/*.png",
+        "filters.png",
+        "kernels.png",
+        "dream.png",
+    ]
     for kind in kinds:
         found = sorted((folder / "out").glob(kind))
         assert found, kind

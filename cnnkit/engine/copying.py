@@ -8,14 +8,12 @@ Everything is made in a hidden folder of DIR and takes its place when all of it 
 leaves nothing behind.
 """
 
-import contextlib
 import errno
 import io
 import logging
 import os
-import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -31,6 +29,7 @@ from cnnkit.data.augment import Draw
 from cnnkit.data.copies import Copy, Recipe
 from cnnkit.data.images import Original
 from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.room import Room
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import augment
 from cnnkit.engine.runner import Skip, raise_bad
@@ -56,28 +55,8 @@ class Summary:
     per_second: float
 
 
-class _Room:
-    """Memory that threads share: who needs more than is left waits, but for one, which may need more than there is."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._taken, self._changed = size, 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, size: int) -> Generator[None]:
-        """Take some bytes for a while."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
-            self._taken += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= size
-                self._changed.notify_all()
-
-
 #: For pictures that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
-_ROOM = _Room(700 << 20)
+_ROOM = Room(700 << 20)
 #: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
 _BYTES_A_PIXEL = 24
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cnnkit.data import copies, images, preprocess, tree
 from cnnkit.data.images import Original
+from cnnkit.data.room import Room
 from cnnkit.data.source import Picture
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.explain import colours, overlay, sheet, spreading
@@ -27,6 +28,11 @@ from cnnkit.explain.sheet import Cell
 from cnnkit.explain.spreading import Box
 from cnnkit.formats import pictures as files
 from cnnkit.formats.header import Preprocess
+
+#: For pictures that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
+_ROOM = Room(700 << 20)
+#: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over.
+_BYTES_A_PIXEL = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +124,10 @@ class Draughtsman:
             CnnkitError: Another picture has the same place.
         """
         original = images.read(found.picture.path)
+        with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
+            return self._draw(found, original)
+
+    def _draw(self, found: Found, original: Original) -> Drawn:
         window = preprocess.window(original.image.size, self._prepared)
         part = spreading.seen(window, original.image.size)
         records, shown = [], []
@@ -130,7 +140,8 @@ class Draughtsman:
                     original.image, heat, part, palette=self._palette, alpha=self.drawing.alpha, box=box
                 )
                 file = self._write(found.picture, each, original, drawn, heat, part)
-                shown.append((each.name, each.probability, drawn))
+                if self.drawing.sheet is not None:
+                    shown.append((each.name, each.probability, sheet.thumbnail(drawn)))
             records.append(
                 {
                     "path": found.picture.path,
@@ -144,8 +155,9 @@ class Draughtsman:
                     **_fields(each.faithfulness),
                 }
             )
-        cell = None if self.drawing.sheet is None else sheet.cell(found.picture.path, original.image, shown)
-        return Drawn(records, cell)
+        if self.drawing.sheet is None:
+            return Drawn(records, None)
+        return Drawn(records, Cell(found.picture.path, sheet.thumbnail(original.image), shown))
 
     def _write(
         self,

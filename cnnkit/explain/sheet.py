@@ -58,12 +58,8 @@ class Cells:
         return iter(self._cells)
 
 
-def cell(path: str, picture: Image.Image, overlays: Sequence[tuple[str, float, Image.Image]]) -> Cell:
-    """Make thumbnails of a picture and its overlays."""
-    return Cell(path, _thumbnail(picture), [(name, share, _thumbnail(drawn)) for name, share, drawn in overlays])
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
+def thumbnail(image: Image.Image) -> Image.Image:
+    """Make a picture as large as a sheet shows it."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # A digit of eight pixels is looked at as well, and its pixels are what there is to see
@@ -100,9 +96,9 @@ def render(cells: Sequence[Cell]) -> Image.Image:
     return drawn
 
 
-def _place(sheet: Image.Image, thumbnail: Image.Image, left: int, top: int) -> None:
+def _place(sheet: Image.Image, small: Image.Image, left: int, top: int) -> None:
     """Put a thumbnail into the middle of its square."""
-    sheet.paste(thumbnail, (left + (SIDE - thumbnail.width) // 2, top + (SIDE - thumbnail.height) // 2))
+    sheet.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
 
 
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:

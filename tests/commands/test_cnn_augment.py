@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from cnnkit.data import augment as drawing
 from cnnkit.data import contact_sheet, held_out, images, source
 from cnnkit.data.augment import Draw
 from cnnkit.data.source import Picture
-from cnnkit.engine import copying
 from cnnkit.engine.resample import augment
 from cnnkit.formats import manifest, tsv
 
@@ -495,23 +493,6 @@ def test_devices_and_pipes_are_no_pictures(run, here):
     for folder in ("photos", "pipe.png"):
         run("cnn-augment", "photos/red", "-o", folder, "--sheet", "look.png", *WORDS, status=1)
         assert not Path("look.png").exists()
-
-
-def test_large_pictures_wait_for_memory():
-    """What is over the budget is let in alone, and its end lets the next one in."""
-    room, order = copying._Room(10), []
-
-    def work(size):
-        with room.taken(size):
-            order.append(size)
-            time.sleep(0.02)
-            order.append(-size)
-
-    with ThreadPoolExecutor(3) as executor:
-        list(executor.map(work, [50, 60, 70]))
-    assert [abs(each) for each in order[::2]] == [abs(each) for each in order[1::2]]  # one after the other
-    with room.taken(5), room.taken(5):
-        pass
 
 
 def test_a_killed_run_leaves_no_half(run, here, pictures):

@@ -275,3 +275,14 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
         np.testing.assert_allclose(maps.look(PICTURES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
         maps.probabilities(PICTURES)
     assert state() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", CamMethod)
+def test_a_gpu_makes_the_same_maps(method):
+    """Within rounding, without TF32."""
+    network = small()
+    expected = maps_of(network, method=method).look(PICTURES).maps(CHOSEN)
+    whole = layered.of_classifier(network, name="small.pt").to(torch.device("cuda"))
+    found = TorchMaps(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).look(PICTURES).maps(CHOSEN)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())

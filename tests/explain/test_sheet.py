@@ -23,11 +23,11 @@ def colour_of(cell, column):
 
 def cells(count, shares=(0.75, 0.2), *, names=("cat", "dog"), size=(200, 200), path="a.jpg"):
     return [
-        sheet.cell(
+        sheet.Cell(
             path,
-            plain(colour_of(index, 0), size),
+            sheet.thumbnail(plain(colour_of(index, 0), size)),
             [
-                (name, share, plain(colour_of(index, column), size))
+                (name, share, sheet.thumbnail(plain(colour_of(index, column), size)))
                 for column, (name, share) in enumerate(zip(names, shares, strict=True), start=1)
             ],
         )
@@ -81,7 +81,7 @@ def test_a_thumbnail_keeps_its_aspect(size, side):
 def test_small_pictures_keep_their_pixels():
     """A digit is enlarged by whole pixels, so that they can be seen."""
     values = np.random.default_rng(0).integers(0, 250, (8, 8, 3), dtype=np.uint8)
-    made = sheet.cell("a.png", Image.fromarray(values), []).picture
+    made = sheet.thumbnail(Image.fromarray(values))
     assert np.array_equal(np.asarray(made), values.repeat(20, axis=0).repeat(20, axis=1))
 
 
@@ -170,7 +170,7 @@ def test_the_first_are_the_first(monkeypatch):
     monkeypatch.setattr(sheet, "MOST", 4)
     kept = sheet.Cells()
     made = [*cells(2), *cells(1, (0.5,), names=("cat",))]
-    made.append(sheet.cell("b.jpg", plain((1, 2, 3)), []))
+    made.append(sheet.Cell("b.jpg", sheet.thumbnail(plain((1, 2, 3))), []))
     for each in made:
         kept.append(each)
     assert list(kept) == made[:1]
