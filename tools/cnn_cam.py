@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import CamMethod, Fit
+from cnnkit.choices import CamMethod
 
 
 @cli.command
@@ -43,15 +43,7 @@ def main(
         CamMethod | None,
         cli.Option("--method", help="How it is made. [default: gradcam; cam for an .onnx]", show_default=False),
     ] = None,
-    layer: Annotated[
-        str | None,
-        cli.Option(
-            "--layer",
-            metavar="NAME|INDEX",
-            help="Where it is made: a layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
-            show_default=False,
-        ),
-    ] = None,
+    layer: cli.OneLayer = None,
     contrast: Annotated[bool, cli.Option("--contrast", help="What speaks against the class.")] = False,
     fine: Annotated[
         bool,
@@ -81,7 +73,7 @@ def main(
     alpha: Annotated[
         float, cli.Option("--alpha", min=0.0, max=1.0, help="How much of the picture the colours cover.")
     ] = 0.5,
-    colormap: Annotated[str, cli.Option("--colormap", metavar="NAME", help="Any of matplotlib's.")] = "inferno",
+    colormap: cli.Colormap = "inferno",
     sheet: Annotated[
         Path | None,
         cli.Option("--sheet", metavar="FILE.png", help="All pictures, their overlays and probabilities side by side."),
@@ -89,27 +81,9 @@ def main(
     raw: Annotated[
         bool, cli.Option("--raw", help="The maps as float32 .npy as well, of the layer's size and the picture's.")
     ] = False,
-    weights: Annotated[
-        str,
-        cli.Option(
-            "--weights",
-            metavar="FILE|default|none",
-            help="For a network by name: a state_dict, its own weights, or random ones.",
-        ),
-    ] = "default",
-    size: Annotated[
-        str | None,
-        cli.Option(
-            "--size",
-            metavar="PIXELS|HxW",
-            help="Show the network larger pictures, or a rectangle, height first. [default: the model's]",
-            show_default=False,
-        ),
-    ] = None,
-    fit: Annotated[
-        Fit | None,
-        cli.Option("--fit", help="How a picture becomes that. [default: the model's]", show_default=False),
-    ] = None,
+    weights: cli.NamedWeights = "default",
+    size: cli.Shown = None,
+    fit: cli.ShownFit = None,
     force: Annotated[
         bool, cli.Option("--force", help="DIR may hold something; overlays replace files of their names.")
     ] = False,

@@ -16,15 +16,7 @@ def main(
         ),
     ],
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the picture goes.")],
-    layer: Annotated[
-        str | None,
-        cli.Option(
-            "--layer",
-            metavar="NAME|INDEX",
-            help="A layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
-            show_default=False,
-        ),
-    ] = None,
+    layer: cli.OneLayer = None,
     numbers: Annotated[
         str | None,
         cli.Option(
@@ -100,14 +92,7 @@ def main(
             "--octave-scale", min=1.01, help="Of a dream: how much larger each is. [default: 1.4]", show_default=False
         ),
     ] = None,
-    weights: Annotated[
-        str,
-        cli.Option(
-            "--weights",
-            metavar="FILE|default|none",
-            help="For a network by name: a state_dict, its own weights, or random ones.",
-        ),
-    ] = "default",
+    weights: cli.NamedWeights = "default",
     seed: cli.Seed = 0,
     device: cli.Device = "auto",
     batch: Annotated[int, cli.Option("--batch", min=1, help="Filters that are looked for at once.")] = 16,

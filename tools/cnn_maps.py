@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Fit, MapScale
+from cnnkit.choices import MapScale
 
 
 @cli.command
@@ -50,30 +50,13 @@ def main(
             help="Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
         ),
     ] = MapScale.CHANNEL,
-    colormap: Annotated[str, cli.Option("--colormap", metavar="NAME", help="Any of matplotlib's.")] = "viridis",
+    colormap: cli.Colormap = "viridis",
     raw: Annotated[
         bool, cli.Option("--raw", help="What each layer answers as .npy as well, float32 (C, h, w).")
     ] = False,
-    weights: Annotated[
-        str,
-        cli.Option(
-            "--weights",
-            metavar="FILE|default|none",
-            help="For a network by name: a state_dict, its own weights, or random ones.",
-        ),
-    ] = "default",
-    size: Annotated[
-        str | None,
-        cli.Option(
-            "--size",
-            metavar="PIXELS|HxW",
-            help="Of what it sees: a square, or height and width. [default: the model's]",
-            show_default=False,
-        ),
-    ] = None,
-    fit: Annotated[
-        Fit | None, cli.Option("--fit", help="How the picture becomes that. [default: the model's]", show_default=False)
-    ] = None,
+    weights: cli.NamedWeights = "default",
+    size: cli.Shown = None,
+    fit: cli.ShownFit = None,
     force: Annotated[
         bool, cli.Option("--force", help="DIR may hold something; pictures of the same names are replaced.")
     ] = False,

@@ -49,17 +49,13 @@ def pretrained(
         CnnkitError: The weights cannot be had, or do not fit.
     """
     name = catalogue.canonical(name)
-    published = catalogue.published_preprocess(name, weights)
-    size = published.size if published else None
-    module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
-    preprocess = published or preprocess
+    module, preprocess = catalogue.network_for(name, weights, seed=seed)
     state: Mapping[str, Tensor] | None = None
     digest = None
     if weights == "default":
         state, digest = catalogue.default_weights(name)
     elif weights != "none":
         state, digest = bundle.load_state(weights), bundle.keep_state_file(Path(weights))
-    module.eval()
     layer = cutting.find_layer(name, module, layer, size=preprocess.size)
     base = cutting.cut(module, layer)
     if state is not None:

@@ -83,6 +83,23 @@ def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple
         return make()
 
 
+def network_for(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess]:
+    """Build the network that weights belong to, in eval mode, with seeded random values in their place.
+
+    Args:
+        name: As `canonical` gives it.
+        weights: "default", "none" or a file, whose name may be that of published ones.
+        seed: For the values.
+
+    Returns:
+        The network, and how pictures are prepared for those weights.
+    """
+    published = published_preprocess(name, weights)
+    size = published.size if published else None
+    module, own = seeded(seed, functools.partial(network, name, size=size))
+    return module.eval(), published or own
+
+
 def for_dims(name: str) -> tuple[nn.Module, Preprocess]:
     """Build a network for its table alone: without weights or, where its maker allows that, even room for them."""
     name = canonical(name)

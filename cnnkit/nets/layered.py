@@ -1,7 +1,6 @@
 """A whole network as one graph, from pictures to logits, whose layers can be looked at by name."""
 
 import difflib
-import functools
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -402,17 +401,14 @@ def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tup
         CnnkitError: The weights cannot be had, or do not fit.
     """
     name = catalogue.canonical(name)
-    published = catalogue.published_preprocess(name, weights)
-    size = published.size if published else None
-    module, own = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
-    module.eval()
+    module, preprocess = catalogue.network_for(name, weights, seed=seed)
     if weights == "default":
         module.load_state_dict(catalogue.default_weights(name)[0])
     elif weights != "none":
         backbones.load_into(module, bundle.load_state(weights), source=str(weights))
     whole = cutting.cut(module, cutting.last(module))
     assert isinstance(whole, fx.GraphModule)
-    layered = Layered(whole, preprocess=published or own, name=name, aliases=cutting.keras_names(name))
+    layered = Layered(whole, preprocess=preprocess, name=name, aliases=cutting.keras_names(name))
     return layered, catalogue.class_names(_outputs(layered))
 
 
