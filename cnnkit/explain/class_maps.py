@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -140,7 +140,7 @@ def explain(
         batch: Pictures at once.
         jobs: Threads that decode, and as many that draw.
         skip: Called for every picture that cannot be used.
-        progress: Called after every batch.
+        progress: Called after every picture.
 
     Returns:
         A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
@@ -226,13 +226,22 @@ def _records(
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     scored: list[Faithfulness] = []
-    empty, total, first_empty = 0, 0, ""
+    done, empty, total, first_empty = 0, 0, 0, ""
+    expected = len(pictures) if isinstance(pictures, Sized) else None
     cells = sheet.Cells()
-    found = _found(pictures, source, draughtsman.drawing, choose, batch=batch, jobs=jobs, skip=skip, progress=progress)
+
+    def count(path: str, reason: str) -> None:
+        nonlocal done
+        done += 1
+        skip(path, reason)
+
+    found = _found(pictures, source, draughtsman.drawing, choose, batch=batch, jobs=jobs, skip=count)
     for item, drawn in reader.each(found, draughtsman.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
         if isinstance(drawn, BadPicture):
-            skip(item.picture.path, str(drawn))
+            count(item.picture.path, str(drawn))
             continue
+        done += 1
+        progress(done, expected)
         if drawn.cell is not None:
             cells.append(drawn.cell)
         for shown, record in zip(item.maps, drawn.records, strict=True):
@@ -264,16 +273,13 @@ def _found(
     batch: int,
     jobs: int | None,
     skip: Skip,
-    progress: Progress,
 ) -> Iterator[Found]:
     """Run the network over pictures in batches, and give each picture with its maps."""
 
     def pass_on(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         return [pixels]
 
-    for shown, (pixels,) in runner.run(
-        pictures, source.preprocess, pass_on, batch=batch, jobs=jobs, skip=skip, progress=progress
-    ):
+    for shown, (pixels,) in runner.run(pictures, source.preprocess, pass_on, batch=batch, jobs=jobs, skip=skip):
         look = source.maps.look(pixels)
         chosen: list[list[int]] = []
         for picture, row in zip(shown, look.probabilities, strict=True):
