@@ -18,7 +18,7 @@ if [ -d "$DATA" ]; then
     whole=(mobilenet_v2 --weights "$DATA/weights/mobilenet_v2.pth")
     network=(squeezenet1_1 --weights "$DATA/weights/squeezenet1_1.pth")
     pictures=("$DATA/pictures/coral_cat.bmp" "$DATA/pictures/coral_parrot.jpg")
-    two=("$DATA/pictures/coral_pets.jpg")
+    two=("$DATA/pictures/coral_hot_dog.jpg")
     picture=$DATA/pictures/coral_cat.bmp
     dreamt=$DATA/pictures/coral_sunflower.bmp
     look=(--fit squash)
@@ -48,7 +48,7 @@ fi
 "${BIN}cnn-cam" -m "${whole[@]}" "${pictures[@]}" "${two[@]}" -o "$OUT/cam" --force --box 0.5 --faithful --sheet "$OUT/cam.png" "${look[@]}"
 # With twice the rows and columns; or what speaks against the class
 "${BIN}cnn-cam" -m "${whole[@]}" "${two[@]}" -o "$OUT/fine" --force "${look[@]}" "${fine[@]}"
-# What layers answer, early and late: edges first, few and abstract things last; the table says how many values are nought
+# What layers answer, early and late: edges first, few and abstract things last; the table says how many values are zero
 "${BIN}cnn-maps" -m "${network[@]}" "$picture" -o "$OUT/maps" --force --layer "$early" --layer "$late" "${maps[@]}"
 # What filters look for, what the first ones are, and what a layer makes of a picture
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/filters.png" --layer "$layer" "${patterns[@]}"

@@ -159,4 +159,4 @@ def test_all_pictures_of_real_networks(shell, tmp_path, photos):
         line.split("\t")[0]: float(line.split("\t")[3]) for line in outcome.out.splitlines() if "out/maps/" in line
     }
     assert zeros["features.12"] > zeros["features.1"] + 0.2
-    assert (tmp_path / "out" / "fine" / "coral_pets.jpg").exists()
+    assert (tmp_path / "out" / "fine" / "coral_hot_dog.jpg").exists()

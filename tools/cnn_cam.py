@@ -59,7 +59,7 @@ def main(
             min=0.0,
             max=1.0,
             metavar="SHARE",
-            help="Frame the hot region: the largest with SHARE of the highest value at least, as in --box 0.5.",
+            help="Frame the hot region: the largest that hangs together and has SHARE of the map's maximum, as in --box 0.5.",
         ),
     ] = None,
     faithful: Annotated[
@@ -67,7 +67,7 @@ def main(
         cli.Option(
             "--faithful",
             help="How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
-            "(deletion, the lower the better), or shown first (insertion).",
+            "(deletion, the lower the better), or shown first (insertion, the higher).",
         ),
     ] = False,
     alpha: Annotated[
@@ -79,7 +79,11 @@ def main(
         cli.Option("--sheet", metavar="FILE.png", help="All pictures, their overlays and probabilities side by side."),
     ] = None,
     raw: Annotated[
-        bool, cli.Option("--raw", help="The maps as float32 .npy as well, of the layer's size and the picture's.")
+        bool,
+        cli.Option(
+            "--raw",
+            help="Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
+        ),
     ] = False,
     weights: cli.NamedWeights = "default",
     size: cli.Shown = None,
@@ -100,7 +104,7 @@ def main(
     Lays a class activation map over each picture and prints a record for each: label is what the network names, class is whose map it
     is, probability that class's, peak and box are pixels of the picture (x, y; left, top, right, bottom), maximum is the largest value of
     the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw; the
-    map's largest value has the last colour, 0 the first.
+    map's largest value has the last colour, 0 the first. Maxima can be compared within one method and layer.
 
     Examples:
       cnn-cam -m model.pt photos/ -o maps/
@@ -109,6 +113,15 @@ def main(
       cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
+
+      The values of --method
+        gradcam      channels weighted by their mean gradient
+        gradcam++    the same, positive gradients weighted by pixel; finds several things
+        hirescam     every value times its own gradient
+        layercam     the same, positive gradients alone; for early layers
+        cam          the weights of one dense layer behind global average pooling
+        scorecam     without gradients, by a pass for each channel: slow
+        eigencam     the main pattern of the activations, of no class
     """
     from cnnkit.explain import class_maps
     from cnnkit.explain.draughtsman import Drawing

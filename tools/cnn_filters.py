@@ -27,7 +27,7 @@ def main(
         ),
     ] = None,
     kernels: Annotated[
-        bool, cli.Option("--kernels", help="The weights of the first convolution themselves, nought in grey.")
+        bool, cli.Option("--kernels", help="The weights of the first convolution themselves, zero in grey.")
     ] = False,
     dream: Annotated[
         Path | None,
@@ -49,7 +49,7 @@ def main(
         cli.Option(
             "--rate",
             min=0.0,
-            help="By how much pixels change in a step, of 255. [default: 12; 2 for a dream]",
+            help="Root mean square of what a step changes, in grey levels of 255. [default: 12; 2 for a dream]",
             show_default=False,
         ),
     ] = None,
@@ -109,9 +109,6 @@ def main(
       cnn-filters alexnet --kernels -o kernels.png
       cnn-filters inception_v3 --dream sky.jpg --layer Mixed_5d -o dream.png
     """
-    from cnnkit.explain import patterns
-    from cnnkit.explain.filters import Ascent
-
     if kernels and dream is not None:
         raise UsageError("--kernels draws weights and --dream a picture; give one of them")
     climbing = {"--steps": steps, "--rate": rate, "--jitter": jitter, "--blur": blur, "--size": size}
@@ -122,6 +119,9 @@ def main(
             raise UsageError(
                 f"{option} {'goes with --dream' if option in dreaming else 'means nothing to --kernels'}; drop it"
             )
+    from cnnkit.explain import patterns
+    from cnnkit.explain.filters import Ascent
+
     place = patterns.Place(model=model, weights=weights, layer=layer, device=device, seed=seed)
     if kernels:
         cli.emit(patterns.kernels(place, output, numbers=numbers), as_json)

@@ -66,7 +66,10 @@ def main(
     """Show what the layers of a network answer to a picture.
 
     Draws every channel, and a mosaic of each layer, and prints a record for each: silent is the share of channels that do not
-    respond at all, most_active the channel with the largest mean. A layer includes its normalisation and activation.
+    respond at all, zeros that of values, mean and maximum are over all of them, most_active is the channel with the largest mean.
+
+    With --layer all, and in an .onnx, a layer includes the normalisation and activation behind it; one that is named in a .pt is
+    that alone.
 
     Examples:
       cnn-maps -m model.pt cat.jpg -o maps/

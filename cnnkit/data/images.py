@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cnnkit.errors import BadPicture, CnnkitError
 
@@ -32,6 +32,9 @@ FORMATS: dict[str, frozenset[str]] = {
 #: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several pictures in the file.
 _OPENERS = tuple(name for name in FORMATS if name != "MPO")
 
+#: EXIF's words for pictures that lie on their side.
+_TURNED = frozenset({5, 6, 7, 8})
+
 
 def load(path: str | Path) -> Image.Image:
     """Read a picture as RGB, turned the way up that its EXIF says.
@@ -51,6 +54,19 @@ def load(path: str | Path) -> Image.Image:
     with opened(path) as image:
         image.load()
         return upright_rgb(image)
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Give the width and height that `load` would give a picture, without decoding it.
+
+    Raises:
+        BadPicture: As `load`, as far as the head of the file tells.
+    """
+    with opened(path) as image:
+        turned = False
+        with contextlib.suppress(Exception):  # as `load` has it
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return (image.height, image.width) if turned else image.size
 
 
 def demanded(path: str | Path) -> Image.Image:

@@ -94,9 +94,11 @@ def check_free(folder: str | Path, *, force: bool) -> None:
     """Demand that a folder can be written to: before hours of work, and again before the first picture.
 
     Raises:
-        CnnkitError: It is not empty, or moves into it were interrupted.
+        CnnkitError: It is not empty, no folder, or moves into it were interrupted.
     """
     folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise CnnkitError(f"{folder} is no folder; choose another name")
     if moves.unfinished(folder):
         raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):

@@ -93,10 +93,10 @@ class TorchMaps:
                 logits = self._behind(leaf.clone(), *others)
         return Look(self, pictures, leaf, logits)
 
-    def score(self, pictures: Tensor, chosen: Tensor) -> Tensor:
-        """Give the scores of the classes `chosen` (N,) for normalised pictures (N, C, H, W)."""
+    def scores(self, pictures: Tensor) -> Tensor:
+        """Give the scores of all classes for normalised pictures, (N, C, H, W) -> (N, classes)."""
         with self._running(), torch.no_grad():
-            return scores(self.network.module(pictures)).gather(1, chosen[:, None])[:, 0]
+            return scores(self.network.module(pictures))
 
     @contextlib.contextmanager
     def _running(self) -> Generator[None]:
@@ -144,6 +144,7 @@ class Look:
     def __init__(self, maps: TorchMaps, pictures: Tensor, leaf: Tensor, logits: Tensor) -> None:
         self._maps, self._pictures, self._leaf = maps, pictures, leaf
         self._scores = scores(logits)
+        self._kept: list[Tensor] = []  # what does not depend on the class
         #: (N, classes)
         self.probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
 
@@ -167,27 +168,29 @@ class Look:
         activations = layered.as_maps(self._maps.layer.node, self._leaf.detach())
         with self._maps._running():
             if method is CamMethod.EIGENCAM:
-                found = principal(activations)
+                self._kept = self._kept or [principal(activations)]
+                found = self._kept[0]
             elif method is CamMethod.SCORECAM:
-                found = torch.stack(
-                    [
-                        self._scored(picture, maps, number)
-                        for picture, maps, number in zip(self._pictures, activations, classes, strict=True)
-                    ]
-                )
+                self._kept = self._kept or [
+                    self._masked(picture, maps) for picture, maps in zip(self._pictures, activations, strict=True)
+                ]
+                weights = torch.stack(
+                    [each[:, number].softmax(0) for each, number in zip(self._kept, classes, strict=True)]
+                )  # (N, K)
+                found = (weights[:, :, None, None] * activations).sum(1)
             else:
                 found = combine(method, activations, self.gradients(classes), contrast=self._maps.contrast)
         return found.relu().cpu().numpy()
 
-    def _scored(self, picture: Tensor, activations: Tensor, number: Tensor) -> Tensor:
-        """Weigh every channel by the score of the picture that it alone lets through: (C, H, W), (K, h, w) -> (h, w)."""
+    def _masked(self, picture: Tensor, activations: Tensor) -> Tensor:
+        """Score a picture of which each channel in turn lets something through: (C, H, W), (K, h, w) -> (K, classes)."""
         answers = []
         for some in torch.split(activations, self._maps._batch):
             masks = functional.interpolate(some[None], picture.shape[1:], mode="bilinear", align_corners=True)[0]
             low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
             masks = (masks - low) / (high - low + 1e-8)  # (k, H, W)
-            answers.append(self._maps.score(picture[None] * masks[:, None], number.expand(len(some))))
-        return (torch.cat(answers).softmax(0)[:, None, None] * activations).sum(0)
+            answers.append(self._maps.scores(picture[None] * masks[:, None]))
+        return torch.cat(answers)
 
 
 def scores(logits: Tensor) -> Tensor:

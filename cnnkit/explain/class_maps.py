@@ -5,20 +5,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import CamMethod, Fit
-from cnnkit.data import copies, reader, tree
+from cnnkit.data import copies, preprocess, reader
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadPicture, UsageError
 from cnnkit.explain import colours, faithful, sheet
-from cnnkit.explain.draughtsman import ClassMap, Draughtsman, Drawing, Found
+from cnnkit.explain.draughtsman import SCORES, ClassMap, Draughtsman, Drawing, Found
 from cnnkit.explain.faithful import Faithfulness
 from cnnkit.formats.header import Preprocess
 
@@ -48,12 +49,12 @@ class Maps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A network ready to be asked: its maps, the names of its classes, how pictures are prepared, and the layer that is looked at."""
+    """A network ready to be asked: its maps, the names of its classes, and how pictures are prepared."""
 
     maps: Maps
     classes: tuple[str, ...]
     preprocess: Preprocess
-    layer: str
+    slow: bool = False  # one picture at a time is enough
 
 
 # ---------------------------------------------------------------- which network
@@ -90,6 +91,10 @@ def open_model(
         UsageError: Options that do not go together, or with the network.
         CnnkitError: The model cannot be had.
     """
+    if size is not None:
+        preprocess.sides(size)
+    if model.endswith((".pt", ".onnx")):
+        Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
         fixed = {"--layer": layer, "--fine": fine or None, "--size": size, "--fit": fit}
         asked = [option for option, value in fixed.items() if value is not None]
@@ -99,7 +104,8 @@ def open_model(
 
         exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, device=device)
         assert exported.model.preprocess is not None
-        return Source(exported, exported.classes, exported.model.preprocess, exported.layer)
+        log.info("maps of %s", exported.layer)
+        return Source(exported, exported.classes, exported.model.preprocess)
 
     from cnnkit.explain import opening
     from cnnkit.explain.cam import TorchMaps
@@ -113,7 +119,11 @@ def open_model(
     chosen = method or CamMethod.GRADCAM
     maps = TorchMaps(network, classes, layer=place, method=chosen, contrast=contrast, batch=batch)
     log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
-    return Source(maps, classes, network.preprocess, place.name)
+    if chosen is CamMethod.EIGENCAM:
+        log.info("eigencam's maps are of what there is to see, whatever the class")
+    if fine or size is not None or fit is not None:
+        log.info("shown otherwise than it was trained on, the network has other probabilities than in cnn-predict")
+    return Source(maps, classes, network.preprocess, slow=chosen is CamMethod.SCORECAM)
 
 
 # ---------------------------------------------------------------- which maps
@@ -148,24 +158,29 @@ def explain(
 
     Raises:
         UsageError: A class that the network does not know.
-        CnnkitError: The folder is not empty, or holds the pictures themselves.
+        CnnkitError: The folder holds the pictures themselves, or two of them would become one overlay.
     """
     palette = colours.table(drawing.colormap)
     choose = _chooser(wanted, source.classes)
-    if drawing.output is not None:
-        if isinstance(pictures, Sequence):
-            tree.check_apart(drawing.output, (picture.path for picture in pictures), to_be="looked into")
-        tree.check_free(drawing.output, force=drawing.force)
     several = len(wanted) > 1 or "all" in wanted
-    if not isinstance(pictures, Sequence):  # nothing is said before there is anything to say
+    draughtsman = Draughtsman(
+        drawing,
+        palette,
+        source.preprocess,
+        copies.placing(pictures),
+        classes=source.classes if several else (),
+    )
+    if isinstance(pictures, Sequence):
+        draughtsman.check(pictures)
+    else:  # nothing is said before there is anything to say
         coming = iter(pictures)
         pictures = chain(list(islice(coming, 1)), coming)
     return _records(
         pictures,
         source,
-        Draughtsman(drawing, palette, source.preprocess, copies.placing(pictures), several=several),
+        draughtsman,
         choose,
-        batch=batch,
+        batch=1 if source.slow else batch,
         jobs=jobs,
         skip=skip,
         progress=progress,
@@ -175,7 +190,7 @@ def explain(
 def columns(drawing: Drawing) -> tuple[str, ...]:
     """Name the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
-    return (*plain, "deletion", "insertion") if drawing.faithful else plain
+    return (*plain, *SCORES) if drawing.faithful else plain
 
 
 _Chooser = Callable[[Picture, int], list[int]]
@@ -205,7 +220,9 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
                         if picture.label is None
                         else f"its label {picture.label} is no class of the model"
                     )
-                    raise BadPicture(f"{known}, and --class true asks for the map of that")
+                    raise BadPicture(
+                        f"{known}, and --class true asks for that one's map; give class folders or a manifest"
+                    )
                 chosen.append(numbers[picture.label])
             else:
                 chosen.append(numbers[word])
@@ -229,10 +246,12 @@ def _records(
     done, empty, total, first_empty = 0, 0, 0, ""
     expected = len(pictures) if isinstance(pictures, Sized) else None
     cells = sheet.Cells()
+    progress(0, expected)
 
     def count(path: str, reason: str) -> None:
         nonlocal done
         done += 1
+        progress(done, expected)
         skip(path, reason)
 
     found = _found(pictures, source, draughtsman.drawing, choose, batch=batch, jobs=jobs, skip=count)
@@ -254,13 +273,14 @@ def _records(
     if draughtsman.drawing.sheet is not None:
         sheet.save(draughtsman.drawing.sheet, cells)
     if empty:
-        log.warning(
-            "%d of %d maps are nought everywhere, and drawn as the plain picture: %s", empty, total, first_empty
+        log.info(
+            "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
+            empty,
+            total,
+            first_empty,
         )
     if scored:
-        deletion, insertion = (
-            float(np.mean([getattr(each, name) for each in scored])) for name in ("deletion", "insertion")
-        )
+        deletion, insertion = (float(np.mean([getattr(each, name) for each in scored])) for name in SCORES)
         log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)
 
 
@@ -303,7 +323,7 @@ def _found(
                     float(str(row[number])),
                     maps[place][index],
                     _faithfulness(pixels[index], maps[place][index], number, source, batch)
-                    if drawing.faithful
+                    if drawing.faithful and maps[place][index].any()  # a map of zeros has no hottest pixels
                     else None,
                 )
                 for place, number in enumerate(numbers)

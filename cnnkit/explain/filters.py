@@ -97,12 +97,14 @@ class Filters:
             ascent: How.
             seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
             batch: Filters at once.
-            progress: Called after every batch of filters.
+            progress: Called after every step, of those of all batches.
 
         Raises:
             UsageError: The pictures are too small for the network, or for the blur.
         """
         self._demand_room(size, ascent)
+        total = -(-len(numbers) // batch) * ascent.steps
+        progress(0, total)
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             generator = torch.Generator().manual_seed(seed)
@@ -113,10 +115,14 @@ class Filters:
 
             images = self._started(some, objective, size=size, seed=seed)
             start = self._answers(images, chosen)
-            images = self._climb(images, objective, ascent, generator)
+            before = first // batch * ascent.steps
+
+            def tick(step: int, before: int = before) -> None:
+                progress(before + step, total)
+
+            images = self._climb(images, objective, ascent, generator, tick)
             found = images.round().to(torch.uint8)
             reached = self._answers(found, chosen)
-            progress(first + len(some), len(numbers))
             for index, number in enumerate(some):
                 yield Pattern(number, found[index].cpu().numpy(), float(start[index]), float(reached[index]))
 
@@ -140,7 +146,7 @@ class Filters:
             octaves: How many sizes.
             octave_scale: How much larger each is than the one before.
             seed: For the jitter.
-            progress: Called after every octave.
+            progress: Called after every step, of those of all octaves.
 
         Returns:
             The picture; and the mean square of what the filters answer, before and after.
@@ -165,12 +171,16 @@ class Filters:
             real = _resized(whole, size)
             # What the picture lost when it was smaller comes back, beside what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
-            dreamt = self._climb(dreamt, objective, ascent, generator)
+            before = (number - 1) * ascent.steps
+
+            def tick(step: int, before: int = before) -> None:
+                progress(before + step, octaves * ascent.steps)
+
+            dreamt = self._climb(dreamt, objective, ascent, generator, tick)
             shrunk = real
-            progress(number, octaves)
         with torch.no_grad(), self._running():
-            before, after = float(objective(whole)), float(objective(dreamt))
-        return dreamt[0].round().to(torch.uint8).cpu().numpy(), before, after
+            start, reached = float(objective(whole)), float(objective(dreamt))
+        return dreamt[0].round().to(torch.uint8).cpu().numpy(), start, reached
 
     def _started(
         self, numbers: Sequence[int], objective: Callable[[Tensor], Tensor], *, size: tuple[int, int], seed: int
@@ -228,7 +238,12 @@ class Filters:
             return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
 
     def _climb(
-        self, images: Tensor, objective: Callable[[Tensor], Tensor], ascent: Ascent, generator: torch.Generator
+        self,
+        images: Tensor,
+        objective: Callable[[Tensor], Tensor],
+        ascent: Ascent,
+        generator: torch.Generator,
+        tick: Callable[[int], None],
     ) -> Tensor:
         """Follow the gradient, normalised for each picture by its quadratic mean, (N, H, W, 3) -> the same.
 
@@ -236,7 +251,7 @@ class Filters:
         """
         rates = torch.full((len(images), 1, 1, 1), ascent.rate, device=images.device)
         before = images
-        for _ in range(ascent.steps):
+        for step in range(1, ascent.steps + 1):
             shifts = torch.randint(-ascent.jitter, ascent.jitter + 1, (2,), generator=generator).tolist()
             gradient = self._gradient(images.roll(shifts, (1, 2)), objective).roll([-each for each in shifts], (1, 2))
             size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()  # (N, 1, 1, 1)
@@ -245,6 +260,7 @@ class Filters:
             moved = (images + rates * gradient / torch.where(silent, 1.0, size)).clamp(0, 255)
             moved = _blurred(moved, ascent.blur) if ascent.blur > 0 else moved
             images, before = torch.where(silent, before, moved), torch.where(silent, before, images)
+            tick(step)
         return images
 
     def _gradient(self, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -305,7 +321,7 @@ def first_kernels(network: Layered) -> tuple[str, Tensor]:
 
 
 def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
-    """Turn weights into colours: nought is grey, and each kernel's largest absolute value is at the end of the range.
+    """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
 
     (F, C, h, w) -> (F, h, w, 3).
     """

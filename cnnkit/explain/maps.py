@@ -81,9 +81,12 @@ class Drawing:
 
         Raises:
             UsageError: No such colour map, or arrays without a place.
+            CnnkitError: The folder is not empty.
         """
         colours.table(self.colormap)
-        if self.raw and self.output is None:
+        if self.output is not None:
+            tree.check_free(self.output, force=self.force)
+        elif self.raw:
             raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
 
 
@@ -103,6 +106,10 @@ def open_model(
     Raises:
         UsageError: As `opening.network`, or an exported network is to take another size.
     """
+    if size is not None:
+        preprocess.sides(size)
+    if model.endswith((".pt", ".onnx")):
+        Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
         if size is not None or fit is not None or weights != "default":
             raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
@@ -128,14 +135,13 @@ def explain(network: Activations, picture: str | Path, layers: Sequence[str], *,
 
     Raises:
         UsageError: There is no such layer or channel, or no such colour map; a layer answers with a vector.
-        CnnkitError: The picture cannot be used, or the folder is not empty or holds it.
+        CnnkitError: The picture cannot be used, or the folder holds it.
     """
     palette = colours.table(drawing.colormap)
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
     if drawing.output is not None:
         tree.check_apart(drawing.output, [str(picture)], to_be="looked into")
-        tree.check_free(drawing.output, force=drawing.force)
     image = preprocess.prepare(images.demanded(picture), network.preprocess)
     answers = network.answers(image, chosen)
     for layer, maps in zip(chosen, answers, strict=True):

@@ -15,7 +15,7 @@ def parse(text: str | None, count: int, *, option: str, of: str) -> list[int]:
         of: What has them, likewise.
 
     Returns:
-        In the order given, each once.
+        In the order given, each once; a range may go further than there are.
 
     Raises:
         UsageError: It is something else, or there is no such number.
@@ -30,7 +30,7 @@ def parse(text: str | None, count: int, *, option: str, of: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
             raise UsageError(f"{option} {word}: a range goes upwards; give {last}-{first}")
-        if last >= count:
+        if first >= count or (match[2] is None and last >= count):
             raise UsageError(f"{option} {word}: {of} has {count}, numbered 0 to {count - 1}")
-        found += range(first, last + 1)
+        found += range(first, min(last + 1, count))
     return list(dict.fromkeys(found))

@@ -110,6 +110,8 @@ def _layers(proto: ModelProto) -> list[Value]:
             value = following[0].output[0]
             included.add(value)
         shape = shapes.get(value, [])
+        if value == "cam":  # what cnn-export --cam adds is no layer
+            continue
         if len(shape) == 4 and min(shape[2:]) > 1 and node.op_type != "Transpose":
             found.append(Value(graph_dims.name_of(node), value))
     return found

@@ -49,6 +49,10 @@ def network(
     else:
         if weights not in ("default", "none") and not Path(weights).is_file():
             raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
+        if Path(model).is_file():
+            raise UsageError(
+                f"{model} is no .pt of ours; a state_dict goes with a network's name, as --weights {model}"
+            )
         name = catalogue.canonical(model)
         place = torch_device.choose(wanted)
         found, classes = layered.of_name(name, weights=weights, seed=seed)

@@ -7,7 +7,7 @@ from PIL import Image
 from cnnkit.explain import colours
 from cnnkit.explain.spreading import Box
 
-#: A picture whose shorter side has fewer pixels would vanish behind a frame of three.
+#: A picture whose shorter side has fewer pixels would vanish behind its frame.
 _SMALL = 32
 
 
@@ -16,6 +16,7 @@ def draw(
     heat: NDArray[np.float32],
     part: Box,
     *,
+    highest: float,
     palette: NDArray[np.uint8],
     alpha: float,
     box: Box | None = None,
@@ -24,17 +25,17 @@ def draw(
 
     Args:
         image: RGB.
-        heat: The map in pixels of that part, (H, W), nowhere negative. Its largest value gets the last colour, nought the first.
+        heat: The map in pixels of that part, (H, W), nowhere negative.
         part: Where it lies.
+        highest: The value that gets the last colour; zero gets the first.
         palette: (256, 3).
         alpha: How much the colours cover, 0 to 1.
         box: A frame to be drawn around something.
 
     Returns:
-        A new picture of the same size. Where the map is nought everywhere it is the old one.
+        A new picture of the same size. Where the map is zero everywhere it is the old one.
     """
     drawn = image.copy()
-    highest = float(heat.max())
     if highest > 0:
         warm = Image.fromarray(colours.coloured(heat / highest, palette))
         drawn.paste(Image.blend(image.crop(part), warm, alpha), part)
@@ -44,9 +45,11 @@ def draw(
 
 
 def _frame(image: Image.Image, box: Box) -> None:
-    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; of a small picture white alone."""
+    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; none on a very small picture."""
+    if min(image.size) < _SMALL:
+        return
     width = max(1, round(min(image.size) / 150))
-    lines = ("black", "white", "black") if min(image.size) >= _SMALL else ("white",)
+    lines = ("black", "white", "black")
     left, top, right, bottom = box
     for inset, colour in enumerate(colour for colour in lines for _ in range(width)):
         x0, y0, x1, y1 = left + inset, top + inset, right - inset, bottom - inset

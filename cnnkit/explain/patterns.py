@@ -99,7 +99,7 @@ def patterns(
         size: Of each pattern; that of the network's pictures unless said, 128 pixels at most.
         ascent: How they are looked for.
         batch: Filters at once.
-        progress: Called after every batch.
+        progress: As `Filters.search`.
 
     Raises:
         UsageError: As `opening.network`, or there is no such layer or filter.
@@ -132,7 +132,8 @@ def kernels(place: Place, output: Path, *, numbers: str | None = None) -> Iterat
     name, weights = filters.first_kernels(place.network())
     chosen = numbering.parse(numbers, len(weights), option="--filters", of=name)
     files.save(output, mosaic.mosaic(list(filters.drawn_kernels(weights[chosen]))))
-    shape = "x".join(map(str, weights.shape[1:]))
+    channels, height, width = weights.shape[1:]
+    shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
     return (
         KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
         for number in chosen
@@ -161,7 +162,7 @@ def dream(
         size: The longer side of the dream in pixels, as `preprocess.sides` reads it; the picture's own unless said, 512 at most.
         ascent: How.
         octaves: As `Filters.dream`, likewise octave_scale.
-        progress: Called after every octave.
+        progress: As `Filters.dream`.
 
     Raises:
         CnnkitError: The picture cannot be used.
@@ -188,4 +189,4 @@ def dream(
         progress=progress,
     )
     files.save(output, Image.fromarray(dreamt))
-    return DreamRecord(asked.layer.name, str(picture), f"{image.width}x{image.height}", start, activation)
+    return DreamRecord(asked.layer.name, str(picture), f"{image.height}x{image.width}", start, activation)

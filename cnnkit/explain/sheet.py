@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ log = logging.getLogger("cnnkit")
 
 #: Pixels: the side of a thumbnail, between thumbnails, and between pictures.
 SIDE, GAP, SPACE = 160, 4, 16
+#: So many thumbnails of a picture stand in a line.
+_ACROSS = 9
 #: Thumbnails, which the memory holds until all are there.
 MOST = 1000
 _INK, _PAPER, _BAR, _EMPTY = "#222222", "#ffffff", "#3b6ea5", "#e4e4e4"
@@ -77,8 +80,9 @@ def save(path: str | Path, cells: Cells) -> None:
 
 def render(cells: Sequence[Cell]) -> Image.Image:
     """Draw cells side by side and below one another, about four wide to three high."""
-    width = max(each.count for each in cells) * (SIDE + GAP) - GAP
-    height = SIDE + 2 * lettering.LINE + _BAR_HEIGHT + GAP
+    most = max(each.count for each in cells)
+    line = SIDE + 2 * lettering.LINE + _BAR_HEIGHT + GAP
+    width, height = min(most, _ACROSS) * (SIDE + GAP) - GAP, -(-most // _ACROSS) * line
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
     down = -(-len(cells) // across)
     drawn = Image.new("RGB", (across * (width + SPACE) + SPACE, down * (height + SPACE) + SPACE), _PAPER)
@@ -87,12 +91,12 @@ def render(cells: Sequence[Cell]) -> Image.Image:
         left = SPACE + index % across * (width + SPACE)
         top = SPACE + index // across * (height + SPACE)
         _place(drawn, each.picture, left, top)
-        text = lettering.fitted(each.path, SIDE, keep_end=True)
+        text = lettering.fitted(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
         pen.text((left, top + SIDE + GAP), text, fill=_INK, font=lettering.font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
-            x = left + number * (SIDE + GAP)
-            _place(drawn, overlay, x, top)
-            _caption(pen, name, probability, x, top + SIDE + GAP)
+            x, y = left + number % _ACROSS * (SIDE + GAP), top + number // _ACROSS * line
+            _place(drawn, overlay, x, y)
+            _caption(pen, name, probability, x, y + SIDE + GAP)
     return drawn
 
 

@@ -51,14 +51,16 @@ def seen(window: tuple[float, float, float, float], size: tuple[int, int]) -> Bo
 
 
 def peak(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> tuple[int, int] | None:
-    """Find the pixel (x, y) in the middle of the hottest cell; None where the map is nought everywhere."""
-    if not found.max() > 0:
-        return None
-    row, column = np.unravel_index(int(found.argmax()), found.shape)
+    """Find the pixel (x, y) in the middle of the hottest cell that lies in the part; None where all of them are zero."""
     left, top, right, bottom = window
-    x = left + (column + 0.5) * (right - left) / found.shape[1]
-    y = top + (row + 0.5) * (bottom - top) / found.shape[0]
-    return min(max(int(x), part[0]), part[2] - 1), min(max(int(y), part[1]), part[3] - 1)
+    x = left + (np.arange(found.shape[1]) + 0.5) * (right - left) / found.shape[1]
+    y = top + (np.arange(found.shape[0]) + 0.5) * (bottom - top) / found.shape[0]
+    inside = ((part[1] <= y) & (y < part[3]))[:, None] & ((part[0] <= x) & (x < part[2]))
+    visible = np.where(inside, found, 0)
+    if not visible.max() > 0:
+        return None
+    row, column = np.unravel_index(int(visible.argmax()), found.shape)
+    return int(x[column]), int(y[row])
 
 
 def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
@@ -70,7 +72,7 @@ def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
         part: Where that part lies.
 
     Returns:
-        In pixels of the picture; right and bottom are the first ones outside. None where the map is nought everywhere.
+        In pixels of the picture; right and bottom are the first ones outside. None where the map is zero everywhere.
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2.
     """

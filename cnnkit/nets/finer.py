@@ -75,11 +75,11 @@ def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
     """
     graph = layered.module.graph
     scales = dict(_scales(layered.module))
-    before = _ancestors(layer.node)
-    factors = {node: _stride(layered.module, node) for node in before}
-    last = [node for node in before if factors[node] > 1 and scales[node] == scales[layer.node]]
+    factors = {node: _stride(layered.module, node) for node in graph.nodes}
+    # Those beside it as well, such as a shortcut's: what they give meets what the layer gives
+    last = [node for node in graph.nodes if factors[node] > 1 and scales[node] == scales[layer.node]]
     factor = {factors[node] for node in last}
-    if len(factor) != 1:
+    if len(factor) != 1 or not _ancestors(layer.node) & set(last):
         raise UsageError(
             f"{layered.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
         )
@@ -99,8 +99,8 @@ def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
         made = layered.but(changed)
     except RuntimeError as error:
         raise UsageError(
-            f"the head of {layered.name} takes maps of one size alone, and a finer one is larger; "
-            "that needs a head behind global pooling, as --pool avg and --pool max have it"
+            f"--fine: what follows in {layered.name} takes maps of one size alone, and a finer one is larger "
+            f"({str(error).splitlines()[0]}); it needs a head behind global pooling, as --pool avg and --pool max have it"
         ) from error
     place = list(graph.nodes).index(layer.node)
     return made, made.layer(list(changed.graph.nodes)[place])

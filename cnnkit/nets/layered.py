@@ -107,7 +107,7 @@ class Layered:
         except (RuntimeError, AssertionError) as error:
             raise UsageError(
                 f"{self.name} takes no pictures of {preprocess.height}x{preprocess.width} "
-                f"({str(error).splitlines()[0]}); its head must stand behind global pooling"
+                f"({str(error).splitlines()[0]}); a head behind global pooling takes those of any size that the layers take"
             ) from error
         self.preprocess = preprocess
 

@@ -280,7 +280,7 @@ def test_kernels_by_hand(run, here, grey):
     records = filters(run, "--kernels", model="k.pt")
     weights = bundle.load("k.pt").state["base.conv1.weight"].numpy()
     assert [record["layer"] for record in records] == ["conv1"] * 5
-    assert {record["shape"] for record in records} == {"1x3x3" if grey else "3x3x3"}
+    assert {record["shape"] for record in records} == {"3x3x1" if grey else "3x3x3"}
     np.testing.assert_allclose([record["mean"] for record in records], weights.mean((1, 2, 3)), atol=1e-6)
     np.testing.assert_allclose([record["norm"] for record in records], np.sqrt((weights**2).sum((1, 2, 3))), rtol=1e-5)
     largest = np.abs(weights).max((1, 2, 3), keepdims=True)
@@ -308,7 +308,7 @@ def test_a_dream(run, sky, octaves, chosen):
     """A dream has the picture's size; what the chosen filters answer to it, squared, is as recorded, and more than before."""
     words = ("--layer", "pool1", "--dream", "sky.png", "--octaves", octaves, "--steps", "6")
     (record,) = filters(run, *words, *(("--filters", chosen) if chosen else ()))
-    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "60x44")
+    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "44x60")
     dreamt = pixels("f.png")
     assert dreamt.shape == (44, 60, 3)
     loaded = bundle.load("m.pt")
@@ -327,10 +327,10 @@ def test_a_dream(run, sky, octaves, chosen):
 def test_the_size_of_a_dream(run, sky):
     """--size is the longer side; a larger picture is brought to 512 at most."""
     words = ("--layer", "conv1", "--dream", "sky.png", "--octaves", "1", "--steps", "1")
-    assert filters(run, *words, "--size", "30")[0]["size"] == "30x22"
+    assert filters(run, *words, "--size", "30")[0]["size"] == "22x30"
     assert pixels("f.png").shape == (22, 30, 3)
     Image.fromarray(pixels("sky.png")).resize((600, 440)).save("sky.png")
-    assert filters(run, *words)[0]["size"] == "512x375"
+    assert filters(run, *words)[0]["size"] == "375x512"
 
 
 # ---------------------------------------------------------------- words that do not fit

@@ -299,7 +299,7 @@ def test_not_where_the_picture_is(run, here, folder):
         ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1 or conv2?'),
         ("colour.pt", ("--layer", "3"), 2, "colour.pt has 3 layers with maps, numbered from 0; there is no 3"),
         ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 answers with a vector of 5, which is no map"),
-        ("colour.pt", ("--channels", "0-6"), 2, "--channels 0-6: conv1 has 6, numbered 0 to 5"),
+        ("colour.pt", ("--channels", "6"), 2, "--channels 6: conv1 has 6, numbered 0 to 5"),
         ("colour.pt", ("--channels", "first"), 2, '--channels "first": give numbers and ranges, as in 0-63 or 3,7,12-20'),
         ("colour.pt", ("--raw",), 2, "--raw writes arrays beside the mosaics; say where with -o DIR"),
         ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights goes with a network's name"),

