@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import pictures
 
 
@@ -110,9 +110,11 @@ def test_an_array(tmp_path):
     assert everything(tmp_path) == ["map.npy"]
 
 
-def test_names_that_are_no_pngs():
-    """Are refused with the option and the name; letters may be large."""
-    pictures.check_png("a/b.PNG", option="-o")
+def test_names_that_are_no_pngs(tmp_path):
+    """Are refused with the option and the name, letters may be large; and so are those in a folder that is not there."""
+    pictures.check_png(tmp_path / "b.PNG", option="-o")
+    with pytest.raises(CnnkitError, match=r"nowhere: no such folder to write b\.png into$"):
+        pictures.check_png(tmp_path / "nowhere" / "b.png", option="-o")
     for name in ("map.jpg", "map", "png", ".png"):
         with pytest.raises(UsageError, match=rf"^-o {name}: it is written as PNG; give it a name that ends in \.png$"):
             pictures.check_png(name, option="-o")
