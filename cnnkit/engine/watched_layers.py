@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.nets import cutting
+from cnnkit.nets import cutting, layered
 from cnnkit.nets.classifier import Extractor, Pooling
 
 # Where in the base its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
@@ -59,8 +59,7 @@ class _Interpreter(fx.Interpreter):
         """Run one node."""
         answer = super().run_node(n)
         if any(n is node for node in self.wanted.values()):
-            maps = answer.permute(0, 3, 1, 2) if n.meta["channels_last"] and answer.ndim == 4 else answer
-            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(maps)
+            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layered.as_maps(n, answer))
         return answer
 
 

@@ -174,13 +174,14 @@ def _draw(name: str, maps: NDArray[np.float32], drawing: Drawing, palette: NDArr
     assert drawing.output is not None
     numbers = numbering.parse(drawing.channels, len(maps), option="--channels", of=name)
     tiles = list(colours.coloured(scaled(maps, drawing.scale)[numbers], palette))  # (h, w, 3) each
-    file = drawing.output / f"{name.replace('/', '_')}.png"
+    base = drawing.output / name.replace("/", "_")
     drawing.output.mkdir(parents=True, exist_ok=True)
     digits = max(3, len(str(len(maps) - 1)))
     singles = ((f"{number:0{digits}d}.png", mosaic.single(tile)) for number, tile in zip(numbers, tiles, strict=True))
-    files.save_folder(file.with_suffix("") if file.suffix else file, singles)
+    files.save_folder(base, singles)
     if drawing.raw:
-        files.save_array(Path(f"{str(file).removesuffix('.png')}.npy"), maps)
+        files.save_array(f"{base}.npy", maps)
+    file = Path(f"{base}.png")
     files.save(file, mosaic.mosaic(tiles))
     return file
 

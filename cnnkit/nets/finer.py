@@ -6,7 +6,7 @@ Source: Holschneider, Kronland-Martinet, Morlet, Tchamitchian, "A real-time algo
 transform", 1989 (the algorithme à trous); Yu, Koltun, Funkhouser, "Dilated Residual Networks", CVPR 2017.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -74,18 +74,19 @@ def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
         UsageError: There is no stride to take out, something behind it cannot be dilated, or the head takes maps of one size alone.
     """
     graph = layered.module.graph
-    scales = dict(_scales(layered.module))
+    scales = _scales(layered.module)
     factors = {node: _stride(layered.module, node) for node in graph.nodes}
     # Those beside it as well, such as a shortcut's: what they give meets what the layer gives
     last = [node for node in graph.nodes if factors[node] > 1 and scales[node] == scales[layer.node]]
     factor = {factors[node] for node in last}
-    if len(factor) != 1 or not _ancestors(layer.node) & set(last):
+    before = {layer.node, *_reached([layer.node], lambda node: node.all_input_nodes)}
+    if len(factor) != 1 or before.isdisjoint(last):
         raise UsageError(
             f"{layered.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
         )
     (stride,) = factor
     changed = fx.GraphModule(layered.module, graph)
-    behind = _descendants(last)
+    behind = _reached(last, lambda node: node.users)
     replaced: dict[str, nn.Module] = {}
     for node in graph.nodes:
         if node in last:
@@ -207,31 +208,22 @@ def _stride(module: fx.GraphModule, node: fx.Node) -> int:
     return down if down == across else 1
 
 
-def _scales(module: fx.GraphModule) -> Iterator[tuple[fx.Node, int]]:
+def _scales(module: fx.GraphModule) -> dict[fx.Node, int]:
     """Give for every node how many pixels of the picture lie between two of its places, as far as modules tell."""
     scales: dict[fx.Node, int] = {}
     for node in module.graph.nodes:
         scales[node] = max((scales[given] for given in node.all_input_nodes), default=1) * _stride(module, node)
-    yield from scales.items()
+    return scales
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found, waiting = {node}, [node]
-    while waiting:
-        for given in waiting.pop().all_input_nodes:
-            if given not in found:
-                found.add(given)
-                waiting.append(given)
-    return found
-
-
-def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
+def _reached(nodes: list[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    """Find what can be come to from some nodes, by one step at least."""
     found, waiting = set[fx.Node](), list(nodes)
     while waiting:
-        for user in waiting.pop().users:
-            if user not in found:
-                found.add(user)
-                waiting.append(user)
+        for node in step(waiting.pop()):
+            if node not in found:
+                found.add(node)
+                waiting.append(node)
     return found
 
 

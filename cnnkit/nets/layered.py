@@ -270,9 +270,8 @@ class Layered:
         ]
         front = self.upto([node, *alive])
         graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
-        given = {each: graph.placeholder(f"given_{index}") for index, each in enumerate([node, *alive])}
+        copies = {each: graph.placeholder(f"given_{index}") for index, each in enumerate([node, *alive])}
         constants = [each for each in nodes[:place] if each.op == "get_attr" and later & set(each.users)]
-        copies = dict(given)
         for each in [*constants, *nodes[place:]]:
             copies[each] = graph.node_copy(each, copies.__getitem__)
         return front, fx.GraphModule(self.module, graph, "Behind")
