@@ -113,7 +113,7 @@ class ExportInput(StrEnum):
 
 
 class Vote(StrEnum):
-    """How several models come to one answer."""
+    """How several models, or several views of a picture, come to one answer."""
 
     SOFT = "soft"  # the mean of their probabilities
     HARD = "hard"  # the class that most of them name
@@ -176,3 +176,35 @@ class MapScale(StrEnum):
 
     CHANNEL = "channel"  # by each channel's own: patterns can be seen everywhere
     LAYER = "layer"  # by that of the whole layer: channels can be compared
+
+
+class ProbeName(StrEnum):
+    """What may give a class away that is not a picture's content."""
+
+    WIDTH = "width"
+    HEIGHT = "height"
+    ASPECT = "aspect"
+    BYTES = "bytes"  # of the file
+    FORMAT = "format"  # JPEG or PNG, RGB or grey
+    QUALITY = "quality"  # of a JPEG
+    MEAN_COLOUR = "mean-colour"
+    BORDER_COLOUR = "border-colour"
+    CAMERA = "camera"  # EXIF's
+    TIME = "time"  # EXIF's
+    NAME = "name"  # of the file, with # for its numbers
+    ORDER = "order"  # the numbers in the file's name
+
+
+class Crops(StrEnum):
+    """How many crops of a resized picture are asked about."""
+
+    FIVE = "5"  # the centre and the corners, torchvision's FiveCrop
+    TEN = "10"  # and each of them mirrored, torchvision's TenCrop
+
+
+class CheckTable(StrEnum):
+    """What cnn-check prints."""
+
+    FINDINGS = "findings"
+    CLASSES = "classes"
+    PROBES = "probes"

@@ -20,7 +20,7 @@ FLOORS = [
     {"data", "evaluation"},
     {"nets"},
     {"engine"},
-    {"train", "infer", "explain"},
+    {"train", "infer", "explain", "audit"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

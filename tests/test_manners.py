@@ -27,6 +27,7 @@ BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", 
 ROAD = {
     "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
     "cnn-split": ["photos", "--ratio", "0.5,0.25,0.25"],
+    "cnn-check": ["split.tsv", "--probes", "mean-colour"],
     "cnn-augment": ["split.tsv", "--split", "train", "-o", "-", "--copies", "2", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
     "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
@@ -51,6 +52,7 @@ QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn
 MISSING = {
     "cnn-dims": ["no-such.onnx"],
     "cnn-split": ["no-such", "--ratio", "0.5,0.5"],
+    "cnn-check": ["no-such"],
     "cnn-augment": ["no-such", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
     "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
@@ -69,6 +71,7 @@ MISSING = {
 SOURCELESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["--ratio", "0.5,0.5"],
+    "cnn-check": [],
     "cnn-augment": ["-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-o", "x.npy", *BASE],
     "cnn-train-head": ["-o", "x.pt"],
@@ -87,6 +90,7 @@ SOURCELESS = {
 ENDLESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["-", "--ratio", "0.5,0.5"],
+    "cnn-check": ["-"],
     "cnn-augment": ["-", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-", "-o", "x.npy", *BASE],
     "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],

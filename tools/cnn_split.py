@@ -117,10 +117,8 @@ def main(
     demanded = parts.demanded(ratio=ratio, count=count, folds=folds, names=names)
     if output is not None and manifest_file is not None:
         raise UsageError("--manifest and -o exclude each other; -o writes its manifest to DIR/split.tsv")
-    if manifest_file is not None and manifest_file.suffix.lower() != ".tsv":
-        raise UsageError(
-            f"--manifest {manifest_file}: give it a name that ends in .tsv, by which every command knows a manifest"
-        )
+    if manifest_file is not None:
+        manifest.check_name(manifest_file, option="--manifest")
     if output is None and (force or link is not Link.COPY):
         raise UsageError("--link and --force speak of a folder tree; give one with -o DIR")
     if output is not None and not dry_run:

@@ -18,7 +18,7 @@ Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 do
 """
 
 from cnnkit.cli.incoming import pictures, reading, reading_each
-from cnnkit.cli.outgoing import emit, emit_lines, emit_report, gate, gated, notice, progress, skipping
+from cnnkit.cli.outgoing import emit, emit_lines, emit_report, emit_tables, gate, gated, notice, progress, skipping
 from cnnkit.cli.program import command
 from cnnkit.cli.screen import emit_drawing, for_people, screen_size
 from cnnkit.cli.training import (
@@ -126,6 +126,7 @@ __all__ = [
     "emit_drawing",
     "emit_lines",
     "emit_report",
+    "emit_tables",
     "for_people",
     "gate",
     "gated",

@@ -58,9 +58,15 @@ def emit_report(
     if as_json or not run.drawing:
         emit([record] if as_json else rows, as_json)
         return
+    emit_tables(tables)
+
+
+def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
+    """Draw tables on stdout, a terminal, one below the other, each under its title."""
+    out = current().out
     for number, (title, records) in enumerate(tables.items()):
-        run.out.write("\n" if number else "")
-        draw((as_mapping(each) for each in records), run.out, None, title=title)
+        out.write("\n" if number else "")
+        draw((as_mapping(each) for each in records), out, None, title=title)
 
 
 def emit_lines(lines: Iterable[str]) -> None:

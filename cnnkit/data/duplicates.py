@@ -15,6 +15,9 @@ NEAR = 40
 #: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
 _BLOCK = 1024
 
+# Mirroring a picture changes the sign of every second column of its cosine transform.
+_MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
+
 
 class Together:
     """Sets of items that must stay together, growing by unions (a disjoint-set forest)."""
@@ -83,19 +86,24 @@ def alike(looks: Sequence[bytes], *, distance: int = NEAR) -> list[list[int]]:
     return [members for members in together.sets() if len(members) > 1]
 
 
+def distance(one: bytes, other: bytes) -> int:
+    """Count the bits in which two perceptual hashes differ, one of them mirrored if that is nearer."""
+    bits = [np.unpackbits(np.frombuffer(look, dtype=np.uint8)) for look in (one, other)]
+    apart = bits[0] != bits[1]  # (256,)
+    return int(min(apart.sum(), (apart ^ (_MIRROR < 0)).sum()))
+
+
 def _connected(looks: Sequence[bytes], distance: int) -> list[int]:
     """Label every hash so that two that differ by at most `distance` bits, one of them mirrored or not, have the same label."""
     if not looks:
         return []
     bits = np.unpackbits(np.frombuffer(b"".join(looks), dtype=np.uint8).reshape(len(looks), -1), axis=1)
     signs = bits.astype(np.float32) * 2 - 1  # (N, 256) of -1 and 1: their product counts agreements less disagreements
-    # Mirroring a picture changes the sign of every second column of its cosine transform
-    mirror = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
     needed = signs.shape[1] - 2 * distance
     labels = np.arange(len(looks))
     for start in range(0, len(looks), _BLOCK):
         block, rest = signs[start : start + _BLOCK], signs[start:]
-        near = np.maximum(block @ rest.T, (block * mirror) @ rest.T) >= needed  # (B, 256) @ (256, M) -> (B, M)
+        near = np.maximum(block @ rest.T, (block * _MIRROR) @ rest.T) >= needed  # (B, 256) @ (256, M) -> (B, M)
         for row in np.flatnonzero(near.sum(axis=1) > 1):  # every hash is like itself
             found = labels[start:][near[row]]
             if found.min() != found.max():

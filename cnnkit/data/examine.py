@@ -39,14 +39,16 @@ def examine(path: str, *, look: bool = False) -> Examined:
     with images.opened(path, content) as image:
         images.check_name(path, str(image.format))
         image.load()
-        return Examined(hashlib.sha256(content).digest(), _look(image) if look else None)
+        return Examined(hashlib.sha256(content).digest(), look_of(images.upright_rgb(image)) if look else None)
 
 
-def _look(image: Image.Image) -> bytes:
-    """Hash the low frequencies of the picture as it is seen: upright, in grey."""
+def look_of(image: Image.Image) -> bytes:
+    """Hash the low frequencies of a picture as it is seen: upright, RGB; they are taken in grey.
+
+    Returns:
+        LOOK_SIDE² bits, packed; rows and columns of frequencies.
+    """
     import imagehash  # here, since it brings scipy: a third of a second that a plain split does not pay
 
-    bits = imagehash.phash(
-        images.upright_rgb(image), hash_size=LOOK_SIDE
-    ).hash  # (16, 16): rows, columns of frequencies
+    bits = imagehash.phash(image, hash_size=LOOK_SIDE).hash  # (16, 16)
     return np.packbits(bits).tobytes()

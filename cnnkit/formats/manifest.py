@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cnnkit.errors import FormatError
+from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, tsv
 
 _COUNTED = re.compile("[0-9]{1,9}")
@@ -73,6 +73,16 @@ def save(
     """Write a manifest in one step."""
     with atomic.writing(path) as file:
         file.write(render(rows, columns=columns))
+
+
+def check_name(path: Path, *, option: str) -> None:
+    """Refuse a name for a manifest by which no command would know it.
+
+    Raises:
+        UsageError: It does not end in .tsv.
+    """
+    if path.suffix.lower() != ".tsv":
+        raise UsageError(f"{option} {path}: give it a name that ends in .tsv, by which every command knows a manifest")
 
 
 def columns(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnnkit.choices import Pool
+from cnnkit.data import set_size
 from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
 from cnnkit.engine import bases, runner, torch_device, watched_layers
 from cnnkit.engine import device as devices
@@ -34,10 +36,6 @@ from cnnkit.nets.classifier import Extractor
 from cnnkit.train.results import Skip
 
 log = logging.getLogger("cnnkit")
-
-#: So many pictures for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
-#: 50,000, on which networks are trained from scratch (their geometric mean).
-LARGE = 10_000
 
 #: How many pictures are looked at: enough for a standard error of 2 or 3 %, in seconds.
 SAMPLE = 300
@@ -49,13 +47,6 @@ _FOLDS = 5
 _CLEARLY = 2.0
 
 _BATCH = 32
-
-
-class Size(StrEnum):
-    """How many pictures there are for training."""
-
-    SMALL = "small"
-    LARGE = "large"
 
 
 class Similarity(StrEnum):
@@ -161,13 +152,13 @@ def advise(
     gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
-    size = Size.LARGE if len(material.train) >= LARGE else Size.SMALL
+    size = set_size.size_of(len(material.train))
     log.info(
         "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
         size,
         f"{len(material.train):,}",
         "no fewer" if size is Size.LARGE else "fewer",
-        f"{LARGE:,}",
+        f"{set_size.LARGE:,}",
         similarity,
         watched.names[best],
         backbone,

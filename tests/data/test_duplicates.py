@@ -155,3 +155,12 @@ def test_different_photographs_are_not_alike(photos):
     assert [[paths[place].name for place in members] for members in duplicates.alike(looks)] == [
         ["19177263840_6a316ea639.jpg", "19178753159_a471bf4b6b.jpg"]
     ]
+
+
+def test_distances_are_of_the_hashes_or_of_one_and_the_others_mirror_image():
+    """Counted bit by bit, whichever is nearer."""
+    look = look_of(np.random.default_rng(0).integers(0, 2, (LOOK_SIDE, LOOK_SIDE)))
+    assert duplicates.distance(look, look) == 0
+    assert duplicates.distance(look, flipped(look, range(7))) == 7
+    assert duplicates.distance(mirrored(look), flipped(look, range(9))) == 9
+    assert duplicates.distance(look, look_of(~bits_of(look))) == LOOK_SIDE * LOOK_SIDE // 2  # half of them, mirrored

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnnkit.choices import Pool
-from cnnkit.data import learning
+from cnnkit.data import learning, set_size
 from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
 from cnnkit.engine.watched_layers import Watched
@@ -99,8 +99,8 @@ def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
 )
 def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
     """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
-    assert 2_000 < advice.LARGE < 50_000
-    monkeypatch.setattr(advice, "LARGE", 24)
+    assert 2_000 < set_size.LARGE < 50_000
+    monkeypatch.setattr(set_size, "LARGE", 24)
     found = ask(photos_folder / "train", weights / f"{name}.pth", val=[str(photos_folder / "val")])
     assert found.case == case
     chosen = f"--weights {weights / name}.pth " if name == "seeing" else ""

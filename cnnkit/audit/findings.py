@@ -1,0 +1,155 @@
+"""What is wrong with a set of pictures, or odd about it: records, one a finding."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.probes import Probe
+from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.choices import ProbeName
+from cnnkit.data.source import Picture
+
+#: So many times smaller or larger than the median picture is absurd, by the side.
+_ABSURD = 8
+#: Fewer pixels a side than this show nothing; more in all are beyond what a camera gives.
+_TINY = 8
+_HUGE = 100_000_000
+#: A picture so many times as long as wide: a square shows little of it.
+_STRIP = 5
+#: The largest class has so many times as many pictures as the smallest.
+_UNBALANCED = 10
+#: What may be as it should be.
+_COLOURS = (ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR)
+_COLOURED = "; colours may be content, or light and background"
+#: Fewer pictures of a class than this cannot be learnt from and tested on.
+_FEW = 10
+
+
+def of_unusable(path: str, reason: str, *, kind: Kind) -> Finding:
+    """Name a file that is no picture."""
+    return Finding(Level.ERROR, kind, path, None, reason)
+
+
+def of_pictures(pictures: Sequence[Picture], inspected: Sequence[Inspected]) -> Iterator[Finding]:
+    """Look at each picture beside the others: its size, its EXIF block, its colour mode."""
+    if not pictures:
+        return
+    side = statistics.median(min(each.width, each.height) for each in inspected)
+    usual, _ = Counter(each.mode for each in inspected).most_common(1)[0]
+    for picture, each in zip(pictures, inspected, strict=True):
+        for level, kind, detail in (*_about_size(each, side), *_about_exif(each)):
+            yield Finding(level, kind, picture.path, None, detail)
+        if each.mode != usual:
+            yield Finding(Level.NOTE, Kind.MODE, picture.path, None, f"{each.mode}, where most are {usual}")
+
+
+def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, Kind, str]]:
+    shorter, longer = sorted((each.width, each.height))
+    size = f"{each.width}x{each.height}"
+    if shorter < max(_TINY, side / _ABSURD):
+        yield Level.WARNING, Kind.SIZE, f"{size} is very small; the median shorter side is {side:g}"
+    if shorter > side * _ABSURD or each.width * each.height > _HUGE:
+        yield Level.WARNING, Kind.SIZE, f"{size} is very large; the median shorter side is {side:g}"
+    if longer > _STRIP * shorter:
+        yield Level.NOTE, Kind.SIZE, f"{size} is a strip, of which a square shows {shorter / longer:.0%}"
+
+
+def _about_exif(each: Inspected) -> Iterator[tuple[Level, Kind, str]]:
+    if each.exif.error is not None:
+        yield Level.WARNING, Kind.EXIF, f"broken EXIF block, so nothing is turned: {each.exif.error}"
+    elif each.exif.orientation is not None and not 1 <= each.exif.orientation <= 8:
+        yield Level.WARNING, Kind.EXIF, f"EXIF orientation {each.exif.orientation} means nothing; taken as it lies"
+    elif each.exif.orientation is not None and each.exif.orientation > 1:
+        yield (
+            Level.NOTE,
+            Kind.EXIF,
+            f"lies turned or mirrored (EXIF orientation {each.exif.orientation}); cnnkit turns it",
+        )
+
+
+def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
+    """Say of pictures that belong together whether their labels contradict each other, and whether they stand in different parts."""
+    for pair in pairs:
+        remarks = [pair.detail] if pair.detail else []
+        torn = pair.path.label != pair.other.label
+        if torn:
+            remarks.append(f"labels {pair.other.label or '(none)'} and {pair.path.label or '(none)'}")
+        if apart(pair.path, pair.other):
+            remarks.append(f"in {pair.other.split} and {pair.path.split}")
+        harmful = torn or apart(pair.path, pair.other)
+        level = Level.NOTE if not harmful else Level.WARNING if pair.kind is Kind.NEIGHBOUR else Level.ERROR
+        yield Finding(level, pair.kind, pair.path.path, pair.other.path, "; ".join(remarks))
+
+
+def apart(one: Picture, other: Picture) -> bool:
+    """Say whether two pictures stand in different parts."""
+    return one.split is not None and other.split is not None and one.split != other.split
+
+
+def of_labels(pictures: Sequence[Picture]) -> Iterator[Finding]:
+    """Name pictures without a class beside others that have one."""
+    bare = [picture for picture in pictures if picture.label is None]
+    if len(bare) < len(pictures):
+        for picture in bare:
+            yield Finding(Level.ERROR, Kind.LABEL, picture.path, None, "has no class, but other pictures have")
+
+
+def of_classes(pictures: Sequence[Picture]) -> Iterator[Finding]:
+    """Look at how many pictures each class has, as a whole and in each part."""
+    counts = Counter(picture.label for picture in pictures if picture.label is not None)
+    if not counts:
+        return
+    if len(counts) == 1:
+        (only,) = counts
+        yield _of_set(Level.WARNING, Kind.BALANCE, f"only one class, {only}: there is nothing to learn")
+    for label, count in sorted(counts.items()):
+        if count < _FEW:
+            yield _of_set(Level.WARNING, Kind.BALANCE, f"class {label} has {_pictures(count)}; {_FEW} are few already")
+    (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    if largest > _UNBALANCED * smallest:
+        yield _of_set(
+            Level.WARNING,
+            Kind.BALANCE,
+            f"class {most} has {_pictures(largest)}, {least} {smallest}: look at balanced accuracy, and consider --class-weights balanced",
+        )
+    parts: defaultdict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        if picture.split is not None and picture.label is not None:
+            parts[picture.split].add(picture.label)
+    for part, labels in sorted(parts.items()):
+        for label in sorted(set(counts) - labels):
+            yield _of_set(Level.WARNING, Kind.BALANCE, f"no picture of class {label} in {part}")
+
+
+def of_groups(pictures: Sequence[Picture]) -> Iterator[Finding]:
+    """Name groups that stand in several parts."""
+    parts: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for picture in pictures:
+        if picture.group is not None and picture.split is not None:
+            parts[picture.group].setdefault(picture.split, picture.path)
+    for group, first in parts.items():
+        if len(first) > 1:
+            (one, path), (other, second), *_ = first.items()
+            yield Finding(Level.ERROR, Kind.GROUP, second, path, f"group {group} stands in {one} and {other}")
+
+
+def of_probes(probes: Iterable[Probe]) -> Iterator[Finding]:
+    """Name what gives a target away."""
+    for each in probes:
+        if each.leaks:
+            yield _of_set(
+                Level.WARNING,
+                Kind.LEAK,
+                f"{each.probe} alone tells the {each.target} of {each.accuracy:.1%} of the pictures "
+                f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
+                f"{_COLOURED if each.probe in _COLOURS else ''}",
+            )
+
+
+def _of_set(level: Level, kind: Kind, detail: str) -> Finding:
+    return Finding(level, kind, None, None, detail)
+
+
+def _pictures(number: int) -> str:
+    return "1 picture" if number == 1 else f"{number:,} pictures"

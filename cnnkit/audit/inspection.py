@@ -1,0 +1,131 @@
+"""One file, looked at whole: whether it is a sound picture, and what can be measured of it without knowing what it shows."""
+
+import hashlib
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnkit.audit import exif
+from cnnkit.audit.exif import Exif
+from cnnkit.audit.record import Kind
+from cnnkit.data import examine, images
+from cnnkit.errors import BadPicture
+
+#: Of the picture's shorter side, how much belongs to its border.
+_BORDER = 1 / 32
+
+#: The luminance table of quality 50, from which the Independent JPEG Group's encoder, and nearly all others, scale theirs.
+#: Source: ITU-T T.81, table K.1, in the order of its rows.
+_LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What a file that is a picture holds; sizes are of the picture as it is seen, colours from 0 to 255."""
+
+    digest: bytes  # sha256 of the file's bytes
+    look: bytes  # the perceptual hash, as `examine.look_of` gives it
+    width: int
+    height: int
+    size: int  # of the file, in bytes
+    format: str
+    mode: str  # Pillow's word for what is in the file
+    mean: tuple[float, ...]  # (3,): red, green, blue
+    border: tuple[float, ...]  # (12,): the same of the top, bottom, left and right edge
+    quality: int | None  # of a JPEG, 1 to 100
+    exif: Exif
+
+
+class Unusable(BadPicture):
+    """A file that is no picture, and in which way it is none."""
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def inspect(path: str) -> Inspected:
+    """Read a file once, decode it to the end, and measure it.
+
+    Raises:
+        Unusable: `images.load` could not read it, or its extension belongs to another format than its content.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise Unusable(Kind.UNREADABLE, images.reason(path, error)) from error
+    if not content:
+        raise Unusable(Kind.EMPTY, "empty file")
+    try:
+        return _inspected(path, content)
+    except Unusable:
+        raise
+    except BadPicture as error:
+        raise Unusable(Kind.BROKEN, str(error)) from error
+
+
+def _inspected(path: str, content: bytes) -> Inspected:
+    with images.opened(path, content) as image:
+        file_format = str(image.format)
+        try:
+            images.check_name(path, file_format)
+        except BadPicture as error:
+            raise Unusable(Kind.EXTENSION, str(error)) from error
+        image.load()
+        mode, quality = image.mode, _quality(image)
+        said = exif.read(image)
+        upright = images.upright_rgb(image)
+        pixels = np.asarray(upright)
+        return Inspected(
+            digest=hashlib.sha256(content).digest(),
+            look=examine.look_of(upright),
+            width=upright.width,
+            height=upright.height,
+            size=len(content),
+            format="JPEG" if file_format == "MPO" else file_format,
+            mode=mode,
+            mean=_colour(pixels),
+            border=tuple(value for edge in _edges(pixels) for value in _colour(edge)),
+            quality=quality,
+            exif=said,
+        )
+
+
+def _colour(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    return tuple(float(value) for value in pixels.mean(axis=(0, 1)))
+
+
+def _edges(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+    """Cut the four edges out: top, bottom, left, right."""
+    deep = max(1, round(min(pixels.shape[:2]) * _BORDER))
+    return pixels[:deep], pixels[-deep:], pixels[:, :deep], pixels[:, -deep:]
+
+
+def _quality(image: Image.Image) -> int | None:
+    """Estimate the quality that a JPEG was written with, from how its luminance table is scaled.
+
+    Source: the Independent JPEG Group's jcparam.c, `jpeg_quality_scaling`, solved for the quality. Encoders with tables of their own
+    get the quality whose table is about as coarse.
+    """
+    table: list[int] | None = getattr(image, "quantization", {}).get(0)
+    if not table or len(table) != 64:
+        return None
+    known = [value for row in _LUMINANCE for value in row]
+    # Small entries are rounded, large ones cut off at 255: the median of the ratios of all others minds neither
+    ratios = [100 * ours / theirs for ours, theirs in zip(sorted(table), sorted(known), strict=True) if ours < 255]
+    scale = statistics.median(ratios or [5000.0])
+    quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
+    return max(1, min(100, round(quality)))

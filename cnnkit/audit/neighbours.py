@@ -1,0 +1,73 @@
+"""Pictures that are near each other in the feature space of a network: the same scene once more, where a perceptual hash sees two."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.data.source import Picture
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats import features
+
+#: The cosine of two feature vectors from here on. Measured with MobileNetV2's averaged last layer: of 4,000 cats and dogs two different
+#: photographs have .871 at most, copies .971 at least; of 1,022 flowers an edited copy has .950, a second photograph of one plant .939,
+#: and two different daisies .909.
+NEAR = 0.93
+
+#: Comparing one block with all others takes BLOCK * N * 4 bytes.
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Features of pictures: row i of `values`, (N, D) of length 1, belongs to the picture at `positions[i]`."""
+
+    positions: list[int]
+    values: NDArray[np.float32]
+
+
+def load(path: str | Path, pictures: Sequence[Picture]) -> Seen:
+    """Find the features of pictures; rows of others, and augmented views, are passed over.
+
+    Raises:
+        FormatError: They are maps, or broken.
+        CnnkitError: None of the pictures is in them.
+    """
+    found = features.load(path)
+    if found.values.ndim != 2:
+        raise FormatError(f"{path}: has maps of shape {found.values.shape[1:]}; neighbours need vectors: --pool avg")
+    folder = os.path.dirname(path)
+    rows = {
+        os.path.realpath(os.path.join(folder, row.path)): number
+        for number, row in enumerate(found.rows)
+        if not row.view
+    }
+    known = [
+        (position, rows[real])
+        for position, picture in enumerate(pictures)
+        if (real := os.path.realpath(picture.path)) in rows
+    ]
+    if not known:
+        raise CnnkitError(f"{path}: has none of the pictures; run cnn-extract on them")
+    values = np.asarray(found.values[[row for _, row in known]], dtype=np.float32)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    usable = np.isfinite(length[:, 0]) & (length[:, 0] > 0)
+    positions = [position for (position, _), good in zip(known, usable, strict=True) if good]
+    return Seen(positions, values[usable] / length[usable])
+
+
+def near(seen: Seen, *, similarity: float = NEAR) -> Iterator[tuple[int, int, float]]:
+    """Find all pairs whose cosine is at least `similarity`.
+
+    Yields:
+        Positions of the earlier and of the later picture, and their cosine.
+    """
+    for start in range(0, len(seen.values), _BLOCK):
+        block = seen.values[start : start + _BLOCK]
+        cosines = block @ seen.values[start:].T  # (B, D) @ (D, M) -> (B, M)
+        rows, columns = np.nonzero(np.triu(cosines >= similarity, k=1))
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            yield seen.positions[start + row], seen.positions[start + column], float(cosines[row, column])

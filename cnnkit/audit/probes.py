@@ -1,0 +1,163 @@
+"""Leak probes: how well something that is not a picture's content tells the class, or the part, that it is in.
+
+A decision tree is cross-validated on one such thing alone. How often trees do as well on shuffled labels is the p-value. Whatever tells
+classes apart without a look at the picture is what a network will learn in place of them, and what it will miss elsewhere.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils.class_weight import compute_sample_weight
+
+from cnnkit.data.reader import usable_cores
+
+#: The share of sets without any leak in which a probe of a target is called significant nevertheless, at most.
+RATE = 0.05
+
+#: Significant is not yet much: a finding lies this far on the way from chance to certainty.
+WELL_ABOVE = 0.1
+
+_FOLDS = 5
+#: Pictures that are looked at: an accuracy's standard error is then about 0.01, and a probe takes seconds.
+_AT_MOST = 2000
+#: Shufflings, at most and unless so many of them have done as well: then the rest would not make it significant any more. What is not
+#: well above chance, and so no finding, gets by with fewer.
+_SHUFFLINGS = 299
+_FEWER = 99
+_ENOUGH = 10
+#: The normal quantile of 95 %.
+_QUANTILE = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How well one thing tells a target.
+
+    `accuracy` is balanced, the mean over the classes of how many of each are recognised, with its 95 % interval; `chance` is 1 / classes.
+    `leaks`: significant among all probes of this target, and well above chance.
+    """
+
+    target: str
+    probe: str
+    pictures: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    chance: float
+    p_value: float
+    leaks: bool
+
+
+def probe(
+    target: str, labels: Sequence[str], columns: Mapping[str, NDArray[np.floating]], *, seed: int = 0
+) -> list[Probe]:
+    """Probe a target by every thing that is known.
+
+    Args:
+        target: What the labels are, for the records: "class" or "part".
+        labels: N of them, of pictures that do not belong together: copies would be recognised.
+        columns: For each thing (N, numbers), NaN where it is not known. What is the same for all pictures is left out.
+        seed: Of the folds, the shufflings and the choice of pictures where there are many.
+
+    Returns:
+        The best probe first. None where there are not two classes with a picture for each fold.
+
+    Source:
+        p-values: Ojala and Garriga, Permutation tests for studying classifier performance, JMLR 11 (2010), test 1; stopped early as in
+        Besag and Clifford, Sequential Monte Carlo p-values, Biometrika 78 (1991). Several probes: Holm, Scandinavian Journal of
+        Statistics 6 (1979).
+    """
+    chosen, numbers = _chosen(labels, seed=seed)
+    if len(set(numbers.tolist())) < 2:
+        return []
+    known = {name: np.asarray(values, dtype=np.float32)[chosen] for name, values in columns.items()}
+    known = {name: values for name, values in known.items() if _varies(values)}
+    with ThreadPoolExecutor(usable_cores()) as executor:  # trees grow outside of the interpreter's lock
+        found = list(executor.map(lambda name: _probe(target, name, known[name], numbers, seed=seed), known))
+    return sorted(judged(found), key=lambda each: (each.p_value, -each.accuracy, each.probe))
+
+
+def _chosen(labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Choose pictures of every class that has enough of them: their positions, and their classes as numbers from 0."""
+    counts = Counter(labels)
+    names = sorted(label for label, count in counts.items() if count >= _FOLDS)
+    generator = np.random.default_rng(seed)
+    share = min(1.0, _AT_MOST / max(1, sum(counts[name] for name in names)))
+    positions, numbers = [], []
+    for number, name in enumerate(names):
+        members = np.flatnonzero(np.array([label == name for label in labels]))
+        taken = generator.permutation(members)[: max(_FOLDS, round(share * len(members)))]
+        positions += sorted(taken.tolist())
+        numbers += [number] * len(taken)
+    return np.array(positions, dtype=np.intp), np.array(numbers, dtype=np.int64)
+
+
+def _varies(values: NDArray[np.float32]) -> bool:
+    """Say whether there is anything to tell by; NaN is a value like others."""
+    return any(len(np.unique(column)) > 1 for column in values.T)
+
+
+def _probe(target: str, name: str, values: NDArray[np.float32], numbers: NDArray[np.int64], *, seed: int) -> Probe:
+    trees = _Trees(numbers, seed=seed)
+    recalls = trees.recalls(values)
+    accuracy, low, high = _interval(recalls, np.bincount(numbers))
+    found = Probe(target, name, len(numbers), accuracy, low, high, 1 / len(recalls), p_value=1.0, leaks=False)
+    generator = np.random.default_rng([seed, *name.encode()])
+    reached = tried = 0
+    while tried < (_SHUFFLINGS if _well_above(found) else _FEWER) and reached < _ENOUGH:
+        tried += 1
+        # Values against labels is the same as labels against values, and leaves the folds as they are
+        reached += bool(trees.recalls(generator.permutation(values)).mean() >= accuracy - 1e-12)
+    return replace(found, p_value=reached / tried if reached == _ENOUGH else (reached + 1) / (tried + 1))
+
+
+def _well_above(found: Probe) -> bool:
+    return found.accuracy_low >= found.chance + WELL_ABOVE * (1 - found.chance)
+
+
+class _Trees:
+    """A cross-validation of decision trees, to be repeated on other values for the same classes."""
+
+    def __init__(self, numbers: NDArray[np.int64], *, seed: int) -> None:
+        self._numbers, self._counts = numbers, np.bincount(numbers)
+        folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+        self._folds = list(folds.split(numbers, numbers))
+        self._weights = [compute_sample_weight("balanced", numbers[known]) for known, _ in self._folds]
+
+    def recalls(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Give the share of each class that is recognised, (classes,), every picture by a tree that has not seen it."""
+        hits = np.zeros(len(self._counts))
+        for (known, asked), weights in zip(self._folds, self._weights, strict=True):
+            tree = DecisionTreeClassifier(
+                max_leaf_nodes=max(16, 2 * len(self._counts)), min_samples_leaf=5, random_state=0
+            ).fit(values[known], self._numbers[known], sample_weight=weights)
+            truth = self._numbers[asked]
+            hits += np.bincount(truth[tree.predict(values[asked]) == truth], minlength=len(hits))
+        return hits / self._counts
+
+
+def _interval(recalls: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Give the mean of recalls with its 95 % interval.
+
+    The variance of each recall is that of Agresti and Coull's estimate, with two successes and two failures more: a class that is always
+    recognised is not known to be.
+    """
+    estimates = (recalls * counts + 2) / (counts + 4)
+    variance = (estimates * (1 - estimates) / (counts + 4)).sum() / len(counts) ** 2
+    accuracy, spread = float(recalls.mean()), _QUANTILE * float(np.sqrt(variance))
+    return accuracy, max(0.0, accuracy - spread), min(1.0, accuracy + spread)
+
+
+def judged(found: Sequence[Probe]) -> list[Probe]:
+    """Say which probes are significant together (Holm) and well above chance."""
+    judged, significant = [], True
+    for place, each in enumerate(sorted(found, key=lambda one: one.p_value)):
+        significant = significant and each.p_value <= RATE / (len(found) - place)
+        judged.append(replace(each, leaks=significant and _well_above(each)))
+    return judged

@@ -1,0 +1,55 @@
+"""The records of a check: findings, and pairs of pictures that belong together."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cnnkit.data.source import Picture
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"  # no picture, contradictory, or known to both training and test
+    WARNING = "warning"  # results will mislead unless somebody looks
+    NOTE = "note"  # good to know
+
+
+class Kind(StrEnum):
+    """What was found."""
+
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    BROKEN = "broken"
+    EXTENSION = "extension"  # belongs to another format than the content
+    SIZE = "size"
+    EXIF = "exif"
+    MODE = "mode"
+    TWICE = "twice"  # one file, listed twice
+    IDENTICAL = "identical"  # two files, byte for byte the same
+    ALIKE = "alike"  # to the eye
+    NEIGHBOUR = "neighbour"  # in feature space
+    LABEL = "label"
+    GROUP = "group"  # in several parts
+    BALANCE = "balance"
+    LEAK = "leak"  # what is not content tells the class, or the part
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding, about a picture, about two, or about the whole set."""
+
+    level: Level
+    finding: Kind
+    path: str | None
+    other: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures that belong together, the earlier one second."""
+
+    kind: Kind
+    path: Picture
+    other: Picture
+    detail: str = ""

@@ -1,0 +1,114 @@
+"""What a check came to, as records and as tables to look at."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.probes import Probe
+from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.choices import CheckTable
+from cnnkit.data.source import Picture
+
+#: On a terminal, so many findings of a kind are listed.
+_LISTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found.
+
+    `sound` are the pictures that can be used, each file once; `pairs` those of them that belong together; `together[i]` is the
+    same number for all that do.
+    """
+
+    listed: int
+    findings: list[Finding]
+    probes: list[Probe]
+    sound: list[Picture]
+    inspected: list[Inspected]
+    pairs: list[Pair]
+    together: list[int]
+
+    def count(self, level: Level) -> int:
+        """Count the findings of a level."""
+        return sum(finding.level is level for finding in self.findings)
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Sum every class up: how many pictures, in which parts, and of which sizes (smallest, median, largest)."""
+        members: dict[str, list[int]] = {}
+        for place, picture in enumerate(self.sound):
+            members.setdefault(picture.label or "(none)", []).append(place)
+        parts = sorted({picture.split for picture in self.sound if picture.split is not None})
+        records = []
+        for label, places in sorted(members.items()):
+            held = Counter(self.sound[place].split for place in places)
+            record: dict[str, Any] = {"class": label, "pictures": len(places), "share": len(places) / len(self.sound)}
+            record |= {part: held[part] for part in parts}
+            seen = [self.inspected[place] for place in places]
+            for name, values in (
+                ("width", [each.width for each in seen]),
+                ("height", [each.height for each in seen]),
+                ("aspect", [each.width / each.height for each in seen]),
+            ):
+                record |= {f"{name}_min": min(values), name: statistics.median(values), f"{name}_max": max(values)}
+            records.append(record)
+        return records
+
+    def rows(self, table: CheckTable) -> list[dict[str, Any]]:
+        """Give one of the tables as records."""
+        match table:
+            case CheckTable.FINDINGS:
+                return [asdict(finding) for finding in self.findings]
+            case CheckTable.CLASSES:
+                return self.classes()
+            case CheckTable.PROBES:
+                return [asdict(each) for each in self.probes]
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Give all of it as tables to look at, by their titles."""
+        shown = []
+        for record in self.classes():
+            for name, digits in (("width", "g"), ("height", "g"), ("aspect", ".2f")):
+                low, middle, high = (record.pop(key) for key in (f"{name}_min", name, f"{name}_max"))
+                record[name] = f"{middle:{digits}} ({low:{digits}} to {high:{digits}})"
+            shown.append({**record, "share": f"{record['share']:.1%}"})
+        told = [
+            {
+                "target": each.target,
+                "probe": each.probe,
+                "accuracy": f"{each.accuracy:.3f}",
+                "95 % interval": f"{each.accuracy_low:.3f} to {each.accuracy_high:.3f}",
+                "chance": f"{each.chance:.3f}",
+                "p": f"{each.p_value:.2g}",
+                "leaks": "yes" if each.leaks else "",
+            }
+            for each in self.probes
+        ]
+        tables = {
+            "Findings": list(_listed(self.findings)),
+            "Classes": shown,
+            "What tells the class, or the part, without a look": told,
+        }
+        return {title: rows for title, rows in tables.items() if rows}
+
+
+def columns(table: CheckTable) -> tuple[str, ...] | None:
+    """Name the columns of a table that may have no rows."""
+    record = {CheckTable.FINDINGS: Finding, CheckTable.PROBES: Probe}.get(table)
+    return None if record is None else tuple(each.name for each in fields(record))
+
+
+def _listed(found: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+    """Give the first findings of each kind, and how many more there are."""
+    counts = Counter((finding.level, finding.finding) for finding in found)
+    given: Counter[tuple[Level, Kind]] = Counter()
+    for finding in found:
+        kind = finding.level, finding.finding
+        given[kind] += 1
+        if given[kind] <= _LISTED:
+            yield asdict(finding)
+        elif given[kind] == _LISTED + 1:
+            yield asdict(replace(finding, path=f"and {counts[kind] - _LISTED:,} more", other=None, detail=""))

@@ -1,0 +1,124 @@
+"""What is measured of one file, against numpy and what Pillow was told to write."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.audit.exif import Exif
+from cnnkit.audit.inspection import Unusable, inspect
+from cnnkit.audit.record import Kind
+
+
+def draw(seed, *, size=(40, 32)):
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("quality", [8, 20, 35, 50, 75, 78, 90, 95, 99])
+def test_the_quality_of_a_jpeg_is_what_it_was_written_with(tmp_path, quality):
+    """Over the whole range, in colour and in grey."""
+    for name, image in (("colour", draw(0)), ("grey", draw(0).convert("L"))):
+        image.save(tmp_path / f"{name}.jpg", quality=quality)
+        assert inspect(str(tmp_path / f"{name}.jpg")).quality == quality
+
+
+def test_other_formats_have_no_quality(tmp_path):
+    """A PNG has no quantisation."""
+    draw(0).save(tmp_path / "x.png")
+    seen = inspect(str(tmp_path / "x.png"))
+    assert (seen.quality, seen.format, seen.mode) == (None, "PNG", "RGB")
+
+
+def test_sizes_and_colours_are_of_the_picture_as_it_is_seen(tmp_path):
+    """EXIF turns it first; the mean colour is numpy's, the border's that of each edge."""
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its left side
+    image = draw(1, size=(96, 64))
+    image.save(tmp_path / "x.png", exif=exif)
+    seen = inspect(str(tmp_path / "x.png"))
+    upright = np.asarray(image.rotate(-90, expand=True), dtype=np.float64)
+    assert (seen.width, seen.height, seen.exif.orientation) == (64, 96, 6)
+    assert seen.size == (tmp_path / "x.png").stat().st_size
+    np.testing.assert_allclose(seen.mean, upright.mean((0, 1)))
+    edges = (upright[:2], upright[-2:], upright[:, :2], upright[:, -2:])  # a 32nd of the shorter side
+    np.testing.assert_allclose(seen.border, np.concatenate([edge.mean((0, 1)) for edge in edges]))
+
+
+def test_the_camera_and_its_clock(tmp_path):
+    """Make and model, and when; the clock has no time zone."""
+    exif = Image.Exif()
+    exif[271], exif[272], exif[306] = "Nikon", "D5 \0", "2016:11:22 10:00:30"
+    draw(0).save(tmp_path / "x.jpg", exif=exif)
+    seen = inspect(str(tmp_path / "x.jpg"))
+    assert seen.exif == Exif(None, None, "Nikon D5", 1479808830.0)
+    exif.get_ifd(0x8769)[36867] = "2016:11:22 10:00:00"  # when it was taken comes before when it was changed
+    draw(0).save(tmp_path / "y.jpg", exif=exif)
+    assert inspect(str(tmp_path / "y.jpg")).exif.taken == 1479808800.0
+
+
+@pytest.mark.parametrize("text", ["0000:00:00 00:00:00", "yesterday", ""])
+def test_a_clock_that_was_never_set_says_nothing(tmp_path, text):
+    """Cameras write zeros; the rest of the block counts."""
+    exif = Image.Exif()
+    exif[271], exif[306] = "Nikon", text
+    draw(0).save(tmp_path / "x.jpg", exif=exif)
+    seen = inspect(str(tmp_path / "x.jpg"))
+    assert seen.exif == Exif(camera="Nikon")
+
+
+def directory(*entries, count=None):
+    return (
+        b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries) if count is None else count) + b"".join(entries) + bytes(4)
+    )
+
+
+MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [
+        (b"not a TIFF header at all", "no TIFF header"),
+        (b"II*\0\xff\xff\0\0", "a directory lies behind the end"),
+        (directory(MAKE, count=9), "a directory is cut short"),
+        (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 lies behind the end"),
+        (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory lies behind the end"),
+        (directory(MAKE), None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(EXIF|Tag data)")  # Pillow's own words on such blocks
+def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, error):
+    """Its bytes lead nowhere; the picture beside it is whole. Of one that is whole nothing is told."""
+    plain = io.BytesIO()
+    draw(0).save(plain, format="JPEG")
+    block = b"Exif\0\0" + block
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    (tmp_path / "x.jpg").write_bytes(plain.getvalue()[:2] + segment + plain.getvalue()[2:])
+    seen = inspect(str(tmp_path / "x.jpg"))
+    assert seen.exif == Exif(error, camera=None if error else "Abc")
+    assert (seen.width, seen.height) == (40, 32)
+
+
+def test_what_is_no_picture_says_in_which_way(tmp_path):
+    """Missing, empty, something else, cut short, or under another format's name."""
+    draw(0).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "cut.png").write_bytes(whole[:-500])
+    (tmp_path / "named.gif").write_bytes(whole)
+    found = {}
+    for name in ("missing.png", "empty.png", "text.png", "cut.png", "named.gif"):
+        with pytest.raises(Unusable) as error:
+            inspect(str(tmp_path / name))
+        found[name] = error.value.kind
+    assert found == {
+        "missing.png": Kind.UNREADABLE,
+        "empty.png": Kind.EMPTY,
+        "text.png": Kind.BROKEN,
+        "cut.png": Kind.BROKEN,
+        "named.gif": Kind.EXTENSION,
+    }

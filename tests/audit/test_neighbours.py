@@ -1,0 +1,74 @@
+"""Neighbours in feature space, against the plain definition."""
+
+import numpy as np
+import pytest
+
+from cnnkit.audit import neighbours
+from cnnkit.data.source import Picture
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats import features
+from cnnkit.formats.header import Header, Kind
+from cnnkit.formats.manifest import Row
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write features with rows of given names."""
+
+    def make(values, names, views=None):
+        header = Header(kind=Kind.FEATURES, training={"views": 1} if views else {})
+        rows = [Row(name, view=view) for name, view in zip(names, views or [None] * len(names), strict=True)]
+        with features.Writer(
+            tmp_path / "x.npy",
+            shape=values.shape[1:],
+            dtype=str(values.dtype),
+            header=header,
+            columns=(*features.COLUMNS, "view"),
+        ) as writer:
+            writer.write(values, rows)
+        return tmp_path / "x.npy"
+
+    return make
+
+
+def pictures(folder, names):
+    return [Picture(str(folder / name)) for name in names]
+
+
+def test_pairs_are_those_of_the_plain_definition(write, tmp_path, monkeypatch):
+    """All pairs by their cosine, whatever the blocks in which they are compared."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(6, 12))
+    values = (np.repeat(centres, 5, axis=0) + 0.15 * generator.normal(size=(30, 12))).astype(np.float32)
+    names = [f"{number}.png" for number in range(30)]
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    expected = {(i, j) for i in range(30) for j in range(i + 1, 30) if cosines[i, j] >= 0.95}
+    assert 10 < len(expected) < 70
+    path = write(values, names)
+    for block in (4, 7, 1024):
+        monkeypatch.setattr(neighbours, "_BLOCK", block)
+        found = list(neighbours.near(neighbours.load(path, pictures(tmp_path, names)), similarity=0.95))
+        assert {(i, j) for i, j, _ in found} == expected
+        assert all(cosine == pytest.approx(cosines[i, j], abs=1e-6) for i, j, cosine in found)
+
+
+def test_rows_are_found_by_their_picture(write, tmp_path):
+    """Whatever their order; those of other pictures, augmented views and rows of zeros or NaN are passed over."""
+    values = np.eye(6, dtype=np.float32)
+    values[5] = np.nan
+    values[4] = 0
+    path = write(values, ["b.png", "b.png", "a.png", "other.png", "zero.png", "nan.png"], views=[0, 1, 0, 0, 0, 0])
+    seen = neighbours.load(path, pictures(tmp_path, ["a.png", "b.png", "not-there.png", "zero.png", "nan.png"]))
+    assert seen.positions == [0, 1]
+    np.testing.assert_array_equal(seen.values, values[[2, 0]])
+
+
+def test_features_that_do_not_fit_are_refused(write, tmp_path):
+    """Of other pictures, or maps."""
+    path = write(np.eye(2, dtype=np.float32), ["a.png", "b.png"])
+    with pytest.raises(CnnkitError, match="none of the pictures; run cnn-extract"):
+        neighbours.load(path, pictures(tmp_path, ["c.png"]))
+    path = write(np.zeros((1, 2, 3, 3), dtype=np.float32), ["a.png"])
+    with pytest.raises(FormatError, match="--pool avg"):
+        neighbours.load(path, pictures(tmp_path, ["a.png"]))

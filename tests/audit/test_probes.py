@@ -1,0 +1,128 @@
+"""Leak probes: against scikit-learn, on sets that leak by design, and on many that do not."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom, kstest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
+
+from cnnkit.audit import probes
+from cnnkit.audit.probes import Probe
+
+#: So many clean sets: enough that a rate of twice what is promised would be seen.
+SEEDS = 30
+
+
+def labels_of(*counts):
+    return [f"class{number}" for number, count in enumerate(counts) for _ in range(count)]
+
+
+def test_the_accuracy_is_scikit_learns():
+    """A tree in a stratified cross-validation, balanced over the classes."""
+    generator = np.random.default_rng(0)
+    labels = labels_of(60, 30, 20)
+    values = generator.normal(size=(110, 2)) + np.repeat([0.0, 1.0, 2.0], [60, 30, 20])[:, None]
+    (found,) = probes.probe("class", labels, {"size": values}, seed=3)
+    tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=5, class_weight="balanced", random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=3)
+    answers = cross_val_predict(tree, values.astype(np.float32), labels, cv=folds)
+    assert found.accuracy == pytest.approx(balanced_accuracy_score(labels, answers))
+    assert found.chance == pytest.approx(1 / 3)
+    assert (found.target, found.probe, found.pictures) == ("class", "size", 110)
+
+
+def test_the_interval_worked_by_hand():
+    """Every class is recognised half the time: Agresti and Coull's estimates are 1/2, the variance of the mean 1/4 (1/44 + 1/84) / 4."""
+    labels = labels_of(40, 80)
+    values = np.concatenate([np.tile([0.0, 1.0], 20), np.tile([0.0, 1.0], 40)])[:, None]
+    (found,) = probes.probe("class", labels, {"coin": values})
+    spread = 1.96 * np.sqrt(0.25 * (1 / 44 + 1 / 84) / 4)
+    assert found.accuracy_high - found.accuracy_low == pytest.approx(2 * spread, rel=0.03)
+    assert (found.accuracy_low + found.accuracy_high) / 2 == pytest.approx(found.accuracy)
+
+
+def test_what_betrays_the_class_is_found():
+    """A number, one of several numbers, what only some pictures have; and what no straight line divides."""
+    generator = np.random.default_rng(1)
+    labels = labels_of(50, 50)
+    second = np.repeat([0.0, 1.0], 50)
+    band = np.where(second == 1, generator.choice([-4, 4], 100), 0) + generator.normal(
+        size=100
+    )  # on both sides of the other class
+    columns = {
+        "width": 200 + 30 * second + generator.integers(0, 8, 100),
+        "one of three": np.stack([generator.normal(size=100), band, generator.normal(size=100)], 1),
+        "known of one class": np.where(second == 1, generator.normal(size=100), np.nan),
+        "nothing": generator.normal(size=100),
+    }
+    found = probes.probe("class", labels, {name: np.reshape(values, (100, -1)) for name, values in columns.items()})
+    told = {each.probe: each for each in found}
+    assert [each.probe for each in found if each.leaks] == [each.probe for each in found[:3]]
+    assert not told["nothing"].leaks
+    assert found[-1].probe == "nothing"
+    assert told["width"].accuracy == 1
+    assert all(each.p_value == pytest.approx(1 / 300) for each in found[:3])  # none of 299 shufflings did as well
+
+
+def test_on_clean_sets_probes_fire_no_more_often_than_promised():
+    """Over many seeds: p-values are not too small anywhere, and among two probes of a set one is significant in 5 % of the sets."""
+    smallest, values = [], []
+    for seed in range(SEEDS):
+        generator = np.random.default_rng(seed)
+        columns = {name: generator.normal(size=(40, 1)) for name in ("width", "bytes")}
+        found = probes.probe("class", labels_of(20, 20), columns, seed=seed)
+        values += [each.p_value for each in found]
+        smallest.append(min(each.p_value for each in found) <= probes.RATE / 2)
+        assert not any(each.leaks for each in found if each.p_value > probes.RATE / 2)
+    allowed = binom.ppf(0.999, SEEDS, probes.RATE)
+    assert sum(smallest) <= allowed
+    assert sum(value <= 0.05 for value in values) <= binom.ppf(0.999, len(values), 0.05)
+    # Not useless either: they lie all over from 0 to 1, the low accuracies of cross-validation on shuffled labels included
+    assert kstest(values, "uniform", alternative="less").pvalue > 1e-4
+    assert min(values) < 0.1 < 0.9 < max(values)
+
+
+def test_significant_alone_is_no_finding():
+    """A tenth of the way from chance to certainty is demanded, too: of many pictures 55 % instead of 50 are certain, but little."""
+    generator = np.random.default_rng(0)
+    labels = labels_of(1000, 1000)
+    values = (generator.random(2000) < np.repeat([0.46, 0.54], 1000)).astype(float)[:, None]
+    (found,) = probes.probe("class", labels, {"slight": values})
+    assert found.p_value == pytest.approx(1 / 100)
+    assert 0.5 < found.accuracy_low < 0.55
+    assert not found.leaks
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.01, 0.02, 0.04], [True, True, True]),  # 0.05 / 3, / 2, / 1
+        ([0.01, 0.03, 0.04], [True, False, False]),  # Holm stops at the first that is not significant
+        ([0.02, 0.02, 0.02], [False, False, False]),
+    ],
+)
+def test_several_probes_share_the_rate(values, expected):
+    """Holm's steps, worked by hand."""
+    made = [Probe("class", str(value), 100, 0.9, 0.8, 0.95, 0.5, value, leaks=False) for value in values]
+    assert [each.leaks for each in probes.judged(made)] == expected
+
+
+def test_what_cannot_be_probed_is_left_out():
+    """Classes of fewer pictures than folds, and what is the same for all; with one class left there is nothing to tell."""
+    labels = labels_of(12, 12, 4)
+    columns = {"width": np.arange(28.0)[:, None], "same": np.ones((28, 2)), "unknown": np.full((28, 1), np.nan)}
+    (found,) = probes.probe("class", labels, columns)
+    assert (found.probe, found.pictures, found.chance) == ("width", 24, 0.5)
+    assert probes.probe("class", labels_of(12, 4), {"width": np.arange(16.0)[:, None]}) == []
+    assert probes.probe("class", [], {}) == []
+
+
+def test_the_same_seed_gives_the_same():
+    """And of many pictures a share of every class is looked at."""
+    labels = labels_of(3000, 1000)
+    values = np.random.default_rng(0).normal(size=(4000, 1))
+    first, again, other = (probes.probe("class", labels, {"width": values}, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first[0].pictures == 2000

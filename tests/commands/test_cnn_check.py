@@ -1,0 +1,338 @@
+"""cnn-check: what is wrong with a set of pictures, found by the real command on real files."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def noise(seed, *, size=(40, 32)):
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clean(here):
+    """Make photos/ with 24 pictures that tell nothing about their class, as JPEG of one size."""
+    for number in range(24):
+        folder = here / "photos" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(number).save(folder / f"{number:02d}.jpg", quality=90)
+    return here / "photos"
+
+
+def found(outcome):
+    return [(row["level"], row["finding"], row["path"], row["other"]) for row in outcome.rows]
+
+
+def test_a_clean_set_has_no_findings(run, clean):
+    """A header row and nothing below it; what comes next is said on stderr."""
+    outcome = run("cnn-check", "photos", "--fail")
+    assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
+    assert "0 errors, 0 warnings, 0 notes" in outcome.err
+    assert "24 pictures to learn from, 12 of each of 2 classes" in outcome.err
+    assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
+
+
+def make_mess(folder):
+    """Put one of everything that can be wrong into a clean set."""
+    (folder / "dog" / "empty.jpg").write_bytes(b"")
+    (folder / "dog" / "text.png").write_bytes(b"no picture")
+    (folder / "dog" / "cut.jpg").write_bytes((folder / "dog" / "01.jpg").read_bytes()[:-200])
+    noise(100).save(folder / "cat" / "named.gif", format="PNG")
+    shutil.copy(folder / "cat" / "00.jpg", folder / "cat" / "again.jpg")
+    shutil.copy(folder / "cat" / "02.jpg", folder / "dog" / "other.jpg")
+    with Image.open(folder / "cat" / "04.jpg") as image:
+        image.resize((80, 64)).save(folder / "cat" / "larger.jpg")
+    with Image.open(folder / "cat" / "06.jpg") as image:
+        image.convert("CMYK").save(folder / "dog" / "printed.jpg")
+    exif = Image.Exif()
+    exif[274] = 3
+    noise(101).save(folder / "dog" / "turned.jpg", exif=exif)
+    exif[274] = 11
+    noise(102).save(folder / "dog" / "nonsense.jpg", exif=exif)
+    noise(103, size=(4, 32)).save(folder / "cat" / "tiny.jpg")
+    noise(104, size=(400, 300)).save(folder / "cat" / "huge.jpg")
+    noise(105).save(folder / "loose.jpg")
+
+
+MESS = [
+    ("error", "empty", "dog/empty.jpg", ""),
+    ("error", "broken", "dog/cut.jpg", ""),
+    ("error", "broken", "dog/text.png", ""),
+    ("error", "extension", "cat/named.gif", ""),
+    ("error", "identical", "dog/other.jpg", "cat/02.jpg"),
+    ("error", "alike", "dog/printed.jpg", "cat/06.jpg"),
+    ("error", "label", "loose.jpg", ""),
+    ("warning", "size", "cat/huge.jpg", ""),
+    ("warning", "size", "cat/tiny.jpg", ""),
+    ("warning", "exif", "dog/nonsense.jpg", ""),
+    ("note", "size", "cat/tiny.jpg", ""),
+    ("note", "exif", "dog/turned.jpg", ""),
+    ("note", "mode", "dog/printed.jpg", ""),
+    ("note", "identical", "cat/again.jpg", "cat/00.jpg"),
+    ("note", "alike", "cat/larger.jpg", "cat/04.jpg"),
+]
+
+
+def test_one_of_everything_is_found_and_nothing_else(run, clean):
+    """Each once, in the order of how much it matters, with what it is set beside."""
+    make_mess(clean)
+    outcome = run("cnn-check", "photos", "--probes", "none")
+    seen = [(level, kind, *(path.removeprefix("photos/") for path in paths)) for level, kind, *paths in found(outcome)]
+    # Of two files that are the same the one that comes first by its name is the first
+    assert seen == [(*row[:2], *row[2:]) for row in MESS[:-2]] + [
+        ("note", "identical", "cat/again.jpg", "cat/00.jpg"),
+        ("note", "alike", "cat/larger.jpg", "cat/04.jpg"),
+    ]
+    details = {row["path"].removeprefix("photos/"): row["detail"] for row in outcome.rows if row["level"] == "error"}
+    assert details["dog/other.jpg"] == "labels cat and dog"
+    assert details["dog/printed.jpg"].endswith("; labels cat and dog")
+    assert "named .gif" in details["cat/named.gif"]
+    assert "7 errors, 3 warnings, 5 notes" in outcome.err
+    assert "next: look at the errors, then cnn-check photos --fix clean.tsv" in outcome.err
+
+
+def test_pictures_that_show_too_little_are_not_compared_by_their_looks(run, here):
+    """Of 8 x 8 pixels a hash of 256 bits says little: copies are found byte for byte alone, and that is said."""
+    (here / "photos" / "cat").mkdir(parents=True)
+    tiny = noise(0, size=(8, 8))
+    for name, image in (("0", tiny), ("1", tiny), ("2", tiny.point(lambda value: value + 1))):
+        image.save(here / "photos" / "cat" / f"{name}.png")
+    outcome = run("cnn-check", "photos", "--probes", "none")
+    assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
+    assert "too small to be compared by their looks: 3 pictures of fewer than 32 pixels a side" in outcome.err
+
+
+def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
+    """After the findings are written."""
+    shutil.copy(clean / "cat" / "00.jpg", clean / "cat" / "again.jpg")
+    assert found(run("cnn-check", "photos", "--fail"))[0][:2] == ("note", "identical")
+    (clean / "dog" / "empty.jpg").write_bytes(b"")
+    outcome = run("cnn-check", "photos", "--fail", "--probes", "none", status=4)
+    assert [kind for _, kind, _, _ in found(outcome)] == ["empty", "identical"]
+    assert "errors 1 is above 0" in outcome.err
+    assert run("cnn-check", "photos", "--probes", "none").status == 0
+
+
+def test_a_fixed_set_is_split_and_found_clean(run, clean):
+    """Without what is broken or twice, contradictions gone, what looks alike in one group; cnn-split keeps that together."""
+    make_mess(clean)
+    (clean / "loose.jpg").unlink()
+    run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none", status=1)  # there is no such folder
+    os.mkdir("lists")
+    outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
+    assert "lists/clean.tsv: 29 of 36 pictures" in outcome.err
+    assert "29 pictures to learn from, 14 to 15 of each" in outcome.err
+    header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
+    assert header == ["path", "label", "split", "group"]
+    assert all(path.startswith("../photos/") for path, *_ in rows)
+    groups = {path.removeprefix("../photos/"): group for path, _, _, group in rows}
+    gone = {
+        "dog/empty.jpg",
+        "dog/text.png",
+        "dog/cut.jpg",
+        "cat/named.gif",
+        "cat/again.jpg",
+        "cat/02.jpg",
+        "dog/other.jpg",
+    }
+    assert not gone & set(groups)
+    assert {name: group for name, group in groups.items() if group} == {
+        "cat/04.jpg": "alike-1",
+        "cat/larger.jpg": "alike-1",
+        "cat/06.jpg": "alike-2",
+        "dog/printed.jpg": "alike-2",
+    }
+    left = run("cnn-check", "lists/clean.tsv", "--probes", "none")
+    assert [kind for level, kind, _, _ in found(left) if level == "error"] == [
+        "alike"
+    ]  # which label is right, nobody can say
+    split = run("cnn-split", "lists/clean.tsv", "--ratio", "0.5,0.5").rows
+    parts = {}
+    for row in split:
+        if row["group"]:
+            parts.setdefault(row["group"], set()).add(row["split"])
+    assert [len(each) for each in parts.values()] == [1, 1]
+
+
+def manifest(*rows):
+    lines = ["\t".join(row) for row in [("path", "label", "split", "group"), *rows]]
+    Path("split.tsv").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_what_stands_in_two_parts_is_an_error(run, clean):
+    """Copies, lookalikes and groups, by the column split; a class that a part lacks is a warning. The fixed manifest has none of it."""
+    shutil.copy("photos/cat/00.jpg", "copy.jpg")
+    with Image.open("photos/cat/02.jpg") as image:
+        image.resize((80, 64)).save("large.jpg")
+    manifest(
+        ("photos/cat/00.jpg", "cat", "train", ""),
+        ("copy.jpg", "cat", "test", ""),
+        ("photos/cat/02.jpg", "cat", "val", ""),
+        ("large.jpg", "cat", "train", ""),
+        ("photos/dog/01.jpg", "dog", "train", "litter"),
+        ("photos/dog/03.jpg", "dog", "val", "litter"),
+        ("photos/dog/05.jpg", "dog", "train", "litter"),
+    )
+    outcome = run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
+    errors = [
+        (row["finding"], row["path"], row["other"], row["detail"]) for row in outcome.rows if row["level"] == "error"
+    ]
+    assert errors[0] == ("identical", "copy.jpg", "photos/cat/00.jpg", "in train and test")
+    assert errors[1][:3] == ("alike", "large.jpg", "photos/cat/02.jpg")
+    assert errors[1][3].endswith("; in val and train")
+    assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter stands in train and val")
+    warnings = [row["detail"] for row in outcome.rows if row["level"] == "warning"]
+    assert "no picture of class dog in test" in warnings
+    kept = [line.split("\t")[0] for line in Path("clean.tsv").read_text().splitlines()[1:]]
+    assert kept == ["copy.jpg", "photos/cat/02.jpg", "photos/dog/01.jpg", "photos/dog/03.jpg", "photos/dog/05.jpg"]
+    left = run("cnn-check", "clean.tsv", "--probes", "none").rows
+    assert [row["finding"] for row in left if row["level"] == "error"] == ["group"]
+
+
+def test_folders_of_parts_are_parts(run, clean):
+    """Of train/cat/0.jpg the class is cat; the class table counts parts."""
+    for part, first in (("train", 0), ("test", 12)):
+        for number in range(first, first + 12):
+            label = ("cat", "dog")[number % 2]
+            os.makedirs(f"sets/{part}/{label}", exist_ok=True)
+            shutil.copy(f"photos/{label}/{number:02d}.jpg", f"sets/{part}/{label}")
+    shutil.copy("photos/cat/00.jpg", "sets/test/cat/leak.jpg")
+    outcome = run("cnn-check", "sets", "--probes", "none")
+    assert found(outcome)[0] == ("error", "identical", "sets/train/cat/00.jpg", "sets/test/cat/leak.jpg")
+    rows = run("cnn-check", "sets", "--probes", "none", "--table", "classes").rows
+    assert [(row["class"], row["pictures"], row["test"], row["train"]) for row in rows] == [
+        ("cat", "13", "7", "6"),
+        ("dog", "12", "6", "6"),
+    ]
+    assert {row["width"] for row in rows} == {"40"}
+
+
+@pytest.mark.parametrize(("widths", "leaks"), [((40, 44), ["width", "aspect", "bytes"]), ((40, 40), [])])
+def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
+    """One class is a tenth wider; with the same sizes nothing leaks. The table of probes has all of them."""
+    for number in range(60):
+        folder = here / "photos" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(number, size=(widths[number % 2], 32)).save(folder / f"{number:02d}.jpg")
+    outcome = run("cnn-check", "photos", "--fail", status=4 if leaks else 0)
+    told = [row["detail"].partition(" alone")[0] for row in outcome.rows if row["finding"] == "leak"]
+    assert sorted(told) == sorted(leaks)
+    if leaks:
+        probes = run(
+            "cnn-check", "photos", "--table", "probes", "--probes", "width,height,bytes", "--json"
+        ).out.splitlines()
+        width, *_ = [record for record in map(json.loads, probes) if record["probe"] == "width"]
+        assert (width["target"], width["accuracy"], width["chance"], width["leaks"]) == ("class", 1.0, 0.5, True)
+        assert {json.loads(line)["probe"] for line in probes} == {"width", "bytes"}  # all are 32 high
+
+
+def test_parts_that_can_be_told_apart_leak(run, here):
+    """The pictures for training were taken with one camera, those for testing with another."""
+    rows = []
+    (here / "all").mkdir()
+    for number in range(60):
+        exif = Image.Exif()
+        part = "train" if number < 40 else "test"
+        exif[272] = {"train": "old", "test": "new"}[part]
+        noise(number).save(here / "all" / f"{number:02d}.jpg", exif=exif)
+        rows.append((f"all/{number:02d}.jpg", ("cat", "dog")[number % 2], part, ""))
+    manifest(*rows)
+    outcome = run("cnn-check", "split.tsv", "--probes", "camera,width")
+    (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
+    assert leak.startswith("camera alone tells the part of 100.0% of the pictures")
+
+
+BASE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "none", "--size", "32", "--device", "cpu"]
+
+
+def test_neighbours_in_feature_space(run, clean):
+    """A picture whose hash says nothing, but whose features are those of another one; features of other pictures are refused."""
+    run("cnn-extract", "photos", "-o", "x.npy", *BASE)
+    values = np.load("x.npy")
+    values[:] = np.random.default_rng(0).normal(size=values.shape)
+    values[5] = 2 * values[0]
+    np.save("x.npy", values)
+    outcome = run("cnn-check", "photos", "--features", "x.npy", "--similarity", "0.999", "--probes", "none")
+    assert found(outcome) == [("note", "neighbour", "photos/cat/10.jpg", "photos/cat/00.jpg")]
+    assert outcome.rows[0]["detail"] == "cosine 1.000"
+    shutil.move("photos", "elsewhere")
+    message = run("cnn-check", "elsewhere", "--features", "x.npy", status=1).err
+    assert "x.npy: has none of the pictures; run cnn-extract on them" in message
+
+
+def test_a_list_may_name_a_file_twice(run, clean):
+    """With one label that is a note, with two an error; it is looked at once."""
+    manifest(
+        ("photos/cat/00.jpg", "cat", "", ""),
+        ("photos/dog/01.jpg", "dog", "", ""),
+        ("photos/cat/../cat/00.jpg", "cat", "", ""),
+        ("photos/dog/01.jpg", "cat", "", ""),
+    )
+    outcome = run("cnn-check", "split.tsv", "--probes", "none")
+    assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
+    assert "2 pictures to learn from" in outcome.err
+
+
+def test_every_way_in_gives_the_same(run, clean):
+    """A folder, a list of its files on standard input, and a manifest; whatever the threads."""
+    paths = sorted(str(path) for path in clean.rglob("*.jpg"))
+    make_mess(clean)
+    manifest(*((path, os.path.basename(os.path.dirname(path)), "", "") for path in paths))
+    listed = run("cnn-check", "split.tsv", "--table", "probes").out
+    assert run("cnn-check", "-", "--table", "probes", "--jobs", "1", stdin=Path("split.tsv").read_text()).out == listed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--probes", "width,taste"], 'no probe "taste"; there are width, height'),
+        (["--fix", "clean.txt"], "ends in .tsv"),
+    ],
+)
+def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
+    """Before anything is read."""
+    assert message in run("cnn-check", "photos", *words, status=2).err
+
+
+def test_a_set_without_a_picture_is_an_error(run, here):
+    """There is nothing to say about it."""
+    (here / "photos").mkdir()
+    (here / "photos" / "x.jpg").write_bytes(b"no picture")
+    assert "none of 1 pictures can be used" in run("cnn-check", "photos", status=1).err
+
+
+def test_tables_on_a_terminal(terminal, clean):
+    """Findings, classes and probes one below the other; of many findings of a kind the first ten."""
+    for number in range(12):
+        (clean / "dog" / f"empty{number:02d}.jpg").write_bytes(b"")
+    outcome = terminal(
+        Path(sys.executable).parent / "cnn-check", "photos", "--probes", "width,bytes,mean-colour", cwd=clean.parent
+    )
+    for words in ("Findings", "Classes", "What tells the class", "and 2 more", "40 (40 to 40)"):
+        assert words in outcome.out
+    assert "empty09.jpg" in outcome.out
+    assert "empty10.jpg" not in outcome.out
+
+
+@pytest.mark.photos
+def test_the_twins_among_the_photographs(run, photos):
+    """Two pairs are the same photograph once more, and one is a strip; nothing about files and sizes gives a class away."""
+    outcome = run("cnn-check", photos / "dogs-vs-cats", "--fail", "--probes", "width,height,aspect,bytes,quality,name")
+    twins = [tuple(os.path.basename(path) for path in paths) for _, kind, *paths in found(outcome) if kind == "alike"]
+    assert sorted(twins) == [("cat.4575.jpg", "cat.4126.jpg"), ("dog.0180.jpg", "dog.0074.jpg")]
+    (strip,) = [row for row in outcome.rows if row["finding"] != "alike"]
+    assert (os.path.basename(strip["path"]), strip["finding"]) == ("dog.4367.jpg", "size")
