@@ -1,6 +1,7 @@
 """The examples that users copy run as they stand, in their quick form."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -118,6 +119,42 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
     (tmp_path / "out" / "dense-0.json").write_text('{"accuracy": 0.999, "n": 1}\n')
     refused = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path, status=2)
     assert "is below" in refused.err
+
+
+@needs_make
+def test_folds_and_votes(shell, pictures):
+    """Each picture is answered once out of fold, the vote is the mean of the single heads; a second run makes nothing anew."""
+    photos = pictures("photos", red=16, blue=16)
+    (photos / "red" / "broken.png").write_bytes(b"no picture")
+    line = make_line("folds/Makefile", folder="photos", words="-j2 FOLDS=2")
+    outcome = shell(line, cwd=photos.parent)
+    assert "broken.png" in outcome.err
+    text = outcome.out[outcome.out.index("Out of fold") :]
+    own, single, *votes = [
+        [row.split("\t") for row in part.splitlines()] for part in re.split(r"^[AOS].*\n", text, flags=re.M)
+    ][1:]
+    assert [row[:2] for row in own[1:]] == [
+        ["fold0", "12"],
+        ["fold1", "12"],
+        ["mean", ""],
+        ["sd", ""],
+        ["out_of_fold", "24"],
+    ]
+    assert [row[0] for row in single[1:]] == ["test-fold0", "test-fold1", "mean", "sd"]
+    assert [vote[1] for vote in votes] == [["n", "8"]] * 2
+    out = photos.parent / "out"
+    one, other, soft = (probabilities(out / f"{name}.tsv") for name in ("test-fold0", "test-fold1", "soft-vote"))
+    assert len(soft) == 16
+    assert soft == pytest.approx({key: (one[key] + other[key]) / 2 for key in soft}, abs=1e-5)
+    again = shell(f"{line} -n", cwd=photos.parent).out
+    assert again.count("cnn-eval") == 3
+    assert again.count("cnn-") == 3
+
+
+def probabilities(path):
+    """Read predictions by picture and class."""
+    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    return {(picture, label): float(probability) for picture, _, label, probability in rows}
 
 
 def see(shell, folder, **env):

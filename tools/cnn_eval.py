@@ -1,5 +1,7 @@
 """cnn-eval: from predictions to numbers."""
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +13,15 @@ from cnnkit.evaluation import bounds
 @cli.command
 def main(
     predictions: Annotated[
-        Path | None,
+        list[Path] | None,
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given.",
+            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. Two with --compare, one or more "
+            "with --folds.",
         ),
     ] = None,
-    truth: Annotated[
-        str | None,
-        cli.Option(
-            "--truth",
-            metavar="SOURCE",
-            help="A manifest.tsv with labels, or a folder of class folders. Unless given, the class of a picture is the name of "
-            "the folder that holds it.",
-        ),
-    ] = None,
+    truth: cli.TruthSource = None,
     split: cli.Split = None,
     complete: Annotated[
         bool,
@@ -51,9 +46,40 @@ def main(
             help="Print the N most confidently wrong answers (path, truth, label, probability) instead of the measures.",
         ),
     ] = None,
+    folds: Annotated[
+        bool,
+        cli.Option(
+            "--folds",
+            help="Print a row for each fold instead, their mean and deviation, and the out-of-fold figures. A fold is a file; of "
+            "a single file, a part (column split) of the truth.",
+        ),
+    ] = False,
+    compare: Annotated[
+        bool,
+        cli.Option(
+            "--compare",
+            help="Print how two files differ on the same pictures instead: B less A, its 95 % interval, McNemar's exact test.",
+        ),
+    ] = False,
+    coverage: Annotated[
+        bool,
+        cli.Option(
+            "--coverage",
+            help="Print instead how accurate the surest 100 %, 95 %, ... of the answers are, and the --min-probability of "
+            "cnn-predict that gives them alone.",
+        ),
+    ] = False,
     confusion: Annotated[
         Path | None,
         cli.Option("--confusion", metavar="FILE", help="Draw the confusion matrix; FILE ends in .png, .svg or .pdf."),
+    ] = None,
+    reliability: Annotated[
+        Path | None,
+        cli.Option(
+            "--reliability",
+            metavar="FILE",
+            help="Draw accuracy against confidence, a reliability diagram; FILE ends in .png, .svg or .pdf.",
+        ),
     ] = None,
     fail_under: Annotated[
         list[str] | None,
@@ -72,7 +98,9 @@ def main(
             f"{', '.join(bounds.LOWER_IS_BETTER)}.",
         ),
     ] = None,
-    as_json: Annotated[bool, cli.Option("--json", help="One JSON object; with --worst one a line.")] = False,
+    as_json: Annotated[
+        bool, cli.Option("--json", help="One JSON object; one a line where rows are printed instead of the measures.")
+    ] = False,
 ) -> None:
     """Measure predictions against the truth.
 
@@ -84,6 +112,9 @@ def main(
     every class: cnn-predict --top prints them; of two classes one is enough. A measure that is not known is empty, null in JSON,
     and keeps no bound.
 
+    With --folds, bounds hold the out-of-fold figures: every picture predicted once, by the model that has not seen it. Files that
+    predict the same pictures have none; bounds then hold the means. The deviation is that of a sample of folds.
+
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval
       cnn-predict -m head.onnx split.tsv --split test > test.tsv
@@ -91,36 +122,97 @@ def main(
       cnn-eval test.tsv --truth split.tsv --confusion confusion.png --json | jq .per_class
       cnn-eval test.tsv --fail-under accuracy=0.95 --fail-under recall:cat=0.9 --fail-over ece=0.1
       cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' open
+      cat fold?.tsv | cnn-eval --folds --truth folds.tsv
+      cnn-eval --compare old.tsv new.tsv --truth split.tsv
+      cnn-eval test.tsv --coverage | awk 'NR > 1 && $4 >= 0.99 {print $1; exit}'
     """
     from cnnkit.evaluation import report
     from cnnkit.formats import labels as label_files
 
+    _check(
+        predictions or [],
+        instead={"--worst": worst is not None, "--folds": folds, "--compare": compare, "--coverage": coverage},
+        drawn={"--confusion": confusion is not None, "--reliability": reliability is not None},
+        bounded=bool(fail_under or fail_over),
+    )
     floors = bounds.parse(fail_under or [], option="--fail-under")
     ceilings = bounds.parse(fail_over or [], option="--fail-over", lower_is_better=True)
-    if truth is None and (split is not None or complete):
-        raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
-    if truth == "-" and str(predictions or "-") == "-":
-        raise UsageError("predictions and truth cannot both come from standard input")
+    known = cli.truth(truth, predictions=predictions, split=split, complete=complete)
+    classes = None if labels is None else label_files.load(labels)
+    files = cli.reading_each(predictions, "predictions")
+    if compare:
+        from cnnkit.evaluation import comparison
 
-    with cli.reading(predictions, "predictions") as (lines, name):
-        result = report.evaluate(
-            lines,
-            name=name,
-            truth=None if truth is None else cli.pictures([truth], split=split),
-            truth_name=f"{truth} ({split})" if split is not None else str(truth),
-            classes=None if labels is None else label_files.load(labels),
-            complete=complete,
-        )
-    floors_kept, ceilings_kept = (bounds.check(result.measures(), bound) for bound in (floors, ceilings))
-    if confusion is not None:
-        from cnnkit.evaluation import confusion_picture
+        names = [str(path) for path in predictions or []]
+        cli.emit([comparison.compare(files, known, names=names, classes=classes, complete=complete)], as_json)
+        return
+    if folds:
+        from cnnkit.evaluation import cross_validation
+        from cnnkit.formats import stems
 
-        confusion_picture.save(confusion, result)
-    with cli.gated(floors_kept, at_most=ceilings_kept):
-        if worst is None:
-            cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
-        else:
+        names = stems.names([str(path) for path in predictions or []])
+        found = cross_validation.evaluate(files, known, names=names, classes=classes, complete=complete)
+        with _gated(found.measures(), floors, ceilings):
+            cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
+        return
+    result = report.evaluate(files, known, classes=classes, complete=complete)
+    with _gated(result.measures(), floors, ceilings):
+        if confusion is not None:
+            from cnnkit.evaluation import confusion_picture
+
+            confusion_picture.save(confusion, result)
+        if reliability is not None:
+            from cnnkit.evaluation import reliability_picture
+
+            reliability_picture.save(reliability, {"": result})
+        if worst is not None:
             cli.emit(result.worst(worst), as_json, columns=("path", "truth", "label", "probability"))
+        elif coverage:
+            from cnnkit.evaluation.coverage import area, curve
+
+            cli.emit(curve(result.answers), as_json)
+            cli.notice(f"area under the risk-coverage curve (AURC): {area(result.answers):.6g}, the lower the better")
+        else:
+            for notice in report.about_unknown(result):
+                cli.notice(notice)
+            cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
+
+
+def _check(files: Sequence[Path], *, instead: Mapping[str, bool], drawn: Mapping[str, bool], bounded: bool) -> None:
+    """Refuse words that do not go together.
+
+    Args:
+        files: The predictions.
+        instead: Whether each word stands that prints something else than the measures.
+        drawn: Likewise, for pictures.
+        bounded: Measures have bounds.
+
+    Raises:
+        UsageError: They do not.
+    """
+    chosen = [word for word, given in instead.items() if given]
+    if len(chosen) > 1:
+        raise UsageError(f"{chosen[0]} and {chosen[1]} exclude each other: each prints something else")
+    mode = chosen[0] if chosen else None
+    if mode == "--compare" and len(files) != 2:
+        raise UsageError(f"--compare takes two files of predictions, found {len(files)}")
+    if mode == "--compare" and bounded:
+        raise UsageError("--compare tells two models apart; --fail-under and --fail-over bound the measures of one")
+    if len(files) > 1 and mode not in ("--folds", "--compare"):
+        raise UsageError(
+            f"{len(files)} files of predictions: --folds measures each as a fold, --compare two against each other; "
+            "cat joins files of different pictures"
+        )
+    for word, given in drawn.items():
+        if given and mode in ("--folds", "--compare"):
+            raise UsageError(f"{word} draws one set of predictions; drop it, or {mode}")
+
+
+def _gated(
+    measures: Mapping[str, float | None], floors: Mapping[str, float], ceilings: Mapping[str, float]
+) -> contextlib.AbstractContextManager[None]:
+    """Demand that measures keep their bounds, once the output is written."""
+    return cli.gated(bounds.check(measures, floors), at_most=bounds.check(measures, ceilings))
 
 
 if __name__ == "__main__":

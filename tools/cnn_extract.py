@@ -81,6 +81,13 @@ def main(
     bench: Annotated[
         bool, cli.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
     ] = False,
+    stats: Annotated[
+        bool,
+        cli.Option(
+            "--stats",
+            help="Print what each column came to: mean, variance, range, zeros; dead ones, duplicates. SOURCE may be features.npy.",
+        ),
+    ] = False,
     split: cli.Split = None,
     null: cli.Null = False,
     device: cli.Device = "auto",
@@ -102,8 +109,23 @@ def main(
       cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" --weights none --size 16 --pool flatten
       cnn-extract split.tsv --split train -o train.npy --views 10 \\
           --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
+      cnn-extract train.npy --stats
       find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
     """
+    if stats and any(source.endswith(".npy") for source in sources or []):
+        given: dict[str, object] = {
+            "-o": output, "--bench": bench, "--backbone": backbone, "--layers": layers, "--split": split,
+            "--views": views, "--resume": resume, "--errors": errors,
+        }  # fmt: skip
+        if ignored := next((word for word, value in given.items() if value), None):
+            raise UsageError(f"--stats of features that exist extracts nothing; drop {ignored}")
+        (existing, *more) = sources or []
+        if more:
+            raise UsageError(f"--stats looks at one file of features; {existing} and {more[0]} are two")
+        from cnnkit.infer import feature_stats
+
+        cli.emit(feature_stats.of(existing), as_json)
+        return
     from cnnkit.data import augment as drawing
     from cnnkit.engine.bases import Request
     from cnnkit.infer import extract
@@ -125,7 +147,7 @@ def main(
     )
     pictures = cli.pictures(sources, split=split, null=null)
     if bench:
-        given = {"-o": output, "--errors": errors, "--resume": resume, "--views": views}
+        given = {"-o": output, "--errors": errors, "--resume": resume, "--views": views, "--stats": stats}
         if ignored := next((word for word, value in given.items() if value), None):
             raise UsageError(f"--bench writes nothing; drop {ignored}")
         rates = extract.bench(list(pictures), request=request, batch=batch, jobs=jobs, device=device, engine=engine)
@@ -148,7 +170,12 @@ def main(
             skip=skip,
             progress=progress,
         )
-    cli.emit([summary], as_json)
+    if stats:
+        from cnnkit.infer import feature_stats
+
+        cli.emit(feature_stats.of(output), as_json)
+    else:
+        cli.emit([summary], as_json)
 
 
 if __name__ == "__main__":

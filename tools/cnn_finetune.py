@@ -32,6 +32,7 @@ def main(
         ),
     ] = None,
     val: cli.Val = None,
+    hold_out: cli.HoldOut = None,
     unfreeze: Annotated[
         str,
         cli.Option(
@@ -186,6 +187,7 @@ def main(
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 --lr 1e-5
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 \\
           --augment "rotate 20, hflip" --views 4
+      cnn-finetune head.pt folds.tsv --hold-out fold0 -o fold0.pt --unfreeze features.14
       cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\
           --unfreeze all --layer-decay 0.8
     """
@@ -216,7 +218,7 @@ def main(
         compile=compiled,
         seed=seed,
     )
-    material = cli.material(sources, val=val)
+    material = cli.material(sources, val=val, hold_out=hold_out)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = finetune.finetune(
             finetune.Start(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),

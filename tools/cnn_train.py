@@ -33,6 +33,7 @@ def main(
         ),
     ] = None,
     val: cli.Val = None,
+    hold_out: cli.HoldOut = None,
     layers: Annotated[
         str | None,
         cli.Option(
@@ -154,6 +155,7 @@ def main(
       cnn-train photos/ -o model.pt --arch resnet18 --schedule cosine --epochs 90 \\
           --augment "rotate 20, zoom 0.2, hflip"
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
+      cnn-train folds.tsv --hold-out fold0 -o fold0.pt --arch resnet18
       cnn-train photos/ --advise --weights mobilenet_v2.pth
       torchrun --standalone --nproc-per-node 2 --no-python \\
           cnn-train photos/ -o model.pt --arch resnet50
@@ -167,6 +169,8 @@ def main(
             raise UsageError("--advise writes nothing; drop -o")
         if layers or arch or augment is not None or resume:
             raise UsageError("--advise trains nothing; drop --layers, --arch, --augment and --resume")
+        if hold_out is not None:
+            raise UsageError("--advise speaks of a training with --val; drop --hold-out")
         from cnnkit.train import advice
 
         material = cli.material(sources, val=val)
@@ -211,7 +215,7 @@ def main(
         compile=compiled,
         seed=seed,
     )
-    material = cli.material(sources, val=val)
+    material = cli.material(sources, val=val, hold_out=hold_out)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = scratch.train(
             material,

@@ -2,6 +2,8 @@
 
 train.npy train.tsv train.json   ->  head.pt    the whole network: base and head
 val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
+
+with --with, nothing is written: three records on stdout, of the features, of more inputs beside them, and of those alone
 """
 
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
+from cnnkit.errors import UsageError
 
 
 @cli.command
@@ -17,13 +20,16 @@ def main(
         Path,
         cli.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
     ],
-    output: cli.Output,
+    output: Annotated[
+        Path | None, cli.Option("--output", "-o", metavar="FILE.pt", help="Where the model goes; replaced in one step.")
+    ] = None,
     val: Annotated[
         Path | None,
         cli.Option(
             "--val", metavar="VAL.npy", help="Features that choose the best epoch; nothing else is looked at to choose."
         ),
     ] = None,
+    hold_out: cli.HoldOut = None,
     head: Annotated[
         str,
         cli.Option(
@@ -50,7 +56,11 @@ def main(
     ] = 0.0,
     l2: Annotated[
         float,
-        cli.Option("--l2", min=0.0, help="Penalty on the sum of w squared. lbfgs chooses it on --val unless said."),
+        cli.Option(
+            "--l2",
+            min=0.0,
+            help="Penalty on the sum of w squared. lbfgs chooses it on the validation rows unless said.",
+        ),
     ] = 0.0,
     init: Annotated[Initializer, cli.Option("--init", help="How weights start.")] = Initializer.GLOROT,
     class_weights: Annotated[
@@ -70,6 +80,19 @@ def main(
         Path | None,
         cli.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
     ] = None,
+    beside: Annotated[
+        str | None,
+        cli.Option(
+            "--with",
+            metavar="NAME,...",
+            help="Write no model; tell what width, height, aspect, bytes or columns of a manifest are worth beside the "
+            "features, and alone. Much: a leak.",
+        ),
+    ] = None,
+    columns: Annotated[
+        Path | None,
+        cli.Option("--columns", metavar="MANIFEST.tsv", help="With --with: where its columns stand, a row a picture."),
+    ] = None,
     device: cli.Device = "auto",
     seed: cli.Seed = 0,
     as_json: cli.Json = False,
@@ -79,10 +102,16 @@ def main(
     Writes the whole network, base and head, to FILE.pt and the history to FILE.csv. The best epoch by the validation measure is
     kept. Standardising, PCA and whitening are fitted on the training rows and become part of the head.
 
+    With --hold-out one part of the features validates: a head for each fold. Where it chooses an epoch or a penalty, its accuracy is a
+    little too good; --solver lbfgs --l2 X chooses nothing. With --with nothing is written: the same head is trained on the features, on
+    more inputs beside them, and on those alone, and compared on the same pictures.
+
     Examples:
       cnn-train-head train.npy --val val.npy -o head.pt --head "dense 256 relu, dropout 0.5"
       cnn-train-head train.npy --val val.npy -o head.pt --solver lbfgs --standardize
       cnn-train-head train.npy --val val.npy -o head.pt --optimizer rmsprop --lr 2e-5 --epochs 30 --batch 20 --loss binary
+      cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
+      cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
     """
     from cnnkit.train import head as heads
 
@@ -106,9 +135,36 @@ def main(
         smoothing=smoothing,
         seed=seed,
     )
+    if beside is not None:
+        if ignored := next((word for word, value in {"-o": output, "--weights": weights}.items() if value), None):
+            raise UsageError(f"--with writes no model; drop {ignored}")
+        from cnnkit.train import worth
+        from cnnkit.train.beside import Columns, demanded
+
+        with cli.progress("training") as progress:
+            found = worth.measure(
+                train,
+                val=val,
+                hold_out=hold_out,
+                columns=Columns(demanded(beside), columns),
+                settings=settings,
+                device=device,
+                progress=progress,
+            )
+        cli.emit(found, as_json)
+        return
+    if columns is not None:
+        raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
     with cli.progress("training") as progress:
         result = heads.train_head(
-            train, output, val=val, settings=settings, weights=weights, device=device, progress=progress
+            train,
+            cli.model_file(output),
+            val=val,
+            hold_out=hold_out,
+            settings=settings,
+            weights=weights,
+            device=device,
+            progress=progress,
         )
     cli.emit([result], as_json)
 

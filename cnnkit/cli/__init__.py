@@ -17,7 +17,7 @@ Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 do
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
 """
 
-from cnnkit.cli.incoming import pictures, reading, reading_each
+from cnnkit.cli.incoming import pictures, reading, reading_each, truth
 from cnnkit.cli.outgoing import emit, emit_lines, emit_report, emit_tables, gate, gated, notice, progress, skipping
 from cnnkit.cli.program import command
 from cnnkit.cli.screen import emit_drawing, for_people, screen_size
@@ -35,6 +35,7 @@ from cnnkit.cli.training import (
     Compile,
     Ema,
     Epochs,
+    HoldOut,
     Labelled,
     LearningRate,
     LossName,
@@ -74,6 +75,7 @@ from cnnkit.cli.words import (
     ShownFit,
     Sources,
     Split,
+    TruthSource,
 )
 
 __all__ = [
@@ -95,6 +97,7 @@ __all__ = [
     "Ema",
     "Epochs",
     "Errors",
+    "HoldOut",
     "Jobs",
     "Json",
     "Labelled",
@@ -118,6 +121,7 @@ __all__ = [
     "Smoothing",
     "Sources",
     "Split",
+    "TruthSource",
     "Val",
     "Warmup",
     "command",
@@ -143,4 +147,5 @@ __all__ = [
     "screen_size",
     "skipping",
     "skipping_once",
+    "truth",
 ]

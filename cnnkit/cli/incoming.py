@@ -10,6 +10,7 @@ from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.data.source import Picture
+    from cnnkit.evaluation.matching import FolderTruth, Truth
 
 
 def pictures(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[Picture]":
@@ -70,6 +71,37 @@ def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[Bina
     for path in named:
         with reading(path, what) as opened:
             yield opened
+
+
+def truth(
+    source: str | None, *, predictions: Sequence[Path] | None, split: str | None = None, complete: bool = False
+) -> "Truth | FolderTruth":
+    """Take the truth that the command line names; without one, a picture's class is the name of its folder.
+
+    Args:
+        source: The word on the command line.
+        predictions: Those of the predictions, since standard input can be read once.
+        split: Keep this part alone.
+        complete: Every picture of the truth will have to be predicted.
+
+    Raises:
+        UsageError: Words that need a truth, without one; or standard input asked for more than once.
+        CnnkitError: The source does not exist, or has no labels.
+    """
+    from cnnkit.evaluation import matching
+
+    if [*map(str, predictions or [Path("-")]), source].count("-") > 1:
+        raise UsageError(
+            "predictions and truth cannot both come from standard input"
+            if source == "-"
+            else "standard input (-) can be read once"
+        )
+    if source is not None:
+        name = f"{source} ({split})" if split is not None else source
+        return matching.Truth(pictures([source], split=split), name=name)
+    if split is not None or complete:
+        raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
+    return matching.FolderTruth()
 
 
 def refuse_terminal(what: str, piped: str) -> None:

@@ -35,6 +35,14 @@ Val = Annotated[
         "--val", metavar="SOURCE", help="Pictures that choose the best epoch. [default: the part val of the sources]"
     ),
 ]
+HoldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--hold-out",
+        metavar="PART",
+        help="This part chooses the best epoch, and all others are learnt from, but for test: a fold of cnn-split --folds.",
+    ),
+]
 Augment = Annotated[
     str | None,
     typer.Option(
@@ -161,18 +169,19 @@ def in_bytes(size: str) -> int:
     return int(float(found[1]) * (1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 
-def material(sources: list[str] | None, *, val: list[str] | None) -> "Material":
+def material(sources: list[str] | None, *, val: list[str] | None, hold_out: str | None = None) -> "Material":
     """Find the pictures that the words on the command line name, for training and for validation.
 
     Raises:
-        UsageError: There is no source, and standard input is a terminal.
+        UsageError: There is no source, and standard input is a terminal; or as `learning.find`.
         CnnkitError: As `learning.find`.
     """
     from cnnkit.data import learning
 
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
-    return learning.find(sources or ["-"], val or [], stdin=sys.stdin.buffer if sys.stdin else None)
+    stdin = sys.stdin.buffer if sys.stdin else None
+    return learning.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin)
 
 
 def reporting(as_json: bool) -> Callable[[Any], None]:

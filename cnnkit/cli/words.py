@@ -44,6 +44,16 @@ Errors = Annotated[
     Path | None,
     typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
 ]
+#: Of commands that set predictions beside the truth.
+TruthSource = Annotated[
+    str | None,
+    typer.Option(
+        "--truth",
+        metavar="SOURCE",
+        help="A manifest.tsv with labels, or a folder of class folders. Unless given, the class of a picture is the name of "
+        "the folder that holds it.",
+    ),
+]
 #: Of commands that look into a network.
 NamedWeights = Annotated[
     str,

@@ -1,15 +1,28 @@
 """Whether a probability means what it says."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15
 
 
-def expected_calibration_error(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS
-) -> float | None:
-    """Average the gap between confidence and accuracy over bins of equal width, weighted by how many pictures each holds.
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Answers by their confidence, in B bins of equal width; `accuracy` and `confidence` (B,) are NaN where `counts` (B,) is 0.
+
+    `error` is the expected calibration error.
+    """
+
+    counts: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    error: float
+
+
+def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability | None:
+    """Set accuracy beside confidence, bin by bin, and average their gap, weighted by how many pictures each bin holds.
 
     A bin includes its upper bound and not its lower one; 0 belongs to the first.
 
@@ -19,14 +32,28 @@ def expected_calibration_error(
         bins: How many.
 
     Returns:
-        From 0 to 1, lower is better; None without pictures, and where a confidence is not known (NaN).
+        None without pictures, and where a confidence is not known (NaN).
 
     Source:
-        Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, equation 3.
+        Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, equation 3 and figure 1.
     """
     if not len(confidence) or np.isnan(confidence).any():
         return None
     bounds = np.linspace(0.0, 1.0, bins + 1)
     place = np.searchsorted(bounds[1:-1], confidence, side="left")  # (N,) of 0 ... bins - 1
-    gaps = np.bincount(place, weights=correct - confidence, minlength=bins)  # count * (accuracy - mean confidence)
-    return float(np.abs(gaps).sum() / len(confidence))
+    counts = np.bincount(place, minlength=bins)
+    hits, sure = (np.bincount(place, weights=values, minlength=bins) for values in (correct, confidence))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a bin is empty
+        return Reliability(counts, hits / counts, sure / counts, float(np.abs(hits - sure).sum() / len(confidence)))
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS
+) -> float | None:
+    """Average the gap between confidence and accuracy, as `reliability` does.
+
+    Returns:
+        From 0 to 1, lower is better; None where there is nothing to measure.
+    """
+    found = reliability(confidence, correct, bins=bins)
+    return None if found is None else found.error

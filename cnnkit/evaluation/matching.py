@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
 #: Probabilities are printed with six digits, so what they leave up to 1 is known no better than this.
-_COMPLEMENT_FLOOR = 5e-7
+COMPLEMENT_FLOOR = 5e-7
 
 
 class Labelled(Protocol):
@@ -25,22 +25,52 @@ class Labelled(Protocol):
     def label(self) -> str | None: ...
     @property
     def split(self) -> str | None: ...
+    @property
+    def group(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What was predicted for N pictures of C classes, beside what is true.
 
+    `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which pictures are told apart.
     `truth` and `answer` are (N,) indices of `classes`, an answer that was withheld is -1; `confidence` (N,) is the probability of
     the answer; `probabilities` is (N, C). What was not predicted is NaN.
     """
 
     paths: tuple[str, ...]
+    resolved: tuple[str, ...]
     classes: tuple[str, ...]
     truth: NDArray[np.int64]
     answer: NDArray[np.int64]
     confidence: NDArray[np.float64]
     probabilities: NDArray[np.float64]
+
+    def of(self, rows: Sequence[int]) -> "Answers":
+        """Take some of the pictures, in this order."""
+        places = list(rows)
+        return Answers(
+            paths=tuple(self.paths[row] for row in places),
+            resolved=tuple(self.resolved[row] for row in places),
+            classes=self.classes,
+            truth=self.truth[places],
+            answer=self.answer[places],
+            confidence=self.confidence[places],
+            probabilities=self.probabilities[places],
+        )
+
+    def and_of(self, others: Sequence["Answers"]) -> "Answers":
+        """Put the pictures of others, of the same classes, behind these."""
+        every = [self, *others]
+        return Answers(
+            paths=tuple(path for each in every for path in each.paths),
+            resolved=tuple(path for each in every for path in each.resolved),
+            classes=self.classes,
+            truth=np.concatenate([each.truth for each in every]),
+            answer=np.concatenate([each.answer for each in every]),
+            confidence=np.concatenate([each.confidence for each in every]),
+            probabilities=np.concatenate([each.probabilities for each in every]),
+        )
 
 
 @dataclass(slots=True)
@@ -93,7 +123,7 @@ class Truth:
         picture = self.pictures.get(resolved)
         return picture.label if picture is not None else None
 
-    def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
+    def without(self, predicted: Container[str]) -> list[Labelled]:
         """List the pictures whose resolved path is not among those predicted."""
         return [picture for resolved, picture in self.pictures.items() if resolved not in predicted]
 
@@ -105,6 +135,7 @@ class FolderTruth:
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
+        self.pictures: dict[str, Labelled] = {}  # nobody said what there is
 
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
@@ -114,8 +145,8 @@ class FolderTruth:
             self.labels.add(label)
         return label or None
 
-    def without(self, predicted: Mapping[str, object]) -> list[Labelled]:
-        """List nothing: nobody said what else there is."""
+    def without(self, predicted: Container[str]) -> list[Labelled]:
+        """List nothing."""
         del predicted
         return []
 
@@ -123,27 +154,51 @@ class FolderTruth:
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
 ) -> tuple[Answers, list[Labelled]]:
-    """Set predictions beside the truth.
+    """Set predictions beside the truth, as `match_each` does with several files of them.
+
+    Returns:
+        The answers; and the pictures of the truth that were not predicted.
+    """
+    (answers,), missing = match_each([(predictions, name)], truth, classes=classes)
+    return answers, missing
+
+
+def match_each(
+    files: Iterable[tuple[Iterable[Prediction], str]],
+    truth: Truth | FolderTruth,
+    *,
+    classes: Sequence[str] | None = None,
+    beyond: bool = False,
+) -> tuple[list[Answers], list[Labelled]]:
+    """Set the predictions of several files beside one truth; the answers of all have the same classes.
 
     Where all classes of a picture but one have a probability, the last one has what is left up to 1: with two classes, the answer
     alone is enough.
 
     Args:
-        predictions: In any order.
+        files: Predictions in any order, and where they come from, for messages.
         truth: Where labels are looked up.
         classes: The classes and their order; those of the truth, sorted, unless said.
-        name: Where the predictions come from, for messages.
+        beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
 
     Returns:
-        The answers, in the order in which pictures were first predicted; and the pictures of the truth that were not predicted.
+        The answers of each file, in the order in which its pictures were first predicted; and the pictures of the truth that no file
+        predicts.
 
     Raises:
         CnnkitError: A prediction without truth, a doubled one, a picture without an answer, or a label that is no class.
     """
-    pictures = _collect(predictions, truth, name=name)
-    known = tuple(classes) if classes is not None else tuple(sorted(truth.labels))
-    _check_labels(pictures.values(), known, truth, name=name)
-    return _as_arrays(list(pictures.values()), known), truth.without(pictures)
+    collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
+    known = set(truth.labels)
+    if beyond:
+        known |= {label for found, _ in collected for picture in found.values() for label in picture.labels} - {
+            WITHHELD
+        }
+    ordered = tuple(classes) if classes is not None else tuple(sorted(known))
+    for found, name in collected:
+        _check_labels(found.values(), ordered, truth, name=name, given=classes is not None)
+    predicted = {resolved for found, _ in collected for resolved in found}
+    return [_as_arrays(found, ordered) for found, _ in collected], truth.without(predicted)
 
 
 def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Picture]:
@@ -183,7 +238,7 @@ def _add(picture: _Picture, row: Prediction, *, name: str) -> None:
 
 
 def _check_labels(
-    pictures: Iterable[_Picture], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str
+    pictures: Iterable[_Picture], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
 ) -> None:
     """Refuse a label that is no class: every answer with it would count as wrong without a word."""
     known = {*classes, WITHHELD}
@@ -195,10 +250,12 @@ def _check_labels(
     if unknown:
         label, path = next(iter(unknown.items()))
         near = difflib.get_close_matches(label, classes, n=1)
-        remedy = f'did you mean "{near[0]}"?' if near else "--labels FILE names classes that the truth does not show"
+        remedy = f'; did you mean "{near[0]}"?' if near else ""
+        if not near and not given:
+            remedy = "; --labels FILE names classes that the truth does not show"
         raise CnnkitError(
-            f'{name}: {path} is predicted as "{label}", but {truth.name} has only {_some(classes)}'
-            f"{f' (and no {_some(list(unknown)[1:])})' if len(unknown) > 1 else ''}; {remedy}"
+            f'{name}: {path} is predicted as "{label}", but {"there are" if given else f"{truth.name} has"} only {_some(classes)}'
+            f"{f' (and no {_some(list(unknown)[1:])})' if len(unknown) > 1 else ''}{remedy}"
         )
 
 
@@ -206,7 +263,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _as_arrays(pictures: Sequence[_Picture], classes: tuple[str, ...]) -> Answers:
+def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> Answers:
+    pictures = list(found.values())
     index = {label: position for position, label in enumerate(classes)}
     index.setdefault(WITHHELD, -1)
     answers = [picture.ranks[1] for picture in pictures]
@@ -217,6 +275,7 @@ def _as_arrays(pictures: Sequence[_Picture], classes: tuple[str, ...]) -> Answer
                 probabilities[row, index[label]] = prediction.probability
     return Answers(
         paths=tuple(picture.path for picture in pictures),
+        resolved=tuple(found),
         classes=classes,
         truth=np.array([index[picture.truth] for picture in pictures], dtype=np.int64),
         answer=np.array([index[answer.label] for answer in answers], dtype=np.int64),
@@ -231,7 +290,7 @@ def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give the one class of a picture that has no probability what the others leave up to 1."""
     unknown = np.isnan(probabilities)  # (N, C)
     rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
-    left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), _COMPLEMENT_FLOOR, 1.0)
+    left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), COMPLEMENT_FLOOR, 1.0)
     completed = probabilities.copy()
     completed[rows, unknown[rows].argmax(axis=1)] = left
     return completed

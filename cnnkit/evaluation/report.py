@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
-from cnnkit.evaluation.matching import Answers, FolderTruth, Labelled, Truth, match
+from cnnkit.evaluation.matching import Answers, FolderTruth, Labelled, Truth, match_each
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
@@ -157,39 +157,52 @@ def _shown(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def evaluate(
-    lines: Iterable[bytes],
+def read(
+    files: Iterable[tuple[Iterable[bytes], str]],
+    truth: Truth | FolderTruth,
     *,
-    name: str,
-    truth: Iterable[Labelled] | None = None,
-    truth_name: str = "the truth",
     classes: Sequence[str] | None = None,
+    beyond: bool = False,
     complete: bool = False,
-) -> Report:
-    """Measure predictions against the truth.
+) -> list[Answers]:
+    """Read predictions and set them beside the truth; what of the truth has none is said.
 
     Args:
-        lines: The predictions, TSV or JSON Lines.
-        name: Where they come from, for messages.
-        truth: Pictures with labels; the folder that holds each picture unless given.
-        truth_name: The manifest or folder, for messages.
+        files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
+        truth: Where labels are looked up.
         classes: The classes and their order; those of the truth, sorted, unless given.
+        beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
         complete: Every picture of the truth must be predicted.
 
+    Returns:
+        The answers of each file.
+
     Raises:
-        CnnkitError: Predictions and truth do not fit together, see `match`, or are not complete.
+        CnnkitError: Predictions and truth do not fit together, see `match_each`, or are not complete.
     """
-    known = FolderTruth() if truth is None else Truth(truth, name=truth_name)
-    answers, missing = match(predictions.parse(lines, name=name), known, classes=classes, name=name)
-    if missing and isinstance(known, Truth):
-        message = _about_missing(missing, known)
+    parsed = ((predictions.parse(lines, name=name), name) for lines, name in files)
+    answers, missing = match_each(parsed, truth, classes=classes, beyond=beyond)
+    if missing and isinstance(truth, Truth):
+        message = _about_missing(missing, truth)
         if complete:
             raise CnnkitError(message)
         _log.info(message)
-    report = measure(answers)
-    for notice in _about_unknown(report):
-        _log.info(notice)
-    return report
+    return answers
+
+
+def evaluate(
+    files: Iterable[tuple[Iterable[bytes], str]],
+    truth: Truth | FolderTruth,
+    *,
+    classes: Sequence[str] | None = None,
+    complete: bool = False,
+) -> Report:
+    """Measure the predictions of one file against the truth.
+
+    Args, Raises as `read`.
+    """
+    (answers,) = read(files, truth, classes=classes, complete=complete)
+    return measure(answers)
 
 
 def measure(answers: Answers) -> Report:
@@ -233,22 +246,35 @@ def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
     return f"{have}: {counts}; {where} (--split keeps the truth to one part)"
 
 
-def _about_unknown(report: Report) -> Iterator[str]:
+def unknown(report: Report) -> list[str]:
+    """Name the measures that came out as None though there are pictures."""
+    return [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
+
+
+def about_unknown(report: Report) -> Iterator[str]:
     """Explain the measures that came out as None."""
-    unknown = [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
+    missing = unknown(report)
     answers = report.answers
-    if unknown and np.isnan(answers.confidence).all():
-        yield f"{_and(unknown)} not known: the predictions have no probability"
+    if missing and np.isnan(answers.confidence).all():
+        yield f"{_and(missing)} not known: the predictions have no probability"
         return
-    short = int(np.isnan(answers.probabilities).any(axis=1).sum())
-    needing = [name for name in unknown if name != "ece"]
-    if needing and short:
-        yield (
-            f"{_and(needing)} not known: {short} of {report.n} pictures lack a probability for some of the "
-            f"{len(report.classes)} classes; cnn-predict --top {len(report.classes)} prints them all"
-        )
-    elif "roc_auc" in unknown:
+    needing = [name for name in missing if name != "ece"]
+    short = about_short(answers)
+    if needing and short is not None:
+        yield f"{_and(needing)} not known: {short}"
+    elif "roc_auc" in missing:
         yield "roc_auc is not defined: all pictures are of one class"
+
+
+def about_short(answers: Answers) -> str | None:
+    """Say how many pictures lack the probability of a class, and what prints it; None where none does."""
+    short, classes = int(np.isnan(answers.probabilities).any(axis=1).sum()), len(answers.classes)
+    if not short:
+        return None
+    return (
+        f"{short} of {len(answers.paths)} pictures lack a probability for some of the {classes} classes; "
+        f"cnn-predict --top {classes} prints them all"
+    )
 
 
 def _and(names: Sequence[str]) -> str:

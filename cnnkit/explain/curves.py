@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import history
+from cnnkit.formats import history, stems
 from cnnkit.formats.history import Row
 
 log = logging.getLogger("cnnkit")
@@ -74,7 +73,7 @@ def collect(
         log.warning("%s: no epoch is finished yet; left out", path)
     return [
         Run(name, rows, _smoothed(rows, smooth), best(rows, monitor))
-        for name, rows in zip(names(list(begun)), begun.values(), strict=True)
+        for name, rows in zip(stems.names(list(begun)), begun.values(), strict=True)
     ]
 
 
@@ -144,16 +143,3 @@ def best(rows: Iterable[Row], monitor: Monitor) -> Row | None:
     """Choose the best epoch as training does; None where the measure was never taken."""
     measured = [row for row in rows if finite(getattr(row, monitor)) is not None]
     return max(measured, key=partial(history.rank, monitor=monitor), default=None)  # of equal ones, max gives the first
-
-
-def names(paths: Sequence[str]) -> list[str]:
-    """Name files by their stems, those with the same stem with as many folders before it as tell them apart."""
-    parts = {path: Path(path).absolute().with_suffix("").parts for path in paths}
-
-    def name(path: str) -> str:
-        for depth in range(1, len(parts[path])):
-            if sum(other[-depth:] == parts[path][-depth:] for other in parts.values()) == 1:
-                return "/".join(parts[path][-depth:])
-        return path  # told apart by their endings alone
-
-    return [name(path) for path in paths]

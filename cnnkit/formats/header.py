@@ -93,6 +93,11 @@ class Header:
         """Whether these are features with a row for each of several views of a picture."""
         return bool(self.training.get("views"))
 
+    @property
+    def temperature(self) -> float:
+        """What the logits were divided by already, by cnn-calibrate; 1 unless they were."""
+        return float(self.training.get("temperature", 1.0))
+
     def to_json(self) -> str:
         """Give the same text for the same record, on one line."""
         record = asdict(self)

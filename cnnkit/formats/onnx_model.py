@@ -4,15 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
 from cnnkit.formats.header import Header, Kind
 
 KEY = "cnnkit"
+
+#: The constant by which a temperature stands in a graph.
+_FACTOR = "inverse_temperature"
 
 _LARGEST = 2**31 - 1
 
@@ -83,6 +87,52 @@ def finished(proto: ModelProto, header: Header) -> bytes:
     if proto.ByteSize() > _LARGEST:
         raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
+
+
+def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
+    """Divide the logits of a classifier by a temperature inside its graph, before the softmax.
+
+    One node more stands behind what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
+    multiplies the first, in the same node.
+
+    Args:
+        model: With a Header, which then says how much it is in all.
+        temperature: Above 0; above 1 makes answers less sure.
+        name: The file, for messages.
+
+    Returns:
+        The bytes to write.
+
+    Raises:
+        FormatError: The network has no Header, or does not give probabilities as the softmax of its `logits`.
+    """
+    if model.header is None:
+        raise FormatError(f"{name}: was not made by cnnkit; a temperature is put into what cnn-export makes")
+    proto = parse(model.content, name=name)
+    _divide_logits(proto.graph, temperature, name=name)
+    whole = {**model.header.training, "temperature": model.header.temperature * temperature}
+    return finished(proto, model.header.but(training=whole))
+
+
+def _divide_logits(graph: GraphProto, temperature: float, *, name: str) -> None:
+    """Put a multiplication behind the node that gives `logits`, or change the constant of the one that is there."""
+    gives = {output: (place, node) for place, node in enumerate(graph.node) for output in node.output}
+    kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
+    if not ({"logits", "probabilities"} <= kinds.keys() & gives.keys() and "logits" in gives["probabilities"][1].input):
+        raise FormatError(
+            f"{name}: its probabilities are not those of an output logits; export it again with cnn-export"
+        )
+    place, node = gives["logits"]
+    if _FACTOR in node.input:
+        (constant,) = (tensor for tensor in graph.initializer if tensor.name == _FACTOR)
+        before = numpy_helper.to_array(constant)
+        constant.CopyFrom(numpy_helper.from_array(np.asarray(before / temperature, before.dtype), _FACTOR))
+        return
+    factor = np.asarray(1 / temperature, helper.tensor_dtype_to_np_dtype(kinds["logits"]))
+    node.output[list(node.output).index("logits")] = "logits_before_temperature"
+    graph.initializer.append(numpy_helper.from_array(factor, _FACTOR))
+    multiplied = helper.make_node("Mul", ["logits_before_temperature", _FACTOR], ["logits"], name="temperature")
+    graph.node.insert(place + 1, multiplied)
 
 
 def save(path: str | Path, content: bytes) -> None:

@@ -5,7 +5,7 @@
     photos/cat/1.jpg	2	dog	0.0129
 
 One row for each of a picture's top K classes, rank 1 being the answer. Other programs' predictions are read too: only `path` and
-`label` are required, and rows without a rank are ranked as they stand.
+`label` are required, and rows without a rank are ranked as they stand. Files may be joined with `cat`, header rows and all.
 """
 
 import json
@@ -50,7 +50,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
     if first is not None:
         whole = chain([first], coming)
         as_json = first.lstrip().startswith(b"{")
-        rows = _json_rows(whole, name=name) if as_json else tsv.parse(whole, name=name, required=["path", "label"])
+        rows = _json_rows(whole, name=name) if as_json else _tsv_rows(whole, name=name)
     standing: dict[str, int] = {}
     found = False
     for row in rows:
@@ -61,6 +61,12 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
         yield Prediction(path, rank, row["label"], _probability(row.get("probability"), f"{name}: {path}"))
     if not found:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
+
+
+def _tsv_rows(lines: Iterable[bytes], *, name: str) -> Iterator[Mapping[str, Any]]:
+    for row in tsv.parse(lines, name=name, required=["path", "label"]):
+        if any(field != column for column, field in row.items()):  # else it is the header row of one more file
+            yield row
 
 
 def _json_rows(lines: Iterable[bytes], *, name: str) -> Iterator[Mapping[str, Any]]:

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
+from cnnkit.data import learning, relatives
+from cnnkit.data.source import Picture
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import difference
@@ -74,11 +78,37 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     return tuple(sorted({row.label for row in found.rows if row.label is not None}))
 
 
-def shared_pictures(learnt: Features, validated: Features, *, train: str | Path, val: str | Path) -> int:
-    """Count the pictures that are in both, wherever the two files lie."""
-    return len(_pictures(learnt, train) & _pictures(validated, val))
+def hold_out(found: Features, part: str, *, name: str) -> tuple[Features, Features]:
+    """Divide features into those of all other parts, to learn from, and those of one part, to choose by.
+
+    Augmented views of what is held out belong to neither: they measure something else, and must not be learnt from.
+
+    Raises:
+        CnnkitError: As `learning.hold_out_of`.
+    """
+    uses = learning.hold_out_of([(row.path, row.split) for row in found.rows], part, name=name)
+    learnt = [index for index, use in enumerate(uses) if use == learning.TRAIN]
+    held = [index for index, use in enumerate(uses) if use == learning.VAL and not found.rows[index].view]
+    return _some(found, learnt), _some(found, held)
 
 
-def _pictures(found: Features, name: str | Path) -> set[str]:
-    folder = os.path.realpath(Path(name).parent)
-    return {os.path.normpath(os.path.join(folder, row.path)) for row in found.rows}
+def _some(found: Features, indices: list[int]) -> Features:
+    return Features(
+        found.values[np.array(indices, dtype=np.int64)], [found.rows[each] for each in indices], found.header
+    )
+
+
+def warn_of_relatives(learnt: Features, validated: Features, *, train: str | Path, val: str | Path) -> None:
+    """Say so where pictures that choose were learnt from in some form, wherever the two files lie."""
+    relatives.warn_of(relatives.find(_pictures(learnt, train), _pictures(validated, val)))
+
+
+def _pictures(found: Features, name: str | Path) -> list[Picture]:
+    return [
+        Picture(path, row.label, row.split, row.group) for path, row in zip(paths(found, name), found.rows, strict=True)
+    ]
+
+
+def paths(found: Features, name: str | Path) -> list[str]:
+    """Give the path of every row's picture, as it opens from the current folder."""
+    return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]

@@ -10,6 +10,7 @@ from cnnkit.data.reader import Progress, no_progress
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import features
+from cnnkit.formats.features import Features
 from cnnkit.nets import notation
 from cnnkit.nets.notation import Activation, Kind
 from cnnkit.train import agreement
@@ -43,6 +44,18 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Material:
+    """Features that belong together, with the names of their files, and the part that was held out of one file."""
+
+    train: str
+    learnt: Features
+    val: str | None
+    validated: Features | None
+    classes: tuple[str, ...]
+    hold_out: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What a training came to, beside what can be had without one.
 
@@ -68,6 +81,7 @@ def train_head(
     output: str | Path,
     *,
     val: str | Path | None = None,
+    hold_out: str | None = None,
     settings: Settings | None = None,
     weights: Path | None = None,
     device: str = "auto",
@@ -79,6 +93,7 @@ def train_head(
         train: Features (`.npy`) to learn from.
         output: The model (`.pt`); its history is written beside it (`.csv`).
         val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
+        hold_out: In place of `val` the part of `train` that chooses; it is not learnt from.
         settings: How.
         weights: The base's state_dict; found by its hash where cnn-extract or torch keep it unless said.
         device: For the training.
@@ -89,36 +104,56 @@ def train_head(
         CnnkitError: The base's weights are not to be found, a row has no label, or training came to no number.
         UsageError: The settings contradict each other.
     """
-    settings = settings or Settings()
+    settings = checked(settings or Settings(), validated=val is not None or hold_out is not None)
     output = writable(output)
-    settings = dataclasses.replace(settings, head=_spelled_out(settings.head))
-    _check_settings(settings, validated=val is not None)
     place = devices.parse(device)
-    learnt, validated = features.load(train), features.load(val) if val is not None else None
     if weights is not None and not weights.exists():
         raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {train}")
-    classes = agreement.classes_of(learnt, name=str(train))
-    if len(classes) < 2:
-        raise CnnkitError(f"{train}: only one class, {classes[0]}; there is nothing to learn")
-    if settings.loss is Loss.BINARY and len(classes) != 2:
-        raise UsageError(f"--loss binary decides between two classes, here are {len(classes)}; use categorical")
-    if validated is None:
+    material = load(train, val=val, hold_out=hold_out, loss=settings.loss)
+    if material.validated is None:
         log.warning("no --val: the last epoch is kept, and nothing says how good it is")
-    else:
-        agreement.check(learnt, validated, train=str(train), val=str(val))
-        if shared := agreement.shared_pictures(learnt, validated, train=train, val=val or ""):
-            log.warning("%d pictures of %s are in %s too: on them the head has seen the answers", shared, val, train)
 
     from cnnkit.train import head_training
 
-    return head_training.run(
-        head_training.Material(str(train), learnt, str(val), validated, classes),
-        output,
-        settings=settings,
-        weights=weights,
-        device=place,
-        progress=progress,
-    )
+    return head_training.run(material, output, settings=settings, weights=weights, device=place, progress=progress)
+
+
+def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss) -> Material:
+    """Read features to learn from and to choose by, and demand that they belong together.
+
+    Raises:
+        FormatError: The two come from different bases, or have different classes.
+        CnnkitError: A row has no label, there is a single class, or no such part.
+        UsageError: Both ways to choose are given, or the loss is for another number of classes.
+    """
+    if val is not None and hold_out is not None:
+        raise UsageError("--val and --hold-out both say what validates; give one of them")
+    learnt, name = features.load(train), str(train)
+    validated, val_name = (None, None) if val is None else (features.load(val), str(val))
+    if hold_out is not None:
+        learnt, validated = agreement.hold_out(learnt, hold_out, name=name)
+        name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
+    classes = agreement.classes_of(learnt, name=name)
+    if len(classes) < 2:
+        raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
+    if loss is Loss.BINARY and len(classes) != 2:
+        raise UsageError(f"--loss binary decides between two classes, here are {len(classes)}; use categorical")
+    if validated is not None:
+        agreement.check(learnt, validated, train=name, val=val_name or "")
+        agreement.warn_of_relatives(learnt, validated, train=train, val=val or train)
+    return Material(name, learnt, val_name, validated, classes, hold_out)
+
+
+def checked(settings: Settings, *, validated: bool) -> Settings:
+    """Demand settings that fit together, and spell out the head's notation.
+
+    Raises:
+        NotationError: The notation is wrong.
+        UsageError: One of them would be ignored.
+    """
+    settings = dataclasses.replace(settings, head=_spelled_out(settings.head))
+    _check_settings(settings, validated=validated)
+    return settings
 
 
 def _spelled_out(text: str) -> str:
@@ -139,9 +174,9 @@ def _spelled_out(text: str) -> str:
 def _check_settings(settings: Settings, *, validated: bool) -> None:
     """Refuse what would be ignored otherwise."""
     if settings.patience is not None and not validated:
-        raise UsageError("--patience waits for a better epoch by --val; give --val, or fewer --epochs")
+        raise UsageError("--patience waits for a better epoch by --val; give --val or --hold-out, or fewer --epochs")
     if settings.monitor is not Settings().monitor and not validated:
-        raise UsageError(f"--monitor {settings.monitor} chooses an epoch by --val; give --val")
+        raise UsageError(f"--monitor {settings.monitor} chooses an epoch by --val; give --val or --hold-out")
     if settings.solver is not Solver.LBFGS:
         layers = notation.parse(settings.head)
         if settings.batch == 1 and any(layer.kind is Kind.bn for layer in layers):

@@ -3,53 +3,27 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import ClassWeights, Initializer, Solver
+from cnnkit.choices import Solver
 from cnnkit.data.reader import Progress
 from cnnkit.engine import torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import bundle, cache, history
 from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header, Kind, made_by
-from cnnkit.nets import backbones, build, classifier
-from cnnkit.train import logistic, optim, preparation
-from cnnkit.train.ending import whole_head
+from cnnkit.nets import backbones
+from cnnkit.train import head_fit
 from cnnkit.train.epoch import Epoch
-from cnnkit.train.head import Result, Settings
-from cnnkit.train.loop import Best, fit, in_order, shuffled
-from cnnkit.train.optim import Objective, answers
-from cnnkit.train.step import Step
+from cnnkit.train.head import Material, Result, Settings
+from cnnkit.train.head_fit import Rows, Training
 
 log = logging.getLogger("cnnkit")
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """Features that belong together, with the names of their files."""
-
-    train: str
-    learnt: Features
-    val: str
-    validated: Features | None
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Features and targets on the device."""
-
-    values: Tensor  # (N, D) or (N, C, H, W)
-    targets: Tensor  # (N,)
 
 
 def run(
@@ -65,11 +39,11 @@ def run(
     learnt, classes = material.learnt, material.classes
     base = _base(learnt.header, weights, name=material.train)
     place = torch_device.choose(device)
-    learning = _rows(learnt, classes, place, name=material.train)
+    learning = head_fit.rows(learnt, classes, place, name=material.train)
     checking = None
     if material.validated is not None:
-        checking = _rows(material.validated, classes, place, name=material.val)
-    trained = _Training(settings, learning, checking, classes=len(classes))
+        checking = head_fit.rows(material.validated, classes, place, name=material.val or "")
+    trained = Training(settings, learning, checking, classes=len(classes))
     with history.Writer(output.with_suffix(".csv")) as rows:
         for epoch in trained.run():
             rows.write(epoch)
@@ -85,6 +59,7 @@ def run(
         training={
             "command": "cnn-train-head",
             "rows": len(learnt.rows),
+            **({} if material.hold_out is None else {"hold_out": material.hold_out}),
             **learnt.header.training,
             **_described(settings, trained.strength),
         },
@@ -108,120 +83,6 @@ def run(
         majority=majority,
         nearest_centroid=nearest,
     )
-
-
-class _Training:
-    """One training of one head on rows in memory, by either solver."""
-
-    def __init__(self, settings: Settings, learning: _Rows, checking: _Rows | None, *, classes: int) -> None:
-        self.settings = settings
-        self.best = Best(settings.monitor)
-        self.epochs: list[Epoch] = []
-        self.strength: float | None = None
-        self.prepared = preparation.fit(
-            learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
-        )
-        self.learning, self.checking = self._prepared(learning), self._prepared(checking) if checking else None
-        self.text = whole_head(settings.head, loss=settings.loss, classes=classes, spatial=learning.values.ndim == 4)
-        place = self.learning.values.device
-        self.head = classifier.build_head(self.text, tuple(self.learning.values.shape[1:]))
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        # The solution of a convex problem does not depend on the start; zeros are near the strongest penalty's
-        start = Initializer.ZEROS if settings.solver is Solver.LBFGS else settings.init
-        build.initialise(self.head, start, generator=self.generator)
-        self.head.to(place)
-        balanced = settings.class_weights is ClassWeights.BALANCED
-        self.objective = Objective(
-            settings.loss,
-            settings.smoothing,
-            optim.balanced_weights(self.learning.targets, classes) if balanced else None,
-            settings.l1,
-            settings.l2,
-        )
-        self.expected = settings.epochs if settings.solver is Solver.GRADIENT else len(self._strengths())
-
-    def _prepared(self, rows: _Rows) -> _Rows:
-        if self.prepared is None:
-            return rows
-        return _Rows(self.prepared.to(rows.values.device)(rows.values.double()).float(), rows.targets)
-
-    def _strengths(self) -> tuple[float, ...]:
-        if self.settings.l2:
-            return (self.settings.l2,)
-        if self.checking is None:  # scikit-learn's default, C = 1
-            return (0.5 / len(self.learning.targets),)
-        return logistic.STRENGTHS
-
-    def run(self) -> Iterator[Epoch]:
-        """Train, yielding every epoch as it is done."""
-        rows = self.settings.batch if self.settings.solver is Solver.GRADIENT else len(self.learning.targets)
-        # Dropout draws from torch's global generator, which is lent to us and given back.
-        generators = torch.random.fork_rng(
-            devices=[self.learning.values.device] if self.learning.values.is_cuda else []
-        )
-        with torch_device.threads(torch_device.threads_for(self.head, self.learning.values[:rows])), generators:
-            torch.manual_seed(self.settings.seed)
-            for epoch in self._lbfgs() if self.settings.solver is Solver.LBFGS else self._gradient():
-                self.epochs.append(epoch)
-                yield epoch
-
-    def _gradient(self) -> Iterator[Epoch]:
-        settings, learning, checking = self.settings, self.learning, self.checking
-        optimizer = optim.optimizer(settings.optimizer, self.head.parameters(), lr=settings.lr)
-        return fit(
-            Step(self.head, self.objective, optimizer),
-            train=lambda _number: shuffled(
-                learning.values, learning.targets, batch=settings.batch, generator=self.generator
-            ),
-            validate=partial(in_order, checking.values, checking.targets) if checking else None,
-            best=self.best,
-            epochs=settings.epochs,
-            patience=settings.patience,
-        )
-
-    def _lbfgs(self) -> Iterator[Epoch]:
-        layer = self.head[-1]
-        assert isinstance(layer, nn.Linear)
-        found = logistic.path(
-            layer,
-            (self.learning.values.flatten(1), self.learning.targets),
-            (self.checking.values.flatten(1), self.checking.targets) if self.checking else None,
-            strengths=self._strengths(),
-            objective=self.objective,
-        )
-        for strength, epoch in found:
-            self.best.offer(epoch, self.head)
-            if self.best.epoch is epoch:
-                self.strength = strength
-            yield epoch
-
-    def answered(self) -> Tensor:
-        """Give the best epoch's answers to the validation rows, (N,)."""
-        assert self.checking is not None
-        self.head.load_state_dict(self.best.state)
-        self.head.eval()
-        with torch.inference_mode():
-            batches = in_order(self.checking.values, self.checking.targets)
-            return torch.cat([answers(self.head(inputs)) for inputs, _ in batches])
-
-    def finished(self) -> tuple[build.Network, str]:
-        """Give the best epoch's head, preparation folded in, with its notation."""
-        self.head.load_state_dict(self.best.state)
-        self.head.eval().cpu()
-        if self.prepared is None:
-            return self.head, self.text
-        return preparation.fold(self.prepared, self.head, self.text)
-
-
-def _rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> _Rows:
-    numbers = {label: number for number, label in enumerate(classes)}
-    values = torch.from_numpy(found.values.astype("float32")).to(place)
-    if not bool(values.isfinite().all()):
-        row = int((~values.flatten(1).isfinite().all(1)).nonzero()[0, 0])
-        raise CnnkitError(
-            f"{name}: row {row} ({found.rows[row].path}) holds values that are no numbers; extract it again, in float32"
-        )
-    return _Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=place))
 
 
 def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
@@ -251,7 +112,7 @@ def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
     return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
 
 
-def _compare(trained: _Training, learning: _Rows, checking: _Rows, classes: int) -> tuple[float, float]:
+def _compare(trained: Training, learning: Rows, checking: Rows, classes: int) -> tuple[float, float]:
     """Set the head beside what can be had without one, and warn where it has learnt nothing.
 
     Returns:

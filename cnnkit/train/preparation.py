@@ -80,6 +80,13 @@ def fit(
     return Preparation(matrix, shift)
 
 
+def applied(preparation: Preparation | None, features: Tensor) -> Tensor:
+    """Map float32 rows by way of float64, (N, D) -> (N, M); without a map they stay as they are."""
+    if preparation is None:
+        return features
+    return preparation.to(features.device)(features.double()).float()
+
+
 def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[build.Network, str]:
     """Give the head that does to features what `head` does to prepared ones.
 

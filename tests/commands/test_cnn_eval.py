@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn import metrics as reference
+
+from cnnkit.formats import onnx_model
+from cnnkit.formats.header import Header, Kind, Preprocess
 
 CLASSES = ("daisy", "rose", "tulip")
 
@@ -211,6 +216,19 @@ def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
         (["--complete"], "give one with --truth"),
         (["--confusion", "c.bmp"], "use one of .png, .svg, .pdf"),
         (["--truth", "-"], "cannot both come from standard input"),
+        (["-", "-", "--folds"], "standard input (-) can be read once"),
+        (
+            ["a.tsv", "b.tsv"],
+            "2 files of predictions: --folds measures each as a fold, --compare two against each other",
+        ),
+        (["--compare", "a.tsv"], "--compare takes two files of predictions, found 1"),
+        (["--compare", "a.tsv", "b.tsv", "--fail-under", "accuracy=0.9"], "--compare tells two models apart"),
+        (["--compare", "a.tsv", "b.tsv", "--confusion", "c.png"], "--confusion draws one set of predictions"),
+        (["--folds", "a.tsv", "b.tsv", "--reliability", "c.png"], "--reliability draws one set of predictions"),
+        (["--folds", "--worst", "3"], "--worst and --folds exclude each other"),
+        (["--folds"], "needs a manifest that names each picture's fold in its column split"),
+        (["--folds", "a.tsv", "a.tsv"], "given twice"),
+        (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
     ],
 )
 def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
@@ -306,6 +324,250 @@ def test_predictions_that_do_not_fit_are_named(run, folder, predictions, message
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (folder / "c.png").exists()
+
+
+# ---------------------------------------------------------------- folds
+
+FOLDS = 4
+
+
+@pytest.fixture
+def folded(folder):
+    """Write folds.tsv, which names a fold for each of the 90 test pictures, and a file of predictions for each fold."""
+    truth, probabilities = draw(CLASSES)
+    rows = [
+        f"photos/{CLASSES[true]}/test-{index}.jpg\t{CLASSES[true]}\tfold{index % FOLDS}"
+        for index, true in enumerate(truth)
+    ]
+    (folder / "folds.tsv").write_text("path\tlabel\tsplit\n" + "\n".join(rows) + "\n")
+    header, *lines = write(truth, probabilities).splitlines()
+    for fold in range(FOLDS):
+        chosen = [line for line in lines if int(line.split("-")[1].split(".")[0]) % FOLDS == fold]
+        (folder / f"fold{fold}.tsv").write_text("\n".join([header, *chosen]) + "\n")
+    return truth, probabilities
+
+
+def numbers(row):
+    return {name: float(value) if value else None for name, value in row.items() if name != "fold"}
+
+
+def test_folds_have_their_mean_and_spread(run, folder, folded):
+    """Each fold is measured as if it were alone; the mean, the sample deviation and all pictures together stand below."""
+    truth, probabilities = folded
+    rows = run("cnn-eval", "--folds", *(f"fold{fold}.tsv" for fold in range(FOLDS)), "--truth", "folds.tsv").rows
+    assert [row["fold"] for row in rows] == ["fold0", "fold1", "fold2", "fold3", "mean", "sd", "out_of_fold"]
+    *folds, mean, deviation, pooled = map(numbers, rows)
+    for fold, row in enumerate(folds):
+        alone = {each["measure"]: each["value"] for each in run("cnn-eval", f"fold{fold}.tsv", "--quiet").rows}
+        assert row == {name: float(alone[name]) for name in row}
+    whole = {each["measure"]: each["value"] for each in run("cnn-eval", stdin=write(truth, probabilities)).rows}
+    assert pooled == {name: float(whole[name]) for name in pooled}
+    for name in ("accuracy", "balanced_accuracy", "log_loss", "roc_auc", "ece"):
+        values = [row[name] for row in folds]
+        assert mean[name] == pytest.approx(np.mean(values), abs=1e-5)
+        assert deviation[name] == pytest.approx(np.std(values, ddof=1), abs=1e-5)
+    for row in (mean, deviation):
+        assert row["n"] is row["accuracy_low"] is row["accuracy_high"] is None
+
+
+def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, folded):
+    """`cat` of all folds, header rows and all, in any order of files, is the same as the files themselves."""
+    files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
+    named = run("cnn-eval", "--folds", *files, "--truth", "folds.tsv")
+    for order in ("fold0.tsv fold1.tsv fold2.tsv fold3.tsv", "fold3.tsv fold0.tsv fold2.tsv fold1.tsv"):
+        piped = shell(f"cat {order} | cnn-eval --folds --truth folds.tsv", cwd=folder)
+        assert piped.rows[:4] == named.rows[:4]
+        assert piped.rows[6]["n"] == "90"
+
+
+def test_folds_over_the_same_pictures_have_no_figure_of_all(run, folder, folded):
+    """Models of two folds on one test set: no row for pictures counted twice, and a notice that says why."""
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    for name, seed in (("one", 0), ("two", 1)):
+        (folder / name / "p.tsv").write_text(write(*draw(CLASSES, seed=seed)))
+    outcome = run("cnn-eval", "--folds", "one/p.tsv", "two/p.tsv")
+    assert [row["fold"] for row in outcome.rows] == ["one/p", "two/p", "mean", "sd"]
+    assert "every file predicts the same 90 pictures, so there is no out-of-fold figure" in outcome.err
+    outcome = run("cnn-eval", "--folds", "fold0.tsv", "one/p.tsv")
+    assert [row["fold"] for row in outcome.rows] == ["fold0", "p", "mean", "sd"]
+    assert "fold0 and p both predict photos/daisy/test-0.jpg, so there is no out-of-fold figure" in outcome.err
+
+
+def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
+    """Which of the two is told by the number in the message."""
+    files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
+    pooled = run("cnn-eval", "--folds", *files, "--fail-under", "accuracy=0.99", status=4)
+    assert f"accuracy {pooled.rows[-1]['accuracy']} is below 0.99" in pooled.err
+    (folder / "p.tsv").write_text(write(*folded))
+    mean = run(
+        "cnn-eval",
+        "--folds",
+        "fold0.tsv",
+        "p.tsv",
+        "--fail-under",
+        "accuracy=0.99",
+        "--fail-under",
+        "accuracy_low=0",
+        status=4,
+    )
+    assert f"accuracy {mean.rows[-2]['accuracy']} is below 0.99; accuracy_low is not known" in mean.err
+    run("cnn-eval", "--folds", *files, "--fail-under", "recall:rose=0.1", "--fail-over", "log_loss=9")
+
+
+def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
+    """A fold of a single class has no area, so the mean has none; all pictures together have. One fold has no deviation."""
+    (folder / "one.tsv").write_text("path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tcat\t.8\n")
+    (folder / "two.tsv").write_text("path\tlabel\tprobability\ncat/3.jpg\tcat\t.9\ndog/4.jpg\tdog\t.7\n")
+    outcome = run("cnn-eval", "--folds", "one.tsv", "two.tsv", "--json")
+    found = {row["fold"]: row["roc_auc"] for row in map(json.loads, outcome.out.splitlines())}
+    assert found == {"one": None, "two": 1, "mean": None, "sd": None, "out_of_fold": 1}
+    assert outcome.err == "cnn-eval: one: roc_auc is not defined: all pictures are of one class\n"
+    lines = "path\tlabel\tsplit\ncat/3.jpg\tcat\tval\ndog/4.jpg\tdog\tval\n"
+    (folder / "folds.tsv").write_text(lines)
+    rows = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv").rows
+    assert [(row["fold"], row["accuracy"]) for row in rows] == [
+        ("val", "1"),
+        ("mean", "1"),
+        ("sd", ""),
+        ("out_of_fold", "1"),
+    ]
+    (folder / "folds.tsv").write_text(lines.replace("dog\tval", "dog\t"))
+    outcome = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv", status=1)
+    assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg belongs to no fold: its column split is empty\n"
+
+
+def test_folds_stand_in_the_order_of_their_numbers(run, folder):
+    """fold10 comes after fold9."""
+    truth, probabilities = draw(CLASSES, n=22)
+    rows = [
+        f"photos/{CLASSES[true]}/test-{index}.jpg\t{CLASSES[true]}\tfold{index % 11}"
+        for index, true in enumerate(truth)
+    ]
+    (folder / "folds.tsv").write_text("path\tlabel\tsplit\n" + "\n".join(rows) + "\n")
+    found = run("cnn-eval", "--folds", "--truth", "folds.tsv", stdin=write(truth, probabilities)).rows
+    assert [row["fold"] for row in found][:11] == [f"fold{fold}" for fold in range(11)]
+
+
+# ---------------------------------------------------------------- two models
+
+
+def test_two_models_are_compared_picture_by_picture(run, folder):
+    """Counts, difference and p-value are those of the answers themselves, whatever the order of the rows."""
+    truth, one = draw(CLASSES)
+    _, other = draw(CLASSES, seed=1)
+    (folder / "a.tsv").write_text(write(truth, one, top=1))
+    header, *lines = write(truth, other).splitlines()
+    (folder / "b.tsv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+    found = json.loads(run("cnn-eval", "--compare", "a.tsv", "b.tsv", "--json").out)
+    right, theirs = one.argmax(axis=1) == truth, other.argmax(axis=1) == truth
+    assert (found["n"], found["both"], found["neither"]) == (90, (right & theirs).sum(), (~right & ~theirs).sum())
+    assert (found["only_a"], found["only_b"]) == ((right & ~theirs).sum(), (~right & theirs).sum())
+    assert (found["accuracy_a"], found["accuracy_b"]) == (pytest.approx(right.mean()), pytest.approx(theirs.mean()))
+    assert found["difference"] == pytest.approx(theirs.mean() - right.mean())
+    discordant = found["only_a"] + found["only_b"]
+    assert found["p_value"] == pytest.approx(binomtest(found["only_b"], discordant, 0.5).pvalue)
+
+
+def test_who_is_better_is_said_in_words(run, folder):
+    """With the interval from the side of the better one; or that neither is shown to be. Answers withheld are wrong."""
+    good = "".join(f"cat/{index}.jpg\tcat\n" for index in range(20))
+    (folder / "a.tsv").write_text("path\tlabel\n" + good)
+    (folder / "b.tsv").write_text("path\tlabel\n" + good.replace("\tcat", "\t?", 8))
+    outcome = run("cnn-eval", "--compare", "a.tsv", "b.tsv")
+    assert outcome.err.startswith("cnn-eval: a.tsv is better by 40.0 points, 95 % interval ")
+    assert outcome.rows[0]["difference"] == "-0.4"
+    assert run("cnn-eval", "--compare", "b.tsv", "a.tsv").err == outcome.err
+    (folder / "b.tsv").write_text("path\tlabel\n" + good.replace("\tcat", "\t?", 2))
+    words = run("cnn-eval", "--compare", "a.tsv", "b.tsv").err
+    assert words.startswith("cnn-eval: neither is shown to be better: a.tsv is ahead by 10.0 points")
+    assert words.endswith("p = 0.5\n")
+    assert "neither is shown to be better: 0.0 points" in run("cnn-eval", "--compare", "a.tsv", "a.tsv").err
+
+
+def test_models_are_compared_on_the_same_pictures(run, folder):
+    """A picture that one side lacks is named, with the side."""
+    truth, probabilities = draw(CLASSES)
+    (folder / "a.tsv").write_text(write(truth, probabilities))
+    (folder / "b.tsv").write_text(write(truth[:-2], probabilities[:-2]))
+    for words in (["a.tsv", "b.tsv"], ["b.tsv", "a.tsv"]):
+        outcome = run("cnn-eval", "--compare", *words, status=1)
+        assert outcome.err == (
+            "cnn-eval: b.tsv lacks photos/rose/test-88.jpg and 1 more pictures that a.tsv has; two models are compared on the same "
+            "pictures\n"
+        )
+        assert outcome.out == ""
+
+
+def test_pictures_of_a_group_are_no_independent_ones(run, folder):
+    """Where the manifest says that pictures belong together the test is too sure, and a warning says so."""
+    (folder / "a.tsv").write_text("path\tlabel\n1.jpg\tcat\n2.jpg\tcat\n3.jpg\tdog\n")
+    (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tx\n3.jpg\tdog\ty\n")
+    assert (
+        "2 of 3 pictures share their group"
+        in run("cnn-eval", "--compare", "a.tsv", "a.tsv", "--truth", "groups.tsv").err
+    )
+    (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tz\n3.jpg\tdog\ty\n")
+    assert "group" not in run("cnn-eval", "--compare", "a.tsv", "a.tsv", "--truth", "groups.tsv").err
+
+
+# ---------------------------------------------------------------- coverage, reliability
+
+
+def save_classifier(path, classes):
+    """Write a network that looks at the mean colour of a picture, and is not too sure."""
+    weights = np.random.default_rng(0).normal(scale=0.05, size=(3, len(classes))).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    constants = {"axes": np.array([1, 2]), "weights": weights}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 24, 24, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(classes)])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    header = Header(Kind.ONNX, classes, Preprocess(resize=24, size=24))
+    onnx_model.save(path, onnx_model.finished(proto, header))
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
+def test_a_threshold_answers_what_its_row_says(run, folder, pictures, words):
+    """cnn-predict --min-probability with the number of a row answers just as many pictures, just as well."""
+    pictures(red=15, blue=15, green=15)
+    save_classifier(folder / "net.onnx", ("blue", "green", "red"))
+    predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out
+    outcome = run("cnn-eval", "--coverage", stdin=predictions)
+    assert 10 < len(outcome.rows) <= 20
+    assert outcome.rows[0]["coverage"] == "1"
+    for row in outcome.rows:
+        answered = run("cnn-predict", "-m", "net.onnx", "photos", "--min-probability", row["min_probability"]).out
+        found = json.loads(run("cnn-eval", "--json", stdin=answered).out)
+        assert found.get("answered", found["n"]) == int(row["answered"])
+        assert found.get("accuracy_answered", found["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=1e-5)
+    assert outcome.err.startswith("cnn-eval: area under the risk-coverage curve (AURC): 0.")
+    assert outcome.err.count("\n") == 1
+
+
+def test_bounds_hold_beside_coverage_too(run, folder):
+    """The rows are printed, and the measures keep their bounds or not."""
+    predictions = write(*draw(CLASSES))
+    missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
+    assert missed.out == run("cnn-eval", "--coverage", stdin=predictions).out
+    assert run("cnn-eval", "--coverage", stdin="path\tlabel\ncat/1.jpg\tcat\n", status=1).out == ""
+
+
+def test_reliability_is_drawn_beside_the_measures(run, folder):
+    """`--reliability` writes a picture; stdout is as it is without."""
+    predictions = write(*draw(CLASSES))
+    assert run("cnn-eval", "--reliability", "r.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out
+    with Image.open(folder / "r.png") as image:
+        image.verify()
 
 
 def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):

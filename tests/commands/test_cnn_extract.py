@@ -544,6 +544,61 @@ def test_a_bar_for_people_alone(run, terminal, here, many):
     assert quiet.out == ""
 
 
+# ---------------------------------------------------------------- statistics
+
+
+def test_statistics_of_columns(run, here):
+    """In place of the summary, or of features that exist: a row a column, a line that sums up; the same by both ways."""
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--stats")
+    assert list(outcome.rows[0]) == [
+        "column",
+        "mean",
+        "variance",
+        "minimum",
+        "maximum",
+        "zeros",
+        "dead",
+        "duplicate_of",
+    ]
+    again = run("cnn-extract", "x.npy", "--stats", "--json")
+    records = [json.loads(line) for line in again.out.splitlines()]
+    values = np.load("x.npy").astype("float64")
+    np.testing.assert_allclose([record["mean"] for record in records], values.mean(0), rtol=1e-9)
+    assert [row["mean"] for row in outcome.rows] == [f"{record['mean']:.6g}" for record in records]
+    assert records[0]["duplicate_of"] is None
+    said = f"7 columns of 12 rows: {sum(record['dead'] for record in records)} dead, "
+    assert said in outcome.err
+    assert said in again.err
+    assert run("cnn-extract", "x.npy", "--stats", "--quiet").err == ""
+
+
+def test_statistics_need_no_torch(run, shell, here):
+    """Nor what computes features, nor the files beside the array."""
+    np.save("alone.npy", np.eye(3, dtype="float32"))
+    program = (
+        "import sys\nfrom cnnkit_tools import cnn_extract\nsys.argv = ['cnn-extract', 'alone.npy', '--stats']\n"
+        "try: cnn_extract.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    outcome = shell(f"{sys.executable} -c {shlex.quote(program)}", cwd=here)
+    assert len(outcome.rows) == 3
+    assert not {"torch", "onnxruntime", "onnx", "PIL"} & set(outcome.err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("x.npy", "-o", "y.npy"), "--stats of features that exist extracts nothing; drop -o"),
+        (("x.npy", "--backbone", "vgg16"), "--stats of features that exist extracts nothing; drop --backbone"),
+        (("x.npy", "y.npy"), "--stats looks at one file of features; x.npy and y.npy are two"),
+        (("photos",), "say where the features go with -o FILE.npy"),
+        (("photos", "--bench"), "--bench writes nothing; drop --stats"),
+    ],
+)
+def test_statistics_of_what_is_a_usage_error(run, here, words, message):
+    """Either features that exist, or features to be extracted."""
+    assert message in run("cnn-extract", *words, "--stats", status=2).err
+
+
 # ---------------------------------------------------------------- a GPU, and photographs
 
 

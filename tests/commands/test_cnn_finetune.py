@@ -57,6 +57,18 @@ def test_a_model_and_pictures_to_a_tuned_model_and_its_history(run, here):
     assert {row["lr"] for row in history()} == {"0.001"}  # the head alone
 
 
+def test_a_fold_is_held_out(run, here):
+    """It validates and is not learnt from; test is in neither; an unknown one is named with those there are."""
+    run("cnn-split", "photos/train", "--ratio", "2,1,1", "--names", "fold0,fold1,test", "--manifest", "folds.tsv")
+    outcome = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold1", "-o", "fold1.pt", *FAST)
+    rows = Path("folds.tsv").read_text().splitlines()
+    counts = [str(sum(row.endswith(part) for row in rows)) for part in ("fold0", "fold1")]
+    assert [outcome.rows[0][name] for name in ("train_rows", "val_rows")] == counts
+    assert "folds.tsv: not looked at: " in outcome.err
+    refused = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold2", "-o", "fold2.pt", *FAST, status=1)
+    assert "folds.tsv: no part fold2 to hold out; it has fold0, fold1, test" in refused.err
+
+
 def test_two_processes_tune_what_one_does(run, here, shell, agree):
     """Within rounding; the warm-up, which every process does alone, too, whose batch norm then must not look at the others."""
     net = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap, dense 6 bn relu"

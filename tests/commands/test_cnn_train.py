@@ -49,6 +49,26 @@ def train(run, *words, out="m.pt", source="photos", **others):
     return run("cnn-train", source, "-o", out, *FAST, *words, **others)
 
 
+@pytest.mark.parametrize("way", ["manifest", "folder", "stdin"])
+def test_a_fold_is_held_out(run, here, way):
+    """It validates, and is not learnt from: the same, to the bit, as its rows under --val."""
+    run("cnn-split", "photos/train", "--folds", "3", "--manifest", "folds.tsv")
+    run("cnn-split", "photos/train", "--folds", "3", "-o", "folds")
+    text = Path("folds.tsv").read_text()
+    header, *rows = text.splitlines()
+    for name, held in (("own", True), ("others", False)):
+        kept = [row.rpartition("\t")[0] for row in rows if row.endswith("\tfold1") is held]
+        Path(f"{name}.tsv").write_text("\n".join([header.rpartition("\t")[0], *kept]) + "\n")
+    source = {"manifest": "folds.tsv", "folder": "folds", "stdin": "-"}[way]
+    stdin = text if way == "stdin" else None
+    (result,) = train(run, "--hold-out", "fold1", out="fold1.pt", source=source, stdin=stdin).rows
+    (expected,) = train(run, "--val", "own.tsv", out="m.pt", source="others.tsv").rows
+    assert int(result["train_rows"]) + int(result["val_rows"]) == 21
+    if way != "folder":  # there the pictures come in another order
+        ignored = {"model": "", "seconds": ""}
+        assert result | ignored == expected | ignored
+
+
 # ---------------------------------------------------------------- what it leaves
 
 
@@ -466,6 +486,7 @@ MISTAKES = {
     ("--cache", "much"): '--cache "much": give a size in bytes, such as 500M or 4G',
     ("-o", "model.onnx"): "model.onnx: a model is written to a .pt file",
     ("--val", "photos/train"): "is to train and to validate",
+    ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both say what validates; give one of them",
     ("-o", "table.pt"): "table.csv: the history belongs there, but that file is none; choose another name",
 }
 

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
@@ -287,3 +292,160 @@ def test_deleting_the_cache_costs_time_and_nothing_else(run, here, tmp_path, mon
     run("cnn-extract", "photos/train", "-o", "from_model.npy", "--backbone", "own.pt", "-q")
     run("cnn-train-head", "from_model.npy", "-o", "third.pt", "--solver", "lbfgs", "-q")
     assert Path("from_model.npy").read_bytes() == Path("own.npy").read_bytes()
+
+
+# ---------------------------------------------------------------- preparation, against scikit-learn
+
+
+PREPARED = {
+    "standardize": ("--standardize",),
+    "pca": ("--pca", "8"),
+    "whiten": ("--whiten",),
+    "standardize, pca": ("--standardize", "--pca", "8"),
+    "pca, whiten": ("--pca", "8", "--whiten"),
+    "standardize, pca, whiten": ("--standardize", "--pca", "8", "--whiten"),
+}
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    """A folder with pictures of three classes, and their features in 12 columns by cnn-extract."""
+    folder = tmp_path_factory.mktemp("three")
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 6)):
+        for label, tint in (("red", 0), ("green", 1), ("blue", 2)):
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.uniform(0, 160, (20, 20, 3))
+                pixels[..., tint] += generator.uniform(0, 40)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("words", PREPARED.values(), ids=PREPARED)
+def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
+    run, three_classes, tmp_path, monkeypatch, words
+):
+    """From pictures through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on pictures not learnt from."""
+    monkeypatch.chdir(tmp_path)
+    base = ("--layers", "conv 12 k3 s2 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+    for part in ("train", "val"):
+        run("cnn-extract", three_classes / part, "-o", f"{part}.npy", *base)
+    l2 = 0.003
+    run("cnn-train-head", "train.npy", "-o", "m.pt", "--solver", "lbfgs", "--l2", l2, *words, "--device", "cpu")
+    run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
+    predicted = run("cnn-predict", "-m", "m.onnx", three_classes / "val", "--top", "3", "--json", "--device", "cpu").out
+    known, asked = features.load("train.npy"), features.load("val.npy")
+    steps = [StandardScaler()] if "--standardize" in words else []
+    if "--pca" in words or "--whiten" in words:
+        components = 8 if "--pca" in words else None
+        steps.append(PCA(components, whiten="--whiten" in words, svd_solver="full"))
+    penalty = 1 / (2 * l2 * len(known.rows))
+    pipeline = make_pipeline(*steps, LogisticRegression(C=penalty, tol=1e-10, max_iter=10_000))
+    pipeline.fit(np.asarray(known.values, "float64"), [row.label for row in known.rows])
+    expected = pipeline.predict_proba(np.asarray(asked.values, "float64"))
+    assert np.ptp(expected, axis=0).min() > 0.2, "the pictures should be told apart"
+    places = {Path(row.path).resolve(): place for place, row in enumerate(asked.rows)}
+    records = [json.loads(line) for line in predicted.splitlines()]
+    assert len(records) == 3 * len(asked.rows)
+    found = np.full_like(expected, np.nan)
+    for record in records:
+        found[places[Path(record["path"]).resolve()], list(pipeline.classes_).index(record["label"])] = record[
+            "probability"
+        ]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+# ---------------------------------------------------------------- what stands beside the pictures
+
+
+def noise(folder, widths, *, count, seed):
+    """Draw pictures in which nothing but the width tells the class."""
+    generator = np.random.default_rng(seed)
+    for label, width in widths.items():
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (40, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{index:03d}.png")
+
+
+SIDE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--fit", "squash", "--device", "cpu")
+WITH = ("--solver", "lbfgs", "--l2", "0.001", "--device", "cpu")
+
+
+@pytest.mark.parametrize("widths", [{"a": 40, "b": 44}, {"a": 40, "b": 40}], ids=["leaking", "clean"])
+def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
+    """Noise in two sizes is told apart by its width alone: the gain's interval is above nought; in one size it holds nought."""
+    monkeypatch.chdir(tmp_path)
+    for part, seed in (("train", 0), ("val", 1)):
+        noise(tmp_path / part, widths, count=40, seed=seed)
+        run("cnn-extract", part, "-o", f"{part}.npy", *SIDE)
+    words = ("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width,height", "--json", *WITH)
+    outcome = run(*words)
+    plain, both, alone = (json.loads(line) for line in outcome.out.splitlines())
+    assert [each["inputs"] for each in (plain, both, alone)] == ["features", "features, width, height", "width, height"]
+    assert {each["val_rows"] for each in (plain, both, alone)} == {80}
+    assert (plain["gain"], plain["p_value"]) == (None, None)
+    assert 0.3 < plain["val_accuracy"] < 0.7
+    assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob("*.csv"))
+    assert "--with height: the same for all pictures to learn from" in outcome.err
+    assert "always answering a, the most frequent class, is right for 0.500 of these pictures" in outcome.err
+    assert both["gain"] == pytest.approx(both["val_accuracy"] - plain["val_accuracy"])
+    if widths["a"] != widths["b"]:
+        assert (both["val_accuracy"], alone["val_accuracy"]) == (1, 1)
+        assert both["gain_low"] > 0.2
+        assert both["p_value"] < 1e-6
+        learnt = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "m.pt", *WITH).rows
+        assert learnt[0]["val_accuracy"] == f"{plain['val_accuracy']:.6g}"
+    else:
+        assert both["gain_low"] <= 0 <= both["gain_high"]
+        assert both["gain"] == 0, "constant columns tell nothing"
+
+
+def test_columns_of_a_manifest_beside_prepared_features_of_folds(run, here):
+    """A column of words under a deep head, with a fold held out: the columns alone are learnt where they tell the class."""
+    run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
+    run("cnn-extract", "folds.tsv", "-o", "x.npy", *BASE)
+    header, *lines = Path("folds.tsv").read_text().splitlines()
+    lines = [f"{line}\t{'sea' if 'blue/' in line else 'land'}" for line in lines]
+    Path("more.tsv").write_text("\n".join([f"{header}\tplace", *lines]) + "\n")
+    words = ("--with", "place,bytes", "--columns", "more.tsv", "--standardize", "--pca", "3", "--head", "dense 4 relu")
+    outcome = run("cnn-train-head", "x.npy", "--hold-out", "fold1", *words, *FAST[:-1], "40")
+    assert [row["val_rows"] for row in outcome.rows] == ["10"] * 3
+    assert [row["val_accuracy"] for row in outcome.rows][1:] == ["1", "1"]
+    assert outcome.rows[0]["gain"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--val", "val.npy", "--with", "width", "-o", "m.pt"), "--with writes no model; drop -o"),
+        (("--val", "val.npy", "--with", "width", "--weights", "w.pth"), "--with writes no model; drop --weights"),
+        (("--with", "width"), "--with compares on pictures that were not learnt from; give --val or --hold-out"),
+        (
+            ("--val", "val.npy", "--with", "widht"),
+            "--with widht: no such column; there are width, height, aspect, bytes",
+        ),
+        (("-o", "m.pt", "--columns", "m.tsv"), "--columns says where the columns of --with stand"),
+        (("--val", "val.npy"), "say where the model goes with -o FILE.pt"),
+        (("--val", "val.npy", "--hold-out", "fold0", "-o", "m.pt"), "--val and --hold-out both say what validates"),
+        (
+            ("--val", "val.npy", "--hold-out", "fold0", "--with", "width"),
+            "--val and --hold-out both say what validates",
+        ),
+    ],
+)
+def test_words_that_contradict_each_other(run, here, words, message):
+    """One line, exit 2, nothing written."""
+    before = sorted(os.listdir())
+    outcome = run("cnn-train-head", "train.npy", *words, status=2)
+    assert outcome.err.splitlines()[-1].startswith(f"cnn-train-head: {message}")
+    assert sorted(os.listdir()) == before
+
+
+def test_maps_take_nothing_beside_them(run, here):
+    """There is no place for a width in a map."""
+    for part in ("train", "val"):
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *BASE, "--pool", "none")
+    outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
+    assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err

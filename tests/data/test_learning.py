@@ -165,3 +165,60 @@ def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
         material = learning.find([str(tmp_path / "split.tsv")])
     assert len(material.train) == 2
     assert "not looked at: 3 of test, 1 of no part" in caplog.text
+
+
+# ---------------------------------------------------------------- a part held out
+
+
+FOLDS = manifest(
+    *[(f"{part}-{label}.png", label, part) for part in ("fold0", "fold1", "fold2") for label in ("cat", "dog")]
+)
+
+
+@pytest.mark.parametrize("way", ["manifest", "stdin", "folder"])
+def test_one_fold_validates_and_the_others_train(here, way):
+    """As cnn-split --folds writes them, into a list or into folders."""
+    (here / "folds.tsv").write_text(FOLDS)
+    touch(here, *(f"p/fold{fold}/{label}/{fold}.png" for fold in range(3) for label in ("cat", "dog")))
+    source = {"manifest": "folds.tsv", "stdin": "-", "folder": "p"}[way]
+    found = learning.find([source], hold_out="fold1", stdin=io.BytesIO(FOLDS.encode()))
+    assert {picture.split for picture in found.train} == {"fold0", "fold2"}
+    assert {picture.split for picture in found.val} == {"fold1"}
+    assert (len(found.train), len(found.val), found.classes) == (4, 2, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("test", ["test", "Testing", "holdout"])
+def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
+    """By whatever of its names; val is, once another part is held out."""
+    caplog.set_level("INFO", logger="cnnkit")
+    (here / "split.tsv").write_text(DIVIDED.replace("\ttest\n", f"\t{test}\n").replace("train", "fold0"))
+    found = learning.find(["split.tsv"], hold_out="fold0")
+    assert (names(found.train), names(found.val)) == (
+        ["val-cat.png", "val-dog.png"],
+        ["fold0-cat.png", "fold0-dog.png"],
+    )
+    assert caplog.messages == [f"split.tsv: not looked at: 2 of {test}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "message"),
+    [
+        (FOLDS, "fold7", r"^l\.tsv: no part fold7 to hold out; it has fold0, fold1, fold2$"),
+        (FOLDS.replace("\tfold1\n", "\t\n"), "fold0", r"^l\.tsv: fold1-cat\.png is in no part; with --hold-out every picture has to"),
+        (manifest(("a.png", "cat"), columns="path\tlabel"), "fold0", r"no part fold0 to hold out; it has none; cnn-split --folds"),
+        (FOLDS.replace("fold2", "test").replace("fold1", "test"), "fold0", r"^l\.tsv: no other part than fold0 to learn from"),
+        (FOLDS.replace("dog\tfold1", "cat\tfold1").replace("dog\tfold2", "cat\tfold2"), "fold0", "only one class, cat"),
+        (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is in fold0 alone; train has cat, dog$"),
+    ],
+)  # fmt: skip
+def test_a_part_that_cannot_be_held_out_is_one_line(here, text, part, message):
+    """Unknown, with those there are; beside pictures of no part; alone; or with classes of its own."""
+    (here / "l.tsv").write_text(text)
+    with pytest.raises(CnnkitError, match=message.replace("fold1-cat", ".*fold1-cat")):
+        learning.find(["l.tsv"], hold_out=part)
+
+
+def test_two_ways_to_validate_are_refused(here):
+    """The part that is held out comes in place of --val."""
+    with pytest.raises(UsageError, match=r"^--val and --hold-out both say what validates; give one of them$"):
+        learning.find(["p"], ["q"], hold_out="fold0")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnkit.evaluation.calibration import expected_calibration_error
+from cnnkit.evaluation.calibration import expected_calibration_error, reliability
 
 
 def error(pairs, **words):
@@ -50,3 +50,12 @@ def test_nothing_known_is_none():
     """Without answers, or without a confidence for one, there is no such error."""
     assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) is None
     assert error([(0.9, 1), (np.nan, 1)]) is None
+
+
+def test_bins_say_what_stands_behind_them():
+    """Counts, accuracy and mean confidence of each bin; nothing is known of an empty one, and no warning is given."""
+    found = reliability(np.array([0.55, 0.65, 0.95]), np.array([True, False, True]), bins=5)
+    assert found.counts.tolist() == [0, 0, 1, 1, 1]
+    assert np.allclose(found.accuracy, [np.nan, np.nan, 1, 0, 1], equal_nan=True)
+    assert np.allclose(found.confidence, [np.nan, np.nan, 0.55, 0.65, 0.95], equal_nan=True)
+    assert found.error == pytest.approx((0.45 + 0.65 + 0.05) / 3)

@@ -1,5 +1,6 @@
 """The picture of a confusion matrix, read back from what was drawn."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ def make(classes, *, n=60, withheld=0):
     return report.measure(
         Answers(
             paths=tuple(map(str, range(n))),
+            resolved=tuple(map(str, range(n))),
             classes=tuple(f"class {index}" for index in range(classes)),
             truth=truth,
             answer=answer,
@@ -101,13 +103,7 @@ def test_the_picture_is_of_a_sensible_size(tmp_path):
 def test_names_are_no_formulas(tmp_path):
     """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
     made = make(2)
-    odd = report.measure(
-        Answers(
-            made.answers.paths,
-            ("$x$", "a$b"),
-            *(getattr(made.answers, name) for name in ("truth", "answer", "confidence", "probabilities")),
-        )
-    )
+    odd = report.measure(replace(made.answers, classes=("$x$", "a$b")))
     confusion_picture.save(tmp_path / "c.svg", odd)
     assert (tmp_path / "c.svg").stat().st_size > 1000
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())

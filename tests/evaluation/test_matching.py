@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnnkit.errors import CnnkitError
-from cnnkit.evaluation.matching import FolderTruth, Truth, match
+from cnnkit.evaluation.matching import FolderTruth, Truth, match, match_each
 from cnnkit.formats.predictions import Prediction
 
 NAN = float("nan")
@@ -18,6 +18,7 @@ class Picture:
     path: str
     label: str | None
     split: str | None = None
+    group: str | None = None
 
 
 def truth(**labels):
@@ -94,6 +95,28 @@ def test_the_folder_is_the_class(tmp_path, monkeypatch):
     assert [answers.classes[index] for index in answers.truth] == ["cat", "dog"]
 
 
+def test_files_share_their_classes():
+    """A class that one file alone shows is a class of the other, too, also where folders are the truth."""
+    files = [
+        ([Prediction("cat/1.jpg", 1, "cat", 0.9)], "a.tsv"),
+        ([Prediction("dog/2.jpg", 1, "cat", 0.8)], "b.tsv"),
+    ]
+    (one, other), _ = match_each(files, FolderTruth())
+    assert one.classes == other.classes == ("cat", "dog")
+    assert np.allclose(one.probabilities, [[0.9, 0.1]])
+    whole = one.and_of([other])
+    assert whole.paths == ("cat/1.jpg", "dog/2.jpg")
+    assert (whole.truth.tolist(), whole.answer.tolist()) == ([0, 1], [0, 0])
+    assert whole.of([1]).paths == other.paths
+
+
+def test_classes_may_go_beyond_the_truth():
+    """Where labels of the predictions are classes too, a network may know more than these pictures show."""
+    rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
+    (answers,), _ = match_each([(rows, "p.tsv")], truth(a="cat"), beyond=True)
+    assert answers.classes == ("cat", "owl")
+
+
 def test_given_classes_set_the_order():
     """Classes that the truth does not show can be named, and are then counted."""
     answers, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
@@ -158,3 +181,10 @@ def test_a_truth_beyond_the_given_classes_is_refused():
     """Classes that are given must hold every label of the truth."""
     with pytest.raises(CnnkitError, match=r'"dog" is a label in split\.tsv, but not among the classes cat'):
         run([("a.jpg", 1, "cat", 1.0)], truth(a="cat", b="dog"), classes=("cat",))
+
+
+def test_a_label_beyond_the_given_classes_is_refused():
+    """The message does not send for what was given already."""
+    with pytest.raises(CnnkitError) as caught:
+        run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))
+    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but there are only cat, dog'

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,16 +78,6 @@ def test_the_best_epoch_is_the_one_that_training_keeps():
     assert curves.best([Row(1, train_loss=0.5)], Monitor.VAL_LOSS) is None
     (run,) = collect(rows, smooth=0.9)
     assert run.best == rows[2]  # measured values decide, not smoothed ones
-
-
-def test_names_are_as_short_as_tells_files_apart():
-    """Stems; folders before them where stems are equal; the whole where only the endings differ."""
-    assert curves.names(["a/model.csv", "other.csv"]) == ["model", "other"]
-    assert curves.names(["a/model.csv", "b/model.csv", "b/x.csv"]) == ["a/model", "b/model", "x"]
-    assert curves.names(["1/runs/model.csv", "2/runs/model.csv"]) == ["1/runs/model", "2/runs/model"]
-    here = Path.cwd().name
-    assert curves.names(["model.csv", "sub/model.csv"]) == [f"{here}/model", "sub/model"]
-    assert curves.names(["a/m.csv", "a/m.txt"]) == ["a/m.csv", "a/m.txt"]
 
 
 def test_runs_without_an_epoch_are_left_out(caplog):

@@ -7,12 +7,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import scipy.special
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError
 from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.onnx_model import OnnxModel
 
 HEADER = Header(Kind.ONNX, ("cat", "dog"), Preprocess(), Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"))
 
@@ -122,6 +125,85 @@ def test_the_same_network_gives_the_same_bytes():
     two.graph.node[0].doc_string = "another remark"
     two.metadata_props.add(key="made", value="yesterday")
     assert onnx_model.finished(one, HEADER) == onnx_model.finished(two, HEADER)
+
+
+# ---------------------------------------------------------------- a temperature inside
+
+
+def classifier(kind=np.float32, *, two=True, softmax_of="logits"):
+    """A network that gives its input as logits, and their softmax; with one logit, z stands for 0 and z."""
+    of = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    shape = ["batch", 2]
+    nodes = [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Neg", ["negative"], ["logits"])]
+    if not two:
+        nodes = [
+            helper.make_node("Sub", ["x", "x"], ["nought"]),
+            helper.make_node("Concat", ["nought", "x"], ["logits"], axis=1),
+        ]
+    nodes.append(helper.make_node("Softmax", [softmax_of], ["probabilities"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", of, ["batch", 2 if two else 1])],
+        [helper.make_tensor_value_info(name, of, shape) for name in ("probabilities", "logits")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return OnnxModel(onnx_model.finished(model, HEADER), HEADER)
+
+
+def answer(content, x):
+    """Give probabilities and logits, in float64."""
+    return [
+        array.astype(np.float64)
+        for array in ReferenceEvaluator(onnx.load_model_from_string(content)).run(None, {"x": x})
+    ]
+
+
+@pytest.mark.parametrize(("kind", "accuracy"), [(np.float32, 1e-6), (np.float16, 2e-3), (np.float64, 1e-12)])
+@pytest.mark.parametrize("two", [True, False], ids=["softmax", "sigmoid"])
+def test_logits_are_divided_inside_the_graph(tmp_path, kind, accuracy, two):
+    """Both outputs are those of logits / T, in the numbers that the network has; the file is valid and says T."""
+    x = np.random.default_rng(0).normal(scale=3, size=(50, 2 if two else 1)).astype(kind)
+    model = classifier(kind, two=two)
+    _, logits = answer(model.content, x)
+    content = onnx_model.tempered(model, 2.5, name="model.onnx")
+    onnx.checker.check_model(content, full_check=True)
+    probabilities, divided = answer(content, x)
+    assert np.allclose(divided, logits / 2.5, rtol=accuracy, atol=accuracy)
+    assert np.allclose(probabilities, scipy.special.softmax(logits / 2.5, axis=1), rtol=0, atol=accuracy)
+    onnx_model.save(tmp_path / "model.onnx", content)
+    header = onnx_model.load(tmp_path / "model.onnx").header
+    assert header == HEADER.but(training={"temperature": 2.5})
+
+
+def test_a_second_temperature_multiplies_the_first(tmp_path):
+    """One node stays one node; the constant and the Header have the product."""
+    once = onnx_model.tempered(classifier(), 2.5, name="model.onnx")
+    onnx_model.save(tmp_path / "model.onnx", once)
+    twice = onnx_model.tempered(onnx_model.load(tmp_path / "model.onnx"), 0.5, name="model.onnx")
+    whole = onnx_model.tempered(classifier(), 1.25, name="model.onnx")
+    assert [len(onnx.load_model_from_string(content).graph.node) for content in (once, twice)] == [4, 4]
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    assert np.allclose(answer(twice, x), answer(whole, x), atol=1e-6)
+    onnx_model.save(tmp_path / "model.onnx", twice)
+    assert onnx_model.load(tmp_path / "model.onnx").header.temperature == 1.25
+
+
+def test_a_temperature_gives_the_same_bytes():
+    """And leaves the network that it was given as it was."""
+    model = classifier()
+    before = model.content
+    assert onnx_model.tempered(model, 2.5, name="m") == onnx_model.tempered(model, 2.5, name="m")
+    assert model.content == before
+
+
+def test_a_network_without_logits_takes_no_temperature():
+    """Nor does one that cnnkit did not make, or whose probabilities come from elsewhere: what to do is said."""
+    with pytest.raises(FormatError, match=r"model\.onnx: was not made by cnnkit; .* cnn-export"):
+        onnx_model.tempered(OnnxModel(classifier().content, None), 2.0, name="model.onnx")
+    for odd in (classifier(softmax_of="negative"), OnnxModel(onnx_model.finished(network(), HEADER), HEADER)):
+        with pytest.raises(FormatError, match=r"model\.onnx: its probabilities are not those .* with cnn-export"):
+            onnx_model.tempered(odd, 2.0, name="model.onnx")
 
 
 # ---------------------------------------------------------------- what is not let in

@@ -46,6 +46,24 @@ def test_columns_are_found_by_name():
     assert parse(*lines) == [Prediction("a.jpg", 2, "cat", 0.5)]
 
 
+@pytest.mark.parametrize("write", [as_tsv, as_json])
+def test_files_may_be_joined_with_cat(write):
+    """The header row of a second file is no prediction; a file that has nothing else still adds none."""
+    assert parse(*write(ROWS[:2]), *write([]), *write(ROWS[2:])) == ROWS
+
+
+def test_joined_files_need_the_same_columns():
+    """A header row that differs from the first one is not passed over."""
+    with pytest.raises(FormatError, match=r"p\.tsv:3: 2 fields, but the header row has 3"):
+        parse("path\tlabel\tprobability", "a.jpg\tcat\t1", "path\tlabel", "b.jpg\tcat")
+
+
+def test_bare_header_rows_are_nothing():
+    """However many: the predictions are missing."""
+    with pytest.raises(FormatError, match=r"^p\.tsv: no predictions"):
+        parse("path\tlabel", "path\tlabel")
+
+
 def test_paths_that_are_not_utf8_survive():
     """Any bytes that a file name may hold come through."""
     (row,) = parse(b"path\tlabel\n", b"\xff.jpg\tcat\n")

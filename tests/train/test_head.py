@@ -56,6 +56,7 @@ def make(tmp_path):
         change=lambda header: header,
         values=None,
         dtype="float32",
+        parts=None,
     ):
         network, backbone, preprocess = base(pool)
         pixels, targets = images(len(counts), counts, seed)
@@ -65,7 +66,10 @@ def make(tmp_path):
         if values is not None:
             seen = values(seen)
         labels = labels or [CLASSES[target] for target in targets]
-        rows = [Row(f"{name}-{index}.png", label, None, None) for index, label in enumerate(labels)]
+        rows = [
+            Row(f"{name}-{index}.png", label, None if parts is None else parts[index % len(parts)])
+            for index, label in enumerate(labels)
+        ]
         header = Header(Kind.FEATURES, None, preprocess, backbone)
         with features.Writer(tmp_path / f"{name}.npy", shape=seen.shape[1:], dtype=dtype, header=header) as writer:
             writer.write(seen, rows)
@@ -661,7 +665,67 @@ def test_pictures_that_are_in_both_files_are_counted(pair, caplog, tmp_path):
     listed = tmp_path / "away" / "copy.tsv"
     listed.write_text(listed.read_text().replace("train-", f"..{os.sep}train-"))
     train((pair[0], tmp_path / "away" / "copy.npy"))
-    assert any(message.startswith("48 pictures of ") for message in said(caplog, logging.INFO))
+    assert any(
+        message.startswith("48 pictures that validate are trained on too") for message in said(caplog, logging.INFO)
+    )
     caplog.clear()
     train(pair)
-    assert not any("pictures of" in message for message in said(caplog, logging.INFO))
+    assert not any("trained on too" in message for message in said(caplog, logging.INFO))
+
+
+# ---------------------------------------------------------------- a part held out
+
+
+def test_a_held_out_part_is_as_two_files(make, tmp_path):
+    """The rows of the part choose, the others are learnt from: to the bit what two files of them give; test is in neither."""
+    whole = make("all", parts=("fold0", "fold1", "fold2", "test"))
+    found = features.load(whole)
+    for name, parts in (("others", ("fold0", "fold2")), ("own", ("fold1",))):
+        kept = [index for index, row in enumerate(found.rows) if row.split in parts]
+        with features.Writer(
+            tmp_path / f"{name}.npy", shape=found.values.shape[1:], dtype="float32", header=found.header
+        ) as writer:
+            writer.write(found.values[kept], [found.rows[index] for index in kept])
+    result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
+    held = heads.train_head(
+        whole, tmp_path / "held.pt", hold_out="fold1", settings=Settings(epochs=4, lr=0.05), device="cpu"
+    )
+    model = bundle.load(tmp_path / "held.pt")
+    assert all(torch.equal(model.state[name], tensor) for name, tensor in expected.state.items())
+    assert replace(held, model=result.model) == result
+    assert (held.train_rows, held.val_rows) == (24, 12)
+    assert model.header.training == {**expected.header.training, "hold_out": "fold1"}
+
+
+def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
+    """They would measure something else, and give the answers away; views of the others are learnt from."""
+    found = features.load(make("plain", parts=("fold0", "fold1", "fold2", "fold3")))
+    viewed = [replace(row, view=view) for row in found.rows for view in (0, 1, 2)]
+    header = replace(found.header, training={"views": 2})
+    assert header.has_views
+    columns = (*features.COLUMNS, "view")
+    with features.Writer(
+        tmp_path / "all.npy", shape=found.values.shape[1:], dtype="float32", header=header, columns=columns
+    ) as writer:
+        writer.write(np.repeat(found.values, 3, axis=0), viewed)
+    result = heads.train_head(
+        tmp_path / "all.npy", tmp_path / "head.pt", hold_out="fold3", settings=Settings(epochs=1), device="cpu"
+    )
+    assert (result.train_rows, result.val_rows) == (3 * 36, 12)
+
+
+@pytest.mark.parametrize(
+    ("parts", "part", "message"),
+    [
+        (("fold0", "fold1"), "fold2", r"all\.npy: no part fold2 to hold out; it has fold0, fold1$"),
+        (None, "fold0", r"all\.npy: no part fold0 to hold out; it has none; cnn-split --folds makes some$"),
+        (("fold0", "fold1", None), "fold0", r"all\.npy: all-2\.png is in no part; with --hold-out every picture"),
+        (("fold0",) * 16 + ("fold1",) * 32, "fold1", r"all\.npy without fold1: only one class, blue"),
+        (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"all\.npy without fold0 has classes green, red; .*, fold0 has blue; split so"),
+    ],
+)  # fmt: skip
+def test_a_part_that_cannot_be_held_out_is_one_line(make, parts, part, message, tmp_path):
+    """Unknown, unsaid, or without every class."""
+    whole = make("all", parts=parts)
+    with pytest.raises(CnnkitError, match=message):
+        heads.train_head(whole, tmp_path / "head.pt", hold_out=part, device="cpu")

@@ -1,0 +1,180 @@
+"""Is one model better than another? Two sets of predictions for the same pictures, which is more than two accuracies side by side."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.errors import CnnkitError
+from cnnkit.evaluation import metrics, report
+from cnnkit.evaluation.matching import Answers, FolderTruth, Truth
+
+_log = logging.getLogger(__name__)
+
+#: Below this a difference is taken to be shown.
+_SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How models a and b fare on the same n pictures.
+
+    `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count who was right;
+    `p_value` is that of McNemar's exact test.
+    """
+
+    n: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float
+
+
+def compare(
+    files: Iterable[tuple[Iterable[bytes], str]],
+    truth: Truth | FolderTruth,
+    *,
+    names: Sequence[str],
+    classes: Sequence[str] | None = None,
+    complete: bool = False,
+) -> Comparison:
+    """Compare two files of predictions for the same pictures.
+
+    An answer that was withheld counts as wrong.
+
+    Args:
+        files: For each the lines and where they come from, for messages.
+        truth: Where labels are looked up, and groups of pictures that belong together.
+        names: What to call the two.
+        classes: The classes and their order; those of the truth, sorted, unless given.
+        complete: Every picture of the truth must be predicted.
+
+    Raises:
+        CnnkitError: One has a picture that the other lacks, and as `report.read`.
+    """
+    one, other = report.read(files, truth, classes=classes, complete=complete)
+    _check_same(one, other, names=names)
+    places = {resolved: row for row, resolved in enumerate(other.resolved)}
+    other = other.of([places[resolved] for resolved in one.resolved])
+    result = paired(one.answer == one.truth, other.answer == other.truth)
+    _log.info("%s", _in_words(result, *names))
+    groups = Counter(picture.group for picture in map(truth.pictures.get, one.resolved) if picture and picture.group)
+    together = sum(count for count in groups.values() if count > 1)
+    if together:
+        _log.warning(
+            "%d of %d pictures share their group with others; p-value and interval take pictures to be independent, and those of a "
+            "group are not: both are too sure",
+            together,
+            result.n,
+        )
+    return result
+
+
+def _check_same(one: Answers, other: Answers, *, names: Sequence[str]) -> None:
+    for (here, this), (there, that) in (((one, names[0]), (other, names[1])), ((other, names[1]), (one, names[0]))):
+        known = set(there.resolved)
+        lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]
+        if lacking:
+            raise CnnkitError(
+                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more pictures' if len(lacking) > 1 else ''} that {this} has; "
+                "two models are compared on the same pictures"
+            )
+
+
+def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Comparison:
+    """Compare who was right about the same pictures, (N,) each."""
+    return summarise(
+        both=int((correct_a & correct_b).sum()),
+        only_a=int((correct_a & ~correct_b).sum()),
+        only_b=int((~correct_a & correct_b).sum()),
+        neither=int((~correct_a & ~correct_b).sum()),
+    )
+
+
+def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Comparison:
+    """Compute the difference, its interval and the test from the counts of who was right."""
+    n = both + only_a + only_b + neither
+    low, high = newcombe_interval(both, only_b, only_a, neither)
+    return Comparison(
+        n=n,
+        accuracy_a=(both + only_a) / n,
+        accuracy_b=(both + only_b) / n,
+        difference=(only_b - only_a) / n,
+        difference_low=low,
+        difference_high=high,
+        both=both,
+        only_a=only_a,
+        only_b=only_b,
+        neither=neither,
+        p_value=mcnemar(only_a, only_b),
+    )
+
+
+def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Bound the difference of two proportions of the same pictures, first minus second, with 95 % confidence.
+
+    Wilson's intervals of both are squared and added, less what they share by their correlation. The usual interval, ± 2 standard
+    errors, has no width where the two never differ.
+
+    Args:
+        both: Pictures on which both succeed.
+        only_first: Pictures on which the first one alone does.
+        only_second: Likewise.
+        neither: The rest.
+
+    Source:
+        Newcombe, Improved confidence intervals for the difference between binomial proportions based on paired data,
+        Statistics in Medicine 17 (1998), method 10.
+    """
+    n = both + only_first + only_second + neither
+    first, second = both + only_first, both + only_second
+    covariance = float(both * neither - only_first * only_second)
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)  # the continuity correction, which is what makes it method 10
+    variances = first * (n - first) * second * (n - second)
+    correlation = covariance / sqrt(variances) if variances else 0.0
+
+    (low_1, high_1), (low_2, high_2) = metrics.wilson_interval(first, n), metrics.wilson_interval(second, n)
+    share_1, share_2 = first / n, second / n
+    below_1, above_1, below_2, above_2 = share_1 - low_1, high_1 - share_1, share_2 - low_2, high_2 - share_2
+    down = sqrt(below_1**2 - 2 * correlation * below_1 * above_2 + above_2**2)
+    up = sqrt(above_1**2 - 2 * correlation * above_1 * below_2 + below_2**2)
+    return share_1 - share_2 - down, share_1 - share_2 + up
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Give the chance of counts at least as far apart, if each picture that one alone gets right were anybody's: the exact test.
+
+    Source:
+        McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947); two-sided
+        binomial test with p = 1/2.
+    """
+    from scipy.special import bdtr  # here, for it takes longer than all that cnn-eval does without it
+
+    if only_a == only_b:
+        return 1.0
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+def _in_words(result: Comparison, name_a: str, name_b: str) -> str:
+    """Say which is better, by how much; from the side of the one that is ahead."""
+    ahead, low, high = name_b, result.difference_low, result.difference_high
+    if result.difference < 0:
+        ahead, low, high = name_a, -high, -low
+    found = (
+        f"{100 * abs(result.difference):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
+        f"McNemar's exact test p = {result.p_value:.2g}"
+    )
+    if result.p_value < _SIGNIFICANT:
+        return f"{ahead} is better by {found}"
+    return f"neither is shown to be better: {f'{ahead} is ahead by ' if result.difference else ''}{found}"

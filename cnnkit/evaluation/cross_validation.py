@@ -1,0 +1,151 @@
+"""Cross-validation: a report of every fold, their mean and spread, and the figure of all pictures together, each predicted once."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.evaluation import report as reports
+from cnnkit.evaluation.matching import Answers, FolderTruth, Truth
+from cnnkit.evaluation.report import Report
+
+_log = logging.getLogger(__name__)
+
+_COLUMNS = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
+_SINGLE = ("n", "accuracy_low", "accuracy_high")  # folds have these one by one; a mean of them bounds nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """A report of each fold by its name; `pooled` is that of all their pictures, None where folds share some."""
+
+    folds: dict[str, Report]
+    pooled: Report | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Give a row a fold, then `mean`, `sd` (of the sample of folds) and, where each picture is in one fold, `out_of_fold`."""
+        rows = [_row(name, each.measures()) for name, each in self.folds.items()]
+        rows += [_row("mean", self.means()), _row("sd", self._deviations())]
+        return rows if self.pooled is None else [*rows, _row("out_of_fold", self.pooled.measures())]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Give the same rows to look at: four decimals are enough, and fit on a screen."""
+        return [
+            {column: f"{value:.4f}" if isinstance(value, float) else value for column, value in row.items()}
+            for row in self.rows()
+        ]
+
+    def means(self) -> dict[str, float | None]:
+        """Average every measure over the folds; what one fold does not know is None."""
+        return {name: None if values is None else fmean(values) for name, values in self._values()}
+
+    def measures(self) -> dict[str, float | None]:
+        """Give what gates are held against: the out-of-fold figures where there are some, else the means."""
+        return self.means() if self.pooled is None else self.pooled.measures()
+
+    def _deviations(self) -> dict[str, float | None]:
+        return {
+            name: stdev(values) if values is not None and len(values) > 1 else None for name, values in self._values()
+        }
+
+    def _values(self) -> Iterator[tuple[str, list[float] | None]]:
+        measured = [each.measures() for each in self.folds.values()]
+        for name in measured[0]:
+            values = [measures[name] for measures in measured]
+            known = [value for value in values if value is not None]
+            yield name, known if len(known) == len(values) and name not in _SINGLE else None
+
+
+def _row(name: str, measures: Mapping[str, float | None]) -> dict[str, Any]:
+    return {"fold": name, **{column: measures[column] for column in _COLUMNS}}
+
+
+def evaluate(
+    files: Iterable[tuple[Iterable[bytes], str]],
+    truth: Truth | FolderTruth,
+    *,
+    names: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    complete: bool = False,
+) -> Folds:
+    """Measure the folds of a cross-validation.
+
+    Several files are a fold each. The pictures of a single one belong to the folds that the truth has as its parts.
+
+    Args:
+        files: For each the lines and where they come from, for messages.
+        truth: Where labels, and the parts, are looked up.
+        names: What to call the files, where there are several.
+        classes: The classes and their order; those of the truth, sorted, unless given.
+        complete: Every picture of the truth must be predicted.
+
+    Raises:
+        UsageError: A single file, and a truth without parts; or a file that is given twice.
+        CnnkitError: A picture that belongs to no part, and as `report.read`.
+    """
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise UsageError(f"{twice}: given twice; a fold is counted once")
+    answers = reports.read(files, truth, classes=classes, complete=complete)
+    by_name = _by_part(answers[0], truth) if len(answers) == 1 else dict(zip(names, answers, strict=True))
+    shared = _about_shared(by_name)
+    if shared is not None:
+        _log.info(shared)
+    first, *others = by_name.values()
+    folds = Folds(
+        folds={name: reports.measure(each) for name, each in by_name.items()},
+        pooled=reports.measure(first.and_of(others)) if shared is None else None,
+    )
+    _explain(folds)
+    return folds
+
+
+def _by_part(answers: Answers, truth: Truth | FolderTruth) -> dict[str, Answers]:
+    """Sort pictures into the parts that the truth names; fold10 comes after fold9."""
+    rows: dict[str, list[int]] = {}
+    for row, resolved in enumerate(answers.resolved):
+        known = truth.pictures.get(resolved)
+        rows.setdefault((known.split if known is not None else None) or "", []).append(row)
+    if set(rows) == {""}:
+        raise UsageError(
+            "--folds with one stream of predictions needs a manifest that names each picture's fold in its column split; give one "
+            "with --truth, or a file of predictions for each fold"
+        )
+    if "" in rows:
+        raise CnnkitError(f"{truth.name}: {answers.paths[rows[''][0]]} belongs to no fold: its column split is empty")
+    return {name: answers.of(rows[name]) for name in sorted(rows, key=_by_number)}
+
+
+def _by_number(name: str) -> list[str | int]:
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", name))]
+
+
+def _about_shared(folds: Mapping[str, Answers]) -> str | None:
+    """Say that there is no out-of-fold figure where a picture is in two folds; None where none is."""
+    sets = [set(each.resolved) for each in folds.values()]
+    if len(sets) > 1 and all(each == sets[0] for each in sets):
+        return (
+            f"every file predicts the same {len(sets[0])} pictures, so there is no out-of-fold figure: mean and sd tell how models "
+            "differ on them"
+        )
+    seen: dict[str, str] = {}
+    for name, each in folds.items():
+        for resolved, path in zip(each.resolved, each.paths, strict=True):
+            if (other := seen.setdefault(resolved, name)) != name:
+                return f"{other} and {name} both predict {path}, so there is no out-of-fold figure"
+    return None
+
+
+def _explain(folds: Folds) -> None:
+    """Say why measures are not known, once, beginning with all pictures."""
+    told: set[str] = set()
+    pooled = [] if folds.pooled is None else [("", folds.pooled)]
+    for name, each in (*pooled, *folds.folds.items()):
+        unknown = reports.unknown(each)
+        if not told.issuperset(unknown):
+            told.update(unknown)
+            for notice in reports.about_unknown(each):
+                _log.info("%s", f"{name}: {notice}" if name else notice)

@@ -1,0 +1,227 @@
+"""One number that makes probabilities mean what they say: the temperature that logits are divided by before the softmax."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.evaluation import report as reports
+from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, Answers, FolderTruth, Truth
+from cnnkit.evaluation.report import Report
+
+if TYPE_CHECKING:
+    from cnnkit.formats.onnx_model import OnnxModel
+
+_log = logging.getLogger(__name__)
+
+_MEASURES = ("n", "accuracy", "log_loss", "ece")
+#: Of the pictures whose logits are lost to rounding, the share that may be passed over in silence.
+_FEW = 0.01
+#: A class with no more than this anywhere is one that the predictions do not know.
+_NOTHING = 1e-5
+#: A temperature this close to 1 changes nothing that could be seen.
+_AS_IT_WAS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a temperature changes on the pictures that it was fitted on."""
+
+    temperature: float
+    before: Report
+    after: Report
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Give the temperature and the measures, before and after."""
+        rows: list[dict[str, Any]] = [{"measure": "temperature", "before": 1.0, "after": self.temperature}]
+        rows += [
+            {"measure": name, "before": getattr(self.before, name), "after": getattr(self.after, name)}
+            for name in _MEASURES
+        ]
+        return rows
+
+
+def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Find the temperature T whose softmax(logits / T) makes the negative log-likelihood of the truth smallest.
+
+    Logits are known up to a constant a picture, which the softmax does not see: their place is taken by log-probabilities. The
+    likelihood is convex in 1 / T, so its one minimum is where the derivative is zero.
+
+    Args:
+        truth: (N,), the true class.
+        probabilities: (N, C), of every class.
+
+    Raises:
+        CnnkitError: Every answer is right, so the surest is the best; or the true classes are no more probable than the others.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, section 4.2.
+    """
+    from scipy.optimize import brentq  # here, for it is slow to load
+
+    logits = _logits(probabilities)  # (N, C)
+    given = logits[np.arange(len(truth)), truth]  # (N,)
+    if (given == logits.max(axis=1)).all():
+        raise CnnkitError(
+            f"every answer is right ({len(truth)} pictures), so no temperature is the best: the surer the better; "
+            "calibrate on pictures that training has not seen, and more of them"
+        )
+
+    def slope(inverse: float) -> float:
+        """Derive the mean negative log-likelihood by 1 / T."""
+        shares = _softmax(logits * inverse)  # (N, C)
+        return float(((shares * logits).sum(axis=1) - given).mean())
+
+    if slope(0.0) >= 0:
+        raise CnnkitError(
+            "the true classes are no more probable than the others, which no temperature mends; does the truth belong to these "
+            "predictions?"
+        )
+    highest = 1.0
+    while slope(highest) < 0:  # ends, since some answer is wrong
+        highest *= 2
+    return 1 / float(brentq(slope, 0.0, highest, xtol=1e-12, rtol=1e-10))
+
+
+def scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Give the probabilities (N, C) that the same logits have at a temperature."""
+    return _softmax(_logits(probabilities) / temperature)
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take logarithms; of 0 that of the smallest number that can be told from it, as log-loss has it."""
+    return np.log(np.where(probabilities > 0, probabilities, np.finfo(np.float64).eps))
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def calibrate(
+    files: Iterable[tuple[Iterable[bytes], str]],
+    truth: Truth | FolderTruth,
+    *,
+    model: Path | None = None,
+    output: Path | None = None,
+) -> Calibration:
+    """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
+
+    What is measured afterwards is measured on the same pictures, so it flatters a little: one number was fitted to them.
+
+    Args:
+        files: One: its lines, and where they come from, for messages.
+        truth: Where labels are looked up.
+        model: The `.onnx` that predicted; not changed, unless it is the output as well.
+        output: Where the network goes that has the temperature in it; written last.
+
+    Raises:
+        UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
+        CnnkitError: A class without probability, answers that were withheld, no temperature to be found (see `fit`), or predictions
+            of other classes than the network's.
+        FormatError: The network is none that a temperature can be put into.
+    """
+    _check_files(model, output)
+    network = None if model is None else _load(model)
+    classes = None if network is None or network.header is None else network.header.classes
+    (answers,) = reports.read(files, truth, classes=classes, beyond=True)
+    _check(answers)
+    temperature = fit(answers.truth, answers.probabilities)
+    probabilities = scaled(answers.probabilities, temperature)
+    result = Calibration(
+        temperature,
+        before=reports.measure(answers),
+        after=reports.measure(
+            replace(
+                answers,
+                confidence=probabilities[np.arange(len(answers.answer)), answers.answer],
+                probabilities=probabilities,
+            )
+        ),
+    )
+    _log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
+    if network is not None and output is not None:
+        _write(network, temperature, model=str(model), output=output)
+    return result
+
+
+def _verdict(temperature: float) -> str:
+    if abs(temperature - 1) < _AS_IT_WAS:
+        return "as they should be"
+    return "too sure" if temperature > 1 else "too modest"
+
+
+def _check_files(model: Path | None, output: Path | None) -> None:
+    if (model is None) != (output is None):
+        given, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
+        raise UsageError(
+            f"{given} alone: the network that predicted, and where it goes with the temperature; add {lacking}"
+        )
+    if model is not None and model.suffix in (".pt", ".pth"):
+        raise UsageError(
+            f"{model}: a temperature is put into an exported network; make one with cnn-export {model} -o {model.stem}.onnx"
+        )
+    if output is not None and output.suffix != ".onnx":
+        raise UsageError(f"{output}: a network is written to a .onnx file")
+    if output is not None and not output.parent.is_dir():
+        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+
+
+def _load(model: Path) -> "OnnxModel":
+    """Load a network that a temperature can be put into: better to be refused before predictions are waited for."""
+    from cnnkit.formats import onnx_model  # here, for onnx is slow to load, and needed with a network alone
+
+    network = onnx_model.load(model)
+    onnx_model.tempered(network, 1.0, name=str(model))
+    return network
+
+
+def _check(answers: Answers) -> None:
+    """Refuse what has no logits; warn where rounding took them."""
+    withheld = int((answers.answer < 0).sum())
+    if withheld:
+        raise CnnkitError(
+            f"{withheld} of {len(answers.paths)} answers were withheld; predict without --min-probability"
+        )
+    # What no row lists has what the others leave up to 1, which is nothing but their rounding
+    highest = np.nan_to_num(answers.probabilities).max(axis=0)  # (C,)
+    strange = [
+        label for place, label in enumerate(answers.classes) if highest[place] < _NOTHING and place in answers.truth
+    ]
+    if strange and len(answers.classes) > 2:
+        raise CnnkitError(
+            f'no picture has a probability for "{strange[0]}": is that a class of the network? '
+            f"cnn-predict --top {len(answers.classes)} prints every class"
+        )
+    short = reports.about_short(answers)
+    if short is not None:
+        raise CnnkitError(f"a temperature needs the probability of every class: {short}")
+    if len(answers.classes) < 2:
+        raise CnnkitError(
+            f"all pictures are {answers.classes[0]}, and no other class is predicted: nothing to calibrate"
+        )
+    lowest = answers.probabilities.min(axis=1)
+    lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
+    if lost > _FEW * len(answers.paths):
+        _log.warning(
+            "%d of %d pictures have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
+            "prints every class with all its digits",
+            lost,
+            len(answers.paths),
+            len(answers.classes),
+        )
+
+
+def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path) -> None:
+    from cnnkit.formats import onnx_model
+
+    onnx_model.save(output, onnx_model.tempered(network, temperature, name=model))
+    before = network.header.temperature if network.header is not None else 1.0
+    if before != 1.0:
+        _log.info("%s: temperature %.6g, for %s has %.6g already", output, before * temperature, model, before)

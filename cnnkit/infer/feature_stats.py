@@ -1,0 +1,142 @@
+"""Statistics of the columns of features: what a base's channels tell, and which of them tell nothing, or nothing of their own.
+
+The rows are gone through once, a block of them at a time: memory depends on the number of columns alone.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import features
+
+log = logging.getLogger("cnnkit")
+
+# Of a block of rows, in values: 8 MB in float64.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of (N, D), or one channel of (N, C, H, W) over all pictures and places.
+
+    `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` where all values are the same.
+    `duplicate_of` is the first column that holds the very same values; dead columns have none. Where a value is no number, all but
+    `zeros` are unknown.
+    """
+
+    column: int
+    mean: float | None
+    variance: float | None
+    minimum: float | None
+    maximum: float | None
+    zeros: float
+    dead: bool
+    duplicate_of: int | None
+
+
+def of(path: str | Path) -> list[Column]:
+    """Go through features, or any `.npy` of that shape, and say what came out.
+
+    Returns:
+        One record a column, in their order.
+
+    Raises:
+        FormatError: It is no array of features.
+        CnnkitError: It has no rows.
+    """
+    values = features.load_values(path)
+    if not values.size:
+        raise CnnkitError(f"{path}: no values in it, its shape is {values.shape}; run cnn-extract again")
+    sums = _Sums(values.shape[1])
+    for block in _blocks(values):
+        sums.add(block)
+    found = sums.columns()
+    _sum_up(found, rows=len(values))
+    return found
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Give (D, n) blocks, or (C, n * H * W): the values of a column side by side."""
+    rows = max(1, _BLOCK // int(np.prod(values.shape[1:])))
+    for start in range(0, len(values), rows):
+        block = np.moveaxis(np.asarray(values[start : start + rows]), 1, 0)
+        yield block.reshape(len(block), -1)
+
+
+class _Sums:
+    """What is known of every column after some blocks."""
+
+    def __init__(self, columns: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(columns)
+        self.squares = np.zeros(columns)  # of the differences from the mean
+        self.minimum, self.maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
+        self.zeros = np.zeros(columns, dtype=np.int64)
+        self.digests = [hashlib.sha256() for _ in range(columns)]
+
+    def add(self, block: NDArray[Any]) -> None:
+        """Take up a block, (columns, n).
+
+        Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+        """
+        exact = np.ascontiguousarray(block, dtype=np.float64) + 0.0  # the sum makes -0 to 0, which is the same value
+        for digest, column in zip(self.digests, exact, strict=True):
+            digest.update(column)
+        added = exact.shape[1]
+        with np.errstate(invalid="ignore"):  # what is no number is left out by `columns`
+            mean = exact.mean(1)
+            apart = mean - self.mean
+            self.squares += np.square(exact - mean[:, None]).sum(1)
+            self.squares += apart**2 * (self.count * added / (self.count + added))
+            self.mean += apart * (added / (self.count + added))
+            self.minimum = np.minimum(self.minimum, exact.min(1))
+            self.maximum = np.maximum(self.maximum, exact.max(1))
+        self.count += added
+        self.zeros += (exact == 0).sum(1)
+
+    def columns(self) -> list[Column]:
+        """Sum up."""
+        known = np.isfinite(self.minimum) & np.isfinite(self.maximum)  # NaN goes through both
+        dead = known & (self.minimum == self.maximum)
+        mean = np.where(dead, self.minimum, self.mean)  # exactly, where the sums are rounded
+        variance = np.where(dead, 0.0, self.squares / self.count)
+        first: dict[bytes, int] = {}
+        found = []
+        for index, digest in enumerate(self.digests):
+            twin = first.setdefault(digest.digest(), index) if known[index] and not dead[index] else index
+            found.append(
+                Column(
+                    column=index,
+                    mean=float(mean[index]) if known[index] else None,
+                    variance=float(variance[index]) if known[index] else None,
+                    minimum=float(self.minimum[index]) if known[index] else None,
+                    maximum=float(self.maximum[index]) if known[index] else None,
+                    zeros=float(self.zeros[index] / self.count),
+                    dead=bool(dead[index]),
+                    duplicate_of=None if twin == index else twin,
+                )
+            )
+        return found
+
+
+def _sum_up(found: list[Column], *, rows: int) -> None:
+    """Say in a line what the records come to."""
+    unknown = [column.column for column in found if column.mean is None]
+    if unknown:
+        log.warning(
+            "%s a value that is no number, the first is %d; extract again, in float32",
+            "1 column holds" if len(unknown) == 1 else f"{len(unknown):,} columns hold",
+            unknown[0],
+        )
+    means = np.array([column.mean for column in found if column.mean is not None])
+    variances = np.array([column.variance for column in found if column.variance is not None])
+    overall = f", mean {means.mean():.4g}, variance {variances.mean() + means.var():.4g}" if len(means) else ""
+    dead, doubled = sum(column.dead for column in found), sum(column.duplicate_of is not None for column in found)
+    log.info("%s columns of %s rows: %d dead, %d duplicates%s", f"{len(found):,}", f"{rows:,}", dead, doubled, overall)

@@ -1,0 +1,266 @@
+"""cnn-calibrate, as it is typed: what it prints, and what the network that it writes answers."""
+
+import functools
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from scipy.special import softmax
+
+from cnnkit.choices import Fit, Pool
+from cnnkit.engine import export
+from cnnkit.formats import features, onnx_model
+from cnnkit.formats.header import Header, Kind, Preprocess
+from cnnkit.formats.manifest import Row
+from cnnkit.nets import backbones, build, classifier
+
+PREPROCESS = Preprocess(fit=Fit.CROP, resize=20, size=16)
+CLASSES = {"dense 3": ("blue", "green", "red"), "dense 1": ("blue", "red")}
+
+
+@functools.cache
+def content(head="dense 3", kind="whole"):
+    """Export a small network with random weights: whole, in float16, for normalised pictures, or the head alone."""
+    base, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
+    made = classifier.build_head(head, (6,))
+    build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
+    network = classifier.Classifier(base, made, preprocess=PREPROCESS, pool=Pool.AVG).eval()
+    module = (
+        export.HeadAnswers(network.head)
+        if kind == "head"
+        else export.Answers(network, normalised=kind == "float", half=kind == "half")
+    )
+    shape, dtype = {"head": ((6,), np.float32), "float": ((3, 16, 16), np.float32)}.get(kind, ((16, 16, 3), np.uint8))
+    example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
+    proto = export.to_onnx(
+        module.eval(), example, inputs="features" if kind == "head" else "images", outputs=module.names
+    )
+    header = Header(Kind.ONNX, CLASSES[head], PREPROCESS, backbone, head, training={"seed": 0})
+    return export.finished(proto, header)
+
+
+def predict(run, model, source="photos", *words):
+    """Give the rows of predictions of all classes, with all digits."""
+    lines = run("cnn-predict", "-m", model, source, "--top", 3, "--logits", "--json", "--device", "cpu", *words).out
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def by_picture(rows, field, classes):
+    """Give (N, C), pictures in the order of their paths."""
+    found = {(row["path"], row["label"]): row[field] for row in rows}
+    return np.array([[found[path, label] for label in classes] for path in sorted({path for path, _ in found})])
+
+
+def save_truth(rows, classes, path="truth.tsv"):
+    """Write a truth that the answers meet in seven of ten: of the rest it is the class of the second rank."""
+    lines = ["path\tlabel\tsplit"]
+    ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
+    for index, picture in enumerate(sorted({picture for picture, _ in ranked})):
+        lines.append(f"{picture}\t{ranked[picture, 2 if index % 10 in (1, 4, 7) else 1]}\tval")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch, pictures, run):
+    """Be in a folder with photos/, net.onnx, its predictions val.tsv and truth.tsv. Returns what makes it from another network."""
+    monkeypatch.chdir(tmp_path)
+    pictures(red=10, blue=10, green=10)
+
+    def make(head="dense 3", kind="whole", source="photos"):
+        (tmp_path / "net.onnx").write_bytes(content(head, kind))
+        rows = predict(run, "net.onnx", source)
+        save_truth(rows, CLASSES[head], tmp_path / "truth.tsv")
+        (tmp_path / "val.tsv").write_text(
+            run("cnn-predict", "-m", "net.onnx", source, "--top", 3, "--device", "cpu").out
+        )
+        return rows
+
+    return make
+
+
+TRUTH = ("--truth", "truth.tsv", "--split", "val")
+
+
+def calibrate(run, *words, **options):
+    return {row["measure"]: row for row in run("cnn-calibrate", "val.tsv", *TRUTH, *words, **options).rows}
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [("dense 3", "whole"), ("dense 3", "half"), ("dense 3", "float"), ("dense 1", "whole")]
+)
+def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
+    """Its probabilities are softmax(logits / T) of the old one's; accuracy stays, and cnn-eval finds what was promised."""
+    before = made(head, kind)
+    found = calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
+    heat = onnx_model.load("new.onnx").header.temperature
+    assert float(found["temperature"]["after"]) == pytest.approx(heat, rel=1e-5)
+    assert found["accuracy"]["before"] == found["accuracy"]["after"] == "0.7"
+
+    after, classes = predict(run, "new.onnx"), CLASSES[head]
+    expected = by_picture(before, "logit", classes) / heat
+    assert np.allclose(by_picture(after, "logit", classes), expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(by_picture(after, "probability", classes), softmax(expected, axis=1), rtol=0, atol=1e-6)
+    measured = json.loads(
+        run("cnn-eval", "--truth", "truth.tsv", "--json", stdin="\n".join(map(json.dumps, after))).out
+    )
+    for name in ("n", "accuracy", "log_loss", "ece"):
+        assert float(found[name]["after"]) == pytest.approx(measured[name], abs=2e-5), name
+    assert float(found["log_loss"]["after"]) < float(found["log_loss"]["before"])
+
+
+def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
+    """What takes features in place of pictures has logits like any other."""
+    values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    (tmp_path / "head.onnx").write_bytes(content(kind="head"))
+    header = onnx_model.load("head.onnx").header.but(kind=Kind.FEATURES, classes=None)
+    with features.Writer("f.npy", shape=(6,), dtype="float32", header=header) as writer:
+        writer.write(values, [Row(f"{index}.jpg") for index in range(40)])
+    before = made("dense 3", "head", source="f.npy")
+    calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
+    heat = onnx_model.load("new.onnx").header.temperature
+    after = by_picture(predict(run, "new.onnx", "f.npy"), "logit", CLASSES["dense 3"])
+    assert np.allclose(after, by_picture(before, "logit", CLASSES["dense 3"]) / heat, atol=1e-5)
+
+
+def test_the_same_gives_the_same_bytes(run, made, tmp_path):
+    """Nothing but the temperature is new in the Header; the old file stays as it was, unless it is written over."""
+    made()
+    for name in ("one.onnx", "two.onnx"):
+        calibrate(run, "-m", "net.onnx", "-o", name)
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert (tmp_path / "net.onnx").read_bytes() == content()
+    old, new = (onnx_model.load(name).header for name in ("net.onnx", "one.onnx"))
+    assert new == old.but(training={"seed": 0, "temperature": new.temperature})
+    calibrate(run, "-m", "net.onnx", "-o", "net.onnx")
+    assert (tmp_path / "net.onnx").read_bytes() == (tmp_path / "one.onnx").read_bytes()
+    onnx.checker.check_model((tmp_path / "net.onnx").read_bytes(), full_check=True)
+
+
+def test_to_calibrate_twice_multiplies(run, made, tmp_path):
+    """What is calibrated already gets 1 on its own predictions; with those of the old network, the square."""
+    made()
+    heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
+    outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx")
+    assert onnx_model.load("again.onnx").header.temperature == pytest.approx(heat**2, rel=1e-5)
+    assert f"again.onnx: temperature {heat**2:.3f}" in outcome.err
+    assert f"for new.onnx has {heat:.3f}" in outcome.err
+    (tmp_path / "val.tsv").write_text(run("cnn-predict", "-m", "new.onnx", "photos", "--top", 3).out)
+    outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "same.onnx")
+    assert float(outcome.rows[0]["after"]) == pytest.approx(1, abs=1e-4)
+    assert "the probabilities were as they should be" in outcome.err
+
+
+def test_of_two_classes_the_answer_alone_is_enough(run, made):
+    """One row a picture has the temperature of both; and the three ways in give the same."""
+    made("dense 1")
+    both = run("cnn-calibrate", "val.tsv", *TRUTH).out
+    text = run("cnn-predict", "-m", "net.onnx", "photos", "--device", "cpu").out
+    rows = run("cnn-calibrate", *TRUTH, stdin=text).rows
+    assert float(rows[0]["after"]) == pytest.approx(float(both.split()[5]), rel=1e-3)
+    assert run("cnn-calibrate", "-", *TRUTH, stdin=text).rows == rows
+
+
+def test_rows_as_json_carry_all_digits(run, made):
+    """One object a row: measure, before, after."""
+    made()
+    found = [json.loads(line) for line in run("cnn-calibrate", "val.tsv", *TRUTH, "--json").out.splitlines()]
+    assert [row["measure"] for row in found] == ["temperature", "n", "accuracy", "log_loss", "ece"]
+    assert found[0]["before"] == 1
+    assert found[1]["before"] == found[1]["after"] == 30
+
+
+def test_before_and_after_are_drawn(run, made, tmp_path):
+    """`--reliability` writes a picture of two diagrams; stdout is as it is without."""
+    made()
+    drawn = run("cnn-calibrate", "val.tsv", *TRUTH, "--reliability", "r.png").out
+    assert drawn == run("cnn-calibrate", "val.tsv", *TRUTH).out
+    with Image.open(tmp_path / "r.png") as image:
+        assert image.width > image.height
+
+
+def test_a_network_may_know_classes_that_no_picture_shows(run, made, tmp_path):
+    """The validation set has two of three classes: nobody needs to list the third."""
+    rows = made()
+    answers = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
+    chosen = [path for path, label in sorted(answers.items()) if label != "green"]
+    truth = ["red" if index % 4 == 0 else answers[path] for index, path in enumerate(chosen)]
+    lines = [f"{path}\t{label}\tval\n" for path, label in zip(chosen, truth, strict=True)]
+    (tmp_path / "truth.tsv").write_text("path\tlabel\tsplit\n" + "".join(lines))
+    (tmp_path / "val.tsv").write_text("\n".join(json.dumps(row) for row in rows if row["path"] in chosen))
+    assert {*truth} == {"red", "blue"}
+    assert calibrate(run) == calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
+
+
+def test_what_cannot_be_calibrated_is_said(run, made, tmp_path):
+    """A class without probability, withheld answers, all answers right, classes of another network: one line, and no file."""
+    rows = made()
+    wrong = ("-m", "net.onnx", "-o", "new.onnx")
+
+    def refused(text, *words):
+        outcome = run("cnn-calibrate", *TRUTH, *words, stdin=text, status=1)
+        assert outcome.out == ""
+        assert not (tmp_path / "new.onnx").exists()
+        return outcome.err.splitlines()[-1]
+
+    text = (tmp_path / "val.tsv").read_text()
+    short = "\n".join(
+        line for line in text.splitlines() if not line.startswith(("photos/red/05.png\t2", "photos/red/05.png\t3"))
+    )
+    assert refused(short, *wrong) == (
+        "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
+        "classes; cnn-predict --top 3 prints them all"
+    )
+    withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
+    assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)
+    assert 'is predicted as "zebra", but there are only blue, green, red' in refused(
+        text.replace("\tgreen\t", "\tzebra\t"), *wrong
+    )
+    known = (tmp_path / "truth.tsv").read_text()
+    (tmp_path / "truth.tsv").write_text(known.replace("\tblue\t", "\tbleu\t", 1))
+    assert 'no picture has a probability for "bleu": is that a class of the network?' in refused(text)
+    assert '"bleu" is a label in truth.tsv (val), but not among the classes blue, green, red' in refused(text, *wrong)
+    answers = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
+    (tmp_path / "truth.tsv").write_text(
+        "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in answers.items())
+    )
+    assert "every answer is right (30 pictures), so no temperature is the best" in refused(text, *wrong)
+
+
+def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
+    """Probabilities of 0 or 1 tell no logit; more than one in a hundred of them are worth a word."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"cat/{index}.jpg\t{'dog' if index % 7 == 0 else 'cat'}\t0.{6 + index % 4}" for index in range(200)]
+    for count, warned in ((2, False), (3, True)):
+        text = "path\tlabel\tprobability\n" + "\n".join(lines) + "\n"
+        text += "".join(f"dog/{index}.jpg\tdog\t1\n" for index in range(count))
+        outcome = run("cnn-calibrate", stdin=text)
+        assert (
+            f"{count} of {200 + count} pictures have a probability that was rounded to 0 or 1" in outcome.err
+        ) is warned
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["-m", "net.onnx"],
+            "-m alone: the network that predicted, and where it goes with the temperature; add -o CALIBRATED.onnx",
+        ),
+        (["-o", "new.onnx"], "add -m MODEL.onnx"),
+        (["-m", "net.pt", "-o", "new.onnx"], "make one with cnn-export net.pt -o net.onnx"),
+        (["-m", "net.onnx", "-o", "new.pt"], "new.pt: a network is written to a .onnx file"),
+        (["--reliability", "r.bmp"], "use one of .png, .svg, .pdf"),
+        (["--split", "val"], "give one with --truth"),
+        (["--truth", "-"], "cannot both come from standard input"),
+    ],
+)
+def test_words_that_do_not_fit_are_usage_errors(run, tmp_path, monkeypatch, words, message):
+    """Exit 2, one line, before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    outcome = run("cnn-calibrate", *words, stdin="", status=2)
+    assert outcome.out == ""
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1

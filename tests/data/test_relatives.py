@@ -1,0 +1,85 @@
+"""Pictures that validate and that training knows: the same file, copies by cnn-augment, and members of one group."""
+
+import shutil
+
+import pytest
+
+from cnnkit.data import relatives
+from cnnkit.data.source import Picture
+from cnnkit.formats import manifest
+
+
+@pytest.fixture
+def here(run, pictures, tmp_path, monkeypatch):
+    """Two copies of each of eight pictures in copies/, made by cnn-augment out of photos/."""
+    pictures(red=4, blue=4)
+    monkeypatch.chdir(tmp_path)
+    run("cnn-augment", "photos", "-o", "copies", "--copies", "2", "--augment", "rotate 20")
+    return tmp_path
+
+
+def named(*paths, group=None):
+    return [Picture(path, "red", None, group) for path in paths]
+
+
+def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
+    """Whichever of the two validates, and by whatever way the folder is reached; another picture of the same name is none."""
+    (here / "other" / "red").mkdir(parents=True)
+    shutil.copy("photos/red/01.png", "other/red/00.png")
+    (here / "linked").symlink_to("copies")
+    copy, original = named("linked/red/00~01.png"), named("photos/red/00.png")
+    others = named("other/red/00.png", "photos/red/01.png", "photos/blue/00.png")
+    found = relatives.find(copy, [*original, *others])
+    assert (found.same, found.copied, found.grouped) == ([], original, [])
+    assert relatives.find(original, copy).copied == copy
+    assert relatives.find(named("copies/red/00~02.png"), copy).copied == copy
+    assert relatives.find(copy, named("copies/red/01~02.png")).copied == []
+
+
+def test_a_picture_stands_in_the_first_list_that_it_belongs_to(here):
+    """The very file before a copy of it, a copy before the group; no group is no common one."""
+    train = [
+        *named("photos/red/00.png", group="a"),
+        *named("copies/red/01~01.png", group="a"),
+        *named("photos/red/03.png"),
+    ]
+    val = [
+        *named("photos/red/../red/00.png", group="a"),
+        *named("photos/red/01.png", group="a"),
+        *named("photos/red/02.png", group="a"),
+        *named("photos/blue/00.png", group="b"),
+        *named("photos/blue/01.png"),
+    ]
+    found = relatives.find(train, val)
+    assert (found.same, found.copied, found.grouped) == (val[:1], val[1:2], val[2:3])
+
+
+def test_a_list_of_somebody_elses_is_no_list_of_copies(here):
+    """A file of that name without our columns is passed over."""
+    (here / "copies" / "augment.tsv").write_text("path\tprice\nred/00~01.png\t3\n")
+    assert relatives.find(named("copies/red/00~01.png"), named("photos/red/00.png")).copied == []
+
+
+BASE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+
+
+def test_the_commands_that_train_warn_of_them(run, here):
+    """cnn-train of a folder of copies, and cnn-train-head of features: how many, with an example; the training goes on."""
+    rows = [row for row in manifest.load("copies/augment.tsv") if "0~" in row.path]
+    manifest.save("photos/some.tsv", [manifest.Row("red/00.png", "red"), manifest.Row("blue/00.png", "blue")])
+    net = ("--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu")
+    said = run("cnn-train", "copies", "--val", "photos/some.tsv", "-o", "m.pt", *net).err
+    assert "2 pictures that validate are trained on as augmented copies, such as photos/red/00.png: " in said
+    (here / "apart").mkdir()
+    manifest.save(
+        "apart/grouped.tsv", [manifest.Row(f"../copies/{row.path}", row.label, None, row.group) for row in rows]
+    )
+    manifest.save(
+        "photos/grouped.tsv", [manifest.Row(f"{row.label}/03.png", row.label, None, row.group) for row in rows[::2]]
+    )
+    for name in ("apart/grouped", "photos/grouped", "photos/some"):
+        run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BASE)
+    words = ("cnn-train-head", "apart-grouped.npy", "-o", "m.pt", "--solver", "lbfgs", "--device", "cpu")
+    said = run(*words, "--val", "photos-grouped.npy").err
+    assert "2 pictures that validate belong to a group that is trained on too, such as photos/" in said
+    assert "2 pictures that validate are trained on as augmented copies" in run(*words, "--val", "photos-some.npy").err

@@ -1,0 +1,84 @@
+"""The reliability diagram, read back from what was drawn."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.evaluation import reliability_picture, report
+from cnnkit.evaluation.calibration import reliability
+from cnnkit.evaluation.matching import Answers
+
+
+def draw(n=500, *, digits=None):
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.4, 1, n)
+    return confidence, generator.uniform(size=n) < confidence**2
+
+
+def make(confidence, correct):
+    names = tuple(map(str, range(len(correct))))
+    truth = np.zeros(len(correct), dtype=np.int64)
+    both = np.stack([confidence, 1 - np.asarray(confidence)], axis=1)
+    return report.measure(
+        Answers(names, names, ("a", "b"), truth, np.where(correct, 0, 1), np.asarray(confidence), both)
+    )
+
+
+def test_the_bars_are_accuracy_and_its_gap():
+    """A bar a bin as high as its accuracy; the gap reaches from there to the mean confidence, above or below."""
+    found = reliability(*draw())
+    upper, lower = reliability_picture.render({"": found}).axes
+    accuracy, sure, modest = (list(bars) for bars in upper.containers)
+    known = found.counts > 0
+    assert np.allclose([bar.get_height() for bar in accuracy], np.nan_to_num(found.accuracy))
+    for bars, low, high in ((sure, found.accuracy, found.confidence), (modest, found.confidence, found.accuracy)):
+        for bar, start, end in zip(np.array(bars)[known], low[known], high[known], strict=True):
+            assert bar.get_y() == pytest.approx(start)
+            assert bar.get_height() == pytest.approx(max(end - start, 0))
+    assert [bar.get_height() for bar in lower.containers[0]] == found.counts.tolist()
+    assert [int(text.get_text()) for text in lower.texts] == found.counts[known].tolist()
+    assert f"ECE {found.error:.4f}" in [text.get_text() for text in upper.texts]
+
+
+def test_two_stand_side_by_side(tmp_path):
+    """Before and after, under their titles, which are no formulas; the same answers give the same bytes in every format."""
+    made = make(*draw())
+    for suffix in (".png", ".svg", ".pdf"):
+        first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+        for path in (first, second):
+            reliability_picture.save(path, {"before $x$": made, "after": made})
+        assert first.read_bytes() == second.read_bytes()
+    with Image.open(tmp_path / "first.png") as image:
+        assert 1000 < image.width < 2000
+    figure = reliability_picture.render({"before $x$": reliability(*draw()), "after": reliability(*draw())})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["before $x$", "after", "", ""]
+
+
+def test_the_legend_is_no_wider_than_one_diagram():
+    """Nothing of it is cut off, and the diagram keeps its width."""
+    figure = reliability_picture.render({"": reliability(*draw())})
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width < figure.bbox.width
+
+
+@pytest.mark.parametrize("n", [5000, 20_000])
+def test_counts_do_not_run_into_one_another(n):
+    """Large numbers stand upright."""
+    figure = reliability_picture.render({"": reliability(*draw(n))})
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert all(one.x1 <= other.x0 for one, other in pairwise(boxes))
+    assert all(box.y1 <= figure.axes[1].get_window_extent().y1 for box in boxes)
+
+
+def test_what_has_no_probability_has_no_diagram(tmp_path):
+    """The reason is said, and no file is left; nor for another ending."""
+    with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probability"):
+        reliability_picture.save(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
+    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+        reliability_picture.save(tmp_path / "r.bmp", {"": make(*draw())})
+    assert not list(tmp_path.iterdir())
