@@ -68,6 +68,7 @@ def prepare_quickstart(folder):
 def prepare_photos(folder):
     """Lay photographs and weights where the README has them."""
     (folder / "dogs-vs-cats").symlink_to(SHARED / "dogs-vs-cats")
+    (folder / "cifar10").symlink_to(SHARED / "cifar10")
     (folder / "mobilenet_v2.pth").symlink_to(SHARED / "weights" / "mobilenet_v2.pth")
     return folder
 

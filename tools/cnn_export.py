@@ -31,6 +31,13 @@ def main(
         bool, cli.Option("--head-only", help="The head alone: features in, probabilities out.")
     ] = False,
     fp16: Annotated[bool, cli.Option("--fp16", help="float16 inside, float32 outputs.")] = False,
+    dynamic_size: Annotated[
+        bool,
+        cli.Option(
+            "--dynamic-size",
+            help="Take pictures of any height and width; needs global pooling before the first dense layer.",
+        ),
+    ] = False,
     opset: Annotated[
         int | None, cli.Option("--opset", help="ONNX operator set. [default: the exporter's]", show_default=False)
     ] = None,
@@ -55,11 +62,12 @@ def main(
 
     The graph takes pictures as uint8 and gives probabilities; normalisation, classes and preprocessing are inside. ONNX Runtime
     is compared with torch at batch 1, 2 and --batch on random pictures, and on those of --verify. The file appears only if
-    they agree.
+    they agree. With --dynamic-size other sizes are compared as well; cnn-predict --size and cnn-cam --size then show it those.
 
     Examples:
       cnn-export head.pt -o head.onnx --verify split.tsv --split val
       cnn-export head.pt -o head.onnx --cam --features
+      cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
     from cnnkit.engine import verified
@@ -78,6 +86,7 @@ def main(
             cam=cam,
             head_only=head_only,
             half=fp16,
+            dynamic=dynamic_size,
             opset=opset,
             tolerance=tolerance,
             batch=batch,

@@ -113,8 +113,12 @@ def parse(text: str) -> Augmentation:
     return spelling.read(text, _parse, holds="words of augmentation, one a line")
 
 
-def demanded(text: str) -> Augmentation:
+def demanded(text: str, *, option: str = "--augment") -> Augmentation:
     """Read the notation where something has to come of it: a variable of the shell that is not set gives an empty one.
+
+    Args:
+        text: As `parse`.
+        option: Where it stood, for the message.
 
     Raises:
         UsageError: Every copy would be the picture itself; or as `parse`.
@@ -122,7 +126,7 @@ def demanded(text: str) -> Augmentation:
     augmentation = parse(text)
     if augmentation.identity:
         raise UsageError(
-            f'--augment "{text}" changes nothing; say what may become of a picture, as in --augment "rotate 40, hflip"'
+            f'{option} "{text}" changes nothing; say what may become of a picture, as in {option} "rotate 40, hflip"'
         )
     return augmentation
 

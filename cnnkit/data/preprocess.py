@@ -1,5 +1,6 @@
 """The one way from a picture to the square that a network takes: of training, extraction, prediction and maps."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
         canvas.paste(image.resize(inside, resample), ((width - inside[0]) // 2, (height - inside[1]) // 2))
         image = canvas
     else:
-        image = _resized_centre(image, preprocess, resample)
+        scaled = _covering(image.size, preprocess)
+        (image,) = _cut(image, preprocess, scaled, [_centred(scaled, preprocess)])
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -68,8 +70,28 @@ def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float,
     else:
         scaled = _covering(size, preprocess)
         left, top = _centred(scaled, preprocess)
-    columns, rows = size[0] / scaled[0], size[1] / scaled[1]  # source pixels per resized pixel
-    return left * columns, top * rows, (left + width) * columns, (top + height) * rows
+    return _from_scaled(size, scaled, left, top, preprocess)
+
+
+def crops(image: Image.Image, preprocess: Preprocess, *, mirrored: bool = False) -> list[NDArray[np.uint8]]:
+    """Resize a picture as `fit crop` has it, and cut out its centre and its corners.
+
+    Args:
+        image: Any size, mode RGB.
+        preprocess: What to do; its `fit` is crop.
+        mirrored: Do the same with the resized picture's mirroring, too.
+
+    Returns:
+        Five or ten, (height, width, 3) each: the centre, which is what `prepare` gives; top left, top right, bottom left, bottom right.
+        Apart from the centre's place among them they are what torchvision's `Resize(resize, antialias=True)` and `FiveCrop(size)`, or
+        `TenCrop(size)`, give on the same image.
+    """
+    scaled, width = _covering(image.size, preprocess), preprocess.width
+    right, bottom = scaled[0] - width, scaled[1] - preprocess.height
+    places = [_centred(scaled, preprocess), (0, 0), (right, 0), (0, bottom), (right, bottom)]
+    turned = [(scaled[0] - width - left, top) for left, top in places] if mirrored else []
+    parts = [np.asarray(part, dtype=np.uint8) for part in _cut(image, preprocess, scaled, [*places, *turned])]
+    return parts[:5] + [part[:, ::-1] for part in parts[5:]]
 
 
 def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -105,21 +127,30 @@ def _centred(scaled: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]
     return round((scaled[0] - preprocess.width) / 2.0), round((scaled[1] - preprocess.height) / 2.0)
 
 
-def _resized_centre(image: Image.Image, preprocess: Preprocess, resample: Image.Resampling) -> Image.Image:
-    """Resize until the crop's surroundings are covered, and cut the centre out.
+def _cut(
+    image: Image.Image, preprocess: Preprocess, scaled: tuple[int, int], places: Sequence[tuple[int, int]]
+) -> list[Image.Image]:
+    """Resize until the crops' surroundings are covered, and cut them out, each given by its left and top.
 
-    Resizing the centre alone would save a third of the time, but Pillow keeps the bounds of a box as float32 and chooses the order of
+    Resizing a crop alone would save a third of the time, but Pillow keeps the bounds of a box as float32 and chooses the order of
     its two passes by the size of the outcome: every fortieth value would differ by one from what the whole picture gives.
     """
-    scaled, width, height = _covering(image.size, preprocess), preprocess.width, preprocess.height
-    left, top = _centred(scaled, preprocess)
+    resample, width, height = _FILTERS[preprocess.interpolation], preprocess.width, preprocess.height
     if max(scaled) <= _LONGEST * preprocess.resize:
-        return image.resize(scaled, resample).crop((left, top, left + width, top + height))
-    box = window(image.size, preprocess)
-    # The last bits of a product must not put the box outside of the picture
-    return image.resize(
-        (width, height), resample, box=(box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-    )
+        whole = image.resize(scaled, resample)
+        return [whole.crop((left, top, left + width, top + height)) for left, top in places]
+    boxes = [_from_scaled(image.size, scaled, left, top, preprocess) for left, top in places]
+    # The last bits of a product must not put a box outside of the picture
+    bounds = [(box[0], box[1], min(box[2], image.width), min(box[3], image.height)) for box in boxes]
+    return [image.resize((width, height), resample, box=box) for box in bounds]
+
+
+def _from_scaled(
+    size: tuple[int, int], scaled: tuple[int, int], left: int, top: int, preprocess: Preprocess
+) -> tuple[float, float, float, float]:
+    """Say where in a picture of some size a crop of its resized form comes from: left, top, right, bottom."""
+    columns, rows = size[0] / scaled[0], size[1] / scaled[1]  # source pixels per resized pixel
+    return left * columns, top * rows, (left + preprocess.width) * columns, (top + preprocess.height) * rows
 
 
 def sides(text: str) -> tuple[int, int]:
@@ -158,3 +189,24 @@ def with_size(
     if new_resize < new_size:
         raise UsageError(f"--resize {new_resize} is smaller than the crop of {new_size}; give at least {new_size}")
     return replace(preprocess, fit=new_fit, resize=new_resize if new_fit is Fit.CROP else new_size, size=new_size)
+
+
+def shown_as(preprocess: Preprocess, *, size: str | None, fit: Fit | None = None) -> Preprocess:
+    """Change what a network is shown, as `with_size` does; also to a rectangle.
+
+    Args:
+        preprocess: The network's own.
+        size: As `sides` reads it; its own unless said.
+        fit: Another way to get there.
+
+    Raises:
+        UsageError: It is no size.
+    """
+    height, width = sides(size) if size is not None else (preprocess.height, preprocess.width)
+    return replace(with_size(preprocess, size=height, fit=fit), across=None if width == height else width)
+
+
+def untouched(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
+    """Say how a picture of some (width, height) is shown whole, undistorted and in its own size: it is resized to what it is."""
+    width, height = size
+    return replace(preprocess, fit=Fit.SQUASH, size=height, resize=height, across=None if width == height else width)

@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,20 +128,33 @@ def cam_weights(classifier: Classifier) -> Tensor:
     )  # one sigmoid: what speaks for the second class
 
 
+#: What the free axes of an input are called, by their places.
+BATCH = {0: "batch"}
+_MAP_AXES = ("batch", "channels", "height", "width")
+
+
 def to_onnx(
-    module: nn.Module, example: Tensor, *, inputs: str, outputs: Sequence[str], opset: int | None = None
+    module: nn.Module,
+    example: Tensor,
+    *,
+    inputs: str,
+    outputs: Sequence[str],
+    opset: int | None = None,
+    free: Mapping[int, str] = BATCH,
 ) -> ModelProto:
-    """Export a module with one input; the first axis of inputs and outputs is free.
+    """Export a module with one input; the first axis of inputs and outputs is free, and what else is said.
 
     Args:
         module: In eval mode.
-        example: An input with two rows at least: one row would be taken for a constant.
+        example: An input with two rows at least: one row would be taken for a constant. Along free axes it has different lengths:
+            equal ones would be taken for equal in every input.
         inputs: Name of the input.
         outputs: Names of the outputs.
         opset: The operator set; the exporter's own choice unless said.
+        free: The input's free axes by their places, and what they are called.
 
     Raises:
-        CnnkitError: torch cannot export the module, or not with that operator set.
+        CnnkitError: torch cannot export the module, or not with that operator set or those free axes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not ours to mend
@@ -151,33 +164,48 @@ def to_onnx(
                 (example,),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
                 input_names=[inputs],
                 output_names=list(outputs),
                 opset_version=opset,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise CnnkitError(f"torch cannot export this network to ONNX: {str(error).splitlines()[0]}") from error
+            raise CnnkitError(f"torch cannot export this network to ONNX: {_cause(error)}") from error
     assert program is not None
     proto: ModelProto = program.model_proto
     (written,) = {item.version for item in proto.opset_import if not item.domain}
     if opset not in (None, written):  # where a conversion fails, the exporter keeps its own choice
         raise CnnkitError(f"torch cannot export this network with opset {opset}; it gave {written}")
-    _name_batch(proto)
+    _name_axes(proto, free)
     return proto
 
 
-def _name_batch(proto: ModelProto) -> None:
-    """Call the free axis `batch`, in place of the exporter's s34."""
-    for value in (*proto.graph.input, *proto.graph.output):
-        axis = value.type.tensor_type.shape.dim[0]
-        if axis.HasField("dim_value"):
-            raise CnnkitError(
-                f"the exporter fixed the batch of {value.name} to {axis.dim_value}; this network cannot take batches of any size"
-            )
-        axis.dim_param = "batch"
-    del proto.graph.value_info[:]  # the shapes in between repeat the old name, and every reader infers them anew
+def _cause(error: Exception) -> str:
+    """Give the first line of what stopped the exporter, which it puts behind its advice for programmers."""
+    lines = [line for line in str(error).partition("## Exception summary")[2].splitlines() if line.strip()]
+    return lines[0] if lines else str(error).splitlines()[0]
+
+
+def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
+    """Call the free axes by their names, in place of the exporter's s34 and of its formulas for what becomes of them.
+
+    Raises:
+        CnnkitError: One of them is not free.
+    """
+    (given,), made = proto.graph.input, proto.graph.output
+    for value, names in ((given, free), *((value, BATCH) for value in made)):
+        axes = value.type.tensor_type.shape.dim
+        for place, name in names.items():
+            if axes[place].HasField("dim_value"):
+                raise CnnkitError(
+                    f"the exporter fixed the {name} of {value.name} to {axes[place].dim_value}; this network cannot take any"
+                )
+            axes[place].dim_param = name
+        for place, axis in enumerate(axes):
+            if axis.dim_param and place not in names:
+                axis.dim_param = f"{value.name}_{_MAP_AXES[place]}"
+    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them anew
 
 
 def finished(proto: ModelProto, header: Header) -> bytes:

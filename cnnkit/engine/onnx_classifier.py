@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.choices import Fit
+from cnnkit.data import preprocess as preparing
 from cnnkit.engine.session import Session
-from cnnkit.errors import FormatError
+from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -17,6 +19,10 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
+
+
+#: Pictures of one colour, as different as they can be: some of them wake a network that has nothing to say to others.
+_COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128))
 
 
 class OnnxNetwork:
@@ -47,7 +53,15 @@ class OnnxNetwork:
         self.shape = tuple(size if isinstance(size, int) else None for size in shape)
         self.channels_first = len(self.shape) == 4 and self.shape[1] == 3
 
-    def run(self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None) -> list[NDArray[Any]]:
+    @property
+    def sides(self) -> tuple[int | None, int | None]:
+        """Height and width of the pictures that it takes; None where any goes."""
+        height, width = self.shape[1:3] if self.shape[-1] == 3 else self.shape[2:4]
+        return height, width
+
+    def run(
+        self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None, quiet: bool = False
+    ) -> list[NDArray[Any]]:
         """Give some of the network's outputs as they are.
 
         Args:
@@ -55,6 +69,7 @@ class OnnxNetwork:
                 piece by piece.
             outputs: Their names.
             preprocess: Its mean and deviation; None where features go in.
+            quiet: As `Session.run`.
         """
         size = self.shape[0] or len(inputs)
         pieces = []
@@ -64,7 +79,8 @@ class OnnxNetwork:
                 piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), dtype=piece.dtype)])
             if preprocess is not None and self.dtype is not np.uint8:
                 piece = _normalised(piece, preprocess, channels_first=self.channels_first)
-            pieces.append(self.session.run({self.input: np.ascontiguousarray(piece, dtype=self.dtype)}, outputs))
+            given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
+            pieces.append(self.session.run(given, outputs, quiet=quiet))
         return [np.concatenate(answers)[: len(inputs)] for answers in zip(*pieces, strict=True)]
 
 
@@ -118,18 +134,20 @@ class OnnxClassifier:
         self.name, self.network, self.header = network.name, network, header
         self.classes, self.preprocess = classes, preprocess
         self._outputs = outputs
+        self._seen: dict[tuple[int, int], bool] = {}  # sizes that were tried
 
     @property
     def gives_logits(self) -> bool:
         """Whether what comes before the softmax can be had."""
         return self._outputs.logits is not None
 
-    def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
+    def __call__(self, inputs: NDArray[Any], *, logits: bool = False, quiet: bool = False) -> list[NDArray[np.float32]]:
         """Compute the answers.
 
         Args:
             inputs: As `OnnxNetwork.run`.
             logits: Give those as well.
+            quiet: As `Session.run`.
 
         Returns:
             Probabilities (N, classes), and logits (N, classes) where asked for.
@@ -138,7 +156,7 @@ class OnnxClassifier:
             FormatError: The network gives another number of classes than it has names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        answers = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
+        answers = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess, quiet=quiet)
         rows = [answer.astype(np.float32, copy=False).reshape(len(inputs), -1) for answer in answers]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])
@@ -151,6 +169,83 @@ class OnnxClassifier:
                 f"{self.name} gives {rows[0].shape[1]} numbers a picture, but has {len(self.classes)} classes: {some}"
             )
         return rows if logits else rows[:1]
+
+    def resized(self, size: str | None, *, fit: Fit | None = None) -> "OnnxClassifier":
+        """Give the same classifier, shown pictures that are prepared otherwise.
+
+        Args:
+            size: `448` or `320x480`; its own unless said.
+            fit: How a picture becomes that; as it learnt unless said.
+
+        Raises:
+            UsageError: It takes features, pictures of another size alone, or none as small.
+        """
+        if self.preprocess is None:
+            raise UsageError(f"{self.name} is a head and takes features; --size is for networks of pictures")
+        preprocess = preparing.shown_as(self.preprocess, size=size, fit=fit)
+        wanted = (preprocess.height, preprocess.width)
+        if any(side not in (None, given) for side, given in zip(self.network.sides, wanted, strict=True)):
+            raise self.fixed()
+        changed = OnnxClassifier(
+            self.network, classes=self.classes, preprocess=preprocess, outputs=self._outputs, header=self.header
+        )
+        if wanted != (self.preprocess.height, self.preprocess.width):
+            try:
+                self.on_any(np.zeros((1, *wanted, 3), dtype=np.uint8))
+            except BadPicture as error:
+                raise UsageError(f"--size {wanted[0]}x{wanted[1]}: {error}") from error
+        return changed
+
+    def on_any(self, images: NDArray[np.uint8], *, logits: bool = False) -> list[NDArray[np.float32]]:
+        """Compute the answers to pictures of some other size than the network's own, (N, height, width, 3).
+
+        Args, Returns as `__call__`.
+
+        Raises:
+            BadPicture: The network does not take that size.
+        """
+        assert self.preprocess is not None
+        height, width = images.shape[1:3]
+        if height < self.preprocess.height or width < self.preprocess.width:
+            if not self._sees(height, width):
+                raise BadPicture(f"{width} x {height} pixels are too small for {self.name}")
+            return self(images, logits=logits)
+        try:
+            return self(images, logits=logits)
+        except CnnkitError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadPicture(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
+
+    def _sees(self, height: int, width: int) -> bool:
+        """Tell whether anything of a picture of some size reaches the answer.
+
+        Where no place is left on the way, ONNX Runtime fails at some layers, and at others takes a mean of nothing for 0: then the
+        answers to all pictures are equal.
+        """
+        if (height, width) not in self._seen:
+            plain = np.empty((len(_COLOURS), height, width, 3), dtype=np.uint8)
+            plain[:] = np.array(_COLOURS, dtype=np.uint8)[:, None, None]
+            noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+            try:
+                answers = self(np.concatenate([plain, noise]), logits=self.gives_logits, quiet=True)[-1]
+            except Exception:  # onnxruntime's exceptions share no base class
+                self._seen[height, width] = False
+            else:
+                self._seen[height, width] = bool(np.isfinite(answers).all() and (answers != answers[0]).any())
+        return self._seen[height, width]
+
+    def fixed(self) -> UsageError:
+        """Say that it takes pictures of one size alone."""
+        height, width = self.network.sides
+        return UsageError(
+            f"{self.name} takes {_by((height, width))} pixels alone; export it again with cnn-export --dynamic-size, or drop --size"
+        )
+
+
+def _by(sides: tuple[int | None, int | None]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in sides)
 
 
 def _two_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:

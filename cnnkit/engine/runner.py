@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnnkit.data import images, reader
 from cnnkit.data import preprocess as preparing
+from cnnkit.data.images import Original
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture, CnnkitError
@@ -26,21 +27,21 @@ _BATCHES_IN_A_TURN = 8
 
 #: A network as a function: uint8 (N, size, size, 3), one such array for each preprocessing -> one or more arrays with N rows each.
 Network = Callable[..., Sequence[NDArray[Any]]]
-#: One picture, prepared in every way that the network asks for.
+#: Arrays of one picture, (height, width, 3): in every way that the network asks for, or all its views.
 Squares = list[NDArray[np.uint8]]
 #: What to do about a picture that cannot be used: path and reason.
 Skip = Callable[[str, str], None]
 
 
 class Views(Protocol):
-    """What goes through the network in a picture's place: its square, and changed copies of it."""
+    """What goes through the network in a picture's place: its square, and others that are made of it."""
 
     @property
     def copies(self) -> int:
         """How many there are at most, beside the square itself."""
 
-    def __call__(self, picture: Picture, square: NDArray[np.uint8], *, fingerprint: str) -> Sequence[NDArray[np.uint8]]:
-        """Make them, (size, size, 3) each."""
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
 
 
 def raise_bad(path: str, reason: str) -> None:
@@ -71,7 +72,8 @@ def run(
         network: From a batch to its answers.
         batch: Pictures at once.
         jobs: Threads that decode.
-        views: Made in the threads that decode, where a picture goes through the network several times; a batch counts views then.
+        views: Made in the threads that decode, where a picture goes through the network several times; a batch counts views then, and
+            holds whole pictures where it is a multiple of how many views each of them has.
         begun: So many of the first picture's views are left out.
         skip: Called for every picture that cannot be used, in its turn.
         progress: Called after every batch.
@@ -132,8 +134,7 @@ def _load_views(picture: Picture, *, ways: Sequence[Preprocess], views: Views | 
     if views is None:
         return [_load(picture.path, ways=ways)]
     original = images.read(picture.path)
-    squares = [preparing.prepare(original.image, way) for way in ways]
-    return [[view] for square in squares for view in views(picture, square, fingerprint=original.fingerprint)]
+    return [list(view) for view in zip(*(views(picture, original, way) for way in ways), strict=True)]
 
 
 def _filled(good: Sequence[tuple[Picture, Squares]], batch: int) -> list[NDArray[np.uint8]]:

@@ -60,11 +60,19 @@ class Session:
         self.outputs = [item.name for item in self._session.get_outputs()]
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None, *, quiet: bool = False
     ) -> list[NDArray[np.float32]]:
-        """Run once; other threads may go on meanwhile, and may run the same session."""
+        """Run once; other threads may go on meanwhile, and may run the same session.
+
+        Args:
+            inputs: By their names.
+            outputs: Which ones; all unless said.
+            quiet: A failure is expected, and ONNX Runtime is not to write about it on stderr.
+        """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4 if quiet else 3
         try:
-            return self._session.run(outputs, dict(inputs))  # type: ignore[no-any-return] # onnxruntime ships no types
+            return self._session.run(outputs, dict(inputs), options)  # type: ignore[no-any-return] # onnxruntime ships no types
         except Exception as error:  # onnxruntime's exceptions share no base class
             if self.device.kind != "cuda":
                 raise

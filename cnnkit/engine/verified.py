@@ -34,6 +34,7 @@ def export_model(
     cam: bool = False,
     head_only: bool = False,
     half: bool = False,
+    dynamic: bool = False,
     opset: int | None = None,
     tolerance: float | None = None,
     batch: int = 32,
@@ -54,6 +55,7 @@ def export_model(
         cam: Also give the class activation maps.
         head_only: Take features in place of pictures.
         half: float16 inside, float32 outside.
+        dynamic: Take pictures of any size.
         opset: ONNX operator set.
         tolerance: The largest difference of a probability that passes.
         batch: The largest batch compared.
@@ -63,16 +65,18 @@ def export_model(
         progress: Called after every batch of pictures.
 
     Returns:
-        One record for each comparison: random inputs at batch 1, 2 and `batch`, then the pictures.
+        One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
+        the pictures.
 
     Raises:
-        CnnkitError: The difference is above the tolerance, or the graph is not valid; nothing is written.
+        CnnkitError: The difference is above the tolerance, the graph is not valid, or the network does not take any size; nothing is
+            written.
         UsageError: The options contradict each other.
     """
     output = Path(output)
-    if head_only and (features or cam or half or verify is not None or input_kind is not ExportInput.UINT8):
+    if head_only and (features or cam or half or dynamic or verify is not None or input_kind is not ExportInput.UINT8):
         raise UsageError(
-            "--head-only takes features: --features, --cam, --fp16, --input and --verify go with a whole network"
+            "--head-only takes features: --features, --cam, --fp16, --dynamic-size, --input and --verify go with a whole network"
         )
     if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
         raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
@@ -89,16 +93,27 @@ def export_model(
     made = (
         forms.HeadExport(network)
         if head_only
-        else forms.WholeExport(network, input_kind, features=features, cam=cam, half=half)
+        else forms.WholeExport(network, input_kind, features=features, cam=cam, half=half, dynamic=dynamic)
     )
+    if dynamic:
+        forms.check_any_size(network, loaded.header, name=str(model))
     header = loaded.header.but(kind=Kind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript"))
-    proto = export.to_onnx(made.module, made.example(2), inputs=made.input_name, outputs=made.module.names, opset=opset)
+    proto = export.to_onnx(
+        made.module,
+        made.example(2, made.traced),
+        inputs=made.input_name,
+        outputs=made.module.names,
+        opset=opset,
+        free=made.free,
+    )
     content = export.finished(proto, header)
     session = Session(content, device=device, name=f"the exported {Path(model).name}")
 
+    drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
+    drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
     records = [
-        export.compare(made.reference, session, iter([made.example(size).numpy()]), source="random", classes=True)
-        for size in sorted({1, 2, batch})
+        export.compare(made.reference, session, iter([inputs.numpy()]), source=source, classes=True)
+        for source, inputs in drawn
     ]
     if verify is not None:
         pixels = forms.batches(

@@ -26,6 +26,7 @@ from cnnkit.formats.header import Preprocess
 log = logging.getLogger("cnnkit")
 
 _NO_NUMBER = "the network's answer is not a number"
+_OTHERWISE = "shown otherwise than it was trained on, the network has other probabilities than in cnn-predict"
 
 
 class Look(Protocol):
@@ -96,15 +97,17 @@ def open_model(
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
-        fixed = {"--layer": layer, "--fine": fine or None, "--size": size, "--fit": fit}
+        fixed = {"--layer": layer, "--fine": fine or None}
         asked = [option for option, value in fixed.items() if value is not None]
         if asked or weights != "default":
             raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
         from cnnkit.explain.onnx_maps import OnnxMaps
 
-        exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, device=device)
+        exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, size=size, fit=fit, device=device)
         assert exported.model.preprocess is not None
         log.info("maps of %s", exported.layer)
+        if size is not None or fit is not None:
+            log.info(_OTHERWISE)
         return Source(exported, exported.classes, exported.model.preprocess)
 
     from cnnkit.explain import opening
@@ -122,7 +125,7 @@ def open_model(
     if chosen is CamMethod.EIGENCAM:
         log.info("eigencam's maps are of what there is to see, whatever the class")
     if fine or size is not None or fit is not None:
-        log.info("shown otherwise than it was trained on, the network has other probabilities than in cnn-predict")
+        log.info(_OTHERWISE)
     return Source(maps, classes, network.preprocess, slow=chosen is CamMethod.SCORECAM)
 
 

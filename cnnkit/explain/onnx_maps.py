@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import CamMethod, Pool
+from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.engine import onnx_classifier
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.session import Session
@@ -28,17 +28,28 @@ class OnnxMaps:
         layer: The name of the layer whose maps they are.
     """
 
-    def __init__(self, path: str | Path, *, method: CamMethod, contrast: bool, device: str) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        method: CamMethod,
+        contrast: bool,
+        size: str | None = None,
+        fit: Fit | None = None,
+        device: str,
+    ) -> None:
         """Load a network.
 
         Args:
             path: The `.onnx`.
             method: One of METHODS.
             contrast: Maps of what speaks against a class in place of what speaks for it.
+            size: Of what it is shown, in place of its own: `448` or `320x480`.
+            fit: How a picture becomes that.
             device: Where it runs.
 
         Raises:
-            UsageError: It gives no maps, or the method takes gradients.
+            UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
             FormatError: It is no classifier of ours.
         """
         name = str(path)
@@ -52,9 +63,10 @@ class OnnxMaps:
         graph = onnx_model.parse(model.content, name=name).graph
         if "cam" not in {value.name for value in graph.output}:
             raise UsageError(_missing(name, model.header))
-        self.model: OnnxClassifier = onnx_classifier.ours(
-            OnnxNetwork(name, Session(model.content, device=device, name=name)), model.header
-        )
+        network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+        self.model: OnnxClassifier = onnx_classifier.ours(network, model.header)
+        if size is not None or fit is not None:
+            self.model = self.model.resized(size, fit=fit)
         self.classes, self.layer = (
             self.model.classes,
             model.header.backbone.layer if model.header.backbone else "the base",

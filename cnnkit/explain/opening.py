@@ -1,6 +1,5 @@
 """Networks to look into: trained models, and networks by name."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from cnnkit.choices import Fit
@@ -57,7 +56,5 @@ def network(
         place = torch_device.choose(wanted)
         found, classes = layered.of_name(name, weights=weights, seed=seed)
     if size is not None or fit is not None:
-        height, width = preprocess.sides(size) if size else (found.preprocess.height, found.preprocess.width)
-        changed = preprocess.with_size(found.preprocess, size=height, fit=fit)
-        found.resize(replace(changed, across=None if width == height else width))
+        found.resize(preprocess.shown_as(found.preprocess, size=size, fit=fit))
     return found.to(place), classes

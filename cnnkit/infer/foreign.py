@@ -28,10 +28,11 @@ Channels = tuple[float, float, float]
 class Description:
     """What the command line says about networks that carry no Header; None was not said.
 
-    `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of classes in the order of the network's outputs.
+    `size` is a number of pixels, as it was written. `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of
+    classes in the order of the network's outputs.
     """
 
-    size: int | None = None
+    size: str | None = None
     mean: Channels | None = None
     std: Channels | None = None
     labels: Path | None = None
@@ -112,7 +113,11 @@ def _preprocess(network: OnnxNetwork, description: Description) -> Preprocess:
         )
     if takes_bytes and (description.mean or description.std):
         raise UsageError(f"{network.name} takes bytes and normalises them itself; drop --mean and --std")
-    size = description.size
+    if not (description.size or "").isdecimal() or not int(description.size or 0):
+        raise UsageError(
+            f'{network.name} carries no cnnkit header; --size is the side of its input then, a number of pixels, not "{description.size}"'
+        )
+    size = int(description.size or 0)
     sides = network.shape[2:] if network.channels_first else network.shape[1:3]
     if any(side not in (None, size) for side in sides):
         raise UsageError(f"{network.name} takes {' x '.join(map(str, sides))} pixels, --size says {size}")

@@ -1,4 +1,4 @@
-"""From pictures, or their features, to named classes: one exported network or several that vote. No torch."""
+"""From pictures, or their features, to named classes: exported networks that vote, and views of a picture. No torch of its own."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import onnx_classifier, runner
-from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Skip, raise_bad
-from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
-from cnnkit.formats import onnx_model, tsv
+from cnnkit.formats import tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
-from cnnkit.infer import feature_rows, foreign, voting
+from cnnkit.infer import feature_rows, tta, voting
+from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_rows import FeatureRows
 from cnnkit.infer.foreign import Description
+from cnnkit.infer.tta import TestViews
 
 _NO_NUMBER = "the network's answer is not a number"
 
@@ -48,7 +47,7 @@ class Answer:
 
 
 class Predictor:
-    """Networks that answer together."""
+    """Networks that answer together, to one view of each picture or to several."""
 
     def __init__(
         self,
@@ -57,15 +56,18 @@ class Predictor:
         vote: Vote = Vote.SOFT,
         logits: bool = False,
         description: Description | None = None,
+        views: TestViews | None = None,
         device: str = "auto",
     ) -> None:
         """Load networks.
 
         Args:
             models: One `.onnx` or more.
-            vote: How several come to one answer; the classes are matched by name and have the order of the first one's.
+            vote: How several, or the answers to several views, come to one; the classes are matched by name and have the order of
+                the first one's.
             logits: Answers carry these as well.
-            description: Of the networks that carry no Header.
+            description: Of the networks that carry no Header; and at what size those are shown pictures that take any.
+            views: Of each picture.
             device: Where they run.
 
         Raises:
@@ -73,29 +75,20 @@ class Predictor:
             CnnkitError: The networks' classes differ.
             FormatError: A file is no classifier.
         """
-        if logits and len(models) > 1:
-            raise UsageError("a vote has probabilities and no logits; give --logits with a single --model")
-        if vote is Vote.HARD and len(models) == 1:
-            raise UsageError("--vote hard counts the models behind each class; give --model several times")
-        self.models: list[OnnxClassifier] = []
-        for path in models:
-            # The first network says where it runs; a CPU need not be said twice
-            known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
-            self.models.append(_load(path, description or Description(), device="cpu" if known else device))
-        if description is not None and description.given() and all(model.header for model in self.models):
+        if logits and (len(models) > 1 or views is not None):
             raise UsageError(
-                f"{self.models[0].name} carries its own preprocessing and classes; {description.given()[0]} is for networks that "
-                "cnnkit did not make"
+                "a vote has probabilities and no logits; give --logits with a single --model and one view of each picture"
             )
-        if logits and not self.models[0].gives_logits:
-            raise UsageError(f"{self.models[0].name} gives probabilities and no logits; drop --logits")
-        first = self.models[0]
-        self.classes = first.classes
-        self._orders = [
-            voting.order(model.classes, first.classes, name=model.name, reference_name=first.name)
-            for model in self.models
-        ]
-        self._vote, self._logits = vote, logits
+        if vote is Vote.HARD and len(models) == 1 and views is None:
+            raise UsageError(
+                "--vote hard counts answers to each class; give --model several times, or views with --tta"
+            )
+        self._ensemble = Ensemble(models, description=description or Description(), logits=logits, device=device)
+        self.classes = self._ensemble.classes
+        self._vote, self._views = vote, views
+        for model in self._ensemble.models:
+            if views is not None and model.preprocess is not None:
+                tta.check(views, model.preprocess, name=model.name, native=self._ensemble.native)
 
     def pictures(
         self,
@@ -110,7 +103,7 @@ class Predictor:
 
         Args:
             pictures: Looked at as far as one batch before this returns, then read as answers are asked for.
-            batch: Pictures at once; fewer where there are fewer.
+            batch: Pictures at once, or views of them; fewer where there are fewer.
             jobs: Threads that decode.
             skip: Called for every picture that cannot be used.
             progress: Called after every batch.
@@ -118,18 +111,20 @@ class Predictor:
         Raises:
             UsageError: A model takes features.
         """
-        for model in self.models:
+        for model in self._ensemble.models:
             if model.preprocess is None:
                 raise UsageError(
                     f"{model.name} is a head and takes features, not pictures; give it a .npy from cnn-extract, "
                     "or export the whole network without --head-only"
                 )
+        views = 1 if self._views is None else 1 + self._views.copies
+        at_once = max(1, batch // views)
         coming = iter(pictures)
-        first = list(islice(coming, batch))
-        total = len(pictures) if isinstance(pictures, Sequence) else len(first) if len(first) < batch else None
+        first = list(islice(coming, at_once))
+        total = len(pictures) if isinstance(pictures, Sequence) else len(first) if len(first) < at_once else None
         return self._pictures(
             chain(first, coming),
-            batch=_even(batch, total),
+            batch=views * (at_once if self._ensemble.native else _even(at_once, total)),
             jobs=jobs,
             skip=skip,
             progress=lambda done, _: progress(done, total),
@@ -145,19 +140,17 @@ class Predictor:
                 asked.append(picture)
                 yield picture
 
-        ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
-
-        def network(*pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
-            prepared = dict(zip(ways, pixels, strict=True))
-            return self._ask([prepared[model.preprocess] for model in self.models if model.preprocess is not None])
-
-        for shown, arrays in runner.run(noted(), ways, network, batch=batch, jobs=jobs, skip=skip, progress=progress):
-            for picture, *values in zip(shown, *arrays, strict=True):
-                while (earlier := asked.popleft()) is not picture:
-                    yield Answer(earlier.path)  # skipped on the way
-                yield _answer(picture.path, values, skip)
-        for left in asked:
-            yield Answer(left.path)
+        views = 1 if self._views is None else 1 + self._views.copies
+        with tta.one_thread_each(self._views):
+            for shown, arrays in self._ensemble.run(
+                noted(), batch=batch, jobs=jobs, views=self._views, skip=skip, progress=progress
+            ):
+                for picture, *values in zip(shown[::views], *self._voted(arrays, views), strict=True):
+                    while (earlier := asked.popleft()) is not picture:
+                        yield Answer(earlier.path)  # skipped on the way
+                    yield _answer(picture.path, values, skip)
+            for left in asked:
+                yield Answer(left.path)
 
     def features(
         self,
@@ -179,7 +172,11 @@ class Predictor:
             UsageError: A model takes pictures.
             FormatError: The features are not what a model was trained on.
         """
-        for model in self.models:
+        if self._views is not None:
+            raise UsageError(
+                f"{found[0].name} holds features, of which there are no other views; drop --tta or --crops"
+            )
+        for model in self._ensemble.models:
             if model.preprocess is not None:
                 raise UsageError(
                     f"{found[0].name} holds features, and {model.name} takes pictures; give it those, "
@@ -200,31 +197,25 @@ class Predictor:
                 values = feature_rows.values_of(rows, start, start + size)
                 filled = np.zeros((size, *values.shape[1:]), dtype=np.float32)
                 filled[: len(values)] = values
-                arrays = self._ask([filled] * len(self.models))
-                for path, *answer in zip(paths, *(array[: len(paths)] for array in arrays), strict=True):
+                arrays = [array[: len(paths)] for array in self._ensemble.ask([filled] * len(self._ensemble.models))]
+                for path, *answer in zip(paths, *self._voted(arrays, 1), strict=True):
                     yield _answer(path, answer, skip)
                 done += len(paths)
                 progress(done, total)
 
-    def _ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Give what each class gets and the ranking, (N, classes) both, and the logits where they are wanted."""
-        answers = [model(values, logits=self._logits) for model, values in zip(self.models, inputs, strict=True)]
-        probabilities = [
-            answer[0] if order is None else answer[0][:, order]
-            for answer, order in zip(answers, self._orders, strict=True)
-        ]
-        return [*voting.count(probabilities, self._vote), *answers[0][1:]]
+    def _voted(self, arrays: Sequence[NDArray[np.float32]], views: int) -> list[NDArray[Any]]:
+        """Come to one answer a picture.
 
+        Args:
+            arrays: As `Ensemble.ask` gives them; the rows of one picture's views stand one behind the other.
+            views: How many each has.
 
-def _load(path: str | Path, description: Description, *, device: str) -> OnnxClassifier:
-    name = str(path)
-    if name.endswith((".pt", ".pth")):
-        raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
-    model = onnx_model.load(path)
-    network = OnnxNetwork(name, Session(model.content, device=device, name=name))
-    if model.header is not None:
-        return onnx_classifier.ours(network, model.header)
-    return foreign.described(network, description, onnx_model.parse(model.content, name=name).graph)
+        Returns:
+            What each class gets and the ranking, (N, classes) both, and the logits where they are wanted.
+        """
+        models = len(self._ensemble.models)
+        ballots = [array[view::views] for array in arrays[:models] for view in range(views)]
+        return [*voting.count(ballots, self._vote), *arrays[models:]]
 
 
 def _even(batch: int, total: int | None) -> int:

@@ -1,6 +1,6 @@
 """Several views of each picture: the plain one, and augmented copies of those that are learnt from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.data import held_out
+from cnnkit.data import preprocess as preparing
 from cnnkit.data.augment import Augmentation
+from cnnkit.data.images import Original
 from cnnkit.data.source import Picture
 from cnnkit.formats import manifest
+from cnnkit.formats.header import Preprocess
 from cnnkit.formats.manifest import Row
 
 
@@ -31,29 +34,37 @@ class Views:
         """Count the views of a picture."""
         return range(1 if held_out.part_of(picture) else self.copies + 1)
 
-    def __call__(self, picture: Picture, square: NDArray[np.uint8], *, fingerprint: str) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (size, size, 3) each.
 
         Args:
             picture: Which one.
-            square: The picture, prepared.
-            fingerprint: Of its file.
+            original: The same, decoded.
+            preprocess: How it is prepared before it is augmented.
         """
         _, *copies = self.of(picture)
-        if not copies:
-            return [square]
-        # Here, since an extraction without views imports no torch
-        import torch
-
-        from cnnkit.engine import resample
-
-        augmenter = resample.Augmenter(self.augmentation, seed=self.seed)
-        squares = torch.from_numpy(np.array(square)).expand(len(copies), *square.shape)  # (K, size, size, 3)
-        return [square, *augmenter(squares, [fingerprint] * len(copies), copies).numpy()]
+        square = preparing.prepare(original.image, preprocess)
+        return [square, *augmented(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
     def described(self) -> dict[str, Any]:
         """Say for a Header how the views were made."""
         return {"augment": str(self.augmentation), "views": self.copies, "augment_seed": self.seed}
+
+
+def augmented(
+    square: NDArray[np.uint8], augmentation: Augmentation, fingerprint: str, copies: Sequence[int], *, seed: int
+) -> Iterable[NDArray[np.uint8]]:
+    """Make augmented copies of a prepared picture, (height, width, 3) each, by their numbers, in torch."""
+    if not copies:
+        return []
+    # Here, since who makes no copies imports no torch
+    import torch
+
+    from cnnkit.engine import resample
+
+    augmenter = resample.Augmenter(augmentation, seed=seed)
+    squares = torch.from_numpy(np.array(square)).expand(len(copies), *square.shape)  # (K, height, width, 3)
+    return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
 
 def rows_of(picture: Picture, folder: Path, views: Views | None) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Several models, one answer. The models' classes are matched by name, since each may have them in its own order."""
+"""Several answers, of models or to views of a picture, become one. Models' classes are matched by name: each may have its own order."""
 
 from collections.abc import Sequence
 
@@ -50,15 +50,15 @@ def _some(labels: Sequence[str]) -> str:
 def count(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
     """Come to one answer a picture.
 
-    soft: a class gets the mean of its probabilities. hard: a class gets the share of the models whose first choice it is; among
-    equals the mean of the probabilities decides, and after that the order of the classes. One model's soft vote is its own answer.
+    soft: a class gets the mean of its probabilities. hard: a class gets the share of the answers whose first choice it is; among
+    equals the mean of the probabilities decides, and after that the order of the classes. A single answer's soft vote is itself.
 
     Args:
-        probabilities: (N, classes) of each model, classes in the same order.
+        probabilities: (N, classes) of each model and view, classes in the same order.
         vote: How.
 
     Returns:
-        What each class gets, from 0 to 1; NaN in the whole row where one model's answer is not a number. And the ranking.
+        What each class gets, from 0 to 1; NaN in the whole row where one answer is not a number. And the ranking.
     """
     stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
     mean = stacked.mean(axis=0)

@@ -433,9 +433,58 @@ def test_what_an_exported_network_cannot_do(run, here):
         (("--method", "layercam"), "--method layercam needs more than an exported network gives; give the .pt"),
         (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
         (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
-        (("--size", "32"), "model.onnx is exported and fixed; --size goes with a .pt"),
+        (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
+        (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
     ):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
+
+
+# ---------------------------------------------------------------- large pictures
+
+
+@pytest.fixture
+def large(here):
+    """Noise of 200 by 150 pixels with a red square of 12 in it, and model.onnx, which takes any size."""
+    noise = np.random.default_rng(0).integers(90, 166, (150, 200, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    image.paste(RED, (161, 97, 173, 109))
+    image.save("large.png")
+    write_model("any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
+    return 161, 97, 173, 109
+
+
+@pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
+def test_a_small_thing_in_a_large_picture(run, large, size):
+    """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
+    run("cnn-export", "any.pt", "-o", "any.onnx", "--cam", "--dynamic-size", *CPU)
+    words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
+    found = []
+    for model in ("any.pt", "any.onnx"):
+        outcome = run("cnn-cam", "-m", model, "-o", model[4:], *words, *CPU)
+        (row,) = outcome.rows
+        x, y = json.loads(row["peak"])
+        assert 161 <= x < 173
+        assert 97 <= y < 109
+        assert "shown otherwise than it was trained on" in outcome.err
+        found.append(np.load(f"{model[4:]}/large.png.map.npy"))
+    height, width = preparing.sides(size)
+    assert found[0].shape == found[1].shape == (height, width)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
+
+
+def test_how_a_picture_comes_to_an_exported_network(run, here):
+    """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
+    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
+        ours, theirs = (
+            run("cnn-cam", "-m", name, "photos", "--method", "gradcam", "--box", "0.5", *words, *CPU).rows
+            for name in ("model.pt", "model.onnx")
+        )
+        assert [(row["box"], row["peak"]) for row in ours] == [(row["box"], row["peak"]) for row in theirs]
+    write_model("wide.pt", layers="conv 2 k1 relu, conv 2 k5 relu")
+    run("cnn-export", "wide.pt", "-o", "wide.onnx", "--cam", "--dynamic-size", *CPU)
+    refused = run("cnn-cam", "-m", "wide.onnx", "photos", "--size", "3x20", *CPU, status=2)
+    assert "--size 3x20: 20 x 3 pixels are too small for wide.onnx" in refused.err
 
 
 # ---------------------------------------------------------------- how far to believe them
@@ -558,3 +607,45 @@ def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
         box = boxes(row)  # and the middle of what is hot
         assert left <= (box[0] + box[2]) / 2 < right, row
         assert top <= (box[1] + box[3]) / 2 < bottom, row
+
+
+@pytest.mark.photos
+def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
+    """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""
+    monkeypatch.chdir(tmp_path)
+    base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
+    listed = [
+        path
+        for folder, label in (("dogs-vs-cats/dog", "dog"), ("flowers/dandelion", "dandelion"))
+        for path in sorted((photos / folder).iterdir())[:40]
+    ]
+    lines = [f"{path}\t{'dog' if 'dogs' in str(path) else 'dandelion'}" for path in listed]
+    Path("list.tsv").write_text("path\tlabel\n" + "\n".join(lines) + "\n")
+    run("cnn-extract", "list.tsv", "-o", "train.npy", *base, *CPU)
+    run("cnn-train-head", "train.npy", "-o", "head.pt", "--solver", "lbfgs", *CPU)
+    run("cnn-export", "head.pt", "-o", "any.onnx", "--cam", "--dynamic-size", "--batch", 2, *CPU)
+    with Image.open(sorted((photos / "flowers" / "dandelion").iterdir())[90]) as landscape:
+        scene = landscape.convert("RGB").resize((1200, 900), Image.Resampling.BICUBIC)
+    with Image.open(sorted((photos / "dogs-vs-cats" / "dog").iterdir())[100]) as dog:
+        small = dog.convert("RGB")
+        small.thumbnail((150, 150))
+    left, top = 820, 560
+    scene.paste(small, (left, top))
+    scene.save("scene.png")
+    peaks = []
+    for model in ("head.pt", "any.onnx"):
+        (row,) = run("cnn-cam", "-m", model, "scene.png", "--class", "dog", "--size", "900x1200", *CPU).rows
+        x, y = json.loads(row["peak"])
+        assert left <= x < left + small.width, row
+        assert top <= y < top + small.height, row
+        peaks.append((x, y))
+    assert peaks[0] == peaks[1]
+    whole, small = (
+        next(
+            row
+            for row in run("cnn-predict", "-m", "any.onnx", "scene.png", "--top", 2, *words, *CPU).rows
+            if row["label"] == "dog"
+        )
+        for words in (("--size", "native"), ())
+    )
+    assert float(whole["probability"]) > 10 * float(small["probability"]), "224 pixels hardly show a dog"

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from cnnkit.choices import Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.engine import export
 from cnnkit.formats import bundle, onnx_model
@@ -31,9 +32,9 @@ def here(tmp_path, monkeypatch, pictures):
     return tmp_path
 
 
-def write(name, head, *, grey=False):
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey)
-    made = classifiers.build_head(head, (8,))
+def write(name, head, *, grey=False, pool=Pool.AVG):
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey, pool=pool)
+    made = classifiers.build_head(head, (8,) if pool is Pool.AVG else (8 * 5 * 5,))
     header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
@@ -115,10 +116,10 @@ def quickly(monkeypatch):
     """Export every network once: what follows is not about the exporter, which takes its seconds."""
     real, kept = export.to_onnx, {}
 
-    def remembered(module, example, *, inputs, outputs, opset=None):
-        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset)
+    def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH):
+        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset, tuple(free))
         if key not in kept:
-            kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset)
+            kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset, free=free)
         return onnx.ModelProto.FromString(kept[key].SerializeToString())
 
     monkeypatch.setattr(export, "to_onnx", remembered)
@@ -190,6 +191,27 @@ def test_options_reach_the_graph(run, here):
     assert (taken.name, [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:]) == ("features", [8])
 
 
+def test_pictures_of_any_size(run, here):
+    """Other sizes are compared, too, real pictures at the network's own; a flattened map says which size it needs, and writes nothing."""
+    outcome = run("cnn-export", "model.pt", "-o", "any.onnx", "--dynamic-size", "--verify", "photos", *CPU)
+    assert [(row["source"], row["rows"]) for row in outcome.rows] == [
+        ("random", "1"), ("random", "2"), ("random", "4"),
+        ("random 24x24", "2"), ("random 24x16", "2"), ("random 17x17", "2"), ("photos", "11"),
+    ]  # fmt: skip
+    assert all(float(row["max_difference"]) < 1e-5 for row in outcome.rows)
+    (taken,) = onnx.load("any.onnx").graph.input
+    assert [axis.dim_param or axis.dim_value for axis in taken.type.tensor_type.shape.dim] == [
+        "batch",
+        "height",
+        "width",
+        3,
+    ]
+    write("flat.pt", "dense 2 softmax", pool=Pool.FLATTEN)
+    refused = run("cnn-export", "flat.pt", "-o", "flat.onnx", "--dynamic-size", *CPU, status=1)
+    assert "flat.pt takes pictures of 16x16 alone: its head (dense 2 softmax) reads 200 values of a map" in refused.err
+    assert not Path("flat.onnx").exists()
+
+
 def test_a_head_without_class_activation_maps_says_why(run, here):
     """And names the way to a model that has them."""
     write("deep.pt", "dense 4 relu, dense 2 softmax")
@@ -222,6 +244,7 @@ def test_wrong_files_and_words_are_one_line(run, here):
         (("model.pt", "-o", "x.onnx", "--opset", "9"), 2, "--opset 9: give 18 to 23"),
         (("model.pt", "-o", "x.onnx", "--device", "tpu"), 2, "tpu"),
         (("model.pt", "-o", "x.onnx", "--head-only", "--cam"), 2, "--head-only takes features"),
+        (("model.pt", "-o", "x.onnx", "--head-only", "--dynamic-size"), 2, "--head-only takes features"),
         (("model.pt", "-o", "x.onnx", "--split", "val"), 2, "give them with --verify SOURCE"),
         (("model.pt", "-o", "x.onnx", "--verify", "nowhere"), 1, "nowhere"),
     ]:

@@ -1,5 +1,6 @@
 """cnn-predict as it is run: against torch on real files, from every source, in every form of output."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from cnnkit.choices import Fit, Pool
+from cnnkit.data import augment, images
 from cnnkit.data import preprocess as preparing
-from cnnkit.engine import export
+from cnnkit.engine import export, resample
 from cnnkit.formats import bundle, features
 from cnnkit.formats.header import Header, Kind, Preprocess
 from cnnkit.formats.manifest import Row
@@ -26,34 +30,39 @@ from cnnkit.nets import backbones, build
 from cnnkit.nets import classifier as classifiers
 
 CLASSES = ("blue", "green", "red")
+LAYERS = "conv 8 k3 relu, pool 2, conv 12 k3 relu"
 PREPROCESS = Preprocess(fit=Fit.CROP, resize=28, size=24, mean=(0.4, 0.45, 0.5), std=(0.2, 0.25, 0.3))
 
 
 @functools.cache
-def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3"):
+def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
     """Build a classifier with random weights, and the record of its base."""
-    base, backbone, _ = backbones.by_notation(
-        "conv 8 k3 relu, pool 2, conv 12 k3 relu", size=preprocess.size, seed=seed
-    )
+    base, backbone, _ = backbones.by_notation(layers, size=preprocess.size, seed=seed)
     made = classifiers.build_head(head, (12,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(seed))
     return classifiers.Classifier(base, made, preprocess=preprocess, pool=Pool.AVG).eval(), backbone
 
 
 @functools.cache
-def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3"):
-    """Export a classifier: whole, with normalised input, or its head alone."""
-    made, backbone = network(seed, preprocess, head)
+def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
+    """Export a classifier: whole, for pictures of any size, with normalised input, or its head alone."""
+    made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
         module, shape, dtype = export.HeadAnswers(made.head), (12,), np.float32
     elif kind == "float":
         module, shape, dtype = export.Answers(made, normalised=True), (3, size, size), np.float32
+    elif kind == "any":
+        module, shape, dtype = export.Answers(made), (size + 9, size, 3), np.uint8
     else:
         module, shape, dtype = export.Answers(made), (size, size, 3), np.uint8
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
     proto = export.to_onnx(
-        module.eval(), example, inputs="features" if kind == "head" else "images", outputs=module.names
+        module.eval(),
+        example,
+        inputs="features" if kind == "head" else "images",
+        outputs=module.names,
+        free=export.BATCH | ({1: "height", 2: "width"} if kind == "any" else {}),
     )
     header = Header(kind=Kind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
     return export.finished(proto, header)
@@ -358,6 +367,214 @@ def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], shares.numpy(), atol=1e-5)
 
 
+# ---------------------------------------------------------------- several views
+
+
+def shares_of(outcome):
+    """Every class's probability of every picture, (N, 3), from rows of --top 3."""
+    rows = outcome.rows
+    found = np.zeros((len(rows) // 3, 3))
+    for index, row in enumerate(rows):
+        found[index // 3, CLASSES.index(row["label"])] = float(row["probability"])
+    return found
+
+
+def squares(paths, preprocess=PREPROCESS):
+    return torch.from_numpy(np.stack([preparing.load(path, preprocess) for path in paths]))
+
+
+def asked(pixels, made=None):
+    with torch.no_grad():
+        return (made or network()[0])(pixels).softmax(1).numpy()
+
+
+def test_flips_are_averaged(run, model, root):
+    """The mean of torch's probabilities over a picture and its mirrorings; a majority of them with --vote hard."""
+    plain, path = squares(files(root)), model()
+    views = np.stack([asked(plain.flip(axes)) for axes in ((), (2,), (1,), (1, 2))])  # (views, N, classes)
+    two = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip")
+    np.testing.assert_allclose(shares_of(two), views[:2].mean(0), atol=2e-6)
+    four = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip, vflip")
+    np.testing.assert_allclose(shares_of(four), views.mean(0), atol=2e-6)
+    assert np.abs(views[:2].mean(0) - views[0]).max() > 1e-4
+    hard = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip, vflip", "--vote", "hard")
+    votes = np.stack([(views.argmax(2) == place).mean(0) for place in range(3)], axis=1)
+    np.testing.assert_allclose(shares_of(hard), votes, atol=1e-6)
+
+
+@pytest.mark.parametrize(("notation", "tolerance"), [("crop 0.7, hflip", 2e-3), ("rotate 30, contrast 0.4", 2e-6)])
+def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
+    """The copies are those of training by seed, content and number; neither batch, jobs, names nor company change them."""
+    paths, path = files(root), model()
+    words = ("-m", path, "--top", 3, "--tta", notation, "--views", 5)
+    outcome = run("cnn-predict", *words, root)
+    plain = squares(paths)
+    prints = [images.read(name).fingerprint for name in paths]
+    augmenter = resample.Augmenter(augment.parse(notation), seed=0)
+    views = [plain, *(augmenter(plain, prints, [number] * len(paths)) for number in range(1, 5))]
+    np.testing.assert_allclose(shares_of(outcome), np.mean([asked(view) for view in views], axis=0), atol=tolerance)
+    for more in (("--batch", 1), ("--batch", 7, "--jobs", 1), ("--jobs", 4)):
+        np.testing.assert_allclose(shares_of(run("cnn-predict", *words, root, *more)), shares_of(outcome), atol=2e-6)
+    moved = root / "moved.png"
+    moved.write_bytes(Path(paths[3]).read_bytes())
+    np.testing.assert_allclose(shares_of(run("cnn-predict", *words, moved))[0], shares_of(outcome)[3], atol=2e-6)
+    moved.unlink()
+    other = shares_of(run("cnn-predict", *words, root, "--seed", 1))
+    assert np.abs(other - shares_of(outcome)).max() > 1e-4
+    assert run("cnn-predict", *words, root).out == outcome.out
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_crops_are_averaged(run, model, root, crops):
+    """Torch on torchvision's FiveCrop and TenCrop of the resized pictures."""
+    transform = v2.FiveCrop(24) if crops == 5 else v2.TenCrop(24)
+    resize = v2.Resize(28, antialias=True)
+    expected = []
+    for name in files(root):
+        parts = transform(resize(torchvision.datasets.folder.default_loader(name)))
+        expected.append(asked(torch.from_numpy(np.stack([np.asarray(part) for part in parts]))).mean(0))
+    outcome = run("cnn-predict", "-m", model(), root, "--top", 3, "--crops", crops)
+    np.testing.assert_allclose(shares_of(outcome), expected, atol=2e-6)
+    squashing = model("squash.onnx", preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
+    refused = run("cnn-predict", "-m", squashing, root, "--crops", crops, status=2).err
+    assert "squash.onnx sees whole pictures (fit squash), and --crops cuts corners off" in refused
+
+
+def test_models_vote_over_views(run, model, root):
+    """Three models of other sizes, fits and orders of their classes: every model's answer to every view counts once."""
+    squashed, padded = Preprocess(fit=Fit.SQUASH, resize=20, size=20), Preprocess(fit=Fit.PAD, resize=26, size=26)
+    models = [
+        model("one.onnx"),
+        model("two.onnx", seed=1, preprocess=squashed),
+        model("three.onnx", seed=2, preprocess=padded, classes=("red", "blue", "green")),
+    ]
+    answers = []
+    for made, preprocess, order in (
+        (network()[0], PREPROCESS, [0, 1, 2]),
+        (network(1, squashed)[0], squashed, [0, 1, 2]),
+        (network(2, padded)[0], padded, [1, 2, 0]),
+    ):
+        plain = squares(files(root), preprocess)
+        answers += [asked(view, made)[:, order] for view in (plain, plain.flip(2))]
+    words = [word for path in models for word in ("-m", path)]
+    found = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--batch", 3))
+    np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=2e-6)
+    hard = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--vote", "hard"))
+    votes = np.stack([(np.stack(answers).argmax(2) == place).mean(0) for place in range(3)], axis=1)
+    np.testing.assert_allclose(hard, votes, atol=2e-6)
+
+
+def test_features_have_no_views(run, model, kept):
+    """A head has no picture to look at again."""
+    head = model("head.onnx", kind="head")
+    for words in (("--tta", "hflip"), ("--crops", 5)):
+        refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
+        assert "x.npy holds features, of which there are no other views; drop --tta or --crops" in refused
+    refused = run("cnn-predict", "-m", head, kept, "--size", "native", status=2).err
+    assert "head.onnx is a head and takes features; --size is for networks of pictures" in refused
+
+
+# ---------------------------------------------------------------- any size
+
+
+@pytest.fixture
+def sizes(tmp_path):
+    """Pictures of five sizes in turns, a broken one, and one that is too small for two convolutions and a pooling."""
+    folder = tmp_path / "sizes"
+    folder.mkdir()
+    for index, size in enumerate([(30, 40), (24, 24), (61, 33), (30, 40), (90, 70), (24, 24), (30, 40), (31, 40)]):
+        pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "2b.png").write_bytes(b"no picture")
+    Image.new("RGB", (4, 30)).save(folder / "5b.png")
+    return folder
+
+
+def own_size(paths, views=lambda pixels: [pixels]):
+    """Torch's answers to pictures as they are, (N, 3)."""
+    whole = [torch.from_numpy(np.array(images.load(path))) for path in paths]
+    return np.stack([np.mean([asked(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole])
+
+
+@pytest.mark.parametrize("words", [(), ("--batch", 2, "--jobs", 1), ("--jobs", 3)], ids=str)
+def test_pictures_at_their_own_sizes(run, model, sizes, words):
+    """Torch's answers to every picture as it is, in the order of the pictures; those that are too small are named with that reason."""
+    path = model(kind="any")
+    outcome = run("cnn-predict", "-m", path, sizes, "--size", "native", "--top", 3, *words, status=3)
+    good = [str(name) for name in sorted(sizes.iterdir()) if "b" not in name.name]
+    assert [row["path"] for row in outcome.rows][::3] == good
+    np.testing.assert_allclose(shares_of(outcome), own_size(good), atol=1e-5)
+    said = outcome.err.splitlines()
+    assert all(
+        line.startswith("cnn-predict: ") for line in said
+    )  # ONNX Runtime's own words on what is too small are not among them
+    assert "cnn-predict: shown otherwise than it was trained on, a network has other probabilities" in said
+    assert "2b.png: no picture" in said[-3]
+    assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in said[-2]
+
+
+def test_own_sizes_by_every_way_out(run, model, sizes):
+    """Labels alone stay in line with the list; flips, windows, a vote and JSON go with it; crops do not."""
+    path, listed = model(kind="any"), "".join(f"{name}\n" for name in sorted(sizes.iterdir()))
+    words = ("-m", path, "-m", path, "-", "--size", "native")
+    rows = run("cnn-predict", *words, stdin=listed, status=3).rows
+    labels = run("cnn-predict", *words, "--labels-only", stdin=listed, status=3).out.splitlines()
+    assert [label for label in labels if label] == [row["label"] for row in rows]
+    assert [index for index, label in enumerate(labels) if not label] == [3, 7]
+    good = [row["path"] for row in rows]
+    flipped = run("cnn-predict", *words, "--tta", "hflip", "--top", 3, stdin=listed, status=3)
+    expected = own_size(good, lambda pixels: [pixels, pixels.flip(1)])
+    np.testing.assert_allclose(shares_of(flipped), expected, atol=1e-5)
+    drawn = run("cnn-predict", *words, "--tta", "crop 0.9, hflip", "--json", stdin=listed, status=3)
+    assert [json.loads(line)["path"] for line in drawn.out.splitlines()] == good
+    refused = run("cnn-predict", *words, "--crops", 5, stdin=listed, status=2)
+    assert "--size native leaves pictures whole" in refused.err
+    single = run("cnn-predict", "-m", path, good[0], "--size", "native", "--logits").rows[0]
+    with torch.no_grad():
+        logits = network()[0](torch.from_numpy(np.array(images.load(good[0])))[None])[0]
+    assert float(single["logit"]) == pytest.approx(float(logits.max()), abs=1e-4)
+
+
+def test_a_mean_of_nothing_is_no_answer(run, model, root):
+    """Where pooling leaves no row, ONNX Runtime gives the bias for all pictures alike; that is said instead."""
+    path = model(kind="any", layers="conv 8 k3 relu, pool 3 s2, conv 12 k1 relu")
+    pictures = []
+    for height in (2, 3, 4, 5):
+        pictures.append(root / f"{height}.png")
+        Image.new("RGB", (30, height), (200, 10, 10)).save(pictures[-1])
+    outcome = run("cnn-predict", "-m", path, *pictures, "--size", "native", "--top", 3, status=3)
+    assert [row["path"] for row in outcome.rows][::3] == [str(path) for path in pictures[2:]]
+    assert f"2.png: 30 x 2 pixels are too small for {path}; skipped" in outcome.err
+    assert f"3.png: 30 x 3 pixels are too small for {path}; skipped" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("size", "preprocess"),
+    [
+        ("48", dataclasses.replace(PREPROCESS, size=48, resize=56)),
+        ("36x60", dataclasses.replace(PREPROCESS, size=36, resize=42, across=60)),
+    ],
+)
+def test_larger_pictures_and_rectangles(run, model, root, size, preprocess):
+    """The preprocessing grows in proportion; a rectangle is said height first; its own size changes nothing."""
+    path = model(kind="any")
+    outcome = run("cnn-predict", "-m", path, root, "--size", size, "--top", 3)
+    np.testing.assert_allclose(shares_of(outcome), asked(squares(files(root), preprocess)), atol=1e-5)
+    assert "shown otherwise than it was trained on" in outcome.err
+    own = run("cnn-predict", "-m", path, root, "--size", "24")
+    assert own.out == run("cnn-predict", "-m", path, root).out
+    assert "shown otherwise" not in own.err
+    small = run("cnn-predict", "-m", path, root, "--size", "4", status=2)
+    assert f"--size 4x4: 4 x 4 pixels are too small for {path}" in small.err
+
+
+def test_all_of_an_ensemble_take_any_size(run, model, root):
+    """One that does not is named."""
+    path, fixed = model("any.onnx", kind="any"), model("fixed.onnx")
+    refused = run("cnn-predict", "-m", path, "-m", fixed, root, "--size", "native", status=2)
+    assert "fixed.onnx takes 24 x 24 pixels alone" in refused.err
+
+
 @functools.cache
 def squeezenet():
     torch.manual_seed(0)
@@ -415,7 +632,7 @@ def test_a_network_of_torchvision_is_told_what_it_lacks(run, root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [("--size", 24), ("--mean", 0.5), ("--std", 0.5), ("--labels", "x"), ("--fit", "pad")]
+    "option", [("--mean", 0.5), ("--std", 0.5), ("--labels", "x"), ("--fit", "pad"), ("--resize", 30)]
 )
 def test_our_models_are_told_nothing(run, model, root, option):
     """Their Header says it all; an option that contradicts it would be ignored otherwise."""
@@ -431,7 +648,17 @@ def test_our_models_are_told_nothing(run, model, root, option):
         (["--top", 0], "invalid value for '--top'"),
         (["--min-probability", 1.5], "invalid value for '--min-probability'"),
         (["--vote", "loud"], "invalid value for '--vote'"),
-        (["--vote", "hard"], "give --model several times"),
+        (["--vote", "hard"], "give --model several times, or views with --tta"),
+        (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
+        (["--tta", "hflop"], '"hflop" is no augmentation; did you mean "hflip"?'),
+        (["--tta", "hflip", "--views", 4], "has 2 views and draws none"),
+        (["--tta", "crop 0.9", "--views", 1], "invalid value for '--views'"),
+        (["--tta", "hflip", "--crops", 5], "give one of the two"),
+        (["--views", 4], "says how many views --tta draws"),
+        (["--crops", 7], "invalid value for '--crops'"),
+        (["--size", "native"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
+        (["--size", "48"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
+        (["--size", "large"], '--size "large" is no size'),
     ],
 )
 def test_words_that_do_not_fit_are_refused(run, model, root, words, said):
@@ -486,13 +713,18 @@ def test_rows_appear_while_the_list_still_grows(model, root):
     assert process.returncode == 0
 
 
-def test_it_starts_without_torch_and_in_little_time(model, root):
-    """A cold call on one picture imports no torch, and needs less than a second of one core."""
+@pytest.mark.parametrize(
+    "words",
+    [["--logits"], ["--tta", "crop 0.9, hflip, fill wrap"], ["--crops", "10"], ["--size", "native", "--tta", "vflip"]],
+    ids=" ".join,
+)
+def test_it_starts_without_torch_and_in_little_time(model, root, words):
+    """A cold call on one picture imports no torch, whatever views are listed or cropped, and needs less than a second of one core."""
     code = (
         "import sys\n"
         "from cnnkit_tools.cnn_predict import main\n"
         "try:\n"
-        f"    main(['-m', {str(model())!r}, {files(root)[0]!r}, '--logits'])\n"
+        f"    main(['-m', {str(model(kind='any'))!r}, {files(root)[0]!r}, *{words!r}])\n"
         "finally:\n"
         "    print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )

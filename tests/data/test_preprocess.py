@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cnnkit.data import images
-from cnnkit.data.preprocess import load, prepare, sides, window, with_size
+from cnnkit.data.preprocess import crops, load, prepare, shown_as, sides, untouched, window, with_size
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Fit, Interpolation, Preprocess
 
@@ -156,7 +156,47 @@ def test_another_size_keeps_the_share_that_the_crop_sees():
         with_size(Preprocess(), resize=100)
 
 
+# ---------------------------------------------------------------- several crops
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("preprocess", [Preprocess(), Preprocess(resize=97, size=64), Preprocess(resize=64, size=64)])
+def test_crops_are_torchvisions(size, preprocess):
+    """Five or ten; the centre first, which is the plain picture, then the corners; each to the bit."""
+    image = picture(*size)
+    resized = v2.Resize(preprocess.resize, antialias=True)(image)
+    ten = [np.asarray(part) for part in v2.TenCrop(preprocess.size)(resized)]
+    found = crops(image, preprocess, mirrored=True)
+    assert np.array_equal(found[0], prepare(image, preprocess))
+    for one, other in zip(found, [ten[4], *ten[:4], ten[9], *ten[5:9]], strict=True):
+        assert np.array_equal(one, other)
+    for one, other in zip(crops(image, preprocess), found[:5], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_crops_of_a_strip():
+    """A picture that would be resized into a strip of a million pixels is not: its crops are cut from where they lie."""
+    ramp = np.linspace(0, 255, 30_000, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    found = [int(each.mean()) for each in crops(Image.fromarray(ramp), Preprocess())]
+    assert found == [127, 0, 255, 0, 255]
+
+
 # ---------------------------------------------------------------- windows and rectangles
+
+
+def test_a_picture_that_is_left_as_it_is():
+    """Whole, undistorted, at its own size, whatever the network's own way."""
+    image = picture(37, 50)
+    for fit in Fit:
+        assert np.array_equal(prepare(image, untouched(Preprocess(fit=fit), image.size)), np.asarray(image))
+
+
+def test_another_size_in_words():
+    """A number scales in proportion, two make a rectangle, height first; without any there is nothing to change."""
+    assert shown_as(Preprocess(), size="448") == Preprocess(resize=512, size=448)
+    assert shown_as(Preprocess(), size="112x200") == Preprocess(resize=128, size=112, across=200)
+    assert shown_as(Preprocess(), size="112x112", fit=Fit.PAD) == Preprocess(fit=Fit.PAD, resize=112, size=112)
+    assert shown_as(Preprocess(), size=None) == Preprocess()
 
 
 def seen_from(size, preprocess):

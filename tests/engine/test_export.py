@@ -227,6 +227,91 @@ def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
     np.testing.assert_allclose(answered(content, pixels(3))["probabilities"], in_torch(made, pixels(3))[0], atol=1e-5)
 
 
+# ---------------------------------------------------------------- any size
+
+
+@pytest.mark.parametrize("kind", ExportInput)
+def test_height_and_width_are_free(tmp_path, kind):
+    """One graph computes what torch does at sizes that nobody exported with; the axes are named, maps have what comes out of them."""
+    made, header = network()
+    records, content = written(tmp_path, made, header, dynamic=True, cam=True, features=True, input_kind=kind)
+    assert [(record.source, record.batch) for record in records] == [
+        ("random", 1), ("random", 2), ("random", 4), ("random 16x16", 2), ("random 16x11", 2), ("random 13x13", 2),
+    ]  # fmt: skip
+    graph = onnx.load_model_from_string(content).graph
+    shapes = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    pictures = ["batch", "height", "width", 3] if kind is ExportInput.UINT8 else ["batch", 3, "height", "width"]
+    assert shapes == {
+        "images": pictures,
+        "probabilities": ["batch", 3],
+        "logits": ["batch", 3],
+        "features": ["batch", 10],
+        "cam": ["batch", 3, "cam_height", "cam_width"],
+    }
+    for height, width in ((11, 11), (40, 23), (9, 30), (12, 12)):
+        images = np.random.default_rng(height).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+        given = images
+        if kind is ExportInput.FLOAT:
+            with torch.no_grad():
+                given = made.normalise(torch.from_numpy(images)).numpy()
+        found = answered(content, given)
+        for output, expected in zip(("probabilities", "logits", "features"), in_torch(made, images), strict=True):
+            np.testing.assert_allclose(found[output], expected, atol=1e-5)
+        # stride 2 without padding, then a window of 2: (H - 3) // 2 + 1 - 1 rows
+        assert found["cam"].shape == (3, 3, (height - 3) // 2, (width - 3) // 2)
+
+
+def test_half_precision_at_any_size(tmp_path):
+    """float16 goes with it."""
+    records, _ = written(tmp_path, *network(), dynamic=True, half=True)
+    assert 0 < max(record.max_difference for record in records) < 5e-2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            {"pool": Pool.FLATTEN},
+            r"takes pictures of 11x11 alone: its head \(dense 3 softmax\) reads 160 values of a map; .* \(gap, or --pool avg\)",
+        ),
+        (
+            {"pool": Pool.NONE, "head": "flatten, dense 3 softmax"},
+            r"alone: its head \(flatten, dense 3 softmax\) reads 10x4x4 values of a map",
+        ),
+        (
+            {"text": f"{TEXT}, flatten, dense 6 relu", "pool": Pool.NONE},
+            r"alone: its base \(conv 6 .* flatten, dense 6 relu\) reads flattened maps; --dynamic-size needs global pooling",
+        ),
+    ],
+    ids=["pooled by flatten", "flattened by the head", "flattened by the base"],
+)
+def test_flattened_maps_fix_the_size(tmp_path, words, said):
+    """The part that does it is named with the size that it needs; nothing is written, also where another size would go by chance."""
+    with pytest.raises(CnnkitError, match=said):
+        written(tmp_path, *network(**words), dynamic=True)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_heads_that_pool_by_themselves(tmp_path):
+    """Global pooling may stand in the head."""
+    made, header = network("gmp, dense 8 relu, dense 3 softmax", Pool.NONE)
+    _, content = written(tmp_path, made, header, dynamic=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 25, 14, 3), dtype=np.uint8)
+    np.testing.assert_allclose(answered(content, images)["probabilities"], in_torch(made, images)[0], atol=1e-5)
+
+
+def test_an_axis_that_is_not_free_is_refused():
+    """A width that weights belong to cannot be any: the reason is one line, without torch's advice."""
+    with pytest.raises(CnnkitError, match=r"torch cannot export this network to ONNX: .*conflicts between") as refused:
+        export.to_onnx(
+            nn.Linear(7, 2).eval(), torch.zeros(2, 9, 7), inputs="x", outputs=["y"], free={0: "batch", 2: "width"}
+        )
+    assert "\n" not in str(refused.value)
+
+
 # ---------------------------------------------------------------- the file
 
 

@@ -88,6 +88,30 @@ def test_several_preparations_of_one_decoding(files, monkeypatch):
     assert sorted(loaded) == sorted(picture.path for picture in good(files))
 
 
+def test_views_of_several_preparations_stand_side_by_side(files):
+    """Each view is prepared in every way before the next view comes, and a batch of a multiple of them holds whole pictures."""
+
+    class Doubled:
+        copies = 1
+
+        def __call__(self, picture, original, preprocess):
+            square = preparing.prepare(original.image, preprocess)
+            return [square, 255 - square]
+
+    ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
+    seen = []
+    for shown, answers in runner.run(good(files), ways, lambda *ways: ways, batch=4, views=Doubled()):
+        seen += shown
+        for way, pixels in zip(ways, answers, strict=True):
+            assert len(pixels) == len(shown)
+            for index in range(0, len(shown), 2):
+                assert shown[index] is shown[index + 1]
+                expected = preparing.load(shown[index].path, way)
+                np.testing.assert_array_equal(pixels[index], expected)
+                np.testing.assert_array_equal(pixels[index + 1], 255 - expected)
+    assert seen == [picture for picture in good(files) for _ in range(2)]
+
+
 def test_bad_pictures_are_named_in_their_turn(files):
     """What cannot be read is reported with its reason; without a way to report, it is an error that names the file."""
     skipped = []

@@ -68,7 +68,7 @@ def labels(tmp_path):
 @pytest.fixture
 def describe(labels):
     def make(**changes):
-        return Description(**{"size": SIZE, "mean": MEAN, "std": STD, "labels": labels, **changes})
+        return Description(**{"size": str(SIZE), "mean": MEAN, "std": STD, "labels": labels, **changes})
 
     return make
 
@@ -206,7 +206,10 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
 @pytest.mark.parametrize(
     ("made", "changes", "said"),
     [
-        ({}, {"size": 16}, "takes 8 x 8 pixels, --size says 16"),
+        ({}, {"size": "16"}, "takes 8 x 8 pixels, --size says 16"),
+        ({}, {"size": "8x8"}, 'no cnnkit header; --size is the side of its input then, a number of pixels, not "8x8"'),
+        ({}, {"size": "native"}, 'not "native"'),
+        ({}, {"size": "0"}, 'not "0"'),
         ({"shape": ("N", 1, "H", "W")}, {}, "expected pictures with three channels"),
         ({"shape": ("N", 3, "H", "W", "D")}, {}, "expected pictures with three channels"),
         ({"classes": 1, "last": [("Concat3", {})]}, {}, "ONNX Runtime cannot run it"),
@@ -214,7 +217,7 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
         ({"kind": TensorProto.INT64}, {}, r"tensor\(int64\)"),
         ({"shape": ("N", 3, "H", "W"), "axes": [1, 2]}, {}, "does not run on 8 x 8 pixels"),
     ],
-    ids=["size", "grey", "vector", "broken", "classes", "integers", "runs not"],
+    ids=["size", "rectangle", "native", "none", "grey", "vector", "broken", "classes", "integers", "runs not"],
 )
 def test_what_contradicts_the_network_is_one_line(tmp_path, describe, made, changes, said):
     """Both sides of the contradiction are given."""

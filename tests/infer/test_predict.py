@@ -13,7 +13,7 @@ from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
 from cnnkit.formats.manifest import Row
-from cnnkit.infer import feature_rows, predict
+from cnnkit.infer import feature_rows, predict, tta
 from cnnkit.infer.foreign import Description
 from cnnkit.infer.predict import Predictor
 
@@ -129,6 +129,52 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
     assert sorted(decoded) == sorted(picture.path for picture in found)
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
+def test_the_views_of_a_picture_come_in_one_batch(tmp_path, found, asked, batch, sizes):
+    """A batch counts views and holds whole pictures; seven pictures of eight views each are dealt out evenly."""
+    predictor = load(whole(tmp_path / "net.onnx"), views=tta.choose("crop 0.5, hflip"))
+    answers = list(predictor.pictures(found, batch=batch))
+    assert asked == sizes
+    alone = list(load(whole(tmp_path / "net.onnx"), views=tta.choose("crop 0.5, hflip")).pictures(found, batch=8))
+    np.testing.assert_allclose(
+        [answer.probabilities for answer in answers], [answer.probabilities for answer in alone], atol=1e-6
+    )
+
+
+def test_an_ensemble_sees_the_same_views(tmp_path, found):
+    """Three models, two ways to prepare a picture, two orders of the classes: the mean is over models and views, each once."""
+    models = [
+        whole(tmp_path / "one.onnx"),
+        whole(tmp_path / "two.onnx", preprocess=Preprocess(size=8, resize=8, fit=Fit.SQUASH)),
+        whole(tmp_path / "three.onnx", weights=-WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1]),
+    ]
+    views = tta.choose("crop 0.3", views=4)
+    together = np.stack([answer.probabilities for answer in load(*models, views=views).pictures(found, batch=5)])
+    alone = [
+        [dict(zip(predictor.classes, answer.probabilities, strict=True)) for answer in predictor.pictures(found)]
+        for predictor in (load(model, views=views) for model in models)
+    ]
+    expected = [
+        [np.mean([shares[place][label] for shares in alone]) for label in CLASSES] for place in range(len(found))
+    ]
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+    plain = np.stack([answer.probabilities for answer in load(*models).pictures(found)])
+    assert np.abs(plain - together).max() > 1e-3
+
+
+def test_skipped_pictures_keep_their_place_among_views(tmp_path, found):
+    """A picture that cannot be used has no views, and those behind it keep theirs."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    order = [Picture(str(broken)), found[0], Picture(str(broken)), *found[1:]]
+    predictor = load(whole(tmp_path / "net.onnx"), views=tta.choose("vflip, hflip"), vote=Vote.HARD)
+    answers = list(predictor.pictures(order, batch=8, skip=lambda *_: None))
+    assert [answer.path for answer in answers] == [picture.path for picture in order]
+    assert [answer.probabilities is None for answer in answers] == [True, False, True, *[False] * 6]
+    # A mean of colours is the same whichever way a picture is turned: the four views agree
+    assert all(answer.probabilities.max() == 1 for answer in answers if answer.probabilities is not None)
 
 
 def test_models_with_their_classes_in_another_order_agree(tmp_path, found):
@@ -297,8 +343,14 @@ def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"description": Description(size=8)}, "carries its own preprocessing and classes; --size is for networks"),
-        ({"vote": Vote.HARD}, "give --model several times"),
+        ({"description": Description(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
+        (
+            {"description": Description(size="8")},
+            "takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size",
+        ),
+        ({"description": Description(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
+        ({"vote": Vote.HARD}, "give --model several times, or views with --tta"),
+        ({"logits": True, "views": tta.choose("hflip")}, "a vote has probabilities and no logits"),
     ],
 )
 def test_options_that_one_of_our_models_does_not_need_are_refused(tmp_path, options, said):
@@ -321,7 +373,7 @@ def test_what_is_no_classifier_is_refused(tmp_path):
         load(without_preprocess(whole(tmp_path / "broken.onnx")))
     two = load(whole(tmp_path / "two.onnx", classes=("a", "b")))
     with pytest.raises(FormatError, match="gives 3 numbers a picture, but has 2 classes: a, b"):
-        two._ask([np.zeros((1, 16, 16, 3), dtype=np.uint8)])
+        two._ensemble.ask([np.zeros((1, 16, 16, 3), dtype=np.uint8)])
     with pytest.raises(UsageError, match=r"head\.pt: prediction takes ONNX; make it with cnn-export"):
         load("head.pt")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")

@@ -1,0 +1,145 @@
+"""Networks that are asked about the same pictures: loaded, their classes in one order, their pictures decoded once."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.data.reader import Progress
+from cnnkit.data.source import Picture
+from cnnkit.engine import by_shape, onnx_classifier, runner
+from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
+from cnnkit.engine.runner import Skip, Views
+from cnnkit.engine.session import Session
+from cnnkit.errors import UsageError
+from cnnkit.formats import onnx_model
+from cnnkit.infer import foreign, voting
+from cnnkit.infer.foreign import Description
+
+log = logging.getLogger("cnnkit")
+
+#: What --size says where every picture is shown as it is.
+NATIVE = "native"
+
+
+class Ensemble:
+    """Classifiers with the same classes.
+
+    Attributes:
+        models: One or more.
+        classes: In the order of the first one's.
+        native: Every picture is shown at its own size.
+    """
+
+    def __init__(
+        self, models: Sequence[str | Path], *, description: Description, logits: bool = False, device: str = "auto"
+    ) -> None:
+        """Load networks.
+
+        Args:
+            models: One `.onnx` or more.
+            description: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
+                `native`.
+            logits: Of a single one: answers have these as well.
+            device: Where they run.
+
+        Raises:
+            UsageError: The description contradicts the networks or lacks something.
+            CnnkitError: The classes differ.
+            FormatError: A file is no classifier.
+        """
+        self.models: list[OnnxClassifier] = []
+        for path in models:
+            # The first network says where it runs; a CPU need not be said twice
+            known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
+            self.models.append(_load(path, description, device="cpu" if known else device))
+        first, self.native = self.models[0], False
+        if all(model.header for model in self.models):
+            told = replace(description, size=None).given()
+            if told:
+                raise UsageError(
+                    f"{first.name} carries its own preprocessing and classes; {told[0]} is for networks that cnnkit did not make"
+                )
+            if description.size is not None:
+                self._show(description.size)
+        if logits and not first.gives_logits:
+            raise UsageError(f"{first.name} gives probabilities and no logits; drop --logits")
+        self.classes, self._logits = first.classes, logits
+        self._orders = [
+            voting.order(model.classes, first.classes, name=model.name, reference_name=first.name)
+            for model in self.models
+        ]
+
+    def _show(self, size: str) -> None:
+        """Show the networks pictures of another size than their own."""
+        self.native = size == NATIVE
+        before = [model.preprocess for model in self.models]
+        for place, model in enumerate(self.models):
+            if self.native and model.preprocess is not None and model.network.sides != (None, None):
+                raise model.fixed()
+            if model.preprocess is None or not self.native:
+                self.models[place] = model.resized(size)
+        if self.native or [model.preprocess for model in self.models] != before:
+            log.info("shown otherwise than it was trained on, a network has other probabilities")
+
+    def run(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        batch: int,
+        jobs: int | None,
+        views: Views | None,
+        skip: Skip,
+        progress: Progress,
+    ) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
+        """Send pictures through all networks, in order, each file decoded once.
+
+        Args, Yields as `runner.run`; the arrays are those of `ask`. With `native` as `by_shape.run`.
+        """
+        ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
+
+        def network(*pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            shown = dict(zip(ways, pixels, strict=True))
+            return self.ask([shown[model.preprocess] for model in self.models if model.preprocess is not None])
+
+        def native(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            return self.ask([pixels] * len(self.models))
+
+        words: dict[str, Any] = {"batch": batch, "jobs": jobs, "views": views, "skip": skip, "progress": progress}
+        if self.native:
+            return by_shape.run(pictures, ways[0], native, **words)
+        return runner.run(pictures, ways, network, **words)
+
+    def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Give the probabilities of each model, (N, classes), and behind them the logits where they are wanted.
+
+        Args:
+            inputs: Of each model.
+
+        Raises:
+            BadPicture: With `native`, a network does not take pictures of that size.
+        """
+        answers = [
+            (model.on_any if self.native else model)(values, logits=self._logits)
+            for model, values in zip(self.models, inputs, strict=True)
+        ]
+        probabilities = [
+            answer[0] if order is None else answer[0][:, order]
+            for answer, order in zip(answers, self._orders, strict=True)
+        ]
+        return [*probabilities, *answers[0][1:]]
+
+
+def _load(path: str | Path, description: Description, *, device: str) -> OnnxClassifier:
+    name = str(path)
+    if name.endswith((".pt", ".pth")):
+        raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
+    model = onnx_model.load(path)
+    network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+    if model.header is not None:
+        return onnx_classifier.ours(network, model.header)
+    return foreign.described(network, description, onnx_model.parse(model.content, name=name).graph)

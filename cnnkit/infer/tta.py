@@ -1,0 +1,163 @@
+"""Test-time averaging: the views of a picture whose answers become one. No torch, unless an augmentation has words that need it."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import Crops, Fit
+from cnnkit.data import augment, flips_and_crops
+from cnnkit.data import preprocess as preparing
+from cnnkit.data.augment import Augmentation, Draw
+from cnnkit.data.images import Original
+from cnnkit.data.source import Picture
+from cnnkit.errors import UsageError
+from cnnkit.formats.header import Preprocess
+from cnnkit.infer.views import augmented
+
+log = logging.getLogger("cnnkit")
+
+#: How many views a picture has where they are drawn, the plain one among them.
+VIEWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """The picture and all its mirrorings that an augmentation can come to: two or four in all."""
+
+    augmentation: Augmentation
+
+    @property
+    def _draws(self) -> list[Draw]:
+        across, down = (
+            (False, True) if word else (False,) for word in (self.augmentation.hflip, self.augmentation.vflip)
+        )
+        return [Draw(hflip=hflip, vflip=vflip) for vflip in down for hflip in across][1:]
+
+    @property
+    def copies(self) -> int:
+        """Count them, the picture itself left out."""
+        return len(self._draws)
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        square = preparing.prepare(original.image, preprocess)
+        return [square, *(flips_and_crops.copy(square, draw) for draw in self._draws)]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """The picture and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number."""
+
+    augmentation: Augmentation
+    copies: int
+    seed: int
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        square = preparing.prepare(original.image, preprocess)
+        numbers = range(1, self.copies + 1)
+        if not flips_and_crops.suffice(self.augmentation):
+            return [square, *augmented(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
+        draws = [
+            augment.draw(self.augmentation, seed=self.seed, picture=original.fingerprint, copy=number)
+            for number in numbers
+        ]
+        return [square, *(flips_and_crops.copy(square, draw) for draw in draws)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """The centre of the resized picture, which is the plain view, and its corners; with `mirrored` also those of its mirroring."""
+
+    mirrored: bool
+
+    @property
+    def copies(self) -> int:
+        """Count them, the centre left out."""
+        return 9 if self.mirrored else 4
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        return preparing.crops(original.image, preprocess, mirrored=self.mirrored)
+
+
+TestViews = Flipped | Augmented | Cropped
+
+
+def choose(
+    notation: str | None = None, *, views: int | None = None, crops: Crops | None = None, seed: int = 0
+) -> TestViews | None:
+    """Find out which views are asked for.
+
+    Args:
+        notation: An augmentation. Where it has flips alone its views are listed, otherwise drawn.
+        views: How many are drawn, the plain one among them; VIEWS unless said.
+        crops: Five or ten crops in place of an augmentation.
+        seed: Of what is drawn.
+
+    Returns:
+        None where there is the plain view alone.
+
+    Raises:
+        UsageError: The words do not go together, or the augmentation changes nothing.
+        NotationError: A word means nothing.
+    """
+    if notation is not None and crops is not None:
+        raise UsageError("--tta draws views and --crops lists them; give one of the two")
+    if notation is None:
+        if views is not None:
+            raise UsageError(f'--views {views} says how many views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+        return None if crops is None else Cropped(mirrored=crops is Crops.TEN)
+    augmentation = augment.demanded(notation, option="--tta")
+    if flips_and_crops.suffice(augmentation) and augmentation.crop == 1:
+        flipped = Flipped(augmentation)
+        if views is not None:
+            raise UsageError(
+                f'--tta "{notation}" has {1 + flipped.copies} views and draws none; '
+                "drop --views, or add a word that draws, such as crop 0.9"
+            )
+        return flipped
+    return Augmented(augmentation, (views or VIEWS) - 1, seed)
+
+
+def check(views: TestViews, preprocess: Preprocess, *, name: str, native: bool) -> None:
+    """Demand that a model's pictures have such views; say so where crops are all the same.
+
+    Args:
+        views: Which ones.
+        preprocess: Of the model.
+        name: The model's file, for messages.
+        native: It is shown pictures at their own sizes.
+
+    Raises:
+        UsageError: Crops are asked for, and the model sees whole pictures.
+    """
+    if not isinstance(views, Cropped):
+        return
+    if native:
+        raise UsageError('--crops cuts corners off, and --size native leaves pictures whole; try --tta "crop 0.9"')
+    if preprocess.fit is not Fit.CROP:
+        raise UsageError(
+            f"{name} sees whole pictures (fit {preprocess.fit}), and --crops cuts corners off what a model of fit crop sees; "
+            'try --tta "crop 0.9"'
+        )
+    if preprocess.resize == preprocess.size:
+        log.info(
+            "%s resizes to the %d pixels of its crop: the crops of a square picture are all the same",
+            name,
+            preprocess.size,
+        )
+
+
+def one_thread_each(views: TestViews | None) -> AbstractContextManager[None]:
+    """Let each of the threads that make views compute by itself, where torch makes them."""
+    if not isinstance(views, Augmented) or flips_and_crops.suffice(views.augmentation):
+        return contextlib.nullcontext()
+    from cnnkit.engine import torch_device  # here, since a prediction without such views imports no torch
+
+    return torch_device.threads(1)

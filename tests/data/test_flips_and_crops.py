@@ -1,0 +1,66 @@
+"""Flips and crops in numpy: against the resampling of all words in torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from cnnkit.data import augment, flips_and_crops
+from cnnkit.data.augment import Draw
+from cnnkit.engine import resample
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def resampled(pixels, draw):
+    return resample.augment(torch.from_numpy(pixels)[None], [draw])[0].numpy()
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (17, 40), (224, 224), (1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("notation", ["crop 0.9, hflip", "crop 0.3, vflip, hflip", "crop 0.05"])
+def test_windows_agree_with_torch(height, width, notation):
+    """Of thirty copies no value is more than a level of 255 from what the resampling of all words gives, and nearly all are equal."""
+    pixels = picture(height, width)
+    unequal = 0.0
+    for number in range(30):
+        draw = augment.draw(augment.parse(notation), seed=3, picture="a", copy=number)
+        here, there = (made.astype(int) for made in (flips_and_crops.copy(pixels, draw), resampled(pixels, draw)))
+        assert np.abs(here - there).max() <= 1
+        unequal += (here != there).mean() / 30
+    assert unequal < 0.01
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("vflip", [False, True])
+def test_flips_are_exact(hflip, vflip):
+    """A mirrored picture has the same pixels, the other way round."""
+    pixels, draw = picture(5, 8), Draw(hflip=hflip, vflip=vflip)
+    made = flips_and_crops.copy(pixels, draw)
+    np.testing.assert_array_equal(made, resampled(pixels, draw))
+    np.testing.assert_array_equal(made[4 if vflip else 0, 7 if hflip else 0], pixels[0, 0])
+
+
+def test_a_window_by_hand():
+    """Half of four columns, from the second on, made four wide: pixel centres at 0.75, 1.25, 1.75 and 2.25."""
+    pixels = np.array([[[0], [100], [200], [40]]], dtype=np.uint8).repeat(3, axis=2)
+    made = flips_and_crops.copy(pixels, Draw(crop_x=0.25, crop_width=0.5))
+    assert made[0, :, 0].tolist() == [75, 125, 175, 160]
+    turned = flips_and_crops.copy(pixels, Draw(crop_x=0.25, crop_width=0.5, hflip=True))
+    assert turned[0, :, 0].tolist() == [160, 175, 125, 75]
+
+
+@pytest.mark.parametrize(
+    ("notation", "expected"),
+    [
+        ("hflip", True),
+        ("crop 0.5, vflip, hflip, fill wrap", True),
+        ("rotate 0, hflip", True),
+        ("hflip, rotate 1", False),
+        ("zoom 0.1", False),
+        ("crop 0.5, noise 0.1", False),
+    ],
+)
+def test_what_they_suffice_for(notation, expected):
+    """Flips and crops, whatever fill says; any other word that does something takes torch."""
+    assert flips_and_crops.suffice(augment.parse(notation)) is expected
