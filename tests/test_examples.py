@@ -1,7 +1,6 @@
 """The examples that users copy run as they stand, in their quick form."""
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -122,33 +121,41 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
 
 
 @needs_make
-def test_folds_and_votes(shell, pictures):
-    """Each picture is answered once out of fold, the vote is the mean of the single heads; a second run makes nothing anew."""
-    photos = pictures("photos", red=16, blue=16)
-    (photos / "red" / "broken.png").write_bytes(b"no picture")
-    line = make_line("folds/Makefile", folder="photos", words="-j2 FOLDS=2")
-    outcome = shell(line, cwd=photos.parent)
-    assert "broken.png" in outcome.err
-    text = outcome.out[outcome.out.index("Out of fold") :]
-    own, single, *votes = [
-        [row.split("\t") for row in part.splitlines()] for part in re.split(r"^[AOS].*\n", text, flags=re.M)
-    ][1:]
-    assert [row[:2] for row in own[1:]] == [
-        ["fold0", "12"],
-        ["fold1", "12"],
-        ["mean", ""],
-        ["sd", ""],
-        ["out_of_fold", "24"],
-    ]
+def test_how_far_to_trust_the_digits(shell, tmp_path):
+    """Every step prints its figures, and they hang together; each picture is answered once out of fold, and the vote is a mean."""
+    words = {"BIN": f"{Path(sys.executable).parent}/", "OUT": "out", "DATA": "none"}
+    steps = shell(f"{EXAMPLES / 'trust.sh'} FOLDS=2 -j2", cwd=tmp_path, env=words).out.strip().split("\n\n")
+    titles = [step.splitlines()[0] for step in steps]
+    tables = [[line.split("\t") for line in step.splitlines()[1:]] for step in steps]
+    findings, own, single, soft, hard, views, temperature, calibrated, coverage, beside = tables
+    assert titles[0] == "Findings:"
+    assert findings[0] == ["level", "finding", "path", "other", "detail"]
+
+    assert [row[0] for row in own[1:]] == ["fold0", "fold1", "mean", "sd", "out_of_fold"]
+    assert int(own[1][1]) + int(own[2][1]) == int(own[5][1])
     assert [row[0] for row in single[1:]] == ["test-fold0", "test-fold1", "mean", "sd"]
-    assert [vote[1] for vote in votes] == [["n", "8"]] * 2
-    out = photos.parent / "out"
-    one, other, soft = (probabilities(out / f"{name}.tsv") for name in ("test-fold0", "test-fold1", "soft-vote"))
-    assert len(soft) == 16
-    assert soft == pytest.approx({key: (one[key] + other[key]) / 2 for key in soft}, abs=1e-5)
-    again = shell(f"{line} -n", cwd=photos.parent).out
-    assert again.count("cnn-eval") == 3
-    assert again.count("cnn-") == 3
+    singles, voted = dict(zip(single[0], single[3], strict=True)), dict(soft)
+    assert voted["n"] == dict(hard)["n"] == views[1][0] == single[1][1]
+    assert float(voted["log_loss"]) < float(singles["log_loss"])  # of a mean of probabilities it always is
+    folds = tmp_path / "out" / "folds"
+    one, other, mean = (probabilities(folds / f"{name}.tsv") for name in ("test-fold0", "test-fold1", "soft-vote"))
+    assert mean == pytest.approx({key: (one[key] + other[key]) / 2 for key in mean}, abs=1e-5)
+
+    assert temperature[3][0] == "accuracy"
+    assert temperature[3][1] == temperature[3][2]
+    log_loss = dict(zip(temperature[0], temperature[4], strict=True))
+    assert float(log_loss["after"]) <= float(
+        log_loss["before"]
+    )  # on the pictures that it was fitted on; on others it may not
+    measured = {(name, measure): float(value) for name, measure, value in calibrated}
+    assert measured["folds/test-fold0", "accuracy"] == measured["calibrated", "accuracy"]
+    assert float(coverage[1][3]) == pytest.approx(measured["calibrated", "accuracy"])
+    assert [row[0] for row in beside[1:]] == ["features", "features, width, height, bytes", "width, height, bytes"]
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
+
+    line = f"make -n -f {EXAMPLES / 'folds' / 'Makefile'} PHOTOS=out/clean.tsv OUT=out/folds FOLDS=2"
+    again = shell(line, cwd=tmp_path).out
+    assert again.count("cnn-") == again.count("cnn-eval") == 3  # nothing is made anew
 
 
 def probabilities(path):
