@@ -193,6 +193,7 @@ class ProbeName(StrEnum):
     TIME = "time"  # EXIF's
     NAME = "name"  # of the file, with # for its numbers
     ORDER = "order"  # the numbers in the file's name
+    TOGETHER = "together"  # all of these but the colours: each may tell little, and all of them much
 
 
 class Crops(StrEnum):

@@ -12,6 +12,9 @@ from cnnkit.audit.inspection import Inspected
 from cnnkit.choices import ProbeName
 from cnnkit.data.source import Picture
 
+#: What may be content.
+COLOURS = frozenset({ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR})
+
 #: Of words, so many are told apart, the most frequent ones; all others are one.
 _WORDS = 30
 
@@ -45,7 +48,11 @@ def columns(
         ProbeName.NAME: lambda: _words([_pattern(picture) for picture in pictures]),
         ProbeName.ORDER: lambda: _numbers(_numbers_in(picture) for picture in pictures),
     }
-    return {str(name): made[name]() for name in names}
+    known = {str(name): made[name]() for name in names if name is not ProbeName.TOGETHER}
+    united = [values for name, values in known.items() if name not in COLOURS]
+    if ProbeName.TOGETHER in names and len(united) > 1:
+        known[str(ProbeName.TOGETHER)] = np.hstack(united)
+    return known
 
 
 def _numbers(rows: Iterable[Iterable[float | None]]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from cnnkit.audit.beside import COLOURS
 from cnnkit.audit.inspection import Inspected
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, Kind, Level, Pair
@@ -19,8 +20,6 @@ _HUGE = 100_000_000
 _STRIP = 5
 #: The largest class has so many times as many pictures as the smallest.
 _UNBALANCED = 10
-#: What may be as it should be.
-_COLOURS = (ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR)
 _COLOURED = "; colours may be content, or light and background"
 #: Fewer pictures of a class than this cannot be learnt from and tested on.
 _FEW = 10
@@ -134,16 +133,17 @@ def of_groups(pictures: Sequence[Picture]) -> Iterator[Finding]:
             yield Finding(Level.ERROR, Kind.GROUP, second, path, f"group {group} stands in {one} and {other}")
 
 
-def of_probes(probes: Iterable[Probe]) -> Iterator[Finding]:
-    """Name what gives a target away."""
+def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
+    """Name what gives a target away; all together where nothing does by itself."""
+    single = {each.target for each in probes if each.leaks and each.probe not in {ProbeName.TOGETHER, *COLOURS}}
     for each in probes:
-        if each.leaks:
+        if each.leaks and not (each.probe == ProbeName.TOGETHER and each.target in single):
             yield _of_set(
                 Level.WARNING,
                 Kind.LEAK,
-                f"{each.probe} alone tells the {each.target} of {each.accuracy:.1%} of the pictures "
+                f"{_named(each.probe)} the {each.target} of {each.accuracy:.1%} of the pictures "
                 f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
-                f"{_COLOURED if each.probe in _COLOURS else ''}",
+                f"{_COLOURED if each.probe in COLOURS else ''}",
             )
 
 
@@ -153,3 +153,7 @@ def _of_set(level: Level, kind: Kind, detail: str) -> Finding:
 
 def _pictures(number: int) -> str:
     return "1 picture" if number == 1 else f"{number:,} pictures"
+
+
+def _named(probe: str) -> str:
+    return "sizes, file and name together tell" if probe == ProbeName.TOGETHER else f"{probe} alone tells"

@@ -240,6 +240,22 @@ def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
         assert {json.loads(line)["probe"] for line in probes} == {"width", "bytes"}  # all are 32 high
 
 
+def test_what_tells_little_by_itself_may_tell_much_together(run, here):
+    """Cats are square, dogs are not: neither width nor height says anything, both together do; a single leak makes that needless to say."""
+    sizes = {"cat": [(40, 40), (60, 60)], "dog": [(40, 60), (60, 40)]}
+    for number in range(80):
+        label = ("cat", "dog")[number % 2]
+        folder = here / "photos" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(number, size=sizes[label][number // 2 % 2]).save(folder / f"{number:02d}.png")
+    outcome = run("cnn-check", "photos", "--probes", "width,height,together")
+    (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
+    assert leak.startswith("sizes, file and name together tell the class of 100.0% of the pictures")
+    outcome = run("cnn-check", "photos", "--probes", "width,height,aspect,together")
+    (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
+    assert leak.startswith("aspect alone tells the class of 100.0%")
+
+
 def test_parts_that_can_be_told_apart_leak(run, here):
     """The pictures for training were taken with one camera, those for testing with another."""
     rows = []
