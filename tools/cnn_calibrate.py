@@ -1,5 +1,6 @@
 """Make probabilities mean what they say: fit a temperature, and put it into the exported network."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +48,8 @@ def main(
     validation set, which chose nothing but the epoch; no answer changes, and so no accuracy.
 
     Writes the measures before and after, on these same pictures: log_loss, ece (expected calibration error, 15 bins). With -m and
-    -o, whoever runs the new file gets calibrated probabilities: cnn-predict, and any other program. A second temperature
-    multiplies the first.
+    -o, whoever runs the new file gets calibrated probabilities: cnn-predict, and any other program. The network is asked about a few
+    of the pictures first: predictions that are not its own are refused. A second temperature multiplies the first.
 
     The probability of every class is needed: cnn-predict --top prints them; of two classes one is enough.
 
@@ -66,7 +67,15 @@ def main(
         figures.check(reliability)
     known = cli.truth(truth, predictions=None if predictions is None else [predictions], split=split)
     with cli.reading(predictions, "predictions") as file:
-        result = temperature.calibrate([file], known, model=model, output=output)
+        if model is None:
+            result = temperature.calibrate([file], known, output=output)
+        else:
+            temperature.check_files(model, output)
+            from cnnkit.infer import provenance
+
+            result = temperature.calibrate(
+                [file], known, model=model, output=output, demand=partial(provenance.check, model, name=file[1])
+            )
     if reliability is not None:
         from cnnkit.evaluation import reliability_picture
 

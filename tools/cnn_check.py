@@ -1,10 +1,12 @@
 """cnn-check: is this set of pictures fit for training?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.choices import CheckTable, ProbeName
+from cnnkit.errors import UsageError
 
 
 @cli.command
@@ -19,11 +21,16 @@ def main(
         ),
     ] = None,
     similarity: Annotated[
-        float,
+        float | None,
         cli.Option(
-            "--similarity", min=0.0, max=1.0, metavar="COSINE", help="--features: from here on two are neighbours."
+            "--similarity",
+            min=0.0,
+            max=1.0,
+            metavar="COSINE",
+            show_default=False,
+            help="With --features: from here on two are neighbours. [default: 0.93]",
         ),
-    ] = 0.93,
+    ] = None,
     near_bits: Annotated[
         int,
         cli.Option(
@@ -63,8 +70,10 @@ def main(
 
     Findings, a record each: errors (no picture; one picture with two labels or in two parts), warnings (sizes, balance, leaks)
     and notes. A leak probe is a small decision tree, cross-validated, that sees one thing and nothing else: width, height, aspect,
-    bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a picture. One that tells the class, or train from
-    test, well above chance is a warning: a network will learn that, too.
+    bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a picture, or all but the colours together. One
+    that tells the class, or train from test, well above chance is a warning: a network will learn that, too. Well above: significant
+    (5 % for all probes of a target) and a tenth of the way from chance to certainty. Accuracies are balanced; a p of 0.01 may be
+    smaller where nothing hangs on it.
 
     Examples:
       cnn-check photos/
@@ -73,39 +82,46 @@ def main(
       cnn-check split.tsv --features x.npy --table findings | grep neighbour
       cnn-check photos/ --table probes --probes width,height,bytes
     """
-    from cnnkit.audit import advice, check, fixing, report
+    from cnnkit.audit import advice, check, fixing, neighbours, report
     from cnnkit.audit.record import Level
     from cnnkit.formats import manifest
 
     names = check.demanded(probes)
+    if similarity is not None and features is None:
+        raise UsageError("--similarity is that of features; give them with --features X.npy")
     if fix is not None:
         manifest.check_name(fix, option="--fix")
+        if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
+            raise UsageError(f"--fix {fix} would replace what is checked, and what was left out would be forgotten")
     with cli.progress("checking") as progress:
         found = check.check(
             cli.pictures(sources, split=split, null=null),
             features=features,
             near=near_bits,
-            similarity=similarity,
+            similarity=neighbours.NEAR if similarity is None else similarity,
             names=names,
             seed=seed,
             jobs=jobs,
             progress=progress,
         )
-    rows = None
+    left = None
     if fix is not None:
-        rows = fixing.fixed(found)
-        manifest.save(fix, manifest.moved(rows, fix.parent), columns=manifest.columns(rows))
-        cli.notice(f"{fix}: {len(rows):,} of {found.listed:,} pictures")
+        left = fixing.fixed(found)
+        manifest.save(fix, manifest.moved(left.rows, fix.parent), columns=manifest.columns(left.rows))
     counts = {f"{level}s": found.count(level) for level in Level}
     bounds = {name: (counts[name], 0.0) for name in ("errors", "warnings")} if fail else {}
     with cli.gated({}, at_most=bounds):
-        if table is None and cli.for_people() and not as_json:
-            cli.emit_tables(found.tables())
+        if cli.for_people() and not as_json:
+            cli.emit_tables(found.tables(table))
         else:
             wanted = table or CheckTable.FINDINGS
             cli.emit(found.rows(wanted), as_json, columns=report.columns(wanted))
         cli.notice(", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items()))
-        for line in advice.advise(found, (sources or ["-"]) if fix is None else [str(fix)], fixed=rows):
+        if left is not None:
+            gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())
+            cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} pictures{f'; left out: {gone}' if gone else ''}")
+        words = (sources or ["-"]) if fix is None else [str(fix)]
+        for line in advice.advise(found, words, fixed=None if left is None else left.rows):
             cli.notice(line)
 
 

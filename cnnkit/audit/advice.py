@@ -13,10 +13,7 @@ from cnnkit.formats.manifest import Row
 
 #: What to do with a set that a pretrained base is similar to, and with one that it is not, by the textbook.
 _CASES = {
-    Size.SMALL: (
-        "a head on the features of a pretrained base",
-        "a head on the features of one of its earlier layers",
-    ),
+    Size.SMALL: ("a head on a pretrained base's features", "on those of an earlier layer"),
     Size.LARGE: ("fine-tuning of all layers of a pretrained base", "training from scratch"),
 }
 
@@ -33,7 +30,7 @@ def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None 
         Lines of text.
     """
     left: Sequence[Row | Picture] = report.sound if fixed is None else fixed
-    named = shlex.join(words)
+    named = "SOURCE" if "-" in words else shlex.join(words)  # a list can be read once
     learnt = [each for each in left if each.split is None or each.split.lower() not in held_out.NAMES]
     counts = Counter(each.label for each in learnt if each.label is not None)
     if counts:
@@ -41,21 +38,20 @@ def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None 
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = set_size.size_of(len(learnt))
         alike, different = _CASES[size]
-        yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes"
-        yield (
-            f"a {size} set: {alike} if it is similar to what the base was trained on, else {different}; "
-            f"cnn-train --advise {named} measures which"
-        )
-    divided = any(each.split is not None for each in left)
-    yield f"next: {_next(report, named, divided=divided, fixed=fixed is not None)}"
+        yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
+        yield f"so {alike}, or else {different}: cnn-train --advise {named} measures which"
+    parts = {each.split for each in left if each.split is not None}
+    yield f"next: {_next(report, named, parts=parts, fixed=fixed is not None)}"
 
 
-def _next(report: Report, words: str, *, divided: bool, fixed: bool) -> str:
-    if not fixed and report.count(Level.ERROR):
-        return f"look at the errors, then cnn-check {words} --fix clean.tsv"
+def _next(report: Report, named: str, *, parts: set[str], fixed: bool) -> str:
+    if report.count(Level.ERROR) and not fixed:
+        return f"look at the errors, then cnn-check {named} --fix clean.tsv"
     if any(finding.finding is Kind.LEAK for finding in report.findings):
-        return "look at what leaks; a network will learn that first"
-    if divided:
-        return f"cnn-extract {words} --split train -o train.npy"
+        return "look at what leaks; a network will learn that, too"
+    if "train" in parts:
+        return f"cnn-extract {named} --split train -o train.npy"
+    if parts:
+        return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(parts)} -o {min(parts)}.pt"
     near = " --near" if any(pair.kind is Kind.ALIKE for pair in report.pairs) and not fixed else ""
-    return f"cnn-split {words} --ratio 70,15,15{near} > split.tsv"
+    return f"cnn-split {named} --ratio 70,15,15{near} > split.tsv"

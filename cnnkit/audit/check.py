@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from cnnkit.audit import beside, findings, neighbours, probes
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.audit.record import Kind, Level, Pair
 from cnnkit.audit.report import Report
 from cnnkit.choices import ProbeName
 from cnnkit.data import duplicates, held_out, reader, source
@@ -71,8 +72,8 @@ def check(
         CnnkitError: None of the pictures can be used, or none is in the features.
     """
     listed = divided(list(pictures))
-    once, twice = _once_each(listed)
-    sound, inspected, found = [], [], list(twice)
+    once, again = _once_each(listed)
+    sound, inspected, found = [], [], list(findings.of_pairs(again))
     for done, (picture, outcome) in enumerate(reader.read(once, inspect, jobs=jobs), start=1):
         if isinstance(outcome, BadPicture):
             kind = outcome.kind if isinstance(outcome, Unusable) else Kind.BROKEN
@@ -86,6 +87,8 @@ def check(
             f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
         )
     seen = None if features is None else neighbours.load(features, sound)
+    if seen is not None and (lacking := len(sound) - len(seen.positions)):
+        log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
     places = list(_pairs(sound, inspected, near=near, seen=seen, similarity=similarity))
     together = Together(len(sound))
     together.unite_equal(picture.group for picture in sound)
@@ -101,7 +104,7 @@ def check(
             sound,
             [picture.split for picture in sound],
             roots,
-            known | _components(seen, len(sound)) if names else {},
+            known | _components(seen, sound) if names else {},
             seed=seed,
         ),
     ]
@@ -118,7 +121,7 @@ def check(
     found.sort(
         key=lambda each: (order[each.level], kinds[each.finding], source.name_order(each.path or ""), each.other or "")
     )
-    return Report(len(listed), found, probed, sound, inspected, pairs, roots)
+    return Report(len(listed), found, probed, sound, inspected, pairs, again, roots)
 
 
 def divided(pictures: list[Picture]) -> list[Picture]:
@@ -127,7 +130,10 @@ def divided(pictures: list[Picture]) -> list[Picture]:
     labels = {picture.label for picture in pictures}
     if len(labels) < 2 or any(picture.split for picture in pictures):
         return pictures
-    if not all(label is not None and label.lower() in names for label in labels):
+    called = sorted(label for label in labels if label is not None and label.lower() in names)
+    if len(called) < len(labels):
+        if called:
+            log.info("taken for classes, since other folders stand beside them: %s", ", ".join(called))
         return pictures
     found = []
     for picture in pictures:
@@ -138,15 +144,18 @@ def divided(pictures: list[Picture]) -> list[Picture]:
     return found
 
 
-def _once_each(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Finding]]:
-    """Take each file once, the first time that it is listed; and say which came again."""
+def _once_each(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Pair]]:
+    """Take each file once, the first time that it is listed; and pair what came again with it."""
     first: dict[str, Picture] = {}
     again = []
     for picture in pictures:
-        known = first.setdefault(os.path.realpath(picture.path), picture)
+        real = os.path.realpath(picture.path)
+        known = first.setdefault(real, picture)
         if known is not picture:
             again.append(Pair(Kind.TWICE, picture, known))
-    return list(first.values()), list(findings.of_pairs(again))
+            if known.group is None:
+                first[real] = replace(known, group=picture.group)
+    return list(first.values()), again
 
 
 def _pairs(
@@ -159,29 +168,40 @@ def _pairs(
 ) -> Iterator[tuple[Kind, int, int, str]]:
     """Find what belongs together: each picture beside the first of its like, as positions."""
     digests = [each.digest for each in inspected]
+    found = Together(len(pictures))
     for members in duplicates.identical(digests):
         for member in members[1:]:
+            found.unite(members[0], member)
             yield Kind.IDENTICAL, members[0], member, ""
-    look_of_set = {}
-    seeable = [place for place, each in enumerate(inspected) if min(each.width, each.height) >= _SEEABLE]
-    if left := len(inspected) - len(seeable):
+    large = [place for place, each in enumerate(inspected) if min(each.width, each.height) >= _SEEABLE]
+    seeable = [place for place in large if not inspected[place].plain]  # a colour has no look
+    if left := len(inspected) - len(large):
         log.info(
             "too small to be compared by their looks: %s of fewer than %d pixels a side",
             "1 picture" if left == 1 else f"{left:,} pictures",
             _SEEABLE,
         )
     alike = duplicates.alike([inspected[place].look for place in seeable], distance=near)
-    for number, members in enumerate([seeable[member] for member in members] for members in alike):
-        look_of_set.update(dict.fromkeys(members, number))
+    for members in ([seeable[member] for member in members] for members in alike):
         known = {digests[members[0]]}
         for member in members[1:]:
+            found.unite(members[0], member)
             if digests[member] not in known:  # byte-identical pictures look alike, too
                 known.add(digests[member])
                 bits = duplicates.distance(inspected[members[0]].look, inspected[member].look)
-                yield Kind.ALIKE, members[0], member, f"{bits} bits of 256 differ"
+                by_way = ", alike by way of others" if bits > near else ""
+                yield Kind.ALIKE, members[0], member, f"{bits} of 256 bits differ{by_way}"
+    having = set()
     for one, other, cosine in [] if seen is None else neighbours.near(seen, similarity=similarity):
-        if one not in look_of_set or look_of_set[one] != look_of_set.get(other):
+        having |= {one, other}
+        if found.root(one) != found.root(other):
             yield Kind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
+    if seen is not None and len(having) > len(seen.positions) / 2:
+        log.warning(
+            "%s of %s pictures have neighbours: these features hardly tell pictures apart; raise --similarity, or take others",
+            f"{len(having):,}",
+            f"{len(seen.positions):,}",
+        )
 
 
 def _probed(
@@ -203,12 +223,17 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.Seen | None, count: int) -> dict[str, np.ndarray]:
-    """Give the first principal components of features, (N, components): by their content, too, parts should not differ."""
+def _components(seen: neighbours.Seen | None, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
+    """Give the first principal components of features, (N, components): by their content, too, parts should not differ.
+
+    Nothing where some pictures have none: that would tell the parts apart.
+    """
     if seen is None:
+        return {}
+    if len(seen.positions) < len(pictures):
         return {}
     centred = seen.values - seen.values.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)  # ascending
-    known = np.full((count, min(_COMPONENTS, centred.shape[1])), np.nan, dtype=np.float32)
+    known = np.empty((len(pictures), min(_COMPONENTS, centred.shape[1])), dtype=np.float32)
     known[seen.positions] = centred @ directions[:, ::-1][:, : known.shape[1]]
     return {"features": known}

@@ -47,7 +47,7 @@ def broken(block: bytes) -> str | None:
     if order is None or len(content) < 8:
         return "no TIFF header"
     (first,) = struct.unpack_from(f"{order}I", content, 4)
-    coming = [first]
+    coming, visited = [first], {first}
     while coming:
         place = coming.pop()
         if place + 2 > len(content):
@@ -60,7 +60,10 @@ def broken(block: bytes) -> str | None:
             size = _SIZES.get(kind, 0) * values
             if size > 4 and offset + size > len(content):
                 return f"the value of tag {tag} lies behind the end"
-            if tag == ExifTags.IFD.Exif and place == first:
+            if tag == ExifTags.IFD.Exif:
+                if offset in visited:
+                    return "a directory leads back to itself"
+                visited.add(offset)
                 coming.append(offset)
     return None
 

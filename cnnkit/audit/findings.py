@@ -37,10 +37,15 @@ def of_pictures(pictures: Sequence[Picture], inspected: Sequence[Inspected]) -> 
     side = statistics.median(min(each.width, each.height) for each in inspected)
     usual, _ = Counter(each.mode for each in inspected).most_common(1)[0]
     for picture, each in zip(pictures, inspected, strict=True):
-        for level, kind, detail in (*_about_size(each, side), *_about_exif(each)):
+        for level, kind, detail in (*_about_size(each, side), *_about_content(each), *_about_exif(each)):
             yield Finding(level, kind, picture.path, None, detail)
         if each.mode != usual:
             yield Finding(Level.NOTE, Kind.MODE, picture.path, None, f"{each.mode}, where most are {usual}")
+
+
+def _about_content(each: Inspected) -> Iterator[tuple[Level, Kind, str]]:
+    if each.plain:
+        yield Level.WARNING, Kind.PLAIN, "of one colour all over: there is nothing to see"
 
 
 def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, Kind, str]]:
@@ -141,7 +146,7 @@ def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
             yield _of_set(
                 Level.WARNING,
                 Kind.LEAK,
-                f"{_named(each.probe)} the {each.target} of {each.accuracy:.1%} of the pictures "
+                f"{_named(each.probe)} the {each.target}, with a balanced accuracy of {each.accuracy:.1%} "
                 f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
                 f"{_COLOURED if each.probe in COLOURS else ''}",
             )

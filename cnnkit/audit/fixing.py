@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cnnkit.audit.record import Kind
 from cnnkit.audit.report import Report
@@ -11,39 +12,70 @@ from cnnkit.data.source import Picture
 from cnnkit.formats.manifest import Row
 
 
-def fixed(report: Report) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What is left of a set; `left_out` counts what is not, by the reason."""
+
+    rows: list[Row]
+    left_out: dict[str, int]
+
+
+def fixed(report: Report) -> Fixed:
     """Choose the pictures to go on with, and name what must not be parted.
 
-    Broken pictures, and those without a class among others that have one, are left out. Of identical files one stays, the one that
-    is held out if there is one; none where their labels contradict each other. Of pictures that only resemble each other all stay, as one
-    group; unless they stand in different parts: then those that are held out stay.
+    Left out are broken pictures, those without a class among others that have one, and all whose labels contradict each other: the same
+    file, identical ones or such that look alike, under two classes. Of identical files one stays, the one that is held out, or the first
+    by its name. Of pictures that look alike all stay, as one group; unless they stand in different parts: then those that are held out
+    stay. Neighbours in feature space become a group and no more.
 
     Returns:
         Rows with paths as they were given, in their order.
     """
-    pictures = report.sound
+    listings: defaultdict[str, list[Picture]] = defaultdict(list)
+    for pair in report.again:
+        listings[pair.other.path].append(pair.path)
+    pictures = [_most_held_out([picture, *listings[picture.path]]) for picture in report.sound]
+    torn = [len({each.label for each in [picture, *listings[picture.path]]}) > 1 for picture in report.sound]
     labelled = any(picture.label is not None for picture in pictures)
-    place_of = {picture.path: place for place, picture in enumerate(pictures)}
-    copies = Together(len(pictures))
-    for pair in report.pairs:
-        if pair.kind is Kind.IDENTICAL:
-            copies.unite(place_of[pair.path.path], place_of[pair.other.path])
-    kept = []
-    for members in copies.sets():
-        if len({pictures[member].label for member in members}) == 1:
-            kept.append(min(members, key=lambda member: (-_rank(pictures[member]), member)))
-    kept = sorted(member for member in kept if pictures[member].label is not None or not labelled)
+    left_out = {"no picture": report.listed - len(report.again) - len(pictures), "listed twice": len(report.again)}
 
-    resembling = Together(len(pictures))
+    kept = []
+    alike = _united(report, {Kind.IDENTICAL, Kind.ALIKE})
+    for members in alike.sets():
+        if len({pictures[member].label for member in members}) == 1 and not any(torn[member] for member in members):
+            kept += members
+    left_out["contradictory labels"] = len(pictures) - len(kept)
+    classless = [member for member in kept if labelled and pictures[member].label is None]
+    left_out["no class"] = len(classless)
+
+    copies: defaultdict[int, list[int]] = defaultdict(list)
+    same = _united(report, {Kind.IDENTICAL})
+    for member in sorted(set(kept) - set(classless)):
+        copies[same.root(member)].append(member)
+    single = [min(members, key=lambda member: (-_rank(pictures[member]), member)) for members in copies.values()]
+    left_out["copies"] = sum(map(len, copies.values())) - len(single)
+
+    sets: defaultdict[int, list[int]] = defaultdict(list)
+    for member in sorted(single):
+        sets[alike.root(member)].append(member)
+    whole = sorted(member for members in sets.values() for member in _undivided(pictures, members))
+    left_out["known to another part"] = len(single) - len(whole)
+    groups = _groups(report, whole)
+    rows = [Row(pictures[each].path, pictures[each].label, pictures[each].split, groups[each]) for each in whole]
+    return Fixed(rows, {reason: count for reason, count in left_out.items() if count})
+
+
+def _united(report: Report, kinds: set[Kind]) -> Together:
+    place_of = {picture.path: place for place, picture in enumerate(report.sound)}
+    together = Together(len(report.sound))
     for pair in report.pairs:
-        resembling.unite(place_of[pair.path.path], place_of[pair.other.path])
-    sets = defaultdict(list)
-    for member in kept:
-        sets[resembling.root(member)].append(member)
-    stays = {member for members in sets.values() for member in _undivided(pictures, members)}
-    kept = [member for member in kept if member in stays]
-    groups = _groups(report, kept)
-    return [Row(pictures[each].path, pictures[each].label, pictures[each].split, groups[each]) for each in kept]
+        if pair.kind in kinds:
+            together.unite(place_of[pair.path.path], place_of[pair.other.path])
+    return together
+
+
+def _most_held_out(listed: Sequence[Picture]) -> Picture:
+    return max(listed, key=_rank)  # the first of equals
 
 
 def _rank(picture: Picture) -> int:

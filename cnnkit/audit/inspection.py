@@ -18,6 +18,9 @@ from cnnkit.errors import BadPicture
 #: Of the picture's shorter side, how much belongs to its border.
 _BORDER = 1 / 32
 
+#: Values that differ by no more than this look the same.
+_NO_CONTRAST = 4
+
 #: The luminance table of quality 50, from which the Independent JPEG Group's encoder, and nearly all others, scale theirs.
 #: Source: ITU-T T.81, table K.1, in the order of its rows.
 _LUMINANCE = (
@@ -43,6 +46,7 @@ class Inspected:
     size: int  # of the file, in bytes
     format: str
     mode: str  # Pillow's word for what is in the file
+    plain: bool  # of one colour all over
     mean: tuple[float, ...]  # (3,): red, green, blue
     border: tuple[float, ...]  # (12,): the same of the top, bottom, left and right edge
     quality: int | None  # of a JPEG, 1 to 100
@@ -97,6 +101,7 @@ def _inspected(path: str, content: bytes) -> Inspected:
             size=len(content),
             format="JPEG" if file_format == "MPO" else file_format,
             mode=mode,
+            plain=bool((np.ptp(pixels, axis=(0, 1)) <= _NO_CONTRAST).all()),
             mean=_colour(pixels),
             border=tuple(value for edge in _edges(pixels) for value in _colour(edge)),
             quality=quality,

@@ -4,6 +4,8 @@ A decision tree is cross-validated on one such thing alone. How often trees do a
 classes apart without a look at the picture is what a network will learn in place of them, and what it will miss elsewhere.
 """
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from cnnkit.data.reader import usable_cores
 
-#: The share of sets without any leak in which a probe of a target is called significant nevertheless, at most.
+log = logging.getLogger("cnnkit")
+
+#: The share of sets without any leak in which a probe of a target is called significant nevertheless, at most: once for the class, and
+#: once for the parts.
 RATE = 0.05
 
 #: Significant is not yet much: a finding lies this far on the way from chance to certainty.
@@ -26,8 +31,8 @@ WELL_ABOVE = 0.1
 _FOLDS = 5
 #: Pictures that are looked at: an accuracy's standard error is then about 0.01, and a probe takes seconds.
 _AT_MOST = 2000
-#: Shufflings, at most and unless so many of them have done as well: then the rest would not make it significant any more. What is not
-#: well above chance, and so no finding, gets by with fewer.
+#: Shufflings, at most and unless so many of them have done as well: then the rest would not make it significant any more. With many
+#: probes more, or none of them could be significant. What is not well above chance, and so no finding, gets by with fewer.
 _SHUFFLINGS = 299
 _FEWER = 99
 _ENOUGH = 10
@@ -73,20 +78,22 @@ def probe(
         Besag and Clifford, Sequential Monte Carlo p-values, Biometrika 78 (1991). Several probes: Holm, Scandinavian Journal of
         Statistics 6 (1979).
     """
-    chosen, numbers = _chosen(labels, seed=seed)
+    chosen, numbers = _chosen(target, labels, seed=seed)
     if len(set(numbers.tolist())) < 2:
         return []
-    known = {name: np.asarray(values, dtype=np.float32)[chosen] for name, values in columns.items()}
+    known = {name: _ranked(values[chosen]) for name, values in columns.items()}
     known = {name: values for name, values in known.items() if _varies(values)}
+    most = max(_SHUFFLINGS, math.ceil(len(known) / RATE))
     with ThreadPoolExecutor(usable_cores()) as executor:  # trees grow outside of the interpreter's lock
-        found = list(executor.map(lambda name: _probe(target, name, known[name], numbers, seed=seed), known))
+        found = list(executor.map(lambda name: _probe(target, name, known[name], numbers, most=most, seed=seed), known))
     return sorted(judged(found), key=lambda each: (each.p_value, -each.accuracy, each.probe))
 
 
-def _chosen(labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Choose pictures of every class that has enough of them: their positions, and their classes as numbers from 0."""
     counts = Counter(labels)
     names = sorted(label for label, count in counts.items() if count >= _FOLDS)
+    _say_what_is_left_out(target, sorted(set(counts) - set(names)), probed=len(names))
     generator = np.random.default_rng(seed)
     share = min(1.0, _AT_MOST / max(1, sum(counts[name] for name in names)))
     positions, numbers = [], []
@@ -98,19 +105,39 @@ def _chosen(labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDAr
     return np.array(positions, dtype=np.intp), np.array(numbers, dtype=np.int64)
 
 
+def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
+    named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+    reason = f"fewer than {_FOLDS} pictures that do not belong together in {named}"
+    if few and probed < 2:
+        log.info("no leak probes of the %s: %s", target, reason)
+    elif few:
+        log.info("left out of the leak probes of the %s: %s", target, reason)
+
+
+def _ranked(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Replace numbers by their ranks, which trees see as well: float32 tells them apart, where seconds since 1970 are the same."""
+    ranks = np.full(values.shape, np.nan, dtype=np.float32)
+    for column, into in zip(values.T, ranks.T, strict=True):
+        there = ~np.isnan(column)
+        into[there] = np.unique(column[there], return_inverse=True)[1]
+    return ranks
+
+
 def _varies(values: NDArray[np.float32]) -> bool:
     """Say whether there is anything to tell by; NaN is a value like others."""
     return any(len(np.unique(column)) > 1 for column in values.T)
 
 
-def _probe(target: str, name: str, values: NDArray[np.float32], numbers: NDArray[np.int64], *, seed: int) -> Probe:
+def _probe(
+    target: str, name: str, values: NDArray[np.float32], numbers: NDArray[np.int64], *, most: int, seed: int
+) -> Probe:
     trees = _Trees(numbers, seed=seed)
     recalls = trees.recalls(values)
     accuracy, low, high = _interval(recalls, np.bincount(numbers))
     found = Probe(target, name, len(numbers), accuracy, low, high, 1 / len(recalls), p_value=1.0, leaks=False)
     generator = np.random.default_rng([seed, *name.encode()])
     reached = tried = 0
-    while tried < (_SHUFFLINGS if _well_above(found) else _FEWER) and reached < _ENOUGH:
+    while tried < (most if _well_above(found) else _FEWER) and reached < _ENOUGH:
         tried += 1
         # Values against labels is the same as labels against values, and leaves the folds as they are
         reached += bool(trees.recalls(generator.permutation(values)).mean() >= accuracy - 1e-12)

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     BROKEN = "broken"
     EXTENSION = "extension"  # belongs to another format than the content
     SIZE = "size"
+    PLAIN = "plain"  # of one colour
     EXIF = "exif"
     MODE = "mode"
     TWICE = "twice"  # one file, listed twice

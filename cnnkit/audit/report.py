@@ -20,8 +20,8 @@ _LISTED = 10
 class Report:
     """What was found.
 
-    `sound` are the pictures that can be used, each file once; `pairs` those of them that belong together; `together[i]` is the
-    same number for all that do.
+    `sound` are the pictures that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
+    again, beside its first listing; `together[i]` is the same number for all that belong together.
     """
 
     listed: int
@@ -30,6 +30,7 @@ class Report:
     sound: list[Picture]
     inspected: list[Inspected]
     pairs: list[Pair]
+    again: list[Pair]
     together: list[int]
 
     def count(self, level: Level) -> int:
@@ -67,14 +68,37 @@ class Report:
             case CheckTable.PROBES:
                 return [asdict(each) for each in self.probes]
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Give all of it as tables to look at, by their titles."""
+    def tables(self, wanted: CheckTable | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Give one of the tables, or all, as tables to look at, by their titles."""
+        made = {
+            CheckTable.FINDINGS: self._shown_findings,
+            CheckTable.CLASSES: self._shown_classes,
+            CheckTable.PROBES: self._shown_probes,
+        }
+        shown = [made[table]() for table in ([wanted] if wanted else CheckTable)]
+        return {title: rows for tables in shown for title, rows in tables.items() if rows}
+
+    def _shown_findings(self) -> dict[str, list[dict[str, Any]]]:
+        """Make a table of each level, without the word for it."""
+        tables = {}
+        for level in Level:
+            rows = list(_listed([finding for finding in self.findings if finding.level is level]))
+            tables[f"{level.capitalize()}s"] = [
+                {"finding": row["finding"], "path": row["path"], "other": row["other"], "detail": row["detail"]}
+                for row in rows
+            ]
+        return tables
+
+    def _shown_classes(self) -> dict[str, list[dict[str, Any]]]:
         shown = []
         for record in self.classes():
             for name, digits in (("width", "g"), ("height", "g"), ("aspect", ".2f")):
                 low, middle, high = (record.pop(key) for key in (f"{name}_min", name, f"{name}_max"))
-                record[name] = f"{middle:{digits}} ({low:{digits}} to {high:{digits}})"
+                record[name] = f"{middle:{digits}} ({low:{digits}}–{high:{digits}})"
             shown.append({**record, "share": f"{record['share']:.1%}"})
+        return {"Classes": shown}
+
+    def _shown_probes(self) -> dict[str, list[dict[str, Any]]]:
         told = [
             {
                 "target": each.target,
@@ -87,12 +111,7 @@ class Report:
             }
             for each in self.probes
         ]
-        tables = {
-            "Findings": list(_listed(self.findings)),
-            "Classes": shown,
-            "What tells the class, or the part, without a look": told,
-        }
-        return {title: rows for title, rows in tables.items() if rows}
+        return {"What tells the class, or the part, without a look": told}
 
 
 def columns(table: CheckTable) -> tuple[str, ...] | None:

@@ -145,11 +145,15 @@ def _of_counts(counts: Sequence[int], name: str, size: int) -> list[int]:
     return [*counts, size - sum(counts)]
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{len(names)} parts"
+
+
 def _of_shares(parts: Parts, name: str, size: int, ahead: list[Fraction]) -> list[int]:
     if size < len(parts.names):
         pictures = "1 picture" if size == 1 else f"{size} pictures"
         raise CnnkitError(
-            f"class {name} has {pictures}, too few for {', '.join(parts.names)}; add some or remove the class"
+            f"class {name} has {pictures}, too few for {_some(parts.names)}; add some or remove the class"
         )
     quotas = [share * size for share in parts.shares]
     column = [math.floor(quota) for quota in quotas]

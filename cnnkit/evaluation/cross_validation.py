@@ -91,6 +91,10 @@ def evaluate(
         raise UsageError(f"{twice}: given twice; a fold is counted once")
     answers = reports.read(files, truth, classes=classes, complete=complete)
     by_name = _by_part(answers[0], truth) if len(answers) == 1 else dict(zip(names, answers, strict=True))
+    if len(by_name) < 2:
+        raise CnnkitError(
+            f"a single fold, {next(iter(by_name))}: there is nothing to compare; --folds measures two and more"
+        )
     shared = _about_shared(by_name)
     if shared is not None:
         _log.info(shared)

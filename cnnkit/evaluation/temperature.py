@@ -1,7 +1,7 @@
 """One number that makes probabilities mean what they say: the temperature that logits are divided by before the softmax."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ def calibrate(
     *,
     model: Path | None = None,
     output: Path | None = None,
+    demand: Callable[[Answers], None] = lambda _answers: None,
 ) -> Calibration:
     """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
 
@@ -120,6 +121,7 @@ def calibrate(
         truth: Where labels are looked up.
         model: The `.onnx` that predicted; not changed, unless it is the output as well.
         output: Where the network goes that has the temperature in it; written last.
+        demand: Called with the answers before anything is made of them; it may refuse them.
 
     Raises:
         UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
@@ -127,11 +129,12 @@ def calibrate(
             of other classes than the network's.
         FormatError: The network is none that a temperature can be put into.
     """
-    _check_files(model, output)
+    check_files(model, output)
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
     (answers,) = reports.read(files, truth, classes=classes, beyond=True)
     _check(answers)
+    demand(answers)
     temperature = fit(answers.truth, answers.probabilities)
     probabilities = scaled(answers.probabilities, temperature)
     result = Calibration(
@@ -146,6 +149,13 @@ def calibrate(
         ),
     )
     _log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
+    if (result.after.ece or 0.0) > (result.before.ece or 0.0):
+        _log.info(
+            "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d pictures, %d answered "
+            "wrongly, little can be told",
+            len(answers.answer),
+            int((answers.answer != answers.truth).sum()),
+        )
     if network is not None and output is not None:
         _write(network, temperature, model=str(model), output=output)
     return result
@@ -157,7 +167,13 @@ def _verdict(temperature: float) -> str:
     return "too sure" if temperature > 1 else "too modest"
 
 
-def _check_files(model: Path | None, output: Path | None) -> None:
+def check_files(model: Path | None, output: Path | None) -> None:
+    """Refuse names that cannot be meant, before anything is loaded.
+
+    Raises:
+        UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
+        CnnkitError: There is no folder for the output.
+    """
     if (model is None) != (output is None):
         given, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
         raise UsageError(

@@ -90,6 +90,11 @@ class Predictor:
             if views is not None and model.preprocess is not None:
                 tta.check(views, model.preprocess, name=model.name, native=self._ensemble.native)
 
+    @property
+    def takes_features(self) -> bool:
+        """Whether one of the networks is a head, which sees no pictures."""
+        return any(model.preprocess is None for model in self._ensemble.models)
+
     def pictures(
         self,
         pictures: Iterable[Picture],

@@ -120,6 +120,11 @@ class Encoding:
         Raises:
             UsageError: More words than categories have.
         """
+        empty = sum(value == "" for value in [*train, *others])
+        if empty and any(_number(value) is not None for value in train):
+            raise UsageError(
+                f"--with {name}: empty for {empty} of the pictures, and a number for others; fill it in, or leave them out"
+            )
         numbers = [_number(value) for value in train]
         if any(number is None for number in numbers) or any(_number(value) is None for value in others):
             words = tuple(sorted({str(value) for value in train}))

@@ -82,7 +82,7 @@ def measure(
     place = torch_device.choose(asked_for)
     learning = head_fit.rows(material.learnt, material.classes, place, name=material.train)
     checking = head_fit.rows(material.validated, material.classes, place, name=material.val or "")
-    _say_what_luck_gives(learning, checking, material.classes)
+    luck = _luck(learning, checking, material.classes)
     prepared = preparation.fit(
         learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
     )
@@ -107,13 +107,23 @@ def measure(
         assert trained.best.epoch.val_loss is not None
         found.append(_worth(name, correct, trained.best.epoch.val_loss, than=without))
         without = correct if without is None else without
+    alone = found[-1]
+    if alone.val_accuracy_low > luck:
+        log.warning(
+            "%s alone: right for %.1f %% of these pictures, luck for %.1f %%; that is a leak, also where the features need no help",
+            alone.inputs,
+            100 * alone.val_accuracy,
+            100 * luck,
+        )
     return found
 
 
-def _say_what_luck_gives(learning: Rows, checking: Rows, classes: tuple[str, ...]) -> None:
+def _luck(learning: Rows, checking: Rows, classes: tuple[str, ...]) -> float:
+    """Give the share of pictures for which the most frequent class is right, and say so."""
     most = int(torch.bincount(learning.targets).argmax())
     share = float((checking.targets == most).double().mean())
     log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
+    return share
 
 
 def _encoded(material: Material, columns: Columns, *, train: str | Path, val: str | Path) -> list[NDArray[np.float32]]:

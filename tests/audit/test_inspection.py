@@ -86,6 +86,7 @@ MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
         (directory(MAKE, count=9), "a directory is cut short"),
         (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 lies behind the end"),
         (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory lies behind the end"),
+        (directory(struct.pack("<HHII", 0x8769, 4, 1, 8)), "a directory leads back to itself"),
         (directory(MAKE), None),
     ],
 )

@@ -140,17 +140,21 @@ def test_the_same_gives_the_same_bytes(run, made, tmp_path):
 
 
 def test_to_calibrate_twice_multiplies(run, made, tmp_path):
-    """What is calibrated already gets 1 on its own predictions; with those of the old network, the square."""
+    """What is calibrated already gets 1 on its own predictions; those of the old network are not its own, and are refused."""
     made()
     heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
-    outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx")
-    assert onnx_model.load("again.onnx").header.temperature == pytest.approx(heat**2, rel=1e-5)
-    assert f"again.onnx: temperature {heat**2:.3f}" in outcome.err
-    assert f"for new.onnx has {heat:.3f}" in outcome.err
+    outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx", status=1)
+    assert "val.tsv is not what new.onnx predicts: photos/" in outcome.err
+    assert not (tmp_path / "again.onnx").exists()
     (tmp_path / "val.tsv").write_text(run("cnn-predict", "-m", "new.onnx", "photos", "--top", 3).out)
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "same.onnx")
     assert float(outcome.rows[0]["after"]) == pytest.approx(1, abs=1e-4)
     assert "the probabilities were as they should be" in outcome.err
+    assert onnx_model.load("same.onnx").header.temperature == pytest.approx(heat, rel=1e-4)
+    assert f"for new.onnx has {heat:.3f}" in outcome.err
+    flipped = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--tta", "crop 0.5").out
+    outcome = run("cnn-calibrate", *TRUTH, "-m", "net.onnx", "-o", "again.onnx", stdin=flipped, status=1)
+    assert "standard input is not what net.onnx predicts" in outcome.err
 
 
 def test_of_two_classes_the_answer_alone_is_enough(run, made):
