@@ -146,7 +146,7 @@ def _of_counts(counts: Sequence[int], name: str, size: int) -> list[int]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{len(names)} parts"
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} and {len(names) - 3:,} more parts"
 
 
 def _of_shares(parts: Parts, name: str, size: int, ahead: list[Fraction]) -> list[int]:

@@ -47,9 +47,7 @@ class Folds:
         return self.means() if self.pooled is None else self.pooled.measures()
 
     def _deviations(self) -> dict[str, float | None]:
-        return {
-            name: stdev(values) if values is not None and len(values) > 1 else None for name, values in self._values()
-        }
+        return {name: None if values is None else stdev(values) for name, values in self._values()}
 
     def _values(self) -> Iterator[tuple[str, list[float] | None]]:
         measured = [each.measures() for each in self.folds.values()]
@@ -84,7 +82,7 @@ def evaluate(
 
     Raises:
         UsageError: A single file, and a truth without parts; or a file that is given twice.
-        CnnkitError: A picture that belongs to no part, and as `report.read`.
+        CnnkitError: A single fold, a picture that belongs to no part, and as `report.read`.
     """
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
