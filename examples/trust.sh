@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How far to trust a classifier: the set is checked, folds vote, answers are averaged, probabilities calibrated, doubt is withheld.
 #
-#   examples/trust.sh                                on the handwritten digits that scikit-learn carries
+#   examples/trust.sh                                on the handwritten digits that scikit-learn carries: to see it run, they leave little to gain
 #   DATA=folder examples/trust.sh                    on dogs-vs-cats/ with MobileNetV2, weights/mobilenet_v2.pth
 #
 # Words behind it go to examples/folds/Makefile: FOLDS=3, -j2. All lies in OUT/ afterwards; what is printed are the figures.
@@ -27,7 +27,7 @@ else
     probes=width,bytes,name     # colours of 8 x 8 pixels are content
 fi
 split=$OUT/folds/split.tsv
-folds=$OUT/folds/folds.tsv
+parted=$OUT/folds/folds.tsv
 
 step() { printf '\n%s\n' "$1"; }
 
@@ -36,17 +36,19 @@ step "Findings:"
 
 # A quarter is kept apart for the test; of the rest each head learns from all folds but its own, which it then answers. With a weak penalty:
 # such heads are too sure, and differ
-echo
-make -s -f "$here/folds/Makefile" PHOTOS="$OUT/clean.tsv" OUT="$OUT/folds" BASE="$base" HEAD="--solver lbfgs --l2 0.0001" BIN="$BIN" "$@" \
-    | sed -n '/^Out of fold/,$p'
+folds() {
+    make -s -f "$here/folds/Makefile" PHOTOS="$OUT/clean.tsv" OUT="$OUT/folds" BASE="$base" HEAD="--solver lbfgs --l2 0.0001" BIN="$BIN" "$@"
+}
+folds predictions "$@" >&2
+folds figures "$@"
 
 step "One head on the test set (a), and the mean of its answers over views of each picture (b)"
 "${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$split" --split test --top 10 "${averaged[@]}" > "$OUT/averaged.tsv"
 "${BIN}cnn-eval" --compare "$OUT/folds/test-fold0.tsv" "$OUT/averaged.tsv" --truth "$split" --split test
 
 step "Its temperature, fitted on the fold that it has not seen"
-"${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$folds" --split fold0 --top 10 --json |
-    "${BIN}cnn-calibrate" --truth "$folds" --split fold0 -m "$OUT/folds/fold0.onnx" -o "$OUT/calibrated.onnx" --reliability "$OUT/reliability.png"
+"${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$parted" --split fold0 --top 10 --json |
+    "${BIN}cnn-calibrate" --truth "$parted" --split fold0 -m "$OUT/folds/fold0.onnx" -o "$OUT/calibrated.onnx" --reliability "$OUT/reliability.png"
 
 step "What that does to the test set"
 "${BIN}cnn-predict" -m "$OUT/calibrated.onnx" "$split" --split test --top 10 > "$OUT/calibrated.tsv"

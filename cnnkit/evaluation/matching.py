@@ -99,7 +99,7 @@ class Truth:
         Raises:
             CnnkitError: No picture has a label, or one has two.
         """
-        self.name = name
+        self.name, self.verb = name, "has"
         self.pictures: dict[str, Labelled] = {}
         for picture in pictures:
             known = self.pictures.setdefault(os.path.realpath(picture.path), picture)
@@ -131,7 +131,7 @@ class Truth:
 class FolderTruth:
     """The truth where no list gives it: a picture's class is the name of the folder that holds it."""
 
-    name = "the folders of the pictures"
+    name, verb = "the folders of the pictures", "have"
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
@@ -254,7 +254,7 @@ def _check_labels(
         if not near and not given:
             remedy = "; --labels FILE names classes that the truth does not show"
         raise CnnkitError(
-            f'{name}: {path} is predicted as "{label}", but {"there are" if given else f"{truth.name} has"} only {_some(classes)}'
+            f'{name}: {path} is predicted as "{label}", but {"there are" if given else f"{truth.name} {truth.verb}"} only {_some(classes)}'
             f"{f' (and no {_some(list(unknown)[1:])})' if len(unknown) > 1 else ''}{remedy}"
         )
 

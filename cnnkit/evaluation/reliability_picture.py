@@ -82,11 +82,11 @@ def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
     axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.text(
-        0.97,
-        0.04,
+        0.03,
+        0.96,
         f"ECE {found.error:.4f}",
-        ha="right",
-        va="bottom",
+        ha="left",
+        va="top",
         fontsize=10,
         bbox={"color": "white", "alpha": 0.85},
     )
