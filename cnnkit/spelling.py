@@ -1,6 +1,6 @@
-"""What the notations for layers and for augmentation share: `@file`, comments, and proposals for words that mean nothing."""
+"""What notations share: `@file`, comments, proposals for words that mean nothing. And what messages share: lists cut short, counts."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,3 +49,13 @@ def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -
 
     near = [foreign[word]] if word in foreign else get_close_matches(word, known, n=1)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """List the first of many names, and say how many there are more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def pictures(count: int) -> str:
+    """Count pictures: "1 picture", "2,000 pictures"."""
+    return "1 picture" if count == 1 else f"{count:,} pictures"

@@ -70,7 +70,6 @@ def main(
         if model is None:
             result = temperature.calibrate([file], known, output=output)
         else:
-            temperature.check_files(model, output)
             from cnnkit.infer import provenance
 
             result = temperature.calibrate(

@@ -50,8 +50,8 @@ def columns(
         ProbeName.NAME: lambda: _words([_pattern(stem) for stem in stems]),
         ProbeName.ORDER: lambda: _numbers(_numbers_in(stem) for stem in stems),
     }
-    wanted = set(ProbeName) - COLOURS if ProbeName.TOGETHER in names else set(names)
-    known = {name: make() for name, make in made.items() if name in wanted or name in names}
+    wanted = set(names) | (set(ProbeName) - COLOURS if ProbeName.TOGETHER in names else set())
+    known = {name: make() for name, make in made.items() if name in wanted}
     if ProbeName.TOGETHER in names:
         known[ProbeName.TOGETHER] = np.hstack([values for name, values in known.items() if name not in COLOURS])
     return {str(name): known[name] for name in names}

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from sklearn.decomposition import PCA
 
+from cnnkit import spelling
 from cnnkit.audit import beside, findings, neighbours, probes
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
@@ -178,7 +180,7 @@ def _pairs(
     if left := len(inspected) - len(large):
         log.info(
             "too small to be compared by their looks: %s of fewer than %d pixels a side",
-            "1 picture" if left == 1 else f"{left:,} pictures",
+            spelling.pictures(left),
             _SEEABLE,
         )
     alike = duplicates.alike([inspected[place].look for place in seeable], distance=near)
@@ -226,14 +228,8 @@ def _probed(
 def _components(seen: neighbours.Seen | None, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
     """Give the first principal components of features, (N, components): by their content, too, parts should not differ.
 
-    Nothing where some pictures have none: that would tell the parts apart.
+    Nothing where there are no parts, or some pictures have no features: that would tell the parts apart.
     """
-    if seen is None:
+    if seen is None or len(seen.positions) < len(pictures) or not any(picture.split for picture in pictures):
         return {}
-    if len(seen.positions) < len(pictures):
-        return {}
-    centred = seen.values - seen.values.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)  # ascending
-    known = np.empty((len(pictures), min(_COMPONENTS, centred.shape[1])), dtype=np.float32)
-    known[seen.positions] = centred @ directions[:, ::-1][:, : known.shape[1]]
-    return {"features": known}
+    return {"features": PCA(min(_COMPONENTS, *seen.values.shape), random_state=0).fit_transform(seen.values)}

@@ -4,6 +4,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from cnnkit import spelling
 from cnnkit.audit.beside import COLOURS
 from cnnkit.audit.inspection import Inspected
 from cnnkit.audit.probes import Probe
@@ -20,7 +21,6 @@ _HUGE = 100_000_000
 _STRIP = 5
 #: The largest class has so many times as many pictures as the smallest.
 _UNBALANCED = 10
-_COLOURED = "; colours may be content, or light and background"
 #: Fewer pictures of a class than this cannot be learnt from and tested on.
 _FEW = 10
 
@@ -109,13 +109,16 @@ def of_classes(pictures: Sequence[Picture]) -> Iterator[Finding]:
         yield _of_set(Level.WARNING, Kind.BALANCE, f"only one class, {only}: there is nothing to learn")
     for label, count in sorted(counts.items()):
         if count < _FEW:
-            yield _of_set(Level.WARNING, Kind.BALANCE, f"class {label} has {_pictures(count)}; {_FEW} are few already")
+            yield _of_set(
+                Level.WARNING, Kind.BALANCE, f"class {label} has {spelling.pictures(count)}; {_FEW} are few already"
+            )
     (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
     if largest > _UNBALANCED * smallest:
         yield _of_set(
             Level.WARNING,
             Kind.BALANCE,
-            f"class {most} has {_pictures(largest)}, {least} {smallest}: look at balanced accuracy, and consider --class-weights balanced",
+            f"class {most} has {spelling.pictures(largest)}, {least} {smallest}: look at balanced accuracy, and consider "
+            "--class-weights balanced",
         )
     parts: defaultdict[str, set[str]] = defaultdict(set)
     for picture in pictures:
@@ -148,16 +151,12 @@ def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
                 Kind.LEAK,
                 f"{_named(each.probe)} the {each.target}, with a balanced accuracy of {each.accuracy:.1%} "
                 f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
-                f"{_COLOURED if each.probe in COLOURS else ''}",
+                f"{'; colours may be content, or light and background' if each.probe in COLOURS else ''}",
             )
 
 
 def _of_set(level: Level, kind: Kind, detail: str) -> Finding:
     return Finding(level, kind, None, None, detail)
-
-
-def _pictures(number: int) -> str:
-    return "1 picture" if number == 1 else f"{number:,} pictures"
 
 
 def _named(probe: str) -> str:

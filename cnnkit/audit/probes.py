@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
+from cnnkit import spelling
 from cnnkit.data.reader import usable_cores
 
 log = logging.getLogger("cnnkit")
@@ -106,8 +107,7 @@ def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[n
 
 
 def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
-    named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-    reason = f"fewer than {_FOLDS} pictures that do not belong together in {named}"
+    reason = f"fewer than {_FOLDS} pictures that do not belong together in {spelling.some(few, 5)}"
     if few and probed < 2:
         log.info("no leak probes of the %s: %s", target, reason)
     elif few:

@@ -82,10 +82,9 @@ class Report:
         """Make a table of each level, without the word for it."""
         tables = {}
         for level in Level:
-            rows = list(_listed([finding for finding in self.findings if finding.level is level]))
+            rows = [asdict(each) for each in _listed([each for each in self.findings if each.level is level])]
             tables[f"{level.capitalize()}s"] = [
-                {"finding": row["finding"], "path": row["path"], "other": row["other"], "detail": row["detail"]}
-                for row in rows
+                {name: value for name, value in row.items() if name != "level"} for row in rows
             ]
         return tables
 
@@ -120,14 +119,14 @@ def columns(table: CheckTable) -> tuple[str, ...] | None:
     return None if record is None else tuple(each.name for each in fields(record))
 
 
-def _listed(found: Sequence[Finding]) -> Iterator[dict[str, Any]]:
-    """Give the first findings of each kind, and how many more there are."""
-    counts = Counter((finding.level, finding.finding) for finding in found)
-    given: Counter[tuple[Level, Kind]] = Counter()
+def _listed(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Give the first findings of each kind, of one level all, and how many more there are."""
+    counts = Counter(finding.finding for finding in found)
+    given: Counter[Kind] = Counter()
     for finding in found:
-        kind = finding.level, finding.finding
-        given[kind] += 1
-        if given[kind] <= _LISTED:
-            yield asdict(finding)
-        elif given[kind] == _LISTED + 1:
-            yield asdict(replace(finding, path=f"and {counts[kind] - _LISTED:,} more", other=None, detail=""))
+        given[finding.finding] += 1
+        if given[finding.finding] <= _LISTED:
+            yield finding
+        elif given[finding.finding] == _LISTED + 1:
+            more = counts[finding.finding] - _LISTED
+            yield replace(finding, path=f"and {more:,} more", other=None, detail="")

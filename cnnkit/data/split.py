@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from cnnkit import spelling
 from cnnkit.data import assign, duplicates, reader, source
 from cnnkit.data.examine import Examined, examine
 from cnnkit.data.parts import Parts
@@ -90,7 +91,9 @@ def split(
         remarks.append(f"--stable: {_about_shares(part_of, parts)}")
     elif parts.counts:
         part_of = assign.by_count(drawn, parts)
-        remarks += [f"{_pictures(rest)} left out: --count asks for no more"] if (rest := part_of.count(None)) else []
+        remarks += (
+            [f"{spelling.pictures(rest)} left out: --count asks for no more"] if (rest := part_of.count(None)) else []
+        )
     else:
         part_of, exact = assign.by_share(drawn, parts, seed=seed)
         remarks += [] if exact else [f"what stays together cannot be cut to size: {_about_shares(part_of, parts)}"]
@@ -196,7 +199,7 @@ def _about_groups(pictures: Sequence[Picture]) -> list[str]:
     if not sizes:
         return []
     text = f"groups: {len(sizes):,}, of {min(sizes.values()):,} to {max(sizes.values()):,} pictures"
-    return [f"{text}; {_pictures(alone)} in none" if alone else text]
+    return [f"{text}; {spelling.pictures(alone)} in none" if alone else text]
 
 
 def _about_duplicates(
@@ -220,7 +223,7 @@ def _about_sets(sets: Sequence[Sequence[int]]) -> str:
         return "no pictures"
     largest = max(len(members) for members in sets)
     number = "1 set, which" if len(sets) == 1 else f"{len(sets):,} sets, the largest of {largest:,}; each"
-    return f"{_pictures(sum(len(members) for members in sets))} in {number} stays in one part"
+    return f"{spelling.pictures(sum(len(members) for members in sets))} in {number} stays in one part"
 
 
 def _warn_of_labels(pictures: Sequence[Picture], sets: Sequence[Sequence[int]], relation: str) -> None:
@@ -248,7 +251,3 @@ def _about_shares(part_of: Sequence[int | None], parts: Parts) -> str:
         for part, (name, share) in enumerate(zip(parts.names, parts.shares, strict=True))
     )
     return ", ".join(shares)
-
-
-def _pictures(number: int) -> str:
-    return "1 picture" if number == 1 else f"{number:,} pictures"

@@ -69,8 +69,10 @@ class Session:
             outputs: Which ones; all unless said.
             quiet: A failure is expected, and ONNX Runtime is not to write about it on stderr.
         """
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4 if quiet else 3
+        options = None
+        if quiet:
+            options = onnxruntime.RunOptions()
+            options.log_severity_level = 4
         try:
             return self._session.run(outputs, dict(inputs), options)  # type: ignore[no-any-return] # onnxruntime ships no types
         except Exception as error:  # onnxruntime's exceptions share no base class

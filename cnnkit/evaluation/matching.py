@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import spelling
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
@@ -219,7 +220,9 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
         _add(picture, row, name=name)
     if without_truth:
         resolved = next(iter(without_truth.values()))
-        raise CnnkitError(f"{name}: no truth in {truth.name} for {_some(list(without_truth))} (looked for {resolved})")
+        raise CnnkitError(
+            f"{name}: no truth in {truth.name} for {spelling.some(list(without_truth), 8)} (looked for {resolved})"
+        )
     for picture in pictures.values():
         if 1 not in picture.ranks:
             raise FormatError(f"{name}: {picture.path} has no answer: rank 1 is missing")
@@ -244,7 +247,7 @@ def _check_labels(
     known = {*classes, WITHHELD}
     if odd := sorted(truth.labels - known):
         raise CnnkitError(
-            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {_some(classes)} that were given'
+            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {spelling.some(classes, 8)} that were given'
         )
     unknown = {label: picture.path for picture in pictures for label in picture.labels if label not in known}
     if unknown:
@@ -253,14 +256,11 @@ def _check_labels(
         remedy = f'; did you mean "{near[0]}"?' if near else ""
         if not near and not given:
             remedy = "; --labels FILE names classes that the truth does not show"
+        there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {spelling.some(classes, 8)}"
         raise CnnkitError(
-            f'{name}: {path} is predicted as "{label}", but {"there are" if given else f"{truth.name} {truth.verb}"} only {_some(classes)}'
-            f"{f' (and no {_some(list(unknown)[1:])})' if len(unknown) > 1 else ''}{remedy}"
+            f'{name}: {path} is predicted as "{label}", but {there}'
+            f"{f' (and no {spelling.some(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> Answers:

@@ -129,7 +129,7 @@ def calibrate(
             of other classes than the network's.
         FormatError: The network is none that a temperature can be put into.
     """
-    check_files(model, output)
+    _check_files(model, output)
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
     (answers,) = reports.read(files, truth, classes=classes, beyond=True)
@@ -167,13 +167,7 @@ def _verdict(temperature: float) -> str:
     return "too sure" if temperature > 1 else "too modest"
 
 
-def check_files(model: Path | None, output: Path | None) -> None:
-    """Refuse names that cannot be meant, before anything is loaded.
-
-    Raises:
-        UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
-        CnnkitError: There is no folder for the output.
-    """
+def _check_files(model: Path | None, output: Path | None) -> None:
     if (model is None) != (output is None):
         given, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
         raise UsageError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import spelling
 from cnnkit.choices import Vote
 from cnnkit.errors import CnnkitError
 
@@ -34,17 +35,15 @@ def order(
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:
         sides = [
-            f"only {file} has {_some(labels)}" for file, labels in ((name, only), (reference_name, missing)) if labels
+            f"only {file} has {spelling.some(labels, 5)}"
+            for file, labels in ((name, only), (reference_name, missing))
+            if labels
         ]
         raise CnnkitError(f"{reference_name} and {name} cannot vote, their classes differ: {', '.join(sides)}")
     if not len(classes) == len(set(classes)) == len(reference):
         raise CnnkitError(f"{reference_name} and {name} cannot vote, they name a class twice and in another order")
     places = {label: place for place, label in enumerate(classes)}
     return np.array([places[label] for label in reference], dtype=np.int64)
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
 
 
 def count(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
