@@ -70,13 +70,13 @@ def main(
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
-    from cnnkit.engine import verified
+    from cnnkit.engine import export
 
     if not verify and (split is not None or null):
         raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
     pictures = cli.pictures(verify, split=split, null=null) if verify else None
     with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
-        records = verified.export_model(
+        records = export.export_model(
             model,
             output,
             verify=pictures,

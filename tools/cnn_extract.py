@@ -124,17 +124,17 @@ def main(
             raise UsageError(f"--stats looks at one file of features; {existing} and {more[0]} are two")
         from cnnkit.infer import feature_stats
 
-        cli.emit(feature_stats.of(existing), as_json)
+        cli.emit(feature_stats.column_stats(existing), as_json)
         return
     from cnnkit.data import augment as drawing
-    from cnnkit.engine.bases import Request
+    from cnnkit.engine.onnx_backbone import BackboneSpec
     from cnnkit.infer import extract
-    from cnnkit.infer.views import Views
+    from cnnkit.infer.views import ExtractViews
 
-    viewed = None if views is None or augment is None else Views(drawing.demanded(augment), views, seed)
+    viewed = None if views is None or augment is None else ExtractViews(drawing.demanded(augment), views, seed)
     if viewed is None and (views is not None or augment is not None):
         raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
-    request = Request(
+    request = BackboneSpec(
         backbone=backbone if backbone or layers else "mobilenet_v2",
         layers=layers,
         weights=weights,
@@ -173,7 +173,7 @@ def main(
     if stats:
         from cnnkit.infer import feature_stats
 
-        cli.emit(feature_stats.of(output), as_json)
+        cli.emit(feature_stats.column_stats(output), as_json)
     else:
         cli.emit([summary], as_json)
 

@@ -157,27 +157,27 @@ def main(
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
     """
-    from cnnkit.infer import feature_rows, foreign, predict
-    from cnnkit.infer import tta as averaging
+    from cnnkit.infer import external_model, feature_input, predict
+    from cnnkit.infer.views import parse_test_views
 
     if labels_only and (top > 1 or logits or as_json):
         raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
-    found = feature_rows.find(sources or [], split=split) if feature_rows.are_meant(sources) else None
+    found = feature_input.find(sources or [], split=split) if feature_input.are_feature_files(sources) else None
     pictures = cli.pictures(sources, split=split, null=null) if found is None else []
     predictor = predict.Predictor(
         models,
         vote=vote,
         logits=logits,
-        description=foreign.Description(
+        description=external_model.ModelSpec(
             size=size,
-            mean=foreign.channels(mean, option="--mean"),
-            std=foreign.channels(std, option="--std"),
+            mean=external_model.parse_channels(mean, option="--mean"),
+            std=external_model.parse_channels(std, option="--std"),
             labels=labels,
             resize=resize,
             fit=fit,
             interpolation=interpolation,
         ),
-        views=averaging.choose(tta, views=views, crops=crops, seed=seed),
+        views=parse_test_views(tta, views=views, crops=crops, seed=seed),
         device=device,
     )
     with cli.skipping(errors) as skip, cli.progress("predicting", streaming=True) as progress:

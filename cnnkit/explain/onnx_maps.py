@@ -64,7 +64,7 @@ class OnnxMaps:
         if "cam" not in {value.name for value in graph.output}:
             raise UsageError(_missing(name, model.header))
         network = OnnxNetwork(name, Session(model.content, device=device, name=name))
-        self.model: OnnxClassifier = onnx_classifier.ours(network, model.header)
+        self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
         if size is not None or fit is not None:
             self.model = self.model.resized(size, fit=fit)
         self.classes, self.layer = (

@@ -1,4 +1,4 @@
-"""Networks that are asked about the same pictures: loaded, their classes in one order, their pictures decoded once."""
+"""Models that vote on the same images: loaded, their classes in one order, each image decoded once, their probabilities combined."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,16 +9,81 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import spelling
+from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import by_shape, onnx_classifier, runner
+from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Skip, Views
 from cnnkit.engine.session import Session
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
-from cnnkit.infer import foreign, voting
-from cnnkit.infer.foreign import Description
+from cnnkit.infer import external_model
+from cnnkit.infer.external_model import ModelSpec
+
+#: Of N pictures: what each class gets (N, classes), and the classes from the best to the last (N, classes).
+Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def class_order(
+    classes: Sequence[str], reference: Sequence[str], *, name: str, reference_name: str
+) -> NDArray[np.int64] | None:
+    """Find where a model has the classes of another one: `probabilities[:, order(...)]` has them in the other's order.
+
+    Args:
+        classes: Of the model.
+        reference: Of the other one.
+        name: The model's file, for messages.
+        reference_name: The other's file.
+
+    Returns:
+        (classes,) indices, or None where there is nothing to change.
+
+    Raises:
+        CnnkitError: The two do not have the same classes.
+    """
+    if tuple(classes) == tuple(reference):
+        return None
+    only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
+    if only or missing:
+        sides = [
+            f"only {file} has {spelling.some(labels, 5)}"
+            for file, labels in ((name, only), (reference_name, missing))
+            if labels
+        ]
+        raise CnnkitError(f"{reference_name} and {name} cannot vote, their classes differ: {', '.join(sides)}")
+    if not len(classes) == len(set(classes)) == len(reference):
+        raise CnnkitError(f"{reference_name} and {name} cannot vote, they name a class twice and in another order")
+    places = {label: place for place, label in enumerate(classes)}
+    return np.array([places[label] for label in reference], dtype=np.int64)
+
+
+def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
+    """Come to one answer a picture.
+
+    soft: a class gets the mean of its probabilities. hard: a class gets the share of the answers whose first choice it is; among
+    equals the mean of the probabilities decides, and after that the order of the classes. A single answer's soft vote is itself.
+
+    Args:
+        probabilities: (N, classes) of each model and view, classes in the same order.
+        vote: How.
+
+    Returns:
+        What each class gets, from 0 to 1; NaN in the whole row where one answer is not a number. And the ranking.
+    """
+    stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
+    mean = stacked.mean(axis=0)
+    if vote is Vote.SOFT:
+        got = mean
+    else:
+        choices = stacked.argmax(axis=2)  # (models, N)
+        got = (choices[:, :, None] == np.arange(stacked.shape[2])).mean(axis=0)
+    # By what a class gets, then by the mean; the first of equals stays first
+    ranking = np.lexsort((-mean, -got), axis=1)
+    got = np.where(np.isfinite(mean).all(axis=1, keepdims=True), got, np.nan)
+    return got.astype(np.float32), ranking
+
 
 log = logging.getLogger("cnnkit")
 
@@ -36,7 +101,7 @@ class Ensemble:
     """
 
     def __init__(
-        self, models: Sequence[str | Path], *, description: Description, logits: bool = False, device: str = "auto"
+        self, models: Sequence[str | Path], *, description: ModelSpec, logits: bool = False, device: str = "auto"
     ) -> None:
         """Load networks.
 
@@ -70,7 +135,7 @@ class Ensemble:
             raise UsageError(f"{first.name} gives probabilities and no logits; drop --logits")
         self.classes, self._logits = first.classes, logits
         self._orders = [
-            voting.order(model.classes, first.classes, name=model.name, reference_name=first.name)
+            class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
         ]
 
@@ -98,7 +163,7 @@ class Ensemble:
     ) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
         """Send pictures through all networks, in order, each file decoded once.
 
-        Args, Yields as `runner.run`; the arrays are those of `ask`. With `native` as `by_shape.run`.
+        Args, Yields as `runner.run`; the arrays are those of `ask`. With `native` as `runner.run_native_size`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
@@ -111,7 +176,7 @@ class Ensemble:
 
         words: dict[str, Any] = {"batch": batch, "jobs": jobs, "views": views, "skip": skip, "progress": progress}
         if self.native:
-            return by_shape.run(pictures, ways[0], native, **words)
+            return runner.run_native_size(pictures, ways[0], native, **words)
         return runner.run(pictures, ways, network, **words)
 
     def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
@@ -134,12 +199,12 @@ class Ensemble:
         return [*probabilities, *answers[0][1:]]
 
 
-def _load(path: str | Path, description: Description, *, device: str) -> OnnxClassifier:
+def _load(path: str | Path, description: ModelSpec, *, device: str) -> OnnxClassifier:
     name = str(path)
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
     model = onnx_model.load(path)
     network = OnnxNetwork(name, Session(model.content, device=device, name=name))
     if model.header is not None:
-        return onnx_classifier.ours(network, model.header)
-    return foreign.described(network, description, onnx_model.parse(model.content, name=name).graph)
+        return onnx_classifier.from_header(network, model.header)
+    return external_model.from_spec(network, description, onnx_model.parse(model.content, name=name).graph)

@@ -28,9 +28,9 @@ from cnnkit.data.learning import Material
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
-from cnnkit.engine import bases, runner, torch_device, watched_layers
 from cnnkit.engine import device as devices
-from cnnkit.engine.bases import Request
+from cnnkit.engine import multi_layer_features, onnx_backbone, runner, torch_device
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
 from cnnkit.train.results import Skip
@@ -127,10 +127,10 @@ def advise(
         )
     counts = np.bincount([material.classes.index(picture.label or "") for picture in material.train])
     place = torch_device.choose(devices.parse(device))
-    extractor, header = bases.extractor(Request(backbone=backbone, weights=weights, pool=Pool.AVG))
+    extractor, header = onnx_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
-    watched = watched_layers.Watched(extractor, size=header.preprocess.size)
+    watched = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)
     watched.module.to(place)
     chosen = _sample(material, seed=seed)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnkit.data.reader import Progress
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
 from cnnkit.train.examples import Examples
@@ -29,7 +29,7 @@ Frozen = Callable[[Tensor], Tensor]
 _BATCH = 32
 
 
-def network(request: Request, module: nn.Module, *, place: torch.device) -> Frozen:
+def network(request: BackboneSpec, module: nn.Module, *, place: torch.device) -> Frozen:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
@@ -39,7 +39,7 @@ def network(request: Request, module: nn.Module, *, place: torch.device) -> Froz
     """
     if place.type == "cpu":
         try:
-            model = bases.get(request)
+            model = onnx_backbone.get(request)
         except CnnkitError as error:
             log.info("the frozen part runs in torch: %s", error)
         else:

@@ -9,7 +9,7 @@ import torch
 
 from cnnkit.choices import Initializer, Loss, Pool
 from cnnkit.data.preprocess import with_size
-from cnnkit.engine.bases import Request
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle, cache
 from cnnkit.formats.header import Backbone
@@ -28,9 +28,9 @@ class Opened:
     source: str
     digest: str | None
     fresh: bool
-    request: Request
+    request: BackboneSpec
 
-    def part(self, *, layer: str, pool: Pool) -> Request:
+    def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
         """Ask for the base, cut at a layer."""
         return dataclasses.replace(self.request, layer=layer, pool=pool)
 
@@ -80,7 +80,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
         str(path),
         digest=cache.sha256(path),
         fresh=not model.history,
-        request=Request(backbone=str(path)),
+        request=BackboneSpec(backbone=str(path)),
     )
 
 
@@ -98,5 +98,5 @@ def _from_backbone(start: Start, *, seed: int) -> Opened:
         name,
         digest=backbone.weights_sha256,
         fresh=True,
-        request=Request(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
+        request=BackboneSpec(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
     )

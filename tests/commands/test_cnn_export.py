@@ -116,7 +116,7 @@ def quickly(monkeypatch):
     """Export every network once: what follows is not about the exporter, which takes its seconds."""
     real, kept = export.to_onnx, {}
 
-    def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH):
+    def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH_AXIS):
         key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset, tuple(free))
         if key not in kept:
             kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset, free=free)
@@ -261,7 +261,7 @@ def test_a_missing_file_is_said_before_torch_is_loaded(shell, here):
     seen = shell("python -X importtime -m cnnkit_tools.cnn_export gone.pt -o x.onnx", cwd=here, status=1).err
     assert "gone.pt: no such file" in seen
     modules = {line.rpartition("|")[2].strip() for line in seen.splitlines() if line.startswith("import time:")}
-    assert "cnnkit.engine.verified" in modules
+    assert "cnnkit.engine.export" in modules
     assert modules & {"torch", "onnx", "onnxruntime"} == set()
     started = time.perf_counter()
     shell("cnn-export gone.pt -o x.onnx", cwd=here, status=1)

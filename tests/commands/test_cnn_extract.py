@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.formats import bundle, features, onnx_model
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind
@@ -234,7 +234,7 @@ def test_models_of_ours_as_a_base(run, here):
     run("cnn-extract", "photos", "-o", "a.npy", *BASE, "--seed", "3")
     model_file("head.pt")
     run("cnn-extract", "photos", "-o", "b.npy", "--backbone", "head.pt", "--device", "cpu")
-    onnx_model.save("base.onnx", bases.get(Request(layers=TEXT, weights="none", size=20, seed=3)).content)
+    onnx_model.save("base.onnx", onnx_backbone.get(BackboneSpec(layers=TEXT, weights="none", size=20, seed=3)).content)
     run("cnn-extract", "photos", "-o", "c.npy", "--backbone", "base.onnx", "--device", "cpu")
     for other in ("b", "c"):
         np.testing.assert_allclose(read("a.npy").values, read(f"{other}.npy").values, atol=1e-5)

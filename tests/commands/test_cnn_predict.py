@@ -49,23 +49,23 @@ def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
-        module, shape, dtype = export.HeadAnswers(made.head), (12,), np.float32
+        module, shape, dtype = export.HeadOutputs(made.head), (12,), np.float32
     elif kind == "float":
-        module, shape, dtype = export.Answers(made, normalised=True), (3, size, size), np.float32
+        module, shape, dtype = export.ClassifierOutputs(made, normalised=True), (3, size, size), np.float32
     elif kind == "any":
-        module, shape, dtype = export.Answers(made), (size + 9, size, 3), np.uint8
+        module, shape, dtype = export.ClassifierOutputs(made), (size + 9, size, 3), np.uint8
     else:
-        module, shape, dtype = export.Answers(made), (size, size, 3), np.uint8
+        module, shape, dtype = export.ClassifierOutputs(made), (size, size, 3), np.uint8
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
     proto = export.to_onnx(
         module.eval(),
         example,
         inputs="features" if kind == "head" else "images",
         outputs=module.names,
-        free=export.BATCH | ({1: "height", 2: "width"} if kind == "any" else {}),
+        free=export.BATCH_AXIS | ({1: "height", 2: "width"} if kind == "any" else {}),
     )
     header = Header(kind=Kind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
-    return export.finished(proto, header)
+    return export.checked_bytes(proto, header)
 
 
 @pytest.fixture
@@ -781,10 +781,10 @@ def mobilenet(folder):
     made = classifiers.Classifier(
         base, nn.Sequential(torchs.classifier[1]), preprocess=preprocess, pool=Pool.AVG
     ).eval()
-    answers = export.Answers(made)
+    answers = export.ClassifierOutputs(made)
     example = torch.from_numpy(export.random_inputs((224, 224, 3), np.dtype(np.uint8), batch=2))
     proto = export.to_onnx(answers, example, inputs="images", outputs=answers.names)
-    return torchs, export.finished(proto, header)
+    return torchs, export.checked_bytes(proto, header)
 
 
 @pytest.mark.photos

@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.formats import bundle, features
 from cnnkit.formats.header import Header, Kind
 from cnnkit.formats.manifest import Row
@@ -256,7 +256,7 @@ def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
 
 def test_a_row_without_a_label_is_named(run, here):
     """Features of pictures that nobody labelled cannot train a head."""
-    model = bases.get(Request(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
+    model = onnx_backbone.get(BackboneSpec(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
     header = Header(Kind.FEATURES, None, model.preprocess, model.backbone)
     with features.Writer("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
         writer.write(

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from cnnkit.choices import ExportInput, Initializer, Pool
-from cnnkit.engine import export, verified
-from cnnkit.engine.export import Answers, HeadAnswers
+from cnnkit.engine import export
+from cnnkit.engine.export import ClassifierOutputs, HeadOutputs
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
@@ -52,7 +52,7 @@ def written(tmp_path, made=None, header=None, **options):
     if made is None:
         made, header = network()
     bundle.save(tmp_path / "model.pt", Bundle(header, made.state_dict()))
-    records = verified.export_model(
+    records = export.export_model(
         tmp_path / "model.pt", tmp_path / "model.onnx", **{"batch": 4, "device": "cpu", **options}
     )
     return records, (tmp_path / "model.onnx").read_bytes()
@@ -213,12 +213,12 @@ def test_half_precision_inside_floats_outside(tmp_path):
     found = answered(content, pixels(7))
     np.testing.assert_allclose(found["probabilities"], in_torch(made, pixels(7))[0], atol=3e-3)
     assert any(record.max_difference > 1e-6 for record in records), "float16 should have cost something"
-    answers = Answers(made, half=True)
+    answers = ClassifierOutputs(made, half=True)
     assert torch.equal(answers.classifier.normalise.scale, made.normalise.scale)
     assert {parameter.dtype for parameter in made.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("opset", [verified.OPSETS[0], verified.OPSETS[1]])
+@pytest.mark.parametrize("opset", [export.OPSETS[0], export.OPSETS[1]])
 def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
     """The file says so, and ONNX Runtime computes the same with it."""
     made, header = network()
@@ -365,7 +365,7 @@ def test_above_the_tolerance_nothing_is_written(tmp_path):
 @pytest.fixture(scope="module")
 def everything():
     """Everything that can be asked for, in torch and in ONNX Runtime; exporting costs a second or more."""
-    answers = Answers(network()[0], features=True, cam=True).eval()
+    answers = ClassifierOutputs(network()[0], features=True, cam=True).eval()
     proto = export.to_onnx(answers, torch.from_numpy(pixels(2)), inputs="images", outputs=answers.names)
     return answers, Session(proto.SerializeToString(), device="cpu")
 
@@ -440,6 +440,6 @@ def test_a_network_that_fixes_its_batch_is_refused():
 def test_a_heads_answers_are_probabilities_and_logits():
     """In this order, with two columns for one sigmoid."""
     made, _ = network("dense 1 sigmoid")
-    probabilities, logits = HeadAnswers(made.head)(torch.zeros(4, 10))
+    probabilities, logits = HeadOutputs(made.head)(torch.zeros(4, 10))
     assert probabilities.shape == logits.shape == (4, 2)
     torch.testing.assert_close(probabilities, logits.softmax(1))

@@ -13,16 +13,16 @@ from cnnkit.choices import Engine, FeatureDtype, Pool
 from cnnkit.data import augment, images, source
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
-from cnnkit.engine import bases, runner
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone, runner
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Kind
 from cnnkit.infer import extract
-from cnnkit.infer.views import Views
+from cnnkit.infer.views import ExtractViews
 
-BASE = Request(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
+BASE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def content(path):
 
 def reference(photographs, asked=BASE):
     """What torch gives for the same pictures, one by one."""
-    module, header = bases.extractor(asked)
+    module, header = onnx_backbone.build_extractor(asked)
     rows = [preparing.load(picture.path, header.preprocess) for picture in photographs]
     with torch.no_grad():
         return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
@@ -55,7 +55,7 @@ def reference(photographs, asked=BASE):
 )
 def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
     """Row i is what torch gives for picture i, for every pooling; names, labels and Header stand beside it."""
-    asked = Request(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
+    asked = BackboneSpec(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
     summary = run(photographs, tmp_path / "x.npy", request=asked)
     assert (summary.rows, summary.shape, summary.skipped, summary.resumed) == (30, shape, 0, 0)
     loaded = features.load(tmp_path / "x.npy")
@@ -223,7 +223,7 @@ def test_stopped_and_gone_on_with(photographs, tmp_path, monkeypatch, caplog, ba
         patch.undo()
         assert f"{4 * batches} rows are kept in {path}.part; --resume goes on after them" in caplog.messages
         computed, skipped = [], []
-        real = bases.Session.run if hasattr(bases, "Session") else extract.Session.run
+        real = extract.Session.run
         monkeypatch.setattr(
             extract.Session,
             "run",
@@ -258,7 +258,7 @@ def stopped(photographs, path, monkeypatch, **words):
 
 
 def asked(**changes):
-    return Request(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
+    return BackboneSpec(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypat
     """However many pictures come, only a bounded number of them and of their features is alive at once."""
     import tracemalloc
 
-    asked = Request(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
+    asked = BackboneSpec(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
     run(photographs, tmp_path / "x.npy", request=asked)  # export and imports are not counted
 
     def peak(count):
@@ -390,7 +390,7 @@ def test_photographs_against_torchvision(photos, tmp_path):
     shutil.copytree(photos / "pictures", tmp_path / "pictures", ignore=shutil.ignore_patterns("*.md"))
     weights = photos / "weights" / "mobilenet_v2.pth"
     pictures = source.find([str(tmp_path / "pictures")])[:16]
-    asked = Request(backbone="mobilenet_v2", weights=str(weights))
+    asked = BackboneSpec(backbone="mobilenet_v2", weights=str(weights))
     extract.extract(pictures, tmp_path / "x.npy", request=asked, device="cpu")
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(weights, weights_only=True))
@@ -412,7 +412,7 @@ def test_photographs_against_torchvision(photos, tmp_path):
 # ---------------------------------------------------------------- several views
 
 
-VIEWS = Views(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
+VIEWS = ExtractViews(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
 
 
 def parted(photographs):
@@ -428,7 +428,7 @@ def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tm
     summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
     assert summary.rows == 24 * 3 + 6
     loaded = features.load(tmp_path / "x.npy")
-    module, header = bases.extractor(BASE)
+    module, header = onnx_backbone.build_extractor(BASE)
     augmenter = Augmenter(VIEWS.augmentation, seed=5)
     expected, rows = [], []
     for picture in parted(photographs):

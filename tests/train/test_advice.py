@@ -7,9 +7,9 @@ import torch
 
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
-from cnnkit.engine.watched_layers import Watched
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.multi_layer_features import MultiLayerExtractor
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import catalogue
 from cnnkit.train import advice
@@ -110,13 +110,15 @@ def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, nam
 
 def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
     """By the same names, with the same features, all out of one pass."""
-    request = Request(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
-    extractor, header = bases.extractor(request)
-    watched = Watched(extractor, size=header.preprocess.size)
+    request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
+    extractor, header = onnx_backbone.build_extractor(request)
+    watched = MultiLayerExtractor(extractor, size=header.preprocess.size)
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert len(watched.names) == 3
     for name, features in zip(watched.names, watched(images), strict=True):
-        cut, _ = bases.extractor(Request(backbone="squeezenet1_1", weights=request.weights, layer=name, pool=Pool.AVG))
+        cut, _ = onnx_backbone.build_extractor(
+            BackboneSpec(backbone="squeezenet1_1", weights=request.weights, layer=name, pool=Pool.AVG)
+        )
         with torch.no_grad():
             torch.testing.assert_close(features, cut(images))
 

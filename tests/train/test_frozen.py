@@ -11,7 +11,7 @@ from PIL import Image
 from cnnkit.choices import Pool
 from cnnkit.data import augment
 from cnnkit.data.source import Picture
-from cnnkit.engine.bases import Request
+from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.nets import backbones
@@ -31,7 +31,7 @@ def base():
 
 @pytest.fixture
 def request_of_base(base):
-    return Request(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
+    return BackboneSpec(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monke
         expected = base(images)
     network = frozen.network(request_of_base, base, place=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(frozen.bases, "get", refuse)
+    monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
         network = frozen.network(request_of_base, base, place=CPU)
     assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
@@ -83,7 +83,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
     images = next(seen.inputs([torch.arange(7)], None))
     with torch.no_grad():
         expected = base(images)
-    monkeypatch.setattr(frozen.bases, "get", refuse)
+    monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     held, room, forward = [], [3], type(base).forward
 
     def small(self, images):

@@ -1,4 +1,4 @@
-"""Networks that cnnkit did not make: what they do not say has to be told, and what can be seen in them is looked at."""
+"""Networks that cnnkit did not make: what the file does not say is given as options, the rest is read from the graph."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +10,7 @@ from onnx import GraphProto
 
 from cnnkit.choices import Fit, Interpolation
 from cnnkit.data import preprocess as preparing
-from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, Outputs
+from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, OutputNames
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
@@ -25,7 +25,7 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelSpec:
     """What the command line says about networks that carry no Header; None was not said.
 
     `size` is a number of pixels, as it was written. `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of
@@ -45,7 +45,7 @@ class Description:
         return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
 
-def channels(text: str | None, *, option: str) -> Channels | None:
+def parse_channels(text: str | None, *, option: str) -> Channels | None:
     """Read three numbers with commas between them, or one that stands for all three channels.
 
     Args:
@@ -68,7 +68,7 @@ def channels(text: str | None, *, option: str) -> Channels | None:
     return red, green, blue
 
 
-def described(network: OnnxNetwork, description: Description, graph: GraphProto) -> OnnxClassifier:
+def from_spec(network: OnnxNetwork, description: ModelSpec, graph: GraphProto) -> OnnxClassifier:
     """Take a network for what the command line says it is, and for what it shows itself.
 
     Args:
@@ -93,7 +93,7 @@ def described(network: OnnxNetwork, description: Description, graph: GraphProto)
     widths = {len(classes)} | ({1} if len(classes) == 2 else set())
     for name, answer in answers.items():
         if answer.dtype.kind == "f" and answer[0].size in widths:
-            outputs = Outputs(name, None) if _are_probabilities(answer, name, graph) else Outputs(None, name)
+            outputs = OutputNames(name, None) if _are_probabilities(answer, name, graph) else OutputNames(None, name)
             return OnnxClassifier(network, classes=classes, preprocess=preprocess, outputs=outputs)
     shapes = " and ".join(f"{name} of shape {answer.shape[1:]}" for name, answer in answers.items())
     raise FormatError(
@@ -101,7 +101,7 @@ def described(network: OnnxNetwork, description: Description, graph: GraphProto)
     )
 
 
-def _preprocess(network: OnnxNetwork, description: Description) -> Preprocess:
+def _preprocess(network: OnnxNetwork, description: ModelSpec) -> Preprocess:
     """Put together how pictures are prepared."""
     takes_bytes = network.dtype is np.uint8
     needed = ["--size", "--labels"] if takes_bytes else ["--size", "--mean", "--std", "--labels"]

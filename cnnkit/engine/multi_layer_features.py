@@ -1,4 +1,4 @@
-"""The features of several layers of a base out of one pass, to compare what they know."""
+"""Features of several layers of a backbone in one forward pass."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _EARLIER = (0.85, 0.5)
 _ABOUT = 0.06
 
 
-class Watched:
+class MultiLayerExtractor:
     """A base whose features at the last layer and at some earlier ones come of one pass."""
 
     def __init__(self, extractor: Extractor, *, size: int) -> None:

@@ -1,4 +1,4 @@
-"""A base as an ONNX network: exported once, checked against torch, kept in the cache. Torch is imported on a miss alone."""
+"""A backbone as an ONNX network: exported once, compared with torch, kept in the cache. Torch is imported on a cache miss only."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ _REVISION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BackboneSpec:
     """What a base is asked for by; equal requests give the same base. Without `pool`, a model keeps its own and the others take avg."""
 
     backbone: str | None = None
@@ -73,7 +73,7 @@ def _is_file(value: str) -> bool:
     return value not in ("default", "none") and Path(value).is_file()
 
 
-def get(request: Request) -> OnnxModel:
+def get(request: BackboneSpec) -> OnnxModel:
     """Get a base: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
 
     Raises:
@@ -98,7 +98,7 @@ def get(request: Request) -> OnnxModel:
         # Without its weights no head could be trained on its features: then it is made anew, and they are kept again
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
-    module, header = extractor(request)
+    module, header = build_extractor(request)
     same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
     if not same.is_file():
         log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent.parent)
@@ -131,7 +131,7 @@ def _link(same: Path, kept: Path) -> None:
         onnx_model.save(kept, same.read_bytes())
 
 
-def _from_onnx(request: Request) -> OnnxModel:
+def _from_onnx(request: BackboneSpec) -> OnnxModel:
     asked = [name for name in ("layer", "size", "resize", "fit") if getattr(request, name) is not None]
     if asked or request.weights != "default":
         raise UsageError(
@@ -153,7 +153,7 @@ def _from_onnx(request: Request) -> OnnxModel:
     return model
 
 
-def extractor(request: Request) -> "tuple[nn.Module, Header]":
+def build_extractor(request: BackboneSpec) -> "tuple[nn.Module, Header]":
     """Build a base in torch: the network that is exported, and that `--engine torch` runs.
 
     Returns:
@@ -197,7 +197,7 @@ def extractor(request: Request) -> "tuple[nn.Module, Header]":
     return module, header
 
 
-def _check_shape(request: Request, module: "nn.Module", preprocess: Preprocess) -> None:
+def _check_shape(request: BackboneSpec, module: "nn.Module", preprocess: Preprocess) -> None:
     """Run the base once: its layer may give no tensor, or something that is no map, and its size may be too small."""
     from cnnkit.nets import classifier
 
@@ -231,7 +231,7 @@ def _export(module: "nn.Module", header: Header) -> bytes:
         raise CnnkitError(
             f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
         ) from error
-    content = export.finished(proto, header)
+    content = export.checked_bytes(proto, header)
     session = Session(content, device="cpu", name="the exported base")
     for batch in (1, 2):
         inputs = export.random_inputs(shape, np.dtype(np.uint8), batch=batch, seed=1)
@@ -245,8 +245,8 @@ def _export(module: "nn.Module", header: Header) -> bytes:
     return content
 
 
-def torch_network(
-    request: Request, *, device: str
+def torch_backbone(
+    request: BackboneSpec, *, device: str
 ) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[Any]]], Header, str]:
     """Get a base as a function that runs in torch.
 
@@ -261,7 +261,7 @@ def torch_network(
     from cnnkit.engine import torch_device
 
     place = torch_device.choose(devices.parse(device))
-    module, header = extractor(request)
+    module, header = build_extractor(request)
     module = module.to(place).to(memory_format=torch.channels_last)
 
     def network(images: NDArray[np.uint8]) -> list[NDArray[Any]]:

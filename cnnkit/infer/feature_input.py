@@ -1,4 +1,4 @@
-"""Features in place of pictures: which rows of which `.npy`, by what names, and whether they are what a head was trained on."""
+"""Features in place of images: which rows of which `.npy`, by what names, and whether a head was trained on such."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ class FeatureRows:
     header: Header | None
 
 
-def are_meant(sources: Sequence[str] | None) -> bool:
+def are_feature_files(sources: Sequence[str] | None) -> bool:
     """Tell whether the words on the command line name features.
 
     Raises:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Fit, Pool
-from cnnkit.engine import watched_layers
-from cnnkit.engine.watched_layers import Watched
+from cnnkit.engine import multi_layer_features
+from cnnkit.engine.multi_layer_features import MultiLayerExtractor
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import catalogue, cutting
@@ -58,7 +58,7 @@ def small(stages=20):
 
 def test_the_last_layer_comes_first_then_those_at_85_and_50_percent():
     """Of 20 equal stages of five nodes behind the pictures, and the answer, the nodes 85 and 50 of 102 end stages 16 and 9."""
-    watched = Watched(extractor(small(), "stages"), size=SIZE)
+    watched = MultiLayerExtractor(extractor(small(), "stages"), size=SIZE)
     assert watched.names == ["stages.19", "stages.16", "stages.9"]
 
 
@@ -71,7 +71,7 @@ def test_each_gives_the_mean_of_what_a_hook_sees(module):
         whole, _ = catalogue.seeded(0, lambda: catalogue.network("swin_t"))
         layer = "norm"
     made = extractor(whole, layer)
-    watched = Watched(made, size=SIZE)
+    watched = MultiLayerExtractor(made, size=SIZE)
     assert len(watched.names) == 3
     seen = {}
     hooks = [
@@ -101,7 +101,7 @@ def test_watching_changes_nothing_of_the_base():
     modes = [module.training for module in made.modules()]
     with torch.no_grad():
         before = made(images(2))
-    watched = Watched(made, size=SIZE)
+    watched = MultiLayerExtractor(made, size=SIZE)
     answers = watched(images(2))
     with torch.no_grad():
         assert torch.equal(made(images(2)), before)
@@ -114,8 +114,8 @@ def test_watching_changes_nothing_of_the_base():
 def test_a_base_without_earlier_layers_has_nothing_to_compare():
     """One line, before any picture is looked at; where there is a single earlier one, it is named once."""
     with pytest.raises(UsageError, match="this base has no earlier layers whose features could be compared"):
-        Watched(extractor(small(1), "stages.0.add"), size=SIZE)  # both ways lead to it
-    assert Watched(extractor(small(1), "stages"), size=SIZE).names == ["stages.0", "stages.0.add"]
+        MultiLayerExtractor(extractor(small(1), "stages.0.add"), size=SIZE)  # both ways lead to it
+    assert MultiLayerExtractor(extractor(small(1), "stages"), size=SIZE).names == ["stages.0", "stages.0.add"]
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_a_base_without_earlier_layers_has_nothing_to_compare():
 )
 def test_near_is_near_enough_for_the_end_of_a_larger_module(depth, nearest):
     """The half of a depth is meant; names with fewer dots are those of larger modules."""
-    assert watched_layers._nearest(depth, 0.5) == nearest
+    assert multi_layer_features._nearest(depth, 0.5) == nearest

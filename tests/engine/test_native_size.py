@@ -10,7 +10,7 @@ from PIL import Image
 from cnnkit.data import images
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
-from cnnkit.engine import by_shape
+from cnnkit.engine import runner
 from cnnkit.errors import BadPicture
 from cnnkit.formats.header import Preprocess
 
@@ -46,7 +46,7 @@ class Means:
 def run(files, network, **words):
     skipped, shown, values = [], [], []
     words = {"batch": 4, "skip": lambda path, reason: skipped.append((path, reason)), **words}
-    for pictures, (means,) in by_shape.run(files, OWN, network, **words):
+    for pictures, (means,) in runner.run_native_size(files, OWN, network, **words):
         shown += pictures
         values += means[:, 0].tolist()
     return shown, values, skipped
@@ -56,7 +56,7 @@ def run(files, network, **words):
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_picture_once_and_in_order(files, batch, jobs, monkeypatch):
     """Each answer is that of the picture as it is; pictures are read by window, and those without an answer are named in their turn."""
-    monkeypatch.setattr(by_shape, "_WINDOW", 2)
+    monkeypatch.setattr(runner, "_WINDOW_BATCHES", 2)
     shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
     bad = [3, *range(4, 27, 9), 26]
     assert shown == [picture for index, picture in enumerate(files) if index not in bad]
@@ -118,7 +118,7 @@ def test_a_stream_is_read_by_windows(files):
             yield files[6]
 
     before = threading.active_count()
-    batches = by_shape.run(stream(10_000), OWN, Means(), batch=4, jobs=2)
+    batches = runner.run_native_size(stream(10_000), OWN, Means(), batch=4, jobs=2)
     next(batches)
     assert taken <= 2 * 64
     batches.close()
@@ -126,7 +126,10 @@ def test_a_stream_is_read_by_windows(files):
 
     def peak(count):
         tracemalloc.start()
-        assert sum(len(shown) for shown, _ in by_shape.run(stream(count), OWN, Means(), batch=4, jobs=2)) == count
+        assert (
+            sum(len(shown) for shown, _ in runner.run_native_size(stream(count), OWN, Means(), batch=4, jobs=2))
+            == count
+        )
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held

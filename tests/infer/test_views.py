@@ -13,7 +13,7 @@ from cnnkit.data.source import Picture
 from cnnkit.engine import resample
 from cnnkit.errors import NotationError, UsageError
 from cnnkit.formats.header import Preprocess
-from cnnkit.infer import tta
+from cnnkit.infer.views import check_test_views, parse_test_views
 
 PREPROCESS = Preprocess(resize=28, size=24)
 
@@ -44,14 +44,14 @@ def test_flips_are_listed(picture, notation, turns):
     """Each mirroring once, the plain picture first, at a rectangle, too."""
     for preprocess in (PREPROCESS, preparing.shown_as(PREPROCESS, size="20x30")):
         square = preparing.load(picture.path, preprocess)
-        for view, (down, across) in zip(views_of(picture, tta.choose(notation), preprocess), turns, strict=True):
+        for view, (down, across) in zip(views_of(picture, parse_test_views(notation), preprocess), turns, strict=True):
             np.testing.assert_array_equal(view, square[::down, ::across])
 
 
 @pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
 def test_drawn_views_are_the_copies_of_training(picture, notation):
     """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
-    views = tta.choose(notation, views=5, seed=3)
+    views = parse_test_views(notation, views=5, seed=3)
     square = preparing.load(picture.path, PREPROCESS)
     fingerprint = images.read(picture.path).fingerprint
     augmenter = resample.Augmenter(augment.parse(notation), seed=3)
@@ -61,8 +61,8 @@ def test_drawn_views_are_the_copies_of_training(picture, notation):
     np.testing.assert_array_equal(plain, square)
     assert np.abs(np.stack(copies).astype(int) - expected).max() <= 1
     assert len({copy.tobytes() for copy in copies}) == 4
-    assert tta.choose(notation).copies == 7
-    other = views_of(picture, tta.choose(notation, views=5, seed=4))
+    assert parse_test_views(notation).copies == 7
+    other = views_of(picture, parse_test_views(notation, views=5, seed=4))
     assert not any(np.array_equal(one, two) for one, two in zip(copies, other[1:], strict=True))
 
 
@@ -72,7 +72,7 @@ def test_crops_are_those_of_torchvision(picture):
     for crops, theirs in ((Crops.FIVE, v2.FiveCrop(24)), (Crops.TEN, v2.TenCrop(24))):
         expected = [np.asarray(part) for part in theirs(resized)]
         fives = [expected[start : start + 5] for start in range(0, len(expected), 5)]
-        found = views_of(picture, tta.choose(crops=crops))
+        found = views_of(picture, parse_test_views(crops=crops))
         np.testing.assert_array_equal(found, [view for *corners, centre in fives for view in (centre, *corners)])
         np.testing.assert_array_equal(found[0], preparing.load(picture.path, PREPROCESS))
 
@@ -93,25 +93,25 @@ def test_crops_are_those_of_torchvision(picture):
 def test_words_that_do_not_go_together(words, error, said):
     """One line that says what to do instead."""
     with pytest.raises(error) as refused:
-        tta.choose(**words)
+        parse_test_views(**words)
     assert said in str(refused.value)
 
 
 def test_corners_need_a_crop(caplog):
     """A model that sees whole pictures has none, nor has a picture as it is; where they are all the same it is said."""
-    crops = tta.choose(crops=Crops.FIVE)
+    crops = parse_test_views(crops=Crops.FIVE)
     for fit in (Fit.SQUASH, Fit.PAD):
         with pytest.raises(
             UsageError, match=rf"net\.onnx sees whole pictures \(fit {fit}\), and --crops cuts corners off .*crop 0\.9"
         ):
-            tta.check(crops, Preprocess(fit=fit, resize=24, size=24), name="net.onnx", native=False)
+            check_test_views(crops, Preprocess(fit=fit, resize=24, size=24), name="net.onnx", native=False)
     with pytest.raises(UsageError, match="--size native leaves pictures whole"):
-        tta.check(crops, PREPROCESS, name="net.onnx", native=True)
+        check_test_views(crops, PREPROCESS, name="net.onnx", native=True)
     with caplog.at_level("INFO", logger="cnnkit"):
-        tta.check(crops, PREPROCESS, name="net.onnx", native=False)
+        check_test_views(crops, PREPROCESS, name="net.onnx", native=False)
         assert not caplog.messages
-        tta.check(crops, Preprocess(resize=24, size=24), name="net.onnx", native=False)
+        check_test_views(crops, Preprocess(resize=24, size=24), name="net.onnx", native=False)
     assert caplog.messages == [
         "net.onnx resizes to the 24 pixels of its crop: the crops of a square picture are all the same"
     ]
-    assert tta.choose() is None
+    assert parse_test_views() is None

@@ -10,8 +10,8 @@ from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
-from cnnkit.infer import foreign
-from cnnkit.infer.foreign import Description
+from cnnkit.infer import external_model
+from cnnkit.infer.external_model import ModelSpec
 from cnnkit.infer.predict import Predictor
 
 SIZE, MEAN, STD = 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -68,7 +68,7 @@ def labels(tmp_path):
 @pytest.fixture
 def describe(labels):
     def make(**changes):
-        return Description(**{"size": str(SIZE), "mean": MEAN, "std": STD, "labels": labels, **changes})
+        return ModelSpec(**{"size": str(SIZE), "mean": MEAN, "std": STD, "labels": labels, **changes})
 
     return make
 
@@ -245,11 +245,11 @@ def test_networks_with_two_inputs_are_refused(tmp_path, describe):
 )
 def test_channels_are_three_numbers_or_one(text, expected):
     """One number stands for all three."""
-    assert foreign.channels(text, option="--mean") == expected
+    assert external_model.parse_channels(text, option="--mean") == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,2", "1,2,3,4", "nan", "inf,0,0", "0,1,1"])
 def test_other_channels_are_refused(text):
     """The option and the word are named; a deviation must be above zero."""
     with pytest.raises(UsageError, match=f'--std "{text}": give three numbers above zero'):
-        foreign.channels(text, option="--std")
+        external_model.parse_channels(text, option="--std")

@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class AugmentSummary:
     """What a run came to; `per_second` counts copies, reading and writing included."""
 
     folder: str
@@ -79,7 +79,7 @@ def write(
     jobs: int | None = None,
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
-) -> Summary:
+) -> AugmentSummary:
     """Write copies of pictures, each class in its folder, and list them in `augment.tsv`.
 
     A copy's bytes follow from the picture's content, the recipe and the seed alone. Memory does not grow with the number of pictures.
@@ -125,7 +125,7 @@ def write(
         if not used:
             raise CnnkitError("no picture could be used; nothing written")
     seconds = time.perf_counter() - started
-    return Summary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
+    return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
 
 
 def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = False) -> None:
