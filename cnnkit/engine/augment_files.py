@@ -105,8 +105,7 @@ def write(
     total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
     with atomic.naming(folder), replacing.workshop(folder, replaceable) as workshop, threads(1):
-        with (workshop / MANIFEST).open("wb") as listed:
-            listed.write(tsv.render(copies.columns(recipe.augmentation), []))
+        with tsv.Writer(workshop / MANIFEST, copies.columns(recipe.augmentation)) as listed:
             ready = reader.read(
                 pictures, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
             )
@@ -119,7 +118,7 @@ def write(
                     named = copies.named(picture, made.format, made.draws, place=place, recipe=recipe)
                     for copy, content in zip(named, made.files, strict=True):
                         _put(folder, workshop, copy, content, replaceable)
-                        listed.write(_line(copy, recipe, folder))
+                        listed.write(_fields(copy, recipe, folder))
                     used, written = used + 1, written + len(named)
                 progress(done, total)
         if not used:
@@ -225,13 +224,12 @@ def _thumbnails(path: str, *, recipe: Recipe) -> list[Image.Image]:
     return [contact_sheet.thumbnail(image) for image in shown]
 
 
-def _line(copy: Copy, recipe: Recipe, folder: Path) -> bytes:
+def _fields(copy: Copy, recipe: Recipe, folder: Path) -> list[str | None]:
     record = copies.record(copy, recipe.augmentation, source=manifest.seen_from(folder, copy.source.path))
-    fields = [
+    return [
         str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
         for value in record.values()
     ]
-    return tsv.render([], [fields]).partition(b"\n")[2]
 
 
 # ---------------------------------------------------------------- the folder
@@ -242,8 +240,7 @@ def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, replaceable: 
     target = workshop / copy.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            file.write(content)
+        files.create(target, content)
     except FileExistsError:
         raise copies.claimed_twice(copy) from None
     except OSError as error:

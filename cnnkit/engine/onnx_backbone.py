@@ -128,7 +128,7 @@ def _link(same: Path, kept: Path) -> None:
     except FileExistsError:  # another process was as quick
         return
     except OSError:
-        onnx_model.save(kept, same.read_bytes())
+        onnx_model.save(kept, onnx_model.load(same).content)
 
 
 def _from_onnx(request: BackboneSpec) -> OnnxModel:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnnkit.engine.onnx_classifier import OnnxClassifier
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
-from cnnkit.formats.header import Header, Kind, difference
+from cnnkit.formats.header import Header, difference
 
 log = logging.getLogger("cnnkit")
 
@@ -66,9 +66,7 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
 def _one(path: Path, split: str | None) -> FeatureRows:
     values = features.load_values(path)
     described, listed = features.beside(path, ".json"), features.beside(path, ".tsv")
-    header = None
-    if described.exists():
-        header = Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
+    header = features.load_header(path) if described.exists() else None
     if not listed.exists():
         if split is not None:
             raise UsageError(f"{path} has no {listed.name} beside it, which would say what --split {split} is")

@@ -95,9 +95,8 @@ class Columns:
 
 def _by_picture(manifest: str | Path) -> dict[str, dict[str, str]]:
     folder = os.path.dirname(manifest)
-    with Path(manifest).open("rb") as lines:
-        rows = tsv.parse(lines, name=str(manifest), required=["path"])
-        return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}
+    rows = tsv.load(manifest, required=["path"])
+    return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}
 
 
 def _aspect(width: int, height: int) -> float:
