@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from onnx import TensorProto
 from cnnkit.choices import Fit, Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.engine import device as devices
+from cnnkit.engine.runner import Network
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import cache, onnx_model
 from cnnkit.formats.header import Header, Kind, Preprocess, made_by
@@ -245,9 +246,7 @@ def _export(module: "nn.Module", header: Header) -> bytes:
     return content
 
 
-def torch_backbone(
-    request: BackboneSpec, *, device: str
-) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[Any]]], Header, str]:
+def torch_backbone(request: BackboneSpec, *, device: str) -> tuple[Network, Header, str]:
     """Get a base as a function that runs in torch.
 
     Returns:
@@ -264,7 +263,8 @@ def torch_backbone(
     module, header = build_extractor(request)
     module = module.to(place).to(memory_format=torch.channels_last)
 
-    def network(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
+        (images,) = batches
         # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return [module(torch.from_numpy(images).to(place)).cpu().numpy()]

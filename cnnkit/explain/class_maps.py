@@ -299,10 +299,8 @@ def _found(
 ) -> Iterator[Found]:
     """Run the network over pictures in batches, and give each picture with its maps."""
 
-    def pass_on(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        return [pixels]
-
-    for shown, (pixels,) in runner.run(pictures, source.preprocess, pass_on, batch=batch, jobs=jobs, skip=skip):
+    results = runner.run(pictures, [source.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
+    for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
         look = source.maps.look(pixels)
         chosen: list[list[int]] = []
         for picture, row in zip(shown, look.probabilities, strict=True):

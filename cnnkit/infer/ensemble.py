@@ -1,7 +1,7 @@
 """Models that vote on the same images: loaded, their classes in one order, each image decoded once, their probabilities combined."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
-from cnnkit.engine.runner import Skip, Views
+from cnnkit.engine.runner import Results, Views
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.infer import external_model
 from cnnkit.infer.external_model import ModelSpec
+
+log = logging.getLogger("cnnkit")
+
+#: What --size says where every picture is shown as it is.
+NATIVE = "native"
 
 #: Of N pictures: what each class gets (N, classes), and the classes from the best to the last (N, classes).
 Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -83,12 +88,6 @@ def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ba
     ranking = np.lexsort((-mean, -got), axis=1)
     got = np.where(np.isfinite(mean).all(axis=1, keepdims=True), got, np.nan)
     return got.astype(np.float32), ranking
-
-
-log = logging.getLogger("cnnkit")
-
-#: What --size says where every picture is shown as it is.
-NATIVE = "native"
 
 
 class Ensemble:
@@ -158,26 +157,25 @@ class Ensemble:
         batch: int,
         jobs: int | None,
         views: Views | None,
-        skip: Skip,
         progress: Progress,
-    ) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
-        """Send pictures through all networks, in order, each file decoded once.
+    ) -> Results:
+        """Send images through all networks, each file decoded once.
 
-        Args, Yields as `runner.run`; the arrays are those of `ask`. With `native` as `runner.run_native_size`.
+        Args, Yields as `runner.run`, with `native` as `runner.run_native_size`; the outputs are those of `ask`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
-        def network(*pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-            shown = dict(zip(ways, pixels, strict=True))
+        def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+            if self.native:
+                return self.ask([*batches] * len(self.models))
+            shown = dict(zip(ways, batches, strict=True))
             return self.ask([shown[model.preprocess] for model in self.models if model.preprocess is not None])
 
-        def native(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-            return self.ask([pixels] * len(self.models))
-
-        words: dict[str, Any] = {"batch": batch, "jobs": jobs, "views": views, "skip": skip, "progress": progress}
         if self.native:
-            return runner.run_native_size(pictures, ways[0], native, **words)
-        return runner.run(pictures, ways, network, **words)
+            return runner.run_native_size(
+                pictures, ways[0], network, batch=batch, jobs=jobs, views=views, progress=progress
+            )
+        return runner.run(pictures, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
 
     def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Give the probabilities of each model, (N, classes), and behind them the logits where they are wanted.

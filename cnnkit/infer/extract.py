@@ -115,21 +115,21 @@ def extract(
         skipped += 1
         skip(path, reason)
 
-    with _log_kept_rows(writer), writer, _one_thread_each(views, engine):
+    with _log_kept_rows(writer, batch), writer, _one_thread_each(views, engine):
         left, passed, begun = _remaining(pictures, done, output, preprocess=base.preprocess, views=views, skip=count)
-        answers = runner.run(
+        results = runner.run(
             left,
-            base.preprocess,
+            [base.preprocess],
             base.network,
             batch=batch,
             jobs=jobs,
             views=views,
             begun=begun,
-            skip=count,
             progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
         )
-        for values, rows in _named(answers, output.parent, views, begun=begun):
-            writer.write(values, rows)
+        for picture, (values, *_) in runner.usable(results, count):
+            rows = rows_of(picture, output.parent, views)
+            writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
@@ -149,7 +149,7 @@ def bench(
     batch = max(1, min(batch, len(pictures)))
     log.info("measuring with %d pictures", len(pictures))
     return runner.measure(
-        pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.device == "cpu"
+        pictures, [base.preprocess], base.network, batch=batch, jobs=jobs, shared_cores=base.device == "cpu"
     )
 
 
@@ -162,7 +162,8 @@ def _open_backbone(request: BackboneSpec, *, device: str, engine: Engine) -> _Ba
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")
 
-    def run(images: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+    def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+        (images,) = batches
         return session.run({"images": images}, ["features"])
 
     return _Backbone(run, model.header, session.device.kind)
@@ -171,7 +172,7 @@ def _open_backbone(request: BackboneSpec, *, device: str, engine: Engine) -> _Ba
 def _row_shape(base: _Backbone) -> tuple[int, ...]:
     """Find the shape of one picture's features."""
     size = base.preprocess.size
-    return base.network(np.zeros((1, size, size, 3), dtype=np.uint8))[0].shape[1:]
+    return base.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
 def _header(base: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
@@ -225,31 +226,14 @@ def _summary_if_complete(
     return _summary(writer, rows=rows, skipped=len(bad), resumed=rows, started=started)
 
 
-def _named(
-    answers: Iterable[tuple[Sequence[Picture], Sequence[NDArray[Any]]]],
-    folder: Path,
-    views: ExtractViews | None,
-    *,
-    begun: int,
-) -> Iterator[tuple[NDArray[Any], list[Row]]]:
-    """Give each batch of features with its rows; of the first picture, so many views are there already."""
-    coming: list[Row] = []  # of the picture whose views are being shown
-    for shown, (values, *_) in answers:
-        rows = []
-        for picture in shown:
-            coming = coming or rows_of(picture, folder, views)[begun:]
-            begun = 0
-            rows.append(coming.pop(0))
-        yield values, rows
-
-
 @contextlib.contextmanager
-def _log_kept_rows(writer: features.Writer) -> Generator[None]:
+def _log_kept_rows(writer: features.Writer, batch: int) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        if writer.count and not isinstance(error, CnnkitError):
-            log.info("%d rows are kept in %s.part; --resume goes on after them", writer.count, writer.path)
+        kept = writer.count - writer.count % batch
+        if kept and not isinstance(error, CnnkitError):
+            log.info("%d rows are kept in %s.part; --resume goes on after them", kept, writer.path)
         raise
 
 

@@ -1,7 +1,7 @@
 """From images, or their features, to class probabilities. Never imports torch, unless a view needs it."""
 
+import contextlib
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -15,7 +15,7 @@ from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.runner import Skip, raise_bad
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.evaluation.matching import Answers
 from cnnkit.formats import tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
@@ -140,24 +140,16 @@ class Predictor:
     def _pictures(
         self, pictures: Iterable[Picture], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
     ) -> Iterator[ImageOutput]:
-        asked: deque[Picture] = deque()
-
-        def noted() -> Iterator[Picture]:
-            for picture in pictures:
-                asked.append(picture)
-                yield picture
-
         views = 1 if self._views is None else 1 + self._views.copies
-        with single_threaded_torch(self._views):
-            for shown, arrays in self._ensemble.run(
-                noted(), batch=batch, jobs=jobs, views=self._views, skip=skip, progress=progress
-            ):
-                for picture, *values in zip(shown[::views], *self._voted(arrays, views), strict=True):
-                    while (earlier := asked.popleft()) is not picture:
-                        yield ImageOutput(earlier.path)  # skipped on the way
+        results = self._ensemble.run(pictures, batch=batch, jobs=jobs, views=self._views, progress=progress)
+        with single_threaded_torch(self._views), contextlib.closing(results):
+            for picture, outputs in results:
+                if isinstance(outputs, BadPicture):
+                    skip(picture.path, str(outputs))
+                    yield ImageOutput(picture.path)
+                else:
+                    (values,) = zip(*self._voted(outputs, views), strict=True)
                     yield _image_output(picture.path, values, skip)
-            for left in asked:
-                yield ImageOutput(left.path)
 
     def features(
         self,

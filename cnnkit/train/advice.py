@@ -134,14 +134,14 @@ def advise(
     watched.module.to(place)
     chosen = _sample(material, seed=seed)
 
-    def network(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        (images,) = batches
         return [answer.cpu().numpy() for answer in watched(torch.from_numpy(images).to(place))]
 
     labels: list[str] = []
     features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
-    for shown, answers in runner.run(
-        chosen, header.preprocess, network, batch=_BATCH, jobs=jobs, skip=skip, progress=progress
-    ):
+    results = runner.run(chosen, [header.preprocess], network, batch=_BATCH, jobs=jobs, progress=progress)
+    for shown, answers in runner.in_batches(results, _BATCH, skip=skip):
         labels += [picture.label or "" for picture in shown]
         features.append(answers)
     for label in material.classes:  # some may have turned out to be none

@@ -36,7 +36,8 @@ class Means:
     def __init__(self):
         self.shapes = []
 
-    def __call__(self, pixels):
+    def __call__(self, batches):
+        (pixels,) = batches
         self.shapes.append(pixels.shape)
         if pixels.shape[1] < 6:
             raise BadPicture("too small")
@@ -44,10 +45,11 @@ class Means:
 
 
 def run(files, network, **words):
+    """Give the pictures, each as often as it has views, their means, and those without, with their reasons."""
     skipped, shown, values = [], [], []
-    words = {"batch": 4, "skip": lambda path, reason: skipped.append((path, reason)), **words}
-    for pictures, (means,) in runner.run_native_size(files, OWN, network, **words):
-        shown += pictures
+    results = runner.run_native_size(files, OWN, network, **{"batch": 4, **words})
+    for picture, (means,) in runner.usable(results, lambda path, reason: skipped.append((path, reason))):
+        shown += [picture] * len(means)
         values += means[:, 0].tolist()
     return shown, values, skipped
 
@@ -62,6 +64,8 @@ def test_every_picture_once_and_in_order(files, batch, jobs, monkeypatch):
     assert shown == [picture for index, picture in enumerate(files) if index not in bad]
     assert [path for path, _ in skipped] == [files[index].path for index in bad]
     assert [reason for _, reason in skipped][:2] == ["empty file", "too small"]
+    results = runner.run_native_size(files, OWN, Means(), batch=batch, jobs=jobs)
+    assert [picture for picture, _ in results] == files
     expected = [np.asarray(images.load(picture.path)).mean() for picture in shown]
     np.testing.assert_allclose(values, expected)
 
@@ -127,7 +131,7 @@ def test_a_stream_is_read_by_windows(files):
     def peak(count):
         tracemalloc.start()
         assert (
-            sum(len(shown) for shown, _ in runner.run_native_size(stream(count), OWN, Means(), batch=4, jobs=2))
+            sum(len(means) for _, (means,) in runner.run_native_size(stream(count), OWN, Means(), batch=4, jobs=2))
             == count
         )
         held = tracemalloc.get_traced_memory()[1]
@@ -141,7 +145,7 @@ def test_a_stream_is_read_by_windows(files):
 def test_an_error_of_the_network_comes_out(files):
     """What is no fault of the pictures is raised, and leaves no thread behind."""
 
-    def network(_pixels):
+    def network(_batches):
         raise RuntimeError("out of memory")
 
     before = threading.active_count()

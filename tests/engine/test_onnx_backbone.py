@@ -100,7 +100,7 @@ def test_torch_runs_it_too():
     """`--engine torch` is the same function with the same Header, made without ONNX."""
     asked = request(pool=Pool.FLATTEN)
     network, header, place = onnx_backbone.torch_backbone(asked, device="cpu")
-    (found,) = network(pictures(21))
+    (found,) = network([pictures(21)])
     assert place == "cpu"
     assert header == onnx_backbone.get(asked).header
     np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(asked), pictures(21)), rtol=1e-4, atol=1e-5)
