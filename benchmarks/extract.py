@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnkit.engine import onnx_backbone
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import bundle
 
 BATCH = 32

@@ -127,7 +127,7 @@ def main(
         cli.emit(feature_stats.column_stats(existing), as_json)
         return
     from cnnkit.data import augment as drawing
-    from cnnkit.engine.onnx_backbone import BackboneSpec
+    from cnnkit.engine.config import BackboneSpec
     from cnnkit.infer import extract
     from cnnkit.infer.views import ExtractViews
 

@@ -19,7 +19,7 @@ from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates, Skip, raise_bad
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadPicture, CnnkitError, UsageError

@@ -30,7 +30,7 @@ from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
 from cnnkit.engine import device as devices
 from cnnkit.engine import multi_layer_features, onnx_backbone, runner, torch_device
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
 from cnnkit.train.results import Skip

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnnkit.data.reader import Progress
 from cnnkit.engine import onnx_backbone
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
 from cnnkit.train.examples import Examples

@@ -9,7 +9,7 @@ import torch
 
 from cnnkit.choices import Initializer, Loss, Pool
 from cnnkit.data.preprocess import with_size
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle, cache
 from cnnkit.formats.header import Backbone

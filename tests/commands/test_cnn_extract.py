@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cnnkit.engine import onnx_backbone
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import bundle, features, onnx_model
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnnkit.engine import onnx_backbone
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import bundle, features
 from cnnkit.formats.header import Header, Kind
 from cnnkit.formats.manifest import Row

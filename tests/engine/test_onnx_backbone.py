@@ -13,7 +13,7 @@ import torch
 
 from cnnkit.choices import Fit, Pool
 from cnnkit.engine import export, onnx_backbone
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, DeviceError, FormatError, UsageError
 from cnnkit.formats import bundle, onnx_model
@@ -181,21 +181,23 @@ def test_other_requests_are_other_files(cache, tmp_path):
         request(),
         request(layers="conv 6 k3"),
     ]
-    assert len({each.key() for each in others}) == len(others)
-    before = named.key()
+    assert len({onnx_backbone.cache_name(each) for each in others}) == len(others)
+    before = onnx_backbone.cache_name(named)
     moved = os.fspath(tmp_path / "moved.pth")
     os.rename(one, moved)
-    assert BackboneSpec(backbone="squeezenet1_1", weights=moved).key() == before
-    assert BackboneSpec(backbone="squeezenet1_1", weights=moved, seed=4).key() == before  # nothing is random
+    assert onnx_backbone.cache_name(BackboneSpec(backbone="squeezenet1_1", weights=moved)) == before
+    assert (
+        onnx_backbone.cache_name(BackboneSpec(backbone="squeezenet1_1", weights=moved, seed=4)) == before
+    )  # nothing is random
 
 
 def test_a_notation_counts_by_what_it_says(tmp_path):
     """However a notation is spaced, remarked on or kept in a file, the same layers are the same base."""
     file = tmp_path / "net.txt"
     file.write_text(TEXT.replace(", ", "  # a remark\n"))
-    assert request(layers=f"@{file}").key() == request().key()
+    assert onnx_backbone.cache_name(request(layers=f"@{file}")) == onnx_backbone.cache_name(request())
     file.write_text(TEXT.replace("conv 6", "conv 7"))
-    assert request(layers=f"@{file}").key() != request().key()
+    assert onnx_backbone.cache_name(request(layers=f"@{file}")) != onnx_backbone.cache_name(request())
 
 
 def test_a_missing_notation_file_is_one_line(tmp_path):

@@ -14,7 +14,7 @@ from cnnkit.data import augment, images, source
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
 from cnnkit.engine import onnx_backbone, runner
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Pool
-from cnnkit.engine import onnx_backbone
+from cnnkit.engine import config, onnx_backbone
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
@@ -209,7 +209,7 @@ def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     bundle.save(tmp_path / "model.pt", Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state))
     found = onnx_backbone.get(
-        onnx_backbone.BackboneSpec(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE)
+        config.BackboneSpec(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE)
     )
     pictures = torch.randint(0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     (seen,) = Session(found.content, device="cpu", name="lower").run({"images": pictures.numpy()})

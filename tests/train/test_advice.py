@@ -8,8 +8,8 @@ import torch
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
 from cnnkit.engine import onnx_backbone
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.multi_layer_features import MultiLayerExtractor
-from cnnkit.engine.onnx_backbone import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import catalogue
 from cnnkit.train import advice

@@ -11,7 +11,7 @@ from PIL import Image
 from cnnkit.choices import Pool
 from cnnkit.data import augment
 from cnnkit.data.source import Picture
-from cnnkit.engine.onnx_backbone import BackboneSpec
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.nets import backbones
