@@ -21,10 +21,10 @@ from cnnkit.data import preprocess as preparing
 from cnnkit.data import reader
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import device as devices
+from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats import bundle, onnx_model
 from cnnkit.formats.header import Header, Kind, made_by
 from cnnkit.nets import build, classifier
@@ -296,22 +296,22 @@ class WholeExport:
 
     input_name = "images"
 
-    def __init__(
-        self, network: Classifier, kind: ExportInput, *, features: bool, cam: bool, half: bool, dynamic: bool
-    ) -> None:
-        self.normalised = kind is ExportInput.FLOAT
-        self.module = ClassifierOutputs(
-            network, normalised=self.normalised, features=features, cam=cam, half=half
-        ).eval()
+    def __init__(self, network: Classifier, config: ExportConfig) -> None:
+        self.normalised = config.input is ExportInput.FLOAT
+
+        def outputs(*, half: bool) -> ClassifierOutputs:
+            return ClassifierOutputs(
+                network, normalised=self.normalised, features=config.features, cam=config.cam, half=half
+            ).eval()
+
+        self.module = outputs(half=config.fp16)
         # Compared with float32, whatever is exported: that is what float16 costs
-        self.reference: nn.Module = ClassifierOutputs(
-            network, normalised=self.normalised, features=features, cam=cam
-        ).eval()
+        self.reference: nn.Module = outputs(half=False)
         self.size, self.channels = network.preprocess.size, network.preprocess.channels
         sides = (2, 3) if self.normalised else (1, 2)
-        self.free = BATCH_AXIS | (dict(zip(sides, ("height", "width"), strict=True)) if dynamic else {})
+        self.free = BATCH_AXIS | (dict(zip(sides, ("height", "width"), strict=True)) if config.dynamic_size else {})
         #: What it is exported with, and what else it is compared at (height, width): half as large again, a rectangle, and odd sides.
-        self.traced = (self.size + self.size // 2, self.size) if dynamic else None
+        self.traced = (self.size + self.size // 2, self.size) if config.dynamic_size else None
         odd = self.size + 1 + self.size % 2
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
 
@@ -405,31 +405,13 @@ def image_batches(
         progress(done, total)
 
 
-#: The largest difference of a probability that passes, unless the user says otherwise.
-TOLERANCE = 1e-4
-#: The same for float16, whose steps near 1 are 1e-3: through the fifty layers of MobileNetV2 they grow to 3e-2.
-HALF_TOLERANCE = 5e-2
-#: The lowest and the highest operator set that the exporter writes.
-OPSETS = (18, 23)
-
-
 def export_model(
     model: str | Path,
     output: str | Path,
+    config: ExportConfig | None = None,
     *,
     verify: Iterable[Picture] | None = None,
     verify_name: str = "pictures",
-    input_kind: ExportInput = ExportInput.UINT8,
-    features: bool = False,
-    cam: bool = False,
-    head_only: bool = False,
-    half: bool = False,
-    dynamic: bool = False,
-    opset: int | None = None,
-    tolerance: float | None = None,
-    batch: int = 32,
-    jobs: int | None = None,
-    device: str = "auto",
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
 ) -> list[Parity]:
@@ -438,49 +420,27 @@ def export_model(
     Args:
         model: A `.pt`.
         output: The `.onnx`.
-        verify: Real pictures to compare on, beside random ones.
+        config: What is exported.
+        verify: Real images to compare on, next to random ones.
         verify_name: What they are called in the record.
-        input_kind: uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W), grey ones (N, 1, H, W).
-        features: Also give what the head reads.
-        cam: Also give the class activation maps.
-        head_only: Take features in place of pictures.
-        half: float16 inside, float32 outside.
-        dynamic: Take pictures of any size.
-        opset: ONNX operator set.
-        tolerance: The largest difference of a probability that passes.
-        batch: The largest batch compared.
-        jobs: Threads that decode.
-        device: Where ONNX Runtime runs for the comparison.
-        skip: Called for every picture that cannot be used.
-        progress: Called after every batch of pictures.
+        skip: Called for every image that cannot be used.
+        progress: Called after every batch of images.
 
     Returns:
         One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
-        the pictures.
+        the images.
 
     Raises:
         CnnkitError: The difference is above the tolerance, the graph is not valid, or the network does not take any size; nothing is
             written.
         UsageError: The options contradict each other.
     """
-    output = Path(output)
-    if head_only and (features or cam or half or dynamic or verify is not None or input_kind is not ExportInput.UINT8):
-        raise UsageError(
-            "--head-only takes features: --features, --cam, --fp16, --dynamic-size, --input and --verify go with a whole network"
-        )
-    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
-        raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
-    devices.parse(device)
-    _check_files(Path(model), output)
-
+    config = config or ExportConfig()
+    config.check(model, output, verifies=verify is not None)
     loaded = bundle.load(model)
     network = classifier.from_header(loaded.header, loaded.state, name=str(model))
-    made = (
-        HeadExport(network)
-        if head_only
-        else WholeExport(network, input_kind, features=features, cam=cam, half=half, dynamic=dynamic)
-    )
-    if dynamic:
+    made = HeadExport(network) if config.head_only else WholeExport(network, config)
+    if config.dynamic_size:
         check_any_size(network, loaded.header, name=str(model))
     header = loaded.header.but(kind=Kind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript"))
     proto = to_onnx(
@@ -488,43 +448,41 @@ def export_model(
         made.example(2, made.traced),
         inputs=made.input_name,
         outputs=made.module.names,
-        opset=opset,
+        opset=config.opset,
         free=made.free,
     )
     content = checked_bytes(proto, header)
-    session = Session(content, device=device, name=f"the exported {Path(model).name}")
-
-    drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
-    drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
-    records = [
-        compare(made.reference, session, iter([inputs.numpy()]), source=source, classes=True)
-        for source, inputs in drawn
-    ]
+    session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
+    records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
         pixels = image_batches(
-            verify, network, batch=batch, jobs=jobs, normalised=made.normalised, skip=skip, progress=progress
+            verify,
+            network,
+            batch=config.batch,
+            jobs=config.jobs,
+            normalised=made.normalised,
+            skip=skip,
+            progress=progress,
         )
         record = compare(made.reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:
             raise CnnkitError(f"{verify_name}: no picture could be used to compare on; nothing written")
         records.append(record)
-    bound = tolerance if tolerance is not None else HALF_TOLERANCE if half else TOLERANCE
     worst = max(records, key=lambda record: record.max_difference)
-    if not worst.max_difference <= bound:
+    if not worst.max_difference <= config.bound:
         raise CnnkitError(
             f"ONNX Runtime and torch differ by {worst.max_difference:.3g} on {worst.source} at batch {worst.batch}, "
-            f"more than --tolerance {bound:g}; nothing written"
+            f"more than --tolerance {config.bound:g}; nothing written"
         )
     onnx_model.save(output, content)
     return records
 
 
-def _check_files(model: Path, output: Path) -> None:
-    if output.suffix != ".onnx":
-        raise UsageError(f"{output}: a network is written to a .onnx file")
-    if model.suffix == ".onnx":
-        raise FormatError(f"{model}: is exported already; give the .pt that it was made from")
-    if not model.exists():
-        raise CnnkitError(f"{model}: no such file; a model comes from cnn-train-head")
-    if not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: int) -> list[Parity]:
+    """Compare on random inputs of several batch sizes, and of other image sizes where any goes."""
+    drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
+    drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
+    return [
+        compare(made.reference, session, iter([inputs.numpy()]), source=source, classes=True)
+        for source, inputs in drawn
+    ]
