@@ -20,7 +20,7 @@ from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.infer import external_model
-from cnnkit.infer.external_model import ModelSpec
+from cnnkit.infer.config import ModelSpec
 
 log = logging.getLogger("cnnkit")
 
@@ -100,19 +100,19 @@ class Ensemble:
     """
 
     def __init__(
-        self, models: Sequence[str | Path], *, description: ModelSpec, logits: bool = False, device: str = "auto"
+        self, models: Sequence[str | Path], *, spec: ModelSpec, logits: bool = False, device: str = "auto"
     ) -> None:
         """Load networks.
 
         Args:
             models: One `.onnx` or more.
-            description: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
+            spec: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
                 `native`.
             logits: Of a single one: answers have these as well.
             device: Where they run.
 
         Raises:
-            UsageError: The description contradicts the networks or lacks something.
+            UsageError: The spec contradicts the networks or lacks something.
             CnnkitError: The classes differ.
             FormatError: A file is no classifier.
         """
@@ -120,16 +120,16 @@ class Ensemble:
         for path in models:
             # The first network says where it runs; a CPU need not be said twice
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
-            self.models.append(_load(path, description, device="cpu" if known else device))
+            self.models.append(_load(path, spec, device="cpu" if known else device))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
-            told = replace(description, size=None).given()
+            told = replace(spec, size=None).given()
             if told:
                 raise UsageError(
                     f"{first.name} carries its own preprocessing and classes; {told[0]} is for networks that cnnkit did not make"
                 )
-            if description.size is not None:
-                self._show(description.size)
+            if spec.size is not None:
+                self._show(spec.size)
         if logits and not first.gives_logits:
             raise UsageError(f"{first.name} gives probabilities and no logits; drop --logits")
         self.classes, self._logits = first.classes, logits
@@ -197,7 +197,7 @@ class Ensemble:
         return [*probabilities, *answers[0][1:]]
 
 
-def _load(path: str | Path, description: ModelSpec, *, device: str) -> OnnxClassifier:
+def _load(path: str | Path, spec: ModelSpec, *, device: str) -> OnnxClassifier:
     name = str(path)
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
@@ -205,4 +205,4 @@ def _load(path: str | Path, description: ModelSpec, *, device: str) -> OnnxClass
     network = OnnxNetwork(name, Session(model.content, device=device, name=name))
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
-    return external_model.from_spec(network, description, onnx_model.parse(model.content, name=name).graph)
+    return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

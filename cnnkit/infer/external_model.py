@@ -1,48 +1,24 @@
 """Networks that cnnkit did not make: what the file does not say is given as options, the rest is read from the graph."""
 
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto
 
-from cnnkit.choices import Fit, Interpolation
+from cnnkit.choices import Interpolation
 from cnnkit.data import preprocess as preparing
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, OutputNames
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
+from cnnkit.infer.config import Channels, ModelSpec
 
 _SHAPE_ONLY = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Transpose", "QuantizeLinear", "DequantizeLinear"}
 )
 #: How far a row of probabilities may be from 1 in sum: what float16 loses over many classes.
 _SUM_TOLERANCE = 1e-3
-
-Channels = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What the command line says about networks that carry no Header; None was not said.
-
-    `size` is a number of pixels, as it was written. `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of
-    classes in the order of the network's outputs.
-    """
-
-    size: str | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
-    labels: Path | None = None
-    resize: int | None = None
-    fit: Fit | None = None
-    interpolation: Interpolation | None = None
-
-    def given(self) -> list[str]:
-        """List the options that were given."""
-        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
 
 def parse_channels(text: str | None, *, option: str) -> Channels | None:
@@ -68,16 +44,16 @@ def parse_channels(text: str | None, *, option: str) -> Channels | None:
     return red, green, blue
 
 
-def from_spec(network: OnnxNetwork, description: ModelSpec, graph: GraphProto) -> OnnxClassifier:
+def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxClassifier:
     """Take a network for what the command line says it is, and for what it shows itself.
 
     Args:
         network: Anything that takes one picture array.
-        description: The rest.
+        spec: The rest.
         graph: The network's own.
 
     Raises:
-        UsageError: Something is missing from the description, or contradicts the network.
+        UsageError: Something is missing from the spec, or contradicts the network.
         FormatError: The network takes no RGB pictures, does not run, or has no output for the classes.
     """
     if len(network.shape) != 4 or 3 not in (network.shape[1], network.shape[3]):
@@ -86,9 +62,9 @@ def from_spec(network: OnnxNetwork, description: ModelSpec, graph: GraphProto) -
             f"{network.name}: its input {network.input} has the shape ({shown}), expected pictures with three channels: "
             "(batch, 3, height, width) or (batch, height, width, 3)"
         )
-    preprocess = _preprocess(network, description)
-    assert description.labels is not None
-    classes = labels.load(description.labels)
+    preprocess = _preprocess(network, spec)
+    assert spec.labels is not None
+    classes = labels.load(spec.labels)
     answers = _tried(network, preprocess)
     widths = {len(classes)} | ({1} if len(classes) == 2 else set())
     for name, answer in answers.items():
@@ -96,37 +72,35 @@ def from_spec(network: OnnxNetwork, description: ModelSpec, graph: GraphProto) -
             outputs = OutputNames(name, None) if _are_probabilities(answer, name, graph) else OutputNames(None, name)
             return OnnxClassifier(network, classes=classes, preprocess=preprocess, outputs=outputs)
     shapes = " and ".join(f"{name} of shape {answer.shape[1:]}" for name, answer in answers.items())
-    raise FormatError(
-        f"{network.name} gives {shapes} for one picture, but {description.labels} has {len(classes)} classes"
-    )
+    raise FormatError(f"{network.name} gives {shapes} for one picture, but {spec.labels} has {len(classes)} classes")
 
 
-def _preprocess(network: OnnxNetwork, description: ModelSpec) -> Preprocess:
+def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
     """Put together how pictures are prepared."""
     takes_bytes = network.dtype is np.uint8
     needed = ["--size", "--labels"] if takes_bytes else ["--size", "--mean", "--std", "--labels"]
-    missing = [option for option in needed if option not in description.given()]
+    missing = [option for option in needed if option not in spec.given()]
     if missing:
         raise UsageError(
             f"{network.name} carries no cnnkit header, which would say how pictures are prepared and what the classes are; "
             f"say also {', '.join(missing)}"
         )
-    if takes_bytes and (description.mean or description.std):
+    if takes_bytes and (spec.mean or spec.std):
         raise UsageError(f"{network.name} takes bytes and normalises them itself; drop --mean and --std")
-    if not (description.size or "").isdecimal() or not int(description.size or 0):
+    if not (spec.size or "").isdecimal() or not int(spec.size or 0):
         raise UsageError(
-            f'{network.name} carries no cnnkit header; --size is the side of its input then, a number of pixels, not "{description.size}"'
+            f'{network.name} carries no cnnkit header; --size is the side of its input then, a number of pixels, not "{spec.size}"'
         )
-    size = int(description.size or 0)
+    size = int(spec.size or 0)
     sides = network.shape[2:] if network.channels_first else network.shape[1:3]
     if any(side not in (None, size) for side in sides):
         raise UsageError(f"{network.name} takes {' x '.join(map(str, sides))} pixels, --size says {size}")
     plain = Preprocess(
-        interpolation=description.interpolation or Interpolation.BILINEAR,
-        mean=description.mean or (0.0, 0.0, 0.0),
-        std=description.std or (1.0, 1.0, 1.0),
+        interpolation=spec.interpolation or Interpolation.BILINEAR,
+        mean=spec.mean or (0.0, 0.0, 0.0),
+        std=spec.std or (1.0, 1.0, 1.0),
     )
-    return preparing.with_size(plain, size=size, resize=description.resize, fit=description.fit)
+    return preparing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit)
 
 
 def _tried(network: OnnxNetwork, preprocess: Preprocess) -> dict[str, NDArray[Any]]:

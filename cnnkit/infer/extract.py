@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import Engine, FeatureDtype
+from cnnkit.choices import Engine
 from cnnkit.data import held_out
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.reader import Progress, no_progress
@@ -26,6 +26,7 @@ from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Header, Kind, Preprocess, made_by
 from cnnkit.formats.manifest import Row
+from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.views import ExtractViews, rows_of
 
 log = logging.getLogger("cnnkit")
@@ -62,52 +63,42 @@ class _Backbone:
 def extract(
     pictures: Iterable[Picture],
     output: str | Path,
+    config: ExtractConfig | None = None,
     *,
-    request: BackboneSpec,
-    batch: int = 32,
-    jobs: int | None = None,
-    dtype: FeatureDtype = FeatureDtype.FLOAT32,
-    device: str = "auto",
-    engine: Engine = Engine.ONNX,
-    views: ExtractViews | None = None,
-    resume: bool = False,
+    spec: BackboneSpec,
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
 ) -> ExtractSummary:
-    """Write the features of pictures to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
+    """Write the features of images to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
 
     Args:
-        pictures: What to look at; their labels, parts and groups go into the `.tsv`.
+        pictures: Their labels, splits and groups go into the `.tsv`.
         output: The `.npy`.
-        request: Which base.
-        batch: Pictures at once.
-        jobs: Threads that decode.
-        dtype: float16 halves the file.
-        device: For the base.
-        engine: ONNX Runtime or torch.
-        views: A row for each view of a picture, one after the other; the `.tsv` numbers them in `view`.
-        resume: Go on from an interrupted run; the outcome is the same, byte for byte.
-        skip: Called for every picture that cannot be used.
+        config: How. With views, an image has a row for each of them, one after the other; the `.tsv` numbers them in `view`.
+        spec: Which backbone.
+        skip: Called for every image that cannot be used.
         progress: Called after every batch.
 
     Raises:
-        CnnkitError: No picture could be used, or the base cannot be had.
+        CnnkitError: No image could be used, or the backbone cannot be had.
     """
+    config = config or ExtractConfig()
     output = Path(output)
     features.check_neighbours(output)  # the name is wrong before anything is computed
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
-    base = _open_backbone(request, device=device, engine=engine)
-    batch = _batch_size(batch, pictures, views)
-    writer = _writer(output, base, batch=batch, dtype=dtype, engine=engine, views=views)
+    views = ExtractViews.from_config(config)
+    base = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = _batch_size(config.batch, pictures, views)
+    writer = _writer(output, base, config, batch=batch, views=views)
     if views is not None and isinstance(pictures, Sequence):
         _log_plain_splits(pictures)
     started = time.perf_counter()
-    if resume and isinstance(pictures, Sequence):
+    if config.resume and isinstance(pictures, Sequence):
         complete = _summary_if_complete(writer, pictures, base, views=views, skip=skip, started=started)
         if complete is not None:
             return complete
-    done = writer.resume(multiple_of=batch) if resume else []
+    done = writer.resume(multiple_of=batch) if config.resume else []
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -115,14 +106,14 @@ def extract(
         skipped += 1
         skip(path, reason)
 
-    with _log_kept_rows(writer, batch), writer, _one_thread_each(views, engine):
+    with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
         left, passed, begun = _remaining(pictures, done, output, preprocess=base.preprocess, views=views, skip=count)
         results = runner.run(
             left,
             [base.preprocess],
             base.network,
             batch=batch,
-            jobs=jobs,
+            jobs=config.jobs,
             views=views,
             begun=begun,
             progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
@@ -135,30 +126,29 @@ def extract(
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
-def bench(
-    pictures: Sequence[Picture],
-    *,
-    request: BackboneSpec,
-    batch: int = 32,
-    jobs: int | None = None,
-    device: str = "auto",
-    engine: Engine = Engine.ONNX,
-) -> Rates:
-    """Measure decoding alone, the base alone, and both together; nothing is written."""
-    base = _open_backbone(request, device=device, engine=engine)
-    batch = max(1, min(batch, len(pictures)))
+def bench(pictures: Sequence[Picture], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
+    """Measure decoding alone, the backbone alone, and both together; nothing is written.
+
+    Args:
+        pictures: As many as there is time for.
+        config: Its engine, device, batch and jobs.
+        spec: Which backbone.
+    """
+    config = config or ExtractConfig()
+    base = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = max(1, min(config.batch, len(pictures)))
     log.info("measuring with %d pictures", len(pictures))
     return runner.measure(
-        pictures, [base.preprocess], base.network, batch=batch, jobs=jobs, shared_cores=base.device == "cpu"
+        pictures, [base.preprocess], base.network, batch=batch, jobs=config.jobs, shared_cores=base.device == "cpu"
     )
 
 
-def _open_backbone(request: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
+def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
     if engine is Engine.TORCH:
-        network, header, place = onnx_backbone.torch_backbone(request, device=device)
+        network, header, place = onnx_backbone.torch_backbone(spec, device=device)
         return _Backbone(network, header, place.partition(":")[0])
     devices.existing(device)  # before a base is exported, which takes its time
-    model = onnx_backbone.get(request)
+    model = onnx_backbone.get(spec)
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")
 
@@ -194,14 +184,14 @@ def _batch_size(batch: int, pictures: Iterable[Picture], views: ExtractViews | N
 
 
 def _writer(
-    output: Path, base: _Backbone, *, batch: int, dtype: FeatureDtype, engine: Engine, views: ExtractViews | None
+    output: Path, base: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
 ) -> features.Writer:
     return features.Writer(
         output,
         shape=_row_shape(base),
-        dtype=dtype,
-        header=_header(base, engine, views),
-        settings={"batch": batch, "engine": engine.value, "device": base.device},
+        dtype=config.dtype,
+        header=_header(base, config.engine, views),
+        settings={"batch": batch, "engine": config.engine.value, "device": base.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
     )
 

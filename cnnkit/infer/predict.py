@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.runner import Skip, raise_bad
@@ -20,10 +19,10 @@ from cnnkit.evaluation.matching import Answers
 from cnnkit.formats import tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer import ensemble, feature_input
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
-from cnnkit.infer.external_model import ModelSpec
 from cnnkit.infer.feature_input import FeatureRows
-from cnnkit.infer.views import TestViews, check_test_views, single_threaded_torch
+from cnnkit.infer.views import check_test_views, parse_test_views, single_threaded_torch
 
 _NO_NUMBER = "the network's answer is not a number"
 
@@ -52,42 +51,26 @@ class Predictor:
     """Networks that answer together, to one view of each picture or to several."""
 
     def __init__(
-        self,
-        models: Sequence[str | Path],
-        *,
-        vote: Vote = Vote.SOFT,
-        logits: bool = False,
-        description: ModelSpec | None = None,
-        views: TestViews | None = None,
-        device: str = "auto",
+        self, models: Sequence[str | Path], config: PredictConfig | None = None, *, spec: ModelSpec | None = None
     ) -> None:
         """Load networks.
 
         Args:
-            models: One `.onnx` or more.
-            vote: How several, or the answers to several views, come to one; the classes are matched by name and have the order of
-                the first one's.
-            logits: Answers carry these as well.
-            description: Of the networks that carry no Header; and at what size those are shown pictures that take any.
-            views: Of each picture.
-            device: Where they run.
+            models: One `.onnx` or more; their classes are matched by name and have the order of the first one's.
+            config: How several networks, or several views of each image, become one prediction.
+            spec: Of the networks that carry no Header; and at what size those are shown images that take any.
 
         Raises:
             UsageError: Options contradict each other or the networks.
             CnnkitError: The networks' classes differ.
             FormatError: A file is no classifier.
         """
-        if logits and (len(models) > 1 or views is not None):
-            raise UsageError(
-                "a vote has probabilities and no logits; give --logits with a single --model and one view of each picture"
-            )
-        if vote is Vote.HARD and len(models) == 1 and views is None:
-            raise UsageError(
-                "--vote hard counts answers to each class; give --model several times, or views with --tta"
-            )
-        self._ensemble = Ensemble(models, description=description or ModelSpec(), logits=logits, device=device)
+        config = config or PredictConfig()
+        config.check(models=len(models))
+        views = parse_test_views(config.tta, views=config.views, crops=config.crops, seed=config.seed)
+        self._ensemble = Ensemble(models, spec=spec or ModelSpec(), logits=config.logits, device=config.device)
         self.classes = self._ensemble.classes
-        self._vote, self._views = vote, views
+        self._vote, self._views = config.vote, views
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
@@ -295,7 +278,7 @@ def check_provenance(model: Path, answers: Answers, *, name: str) -> None:
     Raises:
         CnnkitError: It gives others.
     """
-    predictor = Predictor([model], device="cpu")
+    predictor = Predictor([model], PredictConfig(device="cpu"))
     least = np.argsort(answers.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
     if predictor.takes_features:
         log.info("%s takes features: not checked that %s is what it predicts", model, name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.manifest import Row
+from cnnkit.infer.config import ExtractConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,18 @@ class ExtractViews:
     augmentation: Augmentation
     copies: int
     seed: int = 0
+
+    @classmethod
+    def from_config(cls, config: ExtractConfig) -> Self | None:
+        """Give the views that an extraction has; None where there is the plain one alone.
+
+        Raises:
+            UsageError: The augmentation changes nothing.
+            NotationError: A word of it means nothing.
+        """
+        if config.views is None or config.augment is None:
+            return None
+        return cls(augment.demanded(config.augment), config.views, config.seed)
 
     def of(self, picture: Picture) -> range:
         """Count the views of a picture."""
@@ -171,6 +184,8 @@ def parse_test_views(
     if notation is None:
         if views is not None:
             raise UsageError(f'--views {views} says how many views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+        if seed:
+            raise UsageError(f'--seed {seed} says which views --tta draws; add it, as in --tta "crop 0.9, hflip"')
         return None if crops is None else CropViews(mirrored=crops is Crops.TEN)
     augmentation = augment.demanded(notation, option="--tta")
     if flips_and_crops.suffice(augmentation) and augmentation.crop == 1:
@@ -179,6 +194,10 @@ def parse_test_views(
             raise UsageError(
                 f'--tta "{notation}" has {1 + flipped.copies} views and draws none; '
                 "drop --views, or add a word that draws, such as crop 0.9"
+            )
+        if seed:
+            raise UsageError(
+                f'--tta "{notation}" draws nothing; drop --seed, or add a word that draws, such as crop 0.9'
             )
         return flipped
     return AugmentViews(augmentation, (views or DEFAULT_VIEWS) - 1, seed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -597,6 +598,82 @@ def test_statistics_need_no_torch(run, shell, here):
 def test_statistics_of_what_is_a_usage_error(run, here, words, message):
     """Either features that exist, or features to be extracted."""
     assert message in run("cnn-extract", *words, "--stats", status=2).err
+
+
+# ---------------------------------------------------------------- options that a mode would ignore
+
+#: Each with a value that is not its default.
+EVERY_OPTION = {
+    "--output": "y.npy",
+    "--backbone": "vgg16",
+    "--layers": "gap",
+    "--weights": "none",
+    "--layer": "conv1",
+    "--pool": "max",
+    "--size": "16",
+    "--resize": "20",
+    "--fit": "pad",
+    "--dtype": "float16",
+    "--engine": "torch",
+    "--views": "2",
+    "--augment": "hflip",
+    "--resume": None,
+    "--bench": None,
+    "--stats": None,
+    "--split": "train",
+    "--null": None,
+    "--device": "cpu",
+    "--batch": "4",
+    "--jobs": "2",
+    "--seed": "3",
+    "--errors": "errors.tsv",
+    "--json": None,
+}
+#: What measuring the speed takes into account: the backbone, what runs it, and which images.
+USED_BY_BENCH = {
+    *(
+        "--bench",
+        "--json",
+        "--backbone",
+        "--layers",
+        "--weights",
+        "--layer",
+        "--pool",
+        "--size",
+        "--resize",
+        "--fit",
+        "--seed",
+    ),
+    *("--engine", "--device", "--batch", "--jobs", "--split", "--null"),
+}
+USED_BY_STATS = {"--stats", "--json"}
+
+
+def test_every_option_is_looked_at_here(run):
+    """A new option belongs in the table above: the modes use it or refuse it."""
+    listed = set(
+        re.findall(r"(?<![\w-])--[a-z][a-z-]+(?=[ ,])", run("cnn-extract", "--help").out.partition("Examples:")[0])
+    )
+    ours = {"--help", "--version", "--quiet", "--install-completion", "--show-completion"}
+    assert listed - ours == set(EVERY_OPTION)
+
+
+@pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_STATS))
+def test_statistics_of_features_refuse_every_other_option(run, here, option):
+    """Exit 2 and one line that names the option."""
+    words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
+    outcome = run("cnn-extract", "x.npy", "--stats", *words, status=2)
+    name = {"--output": "-o"}.get(option, option)
+    assert outcome.err == f"cnn-extract: --stats of features that exist extracts nothing; drop {name}\n"
+
+
+@pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_BENCH))
+def test_bench_refuses_options_of_what_is_written(run, here, option):
+    """Exit 2 and one line that names the option."""
+    words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
+    outcome = run("cnn-extract", "photos", "--bench", *words, status=2)
+    name = {"--output": "-o"}.get(option, option)
+    assert outcome.err == f"cnn-extract: --bench writes nothing; drop {name}\n"
 
 
 # ---------------------------------------------------------------- a GPU, and photographs

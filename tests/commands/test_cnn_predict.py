@@ -472,6 +472,10 @@ def test_features_have_no_views(run, model, kept):
         assert "x.npy holds features, of which there are no other views; drop --tta or --crops" in refused
     refused = run("cnn-predict", "-m", head, kept, "--size", "native", status=2).err
     assert "head.onnx is a head and takes features; --size is for networks of pictures" in refused
+    for words in (("--jobs", 2), ("--null",), ("--seed", 3)):
+        refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
+        assert words[0] in refused
+        assert refused.count("\n") == 1
 
 
 # ---------------------------------------------------------------- any size

@@ -11,7 +11,7 @@ from cnnkit.data.source import Picture
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 from cnnkit.infer import external_model
-from cnnkit.infer.external_model import ModelSpec
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import Predictor
 
 SIZE, MEAN, STD = 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -94,7 +94,7 @@ def shown(pictures):
 
 def answers(path, description, found, **options):
     """Ask for probabilities, (N, classes), and logits where there are any."""
-    predictor = Predictor([path], description=description, device="cpu", **options)
+    predictor = Predictor([path], PredictConfig(device="cpu", **options), spec=description)
     given = list(predictor.pictures(found, batch=2))
     return np.stack([answer.probabilities for answer in given]), [answer.logits for answer in given]
 
@@ -197,7 +197,7 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
     """All of it, and nothing else."""
     path = graph(tmp_path / "net.onnx")
     with pytest.raises(UsageError) as error:
-        Predictor([path], description=describe(**dict.fromkeys(missing)))
+        Predictor([path], spec=describe(**dict.fromkeys(missing)))
     assert "no cnnkit header" in str(error.value)
     for option in ("size", "mean", "std", "labels"):
         assert (f"--{option}" in str(error.value)) == (option in missing)
@@ -223,7 +223,7 @@ def test_what_contradicts_the_network_is_one_line(tmp_path, describe, made, chan
     """Both sides of the contradiction are given."""
     path = graph(tmp_path / "net.onnx", **made)
     with pytest.raises(CnnkitError, match=said) as error:
-        Predictor([path], description=describe(**changes), device="cpu")
+        Predictor([path], PredictConfig(device="cpu"), spec=describe(**changes))
     assert "net.onnx" in str(error.value)
 
 
@@ -236,7 +236,7 @@ def test_networks_with_two_inputs_are_refused(tmp_path, describe):
     proto.graph.output.append(helper.make_tensor_value_info("also", TensorProto.FLOAT, None))
     onnx.save(proto, path)
     with pytest.raises(CnnkitError, match=r"takes 2 inputs \(images, more\)"):
-        Predictor([path], description=describe(), device="cpu")
+        Predictor([path], PredictConfig(device="cpu"), spec=describe())
 
 
 @pytest.mark.parametrize(

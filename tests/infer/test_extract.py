@@ -20,6 +20,7 @@ from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Kind
 from cnnkit.infer import extract
+from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.views import ExtractViews
 
 BASE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
@@ -32,7 +33,13 @@ def photographs(pictures):
 
 
 def run(photographs, output, **words):
-    return extract.extract(photographs, output, **{"request": BASE, "batch": 4, "device": "cpu", **words})
+    """Extract; `views` takes an ExtractViews."""
+    callbacks = {name: words.pop(name) for name in ("skip", "progress") if name in words}
+    spec, views = words.pop("spec", BASE), words.pop("views", None)
+    if views is not None:
+        words |= {"views": views.copies, "augment": str(views.augmentation), "seed": views.seed}
+    config = ExtractConfig(**{"batch": 4, "device": "cpu", **words})
+    return extract.extract(photographs, output, config, spec=spec, **callbacks)
 
 
 def content(path):
@@ -56,7 +63,7 @@ def reference(photographs, asked=BASE):
 def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
     """Row i is what torch gives for picture i, for every pooling; names, labels and Header stand beside it."""
     asked = BackboneSpec(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
-    summary = run(photographs, tmp_path / "x.npy", request=asked)
+    summary = run(photographs, tmp_path / "x.npy", spec=asked)
     assert (summary.rows, summary.shape, summary.skipped, summary.resumed) == (30, shape, 0, 0)
     loaded = features.load(tmp_path / "x.npy")
     np.testing.assert_allclose(loaded.values, reference(photographs, asked), rtol=1e-4, atol=1e-5)
@@ -267,9 +274,9 @@ def asked(**changes):
         ({"batch": 5}, "begun with batch 4, now 5"),
         ({"dtype": FeatureDtype.FLOAT16}, "begun with dtype float32, now float16"),
         ({"engine": Engine.TORCH}, "begun with engine onnx, now torch"),
-        ({"request": asked(seed=3)}, "begun with backbone weights_sha256"),
-        ({"request": asked(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
-        ({"request": asked(size=24)}, "begun with preprocess resize 20, now 24"),
+        ({"spec": asked(seed=3)}, "begun with backbone weights_sha256"),
+        ({"spec": asked(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
+        ({"spec": asked(size=24)}, "begun with preprocess resize 20, now 24"),
     ],
 )
 def test_other_settings_are_refused(photographs, tmp_path, monkeypatch, words, message):
@@ -351,7 +358,7 @@ def test_wrong_outputs_are_found_before_the_work(photographs, tmp_path, monkeypa
 def test_bench_writes_nothing(photographs, tmp_path):
     """Rates are measured over the pictures that can be used, and no file appears."""
     spoil(photographs)
-    rates = extract.bench(photographs, request=BASE, batch=4, device="cpu")
+    rates = extract.bench(photographs, ExtractConfig(batch=4, device="cpu"), spec=BASE)
     assert rates.pictures == 27
     assert rates.possible == pytest.approx(1 / (1 / rates.decode + 1 / rates.network))
     assert min(rates.decode, rates.network, rates.reached) > 0
@@ -363,12 +370,12 @@ def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypat
     import tracemalloc
 
     asked = BackboneSpec(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
-    run(photographs, tmp_path / "x.npy", request=asked)  # export and imports are not counted
+    run(photographs, tmp_path / "x.npy", spec=asked)  # export and imports are not counted
 
     def peak(count):
         many = (photographs[index % 30] for index in range(count))
         tracemalloc.start()
-        run(many, tmp_path / "x.npy", request=asked, jobs=2)
+        run(many, tmp_path / "x.npy", spec=asked, jobs=2)
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held
@@ -391,7 +398,7 @@ def test_photographs_against_torchvision(photos, tmp_path):
     weights = photos / "weights" / "mobilenet_v2.pth"
     pictures = source.find([str(tmp_path / "pictures")])[:16]
     asked = BackboneSpec(backbone="mobilenet_v2", weights=str(weights))
-    extract.extract(pictures, tmp_path / "x.npy", request=asked, device="cpu")
+    extract.extract(pictures, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=asked)
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(weights, weights_only=True))
     network.eval()

@@ -14,9 +14,8 @@ from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
 from cnnkit.formats.manifest import Row
 from cnnkit.infer import feature_input, predict
-from cnnkit.infer.external_model import ModelSpec
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import Predictor
-from cnnkit.infer.views import parse_test_views
 
 CLASSES = ("blue", "green", "red")
 BACKBONE = Backbone(name="layers", layer="conv1", pool=Pool.AVG, weights_sha256="a" * 64, notation="conv 3 k1")
@@ -73,7 +72,8 @@ def keep_features(path, values, *, rows=None, **changes):
 
 
 def load(*models, **options):
-    return Predictor(models, device="cpu", **options)
+    spec = options.pop("spec", None)
+    return Predictor(models, PredictConfig(device="cpu", **options), spec=spec)
 
 
 @pytest.fixture
@@ -135,10 +135,10 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
 def test_the_views_of_a_picture_come_in_one_batch(tmp_path, found, asked, batch, sizes):
     """A batch counts views and holds whole pictures; seven pictures of eight views each are dealt out evenly."""
-    predictor = load(whole(tmp_path / "net.onnx"), views=parse_test_views("crop 0.5, hflip"))
+    predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip")
     answers = list(predictor.pictures(found, batch=batch))
     assert asked == sizes
-    alone = list(load(whole(tmp_path / "net.onnx"), views=parse_test_views("crop 0.5, hflip")).pictures(found, batch=8))
+    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip").pictures(found, batch=8))
     np.testing.assert_allclose(
         [answer.probabilities for answer in answers], [answer.probabilities for answer in alone], atol=1e-6
     )
@@ -151,11 +151,11 @@ def test_an_ensemble_sees_the_same_views(tmp_path, found):
         whole(tmp_path / "two.onnx", preprocess=Preprocess(size=8, resize=8, fit=Fit.SQUASH)),
         whole(tmp_path / "three.onnx", weights=-WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1]),
     ]
-    views = parse_test_views("crop 0.3", views=4)
-    together = np.stack([answer.probabilities for answer in load(*models, views=views).pictures(found, batch=5)])
+    views = {"tta": "crop 0.3", "views": 4}
+    together = np.stack([answer.probabilities for answer in load(*models, **views).pictures(found, batch=5)])
     alone = [
         [dict(zip(predictor.classes, answer.probabilities, strict=True)) for answer in predictor.pictures(found)]
-        for predictor in (load(model, views=views) for model in models)
+        for predictor in (load(model, **views) for model in models)
     ]
     expected = [
         [np.mean([shares[place][label] for shares in alone]) for label in CLASSES] for place in range(len(found))
@@ -170,7 +170,7 @@ def test_skipped_pictures_keep_their_place_among_views(tmp_path, found):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     order = [Picture(str(broken)), found[0], Picture(str(broken)), *found[1:]]
-    predictor = load(whole(tmp_path / "net.onnx"), views=parse_test_views("vflip, hflip"), vote=Vote.HARD)
+    predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD)
     answers = list(predictor.pictures(order, batch=8, skip=lambda *_: None))
     assert [answer.path for answer in answers] == [picture.path for picture in order]
     assert [answer.probabilities is None for answer in answers] == [True, False, True, *[False] * 6]
@@ -344,14 +344,14 @@ def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"description": ModelSpec(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
+        ({"spec": ModelSpec(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
         (
-            {"description": ModelSpec(size="8")},
+            {"spec": ModelSpec(size="8")},
             "takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size",
         ),
-        ({"description": ModelSpec(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
+        ({"spec": ModelSpec(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
         ({"vote": Vote.HARD}, "give --model several times, or views with --tta"),
-        ({"logits": True, "views": parse_test_views("hflip")}, "a vote has probabilities and no logits"),
+        ({"logits": True, "tta": "hflip"}, "a vote has probabilities and no logits"),
     ],
 )
 def test_options_that_one_of_our_models_does_not_need_are_refused(tmp_path, options, said):

@@ -88,6 +88,9 @@ def test_crops_are_those_of_torchvision(picture):
         ({"views": 4}, UsageError, "--views 4 says how many views --tta draws; add it"),
         ({"views": 4, "crops": Crops.FIVE}, UsageError, "--views 4 says how many views --tta draws"),
         ({"notation": "hflip", "crops": Crops.TEN}, UsageError, "give one of the two"),
+        ({"seed": 4}, UsageError, "--seed 4 says which views --tta draws; add it"),
+        ({"seed": 4, "crops": Crops.FIVE}, UsageError, "--seed 4 says which views --tta draws"),
+        ({"notation": "hflip", "seed": 4}, UsageError, '--tta "hflip" draws nothing; drop --seed'),
     ],
 )
 def test_words_that_do_not_go_together(words, error, said):
