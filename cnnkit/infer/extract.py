@@ -145,7 +145,9 @@ def bench(pictures: Sequence[Picture], config: ExtractConfig | None = None, *, s
 
 def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
     if engine is Engine.TORCH:
-        network, header, place = onnx_backbone.torch_backbone(spec, device=device)
+        from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
+
+        network, header, place = torch_backbone.load(spec, device=device)
         return _Backbone(network, header, place.partition(":")[0])
     devices.existing(device)  # before a base is exported, which takes its time
     model = onnx_backbone.get(spec)

@@ -29,7 +29,7 @@ from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
 from cnnkit.engine import device as devices
-from cnnkit.engine import multi_layer_features, onnx_backbone, runner, torch_device
+from cnnkit.engine import multi_layer_features, runner, torch_backbone, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
@@ -127,7 +127,7 @@ def advise(
         )
     counts = np.bincount([material.classes.index(picture.label or "") for picture in material.train])
     place = torch_device.choose(devices.parse(device))
-    extractor, header = onnx_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
+    extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
     watched = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)

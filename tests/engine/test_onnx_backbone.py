@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cnnkit.choices import Fit, Pool
-from cnnkit.engine import export, onnx_backbone
+from cnnkit.engine import export, onnx_backbone, torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, DeviceError, FormatError, UsageError
@@ -38,7 +38,7 @@ def onnx_features(model, images):
 
 
 def torch_features(asked, images):
-    module, _ = onnx_backbone.build_extractor(asked)
+    module, _ = torch_backbone.build_extractor(asked)
     with torch.no_grad():
         return module(torch.from_numpy(images)).numpy()
 
@@ -99,7 +99,7 @@ def test_a_base_by_name_agrees_too():
 def test_torch_runs_it_too():
     """`--engine torch` is the same function with the same Header, made without ONNX."""
     asked = request(pool=Pool.FLATTEN)
-    network, header, place = onnx_backbone.torch_backbone(asked, device="cpu")
+    network, header, place = torch_backbone.load(asked, device="cpu")
     (found,) = network([pictures(21)])
     assert place == "cpu"
     assert header == onnx_backbone.get(asked).header
@@ -110,7 +110,7 @@ def test_torch_without_a_gpu(monkeypatch):
     """`--engine torch --device cuda` without a GPU fails before anything is built."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="torch sees no GPU"):
-        onnx_backbone.torch_backbone(request(), device="cuda")
+        torch_backbone.load(request(), device="cuda")
 
 
 # ---------------------------------------------------------------- made once
@@ -124,7 +124,7 @@ def test_a_base_is_made_once(cache, monkeypatch, caplog):
     kept = sorted((cache / "bases").iterdir())
     assert [file.suffix for file in kept] == [".onnx"]
     caplog.clear()
-    monkeypatch.setattr(onnx_backbone, "build_extractor", None)
+    monkeypatch.setattr(torch_backbone, "build_extractor", None)
     assert onnx_backbone.get(request()) == first
     assert not caplog.records
 

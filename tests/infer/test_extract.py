@@ -13,7 +13,7 @@ from cnnkit.choices import Engine, FeatureDtype, Pool
 from cnnkit.data import augment, images, source
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
-from cnnkit.engine import onnx_backbone, runner
+from cnnkit.engine import runner, torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
@@ -48,7 +48,7 @@ def content(path):
 
 def reference(photographs, asked=BASE):
     """What torch gives for the same pictures, one by one."""
-    module, header = onnx_backbone.build_extractor(asked)
+    module, header = torch_backbone.build_extractor(asked)
     rows = [preparing.load(picture.path, header.preprocess) for picture in photographs]
     with torch.no_grad():
         return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
@@ -435,7 +435,7 @@ def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tm
     summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
     assert summary.rows == 24 * 3 + 6
     loaded = features.load(tmp_path / "x.npy")
-    module, header = onnx_backbone.build_extractor(BASE)
+    module, header = torch_backbone.build_extractor(BASE)
     augmenter = Augmenter(VIEWS.augmentation, seed=5)
     expected, rows = [], []
     for picture in parted(photographs):

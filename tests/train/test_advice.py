@@ -7,7 +7,7 @@ import torch
 
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
-from cnnkit.engine import onnx_backbone
+from cnnkit.engine import torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.multi_layer_features import MultiLayerExtractor
 from cnnkit.errors import CnnkitError, UsageError
@@ -111,12 +111,12 @@ def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, nam
 def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
     """By the same names, with the same features, all out of one pass."""
     request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
-    extractor, header = onnx_backbone.build_extractor(request)
+    extractor, header = torch_backbone.build_extractor(request)
     watched = MultiLayerExtractor(extractor, size=header.preprocess.size)
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert len(watched.names) == 3
     for name, features in zip(watched.names, watched(images), strict=True):
-        cut, _ = onnx_backbone.build_extractor(
+        cut, _ = torch_backbone.build_extractor(
             BackboneSpec(backbone="squeezenet1_1", weights=request.weights, layer=name, pool=Pool.AVG)
         )
         with torch.no_grad():
