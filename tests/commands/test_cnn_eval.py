@@ -201,6 +201,21 @@ def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
     assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
 
 
+@pytest.mark.parametrize("mode", [["--worst", "3"], ["--coverage"]], ids=lambda words: words[0])
+def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mode):
+    """What prints rows in place of the measures ignores no option: the figures are those of a run without, and a gate fails."""
+    predictions = write(*draw(CLASSES))
+    figures = ["--confusion", "c.png", "--reliability", "r.png"]
+    run("cnn-eval", *figures, stdin=predictions)
+    expected = [Path(name).read_bytes() for name in ("c.png", "r.png")]
+    for name in ("c.png", "r.png"):
+        Path(name).unlink()
+    rows = run("cnn-eval", *mode, stdin=predictions).out
+    outcome = run("cnn-eval", *mode, *figures, "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
+    assert outcome.out == rows
+    assert [Path(name).read_bytes() for name in ("c.png", "r.png")] == expected
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
