@@ -124,10 +124,10 @@ def main(
         scorecam     without gradients, by a pass for each channel: slow
         eigencam     the main pattern of the activations, of no class
     """
-    from cnnkit.explain import class_maps
-    from cnnkit.explain.draughtsman import Drawing
+    from cnnkit.explain import cam_run
+    from cnnkit.explain.config import RenderOptions
 
-    drawing = Drawing(
+    drawing = RenderOptions(
         output=output,
         sheet=sheet,
         alpha=alpha,
@@ -138,7 +138,7 @@ def main(
         force=force,
     )
     pictures = cli.pictures(sources, split=split, null=null)
-    source = class_maps.open_model(
+    source = cam_run.open_model(
         model,
         weights=weights,
         method=method,
@@ -151,7 +151,7 @@ def main(
         batch=batch,
     )
     with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
-        records = class_maps.explain(
+        records = cam_run.explain(
             pictures,
             source,
             wanted=classes or ["top"],
@@ -161,7 +161,7 @@ def main(
             skip=skip,
             progress=progress,
         )
-        cli.emit(records, as_json, columns=class_maps.columns(drawing))
+        cli.emit(records, as_json, columns=cam_run.columns(drawing))
 
 
 if __name__ == "__main__":

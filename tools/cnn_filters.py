@@ -119,15 +119,15 @@ def main(
             raise UsageError(
                 f"{option} {'goes with --dream' if option in dreaming else 'means nothing to --kernels'}; drop it"
             )
-    from cnnkit.explain import patterns
-    from cnnkit.explain.filters import Ascent
+    from cnnkit.explain import activation_max
+    from cnnkit.explain.config import AscentOptions
 
-    place = patterns.Place(model=model, weights=weights, layer=layer, device=device, seed=seed)
+    place = activation_max.LayerSpec(model=model, weights=weights, layer=layer, device=device, seed=seed)
     if kernels:
-        cli.emit(patterns.kernels(place, output, numbers=numbers), as_json)
+        cli.emit(activation_max.draw_kernels(place, output, numbers=numbers), as_json)
         return
-    usual = patterns.DREAMING if dream is not None else Ascent()
-    ascent = Ascent(
+    usual = activation_max.DREAMING if dream is not None else AscentOptions()
+    ascent = AscentOptions(
         steps=usual.steps if steps is None else steps,
         rate=usual.rate if rate is None else rate,
         jitter=usual.jitter if jitter is None else jitter,
@@ -135,13 +135,13 @@ def main(
     )
     if dream is None:
         with cli.progress("searching") as progress:
-            found = patterns.patterns(
+            found = activation_max.draw_patterns(
                 place, output, numbers=numbers, size=size, ascent=ascent, batch=batch, progress=progress
             )
         cli.emit(found, as_json)
         return
     with cli.progress("dreaming") as progress:
-        record = patterns.dream(
+        record = activation_max.dream(
             place,
             dream,
             output,

@@ -26,7 +26,7 @@ _SAME = 1e-3
 _PROBES = 8
 
 
-class TorchMaps:
+class TorchCam:
     """A network whose class activation maps torch computes.
 
     Attributes:
@@ -81,7 +81,7 @@ class TorchMaps:
             logits = self.network.module(self.network.normalise(torch.tensor(images, device=self._device)))
             return class_logits(logits).softmax(1).cpu().numpy()
 
-    def look(self, images: NDArray[np.uint8]) -> "Look":
+    def look(self, images: NDArray[np.uint8]) -> "TorchForwardPass":
         """Run the network forward, (N, H, W, 3)."""
         with self._running():
             with torch.no_grad():
@@ -91,12 +91,12 @@ class TorchMaps:
             with torch.enable_grad():
                 # A copy goes on, since what comes first behind the layer may work in place
                 logits = self._behind(leaf.clone(), *others)
-        return Look(self, pictures, leaf, logits)
+        return TorchForwardPass(self, pictures, leaf, logits)
 
     def scores(self, pictures: Tensor) -> Tensor:
         """Give the scores of all classes for normalised pictures, (N, C, H, W) -> (N, classes)."""
         with self._running(), torch.no_grad():
-            return scores(self.network.module(pictures))
+            return class_scores(self.network.module(pictures))
 
     @contextlib.contextmanager
     def _running(self) -> Generator[None]:
@@ -126,7 +126,7 @@ class TorchMaps:
                 maps.copy_(probe)
             leaf = answer.detach().requires_grad_(True)
             with torch.enable_grad():
-                total = scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
+                total = class_scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
             for number in range(total.shape[1]):
                 (gradients,) = torch.autograd.grad(total[:, number].sum(), leaf, retain_graph=True)
                 gradients = layered.as_maps(self.layer.node, gradients)  # (N, C, h, w)
@@ -138,12 +138,12 @@ class TorchMaps:
                     )
 
 
-class Look:
+class TorchForwardPass:
     """What a network saw in a batch, and the maps of the classes that are asked for."""
 
-    def __init__(self, maps: TorchMaps, pictures: Tensor, leaf: Tensor, logits: Tensor) -> None:
+    def __init__(self, maps: TorchCam, pictures: Tensor, leaf: Tensor, logits: Tensor) -> None:
         self._maps, self._pictures, self._leaf = maps, pictures, leaf
-        self._scores = scores(logits)
+        self._scores = class_scores(logits)
         self._kept: list[Tensor] = []  # what does not depend on the class
         #: (N, classes)
         self.probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
@@ -193,7 +193,7 @@ class Look:
         return torch.cat(answers)
 
 
-def scores(logits: Tensor) -> Tensor:
+def class_scores(logits: Tensor) -> Tensor:
     """Give one score a class: the logits, or of a single sigmoid's z, -z and z. (N, classes) or (N, 1) -> (N, classes)."""
     return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 

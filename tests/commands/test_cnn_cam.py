@@ -17,8 +17,8 @@ from PIL import Image
 from cnnkit.choices import Fit, Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.data import source
-from cnnkit.explain import class_maps
-from cnnkit.explain.draughtsman import Drawing
+from cnnkit.explain import cam_run
+from cnnkit.explain.config import RenderOptions
 from cnnkit.formats import bundle
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind
@@ -538,7 +538,7 @@ def test_two_pictures_of_one_name(run, here):
 def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
     """However many hundreds come, what the network saw of a few batches is alive at once, and few pictures; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
-    opened = class_maps.open_model("model.pt", device="cpu", batch=8)
+    opened = cam_run.open_model("model.pt", device="cpu", batch=8)
     alive, most = weakref.WeakSet(), []
     look = opened.maps.look
 
@@ -550,13 +550,13 @@ def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
         return seen
 
     monkeypatch.setattr(opened.maps, "look", watched)
-    drawing = Drawing(output=Path("maps"), force=True, box=0.5, sheet=Path("sheet.png"), raw=True)
+    drawing = RenderOptions(output=Path("maps"), force=True, box=0.5, sheet=Path("sheet.png"), raw=True)
 
     def peak(count):
         most.clear()
         tracemalloc.start()
         many = (listed[0] for _ in range(count))
-        number = sum(1 for _ in class_maps.explain(many, opened, drawing=drawing, batch=8, jobs=2))
+        number = sum(1 for _ in cam_run.explain(many, opened, drawing=drawing, batch=8, jobs=2))
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert number == count

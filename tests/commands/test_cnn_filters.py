@@ -367,7 +367,9 @@ def test_wrong_words(run, sky, words, status, line):
 @pytest.mark.parametrize("output", ["f.jpg", "nowhere/f.png"])
 def test_where_nothing_can_be_written(run, sky, monkeypatch, mode, output):
     """A name that is not .png, or lies in no folder, is refused before the network is loaded."""
-    monkeypatch.setattr("cnnkit.explain.opening.network", lambda *_, **__: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(
+        "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
+    )
     outcome = run("cnn-filters", "m.pt", "-o", output, *mode, *CPU, status=None)
     assert outcome.status in (1, 2)
     assert outcome.err.count("\n") == 1

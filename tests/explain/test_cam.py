@@ -15,7 +15,7 @@ from cnnkit.choices import CamMethod, Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.errors import UsageError
 from cnnkit.explain import cam
-from cnnkit.explain.cam import TorchMaps
+from cnnkit.explain.cam import TorchCam
 from cnnkit.nets import backbones, classifier, layered
 
 THEIRS = {
@@ -86,7 +86,7 @@ def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monk
     for name in names:
         layer, target = network.find(name), own.get_submodule(name)
         with loud(network.module.get_submodule("classifier.6"), method), loud(own.classifier[6], method):
-            look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+            look = TorchCam(network, classes, layer=layer, method=method).look(pictures)
             chosen = look.probabilities.argmax(1)
             found = look.maps(chosen)
             given = network.normalise(torch.from_numpy(pictures))
@@ -105,7 +105,7 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
     for ours, other, strength in zip(found, theirs, activations.sum(1).numpy(), strict=True):
         assert abs(correlation(ours, other)) > 0.99999
         assert correlation(ours, strength) > 0
-    maps = TorchMaps(network, classes, layer=layer, method=CamMethod.EIGENCAM).look(pictures).maps(np.array([0, 1]))
+    maps = TorchCam(network, classes, layer=layer, method=CamMethod.EIGENCAM).look(pictures).maps(np.array([0, 1]))
     np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
 
 
@@ -122,7 +122,7 @@ def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos
     layer = network.find("features.1") if method is CamMethod.SCORECAM else network.last_spatial()
     target = own.features[1] if method is CamMethod.SCORECAM else own.features[-1]
     with loud(network.module.get_submodule("classifier.1"), method), loud(own.classifier[1], method):
-        look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+        look = TorchCam(network, classes, layer=layer, method=method).look(pictures)
         chosen = look.probabilities.argmax(1)
         assert classes[chosen[-1]] == ("African elephant" if len(names) == 3 else "bull mastiff")
         given = network.normalise(torch.from_numpy(pictures))
@@ -151,7 +151,7 @@ CHOSEN = np.array([0, 2, 1, 2])
 def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer=None, **options):
     whole = layered.of_classifier(network, name="small.pt")
     place = whole.last_spatial() if layer is None else whole.find(layer)
-    return TorchMaps(whole, classes, layer=place, method=method, **options)
+    return TorchCam(whole, classes, layer=place, method=method, **options)
 
 
 def test_behind_global_average_pooling_the_map_is_the_weighted_sum():
@@ -287,5 +287,5 @@ def test_a_gpu_makes_the_same_maps(method):
     network = small()
     expected = maps_of(network, method=method).look(PICTURES).maps(CHOSEN)
     whole = layered.of_classifier(network, name="small.pt").to(torch.device("cuda"))
-    found = TorchMaps(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).look(PICTURES).maps(CHOSEN)
+    found = TorchCam(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).look(PICTURES).maps(CHOSEN)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())

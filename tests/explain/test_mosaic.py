@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnkit.explain import mosaic
+from cnnkit.explain import contact_sheets
 
 
 def tiles(count, height, width):
@@ -32,7 +32,7 @@ def shrunk(block, height, width):
 def test_every_tile_at_its_place(count, height, width):
     """Row by row, rows and columns nearly as many, with white between and around, enlarged by whole pixels."""
     given = tiles(count, height, width)
-    drawn = np.asarray(mosaic.mosaic(given))
+    drawn = np.asarray(contact_sheets.mosaic(given))
     dark = (drawn < 255).any(axis=2)
     down, across = bands(dark.any(axis=1)), bands(dark.any(axis=0))
     assert 0 <= len(across) - len(down) <= 1
@@ -49,14 +49,14 @@ def test_every_tile_at_its_place(count, height, width):
 @pytest.mark.parametrize("count", [4, 64, 1024])
 def test_a_mosaic_fits_a_screen(count):
     """Small tiles are enlarged to about a thousand pixels in all, and never past that."""
-    width, _ = mosaic.mosaic(tiles(count, 7, 7)).size
+    width, _ = contact_sheets.mosaic(tiles(count, 7, 7)).size
     assert 512 < width <= 1026
 
 
 def test_a_tile_by_itself():
     """A small one is enlarged so that it can be seen, a large one is left."""
     (small,), (large,) = tiles(1, 5, 7), tiles(1, 200, 130)
-    drawn = np.asarray(mosaic.single(small))
+    drawn = np.asarray(contact_sheets.enlarged(small))
     assert max(drawn.shape) >= 128
     assert np.array_equal(shrunk(drawn, 5, 7), small)
-    assert np.array_equal(np.asarray(mosaic.single(large)), large)
+    assert np.array_equal(np.asarray(contact_sheets.enlarged(large)), large)

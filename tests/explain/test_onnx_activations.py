@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cnnkit.choices import Fit
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.explain.onnx_activations import OnnxActivations
+from cnnkit.explain.feature_maps import OnnxFeatureMaps
 from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Header, Kind, Preprocess
 
@@ -44,7 +44,7 @@ def write(path, *, batch="N", header=True, body=True):
 @pytest.mark.parametrize("batch", ["N", 1, 3])
 def test_values_by_hand(tmp_path, batch):
     """A layer is a convolution or a sum with its activation; values are those, asked for in any order and twice, of any batch."""
-    network = OnnxActivations(write(tmp_path / "m.onnx", batch=batch), device="cpu")
+    network = OnnxFeatureMaps(write(tmp_path / "m.onnx", batch=batch), device="cpu")
     assert [layer.name for layer in network.layers] == ["conv1", "conv2", "node_add"]
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     shares = (image / 255 - 0.5) / 0.5
@@ -60,10 +60,10 @@ def test_values_by_hand(tmp_path, batch):
 def test_what_has_no_maps(tmp_path):
     """A network without our header, one without maps, and a layer that is not there are told in one line."""
     with pytest.raises(FormatError, match=r"none\.onnx: its header does not say how pictures are prepared"):
-        OnnxActivations(write(tmp_path / "none.onnx", header=False), device="cpu")
+        OnnxFeatureMaps(write(tmp_path / "none.onnx", header=False), device="cpu")
     with pytest.raises(FormatError, match=r"flat\.onnx: no layer of it answers with maps"):
-        OnnxActivations(write(tmp_path / "flat.onnx", body=False), device="cpu")
-    network = OnnxActivations(write(tmp_path / "m.onnx"), device="cpu")
+        OnnxFeatureMaps(write(tmp_path / "flat.onnx", body=False), device="cpu")
+    network = OnnxFeatureMaps(write(tmp_path / "m.onnx"), device="cpu")
     for wanted in ("3", "-4", "node_flatten"):
         with pytest.raises(UsageError, match=f'm.onnx has no layer "{wanted}" with maps; did you mean'):
             network.find(wanted)

@@ -1,22 +1,24 @@
-"""What the filters of a layer look for: pictures made by following the gradient of what they answer.
-
-Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
-Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
-"""
+"""What the filters of a layer respond to: images made by following the gradient of their activation."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from cnnkit.data import images, preprocess
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import UsageError
+from cnnkit.explain import config, contact_sheets, load_network
+from cnnkit.explain.config import AscentOptions
+from cnnkit.formats import pictures as files
 from cnnkit.nets import cutting, layered
 from cnnkit.nets.layered import Layer, Layered
 
@@ -26,23 +28,6 @@ _MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
 
 #: By how much steps that had to become smaller grow again, each time.
 _RECOVERY = 1.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ascent:
-    """How the gradient is followed.
-
-    Attributes:
-        steps: How often.
-        rate: By how much a pixel changes in a step in the quadratic mean, of 255.
-        jitter: By how many pixels the picture is shifted at most before each step, at random: no pattern may depend on its place.
-        blur: The deviation in pixels of the Gaussian that the picture goes through after each step; 0 for none.
-    """
-
-    steps: int = 64
-    rate: float = 12.0
-    jitter: int = 4
-    blur: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +47,7 @@ class Pattern:
     activation: float
 
 
-class Filters:
+class ActivationMaximizer:
     """A layer whose filters are asked what they look for.
 
     Attributes:
@@ -84,7 +69,7 @@ class Filters:
         numbers: Sequence[int],
         *,
         size: tuple[int, int],
-        ascent: Ascent,
+        ascent: AscentOptions,
         seed: int = 0,
         batch: int = 16,
         progress: Progress = no_progress,
@@ -131,7 +116,7 @@ class Filters:
         image: NDArray[np.uint8],
         *,
         numbers: Sequence[int] | None = None,
-        ascent: Ascent,
+        ascent: AscentOptions,
         octaves: int = 4,
         octave_scale: float = 1.4,
         seed: int = 0,
@@ -196,7 +181,7 @@ class Filters:
                 images[index] = _MIDDLE + loudness * draws[index]
         return images
 
-    def _demand_room(self, size: tuple[int, int], ascent: Ascent) -> None:
+    def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
         """Demand that pictures of a size (height, width) go through the network, and through the blur.
 
         Raises:
@@ -241,7 +226,7 @@ class Filters:
         self,
         images: Tensor,
         objective: Callable[[Tensor], Tensor],
-        ascent: Ascent,
+        ascent: AscentOptions,
         generator: torch.Generator,
         tick: Callable[[int], None],
     ) -> Tensor:
@@ -320,7 +305,7 @@ def first_kernels(network: Layered) -> tuple[str, Tensor]:
     )
 
 
-def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
+def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
     """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
 
     (F, C, h, w) -> (F, h, w, 3).
@@ -329,3 +314,185 @@ def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
     shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
     colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
     return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+#: So many filters are drawn unless it is said which.
+_MOST = 64
+#: How a picture is dreamt on, unless it is said otherwise.
+DREAMING = AscentOptions(steps=16, rate=2.0, jitter=16, blur=0.0)
+#: The longer side of a dream, in pixels, unless it is said.
+_LONGEST = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRecord:
+    """What a filter answers in the mean, to the noise that its pattern began with, and to the pattern."""
+
+    layer: str
+    filter: int
+    start: float
+    activation: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord:
+    """A kernel of the first convolution; `norm` is the root of the sum of squares."""
+
+    layer: str
+    filter: int
+    shape: str
+    mean: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class DreamRecord:
+    """What became of a picture: the mean square of what the layer answers, to the picture and to the dream."""
+
+    layer: str
+    picture: str
+    size: str
+    start: float
+    activation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """Where to look, and on what: a model with its weights, and a layer; the last one with spatial extent unless said."""
+
+    model: str
+    weights: str = "default"
+    layer: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def network(self) -> Layered:
+        """Load the network."""
+        if self.model.endswith(".onnx"):
+            raise UsageError(
+                f"{self.model}: following a gradient needs the .pt it was made from; an exported network has none"
+            )
+        return load_network.load_network(self.model, weights=self.weights, device=self.device, seed=self.seed)[0]
+
+    def filters(self) -> ActivationMaximizer:
+        """Take the filters of the layer."""
+        network = self.network()
+        return ActivationMaximizer(
+            network, network.find(self.layer) if self.layer is not None else network.last_spatial()
+        )
+
+
+def draw_patterns(
+    place: LayerSpec,
+    output: Path,
+    *,
+    numbers: str | None = None,
+    size: str | None = None,
+    ascent: AscentOptions,
+    batch: int = 16,
+    progress: Progress = no_progress,
+) -> list[FilterRecord]:
+    """Find what filters look for, and draw it side by side.
+
+    Args:
+        place: Which filters.
+        output: The PNG.
+        numbers: Of filters, as `parse_index_ranges` reads them; the first 64 unless said.
+        size: Of each pattern; that of the network's pictures unless said, 128 pixels at most.
+        ascent: How they are looked for.
+        batch: Filters at once.
+        progress: As `Filters.search`.
+
+    Raises:
+        UsageError: As `opening.network`, or there is no such layer or filter.
+    """
+    files.check_png(output, option="-o")
+    if size is not None:
+        preprocess.sides(size)
+    asked = place.filters()
+    chosen = config.parse_index_ranges(numbers, asked.count, option="--filters", of=asked.layer.name)
+    chosen = chosen[:_MOST] if numbers is None else chosen
+    own = asked.network.preprocess
+    sides = preprocess.sides(size) if size is not None else (min(own.height, 128), min(own.width, 128))
+    tiles: list[NDArray[np.uint8]] = []
+    records = []
+    for found in asked.search(chosen, size=sides, ascent=ascent, seed=place.seed, batch=batch, progress=progress):
+        tiles.append(found.image)
+        records.append(FilterRecord(asked.layer.name, found.number, found.start, found.activation))
+    files.save(output, contact_sheets.mosaic(tiles))
+    return records
+
+
+def draw_kernels(place: LayerSpec, output: Path, *, numbers: str | None = None) -> Iterator[KernelRecord]:
+    """Draw the weights of the first convolution.
+
+    Args and Raises as `patterns`; all kernels unless said.
+    """
+    files.check_png(output, option="-o")
+    if place.layer is not None:
+        raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
+    name, weights = first_kernels(place.network())
+    chosen = config.parse_index_ranges(numbers, len(weights), option="--filters", of=name)
+    files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
+    channels, height, width = weights.shape[1:]
+    shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
+    return (
+        KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
+        for number in chosen
+    )
+
+
+def dream(
+    place: LayerSpec,
+    picture: Path,
+    output: Path,
+    *,
+    numbers: str | None = None,
+    size: str | None = None,
+    ascent: AscentOptions,
+    octaves: int = 4,
+    octave_scale: float = 1.4,
+    progress: Progress = no_progress,
+) -> DreamRecord:
+    """Strengthen in a picture what a layer sees in it.
+
+    Args:
+        place: Which layer.
+        picture: Any size.
+        output: The PNG.
+        numbers: The filters that are strengthened; all unless said.
+        size: The longer side of the dream in pixels, as `preprocess.sides` reads it; the picture's own unless said, 512 at most.
+        ascent: How.
+        octaves: As `Filters.dream`, likewise octave_scale.
+        progress: As `Filters.dream`.
+
+    Raises:
+        CnnkitError: The picture cannot be used.
+        UsageError: As `patterns`, or the dream would take the picture's place.
+    """
+    files.check_png(output, option="-o")
+    if output.exists() and picture.exists() and output.samefile(picture):
+        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+    image = images.demanded(picture)
+    longest = max(preprocess.sides(size)) if size is not None else min(max(image.size), _LONGEST)
+    scale = longest / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    asked = place.filters()
+    chosen = (
+        None
+        if numbers is None
+        else config.parse_index_ranges(numbers, asked.count, option="--filters", of=asked.layer.name)
+    )
+    dreamt, start, activation = asked.dream(
+        np.asarray(image),
+        numbers=chosen,
+        ascent=ascent,
+        octaves=octaves,
+        octave_scale=octave_scale,
+        seed=place.seed,
+        progress=progress,
+    )
+    files.save(output, Image.fromarray(dreamt))
+    return DreamRecord(asked.layer.name, str(picture), f"{image.height}x{image.width}", start, activation)

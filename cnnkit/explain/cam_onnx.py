@@ -20,7 +20,7 @@ from cnnkit.formats.header import Header
 METHODS = frozenset({CamMethod.CAM, CamMethod.GRADCAM, CamMethod.HIRESCAM})
 
 
-class OnnxMaps:
+class OnnxCam:
     """An exported network and its maps.
 
     Attributes:
@@ -77,15 +77,15 @@ class OnnxMaps:
         """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
         return self.model(images)[0]
 
-    def look(self, images: NDArray[np.uint8]) -> "OnnxLook":
+    def look(self, images: NDArray[np.uint8]) -> "OnnxForwardPass":
         """Run the network, (N, H, W, 3)."""
         probabilities, maps = self.model.network.run(images, ["probabilities", "cam"], preprocess=self.model.preprocess)
         if self._mean:
             maps = maps / (maps.shape[2] * maps.shape[3])
-        return OnnxLook(probabilities, -maps if self._contrast else maps)
+        return OnnxForwardPass(probabilities, -maps if self._contrast else maps)
 
 
-class OnnxLook:
+class OnnxForwardPass:
     """What a network answered for a batch."""
 
     def __init__(self, probabilities: NDArray[np.float32], maps: NDArray[np.float32]) -> None:

@@ -5,20 +5,20 @@ import pytest
 
 from cnnkit.choices import Fit, MapScale
 from cnnkit.errors import UsageError
-from cnnkit.explain import maps
+from cnnkit.explain import config, feature_maps
 from cnnkit.formats.header import Preprocess
 
 
 def test_scaled_by_hand():
     """By its own range each channel reaches from 0 to 1; by the layer's only the layer does; what does not change is 0."""
     values = np.array([[[-1, 0], [1, 3]], [[2, 2], [2, 2]], [[7, 3], [5, 4]]], dtype=np.float32)
-    own = maps.scaled(values, MapScale.CHANNEL)
+    own = feature_maps.scaled(values, MapScale.CHANNEL)
     np.testing.assert_allclose(own[0], [[0, 0.25], [0.5, 1]])
     np.testing.assert_allclose(own[1], 0)
     np.testing.assert_allclose(own[2], [[1, 0], [0.5, 0.25]])
-    np.testing.assert_allclose(maps.scaled(values, MapScale.LAYER), (values + 1) / 8)
+    np.testing.assert_allclose(feature_maps.scaled(values, MapScale.LAYER), (values + 1) / 8)
     assert own.dtype == np.float32
-    np.testing.assert_array_equal(maps.scaled(np.full((2, 3, 3), 5, np.float32), MapScale.LAYER), 0)
+    np.testing.assert_array_equal(feature_maps.scaled(np.full((2, 3, 3), 5, np.float32), MapScale.LAYER), 0)
 
 
 class Two:
@@ -42,10 +42,10 @@ def test_nothing_is_written_before_all_is_known(pictures, tmp_path):
     """A vector, or a channel that one of the layers lacks, is refused before the first picture of the first layer."""
     picture = pictures(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
-    drawing = maps.Drawing(output=tmp_path / "out", channels="3")
+    drawing = config.FeatureMapOptions(output=tmp_path / "out", channels="3")
     for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
         with pytest.raises(UsageError, match=message):
-            maps.explain(network, picture, layers, drawing=drawing)
+            feature_maps.explain(network, picture, layers, drawing=drawing)
     assert not (tmp_path / "out").exists()
 
 
@@ -54,8 +54,8 @@ def test_silent_channels_and_names_of_files(pictures, tmp_path):
     values = np.zeros((1001, 2, 2), np.float32)
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
     network = Two(**{"block/conv": values})
-    drawing = maps.Drawing(output=tmp_path / "out", channels="0,1000")
-    (record,) = maps.explain(network, pictures(red=1) / "red" / "00.png", ["all"], drawing=drawing)
+    drawing = config.FeatureMapOptions(output=tmp_path / "out", channels="0,1000")
+    (record,) = feature_maps.explain(network, pictures(red=1) / "red" / "00.png", ["all"], drawing=drawing)
     assert record.silent == pytest.approx(998 / 1001)
     assert record.zeros == pytest.approx(1 - 9 / 4004)
     assert (record.maximum, record.most_active) == (2, 3)

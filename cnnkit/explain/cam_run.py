@@ -18,9 +18,10 @@ from cnnkit.data.source import Picture
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadPicture, UsageError
-from cnnkit.explain import colours, faithful, sheet
-from cnnkit.explain.draughtsman import SCORES, ClassMap, Draughtsman, Drawing, Found
-from cnnkit.explain.faithful import Faithfulness
+from cnnkit.explain import colormaps, contact_sheets, faithfulness
+from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
+from cnnkit.explain.config import RenderOptions
+from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -29,7 +30,7 @@ _NO_NUMBER = "the network's answer is not a number"
 _OTHERWISE = "shown otherwise than it was trained on, the network has other probabilities than in cnn-predict"
 
 
-class Look(Protocol):
+class ForwardPass(Protocol):
     """What a network saw in a batch of pictures; `probabilities` is (N, classes)."""
 
     probabilities: NDArray[np.float32]
@@ -38,10 +39,10 @@ class Look(Protocol):
         """Give the map of a class for each picture, (N,) -> (N, h, w), nowhere negative."""
 
 
-class Maps(Protocol):
+class CamNetwork(Protocol):
     """A network whose maps can be had."""
 
-    def look(self, images: NDArray[np.uint8]) -> Look:
+    def look(self, images: NDArray[np.uint8]) -> ForwardPass:
         """Run it on pictures, (N, H, W, 3)."""
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -49,10 +50,10 @@ class Maps(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CamModel:
     """A network ready to be asked: its maps, the names of its classes, and how pictures are prepared."""
 
-    maps: Maps
+    maps: CamNetwork
     classes: tuple[str, ...]
     preprocess: Preprocess
     slow: bool = False  # one picture at a time is enough
@@ -73,7 +74,7 @@ def open_model(
     fit: Fit | None = None,
     device: str = "auto",
     batch: int = 32,
-) -> Source:
+) -> CamModel:
     """Load a network and find the layer whose maps are made.
 
     Args:
@@ -101,32 +102,32 @@ def open_model(
         asked = [option for option, value in fixed.items() if value is not None]
         if asked or weights != "default":
             raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
-        from cnnkit.explain.onnx_maps import OnnxMaps
+        from cnnkit.explain.cam_onnx import OnnxCam
 
-        exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, size=size, fit=fit, device=device)
+        exported = OnnxCam(model, method=method or CamMethod.CAM, contrast=contrast, size=size, fit=fit, device=device)
         assert exported.model.preprocess is not None
         log.info("maps of %s", exported.layer)
         if size is not None or fit is not None:
             log.info(_OTHERWISE)
-        return Source(exported, exported.classes, exported.model.preprocess)
+        return CamModel(exported, exported.classes, exported.model.preprocess)
 
-    from cnnkit.explain import opening
-    from cnnkit.explain.cam import TorchMaps
+    from cnnkit.explain import load_network
+    from cnnkit.explain.cam import TorchCam
 
-    network, classes = opening.network(model, weights=weights, size=size, fit=fit, device=device)
+    network, classes = load_network.load_network(model, weights=weights, size=size, fit=fit, device=device)
     place = network.find(layer) if layer is not None else network.last_spatial()
     if fine:
         from cnnkit.nets import finer
 
         network, place = finer.finer(network, place)
     chosen = method or CamMethod.GRADCAM
-    maps = TorchMaps(network, classes, layer=place, method=chosen, contrast=contrast, batch=batch)
+    maps = TorchCam(network, classes, layer=place, method=chosen, contrast=contrast, batch=batch)
     log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
     if chosen is CamMethod.EIGENCAM:
         log.info("eigencam's maps are of what there is to see, whatever the class")
     if fine or size is not None or fit is not None:
         log.info(_OTHERWISE)
-    return Source(maps, classes, network.preprocess, slow=chosen is CamMethod.SCORECAM)
+    return CamModel(maps, classes, network.preprocess, slow=chosen is CamMethod.SCORECAM)
 
 
 # ---------------------------------------------------------------- which maps
@@ -134,10 +135,10 @@ def open_model(
 
 def explain(
     pictures: Iterable[Picture],
-    source: Source,
+    source: CamModel,
     *,
     wanted: Sequence[str] = ("top",),
-    drawing: Drawing,
+    drawing: RenderOptions,
     batch: int = 32,
     jobs: int | None = None,
     skip: Skip = raise_bad,
@@ -163,10 +164,10 @@ def explain(
         UsageError: A class that the network does not know.
         CnnkitError: The folder holds the pictures themselves, or two of them would become one overlay.
     """
-    palette = colours.table(drawing.colormap)
+    palette = colormaps.color_table(drawing.colormap)
     choose = _chooser(wanted, source.classes)
     several = len(wanted) > 1 or "all" in wanted
-    draughtsman = Draughtsman(
+    draughtsman = CamRenderer(
         drawing,
         palette,
         source.preprocess,
@@ -190,7 +191,7 @@ def explain(
     )
 
 
-def columns(drawing: Drawing) -> tuple[str, ...]:
+def columns(drawing: RenderOptions) -> tuple[str, ...]:
     """Name the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
     return (*plain, *SCORES) if drawing.faithful else plain
@@ -236,8 +237,8 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
 
 def _records(
     pictures: Iterable[Picture],
-    source: Source,
-    draughtsman: Draughtsman,
+    source: CamModel,
+    draughtsman: CamRenderer,
     choose: _Chooser,
     *,
     batch: int,
@@ -248,7 +249,7 @@ def _records(
     scored: list[Faithfulness] = []
     done, empty, total, first_empty = 0, 0, 0, ""
     expected = len(pictures) if isinstance(pictures, Sized) else None
-    cells = sheet.Cells()
+    cells = contact_sheets.SheetCells()
     progress(0, expected)
 
     def count(path: str, reason: str) -> None:
@@ -274,7 +275,7 @@ def _records(
                 scored.append(shown.faithfulness)
             yield record
     if draughtsman.drawing.sheet is not None:
-        sheet.save(draughtsman.drawing.sheet, cells)
+        contact_sheets.save(draughtsman.drawing.sheet, cells)
     if empty:
         log.info(
             "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
@@ -289,14 +290,14 @@ def _records(
 
 def _found(
     pictures: Iterable[Picture],
-    source: Source,
-    drawing: Drawing,
+    source: CamModel,
+    drawing: RenderOptions,
     choose: _Chooser,
     *,
     batch: int,
     jobs: int | None,
     skip: Skip,
-) -> Iterator[Found]:
+) -> Iterator[ImageMaps]:
     """Run the network over pictures in batches, and give each picture with its maps."""
 
     def pass_on(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -332,13 +333,13 @@ def _found(
                 for place, number in enumerate(numbers)
             ]
             if found:
-                yield Found(picture, source.classes[int(row.argmax())], found)
+                yield ImageMaps(picture, source.classes[int(row.argmax())], found)
 
 
 def _faithfulness(
-    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, source: Source, batch: int
+    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, source: CamModel, batch: int
 ) -> Faithfulness:
     red, green, blue = (round(255 * value) for value in source.preprocess.mean)
-    return faithful.measure(
+    return faithfulness.measure(
         image, values, number, probabilities=source.maps.probabilities, hidden=(red, green, blue), batch=batch
     )

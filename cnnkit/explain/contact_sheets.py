@@ -1,16 +1,41 @@
-"""A sheet of class activation maps: each picture, its overlays beside it, and how probable each class is."""
+"""Letters on pictures: one font that has Latin, Greek and Cyrillic, in sizes that can be read."""
 
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from cnnkit.explain import lettering
 from cnnkit.formats import pictures as files
+
+#: Pixels from one line to the next.
+LINE_HEIGHT = 16
+
+
+@cache
+def font(size: int = 12) -> ImageFont.FreeTypeFont:
+    """Give DejaVu Sans, which matplotlib brings along; `size` in pixels."""
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
+    """Shorten a text to a width in pixels; dots tell where something is left out."""
+    letters = font(size)
+    if letters.getlength(text) <= width:
+        return text
+    for count in range(len(text) - 1, 0, -1):
+        shorter = f"…{text[-count:]}" if keep_end else f"{text[:count]}…"
+        if letters.getlength(shorter) <= width:
+            return shorter
+    return ""
+
 
 log = logging.getLogger("cnnkit")
 
@@ -20,12 +45,12 @@ SIDE, GAP, SPACE = 160, 4, 16
 _ACROSS = 9
 #: Thumbnails, which the memory holds until all are there.
 MOST = 1000
-_INK, _PAPER, _BAR, _EMPTY = "#222222", "#ffffff", "#3b6ea5", "#e4e4e4"
+_INK, _BACKGROUND, _BAR, _EMPTY = "#222222", "#ffffff", "#3b6ea5", "#e4e4e4"
 _BAR_HEIGHT = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SheetCell:
     """A picture and its overlays, as thumbnails; each overlay with its class and that one's probability."""
 
     path: str
@@ -38,15 +63,15 @@ class Cell:
         return 1 + len(self.overlays)
 
 
-class Cells:
+class SheetCells:
     """The cells of a sheet, as many as it holds."""
 
     def __init__(self) -> None:
         self.left_out = 0
-        self._cells: list[Cell] = []
+        self._cells: list[SheetCell] = []
         self._count = 0
 
-    def append(self, cell: Cell) -> None:
+    def append(self, cell: SheetCell) -> None:
         """Add a cell, unless the sheet is full."""
         if self.left_out or (self._cells and self._count + cell.count > MOST):
             self.left_out += 1
@@ -57,7 +82,7 @@ class Cells:
     def __len__(self) -> int:
         return len(self._cells)
 
-    def __iter__(self) -> Iterator[Cell]:
+    def __iter__(self) -> Iterator[SheetCell]:
         return iter(self._cells)
 
 
@@ -69,7 +94,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
-def save(path: str | Path, cells: Cells) -> None:
+def save(path: str | Path, cells: SheetCells) -> None:
     """Draw a sheet into a PNG, in one step; of no pictures nothing is drawn."""
     if not len(cells):
         return
@@ -78,21 +103,21 @@ def save(path: str | Path, cells: Cells) -> None:
         log.info("%s shows the first %d of %d pictures", path, len(cells), len(cells) + cells.left_out)
 
 
-def render(cells: Sequence[Cell]) -> Image.Image:
+def render(cells: Sequence[SheetCell]) -> Image.Image:
     """Draw cells side by side and below one another, about four wide to three high."""
     most = max(each.count for each in cells)
-    line = SIDE + 2 * lettering.LINE + _BAR_HEIGHT + GAP
+    line = SIDE + 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP
     width, height = min(most, _ACROSS) * (SIDE + GAP) - GAP, -(-most // _ACROSS) * line
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
     down = -(-len(cells) // across)
-    drawn = Image.new("RGB", (across * (width + SPACE) + SPACE, down * (height + SPACE) + SPACE), _PAPER)
+    drawn = Image.new("RGB", (across * (width + SPACE) + SPACE, down * (height + SPACE) + SPACE), _BACKGROUND)
     pen = ImageDraw.Draw(drawn)
     for index, each in enumerate(cells):
         left = SPACE + index % across * (width + SPACE)
         top = SPACE + index // across * (height + SPACE)
         _place(drawn, each.picture, left, top)
-        text = lettering.fitted(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
-        pen.text((left, top + SIDE + GAP), text, fill=_INK, font=lettering.font())
+        text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
+        pen.text((left, top + SIDE + GAP), text, fill=_INK, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             x, y = left + number % _ACROSS * (SIDE + GAP), top + number // _ACROSS * line
             _place(drawn, overlay, x, y)
@@ -108,10 +133,46 @@ def _place(sheet: Image.Image, small: Image.Image, left: int, top: int) -> None:
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
     """Write a class and its probability, with a bar as long as that."""
     number = f"{probability:.3f}"
-    room = SIDE - round(lettering.font().getlength(number)) - 2 * GAP
-    pen.text((left, top), lettering.fitted(name, room), fill=_INK, font=lettering.font())
-    pen.text((left + SIDE, top), number, fill=_INK, font=lettering.font(), anchor="ra")
-    bar = top + lettering.LINE + GAP
+    room = SIDE - round(font().getlength(number)) - 2 * GAP
+    pen.text((left, top), shorten(name, room), fill=_INK, font=font())
+    pen.text((left + SIDE, top), number, fill=_INK, font=font(), anchor="ra")
+    bar = top + LINE_HEIGHT + GAP
     pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=_EMPTY)
     if (length := round(probability * SIDE)) > 0:
         pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
+
+
+#: About how wide a mosaic should be, in pixels, and how many lie between two tiles.
+_MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
+#: Up to this width a single tile is enlarged.
+_LEAST_SIDE = 128
+_WHITE = 255
+
+
+def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Lay tiles of one size out, (h, w, 3) each, on white."""
+    height, width = tiles[0].shape[:2]
+    across = math.ceil(math.sqrt(len(tiles)))
+    down = -(-len(tiles) // across)
+    zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
+    if len(tiles) == 1:
+        zoom = _zoom(height, width)
+    step_y, step_x = zoom * height + _MOSAIC_GAP, zoom * width + _MOSAIC_GAP
+    drawn = np.full((down * step_y + _MOSAIC_GAP, across * step_x + _MOSAIC_GAP, 3), _WHITE, dtype=np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = _MOSAIC_GAP + index // across * step_y, _MOSAIC_GAP + index % across * step_x
+        drawn[top : top + zoom * height, left : left + zoom * width] = _zoomed(tile, zoom)
+    return Image.fromarray(drawn)
+
+
+def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
+    """Give one tile by itself, small ones enlarged."""
+    return Image.fromarray(_zoomed(tile, _zoom(*tile.shape[:2])))
+
+
+def _zoom(height: int, width: int) -> int:
+    return max(1, -(-_LEAST_SIDE // max(height, width)))
+
+
+def _zoomed(tile: NDArray[np.uint8], zoom: int) -> NDArray[np.uint8]:
+    return tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
