@@ -1,4 +1,8 @@
-"""What the filters of a layer respond to: images made by following the gradient of their activation."""
+"""What the filters of a layer respond to: patterns and dreams, made by following the gradient of their activation, and kernels.
+
+Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
+Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
+"""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,8 +20,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from cnnkit.data import images, preprocess
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import UsageError
-from cnnkit.explain import config, contact_sheets, load_network
-from cnnkit.explain.config import AscentOptions
+from cnnkit.explain import contact_sheets, load_network
+from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
 from cnnkit.formats import pictures as files
 from cnnkit.nets import cutting, layered
 from cnnkit.nets.layered import Layer, Layered
@@ -28,6 +32,11 @@ _MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
 
 #: By how much steps that had to become smaller grow again, each time.
 _RECOVERY = 1.2
+
+#: How many filters are drawn by default.
+_MOST = 64
+#: The largest side of a pattern, and of a dream, in pixels, by default.
+_LONGEST_PATTERN, _LONGEST_DREAM = 128, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ class ActivationMaximizer:
                 return self._means(pictures)[0].gather(1, chosen[:, None]).sum()
 
             images = self._started(some, objective, size=size, seed=seed)
-            start = self._answers(images, chosen)
+            start = self._activations(images, chosen)
             before = first // batch * ascent.steps
 
             def tick(step: int, before: int = before) -> None:
@@ -107,7 +116,7 @@ class ActivationMaximizer:
 
             images = self._climb(images, objective, ascent, generator, tick)
             found = images.round().to(torch.uint8)
-            reached = self._answers(found, chosen)
+            reached = self._activations(found, chosen)
             for index, number in enumerate(some):
                 yield Pattern(number, found[index].cpu().numpy(), float(start[index]), float(reached[index]))
 
@@ -116,9 +125,7 @@ class ActivationMaximizer:
         image: NDArray[np.uint8],
         *,
         numbers: Sequence[int] | None = None,
-        ascent: AscentOptions,
-        octaves: int = 4,
-        octave_scale: float = 1.4,
+        options: DreamOptions,
         seed: int = 0,
         progress: Progress = no_progress,
     ) -> tuple[NDArray[np.uint8], float, float]:
@@ -126,10 +133,8 @@ class ActivationMaximizer:
 
         Args:
             image: uint8 (H, W, 3).
-            numbers: The filters that are strengthened; all of the layer unless said.
-            ascent: How, on every octave.
-            octaves: How many sizes.
-            octave_scale: How much larger each is than the one before.
+            numbers: The filters that are strengthened; all of the layer by default.
+            options: How many octaves, and how the gradient is followed on each; the rest is not looked at.
             seed: For the jitter.
             progress: Called after every step, of those of all octaves.
 
@@ -147,21 +152,24 @@ class ActivationMaximizer:
             return self._run(pictures)[1][:, chosen].square().mean()
 
         sizes = [
-            (max(1, round(image.shape[0] / octave_scale**back)), max(1, round(image.shape[1] / octave_scale**back)))
-            for back in reversed(range(octaves))
+            (
+                max(1, round(image.shape[0] / options.octave_scale**back)),
+                max(1, round(image.shape[1] / options.octave_scale**back)),
+            )
+            for back in reversed(range(options.octaves))
         ]
-        self._demand_room(sizes[0], ascent)
+        self._demand_room(sizes[0], options)
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
             # What the picture lost when it was smaller comes back, beside what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
-            before = (number - 1) * ascent.steps
+            before = (number - 1) * options.steps
 
             def tick(step: int, before: int = before) -> None:
-                progress(before + step, octaves * ascent.steps)
+                progress(before + step, options.octaves * options.steps)
 
-            dreamt = self._climb(dreamt, objective, ascent, generator, tick)
+            dreamt = self._climb(dreamt, objective, options, generator, tick)
             shrunk = real
         with torch.no_grad(), self._running():
             start, reached = float(objective(whole)), float(objective(dreamt))
@@ -218,7 +226,7 @@ class ActivationMaximizer:
         before, after = (answer.flatten(2).mean(2) if answer.ndim == 4 else answer for answer in self._run(pictures))
         return before, after
 
-    def _answers(self, pictures: Tensor, chosen: Tensor) -> Tensor:
+    def _activations(self, pictures: Tensor, chosen: Tensor) -> Tensor:
         with torch.no_grad(), self._running():
             return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
 
@@ -286,42 +294,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return small.permute(0, 2, 3, 1).clamp(0, 255)
 
 
-def first_kernels(network: Layered) -> tuple[str, Tensor]:
-    """Find the weights of the first convolution.
-
-    Returns:
-        Its name, and (F, C, h, w), C being 1 or 3.
-
-    Raises:
-        UsageError: There is none that looks at the picture.
-    """
-    for node in network.module.graph.nodes:
-        if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):
-            if module.weight.shape[1] in (1, 3):
-                return network.layer(node).name, module.weight.detach().cpu()
-            break
-    raise UsageError(
-        f"{network.name} does not begin with a convolution over colours or grey; there are no kernels to draw"
-    )
-
-
-def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
-    """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
-
-    (F, C, h, w) -> (F, h, w, 3).
-    """
-    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
-    shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
-    colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
-    return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-
-
-#: So many filters are drawn unless it is said which.
-_MOST = 64
-#: How a picture is dreamt on, unless it is said otherwise.
-DREAMING = AscentOptions(steps=16, rate=2.0, jitter=16, blur=0.0)
-#: The longer side of a dream, in pixels, unless it is said.
-_LONGEST = 512
+# ---------------------------------------------------------------- files and records
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,83 +329,138 @@ class DreamRecord:
     activation: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSpec:
-    """Where to look, and on what: a model with its weights, and a layer; the last one with spatial extent unless said."""
-
-    model: str
-    weights: str = "default"
-    layer: str | None = None
-    device: str = "auto"
-    seed: int = 0
-
-    def network(self) -> Layered:
-        """Load the network."""
-        if self.model.endswith(".onnx"):
-            raise UsageError(
-                f"{self.model}: following a gradient needs the .pt it was made from; an exported network has none"
-            )
-        return load_network.load_network(self.model, weights=self.weights, device=self.device, seed=self.seed)[0]
-
-    def filters(self) -> ActivationMaximizer:
-        """Take the filters of the layer."""
-        network = self.network()
-        return ActivationMaximizer(
-            network, network.find(self.layer) if self.layer is not None else network.last_spatial()
+def _load(options: LayerOptions) -> Layered:
+    if options.model.endswith(".onnx"):
+        raise UsageError(
+            f"{options.model}: following a gradient needs the .pt it was made from; an exported network has none"
         )
+    return load_network.load_network(options.model, weights=options.weights, device=options.device, seed=options.seed)[
+        0
+    ]
+
+
+def _maximizer(options: LayerOptions) -> ActivationMaximizer:
+    network = _load(options)
+    layer = network.find(options.layer) if options.layer is not None else network.last_spatial()
+    return ActivationMaximizer(network, layer)
 
 
 def draw_patterns(
-    place: LayerSpec,
-    output: Path,
-    *,
-    numbers: str | None = None,
-    size: str | None = None,
-    ascent: AscentOptions,
-    batch: int = 16,
-    progress: Progress = no_progress,
+    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = no_progress
 ) -> list[FilterRecord]:
-    """Find what filters look for, and draw it side by side.
+    """Search what filters respond to, and draw it side by side.
 
     Args:
-        place: Which filters.
+        layer: Which layer's filters.
         output: The PNG.
-        numbers: Of filters, as `parse_index_ranges` reads them; the first 64 unless said.
-        size: Of each pattern; that of the network's pictures unless said, 128 pixels at most.
-        ascent: How they are looked for.
-        batch: Filters at once.
-        progress: As `Filters.search`.
+        options: Which ones, and how their patterns are searched.
+        progress: As `ActivationMaximizer.search`.
 
     Raises:
-        UsageError: As `opening.network`, or there is no such layer or filter.
+        UsageError: As `load_network`, or there is no such layer or filter.
     """
     files.check_png(output, option="-o")
-    if size is not None:
-        preprocess.sides(size)
-    asked = place.filters()
-    chosen = config.parse_index_ranges(numbers, asked.count, option="--filters", of=asked.layer.name)
-    chosen = chosen[:_MOST] if numbers is None else chosen
-    own = asked.network.preprocess
-    sides = preprocess.sides(size) if size is not None else (min(own.height, 128), min(own.width, 128))
+    if options.size is not None:
+        preprocess.sides(options.size)
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    chosen = chosen[:_MOST] if options.filters is None else chosen
+    own = maximizer.network.preprocess
+    size = (min(own.height, _LONGEST_PATTERN), min(own.width, _LONGEST_PATTERN))
+    if options.size is not None:
+        size = preprocess.sides(options.size)
     tiles: list[NDArray[np.uint8]] = []
     records = []
-    for found in asked.search(chosen, size=sides, ascent=ascent, seed=place.seed, batch=batch, progress=progress):
+    for found in maximizer.search(
+        chosen, size=size, ascent=options, seed=layer.seed, batch=options.batch, progress=progress
+    ):
         tiles.append(found.image)
-        records.append(FilterRecord(asked.layer.name, found.number, found.start, found.activation))
+        records.append(FilterRecord(name, found.number, found.start, found.activation))
     files.save(output, contact_sheets.mosaic(tiles))
     return records
 
 
-def draw_kernels(place: LayerSpec, output: Path, *, numbers: str | None = None) -> Iterator[KernelRecord]:
-    """Draw the weights of the first convolution.
+def dream(
+    layer: LayerOptions, picture: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
+) -> DreamRecord:
+    """Strengthen in an image what a layer sees in it.
 
-    Args and Raises as `patterns`; all kernels unless said.
+    Args:
+        layer: Which layer.
+        picture: The image, of any size.
+        output: The PNG.
+        options: Which filters, and how.
+        progress: As `ActivationMaximizer.dream`.
+
+    Raises:
+        CnnkitError: The image cannot be used.
+        UsageError: As `draw_patterns`, or the dream would replace the image.
     """
     files.check_png(output, option="-o")
-    if place.layer is not None:
+    if output.exists() and picture.exists() and output.samefile(picture):
+        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+    image = images.demanded(picture)
+    longest = min(max(image.size), _LONGEST_DREAM)
+    if options.size is not None:
+        longest = max(preprocess.sides(options.size))
+    scale = longest / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    dreamt, start, activation = maximizer.dream(
+        np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
+    )
+    files.save(output, Image.fromarray(dreamt))
+    return DreamRecord(name, str(picture), f"{image.height}x{image.width}", start, activation)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def first_kernels(network: Layered) -> tuple[str, Tensor]:
+    """Find the weights of the first convolution.
+
+    Returns:
+        Its name, and (F, C, h, w), C being 1 or 3.
+
+    Raises:
+        UsageError: There is none that looks at the picture.
+    """
+    for node in network.module.graph.nodes:
+        if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):
+            if module.weight.shape[1] in (1, 3):
+                return network.layer(node).name, module.weight.detach().cpu()
+            break
+    raise UsageError(
+        f"{network.name} does not begin with a convolution over colours or grey; there are no kernels to draw"
+    )
+
+
+def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
+    """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
+
+    (F, C, h, w) -> (F, h, w, 3).
+    """
+    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
+    shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
+    colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
+    return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def draw_kernels(layer: LayerOptions, output: Path, *, filters: str | None = None) -> Iterator[KernelRecord]:
+    """Draw the weights of the first convolution.
+
+    Args and Raises as `draw_patterns`; all kernels by default.
+    """
+    files.check_png(output, option="-o")
+    if layer.layer is not None:
         raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
-    name, weights = first_kernels(place.network())
-    chosen = config.parse_index_ranges(numbers, len(weights), option="--filters", of=name)
+    name, weights = first_kernels(_load(layer))
+    chosen = parse_index_ranges(filters, len(weights), option="--filters", of=name)
     files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
     channels, height, width = weights.shape[1:]
     shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
@@ -440,59 +468,3 @@ def draw_kernels(place: LayerSpec, output: Path, *, numbers: str | None = None) 
         KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
         for number in chosen
     )
-
-
-def dream(
-    place: LayerSpec,
-    picture: Path,
-    output: Path,
-    *,
-    numbers: str | None = None,
-    size: str | None = None,
-    ascent: AscentOptions,
-    octaves: int = 4,
-    octave_scale: float = 1.4,
-    progress: Progress = no_progress,
-) -> DreamRecord:
-    """Strengthen in a picture what a layer sees in it.
-
-    Args:
-        place: Which layer.
-        picture: Any size.
-        output: The PNG.
-        numbers: The filters that are strengthened; all unless said.
-        size: The longer side of the dream in pixels, as `preprocess.sides` reads it; the picture's own unless said, 512 at most.
-        ascent: How.
-        octaves: As `Filters.dream`, likewise octave_scale.
-        progress: As `Filters.dream`.
-
-    Raises:
-        CnnkitError: The picture cannot be used.
-        UsageError: As `patterns`, or the dream would take the picture's place.
-    """
-    files.check_png(output, option="-o")
-    if output.exists() and picture.exists() and output.samefile(picture):
-        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
-    image = images.demanded(picture)
-    longest = max(preprocess.sides(size)) if size is not None else min(max(image.size), _LONGEST)
-    scale = longest / max(image.size)
-    image = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
-    asked = place.filters()
-    chosen = (
-        None
-        if numbers is None
-        else config.parse_index_ranges(numbers, asked.count, option="--filters", of=asked.layer.name)
-    )
-    dreamt, start, activation = asked.dream(
-        np.asarray(image),
-        numbers=chosen,
-        ascent=ascent,
-        octaves=octaves,
-        octave_scale=octave_scale,
-        seed=place.seed,
-        progress=progress,
-    )
-    files.save(output, Image.fromarray(dreamt))
-    return DreamRecord(asked.layer.name, str(picture), f"{image.height}x{image.width}", start, activation)

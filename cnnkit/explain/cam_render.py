@@ -21,7 +21,7 @@ from cnnkit.data import copies, images, preprocess, tree
 from cnnkit.data.images import Original
 from cnnkit.data.room import Room
 from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
 from cnnkit.explain.config import RenderOptions
 from cnnkit.explain.contact_sheets import SheetCell
@@ -50,7 +50,7 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class ImageMaps:
-    """What was found in a picture."""
+    """The maps of an image, and what the network takes it for."""
 
     picture: Picture
     label: str
@@ -65,12 +65,28 @@ class RenderedImage:
     cell: SheetCell | None
 
 
+def check(options: RenderOptions) -> None:
+    """Check what can be checked before a network is loaded.
+
+    Raises:
+        UsageError: No such colour map, a sheet that is no PNG, or arrays without a place.
+        CnnkitError: The folder is not empty.
+    """
+    colormaps.color_table(options.colormap)
+    if options.sheet is not None:
+        files.check_png(options.sheet, option="--sheet")
+    if options.output is not None:
+        tree.check_free(options.output, force=options.force)
+    elif options.raw:
+        raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
+
+
 class CamRenderer:
     """Draws what was found in pictures, of several at once in several threads."""
 
     def __init__(
         self,
-        drawing: RenderOptions,
+        options: RenderOptions,
         palette: NDArray[np.uint8],
         prepared: Preprocess,
         place: Callable[[Picture], str],
@@ -80,13 +96,13 @@ class CamRenderer:
         """Get ready.
 
         Args:
-            drawing: What is made.
+            options: What is made.
             palette: The colours of maps, (256, 3).
             prepared: How pictures came to the network.
             place: As `copies.placing` gives it.
             classes: All that the network knows, where a picture may have maps of several, which their names then tell.
         """
-        self.drawing = drawing
+        self.options = options
         self._palette, self._prepared, self._place = palette, prepared, place
         self._endings = _endings(classes)
         self._taken: dict[str, str] = {}
@@ -97,9 +113,9 @@ class CamRenderer:
         Raises:
             CnnkitError: Two share one, a class cannot be a folder, or the pictures lie where the overlays would.
         """
-        if self.drawing.output is None:
+        if self.options.output is None:
             return
-        tree.check_apart(self.drawing.output, (picture.path for picture in pictures), to_be="looked into")
+        tree.check_apart(self.options.output, (picture.path for picture in pictures), to_be="looked into")
         taken: dict[str, str] = {}
         for picture in pictures:
             below = _joined(self._place(picture), os.path.basename(picture.path))
@@ -112,9 +128,9 @@ class CamRenderer:
         Raises:
             BadPicture: The picture is not there any more, or has no place of its own.
         """
-        if self.drawing.output is None and self.drawing.sheet is None:
+        if self.options.output is None and self.options.sheet is None:
             width, height = images.upright_size(found.picture.path)
-            with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.drawing.box is not None else 0):
+            with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0):
                 return self._described(found, (width, height))
         original = images.read(found.picture.path)
         with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
@@ -126,8 +142,8 @@ class CamRenderer:
         records = []
         for each in found.maps:
             box = None
-            if self.drawing.box is not None:
-                box = upsampling.hot_box(upsampling.upsample(each.values, window, part), self.drawing.box, part)
+            if self.options.box is not None:
+                box = upsampling.hot_box(upsampling.upsample(each.values, window, part), self.options.box, part)
             records.append(self._record(found, each, None, box, upsampling.argmax_pixel(each.values, window, part)))
         return RenderedImage(records, None)
 
@@ -137,23 +153,23 @@ class CamRenderer:
         records, shown = [], []
         for each in found.maps:
             heat = upsampling.upsample(each.values, window, part)
-            box = None if self.drawing.box is None else upsampling.hot_box(heat, self.drawing.box, part)
+            box = None if self.options.box is None else upsampling.hot_box(heat, self.options.box, part)
             drawn = draw_overlay(
                 original.image,
                 heat,
                 part,
                 highest=float(each.values.max()),
                 palette=self._palette,
-                alpha=self.drawing.alpha,
+                alpha=self.options.alpha,
                 box=box,
             )
             file = None
-            if self.drawing.output is not None:
-                file = self._write(self.drawing.output, found.picture, each, original, drawn, heat, part)
-            if self.drawing.sheet is not None:
+            if self.options.output is not None:
+                file = self._write(self.options.output, found.picture, each, original, drawn, heat, part)
+            if self.options.sheet is not None:
                 shown.append((each.name, each.probability, contact_sheets.thumbnail(drawn)))
             records.append(self._record(found, each, file, box, upsampling.argmax_pixel(each.values, window, part)))
-        if self.drawing.sheet is None:
+        if self.options.sheet is None:
             return RenderedImage(records, None)
         return RenderedImage(records, SheetCell(found.picture.path, contact_sheets.thumbnail(original.image), shown))
 
@@ -171,7 +187,7 @@ class CamRenderer:
             "box": box,
             "peak": peak,
             "maximum": float(str(shown.values.max())),
-            **(scores if self.drawing.faithful else {}),
+            **(scores if self.options.faithful else {}),
         }
 
     def _write(
@@ -202,7 +218,7 @@ class CamRenderer:
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
         files.save(target, drawn, **copies.saving(name, original.format, profile=profile))
-        if self.drawing.raw:
+        if self.options.raw:
             whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
             whole[part[1] : part[3], part[0] : part[2]] = heat
             files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)

@@ -1,8 +1,8 @@
-"""What the layers of a network answer to a picture, channel by channel.
+"""Feature maps: the activations of a network's layers for one image, channel by channel.
 
 OUT/block1_conv1.png            all channels side by side
 OUT/block1_conv1/007.png        each by itself
-OUT/block1_conv1.npy            with `raw`: what the layer answers, float32 (C, h, w)
+OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
 """
 
 import difflib
@@ -24,8 +24,8 @@ from cnnkit.data import images, preprocess, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.explain import colormaps, config, contact_sheets
-from cnnkit.explain.config import FeatureMapOptions
+from cnnkit.explain import colormaps, contact_sheets
+from cnnkit.explain.config import FeatureMapOptions, parse_index_ranges
 from cnnkit.formats import onnx_model
 from cnnkit.formats import pictures as files
 from cnnkit.formats.header import Preprocess
@@ -35,14 +35,6 @@ log = logging.getLogger("cnnkit")
 
 #: A channel is silent if it stays below this share of the layer's largest value.
 _SILENT = 1e-6
-
-
-class Named(Protocol):
-    """A layer."""
-
-    @property
-    def name(self) -> str:
-        """As the user calls it."""
 
 
 class FeatureMapNetwork(Protocol):
@@ -57,7 +49,7 @@ class FeatureMapNetwork(Protocol):
     def find(self, wanted: str) -> Any:  # noqa: ANN401 - a layer, as the network has them
         """Find one by name or number."""
 
-    def answers(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
         """Give what layers answer to one picture, (H, W, 3) -> (C, h, w) each."""
 
 
@@ -73,6 +65,20 @@ class FeatureMapRecord:
     maximum: float
     most_active: int  # the channel with the largest mean
     mosaic: str | None
+
+
+def check(options: FeatureMapOptions) -> None:
+    """Check what can be checked before a network is loaded.
+
+    Raises:
+        UsageError: No such colour map, or arrays without a place.
+        CnnkitError: The folder is not empty.
+    """
+    colormaps.color_table(options.colormap)
+    if options.output is not None:
+        tree.check_free(options.output, force=options.force)
+    elif options.raw:
+        raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
 
 
 def open_model(
@@ -108,7 +114,7 @@ def open_model(
 
 
 def explain(
-    network: FeatureMapNetwork, picture: str | Path, layers: Sequence[str], *, drawing: FeatureMapOptions
+    network: FeatureMapNetwork, picture: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
 ) -> Iterator[FeatureMapRecord]:
     """Draw what layers answer to a picture.
 
@@ -116,7 +122,7 @@ def explain(
         network: From `open_model`.
         picture: The file.
         layers: Names or numbers; `all` for all that have maps.
-        drawing: How, and where to.
+        options: How, and where to.
 
     Returns:
         A record for each layer, as it is drawn.
@@ -125,22 +131,22 @@ def explain(
         UsageError: There is no such layer or channel, or no such colour map; a layer answers with a vector.
         CnnkitError: The picture cannot be used, or the folder holds it.
     """
-    palette = colormaps.color_table(drawing.colormap)
+    palette = colormaps.color_table(options.colormap)
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
-    if drawing.output is not None:
-        tree.check_apart(drawing.output, [str(picture)], to_be="looked into")
+    if options.output is not None:
+        tree.check_apart(options.output, [str(picture)], to_be="looked into")
     image = preprocess.prepare(images.demanded(picture), network.preprocess)
-    answers = network.answers(image, chosen)
+    answers = network.activations(image, chosen)
     for layer, maps in zip(chosen, answers, strict=True):
         if maps.ndim != 3:
             raise UsageError(f"{layer.name} answers with a vector of {maps.size}, which is no map")
-        config.parse_index_ranges(drawing.channels, len(maps), option="--channels", of=layer.name)
-    return (_explained(layer.name, maps, drawing, palette) for layer, maps in zip(chosen, answers, strict=True))
+        parse_index_ranges(options.channels, len(maps), option="--channels", of=layer.name)
+    return (_explained(layer.name, maps, options, palette) for layer, maps in zip(chosen, answers, strict=True))
 
 
 def _explained(
-    name: str, maps: NDArray[np.float32], drawing: FeatureMapOptions, palette: NDArray[np.uint8]
+    name: str, maps: NDArray[np.float32], options: FeatureMapOptions, palette: NDArray[np.uint8]
 ) -> FeatureMapRecord:
     strength = np.abs(maps).max((1, 2))  # (C,)
     return FeatureMapRecord(
@@ -151,27 +157,27 @@ def _explained(
         mean=float(maps.mean()),
         maximum=float(maps.max()),
         most_active=int(maps.mean((1, 2)).argmax()),
-        mosaic=None if drawing.output is None else str(_draw(name, maps, drawing, palette)),
+        mosaic=None if options.output is None else str(_draw(name, maps, options, palette)),
     )
 
 
-def _draw(name: str, maps: NDArray[np.float32], drawing: FeatureMapOptions, palette: NDArray[np.uint8]) -> Path:
+def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, palette: NDArray[np.uint8]) -> Path:
     """Write the pictures of a layer.
 
     Returns:
         The mosaic's path.
     """
-    assert drawing.output is not None
-    numbers = config.parse_index_ranges(drawing.channels, len(maps), option="--channels", of=name)
-    tiles = list(colormaps.colorize(scaled(maps, drawing.scale)[numbers], palette))  # (h, w, 3) each
-    base = drawing.output / name.replace("/", "_")
-    drawing.output.mkdir(parents=True, exist_ok=True)
+    assert options.output is not None
+    numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
+    tiles = list(colormaps.colorize(scaled(maps, options.scale)[numbers], palette))  # (h, w, 3) each
+    base = options.output / name.replace("/", "_")
+    options.output.mkdir(parents=True, exist_ok=True)
     digits = max(3, len(str(len(maps) - 1)))
     singles = (
         (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
     )
     files.save_folder(base, singles)
-    if drawing.raw:
+    if options.raw:
         files.save_array(f"{base}.npy", maps)
     file = Path(f"{base}.png")
     files.save(file, contact_sheets.mosaic(tiles))
@@ -242,7 +248,7 @@ class OnnxFeatureMaps:
         near = difflib.get_close_matches(wanted, names, n=3) or names[:8]
         raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
 
-    def answers(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
         proto = ModelProto()
         proto.CopyFrom(self._proto)

@@ -85,7 +85,7 @@ class TorchFeatureMaps:
         """Find one, as `Layered.find`."""
         return self.network.find(wanted)
 
-    def answers(self, image: NDArray[np.uint8], layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
         """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
         place = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)

@@ -9,7 +9,7 @@ from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.explain import activation_max
 from cnnkit.explain.activation_max import ActivationMaximizer
-from cnnkit.explain.config import AscentOptions
+from cnnkit.explain.config import AscentOptions, DreamOptions
 from cnnkit.nets import backbones, layered
 from cnnkit.nets.classifier import Classifier, build_head
 
@@ -54,7 +54,7 @@ def search(asked, **others):
 
 
 def dream(asked, **others):
-    return asked.dream(np.full((24, 20, 3), 90, np.uint8), ascent=SMALL, octaves=2, **others)
+    return asked.dream(np.full((24, 20, 3), 90, np.uint8), options=DreamOptions(steps=3, octaves=2), **others)
 
 
 @pytest.mark.parametrize("layer", ["conv2", "pool1", "head.dense1"])

@@ -33,7 +33,7 @@ class Two:
     def find(self, wanted):
         return next(layer for layer in self.layers if layer.name == wanted)
 
-    def answers(self, image, layers):
+    def activations(self, image, layers):
         assert image.shape == (8, 8, 3)
         return [self.given[layer.name] for layer in layers]
 
@@ -42,10 +42,10 @@ def test_nothing_is_written_before_all_is_known(pictures, tmp_path):
     """A vector, or a channel that one of the layers lacks, is refused before the first picture of the first layer."""
     picture = pictures(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
-    drawing = config.FeatureMapOptions(output=tmp_path / "out", channels="3")
+    options = config.FeatureMapOptions(output=tmp_path / "out", channels="3")
     for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
         with pytest.raises(UsageError, match=message):
-            feature_maps.explain(network, picture, layers, drawing=drawing)
+            feature_maps.explain(network, picture, layers, options=options)
     assert not (tmp_path / "out").exists()
 
 
@@ -54,8 +54,8 @@ def test_silent_channels_and_names_of_files(pictures, tmp_path):
     values = np.zeros((1001, 2, 2), np.float32)
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
     network = Two(**{"block/conv": values})
-    drawing = config.FeatureMapOptions(output=tmp_path / "out", channels="0,1000")
-    (record,) = feature_maps.explain(network, pictures(red=1) / "red" / "00.png", ["all"], drawing=drawing)
+    options = config.FeatureMapOptions(output=tmp_path / "out", channels="0,1000")
+    (record,) = feature_maps.explain(network, pictures(red=1) / "red" / "00.png", ["all"], options=options)
     assert record.silent == pytest.approx(998 / 1001)
     assert record.zeros == pytest.approx(1 - 9 / 4004)
     assert (record.maximum, record.most_active) == (2, 3)

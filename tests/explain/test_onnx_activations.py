@@ -51,7 +51,7 @@ def test_values_by_hand(tmp_path, batch):
     first = np.maximum([shares[..., 0], -shares[..., 1]], 0)
     asked = [network.find(wanted) for wanted in ("-1", "conv1", "1", "maps", "0")]
     assert [layer.name for layer in asked] == ["node_add", "conv1", "conv2", "node_add", "conv1"]
-    found = network.answers(image, asked)
+    found = network.activations(image, asked)
     for answer, factor in zip(found, (3, 1, 2, 3, 1), strict=True):
         assert answer.dtype == np.float32
         np.testing.assert_allclose(answer, factor * first, atol=1e-5)
