@@ -1,4 +1,4 @@
-"""Letters on pictures: one font that has Latin, Greek and Cyrillic, in sizes that can be read."""
+"""Sheets of class activation maps, each image with its overlays and how probable each class is; and mosaics of equal tiles."""
 
 import logging
 import math
@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cnnkit.data.contact_sheet import Grid, in_rows
 from cnnkit.formats import pictures as files
+
+log = logging.getLogger("cnnkit")
+
+# ---------------------------------------------------------------- text on images
 
 #: Pixels from one line to the next.
 LINE_HEIGHT = 16
@@ -37,7 +42,7 @@ def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) ->
     return ""
 
 
-log = logging.getLogger("cnnkit")
+# ---------------------------------------------------------------- sheets of class activation maps
 
 #: Pixels: the side of a thumbnail, between thumbnails, and between pictures.
 SIDE, GAP, SPACE = 160, 4, 16
@@ -106,28 +111,25 @@ def save(path: str | Path, cells: SheetCells) -> None:
 def render(cells: Sequence[SheetCell]) -> Image.Image:
     """Draw cells side by side and below one another, about four wide to three high."""
     most = max(each.count for each in cells)
-    line = SIDE + 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP
-    width, height = min(most, _ACROSS) * (SIDE + GAP) - GAP, -(-most // _ACROSS) * line
+    below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
+    thumbnails = Grid(cell=(SIDE, SIDE), gap=(GAP, below))
+    width, height = thumbnails.size(-(-most // _ACROSS), min(most, _ACROSS))
+    height += below
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
-    down = -(-len(cells) // across)
-    drawn = Image.new("RGB", (across * (width + SPACE) + SPACE, down * (height + SPACE) + SPACE), _BACKGROUND)
-    pen = ImageDraw.Draw(drawn)
+    grid = Grid(cell=(width, height), gap=(SPACE, SPACE), margin=SPACE)
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
     for index, each in enumerate(cells):
-        left = SPACE + index % across * (width + SPACE)
-        top = SPACE + index // across * (height + SPACE)
-        _place(drawn, each.picture, left, top)
+        left, top = grid.corner(index // across, index % across)
+        thumbnails.place(sheet, each.picture, 0, 0, origin=(left, top))
         text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
         pen.text((left, top + SIDE + GAP), text, fill=_INK, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
-            x, y = left + number % _ACROSS * (SIDE + GAP), top + number // _ACROSS * line
-            _place(drawn, overlay, x, y)
-            _caption(pen, name, probability, x, y + SIDE + GAP)
-    return drawn
-
-
-def _place(sheet: Image.Image, small: Image.Image, left: int, top: int) -> None:
-    """Put a thumbnail into the middle of its square."""
-    sheet.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
+            row, column = number // _ACROSS, number % _ACROSS
+            thumbnails.place(sheet, overlay, row, column, origin=(left, top))
+            x, y = thumbnails.corner(row, column)
+            _caption(pen, name, probability, left + x, top + y + SIDE + GAP)
+    return sheet
 
 
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
@@ -142,37 +144,33 @@ def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int,
         pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
 
 
+# ---------------------------------------------------------------- mosaics
+
 #: About how wide a mosaic should be, in pixels, and how many lie between two tiles.
 _MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
 #: Up to this width a single tile is enlarged.
 _LEAST_SIDE = 128
-_WHITE = 255
 
 
 def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
-    """Lay tiles of one size out, (h, w, 3) each, on white."""
+    """Lay tiles of one size out, (h, w, 3) each, in rows and columns nearly square, enlarged by whole pixels to be seen."""
     height, width = tiles[0].shape[:2]
     across = math.ceil(math.sqrt(len(tiles)))
-    down = -(-len(tiles) // across)
     zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
     if len(tiles) == 1:
         zoom = _zoom(height, width)
-    step_y, step_x = zoom * height + _MOSAIC_GAP, zoom * width + _MOSAIC_GAP
-    drawn = np.full((down * step_y + _MOSAIC_GAP, across * step_x + _MOSAIC_GAP, 3), _WHITE, dtype=np.uint8)
-    for index, tile in enumerate(tiles):
-        top, left = _MOSAIC_GAP + index // across * step_y, _MOSAIC_GAP + index % across * step_x
-        drawn[top : top + zoom * height, left : left + zoom * width] = _zoomed(tile, zoom)
-    return Image.fromarray(drawn)
+    grid = Grid(cell=(zoom * width, zoom * height), gap=(_MOSAIC_GAP, _MOSAIC_GAP), margin=_MOSAIC_GAP)
+    return grid.draw(in_rows([_enlarged(tile, zoom) for tile in tiles], across))
 
 
 def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
     """Give one tile by itself, small ones enlarged."""
-    return Image.fromarray(_zoomed(tile, _zoom(*tile.shape[:2])))
+    return _enlarged(tile, _zoom(*tile.shape[:2]))
 
 
 def _zoom(height: int, width: int) -> int:
     return max(1, -(-_LEAST_SIDE // max(height, width)))
 
 
-def _zoomed(tile: NDArray[np.uint8], zoom: int) -> NDArray[np.uint8]:
-    return tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
+def _enlarged(tile: NDArray[np.uint8], zoom: int) -> Image.Image:
+    return Image.fromarray(tile.repeat(zoom, axis=0).repeat(zoom, axis=1))
