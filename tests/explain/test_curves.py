@@ -207,20 +207,20 @@ def test_the_picture_is_of_a_sensible_size(tmp_path):
 
 GOLDEN = """\
 loss
-     │⠁⠐ ⠂⠠ ⠄⢀ ⡀⢀
- 1.5 ┤            ⠁⠐ ⠂⠠ ⠄⢀
-     │⠉⠉⠉⠒⠒⠒⠒⠒⠒⠒⠒⠒⠢⠤⠤⠤⠤⢄⣀⣀⣀⣁⡈ ⠂⠐ ⠄⠠ ⠄⢀
-     │                      ⠈⠉⠉⠉⠉⠒⠒⠒⠒⠒⠤⠥⠬⠤⠦⣐⣀⣄⣀⣀⡀
- 1.0 ┤                                          ⠉⠉⠉⠉⠙⠉⠋⠙⠉⠕⢒●
-     └─────┬────────┬─────────┬─────────┬─────────┬────────┬
+     │⠠⠠ ⠄⢀ ⡀
+  1.5┤       ⠈ ⠁⠐ ⠂⠐⠠ ⠄⢀ ⡀
+     │⠈⠉⠉⠑⠒⠒⠒⠒⠒⠒⠤⠤⠤⠤⠤⠤⢄⣀⣀⣀⣈⣀⣁⡈ ⠂⠐⠠ ⠄⢀ ⡀
+  1.0┤                       ⠈⠉⠉⠉⠉⠉⠉⠒⠒⠒⠚⠒⠓⠚⠤⠦⠴⠤⠤⠤⣀⣀⣀⣀⣀⣀⣀
+     │                                                ⠁⠈⠉⠋⠙●
+     └─────┬────────┬─────────┬─────────┬────────┬─────────┬
 epoch      2        4         6         8        10       12
 accuracy
- 0.6 ┤                                ⣀⣀⣀⣀⣀⠤⠤⠤⠤⠤⠒⠒⠒⠒⠒⠒⠒⠒⠒⠊⢉●
-     │   ⣀⣀⣀⣀⣀⣀⣀⣀⣀⡠⠤⠤⠤⠤⠔⠒⠒⠒⠒⠊⠉⠉⠉⠉⠉⠉⠉⠉⠉       ⡀⢀ ⠄⠠ ⠄⠐ ⠁⠈ ⠁
- 0.4 ┤⠉⠉⠉                        ⡀⠠ ⠄⠠ ⠂⠐ ⠁⠈
- 0.2 ┤             ⢀ ⡀⠠ ⠄⠐ ⠂⠈ ⠁⠈
-     │⡀⢀ ⠄⠠ ⠄⠐ ⠁⠈ ⠁
-     └─────┬────────┬─────────┬─────────┬─────────┬────────┬
+     │                                      ⣀⣀⣀⣀⣀⣀⣀⡠⠤⠤⠤⠤⠤⠤⠤●
+  0.6┤      ⢀⣀⣀⣀⣀⣀⣀⣀⠤⠤⠤⠤⠤⠤⠤⠤⠔⠒⠒⠒⠒⠒⠒⠒⠉⠉⠉⠉⠉⠉⠉⠉  ⢀ ⡀⠠ ⠄⠠ ⠂⠐ ⠂⠈
+  0.4┤⠈⠉⠉⠉⠉⠉⠁                  ⡀⢀⠠ ⠄⠠ ⠂⠐ ⠂⠈ ⠁⠈
+  0.2┤         ⡀⢀ ⡀⠠⠠ ⠂⠐ ⠂⠈ ⠁⠈
+     │⠐⠐ ⠂⠈ ⠁⠈
+     └─────┬────────┬─────────┬─────────┬────────┬─────────┬
 epoch      2        4         6         8        10       12
 
 ⠂⠐ ⠂ training  ⠒⠒⠒⠒ validation  ● best epoch by val_loss
@@ -260,12 +260,18 @@ def test_the_dots_are_the_values_to_scale():
     values = [math.sin(n / 8) for n in range(60)]
     rows = [Row(n, val_loss=value) for n, value in enumerate(values)]
     found = np.array(dots(text(collect(rows, monitor=Monitor.VAL_ACCURACY), columns=70, rows=60)[1:17]))
-    epochs = found[:, 0] * 59 / found[:, 0].max()
-    expected = (1 - np.interp(epochs, range(60), values)) / (1 - min(values)) * 63
+    (left, top), (right, bottom) = found.min(0), found.max(0)
+    # The first and the last value lie in the middle of a letter, which is two dots wide and four high
+    assert left <= 1
+    assert right >= 2 * (70 - len("epoch") - 1) - 2
+    assert top <= 2
+    assert bottom >= 61
+    epochs = (found[:, 0] - left) * 59 / (right - left)
+    expected = top + (1 - np.interp(epochs, range(60), values)) / (1 - min(values)) * (bottom - top)
     assert (
         np.abs(found[:, 1] - expected).max() < 3
     )  # a dot is up to 1.2 epochs wide, and the steepest slope 4 dots an epoch
-    assert set(found[:, 0]) == set(range(found[:, 0].max() + 1))
+    assert set(found[:, 0]) == set(range(left, right + 1))
 
 
 @pytest.mark.parametrize("columns", [20, 40, 71, 72, 100, 300])
