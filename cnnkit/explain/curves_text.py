@@ -76,43 +76,65 @@ def _panel(runs: Sequence[Run], title: str, measures: tuple[str, str], columns: 
     marks = _marks(low, high, most=max(4, rows // 3))
     margin = max(len(_EPOCH), *map(len, marks.values()))
     wide = max(columns - margin - 1, 4)
-    named = len(runs) > 1
+    named = len(runs) > 1  # by a letter in one more column
     cell = (last - first) / max(wide - 1 - named, 1)
-
-    def points(drawn: Iterable[Row], measure: str) -> list[Point]:
-        """Scale values to 0 to 1, since plotext cannot tell apart the smallest numbers there are, nor place the largest."""
-        known = zip(*curve(drawn, measure), strict=True)
-        return [(epoch, (min(max(value, low), high) - low) / (high - low)) for epoch, value in known]
-
     figure = plotext.figure
     figure.clear.all()
-    plotext.terminal.limit(False, False)  # the width is that of the stream that is written to, whatever plotext thinks
+    plotext.terminal.limit(False, False)  # the size is that of the stream that is written to
     figure.plot_size(columns, rows + 2)
     figure.axes(False, side=1)
     epochs = _marks(first, last, most=max(2, wide // (len(str(last)) + 4)), whole=True)
     figure.ruler(0, 0).lim(first, last + named * cell).ticks(list(epochs), list(epochs.values()))
     scale = [text.rjust(margin) for text in marks.values()]
     figure.ruler(1, 0).lim(0, 1).ticks([(value - low) / (high - low) for value in marks], scale)
-    train, val = measures
-    raw = runs[0].rows
-    # Of several runs, or of more epochs than there are dots across, they would fill the panel
-    if raw is not runs[0].smoothed and not named and len(raw) <= 2 * wide:
-        _plot([*points(raw, train), *points(raw, val)], "braille", None, "dim")
-    for number, run in enumerate(runs):
-        dots = (2 / cell, 4 * (rows - 1))
-        _plot(list(_dotted(points(run.smoothed, train), dots)), "braille", number)
-        _plot(points(run.smoothed, val), "braille", number, line=True)
-    taken: set[tuple[float, float]] = set()
-    for number, run in enumerate(runs):
-        if named and (ends := points(run.smoothed, val) or points(run.smoothed, train)):
-            _plot([_free(ends[-1], cell, rows, taken)], _key(number), number, "bold")
-        if run.best:
-            _plot(points([run.best], val), _BEST, number, "bold")
+    _draw_curves(runs, measures, span=(low, high), cell=cell, size=(wide, rows))
     *body, numbers = _spans(figure.build().string())
     below = "".join(text for text, _ in numbers)
     if not below[:margin].strip():
         below = _EPOCH + below[len(_EPOCH) :]
     return [[(title, "bold")], *body, [(below, "dim")]]
+
+
+def _draw_curves(
+    runs: Sequence[Run],
+    measures: tuple[str, str],
+    *,
+    span: tuple[float, float],
+    cell: float,
+    size: tuple[int, int],
+) -> None:
+    """Draw what is faint first, then training, validation, and what names and marks them, so that this is seen best.
+
+    Args:
+        runs: One or several.
+        measures: Of training and of validation.
+        span: The least and the largest value.
+        cell: How many epochs a letter is wide.
+        size: Letters across and down.
+    """
+    low, high = span
+    wide, rows = size
+
+    def points(drawn: Iterable[Row], measure: str) -> list[Point]:
+        """Scale values to 0 to 1: plotext itself can neither tell apart the smallest numbers there are nor place the largest."""
+        known = zip(*curve(drawn, measure), strict=True)
+        return [(epoch, (min(max(value, low), high) - low) / (high - low)) for epoch, value in known]
+
+    train, val = measures
+    raw = runs[0].rows
+    # Of several runs, or of more epochs than there are dots across, they would fill the panel
+    if raw is not runs[0].smoothed and len(runs) == 1 and len(raw) <= 2 * wide:
+        _plot([*points(raw, train), *points(raw, val)], "braille", None, "dim")
+    dots = (2 / cell, 4 * (rows - 1))
+    for number, run in enumerate(runs):
+        _plot(list(_dotted(points(run.smoothed, train), dots)), "braille", number)
+        _plot(points(run.smoothed, val), "braille", number, line=True)
+    taken: set[tuple[int, int]] = set()
+    for number, run in enumerate(runs):
+        if len(runs) > 1 and (ends := points(run.smoothed, val) or points(run.smoothed, train)):
+            _plot([_free(ends[-1], cell, rows, taken)], _key(number), number, "bold")
+        if run.best:
+            _plot(points([run.best], val), _BEST, number, "bold")
 
 
 def _plot(
@@ -138,12 +160,13 @@ def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Poin
                 yield x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
 
 
-def _free(end: Point, cell: float, rows: int, taken: set[tuple[float, float]]) -> Point:
+def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Point:
     """Find a place right of the end of a curve where no other key is: beside it, else just above or below."""
     x, row = end[0] + cell, round(end[1] * (rows - 1))
+    column = round(x / cell)
     near = [each for each in (row, row + 1, row - 1, row + 2, row - 2) if 0 <= each < rows]
-    place = next((each for each in near if (round(x), each) not in taken), row)
-    taken.add((round(x), place))
+    place = next((each for each in near if (column, each) not in taken), row)
+    taken.add((column, place))
     return x, place / (rows - 1)
 
 

@@ -92,10 +92,10 @@ def open_model(
     """Load a network.
 
     Args:
-        model: A `.pt`, an `.onnx`, or a network's name; else as `opening.network`.
+        model: A `.pt`, an `.onnx`, or a network's name; else as `load_network`.
 
     Raises:
-        UsageError: As `opening.network`, or an exported network is to take another size.
+        UsageError: As `load_network`, or an exported network is to take another size.
     """
     if size is not None:
         preprocess.sides(size)
@@ -104,9 +104,8 @@ def open_model(
     if model.endswith(".onnx"):
         if size is not None or fit is not None or weights != "default":
             raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
-
         return OnnxFeatureMaps(model, device=device)
-    from cnnkit.explain import load_network
+    from cnnkit.explain import load_network  # torch, which exported networks do without
 
     return load_network.TorchFeatureMaps(
         load_network.load_network(model, weights=weights, size=size, fit=fit, device=device)[0]

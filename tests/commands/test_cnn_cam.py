@@ -293,6 +293,13 @@ def test_every_method_finds_what_is_red(run, here, method):
     assert 28 <= y < 42
 
 
+def test_help_describes_every_method(run, here):
+    """Each value of `--method` has a line of its own."""
+    listed = run("cnn-cam", "--help").out.partition("The values of --method\n")[2]
+    assert [line.split()[0] for line in listed.splitlines()] == [str(method) for method in METHODS]
+    assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == [each.help for each in METHODS.values()]
+
+
 def test_a_map_of_zeros_is_reported(run, here):
     """Nothing speaks for the class: the overlay is the plain picture, without a box or a peak, and stderr says so. No NaN anywhere."""
     write_picture("photos/plain.png", red=None, blue=None)
