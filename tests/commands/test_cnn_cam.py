@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnkit.choices import Fit, Pool
+from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.data import source
-from cnnkit.explain import class_maps
-from cnnkit.explain.draughtsman import Drawing
+from cnnkit.explain import cam_run
+from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.config import CamOptions, RenderOptions
 from cnnkit.formats import bundle
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind
@@ -278,17 +279,25 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
         (row,) = run("cnn-cam", "-m", "against.pt", "both.png", "--class", "red", "--box", "0.5", *words, *CPU).rows
         left, _, right, _ = boxes(row)
         assert region[0] - 4 <= left < right <= region[1] + 4
-    refused = run("cnn-cam", "-m", "against.pt", "both.png", "--contrast", "--method", "eigencam", *CPU, status=2)
-    assert "--method eigencam has no negative part" in refused.err
+    for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
+        refused = run("cnn-cam", "-m", "against.pt", "both.png", "--contrast", "--method", method, *CPU, status=2)
+        assert f"--method {method} has no negative part" in refused.err
 
 
-@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam", "layercam", "eigencam", "scorecam", "cam"])
+@pytest.mark.parametrize("method", CamMethod)
 def test_every_method_finds_what_is_red(run, here, method):
     """All seven by their names; the hottest place lies on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
     assert 20 <= x < 30
     assert 28 <= y < 42
+
+
+def test_help_describes_every_method(run, here):
+    """Each value of `--method` has a line of its own."""
+    listed = run("cnn-cam", "--help").out.partition("The values of --method\n")[2]
+    assert [line.split()[0] for line in listed.splitlines()] == [str(method) for method in METHODS]
+    assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == [each.help for each in METHODS.values()]
 
 
 def test_a_map_of_zeros_is_reported(run, here):
@@ -380,7 +389,7 @@ def test_larger_and_rectangular_pictures(run, here):
 def test_an_exported_network_gives_the_same_maps(run, here):
     """CAM is Zhou's sum to 1e-4, Grad-CAM and HiResCAM equal torch's; contrast, classes and overlays as well."""
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
-    for method in ("cam", "gradcam", "hirescam"):
+    for method in [method for method, computation in METHODS.items() if computation.has_closed_form]:
         for extra in ((), ("--contrast",)):
             words = ("--method", method, "--class", "all", "--raw", "--force", "--box", "0.3", *extra)
             ours = run("cnn-cam", "-m", "model.pt", "photos", "-o", "torch", *words, *CPU)
@@ -430,7 +439,11 @@ def test_what_an_exported_network_cannot_do(run, here):
     assert "give the .pt it was made from" in refused.err
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for words, said in (
-        (("--method", "layercam"), "--method layercam needs more than an exported network gives; give the .pt"),
+        *(
+            (("--method", method), f"--method {method} needs more than an exported network gives; give the .pt")
+            for method, computation in METHODS.items()
+            if not computation.has_closed_form
+        ),
         (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
         (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
         (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
@@ -538,25 +551,25 @@ def test_two_pictures_of_one_name(run, here):
 def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
     """However many hundreds come, what the network saw of a few batches is alive at once, and few pictures; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
-    opened = class_maps.open_model("model.pt", device="cpu", batch=8)
+    opened = cam_run.open_model("model.pt", CamOptions(device="cpu", batch=8))
     alive, most = weakref.WeakSet(), []
-    look = opened.maps.look
+    forward = opened.network.forward
 
     def watched(images):
-        seen = look(images)
-        alive.add(seen)
-        alive.update([seen._leaf, seen._pictures])
+        found = forward(images)
+        alive.add(found)
+        alive.update([found.seen, found.seen.images])
         most.append(len(alive))
-        return seen
+        return found
 
-    monkeypatch.setattr(opened.maps, "look", watched)
-    drawing = Drawing(output=Path("maps"), force=True, box=0.5, sheet=Path("sheet.png"), raw=True)
+    monkeypatch.setattr(opened.network, "forward", watched)
+    options = RenderOptions(output=Path("maps"), force=True, box=0.5, sheet=Path("sheet.png"), raw=True)
 
     def peak(count):
         most.clear()
         tracemalloc.start()
         many = (listed[0] for _ in range(count))
-        number = sum(1 for _ in class_maps.explain(many, opened, drawing=drawing, batch=8, jobs=2))
+        number = sum(1 for _ in cam_run.explain(many, opened, options=options, batch=8, jobs=2))
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert number == count

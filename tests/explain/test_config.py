@@ -3,7 +3,7 @@
 import pytest
 
 from cnnkit.errors import UsageError
-from cnnkit.explain import numbering
+from cnnkit.explain import config
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from cnnkit.explain import numbering
 )
 def test_numbers_and_ranges(text, numbers):
     """Both ends are included; in the order given, each once; all of them unless said."""
-    assert numbering.parse(text, 10, option="--channels", of="conv1") == numbers
+    assert config.parse_index_ranges(text, 10, option="--channels", of="conv1") == numbers
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", "9" * 12])
 def test_what_is_no_number(text):
     """Is answered with the option, the words, and how it is written."""
     with pytest.raises(UsageError) as error:
-        numbering.parse(text, 10, option="--channels", of="conv1")
+        config.parse_index_ranges(text, 10, option="--channels", of="conv1")
     assert str(error.value) == f'--channels "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20'
 
 
@@ -44,5 +44,5 @@ def test_what_is_no_number(text):
 def test_numbers_that_there_are_not(text, said):
     """Say which word, of what, and how many there are."""
     with pytest.raises(UsageError) as error:
-        numbering.parse(text, 10, option="--filters", of="conv1")
+        config.parse_index_ranges(text, 10, option="--filters", of="conv1")
     assert str(error.value) == f"--filters {said}"

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.errors import UsageError
-from cnnkit.explain import colours, overlay
+from cnnkit.explain import cam_render, colormaps
 
 #: Colour number i is (i, 0, 255 - i).
 RAMP = np.stack([np.arange(256), np.zeros(256), 255 - np.arange(256)], axis=1).astype(np.uint8)
@@ -23,9 +23,9 @@ def picture(width=9, height=7):
 def test_the_colours_cover_as_much_as_alpha_says(alpha):
     """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the picture given."""
     image, before = picture()
-    drawn = np.asarray(overlay.draw(image, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)).astype(
-        int
-    )
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)
+    ).astype(int)
     numbers = np.array([[0, 64, 128, 255], [255, 128, 64, 0], [0, 0, 0, 191]])  # 255 * heat / 0.4, rounded
     expected = before.astype(float)
     expected[1:4, 2:6] = (1 - alpha) * before[1:4, 2:6] + alpha * RAMP[numbers]
@@ -39,7 +39,9 @@ def test_the_colours_cover_as_much_as_alpha_says(alpha):
 def test_a_zero_map_leaves_the_plain_picture():
     """Nothing is drawn where there is nothing, least of all NaN."""
     image, before = picture()
-    drawn = overlay.draw(image, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9)
+    drawn = cam_render.draw_overlay(
+        image, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9
+    )
     assert np.array_equal(np.asarray(drawn), before)
 
 
@@ -49,7 +51,9 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
     image = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
     box = (side // 8, side // 4, side - 3, side // 2 + 5)
-    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box))
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+    )
     left, top, right, bottom = box
     expected = np.empty((side, side, 3), dtype=np.uint8)
     expected[:] = (10, 200, 30)
@@ -68,7 +72,9 @@ def test_a_small_box_is_framed_inside_of_its_bounds(box):
     """A box that is narrower than its frame is seen as well, and nothing around it changes."""
     image = Image.new("RGB", (350, 350), (10, 200, 30))
     nothing = np.zeros((350, 350), dtype=np.float32)
-    drawn = np.asarray(overlay.draw(image, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box))
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+    )
     rows, columns = np.nonzero((drawn != (10, 200, 30)).any(axis=2))
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
 
@@ -76,7 +82,7 @@ def test_a_small_box_is_framed_inside_of_its_bounds(box):
 @pytest.mark.parametrize("name", ["viridis", "jet", "magma", "gray_r"])
 def test_colours_are_matplotlibs(name):
     """All 256 of a colour map, as matplotlib itself gives them in bytes, but for its rounding."""
-    table = colours.table(name)
+    table = colormaps.color_table(name)
     assert (table.shape, table.dtype) == ((256, 3), np.uint8)
     theirs = mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].astype(int)
     assert np.abs(table - theirs).max() <= 1
@@ -85,12 +91,12 @@ def test_colours_are_matplotlibs(name):
 def test_values_get_their_colours():
     """From 0 to 1; what lies beyond has the outer colours; one axis more, for the channels."""
     values = np.array([[-1, 0, 0.25], [0.5, 1, 7]], dtype=np.float32)
-    assert colours.coloured(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
+    assert colormaps.colorize(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
 
 
 def test_an_unknown_colour_map_is_answered_with_a_proposal():
     """The nearest names, or where nothing is near, some good ones."""
     with pytest.raises(UsageError, match=r'^no colour map is called "virdis"; did you mean viridis'):
-        colours.table("virdis")
+        colormaps.color_table("virdis")
     with pytest.raises(UsageError, match=r'^no colour map is called "#"; viridis, magma'):
-        colours.table("#")
+        colormaps.color_table("#")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cnnkit.errors import UsageError
 
 
-def table(name: str) -> NDArray[np.uint8]:
+def color_table(name: str) -> NDArray[np.uint8]:
     """Give the 256 colours of a colour map of matplotlib's, (256, 3).
 
     Raises:
@@ -25,6 +25,6 @@ def table(name: str) -> NDArray[np.uint8]:
     return colours
 
 
-def coloured(values: NDArray[np.float32], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def colorize(values: NDArray[np.float32], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Turn values from 0 to 1 into colours, (...) -> (..., 3)."""
     return colours[(np.clip(values, 0, 1) * 255).round().astype(np.uint8)]

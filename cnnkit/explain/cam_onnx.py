@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import CamMethod, Fit, Pool
+from cnnkit.choices import CamMethod, Pool
 from cnnkit.engine import onnx_classifier
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
+from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.config import CamOptions
 from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Header
 
-#: For one dense layer behind global average pooling all of these are the same sum, CAM without the mean's 1 / (h * w).
-METHODS = frozenset({CamMethod.CAM, CamMethod.GRADCAM, CamMethod.HIRESCAM})
 
-
-class OnnxMaps:
+class OnnxCam:
     """An exported network and its maps.
 
     Attributes:
@@ -28,74 +27,64 @@ class OnnxMaps:
         layer: The name of the layer whose maps they are.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        method: CamMethod,
-        contrast: bool,
-        size: str | None = None,
-        fit: Fit | None = None,
-        device: str,
-    ) -> None:
+    def __init__(self, path: str | Path, options: CamOptions) -> None:
         """Load a network.
 
         Args:
             path: The `.onnx`.
-            method: One of METHODS.
-            contrast: Maps of what speaks against a class in place of what speaks for it.
-            size: Of what it is shown, in place of its own: `448` or `320x480`.
-            fit: How a picture becomes that.
-            device: Where it runs.
+            options: A method with a closed form, contrast, size, fit and device.
 
         Raises:
             UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
             FormatError: It is no classifier of ours.
         """
+        method = options.method or CamMethod.CAM
         name = str(path)
         model = onnx_model.load(path)
         if model.header is None:
             raise FormatError(f"{name}: no cnnkit header in it; cnn-export --cam makes a network that gives maps")
-        if method not in METHODS:
+        if not METHODS[method].has_closed_form:
             raise UsageError(
                 f"--method {method} needs more than an exported network gives; give the .pt it was made from"
             )
         graph = onnx_model.parse(model.content, name=name).graph
         if "cam" not in {value.name for value in graph.output}:
             raise UsageError(_missing(name, model.header))
-        network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+        network = OnnxNetwork(name, Session(model.content, device=options.device, name=name))
         self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
-        if size is not None or fit is not None:
-            self.model = self.model.resized(size, fit=fit)
+        if options.size is not None or options.fit is not None:
+            self.model = self.model.resized(options.size, fit=options.fit)
         self.classes, self.layer = (
             self.model.classes,
             model.header.backbone.layer if model.header.backbone else "the base",
         )
-        self._mean, self._contrast = method is not CamMethod.CAM, contrast
+        self._method, self._contrast = METHODS[method], options.contrast
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
         return self.model(images)[0]
 
-    def look(self, images: NDArray[np.uint8]) -> "OnnxLook":
+    def forward(self, images: NDArray[np.uint8]) -> "OnnxForwardPass":
         """Run the network, (N, H, W, 3)."""
-        probabilities, maps = self.model.network.run(images, ["probabilities", "cam"], preprocess=self.model.preprocess)
-        if self._mean:
-            maps = maps / (maps.shape[2] * maps.shape[3])
-        return OnnxLook(probabilities, -maps if self._contrast else maps)
+        probabilities, sums = self.model.network.run(images, ["probabilities", "cam"], preprocess=self.model.preprocess)
+        maps = self._method.from_sums(sums)
+        return OnnxForwardPass(probabilities, -maps if self._contrast else maps)
 
 
-class OnnxLook:
-    """What a network answered for a batch."""
+class OnnxForwardPass:
+    """What a network gave for a batch of images.
+
+    Attributes:
+        probabilities: (N, classes).
+    """
 
     def __init__(self, probabilities: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
-        #: (N, classes)
         self.probabilities = probabilities
         self._maps = maps  # (N, classes, h, w)
 
-    def maps(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give the map of a class for each picture, (N,) -> (N, h, w), nowhere negative."""
-        return np.maximum(self._maps[np.arange(len(chosen)), chosen], 0)
+    def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
+        return np.maximum(self._maps[np.arange(len(classes)), classes], 0)
 
 
 def _missing(name: str, header: Header) -> str:

@@ -1,4 +1,4 @@
-"""Class activation maps of many pictures: a record of each, and what `draughtsman` draws. No torch but for models that need it."""
+"""Class activation maps of many pictures: a record of each, and what `cam_render` draws. No torch but for models that need it."""
 
 import difflib
 import logging
@@ -11,16 +11,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import CamMethod, Fit
+from cnnkit.choices import CamMethod
 from cnnkit.data import copies, preprocess, reader
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadPicture, UsageError
-from cnnkit.explain import colours, faithful, sheet
-from cnnkit.explain.draughtsman import SCORES, ClassMap, Draughtsman, Drawing, Found
-from cnnkit.explain.faithful import Faithfulness
+from cnnkit.explain import colormaps, contact_sheets, faithfulness
+from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.cam_onnx import OnnxCam
+from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
+from cnnkit.explain.config import CamOptions, RenderOptions
+from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -29,104 +32,88 @@ _NO_NUMBER = "the network's answer is not a number"
 _OTHERWISE = "shown otherwise than it was trained on, the network has other probabilities than in cnn-predict"
 
 
-class Look(Protocol):
-    """What a network saw in a batch of pictures; `probabilities` is (N, classes)."""
+class ForwardPass(Protocol):
+    """What a network saw in a batch of images; `probabilities` is (N, classes)."""
 
     probabilities: NDArray[np.float32]
 
-    def maps(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give the map of a class for each picture, (N,) -> (N, h, w), nowhere negative."""
+    def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
 
 
-class Maps(Protocol):
-    """A network whose maps can be had."""
+class CamNetwork(Protocol):
+    """A network that has class activation maps."""
 
-    def look(self, images: NDArray[np.uint8]) -> Look:
-        """Run it on pictures, (N, H, W, 3)."""
+    def forward(self, images: NDArray[np.uint8]) -> ForwardPass:
+        """Run it on images, (N, H, W, 3)."""
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A network ready to be asked: its maps, the names of its classes, and how pictures are prepared."""
+class CamModel:
+    """A network that has class activation maps, the names of its classes, and how images are prepared for it."""
 
-    maps: Maps
+    network: CamNetwork
     classes: tuple[str, ...]
     preprocess: Preprocess
-    slow: bool = False  # one picture at a time is enough
+    is_slow: bool = False  # one image at a time is enough
 
 
 # ---------------------------------------------------------------- which network
 
 
-def open_model(
-    model: str,
-    *,
-    weights: str = "default",
-    method: CamMethod | None = None,
-    layer: str | None = None,
-    contrast: bool = False,
-    fine: bool = False,
-    size: str | None = None,
-    fit: Fit | None = None,
-    device: str = "auto",
-    batch: int = 32,
-) -> Source:
+def open_model(model: str, options: CamOptions) -> CamModel:
     """Load a network and find the layer whose maps are made.
 
     Args:
         model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a network of torchvision's or timm's.
-        weights: For a name: default, none, or a state_dict file.
-        method: How maps are made; Grad-CAM unless said, CAM of an exported network.
-        layer: Where; the last one with spatial extent unless said.
-        contrast: What speaks against a class.
-        fine: Take the last stride before the layer out.
-        size: Of what the network sees, `448` or `320x480`.
-        fit: How a picture becomes that.
-        device: Where it runs.
-        batch: Of pictures, for Score-CAM.
+        options: What is made of it.
 
     Raises:
         UsageError: Options that do not go together, or with the network.
         CnnkitError: The model cannot be had.
     """
-    if size is not None:
-        preprocess.sides(size)
+    if options.size is not None:
+        preprocess.sides(options.size)
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
-    if model.endswith(".onnx"):
-        fixed = {"--layer": layer, "--fine": fine or None}
-        asked = [option for option, value in fixed.items() if value is not None]
-        if asked or weights != "default":
-            raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
-        from cnnkit.explain.onnx_maps import OnnxMaps
+    return _exported(model, options) if model.endswith(".onnx") else _differentiable(model, options)
 
-        exported = OnnxMaps(model, method=method or CamMethod.CAM, contrast=contrast, size=size, fit=fit, device=device)
-        assert exported.model.preprocess is not None
-        log.info("maps of %s", exported.layer)
-        if size is not None or fit is not None:
-            log.info(_OTHERWISE)
-        return Source(exported, exported.classes, exported.model.preprocess)
 
-    from cnnkit.explain import opening
-    from cnnkit.explain.cam import TorchMaps
-
-    network, classes = opening.network(model, weights=weights, size=size, fit=fit, device=device)
-    place = network.find(layer) if layer is not None else network.last_spatial()
-    if fine:
-        from cnnkit.nets import finer
-
-        network, place = finer.finer(network, place)
-    chosen = method or CamMethod.GRADCAM
-    maps = TorchMaps(network, classes, layer=place, method=chosen, contrast=contrast, batch=batch)
-    log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
-    if chosen is CamMethod.EIGENCAM:
-        log.info("eigencam's maps are of what there is to see, whatever the class")
-    if fine or size is not None or fit is not None:
+def _exported(model: str, options: CamOptions) -> CamModel:
+    fixed = {"--layer": options.layer, "--fine": options.fine or None}
+    asked = [option for option, value in fixed.items() if value is not None]
+    if asked or options.weights != "default":
+        raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
+    network = OnnxCam(model, options)
+    assert network.model.preprocess is not None
+    log.info("maps of %s", network.layer)
+    if options.size is not None or options.fit is not None:
         log.info(_OTHERWISE)
-    return Source(maps, classes, network.preprocess, slow=chosen is CamMethod.SCORECAM)
+    return CamModel(network, network.classes, network.model.preprocess)
+
+
+def _differentiable(model: str, options: CamOptions) -> CamModel:
+    from cnnkit.explain import load_network  # torch, which exported networks do without
+    from cnnkit.explain.cam import TorchCam
+    from cnnkit.nets import finer
+
+    network, classes = load_network.load_network(
+        model, weights=options.weights, size=options.size, fit=options.fit, device=options.device
+    )
+    place = network.find(options.layer) if options.layer is not None else network.last_spatial()
+    if options.fine:
+        network, place = finer.finer(network, place)
+    method = options.method or CamMethod.GRADCAM
+    maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=options.batch)
+    log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
+    if METHODS[method].is_class_agnostic:
+        log.info("%s's maps are of what there is to see, whatever the class", method)
+    if options.fine or options.size is not None or options.fit is not None:
+        log.info(_OTHERWISE)
+    return CamModel(maps, classes, network.preprocess, is_slow=METHODS[method].is_slow)
 
 
 # ---------------------------------------------------------------- which maps
@@ -134,10 +121,10 @@ def open_model(
 
 def explain(
     pictures: Iterable[Picture],
-    source: Source,
+    model: CamModel,
     *,
     wanted: Sequence[str] = ("top",),
-    drawing: Drawing,
+    options: RenderOptions,
     batch: int = 32,
     jobs: int | None = None,
     skip: Skip = raise_bad,
@@ -147,9 +134,9 @@ def explain(
 
     Args:
         pictures: What to look at; of a list, one is waited for before this returns.
-        source: The network.
+        model: From `open_model`.
         wanted: Names of classes; or `top` for the one that the network names, `true` for the picture's label, `all`.
-        drawing: What is made of them.
+        options: What is made of them.
         batch: Pictures at once.
         jobs: Threads that decode, and as many that draw.
         skip: Called for every picture that cannot be used.
@@ -163,37 +150,37 @@ def explain(
         UsageError: A class that the network does not know.
         CnnkitError: The folder holds the pictures themselves, or two of them would become one overlay.
     """
-    palette = colours.table(drawing.colormap)
-    choose = _chooser(wanted, source.classes)
+    palette = colormaps.color_table(options.colormap)
+    choose = _chooser(wanted, model.classes)
     several = len(wanted) > 1 or "all" in wanted
-    draughtsman = Draughtsman(
-        drawing,
+    renderer = CamRenderer(
+        options,
         palette,
-        source.preprocess,
+        model.preprocess,
         copies.placing(pictures),
-        classes=source.classes if several else (),
+        classes=model.classes if several else (),
     )
     if isinstance(pictures, Sequence):
-        draughtsman.check(pictures)
+        renderer.check(pictures)
     else:  # nothing is said before there is anything to say
         coming = iter(pictures)
         pictures = chain(list(islice(coming, 1)), coming)
     return _records(
         pictures,
-        source,
-        draughtsman,
+        model,
+        renderer,
         choose,
-        batch=1 if source.slow else batch,
+        batch=1 if model.is_slow else batch,
         jobs=jobs,
         skip=skip,
         progress=progress,
     )
 
 
-def columns(drawing: Drawing) -> tuple[str, ...]:
+def columns(options: RenderOptions) -> tuple[str, ...]:
     """Name the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
-    return (*plain, *SCORES) if drawing.faithful else plain
+    return (*plain, *SCORES) if options.faithful else plain
 
 
 _Chooser = Callable[[Picture, int], list[int]]
@@ -236,8 +223,8 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
 
 def _records(
     pictures: Iterable[Picture],
-    source: Source,
-    draughtsman: Draughtsman,
+    model: CamModel,
+    renderer: CamRenderer,
     choose: _Chooser,
     *,
     batch: int,
@@ -248,7 +235,7 @@ def _records(
     scored: list[Faithfulness] = []
     done, empty, total, first_empty = 0, 0, 0, ""
     expected = len(pictures) if isinstance(pictures, Sized) else None
-    cells = sheet.Cells()
+    cells = contact_sheets.SheetCells()
     progress(0, expected)
 
     def count(path: str, reason: str) -> None:
@@ -257,8 +244,8 @@ def _records(
         progress(done, expected)
         skip(path, reason)
 
-    found = _found(pictures, source, draughtsman.drawing, choose, batch=batch, jobs=jobs, skip=count)
-    for item, drawn in reader.each(found, draughtsman.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
+    found = _found(pictures, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
+    for item, drawn in reader.each(found, renderer.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
         if isinstance(drawn, BadPicture):
             count(item.picture.path, str(drawn))
             continue
@@ -273,8 +260,8 @@ def _records(
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
-    if draughtsman.drawing.sheet is not None:
-        sheet.save(draughtsman.drawing.sheet, cells)
+    if renderer.options.sheet is not None:
+        contact_sheets.save(renderer.options.sheet, cells)
     if empty:
         log.info(
             "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
@@ -289,21 +276,21 @@ def _records(
 
 def _found(
     pictures: Iterable[Picture],
-    source: Source,
-    drawing: Drawing,
+    model: CamModel,
+    options: RenderOptions,
     choose: _Chooser,
     *,
     batch: int,
     jobs: int | None,
     skip: Skip,
-) -> Iterator[Found]:
+) -> Iterator[ImageMaps]:
     """Run the network over pictures in batches, and give each picture with its maps."""
 
-    results = runner.run(pictures, [source.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
+    results = runner.run(pictures, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
     for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
-        look = source.maps.look(pixels)
+        seen = model.network.forward(pixels)
         chosen: list[list[int]] = []
-        for picture, row in zip(shown, look.probabilities, strict=True):
+        for picture, row in zip(shown, seen.probabilities, strict=True):
             try:
                 if not np.isfinite(row).all():
                     raise BadPicture(_NO_NUMBER)
@@ -313,30 +300,30 @@ def _found(
                 chosen.append([])
         rounds = max(map(len, chosen), default=0)
         maps = [
-            look.maps(np.array([each[number] if number < len(each) else 0 for each in chosen], dtype=np.int64))
+            seen.maps(np.array([each[number] if number < len(each) else 0 for each in chosen], dtype=np.int64))
             for number in range(rounds)
         ]
         for index, (picture, numbers) in enumerate(zip(shown, chosen, strict=True)):
-            row = look.probabilities[index]
+            row = seen.probabilities[index]
             found = [
                 ClassMap(
-                    source.classes[number],
+                    model.classes[number],
                     float(str(row[number])),
                     maps[place][index],
-                    _faithfulness(pixels[index], maps[place][index], number, source, batch)
-                    if drawing.faithful and maps[place][index].any()  # a map of zeros has no hottest pixels
+                    _faithfulness(pixels[index], maps[place][index], number, model, batch)
+                    if options.faithful and maps[place][index].any()  # a map of zeros has no hottest pixels
                     else None,
                 )
                 for place, number in enumerate(numbers)
             ]
             if found:
-                yield Found(picture, source.classes[int(row.argmax())], found)
+                yield ImageMaps(picture, model.classes[int(row.argmax())], found)
 
 
 def _faithfulness(
-    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, source: Source, batch: int
+    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, model: CamModel, batch: int
 ) -> Faithfulness:
-    red, green, blue = (round(255 * value) for value in source.preprocess.mean)
-    return faithful.measure(
-        image, values, number, probabilities=source.maps.probabilities, hidden=(red, green, blue), batch=batch
+    red, green, blue = (round(255 * value) for value in model.preprocess.mean)
+    return faithfulness.measure(
+        image, values, number, probabilities=model.network.probabilities, hidden=(red, green, blue), batch=batch
     )

@@ -8,13 +8,13 @@ from scipy import ndimage
 Box = tuple[int, int, int, int]
 
 
-def resized(found: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def resize(found: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Spread a map over a frame bilinearly, cells' centres staying in place, (h, w) -> (H, W); `size` is (W, H)."""
     width, height = size
-    return spread(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
+    return upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
 
 
-def spread(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> NDArray[np.float32]:
+def upsample(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> NDArray[np.float32]:
     """Spread a map over the window that it is a map of, and give a part of that.
 
     Args:
@@ -43,14 +43,16 @@ def _between(
     return before, (places - before).astype(np.float32)
 
 
-def seen(window: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
+def visible_box(window: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
     """Give the pixels of a picture of a size (W, H) that a network saw, one at least."""
     left, top, right, bottom = (round(edge) for edge in window)
     left, top = min(max(left, 0), size[0] - 1), min(max(top, 0), size[1] - 1)
     return left, top, min(max(right, left + 1), size[0]), min(max(bottom, top + 1), size[1])
 
 
-def peak(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> tuple[int, int] | None:
+def argmax_pixel(
+    found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box
+) -> tuple[int, int] | None:
     """Find the pixel (x, y) in the middle of the hottest cell that lies in the part; None where all of them are zero."""
     left, top, right, bottom = window
     x = left + (np.arange(found.shape[1]) + 0.5) * (right - left) / found.shape[1]

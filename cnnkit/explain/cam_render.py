@@ -22,10 +22,11 @@ from cnnkit.data.images import Original
 from cnnkit.data.room import Room
 from cnnkit.data.source import Picture
 from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.explain import colours, overlay, sheet, spreading
-from cnnkit.explain.faithful import Faithfulness
-from cnnkit.explain.sheet import Cell
-from cnnkit.explain.spreading import Box
+from cnnkit.explain import colormaps, contact_sheets, upsampling
+from cnnkit.explain.config import RenderOptions
+from cnnkit.explain.contact_sheets import SheetCell
+from cnnkit.explain.faithfulness import Faithfulness
+from cnnkit.explain.upsampling import Box
 from cnnkit.formats import pictures as files
 from cnnkit.formats.header import Preprocess
 
@@ -35,38 +36,6 @@ _ROOM = Room(700 << 20)
 _BYTES_A_PIXEL = 32
 #: The fields of a record that say how far a map can be believed.
 SCORES = ("deletion", "insertion")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """What is made of the maps.
-
-    `box` is the share of the largest value from which a place counts as hot.
-    """
-
-    output: Path | None = None
-    sheet: Path | None = None
-    alpha: float = 0.5
-    colormap: str = "inferno"
-    raw: bool = False
-    box: float | None = None
-    faithful: bool = False
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what can be checked before a network is loaded.
-
-        Raises:
-            UsageError: No such colour map, a sheet that is no PNG, or arrays without a place.
-            CnnkitError: The folder is not empty.
-        """
-        colours.table(self.colormap)
-        if self.sheet is not None:
-            files.check_png(self.sheet, option="--sheet")
-        if self.output is not None:
-            tree.check_free(self.output, force=self.force)
-        elif self.raw:
-            raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +49,8 @@ class ClassMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found in a picture."""
+class ImageMaps:
+    """The maps of an image, and what the network takes it for."""
 
     picture: Picture
     label: str
@@ -89,19 +58,35 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RenderedImage:
     """What became of a picture: a record of each map, and its cell of the sheet, if there is to be one."""
 
     records: list[dict[str, Any]]
-    cell: Cell | None
+    cell: SheetCell | None
 
 
-class Draughtsman:
+def check(options: RenderOptions) -> None:
+    """Check what can be checked before a network is loaded.
+
+    Raises:
+        UsageError: No such colour map, a sheet that is no PNG, or arrays without a place.
+        CnnkitError: The folder is not empty.
+    """
+    colormaps.color_table(options.colormap)
+    if options.sheet is not None:
+        files.check_png(options.sheet, option="--sheet")
+    if options.output is not None:
+        tree.check_free(options.output, force=options.force)
+    elif options.raw:
+        raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
+
+
+class CamRenderer:
     """Draws what was found in pictures, of several at once in several threads."""
 
     def __init__(
         self,
-        drawing: Drawing,
+        options: RenderOptions,
         palette: NDArray[np.uint8],
         prepared: Preprocess,
         place: Callable[[Picture], str],
@@ -111,13 +96,13 @@ class Draughtsman:
         """Get ready.
 
         Args:
-            drawing: What is made.
+            options: What is made.
             palette: The colours of maps, (256, 3).
             prepared: How pictures came to the network.
             place: As `copies.placing` gives it.
             classes: All that the network knows, where a picture may have maps of several, which their names then tell.
         """
-        self.drawing = drawing
+        self.options = options
         self._palette, self._prepared, self._place = palette, prepared, place
         self._endings = _endings(classes)
         self._taken: dict[str, str] = {}
@@ -128,68 +113,68 @@ class Draughtsman:
         Raises:
             CnnkitError: Two share one, a class cannot be a folder, or the pictures lie where the overlays would.
         """
-        if self.drawing.output is None:
+        if self.options.output is None:
             return
-        tree.check_apart(self.drawing.output, (picture.path for picture in pictures), to_be="looked into")
+        tree.check_apart(self.options.output, (picture.path for picture in pictures), to_be="looked into")
         taken: dict[str, str] = {}
         for picture in pictures:
             below = _joined(self._place(picture), os.path.basename(picture.path))
             if taken.setdefault(below, picture.path) != picture.path:
                 raise CnnkitError(_claimed_twice(taken[below], picture.path, below))
 
-    def draw(self, found: Found) -> Drawn:
+    def draw(self, found: ImageMaps) -> RenderedImage:
         """Draw all maps of a picture, and describe them.
 
         Raises:
             BadPicture: The picture is not there any more, or has no place of its own.
         """
-        if self.drawing.output is None and self.drawing.sheet is None:
+        if self.options.output is None and self.options.sheet is None:
             width, height = images.upright_size(found.picture.path)
-            with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.drawing.box is not None else 0):
+            with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0):
                 return self._described(found, (width, height))
         original = images.read(found.picture.path)
         with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
             return self._drawn(found, original)
 
-    def _described(self, found: Found, size: tuple[int, int]) -> Drawn:
+    def _described(self, found: ImageMaps, size: tuple[int, int]) -> RenderedImage:
         window = preprocess.window(size, self._prepared)
-        part = spreading.seen(window, size)
+        part = upsampling.visible_box(window, size)
         records = []
         for each in found.maps:
             box = None
-            if self.drawing.box is not None:
-                box = spreading.hot_box(spreading.spread(each.values, window, part), self.drawing.box, part)
-            records.append(self._record(found, each, None, box, spreading.peak(each.values, window, part)))
-        return Drawn(records, None)
+            if self.options.box is not None:
+                box = upsampling.hot_box(upsampling.upsample(each.values, window, part), self.options.box, part)
+            records.append(self._record(found, each, None, box, upsampling.argmax_pixel(each.values, window, part)))
+        return RenderedImage(records, None)
 
-    def _drawn(self, found: Found, original: Original) -> Drawn:
+    def _drawn(self, found: ImageMaps, original: Original) -> RenderedImage:
         window = preprocess.window(original.image.size, self._prepared)
-        part = spreading.seen(window, original.image.size)
+        part = upsampling.visible_box(window, original.image.size)
         records, shown = [], []
         for each in found.maps:
-            heat = spreading.spread(each.values, window, part)
-            box = None if self.drawing.box is None else spreading.hot_box(heat, self.drawing.box, part)
-            drawn = overlay.draw(
+            heat = upsampling.upsample(each.values, window, part)
+            box = None if self.options.box is None else upsampling.hot_box(heat, self.options.box, part)
+            drawn = draw_overlay(
                 original.image,
                 heat,
                 part,
                 highest=float(each.values.max()),
                 palette=self._palette,
-                alpha=self.drawing.alpha,
+                alpha=self.options.alpha,
                 box=box,
             )
             file = None
-            if self.drawing.output is not None:
-                file = self._write(self.drawing.output, found.picture, each, original, drawn, heat, part)
-            if self.drawing.sheet is not None:
-                shown.append((each.name, each.probability, sheet.thumbnail(drawn)))
-            records.append(self._record(found, each, file, box, spreading.peak(each.values, window, part)))
-        if self.drawing.sheet is None:
-            return Drawn(records, None)
-        return Drawn(records, Cell(found.picture.path, sheet.thumbnail(original.image), shown))
+            if self.options.output is not None:
+                file = self._write(self.options.output, found.picture, each, original, drawn, heat, part)
+            if self.options.sheet is not None:
+                shown.append((each.name, each.probability, contact_sheets.thumbnail(drawn)))
+            records.append(self._record(found, each, file, box, upsampling.argmax_pixel(each.values, window, part)))
+        if self.options.sheet is None:
+            return RenderedImage(records, None)
+        return RenderedImage(records, SheetCell(found.picture.path, contact_sheets.thumbnail(original.image), shown))
 
     def _record(
-        self, found: Found, shown: ClassMap, file: str | None, box: Box | None, peak: tuple[int, int] | None
+        self, found: ImageMaps, shown: ClassMap, file: str | None, box: Box | None, peak: tuple[int, int] | None
     ) -> dict[str, Any]:
         scored = shown.faithfulness
         scores = {name: None if scored is None else float(f"{getattr(scored, name):.6g}") for name in SCORES}
@@ -202,7 +187,7 @@ class Draughtsman:
             "box": box,
             "peak": peak,
             "maximum": float(str(shown.values.max())),
-            **(scores if self.drawing.faithful else {}),
+            **(scores if self.options.faithful else {}),
         }
 
     def _write(
@@ -233,7 +218,7 @@ class Draughtsman:
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
         files.save(target, drawn, **copies.saving(name, original.format, profile=profile))
-        if self.drawing.raw:
+        if self.options.raw:
             whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
             whole[part[1] : part[3], part[0] : part[2]] = heat
             files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)
@@ -256,3 +241,54 @@ def _endings(classes: Sequence[str]) -> dict[str, str]:
         name: f"~{short}" if plain.count(short) == 1 else f"~{short}-{number}"
         for number, (name, short) in enumerate(zip(classes, plain, strict=True))
     }
+
+
+#: A picture whose shorter side has fewer pixels would vanish behind its frame.
+_LEAST_FRAMED = 32
+
+
+def draw_overlay(
+    image: Image.Image,
+    heat: NDArray[np.float32],
+    part: Box,
+    *,
+    highest: float,
+    palette: NDArray[np.uint8],
+    alpha: float,
+    box: Box | None = None,
+) -> Image.Image:
+    """Lay a map over the part of a picture that it belongs to; the rest stays as it is.
+
+    Args:
+        image: RGB.
+        heat: The map in pixels of that part, (H, W), nowhere negative.
+        part: Where it lies.
+        highest: The value that gets the last colour; zero gets the first.
+        palette: (256, 3).
+        alpha: How much the colours cover, 0 to 1.
+        box: A frame to be drawn around something.
+
+    Returns:
+        A new picture of the same size. Where the map is zero everywhere it is the old one.
+    """
+    drawn = image.copy()
+    if highest > 0:
+        warm = Image.fromarray(colormaps.colorize(heat / highest, palette))
+        drawn.paste(Image.blend(image.crop(part), warm, alpha), part)
+    if box is not None:
+        _draw_frame(drawn, box)
+    return drawn
+
+
+def _draw_frame(image: Image.Image, box: Box) -> None:
+    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; none on a very small picture."""
+    if min(image.size) < _LEAST_FRAMED:
+        return
+    width = max(1, round(min(image.size) / 150))
+    lines = ("black", "white", "black")
+    left, top, right, bottom = box
+    for inset, colour in enumerate(colour for colour in lines for _ in range(width)):
+        x0, y0, x1, y1 = left + inset, top + inset, right - inset, bottom - inset
+        if x0 < x1 and y0 < y1:  # Pillow's own rectangles run over where they are as thin as their line
+            for edge in ((x0, y0, x1, y0 + 1), (x0, y1 - 1, x1, y1), (x0, y0, x0 + 1, y1), (x1 - 1, y0, x1, y1)):
+                image.paste(colour, edge)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from cnnkit.explain import spreading
+from cnnkit.explain import upsampling
 
 #: Into how many equal parts the pixels are divided.
 STEPS = 20
@@ -46,7 +46,7 @@ def measure(
         batch: Pictures at once.
     """
     height, width = image.shape[:2]
-    heat = spreading.resized(found, (width, height))
+    heat = upsampling.resize(found, (width, height))
     order = np.argsort(-heat, axis=None, kind="stable")
     places = np.empty(order.size, dtype=np.int64)
     places[order] = np.arange(order.size)

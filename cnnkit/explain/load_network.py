@@ -1,6 +1,12 @@
 """Networks to look into: trained models, and networks by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from cnnkit.choices import Fit
 from cnnkit.data import preprocess
@@ -8,11 +14,11 @@ from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
-from cnnkit.nets import catalogue, layered
-from cnnkit.nets.layered import Layered
+from cnnkit.nets import catalogue, cutting, layered
+from cnnkit.nets.layered import Layer, Layered
 
 
-def network(
+def load_network(
     model: str,
     *,
     weights: str = "default",
@@ -58,3 +64,34 @@ def network(
     if size is not None or fit is not None:
         found.resize(preprocess.shown_as(found.preprocess, size=size, fit=fit))
     return found.to(place), classes
+
+
+class TorchFeatureMaps:
+    """A network whose layers can be looked at.
+
+    Attributes:
+        preprocess: How a picture is prepared for it.
+    """
+
+    def __init__(self, network: Layered) -> None:
+        self.network, self.preprocess = network, network.preprocess
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those that answer with maps, in order."""
+        return self.network.layers()
+
+    def find(self, wanted: str) -> Layer:
+        """Find one, as `Layered.find`."""
+        return self.network.find(wanted)
+
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
+        """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
+        place = self.network.normalise.scale.device
+        part = self.network.upto([layer.node for layer in layers], keep=True)
+        with cutting.mode(part, training=False), torch.no_grad():
+            found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=place)))
+        return [
+            layered.as_maps(layer.node, answer)[0].float().cpu().numpy()
+            for layer, answer in zip(layers, found, strict=True)
+        ]

@@ -7,12 +7,13 @@ from torch import nn
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.explain import filters
-from cnnkit.explain.filters import Ascent, Filters
+from cnnkit.explain import activation_max
+from cnnkit.explain.activation_max import ActivationMaximizer
+from cnnkit.explain.config import AscentOptions, DreamOptions
 from cnnkit.nets import backbones, layered
 from cnnkit.nets.classifier import Classifier, build_head
 
-SMALL = Ascent(steps=3)
+SMALL = AscentOptions(steps=3)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def search(asked, **others):
 
 
 def dream(asked, **others):
-    return asked.dream(np.full((24, 20, 3), 90, np.uint8), ascent=SMALL, octaves=2, **others)
+    return asked.dream(np.full((24, 20, 3), 90, np.uint8), options=DreamOptions(steps=3, octaves=2), **others)
 
 
 @pytest.mark.parametrize("layer", ["conv2", "pool1", "head.dense1"])
@@ -63,7 +64,7 @@ def test_everything_is_as_before(network, layer, grad):
     found, whole = network
     with torch.set_grad_enabled(grad):
         before = condition(whole)
-        asked = Filters(found, found.find(layer))
+        asked = ActivationMaximizer(found, found.find(layer))
         assert len(search(asked)) == asked.count
         if layer != "head.dense1":
             dream(asked)
@@ -75,7 +76,7 @@ def test_everything_is_as_before(network, layer, grad):
 def test_also_after_an_exception(network, work, where):
     """Neither an error in the middle of the network nor one of whoever watches leaves anything behind."""
     found, whole = network
-    asked = Filters(found, found.find("conv2"))
+    asked = ActivationMaximizer(found, found.find("conv2"))
 
     def fail(*_):
         raise KeyboardInterrupt
@@ -93,7 +94,7 @@ def test_a_search_that_nobody_ends(network):
     """Between two patterns, and after a search that was left, the network is as before."""
     found, whole = network
     before = condition(whole)
-    patterns = Filters(found, found.find("conv2")).search(range(4), size=(20, 20), ascent=SMALL, batch=2)
+    patterns = ActivationMaximizer(found, found.find("conv2")).search(range(4), size=(20, 20), ascent=SMALL, batch=2)
     next(patterns)
     assert condition(whole) == before
     patterns.close()
@@ -103,9 +104,9 @@ def test_a_search_that_nobody_ends(network):
 def test_the_way_is_the_gradients(network):
     """Without jitter and blur a step adds the gradient of the filter's mean answer before its activation, by its quadratic mean."""
     found, whole = network
-    asked = Filters(found, found.find("conv2"))
+    asked = ActivationMaximizer(found, found.find("conv2"))
     still, moved = (
-        next(asked.search([3], size=(20, 20), ascent=Ascent(steps=1, rate=rate, jitter=0, blur=0.0)))
+        next(asked.search([3], size=(20, 20), ascent=AscentOptions(steps=1, rate=rate, jitter=0, blur=0.0)))
         for rate in (0.0, 8.0)
     )
     # The search starts from this noise before it is rounded, so the gradient is nearly the same
@@ -122,7 +123,7 @@ def test_the_way_is_the_gradients(network):
 def test_progress(network):
     """Whoever watches is told after every step, of those of all batches, and of a dream of all octaves."""
     found, _ = network
-    asked, told = Filters(found, found.find("conv2")), []
+    asked, told = ActivationMaximizer(found, found.find("conv2")), []
     search(asked, batch=3, progress=lambda done, total: told.append((done, total)))
     steps = len(told) - 1
     assert steps % 2 == 0  # four filters, two batches
@@ -142,8 +143,8 @@ def test_the_ascent_is_before_the_activation(network):
     fire, _ = layered.of_name("squeezenet1_1", weights="none")
     before = fire.before_activation(fire.find("features.3"))
     assert [node.meta["path"] for node in before] == ["features.3.expand1x1", "features.3.expand3x3"]
-    asked = Filters(fire, fire.find("features.3"))
-    left, right = asked.search([3, 100], size=(32, 32), ascent=Ascent(steps=6))  # one of each half
+    asked = ActivationMaximizer(fire, fire.find("features.3"))
+    left, right = asked.search([3, 100], size=(32, 32), ascent=AscentOptions(steps=6))  # one of each half
     assert left.activation > left.start
     assert right.activation > right.start
 
@@ -153,9 +154,9 @@ def test_a_network_without_kernels_to_draw():
     base, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
     whole = Classifier(base, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
     found = layered.of_classifier(whole, name="m.pt")
-    name, weights = filters.first_kernels(found)
+    name, weights = activation_max.first_kernels(found)
     assert (name, tuple(weights.shape)) == ("conv1", (4, 3, 3, 3))
     base, _, preprocess = backbones.by_notation("pool 2", size=20)
     whole = Classifier(base, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
     with pytest.raises(UsageError, match=r"m\.pt does not begin with a convolution"):
-        filters.first_kernels(layered.of_classifier(whole, name="m.pt"))
+        activation_max.first_kernels(layered.of_classifier(whole, name="m.pt"))

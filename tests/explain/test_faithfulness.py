@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnkit.explain import faithful
+from cnnkit.explain import faithfulness
 
 HIDDEN = (7, 90, 30)
 SIDE = 40  # so that a twentieth is a whole number of pixels
@@ -38,7 +38,7 @@ class Shown:
 def measure(found, *, image=None, region=None, batch=32):
     image = stripes() if image is None else image
     shown = Shown(image, quarter(*image.shape[:2]) if region is None else region)
-    score = faithful.measure(image, found, 2, probabilities=shown, hidden=HIDDEN, batch=batch)
+    score = faithfulness.measure(image, found, 2, probabilities=shown, hidden=HIDDEN, batch=batch)
     return score, shown
 
 

@@ -1,4 +1,4 @@
-"""What the filters of a layer look for: pictures made by following the gradient of what they answer.
+"""What the filters of a layer respond to: patterns and dreams, made by following the gradient of their activation, and kernels.
 
 Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
 Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
@@ -7,16 +7,22 @@ Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural N
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from cnnkit.data import images, preprocess
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import UsageError
+from cnnkit.explain import contact_sheets, load_network
+from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
+from cnnkit.formats import pictures as files
 from cnnkit.nets import cutting, layered
 from cnnkit.nets.layered import Layer, Layered
 
@@ -27,22 +33,10 @@ _MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
 #: By how much steps that had to become smaller grow again, each time.
 _RECOVERY = 1.2
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ascent:
-    """How the gradient is followed.
-
-    Attributes:
-        steps: How often.
-        rate: By how much a pixel changes in a step in the quadratic mean, of 255.
-        jitter: By how many pixels the picture is shifted at most before each step, at random: no pattern may depend on its place.
-        blur: The deviation in pixels of the Gaussian that the picture goes through after each step; 0 for none.
-    """
-
-    steps: int = 64
-    rate: float = 12.0
-    jitter: int = 4
-    blur: float = 0.5
+#: How many filters are drawn by default.
+_MOST = 64
+#: The largest side of a pattern, and of a dream, in pixels, by default.
+_LONGEST_PATTERN, _LONGEST_DREAM = 128, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +56,7 @@ class Pattern:
     activation: float
 
 
-class Filters:
+class ActivationMaximizer:
     """A layer whose filters are asked what they look for.
 
     Attributes:
@@ -84,7 +78,7 @@ class Filters:
         numbers: Sequence[int],
         *,
         size: tuple[int, int],
-        ascent: Ascent,
+        ascent: AscentOptions,
         seed: int = 0,
         batch: int = 16,
         progress: Progress = no_progress,
@@ -114,7 +108,7 @@ class Filters:
                 return self._means(pictures)[0].gather(1, chosen[:, None]).sum()
 
             images = self._started(some, objective, size=size, seed=seed)
-            start = self._answers(images, chosen)
+            start = self._activations(images, chosen)
             before = first // batch * ascent.steps
 
             def tick(step: int, before: int = before) -> None:
@@ -122,7 +116,7 @@ class Filters:
 
             images = self._climb(images, objective, ascent, generator, tick)
             found = images.round().to(torch.uint8)
-            reached = self._answers(found, chosen)
+            reached = self._activations(found, chosen)
             for index, number in enumerate(some):
                 yield Pattern(number, found[index].cpu().numpy(), float(start[index]), float(reached[index]))
 
@@ -131,9 +125,7 @@ class Filters:
         image: NDArray[np.uint8],
         *,
         numbers: Sequence[int] | None = None,
-        ascent: Ascent,
-        octaves: int = 4,
-        octave_scale: float = 1.4,
+        options: DreamOptions,
         seed: int = 0,
         progress: Progress = no_progress,
     ) -> tuple[NDArray[np.uint8], float, float]:
@@ -141,10 +133,8 @@ class Filters:
 
         Args:
             image: uint8 (H, W, 3).
-            numbers: The filters that are strengthened; all of the layer unless said.
-            ascent: How, on every octave.
-            octaves: How many sizes.
-            octave_scale: How much larger each is than the one before.
+            numbers: The filters that are strengthened; all of the layer by default.
+            options: How many octaves, and how the gradient is followed on each; the rest is not looked at.
             seed: For the jitter.
             progress: Called after every step, of those of all octaves.
 
@@ -162,21 +152,24 @@ class Filters:
             return self._run(pictures)[1][:, chosen].square().mean()
 
         sizes = [
-            (max(1, round(image.shape[0] / octave_scale**back)), max(1, round(image.shape[1] / octave_scale**back)))
-            for back in reversed(range(octaves))
+            (
+                max(1, round(image.shape[0] / options.octave_scale**back)),
+                max(1, round(image.shape[1] / options.octave_scale**back)),
+            )
+            for back in reversed(range(options.octaves))
         ]
-        self._demand_room(sizes[0], ascent)
+        self._demand_room(sizes[0], options)
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
             # What the picture lost when it was smaller comes back, beside what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
-            before = (number - 1) * ascent.steps
+            before = (number - 1) * options.steps
 
             def tick(step: int, before: int = before) -> None:
-                progress(before + step, octaves * ascent.steps)
+                progress(before + step, options.octaves * options.steps)
 
-            dreamt = self._climb(dreamt, objective, ascent, generator, tick)
+            dreamt = self._climb(dreamt, objective, options, generator, tick)
             shrunk = real
         with torch.no_grad(), self._running():
             start, reached = float(objective(whole)), float(objective(dreamt))
@@ -196,7 +189,7 @@ class Filters:
                 images[index] = _MIDDLE + loudness * draws[index]
         return images
 
-    def _demand_room(self, size: tuple[int, int], ascent: Ascent) -> None:
+    def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
         """Demand that pictures of a size (height, width) go through the network, and through the blur.
 
         Raises:
@@ -233,7 +226,7 @@ class Filters:
         before, after = (answer.flatten(2).mean(2) if answer.ndim == 4 else answer for answer in self._run(pictures))
         return before, after
 
-    def _answers(self, pictures: Tensor, chosen: Tensor) -> Tensor:
+    def _activations(self, pictures: Tensor, chosen: Tensor) -> Tensor:
         with torch.no_grad(), self._running():
             return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
 
@@ -241,7 +234,7 @@ class Filters:
         self,
         images: Tensor,
         objective: Callable[[Tensor], Tensor],
-        ascent: Ascent,
+        ascent: AscentOptions,
         generator: torch.Generator,
         tick: Callable[[int], None],
     ) -> Tensor:
@@ -301,6 +294,133 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return small.permute(0, 2, 3, 1).clamp(0, 255)
 
 
+# ---------------------------------------------------------------- files and records
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRecord:
+    """What a filter answers in the mean, to the noise that its pattern began with, and to the pattern."""
+
+    layer: str
+    filter: int
+    start: float
+    activation: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord:
+    """A kernel of the first convolution; `norm` is the root of the sum of squares."""
+
+    layer: str
+    filter: int
+    shape: str
+    mean: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class DreamRecord:
+    """What became of a picture: the mean square of what the layer answers, to the picture and to the dream."""
+
+    layer: str
+    picture: str
+    size: str
+    start: float
+    activation: float
+
+
+def _load(options: LayerOptions) -> Layered:
+    if options.model.endswith(".onnx"):
+        raise UsageError(
+            f"{options.model}: following a gradient needs the .pt it was made from; an exported network has none"
+        )
+    return load_network.load_network(options.model, weights=options.weights, device=options.device, seed=options.seed)[
+        0
+    ]
+
+
+def _maximizer(options: LayerOptions) -> ActivationMaximizer:
+    network = _load(options)
+    layer = network.find(options.layer) if options.layer is not None else network.last_spatial()
+    return ActivationMaximizer(network, layer)
+
+
+def draw_patterns(
+    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = no_progress
+) -> list[FilterRecord]:
+    """Search what filters respond to, and draw it side by side.
+
+    Args:
+        layer: Which layer's filters.
+        output: The PNG.
+        options: Which ones, and how their patterns are searched.
+        progress: As `ActivationMaximizer.search`.
+
+    Raises:
+        UsageError: As `load_network`, or there is no such layer or filter.
+    """
+    files.check_png(output, option="-o")
+    if options.size is not None:
+        preprocess.sides(options.size)
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    chosen = chosen[:_MOST] if options.filters is None else chosen
+    own = maximizer.network.preprocess
+    size = (min(own.height, _LONGEST_PATTERN), min(own.width, _LONGEST_PATTERN))
+    if options.size is not None:
+        size = preprocess.sides(options.size)
+    tiles: list[NDArray[np.uint8]] = []
+    records = []
+    for found in maximizer.search(
+        chosen, size=size, ascent=options, seed=layer.seed, batch=options.batch, progress=progress
+    ):
+        tiles.append(found.image)
+        records.append(FilterRecord(name, found.number, found.start, found.activation))
+    files.save(output, contact_sheets.mosaic(tiles))
+    return records
+
+
+def dream(
+    layer: LayerOptions, picture: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
+) -> DreamRecord:
+    """Strengthen in an image what a layer sees in it.
+
+    Args:
+        layer: Which layer.
+        picture: The image, of any size.
+        output: The PNG.
+        options: Which filters, and how.
+        progress: As `ActivationMaximizer.dream`.
+
+    Raises:
+        CnnkitError: The image cannot be used.
+        UsageError: As `draw_patterns`, or the dream would replace the image.
+    """
+    files.check_png(output, option="-o")
+    if output.exists() and picture.exists() and output.samefile(picture):
+        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+    image = images.demanded(picture)
+    longest = min(max(image.size), _LONGEST_DREAM)
+    if options.size is not None:
+        longest = max(preprocess.sides(options.size))
+    scale = longest / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    dreamt, start, activation = maximizer.dream(
+        np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
+    )
+    files.save(output, Image.fromarray(dreamt))
+    return DreamRecord(name, str(picture), f"{image.height}x{image.width}", start, activation)
+
+
+# ---------------------------------------------------------------- kernels
+
+
 def first_kernels(network: Layered) -> tuple[str, Tensor]:
     """Find the weights of the first convolution.
 
@@ -320,7 +440,7 @@ def first_kernels(network: Layered) -> tuple[str, Tensor]:
     )
 
 
-def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
+def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
     """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
 
     (F, C, h, w) -> (F, h, w, 3).
@@ -329,3 +449,22 @@ def drawn_kernels(kernels: Tensor) -> NDArray[np.uint8]:
     shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
     colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
     return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def draw_kernels(layer: LayerOptions, output: Path, *, filters: str | None = None) -> Iterator[KernelRecord]:
+    """Draw the weights of the first convolution.
+
+    Args and Raises as `draw_patterns`; all kernels by default.
+    """
+    files.check_png(output, option="-o")
+    if layer.layer is not None:
+        raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
+    name, weights = first_kernels(_load(layer))
+    chosen = parse_index_ranges(filters, len(weights), option="--filters", of=name)
+    files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
+    channels, height, width = weights.shape[1:]
+    shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
+    return (
+        KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
+        for number in chosen
+    )
