@@ -191,12 +191,11 @@ def main(
       cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\
           --unfreeze all --layer-decay 0.8
     """
-    from cnnkit.train import finetune
-    from cnnkit.train.recipe import Recipe
-    from cnnkit.train.results import Running
+    from cnnkit.train import config, finetune
+    from cnnkit.train.config import ImageTrainConfig, RunConfig
 
     model, sources = cli.model_first(words, unless=backbone)
-    recipe = Recipe(
+    recipe = ImageTrainConfig(
         optimizer=optimizer,
         lr=lr,
         momentum=momentum,
@@ -221,15 +220,15 @@ def main(
     material = cli.material(sources, val=val, hold_out=hold_out)
     with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
         result = finetune.finetune(
-            finetune.Start(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),
+            config.InitFrom(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),
             material,
             cli.model_file(output),
-            thawing=finetune.Thawing(
+            thawing=config.FreezeConfig(
                 unfreeze=unfreeze, layer_decay=layer_decay, warmup_head=warmup_head, views=views, freeze_bn=freeze_bn
             ),
             recipe=recipe,
             loss=loss,
-            running=Running(cli.in_bytes(cache), jobs, device, resume),
+            running=RunConfig(cli.in_bytes(cache), jobs, device, resume),
             skip=skip,
             report=cli.reporting(as_json),
             progress=progress,

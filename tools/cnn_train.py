@@ -160,9 +160,8 @@ def main(
       torchrun --standalone --nproc-per-node 2 --no-python \\
           cnn-train photos/ -o model.pt --arch resnet50
     """
-    from cnnkit.train import scratch
-    from cnnkit.train.recipe import Recipe
-    from cnnkit.train.results import Running
+    from cnnkit.train import config, scratch
+    from cnnkit.train.config import ImageTrainConfig, RunConfig
 
     if advise:
         if output is not None:
@@ -171,13 +170,13 @@ def main(
             raise UsageError("--advise trains nothing; drop --layers, --arch, --augment and --resume")
         if hold_out is not None:
             raise UsageError("--advise speaks of a training with --val; drop --hold-out")
-        from cnnkit.train import advice
+        from cnnkit.audit import transfer_advice
 
         material = cli.material(sources, val=val)
         with cli.skipping(errors) as skip, cli.progress("looking") as progress:
-            found = advice.advise(
+            found = transfer_advice.advise(
                 material,
-                sources=advice.Sources(sources or ["-"], val or []),
+                sources=transfer_advice.Sources(sources or ["-"], val or []),
                 backbone=backbone or "mobilenet_v2",
                 weights=weights or "default",
                 device=device,
@@ -192,7 +191,7 @@ def main(
         raise UsageError(
             "this trains from random weights: --backbone and --weights go with --advise, or with cnn-finetune, which starts from them"
         )
-    recipe = Recipe(
+    recipe = ImageTrainConfig(
         loss=loss,
         optimizer=optimizer,
         lr=lr,
@@ -220,11 +219,11 @@ def main(
         result = scratch.train(
             material,
             cli.model_file(output),
-            design=scratch.Design(
+            design=config.NetworkConfig(
                 layers=layers, arch=arch, head=head, size=size, fit=fit, grey=grey, normalize=normalize, init=init
             ),
             recipe=recipe,
-            running=Running(cli.in_bytes(cache), jobs, device, resume),
+            running=RunConfig(cli.in_bytes(cache), jobs, device, resume),
             skip=skip,
             report=cli.reporting(as_json),
             progress=progress,

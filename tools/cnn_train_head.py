@@ -113,9 +113,9 @@ def main(
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
     """
-    from cnnkit.train import head as heads
+    from cnnkit.train import config, head
 
-    settings = heads.Settings(
+    settings = config.HeadConfig(
         head=head,
         loss=loss,
         solver=solver,
@@ -138,15 +138,15 @@ def main(
     if beside is not None:
         if ignored := next((word for word, value in {"-o": output, "--weights": weights}.items() if value), None):
             raise UsageError(f"--with writes no model; drop {ignored}")
-        from cnnkit.train import worth
-        from cnnkit.train.beside import Columns, demanded
+        from cnnkit.audit import ablation
+        from cnnkit.audit.side_information import Columns, parse_names
 
         with cli.progress("training") as progress:
-            found = worth.measure(
+            found = ablation.measure(
                 train,
                 val=val,
                 hold_out=hold_out,
-                columns=Columns(demanded(beside), columns),
+                columns=Columns(parse_names(beside), columns),
                 settings=settings,
                 device=device,
                 progress=progress,
@@ -156,7 +156,7 @@ def main(
     if columns is not None:
         raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
     with cli.progress("training") as progress:
-        result = heads.train_head(
+        result = head.train_head(
             train,
             cli.model_file(output),
             val=val,

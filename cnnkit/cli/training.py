@@ -16,7 +16,7 @@ from cnnkit.cli.run import rank
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from cnnkit.data.learning import Material
+    pass
 
 # How a terminal's help groups the words; the others stand above.
 NETWORK, FREEZING, LEARNING = "Network", "What is trained", "Learning"

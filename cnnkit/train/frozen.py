@@ -1,12 +1,13 @@
-"""The frozen part of a network, which answers the same to the same picture: run once, its answers can be kept."""
+"""The frozen part of a network, which gives the same for the same image: run once, its features can be kept."""
 
+import dataclasses
 import functools
 import logging
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +15,93 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cnnkit.choices import Amp, Pool, Schedule
 from cnnkit.data.reader import Progress
 from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
-from cnnkit.train.examples import Examples
+from cnnkit.nets import freezing
+from cnnkit.nets.classifier import Extractor
+from cnnkit.train.config import Epoch, ImageTrainConfig, Report
+from cnnkit.train.dataset import Examples, ImageSet, MixupPairs
+from cnnkit.train.pretrained import PretrainedModel
+from cnnkit.train.trainer import RunContext, Task, warm_up
+
+
+class CachedFeatures:
+    """What a frozen part answered: one or more views of every row, of which an epoch sees one."""
+
+    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, place: torch.device) -> None:
+        """Keep answers.
+
+        Args:
+            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
+            targets: (N,).
+            place: Where the inputs shall be.
+        """
+        self.targets = targets
+        self._views, self._place = views, place
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give the answers, views in turn; see `Examples`."""
+        assert blends is None, "what is kept are answers to whole pictures"
+        first = self._views[0]
+        for rows in batches:
+            # Neighbours see different views in an epoch, and every row sees all of them in turn
+            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
+            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+            for number, view in enumerate(self._views):
+                here = turns == number
+                answer[here] = view[rows[here]]
+            yield answer.to(self._place, non_blocking=True)
+
+
+class LazyExamples:
+    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
+
+    def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
+        self.targets = targets
+        self._make = make
+
+    @functools.cached_property
+    def made(self) -> Examples:
+        """Make them, once."""
+        return self._make()
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give what they give; see `Examples`."""
+        return self.made.inputs(batches, epoch, blends)
+
+
+class FrozenForward:
+    """Pictures behind a frozen part that answers anew every time."""
+
+    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
+        self.targets = pictures.targets
+        self._pictures, self._frozen = pictures, frozen
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give the frozen part's answers; see `Examples`."""
+        for pictures in self._pictures.inputs(batches, epoch, blends):
+            yield self._frozen(pictures)
+
 
 log = logging.getLogger("cnnkit")
 
 #: uint8 pictures (n, size, size, 3), on the device, to float answers (n, ...) there.
-Frozen = Callable[[Tensor], Tensor]
+FrozenNetwork = Callable[[Tensor], Tensor]
 
 _BATCH = 32
 
 
-def network(request: Request, module: nn.Module, *, place: torch.device) -> Frozen:
+def frozen_network(request: Request, module: nn.Module, *, place: torch.device) -> FrozenNetwork:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
@@ -54,7 +126,7 @@ def network(request: Request, module: nn.Module, *, place: torch.device) -> Froz
     return functools.partial(_in_parts, answer)
 
 
-def _in_parts(answer: Frozen, images: Tensor) -> Tensor:
+def _in_parts(answer: FrozenNetwork, images: Tensor) -> Tensor:
     """Answer to all pictures at once, or to halves of what the memory does not hold."""
     try:
         return answer(images)
@@ -66,9 +138,9 @@ def _in_parts(answer: Frozen, images: Tensor) -> Tensor:
     return torch.cat([_in_parts(answer, half) for half in images.tensor_split(2)])
 
 
-def answers(
+def compute_features(
     examples: Examples,
-    frozen: Frozen,
+    frozen: FrozenNetwork,
     copies: Sequence[int | None],
     *,
     budget: int,
@@ -104,7 +176,7 @@ def answers(
     return kept
 
 
-def seconds(pictures: Examples, frozen: Frozen) -> float:
+def seconds_per_epoch(pictures: Examples, frozen: FrozenNetwork) -> float:
     """Estimate how long an epoch's answers take, augmentation included: from one batch, after another one to warm up with."""
     rows = torch.arange(min(len(pictures.targets), _BATCH))
     for _ in range(2):
@@ -132,3 +204,141 @@ def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.fl
             f"{folder}: {(error.strerror or str(error)).lower()}; the frozen part's answers take {size / 2**30:.1f} GiB there: "
             "make room, give more --cache, or --views 0 to keep none"
         ) from error
+
+
+class FrozenPart:
+    """The frozen part and the pictures it answers to."""
+
+    def __init__(
+        self,
+        opened: PretrainedModel,
+        split: freezing.Split,
+        *,
+        learnt: ImageSet,
+        checked: ImageSet | None,
+        place: RunContext,
+        cache: int,
+    ) -> None:
+        self.opened, self.split, self.place = opened, split, place
+        self.learnt, self.checked = learnt, checked
+        self.budget = cache - learnt.nbytes - (checked.nbytes if checked else 0)
+        self._steps: list[Callable[[], object]] = []
+
+    @functools.cached_property
+    def _lower(self) -> FrozenNetwork:
+        """From pictures to the boundary; to what the head sees where nothing of the base is trained."""
+        if self.split.trained:
+            return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
+        return self._base
+
+    @functools.cached_property
+    def _base(self) -> FrozenNetwork:
+        """From pictures to what the head sees."""
+        whole = self.opened.whole
+        return self._network(whole.base, layer=self.opened.backbone.layer, pool=whole.pool.pool)
+
+    def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> FrozenNetwork:
+        module = Extractor(part, preprocess=self.opened.whole.preprocess, pool=pool).eval()
+        return frozen_network(self.opened.part(layer=layer, pool=pool), module, place=self.place.device)
+
+    def _upper(self, answers: Tensor) -> Tensor:
+        """From the boundary to what the head sees, before any of it is trained."""
+        with torch.no_grad():
+            return self.opened.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
+
+    def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
+        """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished.
+
+        Args:
+            views: How many versions of the answers are kept; 0 for none.
+            mixing: Pictures are blended before anything answers to them.
+        """
+        if self.split.boundary is None:
+            return self.learnt, self.checked
+        changing = self.learnt.augmenter is not None or mixing
+        if views:
+            copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
+            self._steps.append(lambda: self._lower)  # which may have to be exported, and says so
+            self._steps.append(lambda: self._tell_of_pass(copies))
+            train: Examples = self._later(self.learnt, copies)
+        else:
+            self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
+            train = self._answered(self.learnt)
+        if self.checked is None:
+            return train, None
+        # What validates never changes: one answer is enough
+        return train, self._later(self.checked, [None]) if views or changing else self._answered(self.checked)
+
+    def ready(self) -> None:
+        """Run what is run once, and say what is not."""
+        for step in self._steps:
+            step()
+
+    def _later(self, examples: ImageSet, copies: Sequence[int | None]) -> LazyExamples:
+        later = LazyExamples(examples.targets, lambda: self._kept(examples, self._lower, copies=copies))
+        self._steps.append(lambda: later.made)
+        return later
+
+    def _answered(self, examples: ImageSet) -> FrozenForward:
+        return FrozenForward(examples, lambda images: self._lower(images))  # looked up late: it may have to be exported
+
+    def _tell_of_epochs(self, *, changing: bool, mixing: bool) -> None:
+        instead = "--views K runs it on K versions of every picture, once" if changing else "--views 1 runs it once"
+        log.info(
+            "the frozen part runs in every epoch, which takes %.1f s of it%s",
+            seconds_per_epoch(self.learnt, self._lower),
+            "" if mixing else f"; {instead}",
+        )
+
+    def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
+        log.info(
+            "running the frozen part once over %d pictures%s",
+            len(self.learnt.targets) + (len(self.checked.targets) if self.checked else 0),
+            f", {len(copies)} times over those for training" if len(copies) > 1 else "",
+        )
+
+    def _kept(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
+        views = compute_features(
+            examples,
+            network,
+            copies,
+            budget=self.budget,
+            folder=self.place.output.parent,
+            progress=self.place.progress,
+        )
+        taken = sum(view.nbytes for view in views)
+        self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
+        return CachedFeatures(views, examples.targets, place=self.place.device)
+
+    def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
+        """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
+        train, val = task.train, task.val
+        network: FrozenNetwork = self._upper
+        if self.learnt.augmenter is not None or not isinstance(train, LazyExamples):
+            train, val = self.learnt, self.checked
+            network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
+            self._tell_of_pass([None])
+        learnt = self._kept(train, network, copies=[None])
+        return learnt, None if val is None else self._kept(val, network, copies=[None])
+
+    def warm_up(self, task: Task, recipe: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
+        """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
+        log.info("training the head alone first: %d of %d epochs", epochs, epochs + recipe.epochs)
+        train, val = self._seen_by_head(task)
+        head = dataclasses.replace(
+            task, module=self.opened.whole.head, train=train, val=val, groups=None, begins_trained=False
+        )
+        brief = dataclasses.replace(
+            recipe,
+            lr=None,
+            schedule=Schedule.CONSTANT,
+            warmup=0.0,
+            epochs=epochs,
+            augment=None,
+            mixup=0.0,
+            ema=None,
+            patience=None,
+            amp=Amp.OFF,
+            compile=False,
+        )
+        return warm_up(head, brief, self.place, write, following=recipe.epochs)

@@ -1,14 +1,16 @@
-"""What training makes small, and how: losses, penalties, class weights and optimizers, by the names of `cnnkit.choices`."""
+"""Losses, penalties, class weights, optimizers, learning-rate schedules and the moving average of the weights."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Loss, Optimizer
-from cnnkit.train.results import check_momentum
+from cnnkit.choices import Loss, Optimizer, Schedule
+from cnnkit.train.config import Epoch, check_momentum
 
 #: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
 DECAY = 4e-3
@@ -59,7 +61,7 @@ def balanced_weights(targets: Tensor, classes: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class Criterion:
     """A loss over logits, and penalties on weights.
 
     `l1` and `l2` are Keras' regularisers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
@@ -106,18 +108,18 @@ class Objective:
         return total
 
 
-def answers(logits: Tensor) -> Tensor:
+def predicted_classes(logits: Tensor) -> Tensor:
     """Give the class of every row, (N,); a single logit answers with the second class where it is above zero."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Count right answers; a scalar."""
-    return (answers(logits) == targets).sum()
+    return (predicted_classes(logits) == targets).sum()
 
 
 @dataclass(frozen=True, slots=True)
-class Mixed:
+class MixupTargets:
     """The targets of a batch whose pictures are each `share` of one class and the rest of another; (N,) both.
 
     Source: Zhang et al. 2018, mixup.
@@ -128,11 +130,107 @@ class Mixed:
     share: float
 
 
-Targets = Tensor | Mixed
+Targets = Tensor | MixupTargets
 
 
-def parts(targets: Targets) -> list[tuple[Tensor, float]]:
+def target_shares(targets: Targets) -> list[tuple[Tensor, float]]:
     """Give the classes that a batch's rows belong to, each with its share."""
-    if isinstance(targets, Mixed):
+    if isinstance(targets, MixupTargets):
         return [(targets.targets, targets.share), (targets.partners, 1 - targets.share)]
     return [(targets, 1.0)]
+
+
+#: Keras' example for ReduceLROnPlateau, and by how much a loss has to be lower there.
+PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_DELTA = 0.2, 5, 1e-4
+
+
+def lr_factor(
+    schedule: Schedule, *, step: int, steps: int, epochs: int, warmup: float = 0.0, before: Sequence[Epoch] = ()
+) -> float:
+    """Give what the learning rate is multiplied by in one step.
+
+    Args:
+        schedule: Which.
+        step: Counted from 0 over the whole training.
+        steps: In an epoch.
+        epochs: In the whole training.
+        warmup: Epochs in which the rate grows linearly up to `--lr`; the schedule has the rest.
+        before: The epochs that are done, for the plateau.
+
+    Source: Goyal et al. 2017 (warm-up); Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); He et al. 2016 (steps).
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (math.floor(rising) + 1)
+    share = (step - rising) / max(epochs * steps - rising, 1)
+    match schedule:
+        case Schedule.COSINE:
+            return 0.5 * (1 + math.cos(math.pi * share))
+        case Schedule.STEP:
+            return 1.0 if share < 0.5 else 0.1 if share < 0.75 else 0.01
+        case Schedule.PLATEAU:
+            return PLATEAU_FACTOR ** _plateaus(before)
+        case Schedule.CONSTANT:
+            return 1.0
+
+
+def _plateaus(epochs: Sequence[Epoch]) -> int:
+    """Count how often the validation loss had not been lower for some epochs."""
+    count, lowest, waited = 0, math.inf, 0
+    for epoch in epochs:
+        loss = math.inf if epoch.val_loss is None else epoch.val_loss
+        lowest, waited = (loss, 0) if loss < lowest - PLATEAU_DELTA else (lowest, waited + 1)
+        if waited == PLATEAU_PATIENCE:
+            count, waited = count + 1, 0
+    return count
+
+
+class ModelEma:
+    """average = decay * average + (1 - decay) * weights, after every step; integers are taken as they are.
+
+    The decay grows from 0.1 up to what was asked for, min(decay, (1 + n) / (10 + n)) in step n: else the random weights of the
+    start would count for a thousand steps.
+
+    Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the weights of the moment."""
+        self.steps = 0
+        self.values = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights of the moment in."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, tensor in self.module.state_dict().items():
+            if tensor.is_floating_point():
+                self.values[name].lerp_(tensor, 1 - decay)
+            else:
+                self.values[name].copy_(tensor)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Generator[None]:
+        """Let the module have the averages for a while, and its own weights again afterwards."""
+        own = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        self.module.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(own)
+
+    def state(self) -> dict[str, object]:
+        """Give what a checkpoint keeps."""
+        return {"steps": self.steps, "values": self.values}
+
+    def restore(self, steps: int, values: Mapping[str, Tensor]) -> None:
+        """Take up what a checkpoint kept."""
+        self.steps = steps
+        for name, tensor in values.items():
+            self.values[name].copy_(tensor)

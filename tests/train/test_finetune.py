@@ -18,16 +18,13 @@ from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
 from cnnkit.nets import classifier
-from cnnkit.train import finetune, frozen, schedule, scratch
-from cnnkit.train.finetune import Start, Thawing
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Running
-from cnnkit.train.scratch import Design
+from cnnkit.train import finetune, frozen, optim, scratch
+from cnnkit.train.config import FreezeConfig, ImageTrainConfig, InitFrom, NetworkConfig, RunConfig
 
 # Ends with a map, as a base does; nothing in it is random once it is trained.
 LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
-CPU = Running(device="cpu")
+CPU = RunConfig(device="cpu")
 
 
 def no_skip(path, reason):
@@ -60,23 +57,28 @@ def start(material, tmp_path_factory):
 
 
 def from_scratch(material, path, *, grey=False, **recipe):
-    recipe = Recipe(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
+    recipe = ImageTrainConfig(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
     scratch.train(
-        material, path, design=Design(layers=LAYERS, size=16, grey=grey), recipe=recipe, running=CPU, skip=no_skip
+        material,
+        path,
+        design=NetworkConfig(layers=LAYERS, size=16, grey=grey),
+        recipe=recipe,
+        running=CPU,
+        skip=no_skip,
     )
 
 
 def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **thawing):
     """Fine-tune; everything at once is one batch, so that the order does not matter."""
-    recipe = Recipe(
+    recipe = ImageTrainConfig(
         **{"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
     )
-    start = start if isinstance(start, Start) else Start(model=start)
+    start = start if isinstance(start, InitFrom) else InitFrom(model=start)
     result = finetune.finetune(
         start,
         material,
         output,
-        thawing=Thawing(unfreeze=unfreeze, **thawing),
+        thawing=FreezeConfig(unfreeze=unfreeze, **thawing),
         recipe=recipe,
         loss=loss,
         running=running,
@@ -245,11 +247,11 @@ def test_what_the_frozen_part_costs_in_every_epoch_is_said(
     """With its remedy, where there is one; and what validates is answered once all the same, unless that was asked for."""
     shown = []
 
-    def counting(request, module, *, place, real=frozen.network):
+    def counting(request, module, *, place, real=frozen.frozen_network):
         network = real(request, module, place=place)
         return lambda images: shown.append(len(images)) or network(images)
 
-    monkeypatch.setattr(frozen, "network", counting)
+    monkeypatch.setattr(frozen, "frozen_network", counting)
     caplog.set_level(logging.INFO, "cnnkit")
     tune(start, material, tmp_path / "tuned.pt", recipe=recipe, views=0)
     assert re.search(rf"runs in every epoch, which takes \d+\.\d s of it{re.escape(remedy)}\n", caplog.text)
@@ -262,7 +264,7 @@ def test_a_complete_training_is_found_before_the_frozen_part_runs(material, star
     options = {"views": 2, "recipe": {"augment": "hflip", "epochs": 2}}
     first, _ = tune(start, material, tmp_path / "tuned.pt", **options)
     caplog.set_level(logging.INFO, "cnnkit")
-    resuming = Running(device="cpu", resume=True)
+    resuming = RunConfig(device="cpu", resume=True)
     again, _ = tune(start, material, tmp_path / "tuned.pt", running=resuming, **options)
     assert "is complete with epoch 2; nothing is left to do" in caplog.text
     assert dataclasses.replace(again, seconds=0) == dataclasses.replace(first, seconds=0)
@@ -276,7 +278,7 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
     recipe = {"augment": "hflip", "batch": 8}
     tune(start, material, tmp_path / "memory.pt", views=2, recipe=recipe)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=Running(0, None, "cpu"))
+        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=RunConfig(0, None, "cpu"))
     assert "more than --cache; it is kept on disk" in caplog.text
     assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
 
@@ -284,7 +286,7 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
 # ---------------------------------------------------------------- beginnings
 
 
-FRESH = Start(backbone="squeezenet1_1", weights="none", size=32)
+FRESH = InitFrom(backbone="squeezenet1_1", weights="none", size=32)
 
 
 def test_a_fresh_head_must_be_trained_before_the_base_is(material, tmp_path):
@@ -330,10 +332,10 @@ def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, sta
 
 def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(material, start, tmp_path, monkeypatch):
     """The training ends there, with the head as it was then."""
-    real = schedule.factor
+    real = optim.lr_factor
     monkeypatch.setattr(
-        schedule,
-        "factor",
+        optim,
+        "lr_factor",
         lambda which, *, step, **others: real(which, step=step, **others) * (math.inf if step >= 2 else 1),
     )
     with pytest.raises(CnnkitError, match=r" epoch 3.* holds epoch 2, the best before"):
@@ -415,7 +417,7 @@ def test_resumed_it_ends_with_the_same_bytes(material, start, tmp_path, after):
         start,
         material,
         tmp_path / "parts.pt",
-        running=Running(device="cpu", resume=True),
+        running=RunConfig(device="cpu", resume=True),
         report=again.append,
         **options,
     )
@@ -456,7 +458,7 @@ def test_the_start_is_measured_and_no_worse_epoch_passes_for_progress(material, 
 def test_it_goes_on_with_the_same_training_only(material, start, tmp_path):
     """What is frozen, and from what it started, is part of it."""
     interrupted(start, material, tmp_path / "tuned.pt", after=2)
-    running = Running(device="cpu", resume=True)
+    running = RunConfig(device="cpu", resume=True)
     with pytest.raises(UsageError, match="another value of --unfreeze"):
         tune(start, material, tmp_path / "tuned.pt", "conv2", running=running)
     with pytest.raises(UsageError, match="another value of --layer-decay"):
@@ -495,7 +497,7 @@ def test_models_that_do_not_fit_are_refused(material, start, tmp_path):
     for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none"), ("init", Initializer.HE)):
         own = "weights" if name == "init" else name
         with pytest.raises(UsageError, match=f"its own {own}; --{name} goes with --backbone"):
-            tune(Start(model=start, **{name: value}), material, tmp_path / "tuned.pt")
+            tune(InitFrom(model=start, **{name: value}), material, tmp_path / "tuned.pt")
     with pytest.raises(CnnkitError, match="no such model; cnn-train-head and cnn-train make one"):
         tune(Path("gone.pt"), material, tmp_path / "tuned.pt")
     before = start.read_bytes()

@@ -21,8 +21,7 @@ from cnnkit.formats.header import Header, Kind
 from cnnkit.formats.manifest import Row
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
-from cnnkit.train import head as heads
-from cnnkit.train.head import Settings
+from cnnkit.train.config import HeadConfig
 from cnnkit.train.loop import shuffled
 
 TEXT = "conv 6 k3 s2 relu, conv 10 k2 relu"
@@ -88,13 +87,13 @@ def pair(make):
 def train(pair, *, name="head.pt", weights=None, **settings):
     learnt, validated = pair
     output = Path(learnt).with_name(name)
-    settings = Settings(**{"epochs": 4, "lr": 0.05, **settings})
-    result = heads.train_head(learnt, output, val=validated, settings=settings, weights=weights, device="cpu")
+    settings = HeadConfig(**{"epochs": 4, "lr": 0.05, **settings})
+    result = head.train_head(learnt, output, val=validated, settings=settings, weights=weights, device="cpu")
     return result, bundle.load(output)
 
 
 def lbfgs(pair, **settings):
-    return train(pair, solver=Solver.LBFGS, **{"lr": None, "epochs": Settings().epochs, **settings})
+    return train(pair, solver=Solver.LBFGS, **{"lr": None, "epochs": HeadConfig().epochs, **settings})
 
 
 def logits(model, path):
@@ -687,8 +686,8 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
         ) as writer:
             writer.write(found.values[kept], [found.rows[index] for index in kept])
     result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
-    held = heads.train_head(
-        whole, tmp_path / "held.pt", hold_out="fold1", settings=Settings(epochs=4, lr=0.05), device="cpu"
+    held = head.train_head(
+        whole, tmp_path / "held.pt", hold_out="fold1", settings=HeadConfig(epochs=4, lr=0.05), device="cpu"
     )
     model = bundle.load(tmp_path / "held.pt")
     assert all(torch.equal(model.state[name], tensor) for name, tensor in expected.state.items())
@@ -708,8 +707,8 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
         tmp_path / "all.npy", shape=found.values.shape[1:], dtype="float32", header=header, columns=columns
     ) as writer:
         writer.write(np.repeat(found.values, 3, axis=0), viewed)
-    result = heads.train_head(
-        tmp_path / "all.npy", tmp_path / "head.pt", hold_out="fold3", settings=Settings(epochs=1), device="cpu"
+    result = head.train_head(
+        tmp_path / "all.npy", tmp_path / "head.pt", hold_out="fold3", settings=HeadConfig(epochs=1), device="cpu"
     )
     assert (result.train_rows, result.val_rows) == (3 * 36, 12)
 
@@ -728,4 +727,4 @@ def test_a_part_that_cannot_be_held_out_is_one_line(make, parts, part, message, 
     """Unknown, unsaid, or without every class."""
     whole = make("all", parts=parts)
     with pytest.raises(CnnkitError, match=message):
-        heads.train_head(whole, tmp_path / "head.pt", hold_out=part, device="cpu")
+        head.train_head(whole, tmp_path / "head.pt", hold_out=part, device="cpu")

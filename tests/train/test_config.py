@@ -8,7 +8,7 @@ import pytest
 
 from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Schedule
 from cnnkit.errors import NotationError, UsageError
-from cnnkit.train.recipe import Recipe
+from cnnkit.train.config import ImageTrainConfig
 
 
 def said_aloud(recipe):
@@ -20,16 +20,24 @@ def said_aloud(recipe):
 @pytest.mark.parametrize(
     ("recipe", "classes", "said"),
     [
-        (Recipe(loss=Loss.BINARY), 3, "--loss binary decides between two classes, here are 3; use categorical"),
-        (Recipe(momentum=0.9), 2, "--momentum goes with sgd and rmsprop; adam has its own"),
-        (Recipe(momentum=0.0, optimizer=Optimizer.NADAM), 2, "--momentum goes with sgd and rmsprop; nadam has its own"),
-        (Recipe(clip=0.0), 2, "--clip 0 would leave nothing of any gradient; "),
-        (Recipe(warmup=30.5), 2, "--warmup 30.5 is longer than the whole training, --epochs 30"),
-        (Recipe(epochs=1, warmup=2), 2, "--warmup 2 is longer than the whole training, --epochs 1"),
-        (Recipe(augment=""), 2, '--augment "" changes nothing; '),
-        (Recipe(augment="rotate 0, fill wrap"), 2, '--augment "rotate 0, fill wrap" changes nothing; '),
         (
-            Recipe(augment="hflip, rotat 40"),
+            ImageTrainConfig(loss=Loss.BINARY),
+            3,
+            "--loss binary decides between two classes, here are 3; use categorical",
+        ),
+        (ImageTrainConfig(momentum=0.9), 2, "--momentum goes with sgd and rmsprop; adam has its own"),
+        (
+            ImageTrainConfig(momentum=0.0, optimizer=Optimizer.NADAM),
+            2,
+            "--momentum goes with sgd and rmsprop; nadam has its own",
+        ),
+        (ImageTrainConfig(clip=0.0), 2, "--clip 0 would leave nothing of any gradient; "),
+        (ImageTrainConfig(warmup=30.5), 2, "--warmup 30.5 is longer than the whole training, --epochs 30"),
+        (ImageTrainConfig(epochs=1, warmup=2), 2, "--warmup 2 is longer than the whole training, --epochs 1"),
+        (ImageTrainConfig(augment=""), 2, '--augment "" changes nothing; '),
+        (ImageTrainConfig(augment="rotate 0, fill wrap"), 2, '--augment "rotate 0, fill wrap" changes nothing; '),
+        (
+            ImageTrainConfig(augment="hflip, rotat 40"),
             2,
             'augmentation word 2: "rotat" is no augmentation; did you mean "rotate"?',
         ),
@@ -49,12 +57,15 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        (Recipe(patience=3), "--patience waits for a better epoch by --val; give --val, or fewer --epochs"),
+        (ImageTrainConfig(patience=3), "--patience waits for a better epoch by --val; give --val, or fewer --epochs"),
         (
-            Recipe(schedule=Schedule.PLATEAU),
+            ImageTrainConfig(schedule=Schedule.PLATEAU),
             "--schedule plateau watches the loss on --val; give --val, or another schedule",
         ),
-        (Recipe(monitor=Monitor.VAL_ACCURACY), "--monitor val_accuracy chooses an epoch by --val; give --val"),
+        (
+            ImageTrainConfig(monitor=Monitor.VAL_ACCURACY),
+            "--monitor val_accuracy chooses an epoch by --val; give --val",
+        ),
     ],
 )
 def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
@@ -69,12 +80,12 @@ def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(),
-        Recipe(loss=Loss.BINARY),
-        Recipe(optimizer=Optimizer.SGD, momentum=0.9, clip=0.001),
-        Recipe(optimizer=Optimizer.RMSPROP, momentum=0.0),
-        Recipe(epochs=3, warmup=3.0, schedule=Schedule.COSINE),
-        Recipe(lr=0.0, ema=1.0, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
+        ImageTrainConfig(),
+        ImageTrainConfig(loss=Loss.BINARY),
+        ImageTrainConfig(optimizer=Optimizer.SGD, momentum=0.9, clip=0.001),
+        ImageTrainConfig(optimizer=Optimizer.RMSPROP, momentum=0.0),
+        ImageTrainConfig(epochs=3, warmup=3.0, schedule=Schedule.COSINE),
+        ImageTrainConfig(lr=0.0, ema=1.0, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
     ],
 )
 def test_what_goes_together_comes_back_as_it_is(recipe, caplog):
@@ -95,19 +106,21 @@ def test_an_augmentation_is_spelled_out(tmp_path):
     (tmp_path / "light.txt").write_text("hflip  # or not\nrotate 20.0\nzoom 0\n")
     spelled = "rotate 20, hflip, fill nearest"
     for text in (f"@{tmp_path / 'light.txt'}", "hflip, rotate 20", "fill nearest, rotate 2e1,hflip", spelled):
-        recipe = Recipe(augment=text, epochs=7)
+        recipe = ImageTrainConfig(augment=text, epochs=7)
         made = recipe.checked(classes=2, validated=True)
         assert made == dataclasses.replace(recipe, augment=spelled, lr=0.001)
         assert recipe.augment == text
-    assert Recipe().checked(classes=2, validated=True).augment is None
+    assert ImageTrainConfig().checked(classes=2, validated=True).augment is None
 
 
 def test_a_recipe_is_recorded_whole_in_plain_values():
     """As options are written, so that a record that was read again is equal to one that was made."""
-    recipe = Recipe(loss=Loss.BINARY, schedule=Schedule.STEP, amp=Amp.FP16, patience=3, augment="hflip, fill nearest")
+    recipe = ImageTrainConfig(
+        loss=Loss.BINARY, schedule=Schedule.STEP, amp=Amp.FP16, patience=3, augment="hflip, fill nearest"
+    )
     told = recipe.described()
-    assert list(told) == [field.name for field in dataclasses.fields(Recipe)]
+    assert list(told) == [field.name for field in dataclasses.fields(ImageTrainConfig)]
     assert {type(value) for value in told.values()} <= {str, int, float, bool, type(None)}
     assert (told["loss"], told["schedule"], told["amp"], told["monitor"]) == ("binary", "step", "fp16", "val_loss")
     assert (told["patience"], told["lr"], told["compile"]) == (3, None, False)
-    assert Recipe(**json.loads(json.dumps(told))) == recipe
+    assert ImageTrainConfig(**json.loads(json.dumps(told))) == recipe

@@ -10,10 +10,9 @@ from cnnkit.choices import Fit
 from cnnkit.data import learning
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import Preprocess
-from cnnkit.train import loading
+from cnnkit.train import dataset
+from cnnkit.train.config import ImageTrainConfig, RunConfig
 from cnnkit.train.distributed import World
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Running
 
 SIZE = 8
 BYTES = SIZE * SIZE * 3  # of one picture
@@ -28,11 +27,11 @@ def photos(pictures):
 
 
 def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, progress=lambda done, total: None, val=()):
-    return loading.load(
+    return dataset.load_train_val(
         learning.find([str(folder)], list(val)),
         SQUARE,
-        Recipe(augment=augment),
-        Running(cache=cache, jobs=1),
+        ImageTrainConfig(augment=augment),
+        RunConfig(cache=cache, jobs=1),
         place=torch.device("cpu"),
         measured=measured,
         skip=skip or (lambda path, reason: pytest.fail(f"{path}: {reason}")),
@@ -144,15 +143,15 @@ def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
 
 def test_the_same_pictures_elsewhere_are_the_same_training(photos, tmp_path):
     """Under other names, too; another content, even of the same pixels, is another one."""
-    first = loading.identity(*load(photos))
-    assert first == loading.identity(*load(photos, cache=0, augment="hflip"))
+    first = dataset.content_hash(*load(photos))
+    assert first == dataset.content_hash(*load(photos, cache=0, augment="hflip"))
     photos.rename(tmp_path / "moved")
     moved = tmp_path / "moved"
     (moved / "train" / "red" / "02.png").rename(moved / "train" / "red" / "zebra.png")
-    assert loading.identity(*load(moved)) == first
+    assert dataset.content_hash(*load(moved)) == first
     with (moved / "val" / "red" / "00.png").open("ab") as file:
         file.write(b"\0")
-    assert loading.identity(*load(moved)) != first
+    assert dataset.content_hash(*load(moved)) != first
 
 
 def test_another_order_class_or_part_is_another_training():
@@ -168,8 +167,8 @@ def test_another_order_class_or_part_is_another_training():
         (told(a, b, c), told(a, a)),
         (told(a, b, c), told(("aa", 1))),
     ]
-    assert len({loading.identity(*parts) for parts in different}) == len(different)
-    assert loading.identity(told(a, b), told(c)) == loading.identity(told(a, b), told(c))
+    assert len({dataset.content_hash(*parts) for parts in different}) == len(different)
+    assert dataset.content_hash(told(a, b), told(c)) == dataset.content_hash(told(a, b), told(c))
 
 
 # ---------------------------------------------------------------- voices
@@ -179,9 +178,9 @@ def test_the_first_process_alone_speaks():
     """The others do the same work, and say nothing of it: neither bad pictures nor epochs nor progress."""
     said = []
     ours = tuple(lambda *words, name=name: said.append(name) for name in ("skip", "report", "progress"))
-    assert loading.voices(World(0, 2), *ours) == ours
-    assert loading.voices(World(), *ours) == ours
-    skip, report, progress = loading.voices(World(1, 2), *ours)
+    assert dataset.voices(World(0, 2), *ours) == ours
+    assert dataset.voices(World(), *ours) == ours
+    skip, report, progress = dataset.voices(World(1, 2), *ours)
     skip("1.png", "no picture")
     report(None)
     progress(1, None)

@@ -5,6 +5,8 @@ import shlex
 import pytest
 import torch
 
+from cnnkit.audit import transfer_advice
+from cnnkit.audit.transfer_advice import Sources
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
 from cnnkit.engine import bases
@@ -12,8 +14,6 @@ from cnnkit.engine.bases import Request
 from cnnkit.engine.watched_layers import Watched
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import catalogue
-from cnnkit.train import advice
-from cnnkit.train.advice import Sources
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def photos_folder(pictures):
 def ask(folder, weights, *, val=(), **options):
     material = learning.find([str(folder)], list(val))
     options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "skip": lambda *_: None} | options
-    return advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
+    return transfer_advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):

@@ -12,22 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cnnkit.audit.side_information import Columns, Encoding
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
 from cnnkit.evaluation.comparison import paired
 from cnnkit.evaluation.metrics import wilson_interval
-from cnnkit.train import agreement, head, head_fit, preparation
-from cnnkit.train.beside import Columns, Encoding
-from cnnkit.train.head import Material, Settings
-from cnnkit.train.head_fit import Rows, Training
+from cnnkit.train import feature_sets, head, preparation
+from cnnkit.train.config import HeadConfig
+from cnnkit.train.feature_sets import FeatureSets
+from cnnkit.train.head import HeadFit, Rows
 
 log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class Ablation:
     """How a head did on some inputs; `gain` is its accuracy less that on the features alone, on the same pictures.
 
     The intervals are of 95 %; `p_value` is that of McNemar's exact test.
@@ -51,10 +52,10 @@ def measure(
     val: str | Path | None = None,
     hold_out: str | None = None,
     columns: Columns,
-    settings: Settings,
+    settings: HeadConfig,
     device: str = "auto",
     progress: Progress = no_progress,
-) -> list[Worth]:
+) -> list[Ablation]:
     """Train the same head on features, on features with columns beside them, and on the columns alone; no model is written.
 
     Args:
@@ -74,14 +75,14 @@ def measure(
         raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
     settings = head.checked(settings, validated=True)
     asked_for = devices.parse(device)
-    material = head.load(train, val=val, hold_out=hold_out, loss=settings.loss)
+    material = feature_sets.load(train, val=val, hold_out=hold_out, loss=settings.loss)
     assert material.validated is not None
     if material.learnt.values.ndim != 2:
         raise UsageError("--with needs vectors; extract with --pool avg, max or flatten")
     encoded = _encoded(material, columns, train=train, val=val or train)
     place = torch_device.choose(asked_for)
-    learning = head_fit.rows(material.learnt, material.classes, place, name=material.train)
-    checking = head_fit.rows(material.validated, material.classes, place, name=material.val or "")
+    learning = head.rows(material.learnt, material.classes, place, name=material.train)
+    checking = head.rows(material.validated, material.classes, place, name=material.val or "")
     luck = _luck(learning, checking, material.classes)
     prepared = preparation.fit(
         learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
@@ -95,17 +96,17 @@ def measure(
         called: beside,
     }
     plain = dataclasses.replace(settings, standardize=False, pca=None, whiten=False)
-    found: list[Worth] = []
+    found: list[Ablation] = []
     without: NDArray[np.bool_] | None = None
     for number, (name, values) in enumerate(inputs.items()):
         learnt, asked = (Rows(each, rows.targets) for each, rows in zip(values, (learning, checking), strict=True))
-        trained = Training(plain, learnt, asked, classes=len(material.classes))
+        trained = HeadFit(plain, learnt, asked, classes=len(material.classes))
         for epoch in trained.run():
             progress(number * trained.expected + epoch.epoch, len(inputs) * trained.expected)
         correct = (trained.answered() == checking.targets).cpu().numpy()
         assert trained.best.epoch is not None
         assert trained.best.epoch.val_loss is not None
-        found.append(_worth(name, correct, trained.best.epoch.val_loss, than=without))
+        found.append(_ablation(name, correct, trained.best.epoch.val_loss, than=without))
         without = correct if without is None else without
     alone = found[-1]
     if alone.val_accuracy_low > luck:
@@ -126,20 +127,22 @@ def _luck(learning: Rows, checking: Rows, classes: tuple[str, ...]) -> float:
     return share
 
 
-def _encoded(material: Material, columns: Columns, *, train: str | Path, val: str | Path) -> list[NDArray[np.float32]]:
+def _encoded(
+    material: FeatureSets, columns: Columns, *, train: str | Path, val: str | Path
+) -> list[NDArray[np.float32]]:
     """Give the columns of both parts as numbers, (N, K) each."""
     assert material.validated is not None
-    learnt = columns.of(agreement.paths(material.learnt, train))
-    asked = columns.of(agreement.paths(material.validated, val))
+    learnt = columns.of(feature_sets.paths(material.learnt, train))
+    asked = columns.of(feature_sets.paths(material.validated, val))
     fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, learnt, asked, strict=True)]
     return [
         np.hstack([encoding(values) for encoding, values in zip(fitted, part, strict=True)]) for part in (learnt, asked)
     ]
 
 
-def _worth(name: str, correct: NDArray[np.bool_], loss: float, *, than: NDArray[np.bool_] | None) -> Worth:
+def _ablation(name: str, correct: NDArray[np.bool_], loss: float, *, than: NDArray[np.bool_] | None) -> Ablation:
     low, high = wilson_interval(int(correct.sum()), len(correct))
-    measured = Worth(name, len(correct), float(correct.mean()), low, high, loss)
+    measured = Ablation(name, len(correct), float(correct.mean()), low, high, loss)
     if than is None:
         return measured
     gained = paired(than, correct)

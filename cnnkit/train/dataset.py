@@ -1,7 +1,8 @@
-"""What a network learns from: prepared pictures, in memory or read ahead, and what the frozen part of a network answers to them."""
+"""Training and validation images, in memory or read ahead, and the batches that they are cut into."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,21 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnkit.data import images, preprocess, reader
-from cnnkit.data.reader import Progress
+from cnnkit.data import augment, images, preprocess, reader
+from cnnkit.data.learning import TrainValImages
+from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
+from cnnkit.train.config import ImageTrainConfig, Report, RunConfig, Skip, no_report
 from cnnkit.train.distributed import World
-from cnnkit.train.results import Skip
 
 # A GPU gives up to this share of its free memory to pictures; the network needs the rest.
 _SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
+class MixupPairs:
     """With which `partners` the rows of a batch are blended, (n,), and which `share` each keeps of itself."""
 
     partners: Tensor
@@ -37,7 +39,7 @@ class Examples(Protocol):
     targets: Tensor  # (N,), on the CPU
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give the inputs of batches of rows, on the device.
 
@@ -50,7 +52,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class PixelStatistics:
     """Of all pixels, per RGB channel, values from 0 to 1; of grey pictures three times that of the brightness."""
 
     mean: tuple[float, ...]
@@ -58,7 +60,7 @@ class Statistics:
     largest: tuple[float, ...]
 
 
-class Pictures:
+class ImageSet:
     """Prepared pictures, uint8 (N, size, size, 3)."""
 
     def __init__(
@@ -129,7 +131,7 @@ class Pictures:
         return pixels
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
         if blends is None:
@@ -193,80 +195,16 @@ class _Moments:
         for counts, channel in zip(self.counts, channels, strict=True):
             counts += np.bincount(channel, minlength=self.levels)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> PixelStatistics:
         values = np.arange(self.levels) / (self.levels - 1)
         shares = self.counts / self.counts.sum(1, keepdims=True)  # (channels, levels)
         mean = shares @ values
         deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
         largest = np.array([values[counts.nonzero()[0].max()] for counts in self.counts])
-        return Statistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
+        return PixelStatistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
 
 
-class Stored:
-    """What a frozen part answered: one or more views of every row, of which an epoch sees one."""
-
-    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, place: torch.device) -> None:
-        """Keep answers.
-
-        Args:
-            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
-            targets: (N,).
-            place: Where the inputs shall be.
-        """
-        self.targets = targets
-        self._views, self._place = views, place
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give the answers, views in turn; see `Examples`."""
-        assert blends is None, "what is kept are answers to whole pictures"
-        first = self._views[0]
-        for rows in batches:
-            # Neighbours see different views in an epoch, and every row sees all of them in turn
-            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
-            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
-            for number, view in enumerate(self._views):
-                here = turns == number
-                answer[here] = view[rows[here]]
-            yield answer.to(self._place, non_blocking=True)
-
-
-class Later:
-    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
-
-    def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
-        self.targets = targets
-        self._make = make
-
-    @functools.cached_property
-    def made(self) -> Examples:
-        """Make them, once."""
-        return self._make()
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give what they give; see `Examples`."""
-        return self.made.inputs(batches, epoch, blends)
-
-
-class Answered:
-    """Pictures behind a frozen part that answers anew every time."""
-
-    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
-        self.targets = pictures.targets
-        self._pictures, self._frozen = pictures, frozen
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch, blends):
-            yield self._frozen(pictures)
-
-
-def shuffled(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
+def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
     """Cut rows into batches in a random order.
 
     A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
@@ -285,6 +223,80 @@ def shuffled(count: int, *, batch: int, generator: torch.Generator, processes: i
     return [order[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def in_order(count: int, *, batch: int, world: World) -> list[Tensor]:
+def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
     """Cut this process's share of rows into batches as they stand."""
     return list(torch.split(world.share(torch.arange(count)), batch))
+
+
+log = logging.getLogger("cnnkit")
+
+_PURPOSES = ("training", "validation")
+
+
+def load_train_val(
+    material: TrainValImages,
+    prepare: Preprocess,
+    recipe: ImageTrainConfig,
+    running: RunConfig,
+    *,
+    place: torch.device,
+    measured: bool = False,
+    skip: Skip,
+    progress: Progress,
+) -> tuple[ImageSet, ImageSet | None]:
+    """Look at every picture, and keep what fits into memory, those for training first.
+
+    Where that is wanted, the pixels of those for training are `measured`.
+
+    Raises:
+        CnnkitError: No picture of a class could be used.
+    """
+    augmenter = None if recipe.augment is None else Augmenter(augment.parse(recipe.augment), seed=recipe.seed)
+    total = len(material.train) + len(material.val)
+    budget, parts = running.cache, []
+    for number, pictures in enumerate((material.train, material.val)):
+        before = number * len(material.train)
+        part = ImageSet(
+            pictures,
+            material.classes,
+            prepare,
+            place=place,
+            budget=budget,
+            augmenter=None if number else augmenter,
+            measured=measured and not number,
+            jobs=running.jobs,
+            skip=skip,
+            progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now
+        )
+        if part.pictures and not part.nbytes:
+            log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
+        budget -= part.nbytes
+        _refuse_emptied(pictures, part)
+        parts.append(part)
+    return parts[0], parts[1] if material.val else None
+
+
+def _refuse_emptied(pictures: Sequence[Picture], part: ImageSet) -> None:
+    """Demand that of every class that had pictures one could be used."""
+    left = {picture.label for picture in part.pictures}
+    if emptied := sorted({picture.label or "" for picture in pictures} - left):
+        raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
+
+
+def content_hash(learnt: ImageSet, checked: ImageSet | None) -> str:
+    """Name the pictures of a training by their content and classes: another place is the same training, another order is not."""
+    digest = hashlib.sha256()
+    for part in (learnt, checked):
+        for fingerprint, target in zip(part.fingerprints, part.targets.tolist(), strict=True) if part else ():
+            digest.update(f"{fingerprint} {target}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:20]
+
+
+def voices(world: World, skip: Skip, report: Report, progress: Progress) -> tuple[Skip, Report, Progress]:
+    """Let the first process alone speak."""
+    return (skip, report, progress) if world.writes else (_silent, no_report, no_progress)
+
+
+def _silent(_path: str, _reason: str) -> None:
+    """The way of all processes but the first, which names bad pictures for all."""

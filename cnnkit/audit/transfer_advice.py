@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cnnkit.choices import Pool
 from cnnkit.data import set_size
-from cnnkit.data.learning import Material
+from cnnkit.data.learning import TrainValImages
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
@@ -33,7 +33,7 @@ from cnnkit.engine import device as devices
 from cnnkit.engine.bases import Request
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
-from cnnkit.train.results import Skip
+from cnnkit.train.config import Skip
 
 log = logging.getLogger("cnnkit")
 
@@ -86,7 +86,7 @@ class Sources:
 
 
 def advise(
-    material: Material,
+    material: TrainValImages,
     *,
     sources: Sources,
     backbone: str = "mobilenet_v2",
@@ -188,7 +188,7 @@ def advise(
     )
 
 
-def _sample(material: Material, *, seed: int) -> list[Picture]:
+def _sample(material: TrainValImages, *, seed: int) -> list[Picture]:
     """Choose as many pictures of every class, at least one for each fold."""
     each = max(SAMPLE // len(material.classes), _FOLDS)
     chosen = []
@@ -216,7 +216,7 @@ def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, se
 
 
 def _command(
-    size: Size, similarity: Similarity, *, sources: Sources, material: Material, base: Sequence[str], layer: str
+    size: Size, similarity: Similarity, *, sources: Sources, material: TrainValImages, base: Sequence[str], layer: str
 ) -> str:
     named = shlex.join(base)
     train, split = shlex.join(sources.words), material.train[0].split
@@ -226,13 +226,13 @@ def _command(
         train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:
-        case Size.SMALL, Similarity.SIMILAR:
+        case [Size.SMALL, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --unfreeze none"]
-        case Size.LARGE, Similarity.SIMILAR:
+        case [Size.LARGE, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"]
-        case Size.LARGE, Similarity.DIFFERENT:
+        case [Size.LARGE, Similarity.DIFFERENT]:
             steps = [f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"]
-        case Size.SMALL, Similarity.DIFFERENT:
+        case [Size.SMALL, Similarity.DIFFERENT]:
             extract = f"cnn-extract {named} --layer {layer}"
             checked = material.val[0].split if material.val else "val"
             val = shlex.join(sources.val) if sources.val else train

@@ -15,11 +15,11 @@ from cnnkit.formats import bundle, cache
 from cnnkit.formats.header import Backbone
 from cnnkit.nets import backbones, build, classifier, notation
 from cnnkit.nets.classifier import Classifier, Extractor
-from cnnkit.train.finetune import Start
+from cnnkit.train.config import InitFrom
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class PretrainedModel:
     """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
 
     whole: Classifier
@@ -47,7 +47,7 @@ class Opened:
         return loss
 
 
-def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
+def load(start: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
     """Build the network.
 
     Args:
@@ -62,7 +62,7 @@ def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
     return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
 
 
-def _from_model(path: Path, classes: Sequence[str]) -> Opened:
+def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
     model = bundle.load(path)
     header = model.header
     if header.classes != tuple(classes):
@@ -73,7 +73,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     whole = classifier.from_header(header, model.state, name=str(path))
     assert header.backbone is not None
     assert header.head is not None
-    return Opened(
+    return PretrainedModel(
         whole,
         header.backbone,
         header.head,
@@ -84,14 +84,14 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     )
 
 
-def _from_backbone(start: Start, *, seed: int) -> Opened:
+def _from_backbone(start: InitFrom, *, seed: int) -> PretrainedModel:
     name = start.backbone or ""
     base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
     preprocess = with_size(preprocess, size=start.size, fit=start.fit)
     extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
     head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
     build.initialise(head, start.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
-    return Opened(
+    return PretrainedModel(
         Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
         backbone,
         start.head,

@@ -1,15 +1,57 @@
 """Whether the features that a training is given belong together: one base, one preprocessing, one list of classes. No torch."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cnnkit.choices import Loss
 from cnnkit.data import learning, relatives
 from cnnkit.data.source import Picture
-from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import features
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import difference
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSets:
+    """Features that belong together, with the names of their files, and the part that was held out of one file."""
+
+    train: str
+    learnt: Features
+    val: str | None
+    validated: Features | None
+    classes: tuple[str, ...]
+    hold_out: str | None = None
+
+
+def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss) -> FeatureSets:
+    """Read features to learn from and to choose by, and demand that they belong together.
+
+    Raises:
+        FormatError: The two come from different bases, or have different classes.
+        CnnkitError: A row has no label, there is a single class, or no such part.
+        UsageError: Both ways to choose are given, or the loss is for another number of classes.
+    """
+    if val is not None and hold_out is not None:
+        raise UsageError("--val and --hold-out both say what validates; give one of them")
+    learnt, name = features.load(train), str(train)
+    validated, val_name = (None, None) if val is None else (features.load(val), str(val))
+    if hold_out is not None:
+        learnt, validated = hold_out(learnt, hold_out, name=name)
+        name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
+    classes = classes_of(learnt, name=name)
+    if len(classes) < 2:
+        raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
+    if loss is Loss.BINARY and len(classes) != 2:
+        raise UsageError(f"--loss binary decides between two classes, here are {len(classes)}; use categorical")
+    if validated is not None:
+        check(learnt, validated, train=name, val=val_name or "")
+        warn_of_relatives(learnt, validated, train=train, val=val or train)
+    return FeatureSets(name, learnt, val_name, validated, classes, hold_out)
+
 
 # How the fields of a Header are called by people and by options.
 _CALLED = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
