@@ -30,6 +30,7 @@ class Option:
     minimum: float | None
     maximum: float | None
     group: str | None
+    after: tuple[str, ...]
 
 
 def option(
@@ -40,6 +41,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     group: str | None = None,
+    after: tuple[str, ...] = (),
 ) -> Any:  # noqa: ANN401 - dataclasses.field returns what the field's annotation promises
     """Make a dataclass field that is also an option.
 
@@ -51,6 +53,7 @@ def option(
         minimum: The smallest number allowed.
         maximum: The largest number allowed.
         group: The panel of the help that it stands in.
+        after: In the help it stands after the last of these options that the command has; in the order of the fields by default.
     """
     described = {
         "help": help,
@@ -59,6 +62,7 @@ def option(
         "minimum": minimum,
         "maximum": maximum,
         "group": group,
+        "after": after,
     }
     return dataclasses.field(default=default, metadata={_KEY: described})
 

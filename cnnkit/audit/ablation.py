@@ -1,4 +1,4 @@
-"""What things beside the picture are worth to a head: the same training with them, without them, and on them alone.
+"""Ablation of side information: the same training of a head with it, without it, and on it alone.
 
 The experiment that exposed the fisheries competition: there the size of a picture told the boat, and the boat the fish.
 """
@@ -6,14 +6,13 @@ The experiment that exposed the fisheries competition: there the size of a pictu
 import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cnnkit.audit.side_information import Columns, Encoding
-from cnnkit.data.reader import Progress, no_progress
+from cnnkit.callbacks import Callbacks
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
@@ -47,63 +46,56 @@ class Ablation:
 
 
 def measure(
-    train: str | Path,
-    *,
-    val: str | Path | None = None,
-    hold_out: str | None = None,
+    data: FeatureSets,
     columns: Columns,
-    settings: HeadConfig,
+    *,
+    train: HeadConfig,
     device: str = "auto",
-    progress: Progress = no_progress,
+    callbacks: Callbacks | None = None,
 ) -> list[Ablation]:
-    """Train the same head on features, on features with columns beside them, and on the columns alone; no model is written.
+    """Train the same head on features, on features together with columns, and on the columns alone; no model is written.
 
     Args:
-        train: Features (`.npy`) to learn from.
-        val: Features of the pictures that are compared on; they choose the best epoch, too, of each of the three alike.
-        hold_out: In place of `val` a part of `train`.
-        columns: What stands beside the pictures. Standardised by themselves: the settings prepare the features alone.
-        settings: Of all three trainings.
+        data: Features for training, and those of the images that are compared on; they choose the best epoch, too, of each of the three
+            alike.
+        columns: Of what is known of the images besides. Standardised by themselves: the settings prepare the features alone.
+        train: Settings of all three trainings; checked.
         device: For the training.
-        progress: Called after every epoch.
+        callbacks: Progress, by epochs.
 
     Raises:
-        UsageError: Nothing validates, the features are maps, or the settings contradict each other.
-        CnnkitError: As `head.load`, and as `Columns.of`.
+        UsageError: Nothing validates, or the features are maps.
+        CnnkitError: As `Columns.of`.
     """
-    if val is None and hold_out is None:
+    callbacks = callbacks or Callbacks()
+    if data.val is None:
         raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
-    settings = head.checked(settings, validated=True)
-    asked_for = devices.parse(device)
-    material = feature_sets.load(train, val=val, hold_out=hold_out, loss=settings.loss)
-    assert material.validated is not None
-    if material.learnt.values.ndim != 2:
+    if data.train.values.ndim != 2:
         raise UsageError("--with needs vectors; extract with --pool avg, max or flatten")
-    encoded = _encoded(material, columns, train=train, val=val or train)
-    place = torch_device.choose(asked_for)
-    learning = head.rows(material.learnt, material.classes, place, name=material.train)
-    checking = head.rows(material.validated, material.classes, place, name=material.val or "")
-    luck = _luck(learning, checking, material.classes)
-    prepared = preparation.fit(
-        learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
-    )
-    seen = [preparation.applied(prepared, rows.values) for rows in (learning, checking)]
-    beside = [torch.from_numpy(each).to(place) for each in encoded]  # (N, K)
+    encoded = _encoded(data, columns)
+    chosen = torch_device.choose(devices.parse(device))
+    train_rows = head.load_rows(data.train, data.classes, chosen, name=data.train_name)
+    val_rows = head.load_rows(data.val, data.classes, chosen, name=data.val_name or "")
+    both = (train_rows, val_rows)
+    luck = _luck(train_rows, val_rows, data.classes)
+    prepared = preparation.fit(train_rows.values, standardize=train.standardize, pca=train.pca, whiten=train.whiten)
+    features = [preparation.applied(prepared, rows.values) for rows in both]
+    side = [torch.from_numpy(each).to(chosen) for each in encoded]  # (N, K)
     called = ", ".join(columns.names)
     inputs = {
-        "features": seen,
-        f"features, {called}": [torch.cat(pair, 1) for pair in zip(seen, beside, strict=True)],
-        called: beside,
+        "features": features,
+        f"features, {called}": [torch.cat(pair, 1) for pair in zip(features, side, strict=True)],
+        called: side,
     }
-    plain = dataclasses.replace(settings, standardize=False, pca=None, whiten=False)
+    plain = dataclasses.replace(train, standardize=False, pca=None, whiten=False)
     found: list[Ablation] = []
     without: NDArray[np.bool_] | None = None
     for number, (name, values) in enumerate(inputs.items()):
-        learnt, asked = (Rows(each, rows.targets) for each, rows in zip(values, (learning, checking), strict=True))
-        trained = HeadFit(plain, learnt, asked, classes=len(material.classes))
+        trained_on, compared_on = (Rows(each, rows.targets) for each, rows in zip(values, both, strict=True))
+        trained = HeadFit(plain, trained_on, compared_on, classes=len(data.classes))
         for epoch in trained.run():
-            progress(number * trained.expected + epoch.epoch, len(inputs) * trained.expected)
-        correct = (trained.answered() == checking.targets).cpu().numpy()
+            callbacks.progress(number * trained.expected + epoch.epoch, len(inputs) * trained.expected)
+        correct = (trained.predicted() == val_rows.targets).cpu().numpy()
         assert trained.best.epoch is not None
         assert trained.best.epoch.val_loss is not None
         found.append(_ablation(name, correct, trained.best.epoch.val_loss, than=without))
@@ -119,24 +111,23 @@ def measure(
     return found
 
 
-def _luck(learning: Rows, checking: Rows, classes: tuple[str, ...]) -> float:
+def _luck(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
     """Give the share of pictures for which the most frequent class is right, and say so."""
-    most = int(torch.bincount(learning.targets).argmax())
-    share = float((checking.targets == most).double().mean())
+    most = int(torch.bincount(train.targets).argmax())
+    share = float((val.targets == most).double().mean())
     log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
     return share
 
 
-def _encoded(
-    material: FeatureSets, columns: Columns, *, train: str | Path, val: str | Path
-) -> list[NDArray[np.float32]]:
-    """Give the columns of both parts as numbers, (N, K) each."""
-    assert material.validated is not None
-    learnt = columns.of(feature_sets.paths(material.learnt, train))
-    asked = columns.of(feature_sets.paths(material.validated, val))
-    fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, learnt, asked, strict=True)]
+def _encoded(data: FeatureSets, columns: Columns) -> list[NDArray[np.float32]]:
+    """Give the columns of both sets as numbers, (N, K) each."""
+    assert data.val is not None
+    assert data.val_path is not None
+    train = columns.of(feature_sets.paths(data.train, data.train_path))
+    val = columns.of(feature_sets.paths(data.val, data.val_path))
+    fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, train, val, strict=True)]
     return [
-        np.hstack([encoding(values) for encoding, values in zip(fitted, part, strict=True)]) for part in (learnt, asked)
+        np.hstack([encoding(values) for encoding, values in zip(fitted, part, strict=True)]) for part in (train, val)
     ]
 
 

@@ -86,6 +86,7 @@ def _expanded(
     """
     declared: list[inspect.Parameter] = []
     configs: dict[str, tuple[type, list[str]]] = {}
+    moved: list[Option] = []
     for parameter in parameters:
         if not has_options(parameter.annotation):
             declared.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -101,8 +102,14 @@ def _expanded(
             )
             for each in fields
         ]
+        moved += [each for each in fields if each.after]
     names = [parameter.name for parameter in declared]
     assert len(set(names)) == len(names), f"an option is declared twice: {names}"
+    while moved:  # what another one stands after is put into its place first
+        waiting = {each.name for each in moved}
+        each = next(each for each in moved if not waiting & set(each.after))
+        moved.remove(each)
+        _move(declared, each)
 
     def assemble(words: Mapping[str, Any]) -> dict[str, Any]:
         fields = {name for _, names in configs.values() for name in names}
@@ -110,6 +117,15 @@ def _expanded(
         return {name: word for name, word in words.items() if name not in fields} | built
 
     return declared, assemble
+
+
+def _move(declared: list[inspect.Parameter], option: Option) -> None:
+    """Put an option after the last of those that it names, where there is one."""
+    (own,) = (parameter for parameter in declared if parameter.name == option.name)
+    others = [parameter for parameter in declared if parameter is not own]
+    places = [place for place, parameter in enumerate(others, start=1) if parameter.name in option.after]
+    if places:
+        declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
 def _typer_option(option: Option) -> Any:  # noqa: ANN401 - typer's own class is private

@@ -1,5 +1,6 @@
 """Training and validation images, in memory or read ahead, and the batches that they are cut into."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,15 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment, images, preprocess, reader
 from cnnkit.data.learning import TrainValImages
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
-from cnnkit.train.config import ImageTrainConfig, Report, RunConfig, Skip, no_report
+from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
+
+log = logging.getLogger("cnnkit")
+
+_PURPOSES = ("training", "validation")
 
 # A GPU gives up to this share of its free memory to pictures; the network needs the rest.
 _SHARE_OF_GPU = 0.25
@@ -39,14 +44,14 @@ class Examples(Protocol):
     targets: Tensor  # (N,), on the CPU
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give the inputs of batches of rows, on the device.
 
         Args:
             batches: Numbers of rows.
             epoch: Which copies of the pictures; None for the plain ones.
-            blends: For every batch what its pictures are blended with.
+            pairs: For every batch what its pictures are blended with.
         """
         ...
 
@@ -69,13 +74,12 @@ class ImageSet:
         classes: Sequence[str],
         prepare: Preprocess,
         *,
-        place: torch.device,
+        device: torch.device,
         budget: int,
         augmenter: Augmenter | None = None,
         measured: bool = True,
         jobs: int | None = None,
-        skip: Skip,
-        progress: Progress,
+        callbacks: Callbacks,
     ) -> None:
         """Look at every picture once.
 
@@ -83,15 +87,14 @@ class ImageSet:
             pictures: All with labels out of `classes`.
             classes: Their number in this order is the target.
             prepare: How they become squares.
-            place: Where the inputs shall be.
+            device: Where the inputs shall be.
             budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
             augmenter: Makes the copies.
             measured: Their pixels' statistics are wanted.
             jobs: Threads that decode.
-            skip: Called for every picture that cannot be used.
-            progress: Called after every picture.
+            callbacks: Hear of every picture, and of those that cannot be used.
         """
-        self._prepare, self._place, self._jobs = prepare, place, jobs
+        self._prepare, self._device, self._jobs = prepare, device, jobs
         self.augmenter = augmenter
         size = prepare.size
         fits = len(pictures) * size * size * 3 <= budget
@@ -100,9 +103,9 @@ class ImageSet:
         self.pictures: list[Picture] = []
         self.fingerprints: list[str] = []
         for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
-            progress(number, len(pictures))
+            callbacks.progress(number, len(pictures))
             if isinstance(loaded, BadPicture):
-                skip(picture.path, str(loaded))
+                callbacks.skip(picture.path, str(loaded))
                 continue
             pixels, fingerprint = loaded
             if measured:
@@ -126,30 +129,30 @@ class ImageSet:
         return preprocess.prepare(original.image, self._prepare), original.fingerprint
 
     def _placed(self, pixels: Tensor) -> Tensor:
-        if self._place.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._place)[0]:
-            return pixels.to(self._place)
+        if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
+            return pixels.to(self._device)
         return pixels
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
-        if blends is None:
+        if pairs is None:
             yield from self._shown(batches, epoch)
             return
         needed = [
-            torch.unique(torch.cat([rows, blend.partners]), return_inverse=True)
-            for rows, blend in zip(batches, blends, strict=True)
+            torch.unique(torch.cat([rows, pair.partners]), return_inverse=True)
+            for rows, pair in zip(batches, pairs, strict=True)
         ]
         shown = self._shown([rows for rows, _ in needed], epoch)
-        for here, (_, places), blend in zip(shown, needed, blends, strict=True):
+        for here, (_, places), pair in zip(shown, needed, pairs, strict=True):
             ours, theirs = places.to(here.device).chunk(2)
-            yield _blended(here[ours], here[theirs], blend.share)
+            yield _blended(here[ours], here[theirs], pair.share)
 
     def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Give the pictures of each batch, as they are or as this epoch's copies."""
         for rows, pixels in zip(batches, self._batches(batches), strict=True):
-            here = pixels.to(self._place, non_blocking=True)
+            here = pixels.to(self._device, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
@@ -172,7 +175,7 @@ class ImageSet:
                 if isinstance(pixels, BadPicture):
                     raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
                 squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
-            yield squares.pin_memory() if self._place.type == "cuda" else squares
+            yield squares.pin_memory() if self._device.type == "cuda" else squares
 
 
 def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
@@ -228,75 +231,60 @@ def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
     return list(torch.split(world.share(torch.arange(count)), batch))
 
 
-log = logging.getLogger("cnnkit")
-
-_PURPOSES = ("training", "validation")
-
-
 def load_train_val(
-    material: TrainValImages,
+    data: TrainValImages,
     prepare: Preprocess,
-    recipe: ImageTrainConfig,
-    running: RunConfig,
+    config: ImageTrainConfig,
+    run: RunConfig,
     *,
-    place: torch.device,
+    device: torch.device,
     measured: bool = False,
-    skip: Skip,
-    progress: Progress,
+    callbacks: Callbacks,
 ) -> tuple[ImageSet, ImageSet | None]:
-    """Look at every picture, and keep what fits into memory, those for training first.
+    """Look at every image, and keep what fits into memory, those for training first.
 
     Where that is wanted, the pixels of those for training are `measured`.
 
     Raises:
-        CnnkitError: No picture of a class could be used.
+        CnnkitError: No image of a class could be used.
     """
-    augmenter = None if recipe.augment is None else Augmenter(augment.parse(recipe.augment), seed=recipe.seed)
-    total = len(material.train) + len(material.val)
-    budget, parts = running.cache, []
-    for number, pictures in enumerate((material.train, material.val)):
-        before = number * len(material.train)
-        part = ImageSet(
-            pictures,
-            material.classes,
+    augmenter = None if config.augment is None else Augmenter(augment.parse(config.augment), seed=config.seed)
+    total = len(data.train) + len(data.val)
+    budget, sets = parse_size(run.cache), []
+    for number, images_of_split in enumerate((data.train, data.val)):
+        before = number * len(data.train)
+        progress = lambda done, _total, before=before: callbacks.progress(before + done, total)  # noqa: E731 - bound now
+        made = ImageSet(
+            images_of_split,
+            data.classes,
             prepare,
-            place=place,
+            device=device,
             budget=budget,
             augmenter=None if number else augmenter,
             measured=measured and not number,
-            jobs=running.jobs,
-            skip=skip,
-            progress=lambda done, _total, before=before: progress(before + done, total),  # type: ignore[misc] # bound now
+            jobs=run.jobs,
+            callbacks=dataclasses.replace(callbacks, progress=progress),
         )
-        if part.pictures and not part.nbytes:
+        if made.pictures and not made.nbytes:
             log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
-        budget -= part.nbytes
-        _refuse_emptied(pictures, part)
-        parts.append(part)
-    return parts[0], parts[1] if material.val else None
+        budget -= made.nbytes
+        _refuse_emptied(images_of_split, made)
+        sets.append(made)
+    return sets[0], sets[1] if data.val else None
 
 
-def _refuse_emptied(pictures: Sequence[Picture], part: ImageSet) -> None:
+def _refuse_emptied(pictures: Sequence[Picture], loaded: ImageSet) -> None:
     """Demand that of every class that had pictures one could be used."""
-    left = {picture.label for picture in part.pictures}
+    left = {picture.label for picture in loaded.pictures}
     if emptied := sorted({picture.label or "" for picture in pictures} - left):
         raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
 
 
-def content_hash(learnt: ImageSet, checked: ImageSet | None) -> str:
-    """Name the pictures of a training by their content and classes: another place is the same training, another order is not."""
+def content_hash(train: ImageSet, val: ImageSet | None) -> str:
+    """Name the images of a training by their content and classes: another place is the same training, another order is not."""
     digest = hashlib.sha256()
-    for part in (learnt, checked):
-        for fingerprint, target in zip(part.fingerprints, part.targets.tolist(), strict=True) if part else ():
+    for each in (train, val):
+        for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():
             digest.update(f"{fingerprint} {target}\n".encode())
         digest.update(b"\n")
     return digest.hexdigest()[:20]
-
-
-def voices(world: World, skip: Skip, report: Report, progress: Progress) -> tuple[Skip, Report, Progress]:
-    """Let the first process alone speak."""
-    return (skip, report, progress) if world.writes else (_silent, no_report, no_progress)
-
-
-def _silent(_path: str, _reason: str) -> None:
-    """The way of all processes but the first, which names bad pictures for all."""

@@ -15,39 +15,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cnnkit.callbacks import Progress, Report
 from cnnkit.choices import Amp, Pool, Schedule
-from cnnkit.data.reader import Progress
 from cnnkit.engine import bases
 from cnnkit.engine.bases import Request
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
 from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Extractor
-from cnnkit.train.config import Epoch, ImageTrainConfig, Report
+from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, ImageSet, MixupPairs
+from cnnkit.train.distributed import ALONE
 from cnnkit.train.pretrained import PretrainedModel
-from cnnkit.train.trainer import RunContext, Task, warm_up
+from cnnkit.train.trainer import RunContext, Task, Trainer
+
+log = logging.getLogger("cnnkit")
 
 
 class CachedFeatures:
-    """What a frozen part answered: one or more views of every row, of which an epoch sees one."""
+    """The features that a frozen part gave: one or more views of every row, of which an epoch sees one."""
 
-    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, place: torch.device) -> None:
-        """Keep answers.
+    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, device: torch.device) -> None:
+        """Keep features.
 
         Args:
             views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
             targets: (N,).
-            place: Where the inputs shall be.
+            device: Where the inputs shall be.
         """
         self.targets = targets
-        self._views, self._place = views, place
+        self._views, self._device = views, device
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give the answers, views in turn; see `Examples`."""
-        assert blends is None, "what is kept are answers to whole pictures"
+        assert pairs is None, "what is kept are answers to whole pictures"
         first = self._views[0]
         for rows in batches:
             # Neighbours see different views in an epoch, and every row sees all of them in turn
@@ -56,7 +59,7 @@ class CachedFeatures:
             for number, view in enumerate(self._views):
                 here = turns == number
                 answer[here] = view[rows[here]]
-            yield answer.to(self._place, non_blocking=True)
+            yield answer.to(self._device, non_blocking=True)
 
 
 class LazyExamples:
@@ -72,10 +75,10 @@ class LazyExamples:
         return self._make()
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give what they give; see `Examples`."""
-        return self.made.inputs(batches, epoch, blends)
+        return self.made.inputs(batches, epoch, pairs)
 
 
 class FrozenForward:
@@ -86,14 +89,12 @@ class FrozenForward:
         self._pictures, self._frozen = pictures, frozen
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[MixupPairs] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch, blends):
+        for pictures in self._pictures.inputs(batches, epoch, pairs):
             yield self._frozen(pictures)
 
-
-log = logging.getLogger("cnnkit")
 
 #: uint8 pictures (n, size, size, 3), on the device, to float answers (n, ...) there.
 FrozenNetwork = Callable[[Tensor], Tensor]
@@ -101,15 +102,15 @@ FrozenNetwork = Callable[[Tensor], Tensor]
 _BATCH = 32
 
 
-def frozen_network(request: Request, module: nn.Module, *, place: torch.device) -> FrozenNetwork:
+def frozen_network(request: Request, module: nn.Module, *, device: torch.device) -> FrozenNetwork:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
         request: The same network for ONNX Runtime, exported once and compared with torch.
         module: The frozen part in torch, in eval mode: for GPUs, and for what ONNX cannot express.
-        place: Where it runs.
+        device: Where it runs.
     """
-    if place.type == "cpu":
+    if device.type == "cpu":
         try:
             model = bases.get(request)
         except CnnkitError as error:
@@ -117,7 +118,7 @@ def frozen_network(request: Request, module: nn.Module, *, place: torch.device) 
         else:
             session = Session(model.content, device="cpu", name="the frozen part")
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
-    module = module.to(place).to(memory_format=torch.channels_last)
+    module = module.to(device).to(memory_format=torch.channels_last)
 
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -211,17 +212,17 @@ class FrozenPart:
 
     def __init__(
         self,
-        opened: PretrainedModel,
+        pretrained: PretrainedModel,
         split: freezing.Split,
         *,
-        learnt: ImageSet,
-        checked: ImageSet | None,
-        place: RunContext,
+        train: ImageSet,
+        val: ImageSet | None,
+        context: RunContext,
         cache: int,
     ) -> None:
-        self.opened, self.split, self.place = opened, split, place
-        self.learnt, self.checked = learnt, checked
-        self.budget = cache - learnt.nbytes - (checked.nbytes if checked else 0)
+        self.pretrained, self.split, self.context = pretrained, split, context
+        self.train, self.val = train, val
+        self.budget = cache - train.nbytes - (val.nbytes if val else 0)
         self._steps: list[Callable[[], object]] = []
 
     @functools.cached_property
@@ -234,17 +235,17 @@ class FrozenPart:
     @functools.cached_property
     def _base(self) -> FrozenNetwork:
         """From pictures to what the head sees."""
-        whole = self.opened.whole
-        return self._network(whole.base, layer=self.opened.backbone.layer, pool=whole.pool.pool)
+        whole = self.pretrained.whole
+        return self._network(whole.base, layer=self.pretrained.backbone.layer, pool=whole.pool.pool)
 
     def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> FrozenNetwork:
-        module = Extractor(part, preprocess=self.opened.whole.preprocess, pool=pool).eval()
-        return frozen_network(self.opened.part(layer=layer, pool=pool), module, place=self.place.device)
+        module = Extractor(part, preprocess=self.pretrained.whole.preprocess, pool=pool).eval()
+        return frozen_network(self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device)
 
     def _upper(self, answers: Tensor) -> Tensor:
         """From the boundary to what the head sees, before any of it is trained."""
         with torch.no_grad():
-            return self.opened.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
+            return self.pretrained.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
 
     def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
         """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished.
@@ -254,20 +255,20 @@ class FrozenPart:
             mixing: Pictures are blended before anything answers to them.
         """
         if self.split.boundary is None:
-            return self.learnt, self.checked
-        changing = self.learnt.augmenter is not None or mixing
+            return self.train, self.val
+        changing = self.train.augmenter is not None or mixing
         if views:
-            copies = [None] if self.learnt.augmenter is None else list(range(1, views + 1))
+            copies = [None] if self.train.augmenter is None else list(range(1, views + 1))
             self._steps.append(lambda: self._lower)  # which may have to be exported, and says so
             self._steps.append(lambda: self._tell_of_pass(copies))
-            train: Examples = self._later(self.learnt, copies)
+            train: Examples = self._later(self.train, copies)
         else:
             self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
-            train = self._answered(self.learnt)
-        if self.checked is None:
+            train = self._answered(self.train)
+        if self.val is None:
             return train, None
         # What validates never changes: one answer is enough
-        return train, self._later(self.checked, [None]) if views or changing else self._answered(self.checked)
+        return train, self._later(self.val, [None]) if views or changing else self._answered(self.val)
 
     def ready(self) -> None:
         """Run what is run once, and say what is not."""
@@ -286,14 +287,14 @@ class FrozenPart:
         instead = "--views K runs it on K versions of every picture, once" if changing else "--views 1 runs it once"
         log.info(
             "the frozen part runs in every epoch, which takes %.1f s of it%s",
-            seconds_per_epoch(self.learnt, self._lower),
+            seconds_per_epoch(self.train, self._lower),
             "" if mixing else f"; {instead}",
         )
 
     def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
         log.info(
             "running the frozen part once over %d pictures%s",
-            len(self.learnt.targets) + (len(self.checked.targets) if self.checked else 0),
+            len(self.train.targets) + (len(self.val.targets) if self.val else 0),
             f", {len(copies)} times over those for training" if len(copies) > 1 else "",
         )
 
@@ -303,34 +304,34 @@ class FrozenPart:
             network,
             copies,
             budget=self.budget,
-            folder=self.place.output.parent,
-            progress=self.place.progress,
+            folder=self.context.output.parent,
+            progress=self.context.callbacks.progress,
         )
         taken = sum(view.nbytes for view in views)
         self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
-        return CachedFeatures(views, examples.targets, place=self.place.device)
+        return CachedFeatures(views, examples.targets, device=self.context.device)
 
     def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
         """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
         train, val = task.train, task.val
         network: FrozenNetwork = self._upper
-        if self.learnt.augmenter is not None or not isinstance(train, LazyExamples):
-            train, val = self.learnt, self.checked
+        if self.train.augmenter is not None or not isinstance(train, LazyExamples):
+            train, val = self.train, self.val
             network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
             self._tell_of_pass([None])
-        learnt = self._kept(train, network, copies=[None])
-        return learnt, None if val is None else self._kept(val, network, copies=[None])
+        features = self._kept(train, network, copies=[None])
+        return features, None if val is None else self._kept(val, network, copies=[None])
 
-    def warm_up(self, task: Task, recipe: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
+    def warm_up(self, task: Task, config: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
         """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
-        log.info("training the head alone first: %d of %d epochs", epochs, epochs + recipe.epochs)
+        log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
         train, val = self._seen_by_head(task)
         head = dataclasses.replace(
-            task, module=self.opened.whole.head, train=train, val=val, groups=None, begins_trained=False
+            task, module=self.pretrained.whole.head, train=train, val=val, groups=None, begins_trained=False
         )
         brief = dataclasses.replace(
-            recipe,
-            lr=None,
+            config,
+            lr=config.optimizer.learning_rate,
             schedule=Schedule.CONSTANT,
             warmup=0.0,
             epochs=epochs,
@@ -341,4 +342,5 @@ class FrozenPart:
             amp=Amp.OFF,
             compile=False,
         )
-        return warm_up(head, brief, self.place, write, following=recipe.epochs)
+        context = dataclasses.replace(self.context, world=ALONE)
+        return Trainer(head, brief, context).warm_up(write, following=config.epochs)

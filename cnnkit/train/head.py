@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ClassWeights, Initializer, Solver
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
-from cnnkit.engine.device import Device
-from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import bundle, cache, history
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header, Kind, made_by
-from cnnkit.nets import backbones, build, classifier, notation
-from cnnkit.nets.notation import Activation, Kind
+from cnnkit.nets import backbones, build, classifier
 from cnnkit.nets.output_layer import whole_head
-from cnnkit.train import optim, preparation
-from cnnkit.train.config import Epoch, HeadConfig, model_path
-from cnnkit.train.feature_sets import FeatureSets, load
+from cnnkit.train import dataset, optim, preparation
+from cnnkit.train.config import Epoch, HeadConfig
+from cnnkit.train.feature_sets import FeatureSets
 from cnnkit.train.loop import BestEpoch, Step, evaluate, fit, in_order, shuffled
-from cnnkit.train.optim import Criterion, predicted_classes
+from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
+
+log = logging.getLogger("cnnkit")
 
 #: The strengths tried, from strong to weak, each starting from the solution before.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
@@ -39,7 +39,7 @@ STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 STRENGTHS_PATIENCE = 3
 
 
-def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, objective: Criterion) -> None:
+def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
     """Minimise mean cross-entropy + l2 * sum w**2 in place, from where the layer stands.
 
     With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
@@ -49,12 +49,12 @@ def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: f
         features: (N, D).
         targets: (N,).
         l2: Strength of the penalty on weights, biases left alone.
-        objective: For class weights and smoothing; its own penalties do not count.
+        criterion: For class weights and smoothing; its own penalties do not count.
     """
     # In float64: the last steps change the loss by less than float32 can tell, and probabilities by more than 1e-3
     exact, rows = copy.deepcopy(layer).double(), features.double()
-    if objective.class_weights is not None:
-        objective = dataclasses.replace(objective, class_weights=objective.class_weights.double())
+    if criterion.class_weights is not None:
+        criterion = dataclasses.replace(criterion, class_weights=criterion.class_weights.double())
     optimizer = torch.optim.LBFGS(
         exact.parameters(),
         max_iter=500,
@@ -67,7 +67,7 @@ def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: f
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = objective(exact(rows), targets) + l2 * exact.weight.square().sum()
+        loss = criterion(exact(rows), targets) + l2 * exact.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         return loss
 
@@ -81,18 +81,18 @@ def regularization_path(
     validate: tuple[Tensor, Tensor] | None,
     *,
     strengths: tuple[float, ...],
-    objective: Criterion,
+    criterion: Criterion,
 ) -> Iterator[tuple[float, Epoch]]:
     """Solve for one strength after another, and report each as if it were an epoch.
 
     Yields:
         The strength, and its measures; `lr` is 0, there is none.
     """
-    plain = Criterion(objective.loss)
+    plain = Criterion(criterion.loss)
     losses: list[float] = []
     for number, strength in enumerate(strengths, start=1):
         started = time.perf_counter()
-        solve_logistic(layer, *train, l2=strength, objective=objective)
+        solve_logistic(layer, *train, l2=strength, criterion=criterion)
         train_loss, train_accuracy = evaluate(layer, in_order(*train), plain)
         val_loss, val_accuracy = evaluate(layer, in_order(*validate), plain) if validate else (None, None)
         seconds = round(time.perf_counter() - started, 3)
@@ -110,7 +110,7 @@ class Rows:
     targets: Tensor  # (N,)
 
 
-def rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> Rows:
+def load_rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> Rows:
     """Bring features to the device, with the numbers of their classes.
 
     Raises:
@@ -129,69 +129,87 @@ def rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name
 class HeadFit:
     """One training of one head on rows in memory, by either solver."""
 
-    def __init__(self, settings: HeadConfig, learning: Rows, checking: Rows | None, *, classes: int) -> None:
-        self.settings = settings
-        self.best = BestEpoch(settings.monitor)
+    def __init__(self, config: HeadConfig, train: Rows, val: Rows | None, *, classes: int) -> None:
+        self.config = config
+        self.best = BestEpoch(config.monitor)
         self.epochs: list[Epoch] = []
         self.strength: float | None = None
         self.prepared = preparation.fit(
-            learning.values, standardize=settings.standardize, pca=settings.pca, whiten=settings.whiten
+            train.values, standardize=config.standardize, pca=config.pca, whiten=config.whiten
         )
-        self.learning = self._prepared(learning)
-        self.checking = None if checking is None else self._prepared(checking)
-        self.text = whole_head(settings.head, loss=settings.loss, classes=classes, spatial=learning.values.ndim == 4)
-        place = self.learning.values.device
-        self.head = classifier.build_head(self.text, tuple(self.learning.values.shape[1:]))
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.train = self._prepared(train)
+        self.val = None if val is None else self._prepared(val)
+        assert config.loss is not None
+        self.text = whole_head(config.head, loss=config.loss, classes=classes, spatial=train.values.ndim == 4)
+        device = self.train.values.device
+        self.head = classifier.build_head(self.text, tuple(self.train.values.shape[1:]))
+        self.generator = torch.Generator().manual_seed(config.seed)
         # The solution of a convex problem does not depend on the start; zeros are near the strongest penalty's
-        start = Initializer.ZEROS if settings.solver is Solver.LBFGS else settings.init
+        start = Initializer.ZEROS if config.solver is Solver.LBFGS else config.init
         build.initialise(self.head, start, generator=self.generator)
-        self.head.to(place)
-        balanced = settings.class_weights is ClassWeights.BALANCED
-        self.objective = Criterion(
-            settings.loss,
-            settings.smoothing,
-            optim.balanced_weights(self.learning.targets, classes) if balanced else None,
-            settings.l1,
-            settings.l2,
+        self.head.to(device)
+        balanced = config.class_weights is ClassWeights.BALANCED
+        self.criterion = Criterion(
+            config.loss,
+            config.smoothing,
+            optim.balanced_weights(self.train.targets, classes) if balanced else None,
+            config.l1,
+            config.l2,
         )
-        self.expected = settings.epochs if settings.solver is Solver.GRADIENT else len(self._strengths())
+        self.expected = config.epochs if config.solver is Solver.GRADIENT else len(self._strengths())
 
     def _prepared(self, rows: Rows) -> Rows:
         return Rows(preparation.applied(self.prepared, rows.values), rows.targets)
 
     def _strengths(self) -> tuple[float, ...]:
-        if self.settings.l2:
-            return (self.settings.l2,)
-        if self.checking is None:  # scikit-learn's default, C = 1
-            return (0.5 / len(self.learning.targets),)
+        if self.config.l2:
+            return (self.config.l2,)
+        if self.val is None:  # scikit-learn's default, C = 1
+            return (0.5 / len(self.train.targets),)
         return STRENGTHS
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every epoch as it is done."""
-        rows = self.settings.batch if self.settings.solver is Solver.GRADIENT else len(self.learning.targets)
+        values = self.train.values
+        rows = self.config.batch if self.config.solver is Solver.GRADIENT else len(values)
         # Dropout draws from torch's global generator, which is lent to us and given back.
-        generators = torch.random.fork_rng(
-            devices=[self.learning.values.device] if self.learning.values.is_cuda else []
-        )
-        with torch_device.threads(torch_device.threads_for(self.head, self.learning.values[:rows])), generators:
-            torch.manual_seed(self.settings.seed)
-            for epoch in self._lbfgs() if self.settings.solver is Solver.LBFGS else self._gradient():
+        generators = torch.random.fork_rng(devices=[values.device] if values.is_cuda else [])
+        with torch_device.threads(torch_device.threads_for(self.head, values[:rows])), generators:
+            torch.manual_seed(self.config.seed)
+            for epoch in self._lbfgs() if self.config.solver is Solver.LBFGS else self._gradient():
                 self.epochs.append(epoch)
                 yield epoch
 
     def _gradient(self) -> Iterator[Epoch]:
-        settings, learning, checking = self.settings, self.learning, self.checking
-        optimizer = optim.optimizer(settings.optimizer, self.head.parameters(), lr=settings.lr)
-        return fit(
-            Step(self.head, self.objective, optimizer),
-            train=lambda _number: shuffled(
-                learning.values, learning.targets, batch=settings.batch, generator=self.generator
+        config, train, val = self.config, self.train, self.val
+        steps = len(dataset.shuffled_batches(len(train.targets), batch=config.batch, generator=torch.Generator()))
+        step = Step(
+            self.head,
+            self.criterion,
+            optim.optimizer(
+                config.optimizer,
+                self.head.parameters(),
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
             ),
-            validate=partial(in_order, checking.values, checking.targets) if checking else None,
+            rate=lambda number, index, before: optim.lr_factor(
+                config.schedule,
+                step=(number - 1) * steps + index,
+                steps=steps,
+                epochs=config.epochs,
+                before=before,
+            ),
+            clip=config.clip,
+            ema=None if config.ema is None else ModelEma(self.head, config.ema),
+        )
+        return fit(
+            step,
+            train=lambda _number: shuffled(train.values, train.targets, batch=config.batch, generator=self.generator),
+            validate=partial(in_order, val.values, val.targets) if val else None,
             best=self.best,
-            epochs=settings.epochs,
-            patience=settings.patience,
+            epochs=config.epochs,
+            patience=config.patience,
         )
 
     def _lbfgs(self) -> Iterator[Epoch]:
@@ -199,10 +217,10 @@ class HeadFit:
         assert isinstance(layer, nn.Linear)
         found = regularization_path(
             layer,
-            (self.learning.values.flatten(1), self.learning.targets),
-            (self.checking.values.flatten(1), self.checking.targets) if self.checking else None,
+            (self.train.values.flatten(1), self.train.targets),
+            (self.val.values.flatten(1), self.val.targets) if self.val else None,
             strengths=self._strengths(),
-            objective=self.objective,
+            criterion=self.criterion,
         )
         for strength, epoch in found:
             self.best.offer(epoch, self.head)
@@ -210,13 +228,13 @@ class HeadFit:
                 self.strength = strength
             yield epoch
 
-    def answered(self) -> Tensor:
-        """Give the best epoch's answers to the validation rows, (N,)."""
-        assert self.checking is not None
+    def predicted(self) -> Tensor:
+        """Give the classes that the best epoch predicts for the validation rows, (N,)."""
+        assert self.val is not None
         self.head.load_state_dict(self.best.state)
         self.head.eval()
         with torch.inference_mode():
-            batches = in_order(self.checking.values, self.checking.targets)
+            batches = in_order(self.val.values, self.val.targets)
             return torch.cat([predicted_classes(self.head(inputs)) for inputs, _ in batches])
 
     def finished(self) -> tuple[build.Network, str]:
@@ -226,9 +244,6 @@ class HeadFit:
         if self.prepared is None:
             return self.head, self.text
         return preparation.fold(self.prepared, self.head, self.text)
-
-
-log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,136 +268,57 @@ class HeadResult:
 
 
 def train_head(
-    train: str | Path,
-    output: str | Path,
+    data: FeatureSets,
+    output: Path,
     *,
-    val: str | Path | None = None,
-    hold_out: str | None = None,
-    settings: HeadConfig | None = None,
+    train: HeadConfig,
     weights: Path | None = None,
     device: str = "auto",
-    progress: Progress = no_progress,
+    callbacks: Callbacks | None = None,
 ) -> HeadResult:
     """Train a head, keep its best epoch, and write the whole model.
 
     Args:
-        train: Features (`.npy`) to learn from.
-        output: The model (`.pt`); its history is written beside it (`.csv`).
-        val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
-        hold_out: In place of `val` the part of `train` that chooses; it is not learnt from.
-        settings: How.
-        weights: The base's state_dict; found by its hash where cnn-extract or torch keep it unless said.
+        data: Features for training and, if there are any, for validation.
+        output: The model (`.pt`); its history is written next to it (`.csv`).
+        train: How; checked.
+        weights: The backbone's state_dict; by default it is found by its hash where cnn-extract or torch keep it.
         device: For the training.
-        progress: Called after every epoch.
+        callbacks: Progress, by epochs.
 
     Raises:
-        FormatError: The two features come from different bases, or have different classes.
-        CnnkitError: The base's weights are not to be found, a row has no label, or training came to no number.
-        UsageError: The settings contradict each other.
+        FormatError: The features do not name their backbone.
+        CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
-    settings = checked(settings or HeadConfig(), validated=val is not None or hold_out is not None)
-    output = model_path(output)
-    place = devices.parse(device)
-    if weights is not None and not weights.exists():
-        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {train}")
-    material = load(train, val=val, hold_out=hold_out, loss=settings.loss)
-    if material.validated is None:
-        log.warning("no --val: the last epoch is kept, and nothing says how good it is")
-
-    return _train_head(material, output, settings=settings, weights=weights, device=place, progress=progress)
-
-
-def checked(settings: HeadConfig, *, validated: bool) -> HeadConfig:
-    """Demand settings that fit together, and spell out the head's notation.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: One of them would be ignored.
-    """
-    settings = dataclasses.replace(settings, head=_spelled_out(settings.head))
-    _check_settings(settings, validated=validated)
-    return settings
-
-
-def _spelled_out(text: str) -> str:
-    """Write a notation without `@file`: the model's Header shall not depend on files that stay behind.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: It ends as a whole head does.
-    """
-    layers = notation.parse(text)
-    if layers and layers[-1].activation is Activation.softmax:
-        raise UsageError(
-            f'--head ends in "{layers[-1].text}"; leave that layer out: the last one, with its softmax, is added'
-        )
-    return ", ".join(layer.text for layer in layers)
-
-
-def _check_settings(settings: HeadConfig, *, validated: bool) -> None:
-    """Refuse what would be ignored otherwise."""
-    if settings.patience is not None and not validated:
-        raise UsageError("--patience waits for a better epoch by --val; give --val or --hold-out, or fewer --epochs")
-    if settings.monitor is not HeadConfig().monitor and not validated:
-        raise UsageError(f"--monitor {settings.monitor} chooses an epoch by --val; give --val or --hold-out")
-    if settings.solver is not Solver.LBFGS:
-        layers = notation.parse(settings.head)
-        if settings.batch == 1 and any(layer.kind is Kind.bn for layer in layers):
-            raise UsageError(
-                "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
-            )
-        return
-    if settings.head:
-        raise UsageError(
-            f'--solver lbfgs trains one dense layer; drop --head "{settings.head}", or use --solver gradient'
-        )
-    if settings.l1:
-        raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-    for name in ("lr", "patience", "optimizer", "epochs", "batch", "init"):
-        if getattr(settings, name) != getattr(HeadConfig(), name):
-            raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{name}, or use --solver gradient")
-
-
-def _train_head(
-    material: FeatureSets,
-    output: Path,
-    *,
-    settings: HeadConfig,
-    weights: Path | None,
-    device: Device,
-    progress: Progress,
-) -> HeadResult:
-    """Train, and write model and history; arguments and errors are those of `head.train_head`."""
-    learnt, classes = material.learnt, material.classes
-    base = _base(learnt.header, weights, name=material.train)
-    place = torch_device.choose(device)
-    learning = rows(learnt, classes, place, name=material.train)
-    checking = None
-    if material.validated is not None:
-        checking = rows(material.validated, classes, place, name=material.val or "")
-    trained = HeadFit(settings, learning, checking, classes=len(classes))
-    with history.Writer(output.with_suffix(".csv")) as rows:
+    callbacks = callbacks or Callbacks()
+    classes = data.classes
+    backbone = _backbone(data.train.header, weights, name=data.train_name)
+    chosen = torch_device.choose(devices.parse(device))
+    train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
+    val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+    trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
+    with history.Writer(output.with_suffix(".csv")) as written:
         for epoch in trained.run():
-            rows.write(epoch)
-            progress(epoch.epoch, trained.expected)
-    majority, nearest = _compare(trained, learning, checking, len(classes)) if checking is not None else (None, None)
+            written.write(epoch)
+            callbacks.progress(epoch.epoch, trained.expected)
+    majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
     head, text = trained.finished()
     header = Header(
         kind=Kind.MODEL,
         classes=classes,
-        preprocess=learnt.header.preprocess,
-        backbone=learnt.header.backbone,
+        preprocess=data.train.header.preprocess,
+        backbone=data.train.header.backbone,
         head=text,
         training={
             "command": "cnn-train-head",
-            "rows": len(learnt.rows),
-            **({} if material.hold_out is None else {"hold_out": material.hold_out}),
-            **learnt.header.training,
-            **_described(settings, trained.strength),
+            "rows": len(data.train.rows),
+            **({} if data.hold_out is None else {"hold_out": data.hold_out}),
+            **data.train.header.training,
+            **_described(train, trained.strength),
         },
         made_by=made_by("torch", "torchvision"),
     )
-    state = {f"base.{name}": tensor for name, tensor in base.state_dict().items()}
+    state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
     state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     bundle.save(output, Bundle(header, state, [_timeless(epoch) for epoch in trained.epochs]))
     best = trained.best.epoch
@@ -390,8 +326,8 @@ def _train_head(
     return HeadResult(
         model=str(output),
         classes=len(classes),
-        train_rows=len(learning.targets),
-        val_rows=0 if checking is None else len(checking.targets),
+        train_rows=len(train_rows.targets),
+        val_rows=0 if val_rows is None else len(val_rows.targets),
         epochs=len(trained.epochs),
         best_epoch=best.epoch,
         train_accuracy=best.train_accuracy,
@@ -402,7 +338,7 @@ def _train_head(
     )
 
 
-def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
+def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
     """Build the base that made the features, with the very weights it had."""
     backbone, preprocess = header.backbone, header.preprocess
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
@@ -429,20 +365,20 @@ def _base(header: Header, weights: Path | None, *, name: str) -> nn.Module:
     return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
 
 
-def _compare(trained: HeadFit, learning: Rows, checking: Rows, classes: int) -> tuple[float, float]:
+def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
     """Set the head beside what can be had without one, and warn where it has learnt nothing.
 
     Returns:
         The validation accuracy of the majority class, and of the nearest centroid.
     """
-    targets = learning.targets
+    targets = train.targets
     most = int(torch.bincount(targets, minlength=classes).argmax())
-    seen, asked = learning.values.flatten(1), checking.values.flatten(1)
+    seen, asked = train.values.flatten(1), val.values.flatten(1)
     centroids = torch.stack([seen[targets == number].mean(0) for number in range(classes)])  # (classes, D)
     nearest = torch.cdist(asked, centroids).argmin(1)
-    share = float((nearest == checking.targets).double().mean())
-    if not _beyond_luck(trained.answered(), checking.targets, classes):
-        if _beyond_luck(nearest, checking.targets, classes):
+    share = float((nearest == val.targets).double().mean())
+    if not _beyond_luck(trained.predicted(), val.targets, classes):
+        if _beyond_luck(nearest, val.targets, classes):
             log.warning(
                 "the head has learnt nothing that helps on the validation rows, where the nearest centroid is right for %.3f "
                 "of them: give more --epochs, another --lr, or --standardize",
@@ -453,18 +389,18 @@ def _compare(trained: HeadFit, learning: Rows, checking: Rows, classes: int) -> 
                 "on the validation rows the head is no better than luck: the features carry no signal. "
                 "Is the preprocessing the one that the base was trained with, and are these its weights?"
             )
-    return float((checking.targets == most).double().mean()), share
+    return float((val.targets == most).double().mean()), share
 
 
-def _beyond_luck(answered: Tensor, targets: Tensor, classes: int) -> bool:
+def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
     """Tell whether answers depend on the classes.
 
     Who answers without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
     within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()
-    recalls = torch.bincount(targets[answered == targets], minlength=classes) / counts
-    shares = torch.bincount(answered, minlength=classes).double() / len(answered)
+    recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts
+    shares = torch.bincount(predicted, minlength=classes).double() / len(predicted)
     error = float((shares * (1 - shares) / counts).sum().sqrt()) / classes
     return float(recalls.mean()) > 1 / classes + max(2 * error, math.ulp(1.0))
 
@@ -474,11 +410,9 @@ def _timeless(epoch: Epoch) -> dict[str, float | None]:
     return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}
 
 
-def _described(settings: HeadConfig, strength: float | None) -> dict[str, Any]:
-    described = {
-        key: str(value) if isinstance(value, str) else value for key, value in dataclasses.asdict(settings).items()
-    }
-    if settings.solver is Solver.LBFGS:
+def _described(config: HeadConfig, strength: float | None) -> dict[str, Any]:
+    described = config.described()
+    if config.solver is Solver.LBFGS:
         keep = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
         return {key: described[key] for key in keep} | {"l2": strength}
-    return described | {"lr": settings.optimizer.learning_rate if settings.lr is None else settings.lr}
+    return described | {"lr": config.rate}

@@ -20,6 +20,26 @@ from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_shares
 
+log = logging.getLogger("cnnkit")
+
+#: Inputs (N, ...) and what they are.
+Batch = tuple[Tensor, Targets]
+#: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
+Rate = Callable[[int, int, Sequence[Epoch]], float]
+
+# How many cores a step uses, before the first one is looked at.
+_UNKNOWN = 0
+
+# A GPU works ahead of us; asking for a loss makes it wait. So many steps are asked about at once.
+_LOSSES_AT_ONCE = 20
+
+
+# How torch's batch norm says that it has no variance to divide by.
+_ONE_VALUE = "more than 1 value per channel"
+
+#: Inputs (N, ...) and targets (N,).
+Plain = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -66,24 +86,6 @@ def _processor_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
 
 
-log = logging.getLogger("cnnkit")
-
-#: Inputs (N, ...) and what they are.
-Batch = tuple[Tensor, Targets]
-#: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
-Rate = Callable[[int, int, Sequence[Epoch]], float]
-
-# How many cores a step uses, before the first one is looked at.
-_UNKNOWN = 0
-
-# A GPU works ahead of us; asking for a loss makes it wait. So many steps are asked about at once.
-_LOSSES_AT_ONCE = 20
-
-
-# How torch's batch norm says that it has no variance to divide by.
-_ONE_VALUE = "more than 1 value per channel"
-
-
 class DivergedError(CnnkitError):
     """The loss is no number any more, and would not become one again; `done` are good epochs of a warm-up before."""
 
@@ -96,13 +98,13 @@ class Step:
     def __init__(
         self,
         module: nn.Module,
-        objective: Criterion,
+        criterion: Criterion,
         optimizer: torch.optim.Optimizer,
         *,
         rate: Rate | None = None,
         precision: Precision | None = None,
         clip: float | None = None,
-        average: ModelEma | None = None,
+        ema: ModelEma | None = None,
         world: World = ALONE,
         compiled: bool = False,
     ) -> None:
@@ -110,22 +112,22 @@ class Step:
 
         Args:
             module: Inputs -> logits; trained in place.
-            objective: Loss and penalties.
+            criterion: Loss and penalties.
             optimizer: Over the module's parameters.
             rate: Changes the learning rates; they stay as they are unless said.
             precision: Of the forward pass; float32 unless said.
             clip: The gradients' largest norm, over all of them together.
-            average: Is updated after every step, and answers at validation.
+            ema: Is updated after every step, and answers at validation.
             world: The processes that train together.
             compiled: Run the module through torch.compile.
         """
         self.module = module
-        self.objective = objective
+        self.criterion = criterion
         self.optimizer = optimizer
         self.world = world
         self._rate = rate
         self._clip = clip
-        self._average = average
+        self._ema = ema
         self._device = next(module.parameters()).device
         self._precision = precision or Precision(self._device)
         self.scaler = self._precision.scaler()
@@ -148,45 +150,15 @@ class Step:
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Let the module have the averaged weights for a while, if there are any."""
-        return self._average.in_place() if self._average else contextlib.nullcontext()
+        return self._ema.in_place() if self._ema else contextlib.nullcontext()
 
-    def epoch(self, batches: Iterable[Batch], *, number: int, before: Sequence[Epoch] = ()) -> tuple[float, float]:
-        """Go through the batches of one epoch.
-
-        Returns:
-            The mean loss and the accuracy of the batches as they were trained, over all processes.
-
-        Raises:
-            Diverged: The loss is no number any more, in whichever process.
-            CnnkitError: The memory does not hold a single picture, or batch norm gets no more than one.
-        """
-        self.module.train()
-        sums: Tensor | float = 0.0
-        losses: list[tuple[Tensor, float]] = []
-        for index, (inputs, targets) in enumerate(batches):
-            if self._rate is not None:
-                factor = self._rate(number, index, before)
-                for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * factor
-            measures = self(inputs, targets)
-            sums = sums + measures
-            losses.append((measures[0], self.lr))
-            if self._device.type == "cpu" or len(losses) == _LOSSES_AT_ONCE:
-                self._check(losses, number, index)
-                losses = []
-        self._check(losses, number, index)
-        assert isinstance(sums, Tensor)
-        loss, right, count = self.world.sum(sums).tolist()
-        return loss / count, right / count
-
-    def _check(self, losses: list[tuple[Tensor, float]], number: int, last: int) -> None:
-        values = self.world.sum(torch.stack([loss for loss, _ in losses])).tolist() if losses else []
-        for index, (value, (_, rate)) in enumerate(zip(values, losses, strict=True), start=last + 1 - len(values)):
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"the loss is {value} in epoch {number}, step {index + 1}, at a learning rate of {rate:g}; "
-                    "give a smaller --lr"
-                )
+    def set_rate(self, number: int, index: int, before: Sequence[Epoch]) -> None:
+        """Give every group of parameters its learning rate in one step of an epoch; see `Rate`."""
+        if self._rate is None:
+            return
+        factor = self._rate(number, index, before)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
 
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Change the weights once.
@@ -196,49 +168,48 @@ class Step:
 
         Returns:
             The batch's loss times its rows, right answers and rows, (3,), float64; of this process alone.
+
+        Raises:
+            CnnkitError: The memory does not hold a single image, or batch norm gets no more than one.
         """
+        with torch_device.threads(self._threads_for(inputs)):
+            while True:
+                try:
+                    measures = self._gradients(inputs, targets)
+                    break
+                except torch.OutOfMemoryError as error:
+                    if self.pieces >= len(inputs) or self.world.size > 1:
+                        raise CnnkitError(
+                            f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
+                        ) from error
+                except (ValueError, RuntimeError) as error:
+                    if (explained := _explained(error)) is None:
+                        raise
+                    raise explained from error
+                # After the except clause: the error's traceback would keep the tensors of the attempt
+                torch.cuda.empty_cache()
+                self.pieces = min(2 * self.pieces, len(inputs))
+                log.warning(
+                    "the GPU's memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
+                    len(inputs),
+                    self.pieces,
+                )
+            self._change()
+            return measures
+
+    def _threads_for(self, inputs: Tensor) -> int | None:
         if self._cores == _UNKNOWN:
             try:
                 self._cores = torch_device.threads_for(self.module, inputs)
             except torch.OutOfMemoryError:  # which the step itself says better
                 self._cores = None
-        with torch_device.threads(self._cores):
-            return self._changed(inputs, targets)
-
-    def _changed(self, inputs: Tensor, targets: Targets) -> Tensor:
-        while True:
-            try:
-                measures = self._gradients(inputs, targets)
-                break
-            except torch.OutOfMemoryError as error:
-                if self.pieces >= len(inputs) or self.world.size > 1:
-                    raise CnnkitError(
-                        f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
-                    ) from error
-            except (ValueError, RuntimeError) as error:
-                if _ONE_VALUE in str(error):
-                    raise CnnkitError(
-                        "batch norm cannot train on a single picture at a time; give a larger --batch"
-                    ) from error
-                if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it") from error
-                raise
-            # Behind the except clause: the error's traceback would keep the tensors of the attempt
-            torch.cuda.empty_cache()
-            self.pieces = min(2 * self.pieces, len(inputs))
-            log.warning(
-                "the GPU's memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
-                len(inputs),
-                self.pieces,
-            )
-        self._change()
-        return measures
+        return self._cores
 
     def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
         pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
         shares = target_shares(targets)
         count = torch.tensor(float(len(inputs)), device=inputs.device)
-        weights = [self.objective.weight(each) for each, _ in shares]
+        weights = [self.criterion.weight(each) for each, _ in shares]
         *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
@@ -249,11 +220,11 @@ class Step:
             logits = logits.float()
             loss = torch.zeros((), device=inputs.device)
             for (_, share), wanted, whole in zip(shares, answers, wholes, strict=True):
-                loss = loss + share * self.objective.total(logits, wanted) / whole
+                loss = loss + share * self.criterion.total(logits, wanted) / whole
                 measures[1] += share * correct(logits.detach(), wanted)
             measures[0] += (loss * rows).detach()
             # Between processes gradients are averaged: their sum is wanted
-            total = loss * self.world.size + (self.objective.penalty(self.module) if number == pieces else 0.0)
+            total = loss * self.world.size + (self.criterion.penalty(self.module) if number == pieces else 0.0)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         measures[2] = len(inputs)
         return measures
@@ -266,12 +237,60 @@ class Step:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self._average is not None:
-            self._average.update()
+        if self._ema is not None:
+            self._ema.update()
 
 
-#: Inputs (N, ...) and targets (N,).
-Plain = tuple[Tensor, Tensor]
+def _explained(error: Exception) -> CnnkitError | None:
+    """Say what the user can do about an error of torch's; None where that is not known."""
+    if _ONE_VALUE in str(error):
+        return CnnkitError("batch norm cannot train on a single picture at a time; give a larger --batch")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it")
+    return None
+
+
+class _TrainMeasures:
+    """Loss and accuracy over the batches of one epoch, as they were trained."""
+
+    def __init__(self, step: Step, number: int) -> None:
+        self._step, self._number = step, number
+        self._sums: Tensor | float = 0.0
+        self._waiting: list[tuple[Tensor, float]] = []
+        self._steps = 0
+
+    def add(self, measures: Tensor) -> None:
+        """Take in what a step gave.
+
+        Raises:
+            DivergedError: The loss is not finite any more, in whichever process.
+        """
+        self._steps += 1
+        self._sums = self._sums + measures
+        self._waiting.append((measures[0], self._step.lr))
+        if measures.device.type == "cpu" or len(self._waiting) == _LOSSES_AT_ONCE:
+            self._check()
+
+    def _check(self) -> None:
+        losses, self._waiting = self._waiting, []
+        values = self._step.world.sum(torch.stack([loss for loss, _ in losses])).tolist() if losses else []
+        for index, (value, (_, rate)) in enumerate(zip(values, losses, strict=True), start=self._steps - len(losses)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss is {value} in epoch {self._number}, step {index + 1}, at a learning rate of {rate:g}; "
+                    "give a smaller --lr"
+                )
+
+    def means(self) -> tuple[float, float]:
+        """Give the mean loss and the accuracy, over all processes.
+
+        Raises:
+            DivergedError: As `add`.
+        """
+        self._check()
+        assert isinstance(self._sums, Tensor)
+        loss, right, count = self._step.world.sum(self._sums).tolist()
+        return loss / count, right / count
 
 
 class BestEpoch:
@@ -335,12 +354,17 @@ def fit(
             return
         started = time.perf_counter()
         number = len(done) + 1
-        train_loss, train_accuracy = step.epoch(train(number), number=number, before=done)
+        step.module.train()
+        measured = _TrainMeasures(step, number)
+        for index, (inputs, targets) in enumerate(train(number)):
+            step.set_rate(number, index, done)
+            measured.add(step(inputs, targets))
+        train_loss, train_accuracy = measured.means()
         with step.averaged():
             module = step.module.eval()
             step.world.align(module)
             val_loss, val_accuracy = (
-                evaluate(module, validate(), step.objective, world=step.world) if validate else (None, None)
+                evaluate(module, validate(), step.criterion, world=step.world) if validate else (None, None)
             )
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
                 raise DivergedError(
@@ -359,13 +383,13 @@ def _is_finite(module: nn.Module) -> bool:
 
 
 def evaluate(
-    module: nn.Module, batches: Iterable[Plain], objective: Criterion, *, world: World = ALONE
+    module: nn.Module, batches: Iterable[Plain], criterion: Criterion, *, world: World = ALONE
 ) -> tuple[float, float]:
     """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count.
 
     In float32, as the exported network computes.
     """
-    plain = Criterion(objective.loss)
+    plain = Criterion(criterion.loss)
     sums: Tensor | float = 0.0
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for inputs, targets in batches:

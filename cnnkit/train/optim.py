@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from cnnkit.choices import Loss, Optimizer, Schedule
-from cnnkit.train.config import Epoch, check_momentum
+from cnnkit.train.config import Epoch
 
-#: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
-DECAY = 4e-3
+#: Keras' default for AdamW: without it AdamW would be Adam.
+WEIGHT_DECAY = 4e-3
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.SGD: torch.optim.SGD,
@@ -33,23 +34,23 @@ def optimizer(
     *,
     lr: float | None = None,
     momentum: float | None = None,
+    weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Make an optimizer; what is not said is torch's default, but for AdamW's decay, which is Keras'.
+    """Make an optimizer; defaults are torch's, except for AdamW's weight decay, which is Keras'.
 
     Args:
         name: Which.
         parameters: To be trained; or groups of them, as torch takes them, whose `lr` are factors of the learning rate.
-        lr: Learning rate; Keras' default for that optimizer unless said.
+        lr: Learning rate; Keras' default for that optimizer if None.
         momentum: For those that have one.
-
-    Raises:
-        UsageError: It has no momentum.
+        weight_decay: Share of rate * weight that is taken away in a step, for AdamW.
     """
     rate = name.learning_rate if lr is None else lr
-    extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
-    check_momentum(name, momentum)
+    extra: dict[str, Any] = {}
     if momentum is not None:
         extra["momentum"] = momentum
+    if name.takes_weight_decay:
+        extra["weight_decay"] = WEIGHT_DECAY if weight_decay is None else weight_decay
     groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
     return _OPTIMIZERS[name](groups, lr=rate, **extra)
 
@@ -201,19 +202,30 @@ class ModelEma:
 
     def restart(self) -> None:
         """Begin with the weights of the moment."""
-        self.steps = 0
-        self.values = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        self._restart_with(self.module.state_dict(), steps=0)
+
+    def _restart_with(self, values: Mapping[str, Tensor], *, steps: int) -> None:
+        self._average = AveragedModel(self.module, avg_fn=self._averaged, use_buffers=True)
+        self._average.module.load_state_dict(values)
+        # torch copies the weights at the first update of a new average; this one has a value already
+        self._average.n_averaged.fill_(steps + 1)
+        self.steps = steps
+
+    def _averaged(self, average: Tensor, current: Tensor, _count: Tensor | int) -> Tensor:
+        if not current.is_floating_point():
+            return current
+        return average.lerp(current, 1 - min(self.decay, (1 + self.steps) / (10 + self.steps)))
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The averages by the names of the module's tensors."""
+        return self._average.module.state_dict()
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights of the moment in."""
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, tensor in self.module.state_dict().items():
-            if tensor.is_floating_point():
-                self.values[name].lerp_(tensor, 1 - decay)
-            else:
-                self.values[name].copy_(tensor)
+        self._average.update_parameters(self.module)
 
     @contextlib.contextmanager
     def in_place(self) -> Generator[None]:
@@ -231,6 +243,4 @@ class ModelEma:
 
     def restore(self, steps: int, values: Mapping[str, Tensor]) -> None:
         """Take up what a checkpoint kept."""
-        self.steps = steps
-        for name, tensor in values.items():
-            self.values[name].copy_(tensor)
+        self._restart_with(values, steps=steps)

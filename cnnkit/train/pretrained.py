@@ -47,11 +47,11 @@ class PretrainedModel:
         return loss
 
 
-def load(start: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
+def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
     """Build the network.
 
     Args:
-        start: Where it comes from.
+        init: Where it comes from.
         classes: Of the pictures.
         seed: For what is random.
 
@@ -59,7 +59,7 @@ def load(start: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedMod
         CnnkitError: A model knows other classes, or the weights cannot be had.
         UsageError: There is no such network, or a head does not fit.
     """
-    return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
+    return _from_model(init.model, classes) if init.model else _from_backbone(init, seed=seed)
 
 
 def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
@@ -84,19 +84,19 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
     )
 
 
-def _from_backbone(start: InitFrom, *, seed: int) -> PretrainedModel:
-    name = start.backbone or ""
-    base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
-    preprocess = with_size(preprocess, size=start.size, fit=start.fit)
+def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
+    name = init.backbone or ""
+    base, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
+    preprocess = with_size(preprocess, size=init.size, fit=init.fit)
     extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
-    head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
-    build.initialise(head, start.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
+    head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))
+    build.initialise(head, init.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
     return PretrainedModel(
         Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
         backbone,
-        start.head,
+        init.head,
         name,
         digest=backbone.weights_sha256,
         fresh=True,
-        request=Request(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
+        request=Request(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
     )

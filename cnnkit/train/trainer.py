@@ -14,19 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights, Schedule
-from cnnkit.data.reader import Progress
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle, checkpoint, history
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, loop, optim
-from cnnkit.train.config import Epoch, ImageTrainConfig, Report
+from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
-from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.distributed import World
 from cnnkit.train.loop import Batch, BestEpoch, DivergedError, Plain, Step, evaluate, fit
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
+
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,7 @@ class RunContext:
     device: torch.device
     world: World
     resume: bool
-    report: Report
-    progress: Progress
+    callbacks: Callbacks
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -154,28 +155,28 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
             )
 
 
-# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+# What random precision are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
 _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
 class Batches:
     """The batches of a training, of which every process gets its share."""
 
-    def __init__(self, task: Task, recipe: ImageTrainConfig, place: RunContext) -> None:
-        self._task, self._recipe, self._place = task, recipe, place
+    def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
+        self._task, self._config, self._context = task, config, context
         #: In an epoch.
         self.count = len(self._rows(1))
 
     def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
-        words = np.random.SeedSequence([self._recipe.seed, epoch, purpose, rank]).generate_state(2)
+        words = np.random.SeedSequence([self._config.seed, epoch, purpose, rank]).generate_state(2)
         return int(words[0]) | (int(words[1] >> 1) << 32)
 
     def _rows(self, epoch: int) -> list[Tensor]:
         return dataset.shuffled_batches(
             len(self._task.train.targets),
-            batch=self._recipe.batch,
+            batch=self._config.batch,
             generator=torch.Generator().manual_seed(self._seed(epoch, _ORDER)),
-            processes=self._place.world.size,
+            processes=self._context.world.size,
         )
 
     def train(self, number: int, *, last: int) -> Iterator[Batch]:
@@ -185,29 +186,29 @@ class Batches:
             number: Of the epoch, from 1.
             last: The number of the last one, for progress.
         """
-        torch.manual_seed(self._seed(number, _DROPOUT, self._place.world.rank))
-        train, place = self._task.train, self._place
+        torch.manual_seed(self._seed(number, _DROPOUT, self._context.world.rank))
+        train, context = self._task.train, self._context
         batches = self._rows(number)
-        own = [place.world.share(rows) for rows in batches]
-        blends = self._blends(number, batches)
+        own = [context.world.share(rows) for rows in batches]
+        pairs = self._pairs(number, batches)
         shown = (number - 1) * len(train.targets)
-        for index, inputs in enumerate(train.inputs(own, number, blends)):
-            targets = train.targets[own[index]].to(place.device)
-            if blends is None:
+        for index, inputs in enumerate(train.inputs(own, number, pairs)):
+            targets = train.targets[own[index]].to(context.device)
+            if pairs is None:
                 yield inputs, targets
             else:
-                partners = train.targets[blends[index].partners].to(place.device)
-                yield inputs, MixupTargets(targets, partners, blends[index].share)
+                partners = train.targets[pairs[index].partners].to(context.device)
+                yield inputs, MixupTargets(targets, partners, pairs[index].share)
             shown += len(batches[index])
-            place.progress(shown, last * len(train.targets))
+            context.callbacks.progress(shown, last * len(train.targets))
 
-    def _blends(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
+    def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
         """Pair every picture with its counterpart from the other end of the whole batch, whichever process has that."""
-        if not self._recipe.mixup:
+        if not self._config.mixup:
             return None
         random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares = random.beta(self._recipe.mixup, self._recipe.mixup, len(batches)).tolist()
-        share = self._place.world.share
+        shares = random.beta(self._config.mixup, self._config.mixup, len(batches)).tolist()
+        share = self._context.world.share
         return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
 
     def validation(self, *, pieces: int) -> Iterator[Plain]:
@@ -219,13 +220,10 @@ class Batches:
         val = self._task.val
         assert val is not None
         rows = dataset.ordered_batches(
-            len(val.targets), batch=max(self._recipe.batch // pieces, 1), world=self._place.world
+            len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._context.world
         )
         for chosen, inputs in zip(rows, val.inputs(rows, None), strict=True):
-            yield inputs, val.targets[chosen].to(self._place.device)
-
-
-log = logging.getLogger("cnnkit")
+            yield inputs, val.targets[chosen].to(self._context.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,66 +237,147 @@ class StartMeasures:
 class Trainer:
     """One training and what it holds from epoch to epoch."""
 
-    def __init__(self, task: Task, recipe: ImageTrainConfig, place: RunContext, *, following: int = 0) -> None:
+    def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
         """Prepare.
 
         Args:
             task: What is trained.
-            recipe: How.
-            place: Where.
-            following: Epochs of another training after this one, which progress counts with.
+            config: How.
+            context: Where.
         """
-        self.task, self.recipe, self.place = task, recipe, place
+        self.task, self.config, self.context = task, config, context
         self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
-        self.best = BestEpoch(recipe.monitor)
-        self.checkpoint = checkpoint.beside(place.output)
+        self.best = BestEpoch(config.monitor)
+        self.checkpoint = checkpoint.beside(context.output)
         #: Epochs that `task.begin` took.
         self.earlier = 0
-        self.following = following
+        #: Epochs of another training after this one, which progress counts with.
+        self.following = 0
         self.start: StartMeasures | None = None
         #: There is a checkpoint of this training, and of no other.
         self.resumable = False
-        module = task.module.to(place.device).to(memory_format=torch.channels_last)
-        if min(recipe.batch, len(task.train.targets)) < place.world.size:
-            raise UsageError(f"--batch {recipe.batch} leaves some of {place.world.size} processes without a picture")
+        module = task.module.to(context.device).to(memory_format=torch.channels_last)
+        if min(config.batch, len(task.train.targets)) < context.world.size:
+            raise UsageError(f"--batch {config.batch} leaves some of {context.world.size} processes without a picture")
         classes = len(task.header.classes or ())
         weights = None
-        if recipe.class_weights is ClassWeights.BALANCED:
-            weights = optim.balanced_weights(task.train.targets, classes).to(place.device)
+        if config.class_weights is ClassWeights.BALANCED:
+            weights = optim.balanced_weights(task.train.targets, classes).to(context.device)
         groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
-        self.average = ModelEma(module, recipe.ema) if recipe.ema is not None else None
-        self.batches = Batches(task, recipe, place)
-        numbers = loop.choose_precision(recipe.amp, place.device)
-        if numbers.dtype is not None:
-            log.info("computing in %s", str(numbers.dtype).removeprefix("torch."))
+        self.ema = ModelEma(module, config.ema) if config.ema is not None else None
+        self.batches = Batches(task, config, context)
+        assert config.loss is not None
+        assert config.lr is not None, "give what `checked()` returns"
+        precision = loop.choose_precision(config.amp, context.device)
+        if precision.dtype is not None:
+            log.info("computing in %s", str(precision.dtype).removeprefix("torch."))
         self.step = Step(
             module,
-            Criterion(recipe.loss, recipe.smoothing, weights, recipe.l1, recipe.l2),
-            optim.optimizer(recipe.optimizer, groups, lr=recipe.lr, momentum=recipe.momentum),
+            Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
+            optim.optimizer(
+                config.optimizer, groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            ),
             rate=lambda number, index, before: optim.lr_factor(
-                recipe.schedule,
+                config.schedule,
                 step=(number - 1 - self.earlier) * self.batches.count + index,
                 steps=self.batches.count,
-                epochs=recipe.epochs,
-                warmup=recipe.warmup,
+                epochs=config.epochs,
+                warmup=config.warmup,
                 before=before[self.earlier :],
             ),
-            precision=numbers,
-            clip=recipe.clip,
-            average=self.average,
-            world=place.world,
-            compiled=recipe.compile,
+            precision=precision,
+            clip=config.clip,
+            ema=self.ema,
+            world=context.world,
+            compiled=config.compile,
         )
+
+    def run(self) -> TrainResult:
+        """Train to the end, and write the model with the best epoch's weights.
+
+        Returns:
+            The same in every process; files come from the first one alone.
+
+        Raises:
+            DivergedError: The loss is not finite any more; the best epoch before is written all the same.
+            CnnkitError: The memory does not hold a single image.
+            UsageError: `resume`, and the checkpoint is of another training.
+            OSError: The disk is full; the last checkpoint stays.
+        """
+        context = self.context
+        if context.resume and (complete := self.completed()):
+            log.info("%s is complete with epoch %d; nothing is left to do", context.output, len(complete))
+            return self.result(complete)
+        kept = self.resumed() if context.resume else None
+        done = kept or []
+        with self._pointing_at_the_checkpoint():
+            try:
+                with _history(context, done) as write, self.prepared():
+                    self.task.ready()
+                    if kept is None:
+                        done += self.fresh(write)
+                    for epoch in self.epochs(done):
+                        done.append(epoch)
+                        write(epoch)
+                        self.keep(done)
+                        self._tell(epoch, of=self.last, left=self.last - epoch.epoch)
+            except DivergedError as error:
+                best = self.best.epoch
+                if best is None:
+                    raise DivergedError(f"{error}. Nothing is written") from error
+                self.finish(done or error.done, ended=str(error))
+                raise DivergedError(f"{error}. {context.output} holds epoch {best.epoch}, the best before") from error
+            self.finish(done)
+        self.judge()
+        return self.result(done)
+
+    def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
+        """Train a part of a network before the training itself, and leave it with the best epoch's weights.
+
+        The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
+
+        Every process does the same on all rows. As many epochs are `following`.
+        """
+        self.following = following
+        epochs: list[Epoch] = []
+        try:
+            with self.prepared():
+                for epoch in self.epochs([]):
+                    epochs.append(epoch)
+                    write(epoch)
+                    self._tell(epoch, of=self.last + following, left=None)
+        except DivergedError as error:
+            error.done = epochs
+            raise
+        finally:
+            if epochs:
+                self.task.module.load_state_dict(self.best.state)
+        return epochs
+
+    @contextlib.contextmanager
+    def _pointing_at_the_checkpoint(self) -> Iterator[None]:
+        """Whatever ends a training before its time, say what can be gone on from."""
+        try:
+            yield
+        except BaseException:
+            if self.resumable and self.checkpoint.exists():
+                log.warning("%s holds what is done; run again with --resume to go on", self.checkpoint)
+            raise
+
+    def _tell(self, epoch: Epoch, *, of: int, left: int | None) -> None:
+        """Log and report an epoch; `left` are those that are yet to come and take as long, where that can be told."""
+        _say(epoch, of=of, left=left, rows=len(self.task.train.targets))
+        self.context.callbacks.report(epoch)
 
     @property
     def last(self) -> int:
         """The number of the last epoch, should nothing stop the training before."""
-        return self.earlier + self.recipe.epochs
+        return self.earlier + self.config.epochs
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
-        device = self.place.device
+        device = self.context.device
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
@@ -313,7 +392,7 @@ class Trainer:
             validate=None if self.task.val is None else self._validation,
             best=self.best,
             epochs=self.last,
-            patience=self.recipe.patience,
+            patience=self.config.patience,
             before=done,
             begun=self.earlier,
         )
@@ -330,15 +409,15 @@ class Trainer:
         Returns:
             The epochs that `task.begin` took.
         """
-        if self.place.world.writes and self.checkpoint.exists():
+        if self.context.world.writes and self.checkpoint.exists():
             log.warning(
                 "%s of an unfinished training will be replaced; --resume would have gone on from it", self.checkpoint
             )
         if self.task.begins_trained and self.task.val is not None:
             module = self.step.module.eval()
-            self.place.world.align(module)
+            self.context.world.align(module)
             self.start = StartMeasures(
-                *evaluate(module, self._validation(), self.step.objective, world=self.place.world)
+                *evaluate(module, self._validation(), self.step.criterion, world=self.context.world)
             )
             log.info("start: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
         try:
@@ -352,11 +431,11 @@ class Trainer:
     def _begin_after(self, done: Sequence[Epoch]) -> None:
         """Go on from what `task.begin` left: the weights of the best of its epochs."""
         self.earlier = len(done)
-        self.place.world.align(self.step.module)
+        self.context.world.align(self.step.module)
         for epoch in done:
             self.best.offer(epoch, self.step.module)
-        if self.average is not None:
-            self.average.restart()
+        if self.ema is not None:
+            self.ema.restart()
 
     def completed(self) -> list[Epoch] | None:
         """Find out whether the model that this training would come to stands there already.
@@ -367,15 +446,15 @@ class Trainer:
         Raises:
             UsageError: A finished model of another training stands there.
         """
-        output = self.place.output
-        if not self.place.world.agree(output.exists() and not self.checkpoint.exists()):
+        output = self.context.output
+        if not self.context.world.agree(output.exists() and not self.checkpoint.exists()):
             return None
         model = bundle.load(output)
         if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
         if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
             check_same_run(
-                output, *(fingerprint(header, self.recipe.schedule) for header in (model.header, self.header))
+                output, *(fingerprint(header, self.config.schedule) for header in (model.header, self.header))
             )
             raise UsageError(
                 f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
@@ -394,17 +473,17 @@ class Trainer:
         Returns:
             The epochs that are done; None where there is no checkpoint.
         """
-        if not self.place.world.agree(self.checkpoint.exists()):
+        if not self.context.world.agree(self.checkpoint.exists()):
             log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
-        check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.recipe.schedule))
+        check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
         self.step.module.load_state_dict(kept["module"])
         self.step.optimizer.load_state_dict(kept["optimizer"])
         self.step.scaler.load_state_dict(kept["scaler"])
         self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
-        if self.average is not None:
-            self.average.restore(**kept["average"])
+        if self.ema is not None:
+            self.ema.restore(**kept["average"])
         self.start = StartMeasures(**kept["start"]) if kept["start"] else None
         self.best.epoch = Epoch(**kept["best"]["epoch"])
         self.best.state = kept["best"]["state"]
@@ -415,11 +494,11 @@ class Trainer:
 
     def keep(self, done: Sequence[Epoch]) -> None:
         """Write the checkpoint."""
-        if not self.place.world.writes:
+        if not self.context.world.writes:
             return
         assert self.best.epoch is not None
         content = {
-            "mark": fingerprint(self.header, self.recipe.schedule),
+            "mark": fingerprint(self.header, self.config.schedule),
             "epochs": [dataclasses.asdict(epoch) for epoch in done],
             "start": dataclasses.asdict(self.start) if self.start else None,
             "earlier": self.earlier,
@@ -427,7 +506,7 @@ class Trainer:
             "optimizer": self.step.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "pieces": self.step.pieces,
-            "average": self.average.state() if self.average else None,
+            "average": self.ema.state() if self.ema else None,
             "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
         }
         checkpoint.save(self.checkpoint, content)
@@ -441,26 +520,26 @@ class Trainer:
             ended: What the training ended with before its time; the Header tells.
         """
         self.step.module.load_state_dict(self.best.state)
-        if not self.place.world.writes:
+        if not self.context.world.writes:
             return
         rows = [
             {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
         ]
         header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
-        bundle.save(self.place.output, Bundle(header, self.task.whole.state_dict(), rows))
+        bundle.save(self.context.output, Bundle(header, self.task.whole.state_dict(), rows))
         self.checkpoint.unlink(missing_ok=True)
 
     def judge(self) -> None:
         """Say it where training has led to nothing better than what was there before."""
         best, start = self.best.epoch, self.start
         assert best is not None
-        if start is not None and history.rank(start, self.recipe.monitor) >= history.rank(best, self.recipe.monitor):
+        if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
             log.warning(
                 "no epoch was better than the start (val %.4f, %.4f): %s is no improvement; "
                 "a smaller --lr or other layers may make one",
                 start.val_loss,
                 start.val_accuracy,
-                self.place.output,
+                self.context.output,
             )
         elif best.epoch <= self.earlier:
             log.warning("no epoch after the warm-up was better than epoch %d: the base is as it was", best.epoch)
@@ -471,7 +550,7 @@ class Trainer:
         assert best is not None
         most = int(torch.bincount(train.targets).argmax())
         return TrainResult(
-            model=str(self.place.output),
+            model=str(self.context.output),
             classes=len(self.header.classes or ()),
             train_rows=len(train.targets),
             val_rows=0 if val is None else len(val.targets),
@@ -481,94 +560,17 @@ class Trainer:
             val_accuracy=best.val_accuracy,
             val_loss=best.val_loss,
             majority=None if val is None else float((val.targets == most).double().mean()),
-            seconds=round(time.perf_counter() - self.place.started, 1),
+            seconds=round(time.perf_counter() - self.context.started, 1),
         )
 
 
-def run(task: Task, recipe: ImageTrainConfig, place: RunContext) -> TrainResult:
-    """Train to the end, and write the model with the best epoch's weights.
-
-    Returns:
-        The same in every process; files come from the first one alone.
-
-    Raises:
-        Diverged: The loss came to no number; the best epoch before is written all the same.
-        CnnkitError: The memory does not hold a single picture.
-        UsageError: `resume`, and the checkpoint is of another training.
-        OSError: The disk is full; the last checkpoint stays.
-    """
-    training = Trainer(task, recipe, place)
-    if place.resume and (complete := training.completed()):
-        log.info("%s is complete with epoch %d; nothing is left to do", place.output, len(complete))
-        return training.result(complete)
-    kept = training.resumed() if place.resume else None
-    done = kept or []
-    with _pointing_at_the_checkpoint(training):
-        try:
-            with _history(place, done) as write, training.prepared():
-                task.ready()
-                if kept is None:
-                    done += training.fresh(write)
-                for epoch in training.epochs(done):
-                    done.append(epoch)
-                    write(epoch)
-                    training.keep(done)
-                    _say(epoch, of=training.last, left=training.last - epoch.epoch, rows=len(task.train.targets))
-                    place.report(epoch)
-        except DivergedError as error:
-            best = training.best.epoch
-            if best is None:
-                raise DivergedError(f"{error}. Nothing is written") from error
-            training.finish(done or error.done, ended=str(error))
-            raise DivergedError(f"{error}. {place.output} holds epoch {best.epoch}, the best before") from error
-        training.finish(done)
-    training.judge()
-    return training.result(done)
-
-
 @contextlib.contextmanager
-def _pointing_at_the_checkpoint(training: Trainer) -> Iterator[None]:
-    """Whatever ends a training before its time, say what can be gone on from."""
-    try:
-        yield
-    except BaseException:
-        if training.resumable and training.checkpoint.exists():
-            log.warning("%s holds what is done; run again with --resume to go on", training.checkpoint)
-        raise
-
-
-def warm_up(task: Task, recipe: ImageTrainConfig, place: RunContext, write: Report, *, following: int) -> list[Epoch]:
-    """Train a part of a network before the training itself, and leave it with the best epoch's weights.
-
-    The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
-
-    Every process does the same on all rows. As many epochs are `following`.
-    """
-    training = Trainer(task, recipe, replace(place, world=ALONE), following=following)
-    epochs: list[Epoch] = []
-    try:
-        with training.prepared():
-            for epoch in training.epochs([]):
-                epochs.append(epoch)
-                write(epoch)
-                _say(epoch, of=training.last + following, left=None, rows=len(task.train.targets))
-                place.report(epoch)
-    except DivergedError as error:
-        error.done = epochs
-        raise
-    finally:
-        if epochs:
-            task.module.load_state_dict(training.best.state)
-    return epochs
-
-
-@contextlib.contextmanager
-def _history(place: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
     """Give a function that adds a row to the history; only the first process writes."""
-    if not place.world.writes:
+    if not context.world.writes:
         yield lambda _epoch: None
         return
-    with history.Writer(place.output.with_suffix(".csv")) as rows:
+    with history.Writer(context.output.with_suffix(".csv")) as rows:
         for epoch in done:
             rows.write(epoch)
         yield rows.write
