@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.engine import device as devices
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import UsageError
 from cnnkit.train import config
 from cnnkit.train.config import HeadConfig
 
@@ -81,8 +81,7 @@ def main(
     train = train.checked(has_val=val is not None or hold_out is not None)
     model = config.model_path(output) if with_ is None else None
     devices.parse(device)
-    if weights is not None and not weights.exists():
-        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {features}")
+    config.check_weights(weights, features=features)
 
     from cnnkit.train import feature_sets
 

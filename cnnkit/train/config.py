@@ -300,10 +300,10 @@ class HeadConfig(TrainConfig):
             )
         if self.l1:
             raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-        for field in dataclasses.fields(self):
-            if field.name in _GRADIENT_ONLY and getattr(self, field.name) != field.default:
-                name = field.name.replace("_", "-")
-                raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{name}, or use --solver gradient")
+        for name in _GRADIENT_ONLY:
+            if getattr(self, name) != getattr(HeadConfig(), name):
+                word = name.replace("_", "-")
+                raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{word}, or use --solver gradient")
 
 
 #: The settings of a head's training that need epochs of batches.
@@ -613,6 +613,16 @@ def refuse_overwriting(output: Path, init: InitFrom) -> None:
     """
     if init.model is not None and output.exists() and output.samefile(init.model):
         raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
+
+
+def check_weights(weights: Path | None, *, features: str | Path) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        CnnkitError: It does not exist.
+    """
+    if weights is not None and not weights.exists():
+        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {features}")
 
 
 def warn_without_val(*, has_val: bool) -> None:

@@ -267,7 +267,6 @@ class Trainer:
         self.ema = ModelEma(module, config.ema) if config.ema is not None else None
         self.batches = Batches(task, config, context)
         assert config.loss is not None
-        assert config.lr is not None, "give what `checked()` returns"
         precision = loop.choose_precision(config.amp, context.device)
         if precision.dtype is not None:
             log.info("computing in %s", str(precision.dtype).removeprefix("torch."))

@@ -8,7 +8,7 @@ import pytest
 
 from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Schedule
 from cnnkit.errors import NotationError, UsageError
-from cnnkit.train.config import ImageTrainConfig
+from cnnkit.train.config import ImageTrainConfig, warn_without_val
 
 
 def said_aloud(recipe):
@@ -31,6 +31,16 @@ def said_aloud(recipe):
             2,
             "--momentum goes with sgd and rmsprop; nadam has its own",
         ),
+        (
+            ImageTrainConfig(weight_decay=0.1),
+            2,
+            "--weight-decay goes with adamw; adam has none, --l2 is a penalty for every optimizer",
+        ),
+        (
+            ImageTrainConfig(weight_decay=0.0, optimizer=Optimizer.SGD),
+            2,
+            "--weight-decay goes with adamw; sgd has none",
+        ),
         (ImageTrainConfig(clip=0.0), 2, "--clip 0 would leave nothing of any gradient; "),
         (ImageTrainConfig(warmup=30.5), 2, "--warmup 30.5 is longer than the whole training, --epochs 30"),
         (ImageTrainConfig(epochs=1, warmup=2), 2, "--warmup 2 is longer than the whole training, --epochs 1"),
@@ -47,7 +57,7 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
     """Whether anything validates or not, in one line, and without a word of anything else before."""
     for validated in (True, False):
         with pytest.raises(UsageError) as refused:
-            recipe.checked(classes=classes, validated=validated)
+            recipe.checked(classes=classes, has_val=validated)
         assert str(refused.value).startswith(said)
         assert "\n" not in str(refused.value)
         assert isinstance(refused.value, NotationError) is said.startswith("augmentation word")
@@ -71,10 +81,10 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
 def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
     """With pictures for validation it is a recipe like any other."""
     with pytest.raises(UsageError) as refused:
-        recipe.checked(classes=2, validated=False)
+        recipe.checked(classes=2, has_val=False)
     assert str(refused.value) == said
     assert caplog.messages == []
-    assert recipe.checked(classes=2, validated=True) == said_aloud(recipe)
+    assert recipe.checked(classes=2, has_val=True) == said_aloud(recipe)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +99,20 @@ def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
     ],
 )
 def test_what_goes_together_comes_back_as_it_is(recipe, caplog):
-    """At the edges, too; nothing is said of it, but where nothing validates: then the last epoch is kept, and that is said once."""
+    """At the edges, too, with images for validation or without; nothing is logged, and what was checked can be checked again."""
     with caplog.at_level(logging.INFO):
-        assert recipe.checked(classes=2, validated=True) == said_aloud(recipe)
-        assert caplog.messages == []
-        assert recipe.checked(classes=2, validated=False) == said_aloud(recipe)
+        for has_val in (True, False):
+            found = recipe.checked(classes=2, has_val=has_val)
+            assert found == said_aloud(recipe)
+            assert found.checked(classes=2, has_val=has_val) == found
+    assert caplog.messages == []
+
+
+def test_warns_once_that_nothing_validates(caplog):
+    """Then the last epoch is kept."""
+    warn_without_val(has_val=True)
+    assert caplog.messages == []
+    warn_without_val(has_val=False)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(
@@ -107,10 +126,10 @@ def test_an_augmentation_is_spelled_out(tmp_path):
     spelled = "rotate 20, hflip, fill nearest"
     for text in (f"@{tmp_path / 'light.txt'}", "hflip, rotate 20", "fill nearest, rotate 2e1,hflip", spelled):
         recipe = ImageTrainConfig(augment=text, epochs=7)
-        made = recipe.checked(classes=2, validated=True)
+        made = recipe.checked(classes=2, has_val=True)
         assert made == dataclasses.replace(recipe, augment=spelled, lr=0.001)
         assert recipe.augment == text
-    assert ImageTrainConfig().checked(classes=2, validated=True).augment is None
+    assert ImageTrainConfig().checked(classes=2, has_val=True).augment is None
 
 
 def test_a_recipe_is_recorded_whole_in_plain_values():
@@ -119,7 +138,7 @@ def test_a_recipe_is_recorded_whole_in_plain_values():
         loss=Loss.BINARY, schedule=Schedule.STEP, amp=Amp.FP16, patience=3, augment="hflip, fill nearest"
     )
     told = recipe.described()
-    assert list(told) == [field.name for field in dataclasses.fields(ImageTrainConfig)]
+    assert set(told) == {field.name for field in dataclasses.fields(ImageTrainConfig)} - {"weight_decay"}
     assert {type(value) for value in told.values()} <= {str, int, float, bool, type(None)}
     assert (told["loss"], told["schedule"], told["amp"], told["monitor"]) == ("binary", "step", "fp16", "val_loss")
     assert (told["patience"], told["lr"], told["compile"]) == (3, None, False)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit
 from cnnkit.data import augment, preprocess
-from cnnkit.data.reader import no_progress
 from cnnkit.data.source import find
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
@@ -28,10 +28,9 @@ def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
         found,
         classes,
         prepare,
-        place=torch.device("cpu"),
+        device=torch.device("cpu"),
         budget=budget,
-        skip=skip or (lambda path, reason: pytest.fail(f"{path}: {reason}")),
-        progress=no_progress,
+        callbacks=Callbacks(**({"skip": skip} if skip else {})),
         **others,
     )
 
@@ -148,7 +147,7 @@ def test_stored_views_take_turns():
     """An epoch shows every row one of its views, neighbours different ones; as many epochs as views show all."""
     targets = torch.arange(6)
     views = [torch.arange(6)[:, None] + 10.0 * view for view in range(3)]
-    stored = CachedFeatures(views, targets, place=torch.device("cpu"))
+    stored = CachedFeatures(views, targets, device=torch.device("cpu"))
     rows = [torch.tensor([4, 0, 1]), torch.tensor([2, 3, 5])]
     seen = {row: set() for row in range(6)}
     for epoch in (1, 2, 3):

@@ -12,23 +12,30 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Amp, Initializer, Loss, Monitor, Optimizer
 from cnnkit.data import learning, preprocess
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
 from cnnkit.nets import classifier
-from cnnkit.train import finetune, frozen, optim, scratch
-from cnnkit.train.config import FreezeConfig, ImageTrainConfig, InitFrom, NetworkConfig, RunConfig
+from cnnkit.train import frozen, optim
+from cnnkit.train.config import (
+    FinetuneConfig,
+    FreezeConfig,
+    ImageTrainConfig,
+    InitFrom,
+    NetworkConfig,
+    RunConfig,
+    refuse_overwriting,
+)
+from cnnkit.train.finetune import finetune
+from cnnkit.train.scratch import train_from_scratch
 
 # Ends with a map, as a base does; nothing in it is random once it is trained.
 LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
 CPU = RunConfig(device="cpu")
-
-
-def no_skip(path, reason):
-    raise AssertionError(f"{path}: {reason}")
 
 
 def draw_pictures(folder, classes):
@@ -56,34 +63,31 @@ def start(material, tmp_path_factory):
     return path
 
 
-def from_scratch(material, path, *, grey=False, **recipe):
-    recipe = ImageTrainConfig(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
-    scratch.train(
-        material,
-        path,
-        design=NetworkConfig(layers=LAYERS, size=16, grey=grey),
-        recipe=recipe,
-        running=CPU,
-        skip=no_skip,
-    )
+def from_scratch(material, path, *, grey=False, **settings):
+    classes = len(material.classes)
+    config = ImageTrainConfig(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | settings)
+    config = config.checked(classes=classes, has_val=True)
+    network = NetworkConfig(layers=LAYERS, size=16, grey=grey).checked(config.loss, classes=classes)
+    train_from_scratch(material, path, network=network, train=config, run=CPU, callbacks=Callbacks())
 
 
-def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **thawing):
-    """Fine-tune; everything at once is one batch, so that the order does not matter."""
-    recipe = ImageTrainConfig(
-        **{"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
-    )
-    start = start if isinstance(start, InitFrom) else InitFrom(model=start)
-    result = finetune.finetune(
-        start,
+def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **freezing):
+    """Fine-tune as cnn-finetune does; everything at once is one batch, so that the order does not matter."""
+    settings = {"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
+    classes = len(material.classes)
+    init = start if isinstance(start, InitFrom) else InitFrom(model=start)
+    freeze = FreezeConfig(unfreeze=unfreeze, **freezing).checked()
+    init = init.checked(loss, classes=classes)
+    config = FinetuneConfig(**settings, loss=loss).checked_for(freeze, classes=classes, has_val=bool(material.val))
+    refuse_overwriting(output, init)
+    result = finetune(
         material,
         output,
-        thawing=FreezeConfig(unfreeze=unfreeze, **thawing),
-        recipe=recipe,
-        loss=loss,
-        running=running,
-        skip=no_skip,
-        **({"report": report} if report else {}),
+        init=init,
+        freeze=freeze.with_views(config),
+        train=config,
+        run=running,
+        callbacks=Callbacks(**({"report": report} if report else {})),
     )
     return result, bundle.load(output)
 
@@ -247,8 +251,8 @@ def test_what_the_frozen_part_costs_in_every_epoch_is_said(
     """With its remedy, where there is one; and what validates is answered once all the same, unless that was asked for."""
     shown = []
 
-    def counting(request, module, *, place, real=frozen.frozen_network):
-        network = real(request, module, place=place)
+    def counting(request, module, *, device, real=frozen.frozen_network):
+        network = real(request, module, device=device)
         return lambda images: shown.append(len(images)) or network(images)
 
     monkeypatch.setattr(frozen, "frozen_network", counting)
@@ -278,7 +282,7 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
     recipe = {"augment": "hflip", "batch": 8}
     tune(start, material, tmp_path / "memory.pt", views=2, recipe=recipe)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=RunConfig(0, None, "cpu"))
+        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=RunConfig(cache="0", device="cpu"))
     assert "more than --cache; it is kept on disk" in caplog.text
     assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
 

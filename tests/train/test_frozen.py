@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
 from cnnkit.data import augment
 from cnnkit.data.source import Picture
@@ -49,11 +50,10 @@ def seen(tmp_path, base):
         listed,
         ("a", "b"),
         backbones.by_notation(TEXT, size=12)[2],
-        place=CPU,
+        device=CPU,
         budget=1 << 20,
         augmenter=Augmenter(augment.parse("hflip, brightness 0.5"), seed=0),
-        skip=lambda *_: pytest.fail("no picture is bad"),
-        progress=lambda *_: None,
+        callbacks=Callbacks(),
     )
 
 
@@ -70,11 +70,11 @@ def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monke
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
         expected = base(images)
-    network = frozen.frozen_network(request_of_base, base, place=CPU)
+    network = frozen.frozen_network(request_of_base, base, device=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(frozen.bases, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        network = frozen.frozen_network(request_of_base, base, place=CPU)
+        network = frozen.frozen_network(request_of_base, base, device=CPU)
     assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
     assert torch.equal(network(images), expected)
 
@@ -94,7 +94,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
         return forward(self, images)
 
     monkeypatch.setattr(type(base), "forward", small)
-    network = frozen.frozen_network(request_of_base, base, place=CPU)
+    network = frozen.frozen_network(request_of_base, base, device=CPU)
     torch.testing.assert_close(network(images), expected)
     assert held == [2, 2, 3]
     room[0] = 0
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_before_anything_is_answered(seen, tmp_path, mon
 def test_views_take_turns():
     """In K epochs every row is seen in each of its K versions once, and neighbours in different ones; to validate, the first counts."""
     views = [torch.full((5, 2), float(number)) for number in range(3)]
-    stored = CachedFeatures(views, torch.zeros(5, dtype=torch.long), place=CPU)
+    stored = CachedFeatures(views, torch.zeros(5, dtype=torch.long), device=CPU)
     rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3])]
     epochs = []
     for epoch in (1, 2, 3):

@@ -41,7 +41,7 @@ def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
     counted = float(weights[targets].sum()) if balanced else len(targets)
     layer = zeros(1 if loss is Loss.BINARY else classes)
     head.solve_logistic(
-        layer, values, targets, l2=0.5 / (c * counted), objective=Criterion(loss, class_weights=weights)
+        layer, values, targets, l2=0.5 / (c * counted), criterion=Criterion(loss, class_weights=weights)
     )
 
     # Two classes by softmax hold w and -w: half of each, at twice the penalty of the one vector that scikit-learn holds
@@ -65,7 +65,7 @@ def test_the_solution_does_not_depend_on_the_start():
     nn.init.normal_(far.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     near = zeros(3)
     for layer in (near, far):
-        head.solve_logistic(layer, values, targets, l2=0.01, objective=Criterion())
+        head.solve_logistic(layer, values, targets, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=3e-4, rtol=0)
 
@@ -76,7 +76,7 @@ def test_a_stronger_penalty_gives_smaller_weights():
     norms = []
     for l2 in (1e-4, 1e-2, 1.0, 100.0):
         layer = zeros(3)
-        head.solve_logistic(layer, values, targets, l2=l2, objective=Criterion())
+        head.solve_logistic(layer, values, targets, l2=l2, criterion=Criterion())
         norms.append(float(layer.weight.detach().norm()))
     assert norms == sorted(norms, reverse=True)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_stronger_penalty_gives_smaller_weights():
 
 def walked(train, validate, strengths=head.STRENGTHS):
     layer = zeros(int(train[1].max()) + 1)
-    return list(head.regularization_path(layer, train, validate, strengths=strengths, objective=Criterion())), layer
+    return list(head.regularization_path(layer, train, validate, strengths=strengths, criterion=Criterion())), layer
 
 
 def test_the_path_reports_every_strength_as_an_epoch():
@@ -98,7 +98,7 @@ def test_the_path_reports_every_strength_as_an_epoch():
     losses = [epoch.train_loss for _, epoch in found]
     assert losses == sorted(losses, reverse=True)
     alone = zeros(3)
-    head.solve_logistic(alone, *train, l2=0.01, objective=Criterion())
+    head.solve_logistic(alone, *train, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         logits = alone(validate[0])
     assert found[-1][1].val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, validate[1])), abs=1e-3)

@@ -27,9 +27,9 @@ def head(seed=0):
         return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def fitted(module, train, validate=None, *, lr=0.1, epochs=4, objective=None, monitor=Monitor.VAL_LOSS, patience=None):
+def fitted(module, train, validate=None, *, lr=0.1, epochs=4, criterion=None, monitor=Monitor.VAL_LOSS, patience=None):
     best = BestEpoch(monitor)
-    step = Step(module, objective or Criterion(), torch.optim.SGD(module.parameters(), lr=lr))
+    step = Step(module, criterion or Criterion(), torch.optim.SGD(module.parameters(), lr=lr))
     records = fit(
         step,
         train=lambda _number: train(),
@@ -46,7 +46,7 @@ def test_it_is_the_loop_that_one_would_write():
     inputs, targets = rows()
     module, other = head(), head()
     objective = Criterion(smoothing=0.1, class_weights=torch.tensor([1.0, 2.0, 0.5]), l1=1e-3, l2=1e-2)
-    records, _ = fitted(module, lambda: in_order(inputs, targets, batch=16), epochs=3, objective=objective)
+    records, _ = fitted(module, lambda: in_order(inputs, targets, batch=16), epochs=3, criterion=objective)
 
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
     steps = torch.optim.SGD(other.parameters(), lr=0.1)

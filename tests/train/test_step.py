@@ -9,6 +9,7 @@ from torch import nn
 
 from cnnkit.choices import Loss, Monitor
 from cnnkit.errors import CnnkitError
+from cnnkit.train.config import Epoch
 from cnnkit.train.loop import BestEpoch, DivergedError, Step, fit, in_order
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
@@ -139,7 +140,9 @@ def test_rates_are_multiplied_and_layers_keep_their_ratio():
 
     step = Step(module, Criterion(), torch.optim.SGD(groups, lr=1.0), rate=rate)
     inputs, targets = rows()
-    step.epoch(in_order(inputs, targets, batch=10), number=3, before=["one", "two"])
+    for index, batch in enumerate(in_order(inputs, targets, batch=10)):
+        step.set_rate(3, index, ["one", "two"])
+        step(*batch)
     for index, part in enumerate((slice(0, 10), slice(10, 20))):
         other.zero_grad()
         nn.functional.cross_entropy(other(inputs[part]), targets[part]).backward()
@@ -157,7 +160,7 @@ def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights()
     module, other = head(), head()
     averaged = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     best = BestEpoch(Monitor.VAL_LOSS)
-    step = Step(module, Criterion(), sgd(module), average=ModelEma(module, 0.5))
+    step = Step(module, Criterion(), sgd(module), ema=ModelEma(module, 0.5))
     records = list(
         fit(
             step,
@@ -196,7 +199,16 @@ def test_losses_are_looked_at_in_every_step_on_a_processor():
     with pytest.raises(
         DivergedError, match=r"^the loss is nan in epoch 7, step 4, at a learning rate of 0\.025; give a "
     ):
-        step.epoch(in_order(inputs, targets, batch=4), number=7)
+        list(
+            fit(
+                step,
+                train=lambda _number: in_order(inputs, targets, batch=4),
+                validate=None,
+                best=BestEpoch(Monitor.VAL_LOSS),
+                epochs=7,
+                before=[Epoch(number, 1.0, 0.5, None, None, 0.1, 0.0) for number in range(1, 7)],
+            )
+        )
 
 
 def test_what_torch_compile_cannot_do_is_one_line(monkeypatch, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
-from cnnkit.data.reader import no_progress
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import bundle
@@ -16,10 +16,10 @@ from cnnkit.formats.header import Backbone, Fit, Header, Kind, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import distributed
-from cnnkit.train.config import ImageTrainConfig, no_report
+from cnnkit.train.config import ImageTrainConfig
 from cnnkit.train.distributed import ALONE
 from cnnkit.train.frozen import CachedFeatures
-from cnnkit.train.trainer import RunContext, Task, run
+from cnnkit.train.trainer import RunContext, Task, Trainer
 
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=8, size=8)
 
@@ -36,7 +36,7 @@ def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
     images = torch.randint(0, 200, (22, 8, 8, 3), generator=generator, dtype=torch.uint8)
     images += targets[:, None, None, None].byte() * 20
     train, val = (
-        CachedFeatures([images[part]], targets[part], place=torch.device("cpu"))
+        CachedFeatures([images[part]], targets[part], device=torch.device("cpu"))
         for part in (slice(0, 13), slice(13, 22))
     )
     backbone = Backbone("layers", "bn1", Pool.NONE, notation=layers)
@@ -44,8 +44,12 @@ def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
     return dataclasses.replace(Task(whole, whole, train, val, header, identity="these"), **changes)
 
 
-def place(output, *, resume=False, report=no_report):
-    return RunContext(Path(output), torch.device("cpu"), ALONE, resume, report, no_progress)
+def place(output, *, resume=False, **callbacks):
+    return RunContext(Path(output), torch.device("cpu"), ALONE, resume, Callbacks(**callbacks))
+
+
+def run(*given):
+    return Trainer(*given).run()
 
 
 class Stop(Exception):
