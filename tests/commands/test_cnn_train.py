@@ -287,18 +287,18 @@ class Stop(Exception):
 @pytest.fixture
 def stopped(run, here, monkeypatch):
     """Train until the third epoch is done, and have it end there, as a power cut would."""
-    from cnnkit.train.training import Training
+    from cnnkit.train.trainer import Trainer
 
     def stop(*words):
         with monkeypatch.context() as patch:
-            real = Training.keep
+            real = Trainer.keep
 
             def keep(self, done):
                 real(self, done)
                 if len(done) == 3:
                     raise Stop
 
-            patch.setattr(Training, "keep", keep)
+            patch.setattr(Trainer, "keep", keep)
             with pytest.raises(Stop):
                 train_directly(run, *words)
 
@@ -412,13 +412,13 @@ def test_a_history_on_a_full_disk_is_named(run, here):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatch):
     """The step and the rate are named; -o holds the best epoch before, as a training of that length would have kept it."""
-    from cnnkit.train import schedule
+    from cnnkit.train import optim
 
     train(run, "--epochs", "2", out="two.pt")
-    real = schedule.factor
+    real = optim.lr_factor
     monkeypatch.setattr(
-        schedule,
-        "factor",
+        optim,
+        "lr_factor",
         lambda which, *, step, **others: real(which, step=step, **others) * (1e30 if step > 5 else 1),
     )
     outcome = train(run, status=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkit.train.averaging import Average
+from cnnkit.train.optim import ModelEma
 
 
 def changing(module, count):
@@ -20,7 +20,7 @@ def changing(module, count):
 def test_the_average_follows_the_recurrence():
     """The decay grows from 2/11 to what was asked for; statistics are averaged too, counters taken as they are."""
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = Average(module, 0.3)
+    average = ModelEma(module, 0.3)
     expected, mean = module[0].weight.detach().clone(), torch.zeros(2)
     for step, weight in enumerate(changing(module, 6), start=1):
         average.update()
@@ -35,7 +35,7 @@ def test_the_average_follows_the_recurrence():
 def test_the_module_has_it_for_a_while_and_its_own_weights_again():
     """After an exception too."""
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = Average(module, 0.9)
+    average = ModelEma(module, 0.9)
     *_, own = changing(module, 3)
     average.update()
     values = average.values["0.weight"].clone()
@@ -52,7 +52,7 @@ def test_what_a_checkpoint_kept_goes_on_as_before():
     """Steps and values: the next update gives the same."""
     modules = [nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2)]
     modules[1].load_state_dict(modules[0].state_dict())
-    one, other = (Average(module, 0.9) for module in modules)
+    one, other = (ModelEma(module, 0.9) for module in modules)
     for _ in changing(modules[0], 3):
         one.update()
     other.restore(**one.state())

@@ -5,7 +5,7 @@ import pytest
 from cnnkit.choices import Loss
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, notation
-from cnnkit.train.ending import divide, whole_head
+from cnnkit.nets.output_layer import divide, whole_head
 
 SETTINGS = {"loss": Loss.CATEGORICAL, "classes": 3, "size": 32, "channels": 3}
 

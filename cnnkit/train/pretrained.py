@@ -15,11 +15,11 @@ from cnnkit.formats import bundle, cache
 from cnnkit.formats.header import Backbone
 from cnnkit.nets import backbones, build, classifier, notation
 from cnnkit.nets.classifier import Classifier, Extractor
-from cnnkit.train.finetune import Start
+from cnnkit.train.config import InitFrom
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class PretrainedModel:
     """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
 
     whole: Classifier
@@ -47,11 +47,11 @@ class Opened:
         return loss
 
 
-def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
+def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
     """Build the network.
 
     Args:
-        start: Where it comes from.
+        init: Where it comes from.
         classes: Of the pictures.
         seed: For what is random.
 
@@ -59,10 +59,10 @@ def opened(start: Start, classes: Sequence[str], *, seed: int) -> Opened:
         CnnkitError: A model knows other classes, or the weights cannot be had.
         UsageError: There is no such network, or a head does not fit.
     """
-    return _from_model(start.model, classes) if start.model else _from_backbone(start, seed=seed)
+    return _from_model(init.model, classes) if init.model else _from_backbone(init, seed=seed)
 
 
-def _from_model(path: Path, classes: Sequence[str]) -> Opened:
+def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
     model = bundle.load(path)
     header = model.header
     if header.classes != tuple(classes):
@@ -73,7 +73,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     whole = classifier.from_header(header, model.state, name=str(path))
     assert header.backbone is not None
     assert header.head is not None
-    return Opened(
+    return PretrainedModel(
         whole,
         header.backbone,
         header.head,
@@ -84,19 +84,19 @@ def _from_model(path: Path, classes: Sequence[str]) -> Opened:
     )
 
 
-def _from_backbone(start: Start, *, seed: int) -> Opened:
-    name = start.backbone or ""
-    base, backbone, preprocess = backbones.pretrained(name, weights=start.weights, seed=seed)
-    preprocess = with_size(preprocess, size=start.size, fit=start.fit)
+def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
+    name = init.backbone or ""
+    base, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
+    preprocess = with_size(preprocess, size=init.size, fit=init.fit)
     extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
-    head = classifier.build_head(start.head, classifier.feature_shape(extractor, preprocess))
-    build.initialise(head, start.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
-    return Opened(
+    head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))
+    build.initialise(head, init.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
+    return PretrainedModel(
         Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
         backbone,
-        start.head,
+        init.head,
         name,
         digest=backbone.weights_sha256,
         fresh=True,
-        request=BackboneSpec(backbone=name, weights=start.weights, size=start.size, fit=start.fit, seed=seed),
+        request=BackboneSpec(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
     )

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit
 from cnnkit.data import learning
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import Preprocess
-from cnnkit.train import loading
-from cnnkit.train.distributed import World
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Running
+from cnnkit.train import dataset
+from cnnkit.train.config import ImageTrainConfig, RunConfig
 
 SIZE = 8
 BYTES = SIZE * SIZE * 3  # of one picture
@@ -28,15 +27,14 @@ def photos(pictures):
 
 
 def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, progress=lambda done, total: None, val=()):
-    return loading.load(
+    return dataset.load_train_val(
         learning.find([str(folder)], list(val)),
         SQUARE,
-        Recipe(augment=augment),
-        Running(cache=cache, jobs=1),
-        place=torch.device("cpu"),
+        ImageTrainConfig(augment=augment),
+        RunConfig(cache=str(cache), jobs=1),
+        device=torch.device("cpu"),
         measured=measured,
-        skip=skip or (lambda path, reason: pytest.fail(f"{path}: {reason}")),
-        progress=progress,
+        callbacks=Callbacks(**({"skip": skip} if skip else {}), progress=progress),
     )
 
 
@@ -57,8 +55,8 @@ def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, prog
 def test_training_has_the_first_claim_on_memory(photos, caplog, pictures_of_memory, kept, said):
     """A part is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
     with caplog.at_level(logging.INFO):
-        learnt, checked = load(photos, cache=pictures_of_memory * BYTES)
-    assert (learnt.nbytes, checked.nbytes) == tuple(count * BYTES for count in kept)
+        train, val = load(photos, cache=pictures_of_memory * BYTES)
+    assert (train.nbytes, val.nbytes) == tuple(count * BYTES for count in kept)
     assert caplog.messages == [
         f"--cache does not hold the pictures for {part}: they are read in every epoch" for part in said
     ]
@@ -79,18 +77,18 @@ def test_progress_counts_both_parts_as_one(photos):
 def test_without_validation_there_is_no_second_part(photos, caplog):
     """Nothing is said of what is not there."""
     with caplog.at_level(logging.INFO):
-        learnt, checked = load(photos / "train", cache=0)
-    assert checked is None
-    assert len(learnt.targets) == 5
+        train, val = load(photos / "train", cache=0)
+    assert val is None
+    assert len(train.targets) == 5
     assert caplog.messages == ["--cache does not hold the pictures for training: they are read in every epoch"]
 
 
 def test_only_training_pictures_are_changed_and_measured(photos):
     """Validation sees them as prediction does, in every epoch; nothing is measured unless that is wanted."""
-    learnt, checked = load(photos, augment="vflip, rotate 90", measured=True)
-    assert learnt.statistics is not None
-    assert checked.statistics is None
-    for part, changes in ((learnt, True), (checked, False)):
+    train, val = load(photos, augment="vflip, rotate 90", measured=True)
+    assert train.statistics is not None
+    assert val.statistics is None
+    for part, changes in ((train, True), (val, False)):
         rows = [torch.arange(len(part.targets))]
         (plain,), (shown,) = part.inputs(rows, None), part.inputs(rows, 1)
         assert torch.equal(plain, shown) is not changes
@@ -107,9 +105,9 @@ def test_a_class_that_bad_pictures_empty_is_refused_by_name(photos, part):
     for path in bad[:-1]:
         path.write_bytes(b"no picture")
     skipped = []
-    learnt, checked = load(photos, skip=lambda path, reason: skipped.append(path))
+    train, val = load(photos, skip=lambda path, reason: skipped.append(path))
     assert skipped == sorted(map(str, bad[:-1]), key=lambda path: "red" in path)
-    assert (len(learnt.targets), len(checked.targets)) == ((3, 4) if part == "train" else (5, 2))
+    assert (len(train.targets), len(val.targets)) == ((3, 4) if part == "train" else (5, 2))
     bad[-1].write_bytes(b"no picture")
     with pytest.raises(CnnkitError, match=r"^no picture of the class blue could be used$"):
         load(photos, skip=lambda path, reason: None)
@@ -128,9 +126,9 @@ def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
     for path in (photos / "val" / "blue").iterdir():
         path.unlink()
     (photos / "val" / "blue").rmdir()
-    learnt, checked = load(photos)
-    assert sorted(set(learnt.targets.tolist())) == [0, 1]
-    assert set(checked.targets.tolist()) == {1}
+    train, val = load(photos)
+    assert sorted(set(train.targets.tolist())) == [0, 1]
+    assert set(val.targets.tolist()) == {1}
 
 
 def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
@@ -144,15 +142,15 @@ def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
 
 def test_the_same_pictures_elsewhere_are_the_same_training(photos, tmp_path):
     """Under other names, too; another content, even of the same pixels, is another one."""
-    first = loading.identity(*load(photos))
-    assert first == loading.identity(*load(photos, cache=0, augment="hflip"))
+    first = dataset.content_hash(*load(photos))
+    assert first == dataset.content_hash(*load(photos, cache=0, augment="hflip"))
     photos.rename(tmp_path / "moved")
     moved = tmp_path / "moved"
     (moved / "train" / "red" / "02.png").rename(moved / "train" / "red" / "zebra.png")
-    assert loading.identity(*load(moved)) == first
+    assert dataset.content_hash(*load(moved)) == first
     with (moved / "val" / "red" / "00.png").open("ab") as file:
         file.write(b"\0")
-    assert loading.identity(*load(moved)) != first
+    assert dataset.content_hash(*load(moved)) != first
 
 
 def test_another_order_class_or_part_is_another_training():
@@ -168,21 +166,5 @@ def test_another_order_class_or_part_is_another_training():
         (told(a, b, c), told(a, a)),
         (told(a, b, c), told(("aa", 1))),
     ]
-    assert len({loading.identity(*parts) for parts in different}) == len(different)
-    assert loading.identity(told(a, b), told(c)) == loading.identity(told(a, b), told(c))
-
-
-# ---------------------------------------------------------------- voices
-
-
-def test_the_first_process_alone_speaks():
-    """The others do the same work, and say nothing of it: neither bad pictures nor epochs nor progress."""
-    said = []
-    ours = tuple(lambda *words, name=name: said.append(name) for name in ("skip", "report", "progress"))
-    assert loading.voices(World(0, 2), *ours) == ours
-    assert loading.voices(World(), *ours) == ours
-    skip, report, progress = loading.voices(World(1, 2), *ours)
-    skip("1.png", "no picture")
-    report(None)
-    progress(1, None)
-    assert said == []
+    assert len({dataset.content_hash(*parts) for parts in different}) == len(different)
+    assert dataset.content_hash(told(a, b), told(c)) == dataset.content_hash(told(a, b), told(c))

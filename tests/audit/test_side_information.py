@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from cnnkit.audit.side_information import Columns, Encoding, parse_names
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import tsv
-from cnnkit.train.beside import Columns, Encoding, demanded
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_columns_of_a_manifest(here):
 def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message):
     """With what there is."""
     with pytest.raises(UsageError, match=message):
-        Columns(demanded(names), manifest)
+        Columns(parse_names(names), manifest)
 
 
 def test_pictures_that_are_not_there_are_named(here):

@@ -1,7 +1,9 @@
-"""What a network learns from: prepared pictures, in memory or read ahead, and what the frozen part of a network answers to them."""
+"""Training and validation images, in memory or read ahead, and the batches that they are cut into."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,21 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnkit.data import images, preprocess, reader
-from cnnkit.data.reader import Progress
+from cnnkit.callbacks import Callbacks
+from cnnkit.data import augment, images, preprocess, reader
+from cnnkit.data.learning import TrainValImages
 from cnnkit.data.source import Picture
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
+from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
-from cnnkit.train.results import Skip
+
+log = logging.getLogger("cnnkit")
+
+_PURPOSES = ("training", "validation")
 
 # A GPU gives up to this share of its free memory to pictures; the network needs the rest.
 _SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
+class MixupPairs:
     """With which `partners` the rows of a batch are blended, (n,), and which `share` each keeps of itself."""
 
     partners: Tensor
@@ -37,20 +44,20 @@ class Examples(Protocol):
     targets: Tensor  # (N,), on the CPU
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give the inputs of batches of rows, on the device.
 
         Args:
             batches: Numbers of rows.
             epoch: Which copies of the pictures; None for the plain ones.
-            blends: For every batch what its pictures are blended with.
+            pairs: For every batch what its pictures are blended with.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class PixelStatistics:
     """Of all pixels, per RGB channel, values from 0 to 1; of grey pictures three times that of the brightness."""
 
     mean: tuple[float, ...]
@@ -58,7 +65,7 @@ class Statistics:
     largest: tuple[float, ...]
 
 
-class Pictures:
+class ImageSet:
     """Prepared pictures, uint8 (N, size, size, 3)."""
 
     def __init__(
@@ -67,13 +74,12 @@ class Pictures:
         classes: Sequence[str],
         prepare: Preprocess,
         *,
-        place: torch.device,
+        device: torch.device,
         budget: int,
         augmenter: Augmenter | None = None,
         measured: bool = True,
         jobs: int | None = None,
-        skip: Skip,
-        progress: Progress,
+        callbacks: Callbacks,
     ) -> None:
         """Look at every picture once.
 
@@ -81,15 +87,14 @@ class Pictures:
             pictures: All with labels out of `classes`.
             classes: Their number in this order is the target.
             prepare: How they become squares.
-            place: Where the inputs shall be.
+            device: Where the inputs shall be.
             budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
             augmenter: Makes the copies.
             measured: Their pixels' statistics are wanted.
             jobs: Threads that decode.
-            skip: Called for every picture that cannot be used.
-            progress: Called after every picture.
+            callbacks: Hear of every picture, and of those that cannot be used.
         """
-        self._prepare, self._place, self._jobs = prepare, place, jobs
+        self._prepare, self._device, self._jobs = prepare, device, jobs
         self.augmenter = augmenter
         size = prepare.size
         fits = len(pictures) * size * size * 3 <= budget
@@ -98,9 +103,9 @@ class Pictures:
         self.pictures: list[Picture] = []
         self.fingerprints: list[str] = []
         for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
-            progress(number, len(pictures))
+            callbacks.progress(number, len(pictures))
             if isinstance(loaded, BadPicture):
-                skip(picture.path, str(loaded))
+                callbacks.skip(picture.path, str(loaded))
                 continue
             pixels, fingerprint = loaded
             if measured:
@@ -124,30 +129,30 @@ class Pictures:
         return preprocess.prepare(original.image, self._prepare), original.fingerprint
 
     def _placed(self, pixels: Tensor) -> Tensor:
-        if self._place.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._place)[0]:
-            return pixels.to(self._place)
+        if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
+            return pixels.to(self._device)
         return pixels
 
     def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
         """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
-        if blends is None:
+        if pairs is None:
             yield from self._shown(batches, epoch)
             return
         needed = [
-            torch.unique(torch.cat([rows, blend.partners]), return_inverse=True)
-            for rows, blend in zip(batches, blends, strict=True)
+            torch.unique(torch.cat([rows, pair.partners]), return_inverse=True)
+            for rows, pair in zip(batches, pairs, strict=True)
         ]
         shown = self._shown([rows for rows, _ in needed], epoch)
-        for here, (_, places), blend in zip(shown, needed, blends, strict=True):
+        for here, (_, places), pair in zip(shown, needed, pairs, strict=True):
             ours, theirs = places.to(here.device).chunk(2)
-            yield _blended(here[ours], here[theirs], blend.share)
+            yield _blended(here[ours], here[theirs], pair.share)
 
     def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Give the pictures of each batch, as they are or as this epoch's copies."""
         for rows, pixels in zip(batches, self._batches(batches), strict=True):
-            here = pixels.to(self._place, non_blocking=True)
+            here = pixels.to(self._device, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
@@ -170,7 +175,7 @@ class Pictures:
                 if isinstance(pixels, BadPicture):
                     raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
                 squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
-            yield squares.pin_memory() if self._place.type == "cuda" else squares
+            yield squares.pin_memory() if self._device.type == "cuda" else squares
 
 
 def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
@@ -193,80 +198,16 @@ class _Moments:
         for counts, channel in zip(self.counts, channels, strict=True):
             counts += np.bincount(channel, minlength=self.levels)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> PixelStatistics:
         values = np.arange(self.levels) / (self.levels - 1)
         shares = self.counts / self.counts.sum(1, keepdims=True)  # (channels, levels)
         mean = shares @ values
         deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
         largest = np.array([values[counts.nonzero()[0].max()] for counts in self.counts])
-        return Statistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
+        return PixelStatistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
 
 
-class Stored:
-    """What a frozen part answered: one or more views of every row, of which an epoch sees one."""
-
-    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, place: torch.device) -> None:
-        """Keep answers.
-
-        Args:
-            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
-            targets: (N,).
-            place: Where the inputs shall be.
-        """
-        self.targets = targets
-        self._views, self._place = views, place
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give the answers, views in turn; see `Examples`."""
-        assert blends is None, "what is kept are answers to whole pictures"
-        first = self._views[0]
-        for rows in batches:
-            # Neighbours see different views in an epoch, and every row sees all of them in turn
-            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
-            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
-            for number, view in enumerate(self._views):
-                here = turns == number
-                answer[here] = view[rows[here]]
-            yield answer.to(self._place, non_blocking=True)
-
-
-class Later:
-    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
-
-    def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
-        self.targets = targets
-        self._make = make
-
-    @functools.cached_property
-    def made(self) -> Examples:
-        """Make them, once."""
-        return self._make()
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give what they give; see `Examples`."""
-        return self.made.inputs(batches, epoch, blends)
-
-
-class Answered:
-    """Pictures behind a frozen part that answers anew every time."""
-
-    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
-        self.targets = pictures.targets
-        self._pictures, self._frozen = pictures, frozen
-
-    def inputs(
-        self, batches: Sequence[Tensor], epoch: int | None, blends: Sequence[Blend] | None = None
-    ) -> Iterator[Tensor]:
-        """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch, blends):
-            yield self._frozen(pictures)
-
-
-def shuffled(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
+def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
     """Cut rows into batches in a random order.
 
     A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
@@ -285,6 +226,65 @@ def shuffled(count: int, *, batch: int, generator: torch.Generator, processes: i
     return [order[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def in_order(count: int, *, batch: int, world: World) -> list[Tensor]:
+def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
     """Cut this process's share of rows into batches as they stand."""
     return list(torch.split(world.share(torch.arange(count)), batch))
+
+
+def load_train_val(
+    data: TrainValImages,
+    prepare: Preprocess,
+    config: ImageTrainConfig,
+    run: RunConfig,
+    *,
+    device: torch.device,
+    measured: bool = False,
+    callbacks: Callbacks,
+) -> tuple[ImageSet, ImageSet | None]:
+    """Look at every image, and keep what fits into memory, those for training first.
+
+    Where that is wanted, the pixels of those for training are `measured`.
+
+    Raises:
+        CnnkitError: No image of a class could be used.
+    """
+    augmenter = None if config.augment is None else Augmenter(augment.parse(config.augment), seed=config.seed)
+    total = len(data.train) + len(data.val)
+    budget, sets = parse_size(run.cache), []
+    for number, images_of_split in enumerate((data.train, data.val)):
+        before = number * len(data.train)
+        progress = lambda done, _total, before=before: callbacks.progress(before + done, total)  # noqa: E731 - bound now
+        made = ImageSet(
+            images_of_split,
+            data.classes,
+            prepare,
+            device=device,
+            budget=budget,
+            augmenter=None if number else augmenter,
+            measured=measured and not number,
+            jobs=run.jobs,
+            callbacks=dataclasses.replace(callbacks, progress=progress),
+        )
+        if made.pictures and not made.nbytes:
+            log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
+        budget -= made.nbytes
+        _refuse_emptied(images_of_split, made)
+        sets.append(made)
+    return sets[0], sets[1] if data.val else None
+
+
+def _refuse_emptied(pictures: Sequence[Picture], loaded: ImageSet) -> None:
+    """Demand that of every class that had pictures one could be used."""
+    left = {picture.label for picture in loaded.pictures}
+    if emptied := sorted({picture.label or "" for picture in pictures} - left):
+        raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
+
+
+def content_hash(train: ImageSet, val: ImageSet | None) -> str:
+    """Name the images of a training by their content and classes: another place is the same training, another order is not."""
+    digest = hashlib.sha256()
+    for each in (train, val):
+        for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():
+            digest.update(f"{fingerprint} {target}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:20]

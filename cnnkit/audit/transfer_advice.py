@@ -22,10 +22,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
 from cnnkit.data import set_size
-from cnnkit.data.learning import Material
-from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.learning import TrainValImages
 from cnnkit.data.set_size import Size
 from cnnkit.data.source import Picture
 from cnnkit.engine import device as devices
@@ -33,7 +33,6 @@ from cnnkit.engine import multi_layer_features, runner, torch_backbone, torch_de
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
-from cnnkit.train.results import Skip
 
 log = logging.getLogger("cnnkit")
 
@@ -86,7 +85,7 @@ class Sources:
 
 
 def advise(
-    material: Material,
+    data: TrainValImages,
     *,
     sources: Sources,
     backbone: str = "mobilenet_v2",
@@ -94,8 +93,7 @@ def advise(
     device: str = "auto",
     jobs: int | None = None,
     seed: int = 0,
-    skip: Skip,
-    progress: Progress = no_progress,
+    callbacks: Callbacks | None = None,
 ) -> Advice:
     """Measure whether a pretrained base's last layer serves a set best, and name the case.
 
@@ -103,48 +101,48 @@ def advise(
     tell ImageNet's classes apart have then lost what these pictures would need.
 
     Args:
-        material: The set; the pictures for training alone are looked at.
+        data: The set; the pictures for training alone are looked at.
         sources: How the command line names it, for the command that is proposed.
         backbone: The base, by name.
         weights: Its weights: default, or a file.
         device: Where it runs.
         jobs: Threads that decode.
         seed: Chooses the pictures that are looked at, and divides them.
-        skip: Called for every picture that cannot be used.
-        progress: Called as pictures go by.
+        callbacks: Progress and skipped images.
 
     Raises:
         UsageError: Random weights, or a base without earlier layers to compare with.
         CnnkitError: The weights cannot be had, or a class has too few pictures.
     """
+    callbacks = callbacks or Callbacks()
     if backbone.endswith((".pt", ".onnx")):
         raise UsageError(
-            f"--backbone {backbone}: --advise measures with a pretrained network by name, such as mobilenet_v2"
+            f"--backbone {backbone}: cnn-advise measures with a pretrained network by name, such as mobilenet_v2"
         )
     if weights == "none":
         raise UsageError(
             "--weights none: random layers say nothing about what a set is similar to; give a FILE or default"
         )
-    counts = np.bincount([material.classes.index(picture.label or "") for picture in material.train])
-    place = torch_device.choose(devices.parse(device))
+    counts = np.bincount([data.classes.index(picture.label or "") for picture in data.train])
+    chosen_device = torch_device.choose(devices.parse(device))
     extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
     watched = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)
-    watched.module.to(place)
-    chosen = _sample(material, seed=seed)
+    watched.module.to(chosen_device)
+    chosen = _sample(data, seed=seed)
 
     def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         (images,) = batches
-        return [answer.cpu().numpy() for answer in watched(torch.from_numpy(images).to(place))]
+        return [answer.cpu().numpy() for answer in watched(torch.from_numpy(images).to(chosen_device))]
 
     labels: list[str] = []
     features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
-    results = runner.run(chosen, [header.preprocess], network, batch=_BATCH, jobs=jobs, progress=progress)
-    for shown, answers in runner.in_batches(results, _BATCH, skip=skip):
+    results = runner.run(chosen, [header.preprocess], network, batch=_BATCH, jobs=jobs, progress=callbacks.progress)
+    for shown, answers in runner.in_batches(results, _BATCH, skip=callbacks.skip):
         labels += [picture.label or "" for picture in shown]
         features.append(answers)
-    for label in material.classes:  # some may have turned out to be none
+    for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
@@ -152,11 +150,11 @@ def advise(
     gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
-    size = set_size.size_of(len(material.train))
+    size = set_size.size_of(len(data.train))
     log.info(
         "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
         size,
-        f"{len(material.train):,}",
+        f"{len(data.train):,}",
         "no fewer" if size is Size.LARGE else "fewer",
         f"{set_size.LARGE:,}",
         similarity,
@@ -167,8 +165,8 @@ def advise(
         100 * _CLEARLY * error,
     )
     return Advice(
-        pictures=len(material.train),
-        classes=len(material.classes),
+        pictures=len(data.train),
+        classes=len(data.classes),
         per_class=int(counts.min()),
         size=size,
         looked_at=len(labels),
@@ -181,19 +179,19 @@ def advise(
             size,
             similarity,
             sources=sources,
-            material=material,
+            data=data,
             base=["--backbone", backbone, *([] if weights == "default" else ["--weights", weights])],
             layer=watched.names[best],
         ),
     )
 
 
-def _sample(material: Material, *, seed: int) -> list[Picture]:
+def _sample(data: TrainValImages, *, seed: int) -> list[Picture]:
     """Choose as many pictures of every class, at least one for each fold."""
-    each = max(SAMPLE // len(material.classes), _FOLDS)
+    each = max(SAMPLE // len(data.classes), _FOLDS)
     chosen = []
-    for label in material.classes:
-        found = [picture for picture in material.train if picture.label == label]
+    for label in data.classes:
+        found = [picture for picture in data.train if picture.label == label]
         _check_enough(label, len(found))
         chosen += random.Random(seed).sample(found, min(each, len(found)))
     return chosen
@@ -216,29 +214,29 @@ def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, se
 
 
 def _command(
-    size: Size, similarity: Similarity, *, sources: Sources, material: Material, base: Sequence[str], layer: str
+    size: Size, similarity: Similarity, *, sources: Sources, data: TrainValImages, base: Sequence[str], layer: str
 ) -> str:
     named = shlex.join(base)
-    train, split = shlex.join(sources.words), material.train[0].split
+    train, split = shlex.join(sources.words), data.train[0].split
     prepared: list[str] = []
-    if not material.val and split is None:
+    if not data.val and split is None:
         prepared = [f"cnn-split {train} --ratio 0.8,0.2 --manifest split.tsv"]
         train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:
-        case Size.SMALL, Similarity.SIMILAR:
+        case [Size.SMALL, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --unfreeze none"]
-        case Size.LARGE, Similarity.SIMILAR:
+        case [Size.LARGE, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"]
-        case Size.LARGE, Similarity.DIFFERENT:
+        case [Size.LARGE, Similarity.DIFFERENT]:
             steps = [f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"]
-        case Size.SMALL, Similarity.DIFFERENT:
+        case [Size.SMALL, Similarity.DIFFERENT]:
             extract = f"cnn-extract {named} --layer {layer}"
-            checked = material.val[0].split if material.val else "val"
+            val_split = data.val[0].split if data.val else "val"
             val = shlex.join(sources.val) if sources.val else train
             steps = [
                 f"{extract} {train}{f' --split {split}' if split else ''} -o train.npy",
-                f"{extract} {val}{f' --split {checked}' if checked else ''} -o val.npy",
+                f"{extract} {val}{f' --split {val_split}' if val_split else ''} -o val.npy",
                 "cnn-train-head train.npy --val val.npy -o model.pt",
             ]
     return " && ".join([*prepared, *steps])

@@ -8,15 +8,17 @@ import pytest
 from cnnkit.choices import Amp, Optimizer, Schedule
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Backbone, Fit, Header, Kind, Pool, Preprocess
-from cnnkit.train.mark import mark, refuse_another
-from cnnkit.train.recipe import Recipe
+from cnnkit.train.config import ImageTrainConfig
+from cnnkit.train.trainer import check_same_run, fingerprint
 
 NET = Backbone("layers", "pool2", Pool.NONE, notation="conv 4 k3, pool 2")
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
 
 def header(recipe=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
-    told = {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (recipe or Recipe()).described()
+    told = (
+        {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (recipe or ImageTrainConfig()).described()
+    )
     return Header(
         Kind.MODEL,
         classes=("cat", "dog"),
@@ -31,7 +33,7 @@ def header(recipe=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense
 def refused(one, other, schedule=Schedule.CONSTANT):
     """Give what is said of the first difference: its name and both values; nothing where there is none."""
     try:
-        refuse_another(Path("m.checkpoint.pt"), mark(one, schedule), mark(other, schedule))
+        check_same_run(Path("m.checkpoint.pt"), fingerprint(one, schedule), fingerprint(other, schedule))
     except UsageError as error:
         begins, said, *end = str(error).partition("; go on with the same, or begin anew without --resume")
         assert end == [""]
@@ -40,7 +42,7 @@ def refused(one, other, schedule=Schedule.CONSTANT):
 
 
 def changed(**changes):
-    return header(dataclasses.replace(Recipe(), **changes))
+    return header(dataclasses.replace(ImageTrainConfig(), **changes))
 
 
 def test_the_same_options_are_the_same_training():
@@ -92,7 +94,7 @@ def test_every_other_value_is_another_training(other, said):
 def test_what_the_user_said_is_named_before_what_follows_from_it():
     """Another normalisation gives another mean, other layers another head; of options the first in the order of the record."""
     other = header(
-        Recipe(batch=8, seed=3),
+        ImageTrainConfig(batch=8, seed=3),
         backbone=dataclasses.replace(NET, layer="pool3"),
         preprocess=dataclasses.replace(SQUARE, size=20, mean=(0.0, 0.0, 0.0)),
         pictures="3c",
@@ -110,5 +112,5 @@ def test_what_the_user_said_is_named_before_what_follows_from_it():
 )
 def test_another_end_is_another_training_where_the_rate_looks_ahead(schedule, looks_ahead):
     """A cosine over 40 epochs is at another rate from the first step on; a constant one can go on from 30 to 40."""
-    ends = [header(Recipe(schedule=schedule, epochs=epochs)) for epochs in (30, 40)]
+    ends = [header(ImageTrainConfig(schedule=schedule, epochs=epochs)) for epochs in (30, 40)]
     assert refused(*ends, schedule) == ("--epochs: 30, now 40" if looks_ahead else None)

@@ -5,6 +5,9 @@ import shlex
 import pytest
 import torch
 
+from cnnkit.audit import transfer_advice
+from cnnkit.audit.transfer_advice import Sources
+from cnnkit.callbacks import SILENT
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
 from cnnkit.engine import torch_backbone
@@ -12,8 +15,6 @@ from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.multi_layer_features import MultiLayerExtractor
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import catalogue
-from cnnkit.train import advice
-from cnnkit.train.advice import Sources
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def photos_folder(pictures):
 
 def ask(folder, weights, *, val=(), **options):
     material = learning.find([str(folder)], list(val))
-    options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "skip": lambda *_: None} | options
-    return advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
+    options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "callbacks": SILENT} | options
+    return transfer_advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
@@ -129,7 +130,7 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, pictures):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
         ask(photos_folder, "default")
-    with pytest.raises(UsageError, match=r"--backbone net\.pt: --advise measures with a pretrained network by name"):
+    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
         ask(photos_folder, "default", backbone="net.pt")
     broken = pictures("broken", red=8, blue=5)
     (broken / "blue" / "00.png").write_bytes(b"no picture")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
-from cnnkit.data.reader import no_progress
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import bundle
@@ -16,12 +16,10 @@ from cnnkit.formats.header import Backbone, Fit, Header, Kind, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import distributed
+from cnnkit.train.config import ImageTrainConfig
 from cnnkit.train.distributed import ALONE
-from cnnkit.train.examples import Stored
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import no_report
-from cnnkit.train.run import run
-from cnnkit.train.task import Place, Task
+from cnnkit.train.frozen import CachedFeatures
+from cnnkit.train.trainer import RunContext, Task, Trainer
 
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=8, size=8)
 
@@ -38,15 +36,20 @@ def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
     images = torch.randint(0, 200, (22, 8, 8, 3), generator=generator, dtype=torch.uint8)
     images += targets[:, None, None, None].byte() * 20
     train, val = (
-        Stored([images[part]], targets[part], place=torch.device("cpu")) for part in (slice(0, 13), slice(13, 22))
+        CachedFeatures([images[part]], targets[part], device=torch.device("cpu"))
+        for part in (slice(0, 13), slice(13, 22))
     )
     backbone = Backbone("layers", "bn1", Pool.NONE, notation=layers)
     header = Header(Kind.MODEL, classes=("a", "b"), preprocess=SQUARE, backbone=backbone, head="gap, dense 2 softmax")
     return dataclasses.replace(Task(whole, whole, train, val, header, identity="these"), **changes)
 
 
-def place(output, *, resume=False, report=no_report):
-    return Place(Path(output), torch.device("cpu"), ALONE, resume, report, no_progress)
+def place(output, *, resume=False, **callbacks):
+    return RunContext(Path(output), torch.device("cpu"), ALONE, resume, Callbacks(**callbacks))
+
+
+def run(*given):
+    return Trainer(*given).run()
 
 
 class Stop(Exception):
@@ -57,7 +60,7 @@ class Stop(Exception):
 def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimizer):
     """After any epoch the state of each comes back to the bit: model and history are those of a training that never stopped."""
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
+    recipe = ImageTrainConfig(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
 
     def stop(epoch):
         if epoch.epoch == 2:
@@ -83,7 +86,7 @@ def test_torchs_generator_is_given_back(tmp_path):
     for draws in (0, 3):
         torch.rand(draws)
         state = torch.random.get_rng_state()
-        run(task(), Recipe(epochs=2, batch=4), place(tmp_path / "m.pt"))
+        run(task(), ImageTrainConfig(epochs=2, batch=4), place(tmp_path / "m.pt"))
         assert torch.equal(torch.random.get_rng_state(), state)
         results.append((tmp_path / "m.pt").read_bytes())
     assert results[0] == results[1]
@@ -103,7 +106,7 @@ def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
             return super().forward(images)
 
     layers = "conv 4 k3 relu"
-    recipe = Recipe(epochs=2, batch=8, smoothing=0.1, loss=Loss.CATEGORICAL)
+    recipe = ImageTrainConfig(epochs=2, batch=8, smoothing=0.1, loss=Loss.CATEGORICAL)
     large = task(layers=layers)
     run(large, recipe, place("large.pt"))
     small = task(layers=layers)
@@ -131,7 +134,7 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(made.whole, "forward", forward)
     memory = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
     with memory, distributed.joined(devices.parse("cpu")):
-        run(made, Recipe(epochs=3, batch=16), place(tmp_path / "m.pt"))
+        run(made, ImageTrainConfig(epochs=3, batch=16), place(tmp_path / "m.pt"))
     assert (tmp_path / "m.checkpoint.pt").exists()
 
 
@@ -141,12 +144,12 @@ def test_more_processes_than_pictures_are_refused(tmp_path):
 
     many = dataclasses.replace(place(tmp_path / "m.pt"), world=World(0, 3))
     with pytest.raises(CnnkitError, match=r"^--batch 2 leaves some of 3 processes without a picture$"):
-        run(task(), Recipe(batch=2), many)
+        run(task(), ImageTrainConfig(batch=2), many)
 
 
 def test_a_batch_of_one_picture_and_batch_norm(tmp_path):
     """Maps have many values a channel, and train; vectors have one, which is one line."""
-    recipe = Recipe(epochs=1, batch=1)
+    recipe = ImageTrainConfig(epochs=1, batch=1)
     assert run(task(), recipe, place(tmp_path / "m.pt")).epochs == 1
     vectors = task()
     vectors.whole.head.append(nn.BatchNorm1d(2))

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit
 from cnnkit.data import augment, preprocess
-from cnnkit.data.reader import no_progress
 from cnnkit.data.source import find
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
-from cnnkit.train import examples
+from cnnkit.train import dataset
+from cnnkit.train.dataset import ImageSet, MixupPairs
 from cnnkit.train.distributed import World
-from cnnkit.train.examples import Blend, Pictures, Stored
+from cnnkit.train.frozen import CachedFeatures
 
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
@@ -23,20 +24,19 @@ SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
     found = list(find([str(root)]))
     classes = sorted({picture.label for picture in found})
-    return Pictures(
+    return ImageSet(
         found,
         classes,
         prepare,
-        place=torch.device("cpu"),
+        device=torch.device("cpu"),
         budget=budget,
-        skip=skip or (lambda path, reason: pytest.fail(f"{path}: {reason}")),
-        progress=no_progress,
+        callbacks=Callbacks(**({"skip": skip} if skip else {})),
         **others,
     )
 
 
 def shown(pictures, *, epoch, batch=4, count=None):
-    rows = examples.shuffled(
+    rows = dataset.shuffled_batches(
         count or len(pictures.targets), batch=batch, generator=torch.Generator().manual_seed(epoch or 0)
     )
     return list(pictures.inputs(rows, epoch))
@@ -79,7 +79,7 @@ def test_pictures_are_blended_with_their_partners(pictures):
     read = opened(pictures(red=4, blue=4), augmenter=Augmenter(augment.parse("shift 0.2"), seed=0))
     rows, partners = torch.tensor([6, 1, 3]), torch.tensor([1, 1, 7])
     everything = next(read.inputs([torch.arange(8)], 2)).double()
-    (blended,) = read.inputs([rows], 2, [Blend(partners, 0.7)])
+    (blended,) = read.inputs([rows], 2, [MixupPairs(partners, 0.7)])
     wanted = 0.7 * everything[rows] + 0.3 * everything[partners]
     assert float((blended.double() - wanted).abs().max()) <= 0.5 + 1e-4
 
@@ -87,7 +87,7 @@ def test_pictures_are_blended_with_their_partners(pictures):
 @pytest.mark.parametrize(("count", "batch", "size"), [(23, 8, 1), (23, 8, 2), (25, 8, 2), (17, 4, 3), (6, 8, 2)])
 def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, size):
     """Every row once, each process about as many, none without; the order of the next epoch is another one."""
-    batches = examples.shuffled(count, batch=batch, generator=torch.Generator().manual_seed(5), processes=size)
+    batches = dataset.shuffled_batches(count, batch=batch, generator=torch.Generator().manual_seed(5), processes=size)
     assert torch.equal(torch.cat(batches), torch.randperm(count, generator=torch.Generator().manual_seed(5)))
     assert [len(rows) for rows in batches[:-1]] == [batch] * (len(batches) - 1)
     for rows in batches:
@@ -96,9 +96,9 @@ def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, si
         assert max(lengths) - min(lengths) <= 1
         assert min(lengths) >= min(2, batch // size)
         assert sorted(torch.cat(shares).tolist()) == sorted(rows.tolist())
-    other = examples.shuffled(count, batch=batch, generator=torch.Generator().manual_seed(6), processes=size)
+    other = dataset.shuffled_batches(count, batch=batch, generator=torch.Generator().manual_seed(6), processes=size)
     assert not torch.equal(torch.cat(batches), torch.cat(other))
-    checked = [torch.cat(examples.in_order(count, batch=batch, world=World(rank, size))) for rank in range(size)]
+    checked = [torch.cat(dataset.ordered_batches(count, batch=batch, world=World(rank, size))) for rank in range(size)]
     assert sorted(torch.cat(checked).tolist()) == list(range(count))
 
 
@@ -147,7 +147,7 @@ def test_stored_views_take_turns():
     """An epoch shows every row one of its views, neighbours different ones; as many epochs as views show all."""
     targets = torch.arange(6)
     views = [torch.arange(6)[:, None] + 10.0 * view for view in range(3)]
-    stored = Stored(views, targets, place=torch.device("cpu"))
+    stored = CachedFeatures(views, targets, device=torch.device("cpu"))
     rows = [torch.tensor([4, 0, 1]), torch.tensor([2, 3, 5])]
     seen = {row: set() for row in range(6)}
     for epoch in (1, 2, 3):
