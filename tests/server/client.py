@@ -10,7 +10,7 @@ import sys
 
 
 def hand_over(path, words):
-    """Run a command in the server's fork; returns its wait status."""
+    """Run a command in the server's fork, or become it where the server refuses; returns the fork's wait status."""
     limits = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
     os.umask(mask := os.umask(0))
     request = marshal.dumps(([os.fsencode(word) for word in words], dict(os.environb), os.getcwd(), mask, limits))
@@ -21,7 +21,9 @@ def hand_over(path, words):
     _signal.pthread_sigmask(_signal.SIG_BLOCK, signals)
     server.sendmsg([len(request).to_bytes(8, "little")], passed)
     server.sendall(request)
-    fork = int.from_bytes(server.recv(8), "little")
+    if not (fork := int.from_bytes(server.recv(8), "little")):
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, signals)
+        os.execv(words[0], words)
     for each in signals:
         _signal.signal(each, lambda number, _frame: os.kill(fork, number))
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, signals)
@@ -30,8 +32,6 @@ def hand_over(path, words):
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1" or any(name.startswith("PYTHON") for name in os.environ):
-        os.execv(sys.argv[2], sys.argv[2:])  # such words are read when Python and torch start
     status = hand_over(sys.argv[1], sys.argv[2:])
     if os.WIFSIGNALED(status):
         _signal.signal(os.WTERMSIG(status), _signal.SIG_DFL)

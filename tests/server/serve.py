@@ -82,6 +82,11 @@ def take_over(request, streams):
     return entry.load()
 
 
+def read_at_start(environment):
+    """Give those variables that Python and torch read when they start: a fork comes too late for others than the server's."""
+    return {name: value for name, value in environment.items() if name.startswith((b"PYTHON", b"OMP_", b"MKL_"))}
+
+
 def serve(folder):
     """Answer requests until standard input ends. Returns in a fork, with the entry point to call there; None in the server."""
     alive = os.dup(0)
@@ -106,6 +111,12 @@ def serve(folder):
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     request, streams = receive(connection)
+                    if read_at_start(request[1]) != read_at_start(os.environb):
+                        for stream in streams:
+                            os.close(stream)
+                        connection.sendall(bytes(8))
+                        connection.close()
+                        continue
                     child = os.fork()
                     if not child:
                         waiting.close()
