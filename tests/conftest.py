@@ -136,6 +136,17 @@ def shell(commands):
 
 
 @pytest.fixture(scope="session")
+def quickstart(shell, commands, tmp_path_factory):
+    """Give the folder that `make quickstart` makes, once for all processes of pytest-xdist; it is read only, by agreement."""
+    place = shared_folder(tmp_path_factory) / "digits"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+        shell(f"make -f {ROOT / 'examples' / 'digits' / 'Makefile'} OUT=quickstart BIN={commands}/", cwd=place)
+    return place / "quickstart"
+
+
+@pytest.fixture(scope="session")
 def wait_for():
     """Wait until a condition holds and give what it gave: `wait_for(path.exists)`; a test that waits in vain fails."""
 
@@ -207,12 +218,17 @@ def terminal():
     return run_there
 
 
+def shared_folder(tmp_path_factory):
+    """Give the folder that all processes of pytest-xdist share, each of which has its own in there."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Keep tests out of the user's cache; all of them, in all processes of pytest-xdist, share one, since exports take seconds."""
-    base = tmp_path_factory.getbasetemp()
+    """Keep tests out of the user's cache; they share one of their own, since exports take seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNNKIT_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        patch.setenv("CNNKIT_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
         patch.setenv("CNNKIT_OFFLINE", "1")
         yield
 
