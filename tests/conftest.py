@@ -49,21 +49,29 @@ def _feed(descriptor, data):
 
 @pytest.fixture
 def run(capfd, monkeypatch):
-    """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes."""
+    """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes.
 
-    def run_command(name, *words, stdin=None, status=0):
+    With `typing=True` standard input is a terminal at which nobody types anything.
+    """
+
+    def run_command(name, *words, stdin=None, typing=False, status=0):
         (entry,) = entry_points(group="console_scripts", name=name)
         monkeypatch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
         capfd.readouterr()
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        reading, writing = os.pipe()
-        feeder = threading.Thread(target=_feed, args=(writing, data))
-        feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
-        with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe, monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", pipe)
+        with contextlib.ExitStack() as stack:
+            if typing:
+                ours, reading = pty.openpty()
+                stack.callback(os.close, ours)
+            else:
+                reading, writing = os.pipe()
+                feeder = threading.Thread(target=_feed, args=(writing, data))
+                feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
+                stack.callback(feeder.join)
+            pipe = stack.enter_context(os.fdopen(reading, encoding="utf-8", errors="surrogateescape"))
+            stack.enter_context(monkeypatch.context()).setattr(sys, "stdin", pipe)
             with pytest.raises(SystemExit) as stop:
                 entry.load()([str(word) for word in words])
-        feeder.join()
         captured = capfd.readouterr()
         outcome = Outcome(stop.value.code or 0, captured.out, captured.err)
         assert status is None or outcome.status == status, outcome

@@ -140,6 +140,17 @@ def test_a_reader_that_goes_away_ends_the_command(program, words):
     assert done.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.mark.parametrize(("words", "status"), [([], 128 + signal.SIGPIPE), (["--help"], 1), (["--version"], 1)])
+def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
+    """What nobody can read ends the command as above, whether it is records or help."""
+    program.write('cli.emit([{"a": 1}], as_json)')
+    reading, writing = os.pipe()
+    os.close(reading)
+    _, err = program.run(*words, stdout=writing, status=status)
+    os.close(writing)
+    assert err == ""
+
+
 @pytest.mark.parametrize("words", ["--help", "--version", ""])
 def test_a_full_disk_is_one_line(program, words):
     """What could not be written is no success."""
