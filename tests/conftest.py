@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import pty
@@ -239,6 +240,17 @@ def _own_cache(tmp_path_factory):
         patch.setenv("CNNKIT_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
         patch.setenv("CNNKIT_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget(request):
+    """Let go of what a module's own functools.cache keeps, once its tests are over: networks of hundreds of megabytes."""
+    yield
+    kept = [each for each in vars(request.module).values() if hasattr(each, "cache_clear")]
+    if kept:
+        for each in kept:
+            each.cache_clear()
+        gc.collect()
 
 
 @pytest.fixture
