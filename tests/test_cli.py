@@ -12,7 +12,7 @@ import warnings
 import pytest
 
 HEAD = """
-import os, sys, time, warnings
+import os, signal, sys, time, warnings
 from pathlib import Path
 from typing import Annotated
 from cnnkit import choices, cli, errors
@@ -358,7 +358,7 @@ with atomic.writing("result.bin") as file:
     file.write(b"half")
     file.flush()
     cli.emit_lines(["ready"])
-    time.sleep(60)
+    signal.pause()
 """
 
 
