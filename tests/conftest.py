@@ -2,17 +2,23 @@
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
+import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
 
 import numpy as np
 import pytest
@@ -44,21 +50,29 @@ def _feed(descriptor, data):
 
 @pytest.fixture
 def run(capfd, monkeypatch):
-    """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes."""
+    """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes.
 
-    def run_command(name, *words, stdin=None, status=0):
+    With `typing=True` standard input is a terminal at which nobody types anything.
+    """
+
+    def run_command(name, *words, stdin=None, typing=False, status=0):
         (entry,) = entry_points(group="console_scripts", name=name)
         monkeypatch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
         capfd.readouterr()
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        reading, writing = os.pipe()
-        feeder = threading.Thread(target=_feed, args=(writing, data))
-        feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
-        with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe, monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", pipe)
+        with contextlib.ExitStack() as stack:
+            if typing:
+                ours, reading = pty.openpty()
+                stack.callback(os.close, ours)
+            else:
+                reading, writing = os.pipe()
+                feeder = threading.Thread(target=_feed, args=(writing, data))
+                feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
+                stack.callback(feeder.join)
+            pipe = stack.enter_context(os.fdopen(reading, encoding="utf-8", errors="surrogateescape"))
+            stack.enter_context(monkeypatch.context()).setattr(sys, "stdin", pipe)
             with pytest.raises(SystemExit) as stop:
                 entry.load()([str(word) for word in words])
-        feeder.join()
         captured = capfd.readouterr()
         outcome = Outcome(stop.value.code or 0, captured.out, captured.err)
         assert status is None or outcome.status == status, outcome
@@ -68,11 +82,53 @@ def run(capfd, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def shell():
+def commands():
+    """Give a folder with all installed commands and python; they start as forks of a server that has imported torch already.
+
+    They do what the installed ones do, but for the start itself, and for what Python and torch read from the environment then:
+    with PYTHON... in it they are the installed ones.
+    """
+    installed = Path(sys.executable).parent
+    if not hasattr(os, "pidfd_open"):
+        yield installed
+        return
+    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the name of a socket has to be short
+        folder = Path(name)
+        here = Path(__file__).parent / "server"
+        for entry in entry_points(group="console_scripts"):
+            if entry.module.startswith("cnnkit_tools."):
+                write_program(
+                    folder / entry.name,
+                    f"{sys.executable} -SE {here / 'client.py'} {folder / 'socket'} {installed / entry.name}",
+                )
+        for python in ("python", "python3"):
+            write_program(folder / python, sys.executable)
+        server = subprocess.Popen(
+            [sys.executable, here / "serve.py", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        with server:
+            try:
+                assert server.stdout.readline() == b"ready\n"
+                yield folder
+            finally:
+                server.stdin.close()
+
+
+def write_program(path, line):
+    """Write a program that becomes another one."""
+    path.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+    path.chmod(0o755)
+
+
+@pytest.fixture(scope="session")
+def shell(commands):
     """Run a line of shell with the installed commands on its PATH, as a user would."""
 
     def run_line(line, *, cwd, status=0, stdin=subprocess.DEVNULL, env=None):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=cwd,
@@ -86,6 +142,31 @@ def shell():
         return outcome
 
     return run_line
+
+
+@pytest.fixture(scope="session")
+def quickstart(shell, commands, tmp_path_factory):
+    """Give the folder that `make quickstart` makes, once for all processes of pytest-xdist; it is read only, by agreement."""
+    place = shared_folder(tmp_path_factory) / "digits"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+        shell(f"make -f {ROOT / 'examples' / 'digits' / 'Makefile'} OUT=quickstart BIN={commands}/", cwd=place)
+    return place / "quickstart"
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Wait until a condition holds and give what it gave: `wait_for(path.exists)`; a test that waits in vain fails."""
+
+    def wait(condition, timeout=60):
+        end = time.monotonic() + timeout
+        while not (found := condition()):
+            assert time.monotonic() < end, f"still not so after {timeout} s"
+            time.sleep(0.002)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")
@@ -146,11 +227,30 @@ def terminal():
     return run_there
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+def shared_folder(tmp_path_factory):
+    """Give the folder that all processes of pytest-xdist share, each of which has its own in there."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
     """Keep tests out of the user's cache; they share one of their own, since exports take seconds."""
-    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("CNNKIT_OFFLINE", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNNKIT_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
+        patch.setenv("CNNKIT_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget(request):
+    """Let go of what a module's own functools.cache keeps, once its tests are over: networks of hundreds of megabytes."""
+    yield
+    kept = [each for each in vars(request.module).values() if hasattr(each, "cache_clear")]
+    if kept:
+        for each in kept:
+            each.cache_clear()
+        gc.collect()
 
 
 @pytest.fixture
@@ -188,6 +288,12 @@ def pictures(tmp_path):
         return root
 
     return make
+
+
+def pytest_configure():
+    """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ import warnings
 import pytest
 
 HEAD = """
-import os, sys, time, warnings
+import os, signal, sys, time, warnings
 from pathlib import Path
 from typing import Annotated
 from cnnkit import choices, cli, errors
@@ -138,6 +138,17 @@ def test_a_reader_that_goes_away_ends_the_command(program, words):
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
     assert done.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 128 + signal.SIGPIPE), (["--help"], 1), (["--version"], 1)])
+def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
+    """What nobody can read ends the command as above, whether it is records or help."""
+    program.write('cli.emit([{"a": 1}], as_json)')
+    reading, writing = os.pipe()
+    os.close(reading)
+    _, err = program.run(*words, stdout=writing, status=status)
+    os.close(writing)
+    assert err == ""
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", ""])
@@ -347,7 +358,7 @@ with atomic.writing("result.bin") as file:
     file.write(b"half")
     file.flush()
     cli.emit_lines(["ready"])
-    time.sleep(60)
+    signal.pause()
 """
 
 

@@ -12,16 +12,17 @@ from cnnkit.formats import bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+pytestmark = pytest.mark.slow
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 
 
 @needs_make
-def test_the_four_cases_of_transfer_learning(shell, pictures):
+def test_the_four_cases_of_transfer_learning(shell, commands, pictures):
     """All four are worked on pictures that the test draws, and come together in one table; a second run makes nothing anew."""
     sets = [pictures(name, red=13, blue=13) for name in ("things", "signs")]
     make = (
         f"make -f {EXAMPLES / 'transfer' / 'Makefile'} QUICK=1 SIMILAR={sets[0].name} DIFFERENT={sets[1].name} "
-        f"BACKBONE=squeezenet1_1 WEIGHTS=none SIZE=32 EARLY=features.5 BIN={Path(sys.executable).parent}/"
+        f"BACKBONE=squeezenet1_1 WEIGHTS=none SIZE=32 EARLY=features.5 BIN={commands}/"
     )
     outcome = shell(f"{make} -s", cwd=sets[0].parent)
     header, *rows = [line.split("\t") for line in outcome.out.splitlines()]
@@ -41,16 +42,21 @@ def test_the_four_cases_of_transfer_learning(shell, pictures):
 BASE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
 
 
-def make_line(example, *, folder, words):
+@pytest.fixture
+def make_line(commands):
     """Write the line that makes an example on the pictures of a folder."""
-    return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={Path(sys.executable).parent}/ {BASE} {words}"
+
+    def write(example, *, folder, words):
+        return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={commands}/ {BASE} {words}"
+
+    return write
 
 
 RUNGS = ["scratch", "augmented", "head", "endtoend", "tuned"]
 
 
 @needs_make
-def test_the_ladder(shell, pictures):
+def test_the_ladder(shell, make_line, pictures):
     """All rungs are climbed for a seed, past a picture that is none; the table has what the histories and cnn-eval's records have."""
     photos = pictures("photos", red=12, blue=12)
     (photos / "red" / "broken.png").write_bytes(b"no picture")
@@ -98,7 +104,7 @@ def test_the_table_of_the_ladder(shell, tmp_path):
 
 
 @needs_make
-def test_flowers(shell, pictures):
+def test_flowers(shell, make_line, pictures):
     """The second lesson goes from pictures to curves and a confusion matrix."""
     photos = pictures("photos", red=10, blue=10, green=10)
     words = "RATIO=0.6,0.2,0.2 EPOCHS=2 EPOCHS_TUNED=1 VIEWS=2 LEAST=0"
@@ -110,7 +116,7 @@ def test_flowers(shell, pictures):
 
 
 @needs_make
-def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
+def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
     """Both are trained on moved digits, and the gate falls as soon as the dense network is the better one."""
     words = "SEEDS=0 EPOCHS=6"
     outcome = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path)
@@ -121,9 +127,9 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, tmp_path):
 
 
 @needs_make
-def test_how_far_to_trust_the_digits(shell, tmp_path):
+def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
     """Every step prints its figures, and they hang together; each picture is answered once out of fold, and the vote is a mean."""
-    words = {"BIN": f"{Path(sys.executable).parent}/", "OUT": "out", "DATA": "none"}
+    words = {"BIN": f"{commands}/", "OUT": "out", "DATA": "none"}
     steps = shell(f"{EXAMPLES / 'trust.sh'} FOLDS=2 -j2", cwd=tmp_path, env=words).out.strip().split("\n\n")
     titles = [step.splitlines()[0] for step in steps]
     tables = [[line.split("\t") for line in step.splitlines()[1:]] for step in steps]
@@ -164,9 +170,9 @@ def probabilities(path):
     return {(picture, label): float(probability) for picture, _, label, probability in rows}
 
 
-def see(shell, folder, **env):
+def see(shell, commands, folder, **env):
     """Run see.sh, and demand every kind of picture, none of one colour."""
-    words = {"BIN": f"{Path(sys.executable).parent}/", "OUT": "out", **env}
+    words = {"BIN": f"{commands}/", "OUT": "out", **env}
     outcome = shell(str(EXAMPLES / "see.sh"), cwd=folder, env=words)
     kinds = [
         "cam.png",
@@ -187,18 +193,20 @@ def see(shell, folder, **env):
 
 
 @needs_make
-def test_all_pictures_of_the_digits(shell, tmp_path):
+def test_all_pictures_of_the_digits(shell, commands, quickstart, tmp_path):
     """Where there are no photographs, all pictures are of the network that reads digits."""
-    outcome = see(shell, tmp_path, DATA=str(tmp_path / "none"))
+    # Most of what the script would make; not the predictions, in which the folder has its name
+    shutil.copytree(quickstart, tmp_path / "out" / "digits", ignore=shutil.ignore_patterns("predictions.tsv"))
+    outcome = see(shell, commands, tmp_path, DATA=str(tmp_path / "none"))
     assert "out/digits/digits/8/0008.png\t" in outcome.out
     with Image.open(tmp_path / "out" / "cam.png") as sheet:
         assert min(sheet.size) > 300
 
 
 @pytest.mark.photos
-def test_all_pictures_of_real_networks(shell, tmp_path, photos):
+def test_all_pictures_of_real_networks(shell, commands, tmp_path, photos):
     """Where there are some, of MobileNetV2 and SqueezeNet; more values are nought in the late layer than in the early one."""
-    outcome = see(shell, tmp_path, DATA=str(photos))
+    outcome = see(shell, commands, tmp_path, DATA=str(photos))
     zeros = {
         line.split("\t")[0]: float(line.split("\t")[3]) for line in outcome.out.splitlines() if "out/maps/" in line
     }

@@ -1,7 +1,8 @@
 """Every installed command has the same manners: help, versions, errors, streams, signals and exit status.
 
-The machinery behind them is tested on throw-away commands in test_cli.py; here each real command shows that it stands behind it.
-A command that is new needs a line in each of the tables below.
+The machinery behind them is tested on throw-away commands in test_cli.py; here each real command shows that it stands behind it. All
+of them walk the road once as processes, and are asked again in this one; what needs a terminal, a pipe that breaks or a signal,
+which are the machinery's alone, is asked of four. A command that is new needs a line in each of the tables below.
 """
 
 import json
@@ -61,6 +62,9 @@ KEPT = {"cnn-split": "split.tsv", "cnn-predict": "predictions.tsv"}
 
 #: Those that are done in a moment and can be run again and again.
 QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn-calibrate", "cnn-curves", "cnn-cam"]
+
+#: One that is light, one that trains in torch, one that runs ONNX, one that reads standard input.
+FOUR = ["cnn-dims", "cnn-train", "cnn-predict", "cnn-eval"]
 
 #: All that is needed, but the file does not exist.
 MISSING = {
@@ -143,6 +147,7 @@ SKIPPING = {
 SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
+four_commands = pytest.mark.parametrize("name", FOUR)
 
 
 def script(name):
@@ -156,35 +161,43 @@ class Done:
     err: str
 
 
-def run(name, *words, cwd, status=0, **options):
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
-    done = subprocess.run([script(name), *words], cwd=cwd, stderr=subprocess.PIPE, text=True, timeout=300, **streams)
-    assert status is None or done.returncode == status, done.stderr
+def start(path, *words, cwd, **streams):
+    """Run a command as a process of its own."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | streams
+    done = subprocess.run([path, *words], cwd=cwd, stderr=subprocess.PIPE, text=True, timeout=300, **streams)
     return Done(done.returncode, done.stdout or "", done.stderr)
 
 
+@pytest.fixture
+def run_in(run, monkeypatch):
+    """Run a command in this process, in a folder."""
+
+    def call(folder, name, *words, **others):
+        monkeypatch.chdir(folder)
+        return run(name, *words, **others)
+
+    return call
+
+
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def road(tmp_path_factory, commands):
     """Walk the road once. Returns the folder, and what each command did."""
     folder = tmp_path_factory.mktemp("road")
     make_pictures(folder / "photos")
     done = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setenv("CNNKIT_OFFLINE", "1")
-        for name, words in ROAD.items():
-            done[name] = run(name, *words, cwd=folder, status=None)
-            if name in KEPT:
-                (folder / KEPT[name]).write_text(done[name].out)
-            if name == "cnn-split":  # a truth that somebody is wrong about: where all are right there is no temperature
-                _, *rows = (line.split("\t") for line in done[name].out.splitlines())
-                wrong = next(path for path, label, part in rows if (label, part) == ("red", "test"))
-                mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue")
-                (folder / "mistaken.tsv").write_text(mistaken)
-            if name == "cnn-train-head":  # the tests run it again, in other seconds
-                shutil.copy(folder / "head.csv", folder / "kept.csv")
-            if name == "cnn-extract":
-                run(name, "split.tsv", "--split", "test", "-o", "test.npy", *BASE, cwd=folder)
+    for name, words in ROAD.items():
+        done[name] = start(commands / name, *words, cwd=folder)
+        if name in KEPT:
+            (folder / KEPT[name]).write_text(done[name].out)
+        if name == "cnn-split":  # a truth that somebody is wrong about: where all are right there is no temperature
+            _, *rows = (line.split("\t") for line in done[name].out.splitlines())
+            wrong = next(path for path, label, part in rows if (label, part) == ("red", "test"))
+            mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue")
+            (folder / "mistaken.tsv").write_text(mistaken)
+        if name == "cnn-train-head":  # the tests run it again, in other seconds
+            shutil.copy(folder / "head.csv", folder / "kept.csv")
+        if name == "cnn-extract":
+            start(commands / name, "split.tsv", "--split", "test", "-o", "test.npy", *BASE, cwd=folder)
     return folder, done
 
 
@@ -210,9 +223,9 @@ def test_every_table_knows_the_command(name):
 
 @every_command
 @pytest.mark.parametrize("word", ["-h", "--help"])
-def test_help_names_itself_and_shows_examples(name, word, tmp_path):
+def test_help_names_itself_and_shows_examples(name, word, run):
     """Exit 0, nothing on stderr, no escape sequences in a pipe, every option with a sentence, examples of this very command."""
-    done = run(name, word, cwd=tmp_path)
+    done = run(name, word)
     assert done.err == ""
     assert done.out.startswith(f"Usage: {name} ")
     assert "\x1b" not in done.out
@@ -246,7 +259,7 @@ def test_every_option_says_what_it_does(name):
     assert [parameter.name for parameter in seen if not parameter.help] == []
 
 
-@every_command
+@four_commands
 def test_help_on_a_terminal_keeps_its_colours_to_those_who_want_them(name, terminal, tmp_path):
     """rich draws it; NO_COLOR is honoured (bold and dim are no colours)."""
     colours = re.compile(r"\x1b\[([0-9]+;)*(3[0-8]|4[0-8]|9[0-7])(;[0-9]+)*m")
@@ -255,9 +268,9 @@ def test_help_on_a_terminal_keeps_its_colours_to_those_who_want_them(name, termi
 
 
 @every_command
-def test_version_names_what_the_results_depend_on(name, tmp_path):
+def test_version_names_what_the_results_depend_on(name, run):
     """One line, with the versions of cnnkit, torch and onnxruntime."""
-    done = run(name, "--version", cwd=tmp_path)
+    done = run(name, "--version")
     assert done.err == ""
     (line,) = done.out.splitlines()
     assert line.startswith(f"cnnkit {version('cnnkit')}, torch {version('torch')}, ")
@@ -265,11 +278,12 @@ def test_version_names_what_the_results_depend_on(name, tmp_path):
 
 
 @every_command
-def test_completion_knows_the_options(name, tmp_path):
+def test_completion_knows_the_options(name, run, monkeypatch):
     """The shell asks the command itself what may come next."""
-    variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
-    env = {**os.environ, variable: "complete_bash", "COMP_WORDS": f"{name} --qui", "COMP_CWORD": "1"}
-    done = run(name, cwd=tmp_path, env=env)
+    monkeypatch.setenv(f"_{name.replace('-', '_').upper()}_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"{name} --qui")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    done = run(name)
     assert (done.out.split(), done.err) == (["--quiet"], "")
 
 
@@ -277,29 +291,28 @@ def test_completion_knows_the_options(name, tmp_path):
 
 
 @every_command
-def test_an_unknown_option_is_a_usage_error(name, tmp_path):
+def test_an_unknown_option_is_a_usage_error(name, run):
     """Exit 2, one line that names it, nothing on stdout."""
-    done = run(name, "--no-such-option", cwd=tmp_path, status=2)
+    done = run(name, "--no-such-option", status=2)
     assert done.out == ""
     assert re.fullmatch(rf"{name}: .*--no-such-option.*; see {name} --help\n", done.err)
 
 
 @every_command
-def test_a_missing_file_is_one_line(name, tmp_path):
+def test_a_missing_file_is_one_line(name, run_in, tmp_path):
     """Exit 1, one line that names it, nothing on stdout, nothing written."""
     make_pictures(tmp_path / "photos")
-    done = run(name, *MISSING[name], cwd=tmp_path, status=1)
+    done = run_in(tmp_path, name, *MISSING[name], status=1)
     assert done.out == ""
     assert re.fullmatch(rf"{name}: .*no-such.*\n", done.err)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @every_command
-def test_no_source_and_a_terminal_is_a_usage_error(name, terminal, road):
+def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
     """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""
     folder, _ = road
-    done = terminal(script(name), *SOURCELESS[name], on=["stdin"], cwd=folder)
-    assert done.status == 2
+    done = run_in(folder, name, *SOURCELESS[name], typing=True, status=2)
     assert re.fullmatch(rf"{name}: .+\n", done.err)
 
 
@@ -319,21 +332,21 @@ def test_in_a_pipe_it_prints_tsv(name, road):
 
 
 @every_command
-def test_json_lines_parse_and_quiet_is_quiet(name, road):
+def test_json_lines_parse_and_quiet_is_quiet(name, run_in, road):
     """With `--json` every line is an object that a strict reader takes; with `--quiet` nothing is left to say."""
 
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
 
     folder, _ = road
-    done = run(name, *ROAD[name], "--json", "--quiet", cwd=folder)
+    done = run_in(folder, name, *ROAD[name], "--json", "--quiet")
     lines = done.out.splitlines()
     assert lines
     assert all(isinstance(json.loads(line, parse_constant=refuse), dict) for line in lines)
     assert done.err == ""
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["cnn-dims", "cnn-predict", "cnn-eval", "cnn-cam"])
 def test_on_a_terminal_it_draws_a_table(name, road, terminal):
     """No tabs, but columns under a line; data and nothing else, even there, on stdout."""
     folder, _ = road
@@ -345,21 +358,31 @@ def test_on_a_terminal_it_draws_a_table(name, road, terminal):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_second_run_prints_the_same_bytes(name, road):
-    """The same input and seed give the same output."""
+def test_a_second_run_prints_the_same_bytes(name, run_in, road):
+    """The same input and seed give the same output; this process has its sets in another order than the first one."""
     folder, done = road
-    assert run(name, *ROAD[name], cwd=folder).out == done[name].out
+    assert run_in(folder, name, *ROAD[name]).out == done[name].out
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [*((name, ["--help"]) for name in COMMANDS), *((name, ROAD[name]) for name in QUICK)]
-)
-def test_a_reader_that_has_gone_is_no_fault(name, words, road):
+@pytest.mark.slow
+@every_command
+def test_it_needs_nothing_that_another_has_loaded(name, road):
+    """Started from nothing it does the same: the processes of the road are forks of one that has imported torch."""
+    folder, done = road
+    alone = start(script(name), *ROAD[name], cwd=folder)
+    assert alone.status == 0, alone.err
+    assert [len(line.split("\t")) for line in alone.out.splitlines()] == [
+        len(line.split("\t")) for line in done[name].out.splitlines()
+    ]
+
+
+@four_commands
+def test_a_reader_that_has_gone_is_no_fault(name, road):
     """Where `| head` has read enough, the command ends without a traceback and without a word about a pipe."""
     folder, _ = road
     reading, writing = os.pipe()
     os.close(reading)
-    done = run(name, *words, cwd=folder, stdout=writing, status=None)
+    done = start(script(name), *ROAD[name], cwd=folder, stdout=writing)
     os.close(writing)
     assert done.status in (1, 128 + signal.SIGPIPE)
     assert "Traceback" not in done.err
@@ -367,16 +390,15 @@ def test_a_reader_that_has_gone_is_no_fault(name, words, road):
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["loud", "quiet"])
-def test_a_broken_picture_is_skipped_and_named(name, quiet, road):
-    """Exit 3: the rest is done; the one is named on stderr, even with `--quiet`, and with its reason in the file of errors."""
+def test_a_broken_picture_is_skipped_and_named(name, run_in, road):
+    """Exit 3: the rest is done; the one is named on stderr, and with its reason in the file of errors."""
     folder, _ = road
     make_pictures(folder / "photos-and-one")
     broken = folder / "photos-and-one" / "red" / "broken.png"
     broken.write_bytes(b"no picture")
     (folder / "skipping").mkdir()
     try:
-        done = run(name, *SKIPPING[name], "--errors", "skipping/errors.tsv", *quiet, cwd=folder, status=3)
+        done = run_in(folder, name, *SKIPPING[name], "--errors", "skipping/errors.tsv", status=3)
         header, row = (folder / "skipping" / "errors.tsv").read_text().splitlines()
     finally:
         shutil.rmtree(folder / "photos-and-one")
@@ -392,16 +414,27 @@ def test_a_broken_picture_is_skipped_and_named(name, quiet, road):
 # ---------------------------------------------------------------- being stopped
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "status"),
-    [*((name, signal.SIGINT, 130) for name in COMMANDS), *((name, signal.SIGTERM, 143) for name in QUICK)],
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@four_commands
 def test_it_can_be_stopped(name, number, status, road):
     """Ctrl-C is 130 and SIGTERM 143, in the middle of the work; no traceback, nothing on stdout, no file left half written."""
+    stop(script(name), number, status, road)
+
+
+@pytest.mark.slow
+@every_command
+def test_every_command_can_be_stopped(name, commands, road):
+    """As above, for Ctrl-C."""
+    stop(commands / name, signal.SIGINT, 130, road)
+
+
+def stop(path, number, status, road):
+    """Start work that does not end by itself, stop it, and look at what it left."""
+    name = path.name
     folder, _ = road
     before = set(folder.iterdir())
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([script(name), *ENDLESS[name]], cwd=folder, bufsize=0, **pipes) as process:
+    with subprocess.Popen([path, *ENDLESS[name]], cwd=folder, bufsize=0, **pipes) as process:
         try:
             wait_until_at_work(process, reads=name not in SILENT)
             process.send_signal(number)

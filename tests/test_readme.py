@@ -6,6 +6,7 @@ the others run in what `make quickstart` makes.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 SHARED = Path(os.environ.get("CNNKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+INSTALLED = Path(sys.executable).parent
 BLOCK = re.compile(r"(<!-- photos -->\n)?```console\n(.*?)```", re.DOTALL)
 #: Columns whose figures belong to the machine, not to the command.
 MACHINE = {"seconds", "per_second", "max_difference"}
@@ -41,9 +43,9 @@ def shown():
     return commands
 
 
-def perform(command, folder):
+def perform(command, folder, *, commands=INSTALLED):
     """Run one line of shell in a folder; every stage of a pipe must succeed, but for those that `head` cuts short."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
     line = f"{command}; for s in ${{PIPESTATUS[@]}}; do [ $s = 0 ] || [ $s = 141 ] || exit $s; done"
     return subprocess.run(
         ["bash", "-c", line],
@@ -57,10 +59,9 @@ def perform(command, folder):
 
 def prepare_quickstart(folder):
     """Make what `make quickstart` makes."""
-    bin_folder = f"{Path(sys.executable).parent}/"
     road = ROOT / "examples" / "digits" / "Makefile"
     subprocess.run(
-        ["make", "-f", road, "OUT=quickstart", f"BIN={bin_folder}"], cwd=folder, check=True, capture_output=True
+        ["make", "-f", road, "OUT=quickstart", f"BIN={INSTALLED}/"], cwd=folder, check=True, capture_output=True
     )
     return folder
 
@@ -74,25 +75,39 @@ def prepare_photos(folder):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Give the two folders that the commands run in, each made when it is first asked for."""
-    made = {}
+def done(tmp_path_factory, request, commands):
+    """Give what the entry of a number did. Those above it are run first, in the same folder: they make what it reads."""
+    folders, outcomes = {}, {}
 
     def folder(photos):
-        if photos not in made:
-            place = tmp_path_factory.mktemp("photos" if photos else "readme")
-            made[photos] = (prepare_photos if photos else prepare_quickstart)(place)
-        return made[photos]
+        if photos not in folders:
+            place = folders[photos] = tmp_path_factory.mktemp("photos" if photos else "readme")
+            if photos:
+                prepare_photos(place)
+            else:
+                shutil.copytree(request.getfixturevalue("quickstart"), place / "quickstart")
+        return folders[photos]
 
-    return folder
+    def outcome(number):
+        photos = ENTRIES[number].photos
+        for each in [other for other in range(number + 1) if ENTRIES[other].photos == photos and other not in outcomes]:
+            outcomes[each] = perform(ENTRIES[each].command, folder(photos), commands=commands)
+        return outcomes[number]
+
+    return outcome
 
 
-@pytest.mark.parametrize("entry", shown(), ids=lambda entry: entry.command[:60])
-def test_a_command_prints_what_the_readme_shows(entry, folders):
+ENTRIES = shown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(ENTRIES)), ids=[entry.command[:60] for entry in ENTRIES])
+def test_a_command_prints_what_the_readme_shows(number, done):
     """The command succeeds, and its output is the README's: words exactly, figures closely, those of the machine not at all."""
+    entry = ENTRIES[number]
     if entry.photos and not SHARED.is_dir():
         pytest.skip(f"no photographs at {SHARED}")
-    done = perform(entry.command, folders(entry.photos))
+    done = done(number)
     assert done.returncode == 0, done.stderr
     found, wanted = done.stdout.splitlines(), entry.output.splitlines()
     assert len(found) == len(wanted), done.stdout

@@ -212,7 +212,7 @@ def test_decoding_goes_on_while_the_network_computes(files):
         assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
-def test_the_network_computes_while_answers_are_used(files):
+def test_the_network_computes_while_answers_are_used(files, wait_for):
     """While somebody uses the answers of one batch, the network has begun with the next."""
     started = []
 
@@ -222,10 +222,7 @@ def test_the_network_computes_while_answers_are_used(files):
 
     batches = runner.run(good(files), [SMALL], network, batch=4)
     next(batches)
-    deadline = time.monotonic() + 10
-    while len(started) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(started) >= 2
+    wait_for(lambda: len(started) >= 2)
     batches.close()
 
 
