@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -86,6 +87,20 @@ def shell():
         return outcome
 
     return run_line
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Wait until a condition holds and give what it gave: `wait_for(path.exists)`; a test that waits in vain fails."""
+
+    def wait(condition, timeout=60):
+        end = time.monotonic() + timeout
+        while not (found := condition()):
+            assert time.monotonic() < end, f"still not so after {timeout} s"
+            time.sleep(0.002)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")
