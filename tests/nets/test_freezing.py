@@ -27,8 +27,18 @@ def whole(name):
     return module, cutting.find_layer(name, module, None, size=64 if name.startswith("vit") else preprocess.size)
 
 
+@functools.cache
 def base_of(name):
+    """Cut once: splitting sets anew which of its parameters are trained, and its mode."""
     return cutting.cut(*whole(name))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go():
+    """Keep no network for the tests of other modules."""
+    yield
+    whole.cache_clear()
+    base_of.cache_clear()
 
 
 def chain(text=TEXT):
