@@ -572,6 +572,7 @@ def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
 # ---------------------------------------------------------------- photographs
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
     """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
@@ -609,6 +610,7 @@ def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
         assert top <= (box[1] + box[3]) / 2 < bottom, row
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
     """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""

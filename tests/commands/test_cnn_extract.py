@@ -612,6 +612,7 @@ def test_the_gpu_gives_the_same(run, here):
     assert outcome.status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_the_readme(run, photos, here):
     """The road's own command on real photographs: 1,280 features each, of which a nearest centroid already tells cats from dogs."""

@@ -111,6 +111,7 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
     np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 @pytest.mark.parametrize("method", THEIRS)
 def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
