@@ -1,22 +1,31 @@
 # make quickstart   install, and run the whole road on handwritten digits; a second run takes seconds
-# make test         install, and run lint, types and tests
+# make test         install, and run lint, types and all tests that are not marked slow: minutes, on two cores
+# make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
 # make clean        remove what quickstart made, and .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 ROAD := quickstart
+# Tests run in two processes of one thread each. A process that has nothing left takes tests from the other one, and those that
+# share what a module's fixtures made mostly stay together. For a single test: .venv/bin/python -m pytest tests/test_cli.py
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-all checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
 	@$(MAKE) --no-print-directory -f examples/digits/Makefile BIN=$(BIN)/ OUT=$(ROAD)
 
-test: .venv/test
+test: checks
+	$(PYTEST) -m "not slow"
+
+test-all: checks
+	$(PYTEST)
+
+checks: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 # The commands, installed so that changes in the source are seen at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python

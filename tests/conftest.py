@@ -5,15 +5,19 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
 
 import numpy as np
 import pytest
@@ -69,11 +73,53 @@ def run(capfd, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def shell():
+def commands():
+    """Give a folder with all installed commands and python; they start as forks of a server that has imported torch already.
+
+    They do what the installed ones do, but for the start itself, and for what Python and torch read from the environment then:
+    with PYTHON... in it they are the installed ones.
+    """
+    installed = Path(sys.executable).parent
+    if not hasattr(os, "pidfd_open"):
+        yield installed
+        return
+    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the name of a socket has to be short
+        folder = Path(name)
+        here = Path(__file__).parent / "server"
+        for entry in entry_points(group="console_scripts"):
+            if entry.module.startswith("cnnkit_tools."):
+                write_program(
+                    folder / entry.name,
+                    f"{sys.executable} -SE {here / 'client.py'} {folder / 'socket'} {installed / entry.name}",
+                )
+        for python in ("python", "python3"):
+            write_program(folder / python, sys.executable)
+        server = subprocess.Popen(
+            [sys.executable, here / "serve.py", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        with server:
+            try:
+                assert server.stdout.readline() == b"ready\n"
+                yield folder
+            finally:
+                server.stdin.close()
+
+
+def write_program(path, line):
+    """Write a program that becomes another one."""
+    path.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+    path.chmod(0o755)
+
+
+@pytest.fixture(scope="session")
+def shell(commands):
     """Run a line of shell with the installed commands on its PATH, as a user would."""
 
     def run_line(line, *, cwd, status=0, stdin=subprocess.DEVNULL, env=None):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=cwd,
@@ -161,11 +207,14 @@ def terminal():
     return run_there
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Keep tests out of the user's cache; they share one of their own, since exports take seconds."""
-    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("CNNKIT_OFFLINE", "1")
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep tests out of the user's cache; all of them, in all processes of pytest-xdist, share one, since exports take seconds."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNNKIT_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        patch.setenv("CNNKIT_OFFLINE", "1")
+        yield
 
 
 @pytest.fixture
@@ -203,6 +252,12 @@ def pictures(tmp_path):
         return root
 
     return make
+
+
+def pytest_configure():
+    """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
