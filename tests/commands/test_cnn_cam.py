@@ -398,7 +398,7 @@ def test_an_exported_network_gives_the_same_maps(run, here):
     assert plain.err == "cnn-cam: maps of conv1\n"
 
 
-def test_an_exported_network_needs_no_torch(here):
+def test_an_exported_network_needs_no_torch(run, here):
     """Neither for maps nor for measuring how faithful they are."""
     program = (
         "import sys\n"
@@ -406,11 +406,7 @@ def test_an_exported_network_needs_no_torch(here):
         "try: main(sys.argv[1:])\n"
         "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
     )
-    subprocess.run(
-        [Path(sys.executable).parent / "cnn-export", "model.pt", "-o", "m.onnx", "--cam", "-q"],
-        check=True,
-        capture_output=True,
-    )
+    run("cnn-export", "model.pt", "-o", "m.onnx", "--cam", *CPU)
     words = ["-m", "m.onnx", "photos", "-o", "maps", "--faithful", "--sheet", "sheet.png"]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] in ("None False", "0 False"), done.stderr

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -394,21 +393,29 @@ def many(here):
     ]
 
 
-def stop(words, output, number):
+@pytest.fixture
+def stop(commands, wait_for):
     """Start the command and send it a signal when some rows are on the disk."""
-    command = [Path(sys.executable).parent / "cnn-extract", *words, "-o", output]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    part, deadline = Path(f"{output}.part"), time.monotonic() + 120
-    while not (part.exists() and part.stat().st_size > 32 * 4 * 50) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert out == ""
-    return process.returncode, err
+
+    def start(words, output, number):
+        command = [commands / "cnn-extract", *words, "-o", output]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        unfinished = Path(f"{output}.part")
+
+        def has_rows():
+            assert process.poll() is None, process.stderr.read()
+            return unfinished.exists() and unfinished.stat().st_size > 32 * 4 * 50
+
+        wait_for(has_rows, timeout=120)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert out == ""
+        return process.returncode, err
+
+    return start
 
 
-def test_killed_and_resumed(run, many, here):
+def test_killed_and_resumed(run, stop, many, here):
     """Killed without warning in the middle, then resumed: only the missing rows are computed, and every byte is as if undisturbed."""
     run("cnn-extract", *many, "-o", "whole.npy")
     status, _ = stop(many, "x.npy", signal.SIGKILL)
@@ -428,7 +435,7 @@ def test_killed_and_resumed(run, many, here):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_says_what_is_kept(run, many, here, number, status):
+def test_interrupted_says_what_is_kept(run, stop, many, here, number, status):
     """Ctrl-C and a batch system's SIGTERM end it at once; it says how many rows are kept and how to go on."""
     returned, err = stop(many, "x.npy", number)
     assert returned == status
@@ -438,7 +445,7 @@ def test_interrupted_says_what_is_kept(run, many, here, number, status):
     assert int(outcome.rows[0]["resumed"]) > 0
 
 
-def test_resume_with_other_settings_is_refused(run, many, here):
+def test_resume_with_other_settings_is_refused(run, stop, many, here):
     """Resuming with another base, batch or dtype is refused with both values; without --resume it begins anew."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
@@ -530,9 +537,9 @@ def test_bench(run, here):
     assert os.listdir() == ["photos"]
 
 
-def test_a_bar_for_people_alone(run, terminal, here, many):
+def test_a_bar_for_people_alone(run, terminal, commands, here, many):
     """On a terminal a bar with rate and time left is drawn on stderr; in a pipe there is none of it."""
-    command = Path(sys.executable).parent / "cnn-extract"
+    command = commands / "cnn-extract"
     seen = terminal(command, *many, "-o", "x.npy", on=("stderr",), cwd=here)
     assert seen.status == 0
     assert "extracting" in seen.out

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -220,17 +219,6 @@ def test_a_network_by_name_is_whole_and_learns(run, here, arch):
 # ---------------------------------------------------------------- being stopped, and going on
 
 
-def start(*words, env=None, **others):
-    program = [Path(sys.executable).parent / "cnn-train", "photos", "-o", "m.pt", *FAST, *words]
-    return subprocess.Popen(
-        program,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        **others,
-    )
-
-
 def has_rows(count, process):
     """Whether the history has so many rows; the rest of the training is to come."""
     assert process.poll() is None, process.stderr.read().decode()
@@ -249,14 +237,19 @@ def has_rows(count, process):
     ],
     ids=["kill", "term", "interrupt"],
 )
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, wait_for, number, words, layers):
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, commands, wait_for, number, words, layers):
     """The same bytes and the same history; meanwhile a whole checkpoint, no half file, no model, and the exit status of the signal."""
     words = (*words, "--epochs", "40", "--layers", layers)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         train(run, *words, out="whole.pt")
-        process = start(*words)
+        process = subprocess.Popen(
+            [commands / "cnn-train", "photos", "-o", "m.pt", *FAST, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         wait_for(lambda: has_rows(2, process), timeout=120)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
