@@ -1,6 +1,7 @@
 """cnn-cam as it is used: one overlay a picture, records, sheets; with torch and without; and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -79,6 +80,19 @@ def here(tmp_path, monkeypatch):
     write_picture("photos/red/2.gif", blue=None)
     write_picture("photos/red/3.png", blue=None, size=(40, 56), red=(20, 28, 30, 42))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, made):
+    """A folder with model.pt and any.pt exported, the second for images of any size."""
+    folder = tmp_path_factory.mktemp("exported")
+    write_model(folder / "model.pt")
+    write_model(folder / "any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
+    return made(
+        ("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU),
+        ("cnn-export", "any.pt", "-o", "any.onnx", "--cam", "--dynamic-size", *CPU),
+        folder=folder,
+    )
 
 
 def boxes(row):
@@ -377,9 +391,9 @@ def test_larger_and_rectangular_pictures(run, here):
 # ---------------------------------------------------------------- without torch
 
 
-def test_an_exported_network_gives_the_same_maps(run, here):
+def test_an_exported_network_gives_the_same_maps(run, here, exported):
     """CAM is Zhou's sum to 1e-4, Grad-CAM and HiResCAM equal torch's; contrast, classes and overlays as well."""
-    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    shutil.copy(exported / "model.onnx", here)
     for method in ("cam", "gradcam", "hirescam"):
         for extra in ((), ("--contrast",)):
             words = ("--method", method, "--class", "all", "--raw", "--force", "--box", "0.3", *extra)
@@ -398,7 +412,7 @@ def test_an_exported_network_gives_the_same_maps(run, here):
     assert plain.err == "cnn-cam: maps of conv1\n"
 
 
-def test_an_exported_network_needs_no_torch(run, here):
+def test_an_exported_network_needs_no_torch(here, exported):
     """Neither for maps nor for measuring how faithful they are."""
     program = (
         "import sys\n"
@@ -406,13 +420,13 @@ def test_an_exported_network_needs_no_torch(run, here):
         "try: main(sys.argv[1:])\n"
         "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
     )
-    run("cnn-export", "model.pt", "-o", "m.onnx", "--cam", *CPU)
-    words = ["-m", "m.onnx", "photos", "-o", "maps", "--faithful", "--sheet", "sheet.png"]
+    shutil.copy(exported / "model.onnx", here)
+    words = ["-m", "model.onnx", "photos", "-o", "maps", "--faithful", "--sheet", "sheet.png"]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] in ("None False", "0 False"), done.stderr
 
 
-def test_what_an_exported_network_cannot_do(run, here):
+def test_what_an_exported_network_cannot_do(run, here, exported):
     """It says why, and that the .pt can."""
     run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
     refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
@@ -424,7 +438,7 @@ def test_what_an_exported_network_cannot_do(run, here):
         "its head (dense 3 relu, dense 2 softmax) is not one dense layer behind global average pooling" in refused.err
     )
     assert "give the .pt it was made from" in refused.err
-    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    shutil.copy(exported / "model.onnx", here)
     for words, said in (
         (("--method", "layercam"), "--method layercam needs more than an exported network gives; give the .pt"),
         (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
@@ -439,20 +453,20 @@ def test_what_an_exported_network_cannot_do(run, here):
 
 
 @pytest.fixture
-def large(here):
+def large(here, exported):
     """Noise of 200 by 150 pixels with a red square of 12 in it, and model.onnx, which takes any size."""
     noise = np.random.default_rng(0).integers(90, 166, (150, 200, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     image.paste(RED, (161, 97, 173, 109))
     image.save("large.png")
-    write_model("any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
+    for name in ("any.pt", "any.onnx"):
+        shutil.copy(exported / name, here)
     return 161, 97, 173, 109
 
 
 @pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
 def test_a_small_thing_in_a_large_picture(run, large, size):
     """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
-    run("cnn-export", "any.pt", "-o", "any.onnx", "--cam", "--dynamic-size", *CPU)
     words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
     found = []
     for model in ("any.pt", "any.onnx"):
@@ -468,9 +482,9 @@ def test_a_small_thing_in_a_large_picture(run, large, size):
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 
 
-def test_how_a_picture_comes_to_an_exported_network(run, here):
+def test_how_a_picture_comes_to_an_exported_network(run, here, exported):
     """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
-    run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
+    shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
         ours, theirs = (
             run("cnn-cam", "-m", name, "photos", "--method", "gradcam", "--box", "0.5", *words, *CPU).rows
