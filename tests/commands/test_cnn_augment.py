@@ -507,6 +507,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, pictures):
             outcome = run("cnn-augment", "photos", "-o", "more", "--force", *WORDS, status=1)
             assert "another run is writing into it" in outcome.err
             process.send_signal(number)
+            process.communicate()  # until nobody holds the other end any more
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
     with pytest.raises(CnnkitError, match="more: no pictures in it"):
@@ -515,6 +516,8 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, pictures):
     assert len(tree("more")) == 61
 
 
+@pytest.mark.slow
+@pytest.mark.photos
 def test_real_photographs(run, here, photos):
     """JPEGs of many sizes: every copy is what its row's numbers make of its source, but for what JPEG loses."""
     folder = here / "real" / "daisy"

@@ -574,9 +574,9 @@ def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
         assert max(most) <= 3 * 3  # of three batches at the most
         return held
 
-    peak(50)
-    few, many = peak(100), peak(500)
-    assert many < 1.1 * few + 400 * 2 * 160 * 160 * 3  # thumbnails, and some paths
+    peak(40)
+    few, many = peak(50), peak(200)
+    assert many < 1.1 * few + 150 * 2 * 160 * 160 * 3  # thumbnails, and some paths
 
 
 # ---------------------------------------------------------------- photographs

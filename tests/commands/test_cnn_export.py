@@ -23,12 +23,20 @@ from cnnkit.nets import classifier as classifiers
 TEXT = "conv 6 k3 s2 relu, conv 8 k3 relu"
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of two classes, pooled by the mean."""
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    write(path, "dense 2 softmax")
+    return path
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures):
-    """A working folder with model.pt (two classes, pooled by the mean) and eleven photos."""
+def here(tmp_path, monkeypatch, pictures, model):
+    """A working folder with model.pt and eleven photos."""
     pictures(red=6, blue=5)
     monkeypatch.chdir(tmp_path)
-    write("model.pt", "dense 2 softmax")
+    shutil.copy(model, tmp_path)
     return tmp_path
 
 
@@ -111,16 +119,24 @@ def test_a_grey_models_base(run, here):
     np.testing.assert_allclose(np.load("grey.npy"), seen.numpy(), atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """What was exported, as bytes."""
+    return {}
+
+
 @pytest.fixture
-def quickly(monkeypatch):
+def quickly(monkeypatch, kept):
     """Export every network once: what follows is not about the exporter, which takes its seconds."""
-    real, kept = export.to_onnx, {}
+    real = export.to_onnx
 
     def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH):
-        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset, tuple(free))
+        values = tuple(tensor.numpy().tobytes() for tensor in module.state_dict().values())
+        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset, tuple(free), values)
         if key not in kept:
-            kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset, free=free)
-        return onnx.ModelProto.FromString(kept[key].SerializeToString())
+            proto = real(module, example, inputs=inputs, outputs=outputs, opset=opset, free=free)
+            kept[key] = proto.SerializeToString()
+        return onnx.ModelProto.FromString(kept[key])
 
     monkeypatch.setattr(export, "to_onnx", remembered)
 
