@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from cnnkit.choices import Fit
-from cnnkit.data import images
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
 from cnnkit.engine import runner
@@ -161,23 +160,23 @@ def test_decoding_goes_on_while_the_network_computes(files):
     decoded = threading.Event()
     count = 0
 
-    def load(_image, _way):
+    def load(_path, **_words):
         nonlocal count
         count += 1
         if count > 8:
             decoded.set()
-        return np.zeros((6, 6, 3), np.uint8)
+        return [np.zeros((6, 6, 3), np.uint8)]
 
     def network(images):
         assert decoded.wait(10), "nothing was decoded meanwhile"
         return means(images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "prepare", load)
+        patch.setattr(runner, "_load", load)
         assert len(list(runner.run(good(files), SMALL, network, batch=4))) == 5
 
 
-def test_the_network_computes_while_answers_are_used(files, wait_for):
+def test_the_network_computes_while_answers_are_used(files):
     """While somebody uses the answers of one batch, the network has begun with the next."""
     started = []
 
@@ -187,7 +186,10 @@ def test_the_network_computes_while_answers_are_used(files, wait_for):
 
     batches = runner.run(good(files), SMALL, network, batch=4)
     next(batches)
-    wait_for(lambda: len(started) >= 2, timeout=10)
+    deadline = time.monotonic() + 10
+    while len(started) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(started) >= 2
     batches.close()
 
 
@@ -225,9 +227,9 @@ def slow(seconds):
 
 def test_rates_are_those_of_the_clock(files, monkeypatch):
     """Decoding and a network of 10 ms a picture each are found to be that; side by side they take hardly longer than one alone."""
-    pixels = np.zeros((6, 6, 3), np.uint8)
-    monkeypatch.setattr(images, "load", lambda _path: None)
-    monkeypatch.setattr(preparing, "prepare", lambda *_words: time.sleep(0.01) or pixels)
+    monkeypatch.setattr(
+        runner, "_load", lambda *_words, **_options: time.sleep(0.01) or [np.zeros((6, 6, 3), np.uint8)]
+    )
     rates = runner.measure(good(files) * 3, SMALL, slow(0.01), batch=4, jobs=1, shared_cores=False)
     assert rates.pictures == 54
     assert 50 < rates.decode <= 101  # a sleep takes longer on a busy machine, never less
