@@ -434,7 +434,9 @@ def test_killed_and_resumed(run, stop, many, here):
     assert "x.npy is complete; nothing to do" in again.err
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupted_says_what_is_kept(run, stop, many, here, number, status):
     """Ctrl-C and a batch system's SIGTERM end it at once; it says how many rows are kept and how to go on."""
     returned, err = stop(many, "x.npy", number)

@@ -108,9 +108,13 @@ def test_keras_names_of_the_other_vggs():
         ("resnet18", ["bn1", "layer1", "layer2.0", "layer3.1.conv2", "avgpool", "fc"]),
         ("mobilenet_v2", ["features.1.conv.0", "features.14", "features.18"]),
         ("mobilenet_v3_small", ["features.1.block.1", "features.5", "classifier.1"]),
-        ("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"]),
-        ("densenet121", ["features.denseblock1.denselayer2", "features.transition2", "features"]),
-        ("googlenet", ["inception3a", "inception5b.branch3", "avgpool"]),
+        pytest.param("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"], marks=pytest.mark.slow),
+        pytest.param(
+            "densenet121",
+            ["features.denseblock1.denselayer2", "features.transition2", "features"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("googlenet", ["inception3a", "inception5b.branch3", "avgpool"], marks=pytest.mark.slow),
     ],
 )
 def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
@@ -164,7 +168,7 @@ def test_functional_nodes_can_be_cut_at(whole, hooked):
         assert torch.equal(cutting.cut(densenet, "flatten")(given), expected.mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+@pytest.mark.parametrize("name", [pytest.param("inception_v3", marks=pytest.mark.slow), "googlenet"])
 def test_cuts_switch_between_training_and_evaluation(whole, name):
     """A base may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
     module, preprocess = whole(name)
@@ -196,8 +200,8 @@ def test_an_unknown_layer_is_answered_with_near_ones(outline):
         ("squeezenet1_1", "features.12", (512, 13, 13)),
         ("resnet18", "layer4.1", (512, 7, 7)),
         ("densenet121", "relu", (1024, 7, 7)),  # the ReLU behind the last batch norm is a function
-        ("googlenet", "inception5b", (1024, 7, 7)),
-        ("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7)),
+        pytest.param("googlenet", "inception5b", (1024, 7, 7), marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7), marks=pytest.mark.slow),
         ("swin_t", "permute", (768, 7, 7)),  # channels come last inside of it
     ],
 )

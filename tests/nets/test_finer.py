@@ -51,9 +51,9 @@ ODD = [(64, 64), (97, 75), (111, 130)]
         ("resnet18", None),
         ("resnet18", "layer3"),
         ("resnet18", "maxpool"),
-        ("vgg11", "block5_conv2"),
-        ("vgg11", None),
-        ("densenet121", None),
+        pytest.param("vgg11", "block5_conv2", marks=pytest.mark.slow),
+        pytest.param("vgg11", None, marks=pytest.mark.slow),
+        pytest.param("densenet121", None, marks=pytest.mark.slow),
         ("googlenet", "inception4e"),
         ("googlenet", None),
     ],
@@ -131,7 +131,7 @@ def test_strides_behind_a_layer_are_kept():
     ("name", "part"),
     [
         ("swin_t", "shifted_window_attention at features.1.0.attn.shifted_window_attention"),
-        ("inception_v3", "avg_pool2d at Mixed_7b.avg_pool2d"),
+        pytest.param("inception_v3", "avg_pool2d at Mixed_7b.avg_pool2d", marks=pytest.mark.slow),
     ],
 )
 def test_published_networks_that_cannot(published, name, part):

@@ -203,7 +203,7 @@ def test_networks_without_maps(published, tmp_path):
 # ---------------------------------------------------------------- in two
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_divided_anywhere(published, whole, name):
     """At every place of all, inside of a branch or a residual block as well, both parts together are torchvision's own network."""
     network, given = published(name), pictures(64, batch=1)
@@ -219,7 +219,7 @@ def test_divided_anywhere(published, whole, name):
     [
         ("googlenet", "inception4b.branch2.0"),
         ("mobilenet_v2", "features.4.conv.0"),
-        ("densenet121", "features.denseblock2.denselayer3.conv1"),
+        pytest.param("densenet121", "features.denseblock2.denselayer3.conv1", marks=pytest.mark.slow),
     ],
 )
 def test_divided_inside_of_a_branch(published, name, layer):
@@ -332,6 +332,7 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
 # ---------------------------------------------------------------- channels last, and other sizes
 
 
+@pytest.mark.slow
 def test_a_network_that_keeps_channels_last(published, whole):
     """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules answer."""
     network, module = published("swin_t"), whole("swin_t")[0]
@@ -368,8 +369,7 @@ def test_other_sizes(tmp_path):
         assert model.last_spatial().shape == (6, 5, 5)
 
 
-def test_a_vit_takes_its_own_size_alone():
+def test_a_vit_takes_its_own_size_alone(published):
     """Its embedding of positions has as many rows as the picture has patches."""
-    network, _ = layered.of_name("vit_b_32", weights="none")
     with pytest.raises(UsageError, match=r"^vit_b_32 takes no pictures of 256x256 \("):
-        network.resize(Preprocess(resize=256, size=256))
+        published("vit_b_32").resize(Preprocess(resize=256, size=256))
