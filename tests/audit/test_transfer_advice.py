@@ -141,6 +141,7 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, pictures):
         ask(few, weights / "seeing.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_cats_and_dogs_are_similar_to_what_the_base_knows(photos):
     """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""

@@ -23,12 +23,20 @@ from cnnkit.nets import classifier as classifiers
 TEXT = "conv 6 k3 s2 relu, conv 8 k3 relu"
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of two classes, pooled by the mean."""
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    write(path, "dense 2 softmax")
+    return path
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures):
-    """A working folder with model.pt (two classes, pooled by the mean) and eleven photos."""
+def here(tmp_path, monkeypatch, pictures, model):
+    """A working folder with model.pt and eleven photos."""
     pictures(red=6, blue=5)
     monkeypatch.chdir(tmp_path)
-    write("model.pt", "dense 2 softmax")
+    shutil.copy(model, tmp_path)
     return tmp_path
 
 

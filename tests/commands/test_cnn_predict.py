@@ -808,6 +808,7 @@ def test_the_elephants_are_african(run, photos, tmp_path):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_every_format_agree_with_torch(run, photos, tmp_path):
     """JPEG, PNG, BMP and JFIF of any size: all 1,000 probabilities of each, to 1e-5."""

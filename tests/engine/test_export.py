@@ -269,6 +269,7 @@ def test_height_and_width_are_free(tmp_path, kind):
         assert found["cam"].shape == (3, 3, (height - 3) // 2, (width - 3) // 2)
 
 
+@pytest.mark.slow
 def test_half_precision_at_any_size(tmp_path):
     """float16 goes with it."""
     records, _ = written(tmp_path, *network(), dynamic_size=True, fp16=True)

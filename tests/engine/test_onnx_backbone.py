@@ -1,5 +1,6 @@
 """A base as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
 
+import functools
 import logging
 import os
 import shutil
@@ -154,7 +155,7 @@ def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, 
         assert len(caplog.records) == number
 
 
-def test_the_same_base_has_the_same_bytes(cache, tmp_path, monkeypatch):
+def test_the_same_base_has_the_same_bytes(tmp_path, monkeypatch):
     """Made anew in another cache, a base is the same file, with nothing of the machine in it."""
     first = onnx_backbone.get(request()).content
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "another"))
@@ -346,6 +347,12 @@ def test_exported_networks_that_are_no_base(tmp_path):
 # ---------------------------------------------------------------- requests that make no sense
 
 
+@functools.lru_cache(maxsize=1)
+def remembered(*words, build=catalogue.network_for, **named):
+    """Build a network once for all the requests that it refuses: a transformer's random values take seconds."""
+    return build(*words, **named)
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
@@ -368,8 +375,9 @@ def test_exported_networks_that_are_no_base(tmp_path):
         (request(layers=""), UsageError, "--layers is empty"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_said(cache, asked, error, message):
+def test_what_makes_no_sense_is_said(cache, monkeypatch, asked, error, message):
     """A wrong request is an error of one line that names the word, and nothing is kept."""
+    monkeypatch.setattr(catalogue, "network_for", remembered)
     with pytest.raises(error, match=message) as caught:
         onnx_backbone.get(asked)
     assert type(caught.value) is error or issubclass(type(caught.value), error)

@@ -66,8 +66,10 @@ def vgg():
     """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
     network, classes = layered.of_name("vgg11", weights="none", seed=3)
     network.resize(replace(network.preprocess, size=64, resize=64))
-    own = torchvision.models.vgg11(weights=None).eval()
-    own.load_state_dict(network.module.state_dict())
+    with torch.device("meta"):  # no random values of its own
+        own = torchvision.models.vgg11(weights=None).eval()
+    own.load_state_dict(network.module.state_dict(), assign=True)
+    own.requires_grad_(False)  # the maps need no gradients of weights, which are a hundred million
     for module in own.modules():
         if isinstance(module, torch.nn.ReLU):
             module.inplace = (
@@ -90,7 +92,7 @@ def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monk
             look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
             chosen = look.probabilities.argmax(1)
             found = look.maps(chosen)
-            given = network.normalise(torch.from_numpy(pictures))
+            given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
             theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(found, theirs)) > 0.999
 
@@ -110,13 +112,14 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
     np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 @pytest.mark.parametrize("method", THEIRS)
 def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
     """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
     weights = photos / "weights" / "mobilenet_v2.pth"
     network, classes = layered.of_name("mobilenet_v2", weights=weights)
-    own = torchvision.models.mobilenet_v2(weights=None).eval()
+    own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
     own.load_state_dict(torch.load(weights, weights_only=True))
     names = ["both.png", "dog_cat.jfif", "creative_commons_elephant.jpg"][: 1 if method is CamMethod.SCORECAM else 3]
     pictures = np.stack([preparing.load(photos / "pictures" / name, network.preprocess) for name in names])
@@ -126,7 +129,7 @@ def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos
         look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
         chosen = look.probabilities.argmax(1)
         assert classes[chosen[-1]] == ("African elephant" if len(names) == 3 else "bull mastiff")
-        given = network.normalise(torch.from_numpy(pictures))
+        given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
         theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 

@@ -388,6 +388,7 @@ def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypat
 # ---------------------------------------------------------------- photographs
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_against_torchvision(photos, tmp_path):
     """On real photographs and real weights, features are those of torchvision's own transforms and network, to 1e-3."""

@@ -136,7 +136,7 @@ def test_the_report_is_what_the_written_model_gives(pair):
     assert result.val_accuracy > 0.8
 
 
-def test_the_model_is_self_contained(pair):
+def test_the_model_is_self_contained(own_cache, pair):
     """Base and head give for pictures what the head gives for their features; torch reads the file with weights_only."""
     _, model = train(pair)
     content = torch.load(pair[0].with_name("head.pt"), weights_only=True)
