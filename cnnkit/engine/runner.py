@@ -24,6 +24,8 @@ from cnnkit.formats.header import Preprocess
 
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
 _BATCHES_IN_A_TURN = 8
+#: Pictures of equal shape are looked for among so many batches' worth.
+_WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
 #: of a size that it does not take it raises BadPicture.
@@ -112,14 +114,7 @@ def run(
 
     def finish() -> Results:
         members, count, future = computing.popleft()
-        outputs = future.result()
-        start = 0
-        for _, group in groupby(members, key=id):
-            (item, *others) = group
-            stop = start + 1 + len(others)
-            item.parts.append([output[start:stop] for output in outputs])
-            item.missing -= stop - start
-            start = stop
+        _hand_out(future.result(), members)
         progress(count, total)
         yield from complete()
 
@@ -158,6 +153,17 @@ def run(
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     progress(done, total)
+
+
+def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> None:
+    """Give the rows of a batch to the images that they belong to; an image's rows follow one another."""
+    start = 0
+    for _, group in groupby(members, key=id):
+        item, *others = group
+        stop = start + 1 + len(others)
+        item.parts.append([output[start:stop] for output in outputs])
+        item.missing -= stop - start
+        start = stop
 
 
 def usable(results: Results, skip: Skip) -> Generator[tuple[Picture, Outputs]]:
@@ -284,10 +290,6 @@ def measure(
     decode, alone, reached = count / decoding, computed / computing, count / overlapped
     possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
     return Rates(count, decode, alone, reached, possible, reached / possible)
-
-
-#: Pictures of equal shape are looked for among so many batches' worth.
-_WINDOW_BATCHES = 16
 
 
 @dataclass(slots=True)

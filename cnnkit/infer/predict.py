@@ -24,6 +24,15 @@ from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_input import FeatureRows
 from cnnkit.infer.views import check_test_views, parse_test_views, single_threaded_torch
 
+log = logging.getLogger("cnnkit")
+
+#: So many pictures are asked about, those that the answers are least sure of: there networks differ most.
+_PROVENANCE_IMAGES = 8
+
+#: A probability of another device, or of float16, may differ by so much; those of another network, another temperature or a vote do not
+#: all stay below.
+_PROVENANCE_TOLERANCE = 0.02
+
 _NO_NUMBER = "the network's answer is not a number"
 
 
@@ -253,16 +262,6 @@ def labels(answers: Iterable[ImageOutput], classes: Sequence[str], *, min_probab
 def _number(value: np.float32) -> float:
     """Give the shortest decimal number that means this float32: 0.9871, not 0.9871000051498413."""
     return float(str(value))
-
-
-log = logging.getLogger("cnnkit")
-
-#: So many pictures are asked about, those that the answers are least sure of: there networks differ most.
-_PROVENANCE_IMAGES = 8
-
-#: A probability of another device, or of float16, may differ by so much; those of another network, another temperature or a vote do not
-#: all stay below.
-_PROVENANCE_TOLERANCE = 0.02
 
 
 def check_provenance(model: Path, answers: Answers, *, name: str) -> None:
