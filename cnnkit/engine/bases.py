@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,14 +122,17 @@ def _versions() -> dict[str, str]:
 
 
 def _link(same: Path, kept: Path) -> None:
-    """Let a file have a second name, or a copy where the disk knows no second names."""
-    kept.unlink(missing_ok=True)
+    """Let a file have a second name, or a copy where the disk knows no second names; other processes never find neither."""
+    beside = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
     try:
-        os.link(same, kept)
-    except FileExistsError:  # another process was as quick
-        return
+        os.link(same, beside)
     except OSError:
         onnx_model.save(kept, same.read_bytes())
+        return
+    try:
+        beside.replace(kept)
+    finally:
+        beside.unlink(missing_ok=True)  # still there where both names were those of one file already
 
 
 def _from_onnx(request: Request) -> OnnxModel:
