@@ -28,9 +28,9 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from cnnkit.choices import CamMethod
 from cnnkit.data import preprocess, source
 from cnnkit.data.source import Picture
-from cnnkit.explain import class_maps
-from cnnkit.explain.class_maps import Source
-from cnnkit.explain.draughtsman import Drawing
+from cnnkit.explain import cam_run
+from cnnkit.explain.cam_run import CamModel
+from cnnkit.explain.config import CamOptions, RenderOptions
 
 RIVALS = {
     CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
@@ -42,11 +42,11 @@ RIVALS = {
 }
 
 
-def our_maps(opened: Source, batches: list[np.ndarray]) -> None:
+def our_maps(opened: CamModel, batches: list[np.ndarray]) -> None:
     """Make the maps of batches in memory."""
     for batch in batches:
-        look = opened.maps.look(batch)
-        look.maps(look.probabilities.argmax(1))
+        seen = opened.network.forward(batch)
+        seen.maps(seen.probabilities.argmax(1))
 
 
 def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tensor]) -> None:
@@ -55,11 +55,11 @@ def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tens
         maps(input_tensor=batch, targets=None)
 
 
-def our_whole(opened: Source, pictures: list[Picture], batch: int) -> None:
+def our_whole(opened: CamModel, pictures: list[Picture], batch: int) -> None:
     """Go from files to overlays."""
     with tempfile.TemporaryDirectory() as folder:
-        drawing = Drawing(output=Path(folder, "maps"))
-        count = sum(1 for _ in class_maps.explain(pictures, opened, drawing=drawing, batch=batch))
+        options = RenderOptions(output=Path(folder, "maps"))
+        count = sum(1 for _ in cam_run.explain(pictures, opened, options=options, batch=batch))
         assert count == len(pictures)
 
 
@@ -90,7 +90,9 @@ def main(folder: str, weights: str = "none", pictures: str = "64", batch: str = 
     print("method", "measured", "cnn_cam_ms", "pytorch_grad_cam_ms", "ratio", sep="\t")
     for method, rival in RIVALS.items():
         some = chosen[:1] if method is CamMethod.SCORECAM else chosen
-        opened = class_maps.open_model("mobilenet_v2", weights=weights, method=method, device="cpu", batch=16)
+        opened = cam_run.open_model(
+            "mobilenet_v2", CamOptions(weights=str(weights), method=method, device="cpu", batch=16)
+        )
         prepared = [preprocess.load(picture.path, opened.preprocess) for picture in some]
         ours = [np.stack(prepared[start : start + int(batch)]) for start in range(0, len(some), int(batch))]
         normalise = opened.maps.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes

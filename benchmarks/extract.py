@@ -30,8 +30,8 @@ import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import bundle
 
 BATCH = 32
@@ -104,7 +104,7 @@ def main() -> None:
     if not found:
         sys.exit(__doc__)
     paths = found[:: max(1, len(found) // int(pictures))][: int(pictures)]
-    content = bases.get(Request(backbone="mobilenet_v2", weights=weights)).content
+    content = onnx_backbone.get(BackboneSpec(backbone="mobilenet_v2", weights=weights)).content
     with tempfile.TemporaryDirectory() as made:
         listed = Path(made, "pictures.txt")
         listed.write_text("\n".join(paths), encoding="utf-8")

@@ -83,6 +83,11 @@ class Optimizer(StrEnum):
         """Tell whether `--momentum` goes with it; the others have their own."""
         return self in (Optimizer.SGD, Optimizer.RMSPROP)
 
+    @property
+    def takes_weight_decay(self) -> bool:
+        """Tell whether `--weight-decay` goes with it: decoupled from the gradients, Loshchilov and Hutter 2019."""
+        return self is Optimizer.ADAMW
+
 
 class Monitor(StrEnum):
     """The validation measure that chooses the best epoch."""

@@ -53,4 +53,4 @@ fi
 # What filters look for, what the first ones are, and what a layer makes of a picture
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/filters.png" --layer "$layer" "${patterns[@]}"
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/kernels.png" --kernels > "$OUT/kernels.tsv"
-"${BIN}cnn-filters" "${network[@]}" -o "$OUT/dream.png" --layer "$deep" --dream "$dreamt" "${dream[@]}"
+"${BIN}cnn-dream" "${network[@]}" "$dreamt" -o "$OUT/dream.png" --layer "$deep" "${dream[@]}"

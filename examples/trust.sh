@@ -44,7 +44,7 @@ folds figures "$@"
 
 step "One head on the test set (a), and the mean of its answers over views of each picture (b)"
 "${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$split" --split test --top 10 "${averaged[@]}" > "$OUT/averaged.tsv"
-"${BIN}cnn-eval" --compare "$OUT/folds/test-fold0.tsv" "$OUT/averaged.tsv" --truth "$split" --split test
+"${BIN}cnn-compare" "$OUT/folds/test-fold0.tsv" "$OUT/averaged.tsv" --truth "$split" --split test
 
 step "Its temperature, fitted on the fold that it has not seen"
 "${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$parted" --split fold0 --top 10 --json |

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cnnkit.cli.training import in_bytes, model_first
+from cnnkit.cli.training import model_first
 from cnnkit.errors import UsageError
+from cnnkit.train.config import parse_size
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ from cnnkit.errors import UsageError
 )
 def test_a_size_is_read_as_coreutils_do(text, size):
     """In powers of 1024, of 1000 with a B alone behind the letter; in any case, with decimals, to whole bytes."""
-    found = in_bytes(text)
+    found = parse_size(text)
     assert found == size
     assert isinstance(found, int)
 
@@ -66,7 +67,7 @@ def test_a_size_is_read_as_coreutils_do(text, size):
 def test_what_is_no_size_is_refused(text):
     """One line with what was said and what to say."""
     with pytest.raises(UsageError) as refused:
-        in_bytes(text)
+        parse_size(text)
     assert str(refused.value) == f'--cache "{text}": give a size in bytes, such as 500M or 4G'
 
 

@@ -37,11 +37,24 @@ ROAD = {
     "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
+    "cnn-compare": ["predictions.tsv", "predictions.tsv", "--truth", "split.tsv"],
     "cnn-calibrate": ["predictions.tsv", "--truth", "mistaken.tsv"],
     "cnn-curves": ["kept.csv"],
     "cnn-cam": ["-m", "head.pt", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "--device", "cpu"],
     "cnn-filters": ["head.pt", "-o", "filters.png", "--steps", "2", "--device", "cpu"],
+    "cnn-dream": [
+        "head.pt",
+        "photos/red/00.png",
+        "-o",
+        "dream.png",
+        "--steps",
+        "2",
+        "--octaves",
+        "1",
+        "--device",
+        "cpu",
+    ],
 }
 
 #: What stdout becomes in the road, for the commands after it.
@@ -66,11 +79,13 @@ MISSING = {
     "cnn-export": ["no-such.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "no-such.onnx", "photos"],
     "cnn-eval": ["no-such.tsv"],
+    "cnn-compare": ["no-such.tsv", "predictions.tsv"],
     "cnn-calibrate": ["no-such.tsv"],
     "cnn-curves": ["no-such.csv"],
     "cnn-cam": ["-m", "no-such.pt", "photos"],
     "cnn-maps": ["-m", "no-such.pt", "photos/red/00.png"],
     "cnn-filters": ["no-such.pt", "-o", "x.png"],
+    "cnn-dream": ["no-such.pt", "photos/red/00.png", "-o", "x.png"],
 }
 
 #: All that is needed, but no source.
@@ -86,11 +101,13 @@ SOURCELESS = {
     "cnn-export": ["-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx"],
     "cnn-eval": [],
+    "cnn-compare": [],
     "cnn-calibrate": [],
     "cnn-curves": [],
     "cnn-cam": ["-m", "head.pt"],
     "cnn-maps": ["-m", "head.pt"],
     "cnn-filters": ["-o", "x.png"],
+    "cnn-dream": ["head.pt", "-o", "x.png"],
 }
 
 #: Work that does not end by itself: those that read standard input wait for more of it, the others have much to do.
@@ -106,11 +123,13 @@ ENDLESS = {
     "cnn-export": ["head.pt", "-o", "x.onnx"],
     "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
     "cnn-eval": [],
+    "cnn-compare": ["-", "predictions.tsv"],
     "cnn-calibrate": [],
     "cnn-curves": [],
     "cnn-cam": ["-m", "head.pt", "-", "--device", "cpu"],
     "cnn-maps": ["-m", "vgg16", "--weights", "none", "photos/red/00.png"],
     "cnn-filters": ["head.pt", "-o", "x.png", "--steps", "1000000"],
+    "cnn-dream": ["head.pt", "photos/red/00.png", "-o", "x.png", "--steps", "1000000", "--octaves", "1"],
 }
 
 #: Those that read many pictures and go on after a broken one; photos-and-one/ holds one.
@@ -125,7 +144,7 @@ SKIPPING = {
 }
 
 #: Those of the endless ones that read no list from standard input.
-SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters"]
+SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
 four_commands = pytest.mark.parametrize("name", FOUR)

@@ -111,12 +111,12 @@ def main(
     pictures = cli.pictures(sources, split=split, null=null)
     with cli.skipping(errors) as skip:
         if sheet is not None:
-            from cnnkit.engine import copying
+            from cnnkit.engine import augment_files
 
             if output is not None and str(output) != "-":
-                copying.check(pictures, output, force=force)
+                augment_files.check(pictures, output, force=force)
             # Unless this is all that is done, what cannot be used is named later, once
-            pictures = copying.sheet(
+            pictures = augment_files.sheet(
                 pictures, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None
             )
         if output is None:
@@ -126,10 +126,11 @@ def main(
                 records = naming.listed(pictures, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
                 cli.emit(records, as_json, columns=naming.columns(recipe.augmentation))
                 return
-            from cnnkit.engine import copying
+            from cnnkit.engine import augment_files
 
             cli.emit(
-                [copying.write(pictures, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)], as_json
+                [augment_files.write(pictures, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)],
+                as_json,
             )
 
 

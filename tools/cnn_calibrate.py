@@ -70,10 +70,10 @@ def main(
         if model is None:
             result = temperature.calibrate([file], known, output=output)
         else:
-            from cnnkit.infer import provenance
+            from cnnkit.infer import predict
 
             result = temperature.calibrate(
-                [file], known, model=model, output=output, demand=partial(provenance.check, model, name=file[1])
+                [file], known, model=model, output=output, demand=partial(predict.check_provenance, model, name=file[1])
             )
     if reliability is not None:
         from cnnkit.evaluation import reliability_picture

@@ -7,14 +7,25 @@ photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its o
                         OUT/cat/1.jpg.pixels.npy    and in pixels of the picture
 """
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.choices import CamMethod
+from cnnkit.explain.cam_methods import METHODS
+
+
+def with_methods(function: Callable[..., None]) -> Callable[..., None]:
+    """List the methods below the examples of the help."""
+    lines = [f"    {method:<12} {METHODS[method].help}" for method in METHODS]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "  The values of --method", *lines])
+    return function
 
 
 @cli.command
+@with_methods
 def main(
     model: Annotated[
         str,
@@ -114,20 +125,11 @@ def main(
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
-
-      The values of --method
-        gradcam      channels weighted by their mean gradient
-        gradcam++    the same, positive gradients weighted by pixel; finds several things
-        hirescam     every value times its own gradient
-        layercam     the same, positive gradients alone; for early layers
-        cam          the weights of one dense layer behind global average pooling
-        scorecam     without gradients, by a pass for each channel: slow
-        eigencam     the main pattern of the activations, of no class
     """
-    from cnnkit.explain import class_maps
-    from cnnkit.explain.draughtsman import Drawing
+    from cnnkit.explain import cam_render, cam_run
+    from cnnkit.explain.config import CamOptions, RenderOptions
 
-    drawing = Drawing(
+    render = RenderOptions(
         output=output,
         sheet=sheet,
         alpha=alpha,
@@ -137,9 +139,9 @@ def main(
         faithful=faithful,
         force=force,
     )
+    cam_render.check(render)
     pictures = cli.pictures(sources, split=split, null=null)
-    source = class_maps.open_model(
-        model,
+    cam = CamOptions(
         weights=weights,
         method=method,
         layer=layer,
@@ -150,18 +152,19 @@ def main(
         device=device,
         batch=batch,
     )
+    network = cam_run.open_model(model, cam)
     with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
-        records = class_maps.explain(
+        records = cam_run.explain(
             pictures,
-            source,
+            network,
             wanted=classes or ["top"],
-            drawing=drawing,
+            options=render,
             batch=batch,
             jobs=jobs,
             skip=skip,
             progress=progress,
         )
-        cli.emit(records, as_json, columns=class_maps.columns(drawing))
+        cli.emit(records, as_json, columns=cam_run.columns(render))
 
 
 if __name__ == "__main__":

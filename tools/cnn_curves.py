@@ -67,9 +67,9 @@ def main(
         figures.check(output)
     runs = curves.collect(cli.reading_each(histories, "training history"), smooth=smooth, monitor=monitor)
     if output is not None:
-        from cnnkit.explain import curves_picture
+        from cnnkit.explain import curves_plot
 
-        curves_picture.save(output, runs, monitor=monitor)
+        curves_plot.save(output, runs, monitor=monitor)
         cli.emit([run.summary() for run in runs], as_json)
     elif plot or (cli.for_people() and not as_json):
         from cnnkit.explain import curves_text

@@ -17,8 +17,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. Two with --compare, one or more "
-            "with --folds.",
+            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
         ),
     ] = None,
     truth: cli.TruthSource = None,
@@ -55,11 +54,7 @@ def main(
         ),
     ] = False,
     compare: Annotated[
-        bool,
-        cli.Option(
-            "--compare",
-            help="Print how two files differ on the same pictures instead: B less A, its 95 % interval, McNemar's exact test.",
-        ),
+        bool, cli.Option("--compare", hidden=True, help="A command of its own now: cnn-compare A B.")
     ] = False,
     coverage: Annotated[
         bool,
@@ -123,29 +118,23 @@ def main(
       cnn-eval test.tsv --fail-under accuracy=0.95 --fail-under recall:cat=0.9 --fail-over ece=0.1
       cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' open
       cat fold?.tsv | cnn-eval --folds --truth folds.tsv
-      cnn-eval --compare old.tsv new.tsv --truth split.tsv
       cnn-eval test.tsv --coverage | awk 'NR > 1 && $4 >= 0.99 {print $1; exit}'
     """
     from cnnkit.evaluation import report
     from cnnkit.formats import labels as label_files
 
+    if compare:
+        raise UsageError("--compare is now a command of its own: cnn-compare A B")
     _check(
         predictions or [],
-        instead={"--worst": worst is not None, "--folds": folds, "--compare": compare, "--coverage": coverage},
+        instead={"--worst": worst is not None, "--folds": folds, "--coverage": coverage},
         drawn={"--confusion": confusion is not None, "--reliability": reliability is not None},
-        bounded=bool(fail_under or fail_over),
     )
     floors = bounds.parse(fail_under or [], option="--fail-under")
     ceilings = bounds.parse(fail_over or [], option="--fail-over", lower_is_better=True)
     known = cli.truth(truth, predictions=predictions, split=split, complete=complete)
     classes = None if labels is None else label_files.load(labels)
     files = cli.reading_each(predictions, "predictions")
-    if compare:
-        from cnnkit.evaluation import comparison
-
-        names = [str(path) for path in predictions or []]
-        cli.emit([comparison.compare(files, known, names=names, classes=classes, complete=complete)], as_json)
-        return
     if folds:
         from cnnkit.evaluation import cross_validation
         from cnnkit.formats import stems
@@ -178,14 +167,13 @@ def main(
             cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
 
 
-def _check(files: Sequence[Path], *, instead: Mapping[str, bool], drawn: Mapping[str, bool], bounded: bool) -> None:
+def _check(files: Sequence[Path], *, instead: Mapping[str, bool], drawn: Mapping[str, bool]) -> None:
     """Refuse words that do not go together.
 
     Args:
         files: The predictions.
         instead: Whether each word stands that prints something else than the measures.
         drawn: Likewise, for pictures.
-        bounded: Measures have bounds.
 
     Raises:
         UsageError: They do not.
@@ -193,19 +181,14 @@ def _check(files: Sequence[Path], *, instead: Mapping[str, bool], drawn: Mapping
     chosen = [word for word, given in instead.items() if given]
     if len(chosen) > 1:
         raise UsageError(f"{chosen[0]} and {chosen[1]} exclude each other: each prints something else")
-    mode = chosen[0] if chosen else None
-    if mode == "--compare" and len(files) != 2:
-        raise UsageError(f"--compare takes two files of predictions, found {len(files)}")
-    if mode == "--compare" and bounded:
-        raise UsageError("--compare tells two models apart; --fail-under and --fail-over bound the measures of one")
-    if len(files) > 1 and mode not in ("--folds", "--compare"):
+    if len(files) > 1 and not instead["--folds"]:
         raise UsageError(
-            f"{len(files)} files of predictions: --folds measures each as a fold, --compare two against each other; "
+            f"{len(files)} files of predictions: --folds measures each as a fold, cnn-compare two against each other; "
             "cat joins files of different pictures"
         )
     for word, given in drawn.items():
-        if given and mode in ("--folds", "--compare"):
-            raise UsageError(f"{word} draws one set of predictions; drop it, or {mode}")
+        if given and instead["--folds"]:
+            raise UsageError(f"{word} draws one set of predictions; drop it, or --folds")
 
 
 def _gated(

@@ -70,28 +70,34 @@ def main(
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
-    from cnnkit.engine import verified
+    from cnnkit.engine.config import ExportConfig
 
     if not verify and (split is not None or null):
         raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
+    config = ExportConfig(
+        input=input_kind,
+        features=features,
+        cam=cam,
+        head_only=head_only,
+        fp16=fp16,
+        dynamic_size=dynamic_size,
+        opset=opset,
+        tolerance=tolerance,
+        batch=batch,
+        jobs=jobs,
+        device=device,
+    )
     pictures = cli.pictures(verify, split=split, null=null) if verify else None
+    config.check(model, output, verifies=pictures is not None)
+    from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
+
     with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
-        records = verified.export_model(
+        records = export.export_model(
             model,
             output,
+            config,
             verify=pictures,
             verify_name=" ".join(verify or []),
-            input_kind=input_kind,
-            features=features,
-            cam=cam,
-            head_only=head_only,
-            half=fp16,
-            dynamic=dynamic_size,
-            opset=opset,
-            tolerance=tolerance,
-            batch=batch,
-            jobs=jobs,
-            device=device,
             skip=skip,
             progress=progress,
         )

@@ -8,6 +8,7 @@ with --views K:            train.npy     K+1 rows a picture, the plain one first
                            train.tsv     path label split group view
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -112,29 +113,28 @@ def main(
       cnn-extract train.npy --stats
       find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
     """
+    not_kept = {"-o": output, "--errors": errors, "--resume": resume}
+    not_run = {"--dtype": dtype is not FeatureDtype.FLOAT32, "--views": views, "--augment": augment}
     if stats and any(source.endswith(".npy") for source in sources or []):
-        given: dict[str, object] = {
-            "-o": output, "--bench": bench, "--backbone": backbone, "--layers": layers, "--split": split,
-            "--views": views, "--resume": resume, "--errors": errors,
+        named = {
+            "--backbone": backbone, "--layers": layers, "--weights": weights != "default", "--layer": layer, "--pool": pool,
+            "--size": size, "--resize": resize, "--fit": fit, "--engine": engine is not Engine.ONNX, "--split": split, "--null": null,
+            "--device": device != "auto", "--batch": batch != 32, "--jobs": jobs, "--seed": seed,
         }  # fmt: skip
-        if ignored := next((word for word, value in given.items() if value), None):
-            raise UsageError(f"--stats of features that exist extracts nothing; drop {ignored}")
+        _refuse({**not_kept, "--bench": bench, **named, **not_run}, "--stats of features that exist extracts nothing")
         (existing, *more) = sources or []
         if more:
             raise UsageError(f"--stats looks at one file of features; {existing} and {more[0]} are two")
         from cnnkit.infer import feature_stats
 
-        cli.emit(feature_stats.of(existing), as_json)
+        cli.emit(feature_stats.column_stats(existing), as_json)
         return
-    from cnnkit.data import augment as drawing
-    from cnnkit.engine.bases import Request
-    from cnnkit.infer import extract
-    from cnnkit.infer.views import Views
+    if bench:
+        _refuse({**not_kept, "--stats": stats, **not_run}, "--bench writes nothing")
+    from cnnkit.engine.config import BackboneSpec
+    from cnnkit.infer.config import ExtractConfig
 
-    viewed = None if views is None or augment is None else Views(drawing.demanded(augment), views, seed)
-    if viewed is None and (views is not None or augment is not None):
-        raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
-    request = Request(
+    spec = BackboneSpec(
         backbone=backbone if backbone or layers else "mobilenet_v2",
         layers=layers,
         weights=weights,
@@ -145,37 +145,43 @@ def main(
         fit=fit,
         seed=seed,
     )
+    config = ExtractConfig(
+        dtype=dtype,
+        engine=engine,
+        views=views,
+        augment=augment,
+        seed=seed,
+        resume=resume,
+        device=device,
+        batch=batch,
+        jobs=jobs,
+    )
+    from cnnkit.infer import extract
+
     pictures = cli.pictures(sources, split=split, null=null)
     if bench:
-        given = {"-o": output, "--errors": errors, "--resume": resume, "--views": views, "--stats": stats}
-        if ignored := next((word for word, value in given.items() if value), None):
-            raise UsageError(f"--bench writes nothing; drop {ignored}")
-        rates = extract.bench(list(pictures), request=request, batch=batch, jobs=jobs, device=device, engine=engine)
-        cli.emit([rates], as_json)
+        cli.emit([extract.bench(list(pictures), config, spec=spec)], as_json)
         return
     if output is None:
         raise UsageError("say where the features go with -o FILE.npy, or --bench")
     with cli.skipping(errors) as skip, cli.progress("extracting") as progress:
-        summary = extract.extract(
-            pictures,
-            output,
-            request=request,
-            batch=batch,
-            jobs=jobs,
-            dtype=dtype,
-            device=device,
-            engine=engine,
-            views=viewed,
-            resume=resume,
-            skip=skip,
-            progress=progress,
-        )
+        summary = extract.extract(pictures, output, config, spec=spec, skip=skip, progress=progress)
     if stats:
         from cnnkit.infer import feature_stats
 
-        cli.emit(feature_stats.of(output), as_json)
+        cli.emit(feature_stats.column_stats(output), as_json)
     else:
         cli.emit([summary], as_json)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Refuse options that a mode would ignore.
+
+    Raises:
+        UsageError: One of them is given.
+    """
+    if given := next((option for option, value in options.items() if value), None):
+        raise UsageError(f"{reason}; drop {given}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ photos/train/cat/1.jpg       tuned.csv              its history, one row an epoc
 photos/val/cat/2.jpg         tuned.checkpoint.pt    while it goes on: what --resume goes on from
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Amp, ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Schedule
+from cnnkit.train import config
+from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig
 
 
 @cli.command
@@ -31,152 +33,15 @@ def main(
             help="Where the tuned model goes; an earlier one there stays until then.",
         ),
     ] = None,
-    val: cli.Val = None,
-    hold_out: cli.HoldOut = None,
-    unfreeze: Annotated[
-        str,
-        cli.Option(
-            "--unfreeze",
-            metavar="NAME|N|all|none",
-            help="Train from this layer on (features.14, block5; cnn-dims lists them), the last N layers, all, or the head alone.",
-            rich_help_panel=cli.FREEZING,
-        ),
-    ] = "none",
-    backbone: Annotated[
-        str | None,
-        cli.Option(
-            "--backbone",
-            metavar="NAME",
-            help="In place of a model: a pretrained network with a fresh head.",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = None,
-    weights: Annotated[
-        str,
-        cli.Option(
-            "--weights",
-            metavar="FILE|default|none",
-            help="With --backbone: a state_dict; the library's own; or none.",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = "default",
-    head: Annotated[
-        str,
-        cli.Option(
-            "--head",
-            metavar="NOTATION",
-            help="With --backbone: layers before the last dense one. [default: none]",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = "",
-    size: Annotated[
-        int | None,
-        cli.Option(
-            "--size",
-            min=1,
-            help="With --backbone: side of the input in pixels. [default: its own]",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = None,
-    fit: Annotated[
-        Fit | None,
-        cli.Option(
-            "--fit",
-            help="With --backbone: how a picture becomes a square. [default: crop]",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = None,
-    init: Annotated[
-        Initializer | None,
-        cli.Option(
-            "--init",
-            help="With --backbone: how the head's weights start. [default: glorot]",
-            rich_help_panel=cli.NETWORK,
-        ),
-    ] = None,
-    warmup_head: Annotated[
-        int,
-        cli.Option(
-            "--warmup-head",
-            min=0,
-            metavar="EPOCHS",
-            help="Train the head alone first, so many epochs more, at its usual rate. A fresh head needs it before a base.",
-            rich_help_panel=cli.FREEZING,
-        ),
-    ] = 0,
-    layer_decay: Annotated[
-        float | None,
-        cli.Option(
-            "--layer-decay",
-            min=0.0,
-            max=1.0,
-            help="Each block learns at this share of the rate of the one above it.",
-            rich_help_panel=cli.FREEZING,
-        ),
-    ] = None,
-    views: Annotated[
-        int | None,
-        cli.Option(
-            "--views",
-            min=0,
-            metavar="K",
-            show_default=False,
-            help="Augmented versions of the frozen part's answers to keep; 0 runs it anew in every epoch. "
-            "[default: 0 with --augment, else 1, the plain one]",
-            rich_help_panel=cli.FREEZING,
-        ),
-    ] = None,
-    freeze_bn: Annotated[
-        bool,
-        cli.Option(
-            "--freeze-bn/--train-bn",
-            help="What the trained layers' batch norm statistics do: stay as they are, or follow the batches.",
-            rich_help_panel=cli.FREEZING,
-        ),
-    ] = True,
-    augment: cli.Augment = None,
-    optimizer: cli.OptimizerName = Optimizer.ADAM,
-    lr: Annotated[
-        float | None,
-        cli.Option(
-            "--lr",
-            min=0.0,
-            show_default=False,
-            help="Learning rate. [default: 0.00001; head alone: 0.001, 0.01 for sgd]",
-            rich_help_panel=cli.LEARNING,
-        ),
-    ] = None,
-    momentum: cli.Momentum = None,
-    schedule: cli.ScheduleName = Schedule.CONSTANT,
-    warmup: cli.Warmup = 0.0,
-    epochs: cli.Epochs = 30,
-    batch: cli.Batch = 32,
-    l1: cli.L1 = 0.0,
-    l2: cli.L2 = 0.0,
-    smoothing: cli.Smoothing = 0.0,
-    class_weights: cli.ClassWeightsName = ClassWeights.NONE,
-    mixup: cli.Mixup = 0.0,
-    loss: Annotated[
-        Loss | None,
-        cli.Option(
-            "--loss",
-            help="For a fresh head. [default: categorical, or what the model is made for]",
-            rich_help_panel=cli.LEARNING,
-        ),
-    ] = None,
-    ema: cli.Ema = None,
-    clip: cli.Clip = None,
-    patience: cli.Patience = None,
-    monitor: cli.MonitorName = Monitor.VAL_LOSS,
-    amp: cli.AmpName = Amp.AUTO,
-    compiled: cli.Compile = False,
-    cache: cli.CacheSize = "4G",
-    resume: cli.ResumeTraining = False,
-    device: cli.Device = "auto",
-    jobs: cli.Jobs = None,
-    seed: cli.Seed = 0,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    val: cli.options.Val = None,
+    hold_out: cli.options.HoldOut = None,
+    *,
+    init: InitFrom,
+    freeze: FreezeConfig,
+    train: FinetuneConfig,
+    run: RunConfig,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Train the top of a pretrained base further, together with its head.
 
@@ -191,49 +56,22 @@ def main(
       cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\
           --unfreeze all --layer-decay 0.8
     """
-    from cnnkit.train import finetune
-    from cnnkit.train.recipe import Recipe
-    from cnnkit.train.results import Running
+    model, sources = cli.model_first(words, unless=init.backbone)
+    data = cli.labelled_images(sources, val=val, hold_out=hold_out)
+    classes, has_val = len(data.classes), bool(data.val)
+    init = dataclasses.replace(init, model=model)
+    output = config.model_path(output)
+    freeze = freeze.checked()
+    init = init.checked(train.loss, classes=classes)
+    train = train.checked_for(freeze, classes=classes, has_val=has_val)
+    config.refuse_overwriting(output, init)
+    freeze = freeze.with_views(train)
+    run = run.checked()
 
-    model, sources = cli.model_first(words, unless=backbone)
-    recipe = Recipe(
-        optimizer=optimizer,
-        lr=lr,
-        momentum=momentum,
-        schedule=schedule,
-        warmup=warmup,
-        epochs=epochs,
-        batch=batch,
-        l1=l1,
-        l2=l2,
-        smoothing=smoothing,
-        class_weights=class_weights,
-        mixup=mixup,
-        augment=augment,
-        ema=ema,
-        clip=clip,
-        patience=patience,
-        monitor=monitor,
-        amp=amp,
-        compile=compiled,
-        seed=seed,
-    )
-    material = cli.material(sources, val=val, hold_out=hold_out)
-    with cli.skipping_once(errors) as skip, cli.progress("training") as progress:
-        result = finetune.finetune(
-            finetune.Start(model=model, backbone=backbone, weights=weights, head=head, size=size, fit=fit, init=init),
-            material,
-            cli.model_file(output),
-            thawing=finetune.Thawing(
-                unfreeze=unfreeze, layer_decay=layer_decay, warmup_head=warmup_head, views=views, freeze_bn=freeze_bn
-            ),
-            recipe=recipe,
-            loss=loss,
-            running=Running(cli.in_bytes(cache), jobs, device, resume),
-            skip=skip,
-            report=cli.reporting(as_json),
-            progress=progress,
-        )
+    from cnnkit.train.finetune import finetune
+
+    with cli.callbacks("training", errors=errors, epochs_as_json=as_json) as callbacks:
+        result = finetune(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks)
     cli.conclude(result, as_json)
 
 

@@ -76,11 +76,13 @@ def main(
       cnn-maps -m vgg16 cat.jpg -o maps/ --layer block1_conv1 --layer block5_conv3 --channels 0-63
       cnn-maps -m model.onnx cat.jpg | cut -f 1,3
     """
-    from cnnkit.explain import maps
+    from cnnkit.explain import feature_maps
+    from cnnkit.explain.config import FeatureMapOptions
 
-    drawing = maps.Drawing(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
-    network = maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
-    cli.emit(maps.explain(network, picture, layers or ["all"], drawing=drawing), as_json)
+    options = FeatureMapOptions(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
+    feature_maps.check(options)
+    network = feature_maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
+    cli.emit(feature_maps.explain(network, picture, layers or ["all"], options=options), as_json)
 
 
 if __name__ == "__main__":

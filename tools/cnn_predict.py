@@ -157,28 +157,31 @@ def main(
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
     """
-    from cnnkit.infer import feature_rows, foreign, predict
-    from cnnkit.infer import tta as averaging
+    from cnnkit.infer import external_model, feature_input, predict
+    from cnnkit.infer.config import ModelSpec, PredictConfig
 
     if labels_only and (top > 1 or logits or as_json):
         raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
-    found = feature_rows.find(sources or [], split=split) if feature_rows.are_meant(sources) else None
+    found = None
+    if feature_input.are_feature_files(sources):
+        if jobs is not None or null:
+            raise UsageError(
+                f"features are not decoded, and no list of them is read; drop {'--jobs' if jobs is not None else '--null'}"
+            )
+        found = feature_input.find(sources or [], split=split)
     pictures = cli.pictures(sources, split=split, null=null) if found is None else []
     predictor = predict.Predictor(
         models,
-        vote=vote,
-        logits=logits,
-        description=foreign.Description(
+        PredictConfig(vote=vote, logits=logits, tta=tta, views=views, crops=crops, seed=seed, device=device),
+        spec=ModelSpec(
             size=size,
-            mean=foreign.channels(mean, option="--mean"),
-            std=foreign.channels(std, option="--std"),
+            mean=external_model.parse_channels(mean, option="--mean"),
+            std=external_model.parse_channels(std, option="--std"),
             labels=labels,
             resize=resize,
             fit=fit,
             interpolation=interpolation,
         ),
-        views=averaging.choose(tta, views=views, crops=crops, seed=seed),
-        device=device,
     )
     with cli.skipping(errors) as skip, cli.progress("predicting", streaming=True) as progress:
         answers = (

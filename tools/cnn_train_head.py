@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
+from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
+from cnnkit.train import config
+from cnnkit.train.config import HeadConfig
 
 
 @cli.command
 def main(
-    train: Annotated[
+    features: Annotated[
         Path,
         cli.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
     ],
@@ -29,58 +31,14 @@ def main(
             "--val", metavar="VAL.npy", help="Features that choose the best epoch; nothing else is looked at to choose."
         ),
     ] = None,
-    hold_out: cli.HoldOut = None,
-    head: Annotated[
-        str,
-        cli.Option(
-            "--head",
-            metavar="NOTATION",
-            help="Layers before the last dense one, which is added; or @FILE. [default: none]",
-        ),
-    ] = "",
-    loss: Annotated[
-        Loss, cli.Option("--loss", help="Softmax over classes, or one sigmoid for two.")
-    ] = Loss.CATEGORICAL,
-    solver: Annotated[
-        Solver, cli.Option("--solver", help="lbfgs: logistic regression, no learning rate to tune.")
-    ] = Solver.GRADIENT,
-    optimizer: Annotated[Optimizer, cli.Option("--optimizer", help="How weights follow gradients.")] = Optimizer.ADAM,
-    lr: Annotated[
-        float | None,
-        cli.Option("--lr", min=0.0, show_default=False, help="Learning rate. [default: 0.001; 0.01 for sgd]"),
-    ] = None,
-    epochs: Annotated[int, cli.Option("--epochs", min=1, help="The most epochs.")] = 50,
-    batch: cli.Batch = 32,
-    l1: Annotated[
-        float, cli.Option("--l1", min=0.0, help="Penalty on the sum of |w|; with --l2 the elastic net.")
-    ] = 0.0,
-    l2: Annotated[
-        float,
-        cli.Option(
-            "--l2",
-            min=0.0,
-            help="Penalty on the sum of w squared. lbfgs chooses it on the validation rows unless said.",
-        ),
-    ] = 0.0,
-    init: Annotated[Initializer, cli.Option("--init", help="How weights start.")] = Initializer.GLOROT,
-    class_weights: Annotated[
-        ClassWeights, cli.Option("--class-weights", help="What a picture of each class counts for.")
-    ] = ClassWeights.NONE,
-    standardize: Annotated[bool, cli.Option("--standardize", help="Mean 0 and deviation 1 for every feature.")] = False,
-    pca: Annotated[int | None, cli.Option("--pca", min=1, metavar="N", help="Keep N principal components.")] = None,
-    whiten: Annotated[bool, cli.Option("--whiten", help="Deviation 1 for every principal component.")] = False,
-    patience: Annotated[
-        int | None, cli.Option("--patience", min=1, help="Stop after this many epochs without a better one.")
-    ] = None,
-    monitor: Annotated[
-        Monitor, cli.Option("--monitor", help="The validation measure that chooses the best epoch.")
-    ] = Monitor.VAL_LOSS,
-    smoothing: Annotated[float, cli.Option("--smoothing", min=0.0, max=0.99, help="Label smoothing.")] = 0.0,
+    hold_out: cli.options.HoldOut = None,
+    *,
+    train: HeadConfig,
     weights: Annotated[
         Path | None,
         cli.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
     ] = None,
-    beside: Annotated[
+    with_: Annotated[
         str | None,
         cli.Option(
             "--with",
@@ -93,9 +51,8 @@ def main(
         Path | None,
         cli.Option("--columns", metavar="MANIFEST.tsv", help="With --with: where its columns stand, a row a picture."),
     ] = None,
-    device: cli.Device = "auto",
-    seed: cli.Seed = 0,
-    as_json: cli.Json = False,
+    device: cli.options.Device = "auto",
+    as_json: cli.options.Json = False,
 ) -> None:
     """Train a head on features from disk, and put it on the base that made them.
 
@@ -113,59 +70,39 @@ def main(
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
     """
-    from cnnkit.train import head as heads
+    if with_ is not None:
+        for word, value in {"-o": output, "--weights": weights}.items():
+            if value is not None:
+                raise UsageError(f"--with writes no model; drop {word}")
+        if val is None and hold_out is None:
+            raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
+    elif columns is not None:
+        raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
+    train = train.checked(has_val=val is not None or hold_out is not None)
+    model = config.model_path(output) if with_ is None else None
+    devices.parse(device)
+    config.check_weights(weights, features=features)
 
-    settings = heads.Settings(
-        head=head,
-        loss=loss,
-        solver=solver,
-        optimizer=optimizer,
-        lr=lr,
-        epochs=epochs,
-        batch=batch,
-        l1=l1,
-        l2=l2,
-        init=init,
-        class_weights=class_weights,
-        standardize=standardize,
-        pca=pca,
-        whiten=whiten,
-        patience=patience,
-        monitor=monitor,
-        smoothing=smoothing,
-        seed=seed,
-    )
-    if beside is not None:
-        if ignored := next((word for word, value in {"-o": output, "--weights": weights}.items() if value), None):
-            raise UsageError(f"--with writes no model; drop {ignored}")
-        from cnnkit.train import worth
-        from cnnkit.train.beside import Columns, demanded
+    from cnnkit.train import feature_sets
 
-        with cli.progress("training") as progress:
-            found = worth.measure(
-                train,
-                val=val,
-                hold_out=hold_out,
-                columns=Columns(demanded(beside), columns),
-                settings=settings,
-                device=device,
-                progress=progress,
-            )
+    if model is None:
+        from cnnkit.audit import side_information
+
+        side = side_information.Columns(side_information.parse_names(with_ or ""), columns)
+        data = feature_sets.load(features, val=val, hold_out=hold_out, loss=train.loss)
+
+        from cnnkit.audit import ablation
+
+        with cli.callbacks("training") as callbacks:
+            found = ablation.measure(data, side, train=train, device=device, callbacks=callbacks)
         cli.emit(found, as_json)
         return
-    if columns is not None:
-        raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
-    with cli.progress("training") as progress:
-        result = heads.train_head(
-            train,
-            cli.model_file(output),
-            val=val,
-            hold_out=hold_out,
-            settings=settings,
-            weights=weights,
-            device=device,
-            progress=progress,
-        )
+    data = feature_sets.load(features, val=val, hold_out=hold_out, loss=train.loss)
+
+    from cnnkit.train.head import train_head
+
+    with cli.callbacks("training") as callbacks:
+        result = train_head(data, model, train=train, weights=weights, device=device, callbacks=callbacks)
     cli.emit([result], as_json)
 
 

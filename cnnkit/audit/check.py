@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from cnnkit import spelling
-from cnnkit.audit import beside, findings, neighbours, probes
+from cnnkit.audit import findings, neighbours, probes, side_information
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Kind, Level, Pair
@@ -98,7 +98,7 @@ def check(
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
-    known = beside.columns(sound, inspected, names)
+    known = side_information.probe_columns(sound, inspected, names)
     probed = [
         *_probed("class", sound, [picture.label for picture in sound], roots, known, seed=seed),
         *_probed(

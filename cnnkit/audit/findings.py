@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from cnnkit import spelling
-from cnnkit.audit.beside import COLOURS
 from cnnkit.audit.inspection import Inspected
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.source import Picture
 

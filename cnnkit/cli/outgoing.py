@@ -138,7 +138,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     Yields:
         A function to call with the path of the picture and the reason.
     """
-    from cnnkit.formats import atomic, tsv
+    from cnnkit.formats import tsv
 
     run = current()
     rows: list[tuple[str, str]] = []
@@ -152,8 +152,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         yield skip
     finally:
         if errors is not None:
-            with atomic.writing(errors) as file:
-                file.write(tsv.render(["path", "reason"], rows))
+            tsv.save(errors, ["path", "reason"], rows)
 
 
 @contextlib.contextmanager

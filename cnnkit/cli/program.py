@@ -8,9 +8,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.main
@@ -21,6 +21,7 @@ from cnnkit.cli.run import Run, complain, rank, running
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.cli.words import QUIET, VERSION
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.options import Option, has_options, options
 
 
 def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
@@ -39,21 +40,19 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
+    declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
     asked: list[tuple[bool, Mapping[str, Any]]] = []
 
     @functools.wraps(function)
     def note(*, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
         asked.append((quiet, words))
 
-    signature = inspect.signature(function, eval_str=True)
-    extra = [
+    declared += [
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
         inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VERSION),
     ]
-    note.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined] # read by inspect
-    note.__annotations__ = {
-        parameter.name: parameter.annotation for parameter in [*signature.parameters.values(), *extra]
-    }
+    note.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # read by inspect
+    note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     del note.__wrapped__  # or inspect would look past the signature above
 
     def run(argv: Sequence[str] | None) -> int:
@@ -68,13 +67,76 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
         for quiet, words in asked:
             with manners(name, quiet=quiet):
-                function(**words)
+                function(**assemble(words))
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_guarded(name, lambda: run(argv)))
 
     return program
+
+
+def _expanded(
+    parameters: Iterable[inspect.Parameter],
+) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    """Replace each parameter whose type is a configuration dataclass by the options that are its fields.
+
+    Returns:
+        The parameters for typer, and a function that puts the parsed values back into the dataclasses.
+    """
+    declared: list[inspect.Parameter] = []
+    configs: dict[str, tuple[type, list[str]]] = {}
+    moved: list[Option] = []
+    for parameter in parameters:
+        if not has_options(parameter.annotation):
+            declared.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        fields = list(options(parameter.annotation))
+        configs[parameter.name] = (parameter.annotation, [each.name for each in fields])
+        declared += [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=each.default,
+                annotation=Annotated[each.type, _typer_option(each)],
+            )
+            for each in fields
+        ]
+        moved += [each for each in fields if each.after]
+    names = [parameter.name for parameter in declared]
+    assert len(set(names)) == len(names), f"an option is declared twice: {names}"
+    while moved:  # what another one stands after is put into its place first
+        waiting = {each.name for each in moved}
+        each = next(each for each in moved if not waiting & set(each.after))
+        moved.remove(each)
+        _move(declared, each)
+
+    def assemble(words: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {name for _, names in configs.values() for name in names}
+        built = {name: config(**{each: words[each] for each in names}) for name, (config, names) in configs.items()}
+        return {name: word for name, word in words.items() if name not in fields} | built
+
+    return declared, assemble
+
+
+def _move(declared: list[inspect.Parameter], option: Option) -> None:
+    """Put an option after the last of those that it names, where there is one."""
+    (own,) = (parameter for parameter in declared if parameter.name == option.name)
+    others = [parameter for parameter in declared if parameter is not own]
+    places = [place for place, parameter in enumerate(others, start=1) if parameter.name in option.after]
+    if places:
+        declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
+
+
+def _typer_option(option: Option) -> Any:  # noqa: ANN401 - typer's own class is private
+    return typer.Option(
+        *option.flags,
+        help=option.help,
+        metavar=option.metavar,
+        min=option.minimum,
+        max=option.maximum,
+        rich_help_panel=option.group,
+    )
 
 
 def _guarded(name: str, call: Callable[[], int]) -> int:

@@ -44,6 +44,29 @@ Errors = Annotated[
     Path | None,
     typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
 ]
+#: Of commands that train.
+Labelled = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest.tsv; or - for one on standard input.",
+    ),
+]
+Val = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--val", metavar="SOURCE", help="Pictures that choose the best epoch. [default: the part val of the sources]"
+    ),
+]
+HoldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--hold-out",
+        metavar="PART",
+        help="This part chooses the best epoch, and all others are learnt from, but for test: a fold of cnn-split --folds.",
+    ),
+]
 #: Of commands that set predictions beside the truth.
 TruthSource = Annotated[
     str | None,

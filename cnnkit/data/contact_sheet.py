@@ -1,6 +1,7 @@
-"""A contact sheet: one row a picture, the original first, then its copies."""
+"""Contact sheets: images in a grid. And that of augmented copies: one row an image, the original first, then its copies."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,58 @@ from cnnkit.data.source import Picture
 from cnnkit.formats import pictures as files
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Cells of one size in rows and columns, on white. All in pixels, horizontal before vertical.
+
+    Attributes:
+        cell: The size of each.
+        gap: Between two.
+        margin: Around all.
+        after_first: Added to the gap after the first column.
+    """
+
+    cell: tuple[int, int]
+    gap: tuple[int, int]
+    margin: int = 0
+    after_first: int = 0
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Give the left and the upper edge of a cell."""
+        left = self.margin + column * (self.cell[0] + self.gap[0]) + (self.after_first if column else 0)
+        return left, self.margin + row * (self.cell[1] + self.gap[1])
+
+    def size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Give the size of the whole."""
+        width = columns * (self.cell[0] + self.gap[0]) - self.gap[0] + self.after_first
+        height = rows * (self.cell[1] + self.gap[1]) - self.gap[1]
+        return width + 2 * self.margin, height + 2 * self.margin
+
+    def place(
+        self, sheet: Image.Image, image: Image.Image, row: int, column: int, *, origin: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Paste an image into the middle of a cell; `origin` is where on the sheet the grid begins."""
+        left, top = self.corner(row, column)
+        x, y = (self.cell[0] - image.width) // 2, (self.cell[1] - image.height) // 2
+        sheet.paste(image, (origin[0] + left + x, origin[1] + top + y))
+
+    def draw(self, rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+        """Draw rows of images, which need not be of the same length."""
+        sheet = Image.new("RGB", self.size(len(rows), max(map(len, rows))), "white")
+        for row, images in enumerate(rows):
+            for column, image in enumerate(images):
+                self.place(sheet, image, row, column)
+        return sheet
+
+
+def in_rows(items: Sequence[T], across: int) -> list[Sequence[T]]:
+    """Cut a list into rows."""
+    return [items[start : start + across] for start in range(0, len(items), across)]
+
+
+# ---------------------------------------------------------------- augmented copies
 
 #: Pixels of a thumbnail's side, and between thumbnails.
 SIDE, GAP = 128, 6
@@ -47,11 +100,6 @@ def _evenly(items: Sequence[T], count: int) -> list[T]:
 
 def save(path: str | Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Draw thumbnails in rows on white, and write them as PNG in one step."""
-    across, down = max(len(row) for row in rows), len(rows)
     # The gap behind the originals is wider: they are not copies
-    sheet = Image.new("RGB", (across * (SIDE + GAP) + 3 * GAP, down * (SIDE + GAP) + GAP), "white")
-    for y, row in enumerate(rows):
-        for x, small in enumerate(row):
-            left = GAP + x * (SIDE + GAP) + (2 * GAP if x else 0)
-            sheet.paste(small, (left + (SIDE - small.width) // 2, GAP + y * (SIDE + GAP) + (SIDE - small.height) // 2))
-    files.save(path, sheet)
+    grid = Grid(cell=(SIDE, SIDE), gap=(GAP, GAP), margin=GAP, after_first=2 * GAP)
+    files.save(path, grid.draw(rows))

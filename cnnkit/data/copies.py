@@ -112,7 +112,7 @@ def listed(
 ) -> Iterator[dict[str, Any]]:
     """Say what the copies of pictures would be, without making any.
 
-    Args and Raises as `cnnkit.engine.copying.write`.
+    Args and Raises as `cnnkit.engine.augment_files.write`.
 
     Returns:
         One record a copy, as the manifest would have it, but for `source`, which is as seen from the current folder.

@@ -24,7 +24,7 @@ TRAIN, VAL = "train", "val"
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainValImages:
     """Labelled pictures for training and, where there are any, for validation; `classes` in the order of their names."""
 
     train: tuple[Picture, ...]
@@ -34,7 +34,7 @@ class Material:
 
 def find(
     sources: Sequence[str], val: Sequence[str] = (), *, hold_out: str | None = None, stdin: BinaryIO | None = None
-) -> Material:
+) -> TrainValImages:
     """Find both parts.
 
     Args:
@@ -64,7 +64,7 @@ def find(
             f"{known.same[0].path} is to train and to validate; validation needs pictures that training never saw"
         )
     relatives.warn_of(known)
-    return Material(tuple(train), tuple(checked), classes)
+    return TrainValImages(tuple(train), tuple(checked), classes)
 
 
 def _divided(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import atomic, manifest, tsv
+from cnnkit.formats import manifest, tsv
 from cnnkit.formats.manifest import Row
 
 _MOVES = ".moves.tsv"
@@ -44,8 +44,7 @@ def finish(folder: str | Path, name: str, *, progress: Progress = no_progress) -
         CnnkitError: A picture is neither at its old place nor at its new one, or at both and not the same.
     """
     folder = Path(folder)
-    with (folder / _MOVES).open("rb") as file:
-        lines = list(tsv.parse(file, name=str(folder / _MOVES), required=_COLUMNS))
+    lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
     rows = [Row(line["path"], line["label"] or None, line["split"] or None, line["group"] or None) for line in lines]
     moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
     try:
@@ -69,8 +68,7 @@ def write_down(folder: Path, moves: Iterable[tuple[str, Row]]) -> None:
         moves: For each picture its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
     """
     lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
-    with atomic.writing(folder / _MOVES) as file:
-        file.write(tsv.render(_COLUMNS, lines))
+    tsv.save(folder / _MOVES, _COLUMNS, lines)
     _sync(folder)
 
 

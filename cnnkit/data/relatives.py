@@ -100,9 +100,9 @@ def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
 def _sources_of_copies(folder: str) -> dict[str, str]:
     """Read from the list that cnn-augment leaves in a folder which file was made of which; nothing where there is none."""
     file = Path(folder, MANIFEST)
-    with contextlib.suppress(FileNotFoundError, FormatError), file.open("rb") as lines:  # or it is somebody else's
+    with contextlib.suppress(FileNotFoundError, FormatError):  # or it is somebody else's
         return {
             os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(os.path.join(folder, row["source"]))
-            for row in tsv.parse(lines, name=str(file), required=["path", "source"])
+            for row in tsv.load(file, required=["path", "source"])
         }
     return {}

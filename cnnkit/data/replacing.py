@@ -153,14 +153,13 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
     try:
         if (ready / MANIFEST).is_file():  # else all is done but for the empty folder
             left, lies_inside = set(replaceable), _inside(folder)
-            with (ready / MANIFEST).open("rb") as file:
-                for row in tsv.parse(file, name=str(ready / MANIFEST), required=["path"]):
-                    left.discard(row["path"])
-                    if os.path.lexists(ready / row["path"]):
-                        # Time may have passed since it was looked at
-                        _check_place(folder, row["path"], replaceable, lies_inside)
-                        (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
-                        (ready / row["path"]).replace(folder / row["path"])
+            for row in tsv.load(ready / MANIFEST, required=["path"]):
+                left.discard(row["path"])
+                if os.path.lexists(ready / row["path"]):
+                    # Time may have passed since it was looked at
+                    _check_place(folder, row["path"], replaceable, lies_inside)
+                    (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+                    (ready / row["path"]).replace(folder / row["path"])
             _remove(folder, left)
             (ready / MANIFEST).replace(folder / MANIFEST)
         shutil.rmtree(ready)
@@ -183,15 +182,14 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
     if not listed.is_file():
         return frozenset()
     found, lies_inside = set(), _inside(folder)
-    with listed.open("rb") as file:
-        for row in tsv.parse(file, name=str(listed), required=["path", "source", "copy"]):
-            path = row["path"]
-            if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):
-                continue
-            place = folder / path
-            if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
-                raise CnnkitError(f"{listed} lists {path}, which is no file; drop its row, or choose another folder")
-            found.add(path)
+    for row in tsv.load(listed, required=["path", "source", "copy"]):
+        path = row["path"]
+        if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):
+            continue
+        place = folder / path
+        if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
+            raise CnnkitError(f"{listed} lists {path}, which is no file; drop its row, or choose another folder")
+        found.add(path)
     return frozenset(found)
 
 

@@ -1,10 +1,12 @@
-"""From torch to ONNX: one graph with normalisation and probabilities inside, and the proof that both compute the same."""
+"""From torch to ONNX: one graph with normalisation and probabilities inside, written only if ONNX Runtime computes the same."""
 
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,25 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from cnnkit.choices import Pool
+from cnnkit.choices import ExportInput, Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.data import reader
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
+from cnnkit.engine.config import ExportConfig
+from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import CnnkitError
-from cnnkit.formats import onnx_model
-from cnnkit.formats.header import Header
-from cnnkit.nets import build
+from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.formats import bundle, onnx_model
+from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.nets import build, classifier
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, class_logits
 
 log = logging.getLogger("cnnkit")
 
 
-class Answers(nn.Module):
+class ClassifierOutputs(nn.Module):
     """A classifier with everything that its ONNX form gives: probabilities, logits and, on request, features and class maps."""
 
     def __init__(
@@ -76,7 +84,7 @@ class Answers(nn.Module):
         return tuple(answers)
 
 
-class HeadAnswers(nn.Module):
+class HeadOutputs(nn.Module):
     """The head alone: features in, probabilities and logits out."""
 
     names: tuple[str, ...] = ("probabilities", "logits")
@@ -129,7 +137,7 @@ def cam_weights(classifier: Classifier) -> Tensor:
 
 
 #: What the free axes of an input are called, by their places.
-BATCH = {0: "batch"}
+BATCH_AXIS = {0: "batch"}
 _MAP_AXES = ("batch", "channels", "height", "width")
 
 
@@ -140,7 +148,7 @@ def to_onnx(
     inputs: str,
     outputs: Sequence[str],
     opset: int | None = None,
-    free: Mapping[int, str] = BATCH,
+    free: Mapping[int, str] = BATCH_AXIS,
 ) -> ModelProto:
     """Export a module with one input; the first axis of inputs and outputs is free, and what else is said.
 
@@ -194,7 +202,7 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
         CnnkitError: One of them is not free.
     """
     (given,), made = proto.graph.input, proto.graph.output
-    for value, names in ((given, free), *((value, BATCH) for value in made)):
+    for value, names in ((given, free), *((value, BATCH_AXIS) for value in made)):
         axes = value.type.tensor_type.shape.dim
         for place, name in names.items():
             if axes[place].HasField("dim_value"):
@@ -208,7 +216,7 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
     del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them anew
 
 
-def finished(proto: ModelProto, header: Header) -> bytes:
+def checked_bytes(proto: ModelProto, header: Header) -> bytes:
     """Check a graph and give the bytes to write, Header inside.
 
     Raises:
@@ -281,3 +289,200 @@ def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, see
     if dtype == np.uint8:
         return generator.integers(0, 256, (batch, *shape), dtype=np.uint8)
     return generator.standard_normal((batch, *shape), dtype=np.float32)
+
+
+class WholeExport:
+    """A whole network on its way: what is exported, and what it is compared with."""
+
+    input_name = "images"
+
+    def __init__(self, network: Classifier, config: ExportConfig) -> None:
+        self.normalised = config.input is ExportInput.FLOAT
+
+        def outputs(*, half: bool) -> ClassifierOutputs:
+            return ClassifierOutputs(
+                network, normalised=self.normalised, features=config.features, cam=config.cam, half=half
+            ).eval()
+
+        self.module = outputs(half=config.fp16)
+        # Compared with float32, whatever is exported: that is what float16 costs
+        self.reference: nn.Module = outputs(half=False)
+        self.size, self.channels = network.preprocess.size, network.preprocess.channels
+        sides = (2, 3) if self.normalised else (1, 2)
+        self.free = BATCH_AXIS | (dict(zip(sides, ("height", "width"), strict=True)) if config.dynamic_size else {})
+        #: What it is exported with, and what else it is compared at (height, width): half as large again, a rectangle, and odd sides.
+        self.traced = (self.size + self.size // 2, self.size) if config.dynamic_size else None
+        odd = self.size + 1 + self.size % 2
+        self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
+
+    def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
+        """Draw inputs, of the network's own size unless others are said."""
+        height, width = sides or (self.size, self.size)
+        shape = (self.channels, height, width) if self.normalised else (height, width, 3)
+        dtype = np.dtype(np.float32 if self.normalised else np.uint8)
+        return torch.from_numpy(random_inputs(shape, dtype, batch=batch))
+
+
+class HeadExport:
+    """A head on its way."""
+
+    input_name = "features"
+    normalised = False
+    free = BATCH_AXIS
+    traced = None
+    others: tuple[tuple[int, int], ...] = ()
+
+    def __init__(self, network: Classifier) -> None:
+        self.module = HeadOutputs(network.head).eval()
+        self.reference: nn.Module = self.module
+        extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
+        self.shape = classifier.feature_shape(extractor, network.preprocess)
+
+    def example(self, batch: int, _sides: tuple[int, int] | None = None) -> Tensor:
+        """Draw features."""
+        return torch.from_numpy(random_inputs(self.shape, np.dtype(np.float32), batch=batch))
+
+
+def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
+    """Demand of a network that pictures of any size go through it.
+
+    Raises:
+        CnnkitError: A part of it fixes the size; the message names the part and the size.
+    """
+    size = network.preprocess.size
+    larger = torch.zeros(1, 2 * size, 2 * size, 3, dtype=torch.uint8)
+    fixed = f"{name} takes pictures of {size}x{size} alone"
+    remedy = "--dynamic-size needs global pooling (gap, or --pool avg) before the first dense layer"
+    assert header.backbone is not None
+    with torch.no_grad():
+        try:
+            maps = network.base(network.normalise(larger))
+        except (AssertionError, RuntimeError) as error:
+            if header.backbone.notation is None:
+                reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a base of convolutions"
+            else:
+                reason = f"its base ({header.backbone.notation}) reads flattened maps; {remedy}"
+            raise CnnkitError(f"{fixed}: {reason}") from error
+        try:
+            network.head(network.pool(maps))
+        except RuntimeError as error:
+            features = network.features(larger[:, :size, :size])
+            shape = "x".join(map(str, features.shape[1:]))
+            raise CnnkitError(f"{fixed}: its head ({header.head}) reads {shape} values of a map; {remedy}") from error
+
+
+def image_batches(
+    verify: Iterable[Picture],
+    network: Classifier,
+    *,
+    batch: int,
+    jobs: int | None,
+    normalised: bool,
+    skip: Skip,
+    progress: Progress,
+) -> Iterator[NDArray[Any]]:
+    """Read real pictures in batches; the last one may be smaller, which is a batch size more that is compared."""
+    good: list[NDArray[np.uint8]] = []
+    total = len(verify) if isinstance(verify, Sized) else None
+
+    def stacked() -> NDArray[Any]:
+        pixels = np.stack(good)
+        return network.normalise(torch.from_numpy(pixels)).contiguous().numpy() if normalised else pixels
+
+    done = 0
+    ready = reader.read(verify, partial(preparing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
+    for done, (picture, loaded) in enumerate(ready, start=1):
+        if isinstance(loaded, BadPicture):
+            skip(picture.path, str(loaded))
+            continue
+        good.append(loaded)
+        if len(good) == batch:
+            yield stacked()
+            progress(done, total)
+            good = []
+    if good:
+        yield stacked()
+        progress(done, total)
+
+
+def export_model(
+    model: str | Path,
+    output: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    verify: Iterable[Picture] | None = None,
+    verify_name: str = "pictures",
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> list[Parity]:
+    """Export a model, compare ONNX Runtime with torch, and write the file if they agree.
+
+    Args:
+        model: A `.pt`.
+        output: The `.onnx`.
+        config: What is exported.
+        verify: Real images to compare on, next to random ones.
+        verify_name: What they are called in the record.
+        skip: Called for every image that cannot be used.
+        progress: Called after every batch of images.
+
+    Returns:
+        One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
+        the images.
+
+    Raises:
+        CnnkitError: The difference is above the tolerance, the graph is not valid, or the network does not take any size; nothing is
+            written.
+        UsageError: The options contradict each other.
+    """
+    config = config or ExportConfig()
+    config.check(model, output, verifies=verify is not None)
+    loaded = bundle.load(model)
+    network = classifier.from_header(loaded.header, loaded.state, name=str(model))
+    made = HeadExport(network) if config.head_only else WholeExport(network, config)
+    if config.dynamic_size:
+        check_any_size(network, loaded.header, name=str(model))
+    header = loaded.header.but(kind=Kind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript"))
+    proto = to_onnx(
+        made.module,
+        made.example(2, made.traced),
+        inputs=made.input_name,
+        outputs=made.module.names,
+        opset=config.opset,
+        free=made.free,
+    )
+    content = checked_bytes(proto, header)
+    session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
+    records = _compare_random(made, session, batch=config.batch)
+    if verify is not None:
+        pixels = image_batches(
+            verify,
+            network,
+            batch=config.batch,
+            jobs=config.jobs,
+            normalised=made.normalised,
+            skip=skip,
+            progress=progress,
+        )
+        record = compare(made.reference, session, pixels, source=verify_name, classes=True)
+        if not record.rows:
+            raise CnnkitError(f"{verify_name}: no picture could be used to compare on; nothing written")
+        records.append(record)
+    worst = max(records, key=lambda record: record.max_difference)
+    if not worst.max_difference <= config.bound:
+        raise CnnkitError(
+            f"ONNX Runtime and torch differ by {worst.max_difference:.3g} on {worst.source} at batch {worst.batch}, "
+            f"more than --tolerance {config.bound:g}; nothing written"
+        )
+    onnx_model.save(output, content)
+    return records
+
+
+def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: int) -> list[Parity]:
+    """Compare on random inputs of several batch sizes, and of other image sizes where any goes."""
+    drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
+    drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
+    return [
+        compare(made.reference, session, iter([inputs.numpy()]), source=source, classes=True)
+        for source, inputs in drawn
+    ]

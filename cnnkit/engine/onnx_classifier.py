@@ -104,7 +104,7 @@ def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_f
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
+class OutputNames:
     """Which outputs hold the answer; a network has at least one of the two."""
 
     probabilities: str | None
@@ -128,7 +128,7 @@ class OnnxClassifier:
         *,
         classes: tuple[str, ...],
         preprocess: Preprocess | None,
-        outputs: Outputs,
+        outputs: OutputNames,
         header: Header | None = None,
     ) -> None:
         self.name, self.network, self.header = network.name, network, header
@@ -266,7 +266,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return shares
 
 
-def ours(network: OnnxNetwork, header: Header) -> OnnxClassifier:
+def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
     """Take a network for what its Header says it is.
 
     Raises:
@@ -282,6 +282,6 @@ def ours(network: OnnxNetwork, header: Header) -> OnnxClassifier:
         network,
         classes=header.classes,
         preprocess=None if takes_features else header.preprocess,
-        outputs=Outputs("probabilities", "logits" if "logits" in given else None),
+        outputs=OutputNames("probabilities", "logits" if "logits" in given else None),
         header=header,
     )

@@ -1,13 +1,13 @@
-"""reader -> batches -> network -> rows, overlapped: while the network computes, threads decode what comes next."""
+"""Images -> batches -> network -> outputs, overlapped: while the network computes, threads decode the next images."""
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +25,16 @@ from cnnkit.formats.header import Preprocess
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
 _BATCHES_IN_A_TURN = 8
 
-#: A network as a function: uint8 (N, size, size, 3), one such array for each preprocessing -> one or more arrays with N rows each.
-Network = Callable[..., Sequence[NDArray[Any]]]
-#: Arrays of one picture, (height, width, 3): in every way that the network asks for, or all its views.
+#: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
+#: of a size that it does not take it raises BadPicture.
+Network = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
+#: A network's outputs for one image: for each output an array with a row for each view.
+Outputs = list[NDArray[Any]]
+#: Every image in the order given, with its outputs or with the reason why it has none.
+Results = Generator[tuple[Picture, Outputs | BadPicture]]
+#: Arrays of one image, (height, width, 3): one for each preprocessing, or all its views.
 Squares = list[NDArray[np.uint8]]
-#: What to do about a picture that cannot be used: path and reason.
+#: What to do about an image that cannot be used: path and reason.
 Skip = Callable[[str, str], None]
 
 
@@ -49,80 +54,137 @@ def raise_bad(path: str, reason: str) -> None:
     raise BadPicture(f"{path}: {reason}")
 
 
+@dataclass(slots=True)
+class _Pending:
+    """An image on its way: how many of its views have no outputs yet, and the outputs of the others."""
+
+    image: Picture
+    missing: int = 0
+    parts: list[Outputs] = field(default_factory=list)
+    error: BadPicture | None = None
+
+    def result(self) -> tuple[Picture, Outputs | BadPicture]:
+        if self.error is not None:
+            return self.image, self.error
+        if len(self.parts) == 1:
+            return self.image, self.parts[0]
+        return self.image, [np.concatenate(rows) for rows in zip(*self.parts, strict=True)]
+
+
 def run(
     pictures: Iterable[Picture],
-    preprocess: Preprocess | Sequence[Preprocess],
+    preprocess: Sequence[Preprocess],
     network: Network,
     *,
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
     begun: int = 0,
-    skip: Skip = raise_bad,
     progress: Progress = no_progress,
-) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
-    """Send pictures through a network, in order.
+) -> Results:
+    """Send images through a network.
 
-    Every batch has the same shape, the last one filled up: a device tunes itself to a shape, and the same picture in the same
-    place gives the same bits. Memory holds a few batches, whatever the number of pictures.
+    Every batch has the same shape, the last one filled up: a device tunes itself to a shape, and the same image in the same
+    place gives the same bits. Memory holds a few batches, whatever the number of images.
 
     Args:
         pictures: Read as far ahead as two batches.
-        preprocess: The network's own; several where it takes the same pictures prepared in several ways. Every file is decoded once.
-        network: From a batch to its answers.
-        batch: Pictures at once.
+        preprocess: The network's own; several where it takes the same images prepared in several ways. Every file is decoded once.
+        network: From a batch to its outputs.
+        batch: Images at once.
         jobs: Threads that decode.
-        views: Made in the threads that decode, where a picture goes through the network several times; a batch counts views then, and
-            holds whole pictures where it is a multiple of how many views each of them has.
-        begun: So many of the first picture's views are left out.
-        skip: Called for every picture that cannot be used, in its turn.
+        views: Made in the threads that decode, where an image goes through the network several times; a batch counts views then.
+        begun: So many of the first usable image's views are left out.
         progress: Called after every batch.
 
     Yields:
-        The good pictures of a batch, each as often as it has views there, and the network's answers for them.
+        Every image, in order, as soon as all its views have their outputs.
     """
     total = len(pictures) if isinstance(pictures, Sized) else None
     done = 0
-    good: list[tuple[Picture, Squares]] = []
-    waiting: deque[tuple[list[Picture], int, Future[Sequence[NDArray[Any]]]]] = deque()
+    pending: deque[_Pending] = deque()  # in the order of the images
+    rows: list[tuple[_Pending, Squares]] = []  # of the next batch
+    computing: deque[tuple[list[_Pending], int, Future[Sequence[NDArray[Any]]]]] = deque()
 
-    def finish() -> tuple[list[Picture], list[NDArray[Any]]]:
-        shown, count, future = waiting.popleft()
-        answers = [answer[: len(shown)] for answer in future.result()]
+    def complete() -> Results:
+        while pending and not pending[0].missing:
+            yield pending.popleft().result()
+
+    def finish() -> Results:
+        members, count, future = computing.popleft()
+        outputs = future.result()
+        start = 0
+        for _, group in groupby(members, key=id):
+            (item, *others) = group
+            stop = start + 1 + len(others)
+            item.parts.append([output[start:stop] for output in outputs])
+            item.missing -= stop - start
+            start = stop
         progress(count, total)
-        return shown, answers
+        yield from complete()
 
     with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
-        load = partial(_load_views, ways=_ways(preprocess), views=views)
-        filling = -(-batch // (1 if views is None else 1 + views.copies))  # pictures that fill a batch
+
+        def submit() -> None:
+            filled = _filled([squares for _, squares in rows], batch)
+            computing.append(([item for item, _ in rows], done, executor.submit(network, filled)))
+            rows.clear()
+
+        load = partial(_load_views, ways=preprocess, views=views)
+        filling = -(-batch // (1 if views is None else 1 + views.copies))  # images that fill a batch
         try:
             for picture, loaded in reader.each(
                 pictures, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
             ):
                 done += 1
                 if isinstance(loaded, BadPicture):
-                    skip(picture.path, str(loaded))
+                    pending.append(_Pending(picture, error=loaded))
+                    yield from complete()
                     continue
-                for squares in loaded[begun:]:
-                    good.append((picture, squares))
-                    if len(good) == batch:
-                        shown = [item for item, _ in good]
-                        waiting.append((shown, done, executor.submit(network, *_filled(good, batch))))
-                        good = []
-                        if len(waiting) > 1:
-                            yield finish()
+                left = loaded[begun:]
                 begun = 0
-            if good:
-                waiting.append(([item for item, _ in good], done, executor.submit(network, *_filled(good, batch))))
-            while waiting:
-                yield finish()
+                pending.append(_Pending(picture, missing=len(left)))
+                item = pending[-1]
+                for squares in left:
+                    rows.append((item, squares))
+                    if len(rows) == batch:
+                        submit()
+                        if len(computing) > 1:
+                            yield from finish()
+            if rows:
+                submit()
+            while computing:
+                yield from finish()
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     progress(done, total)
 
 
-def _ways(preprocess: Preprocess | Sequence[Preprocess]) -> Sequence[Preprocess]:
-    return [preprocess] if isinstance(preprocess, Preprocess) else preprocess
+def usable(results: Results, skip: Skip) -> Generator[tuple[Picture, Outputs]]:
+    """Give the images that have outputs, and name the others to `skip`, each in its turn."""
+    with contextlib.closing(results):  # also where `skip` raises
+        for picture, outputs in results:
+            if isinstance(outputs, BadPicture):
+                skip(picture.path, str(outputs))
+            else:
+                yield picture, outputs
+
+
+def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[list[Picture], Outputs]]:
+    """Put the outputs of usable images together again, for work on several images at once.
+
+    Args:
+        results: From `run`.
+        batch: How many images.
+        skip: Called for every image that cannot be used.
+
+    Yields:
+        Images, and for each output an array with their rows.
+    """
+    found = usable(results, skip)
+    while group := list(islice(found, batch)):
+        rows = zip(*(outputs for _, outputs in group), strict=True)
+        yield [picture for picture, _ in group], [np.concatenate(each) for each in rows]
 
 
 def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
@@ -137,14 +199,14 @@ def _load_views(picture: Picture, *, ways: Sequence[Preprocess], views: Views | 
     return [list(view) for view in zip(*(views(picture, original, way) for way in ways), strict=True)]
 
 
-def _filled(good: Sequence[tuple[Picture, Squares]], batch: int) -> list[NDArray[np.uint8]]:
-    """Stack the squares of each preprocessing, (batch, size, size, 3), black where pictures are missing."""
+def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
+    """Stack the squares of each preprocessing, (batch, size, size, 3), black where images are missing."""
     filled = []
-    for way, square in enumerate(good[0][1]):
+    for way, square in enumerate(rows[0]):
         pixels = np.empty((batch, *square.shape), dtype=np.uint8)
-        for index, (_, squares) in enumerate(good):
+        for index, squares in enumerate(rows):
             pixels[index] = squares[way]
-        pixels[len(good) :] = 0
+        pixels[len(rows) :] = 0
         filled.append(pixels)
     return filled
 
@@ -166,7 +228,7 @@ class Rates:
 
 def measure(
     pictures: Sequence[Picture],
-    preprocess: Preprocess | Sequence[Preprocess],
+    preprocess: Sequence[Preprocess],
     network: Network,
     *,
     batch: int,
@@ -186,7 +248,7 @@ def measure(
     Raises:
         CnnkitError: None of the pictures can be used.
     """
-    load = partial(_load, ways=_ways(preprocess))
+    load = partial(_load, ways=preprocess)
     ready = [
         loaded
         for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
@@ -196,7 +258,7 @@ def measure(
         raise CnnkitError(f"none of the first {batch} pictures can be used; there is nothing to measure with")
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
-        network(*pixels)
+        network(pixels)
     for (
         picture
     ) in pictures:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
@@ -213,12 +275,153 @@ def measure(
         decoded = time.perf_counter()
         batches = max(1, usable // batch)
         for _ in range(batches):
-            network(*pixels)
+            network(pixels)
         done = time.perf_counter()
-        deque(run(part, preprocess, network, batch=batch, jobs=jobs, skip=lambda _path, _reason: None), maxlen=0)
+        deque(run(part, preprocess, network, batch=batch, jobs=jobs), maxlen=0)
         overlapped += time.perf_counter() - done
         decoding, computing = decoding + decoded - began, computing + done - decoded
         count, computed = count + usable, computed + batches * batch
     decode, alone, reached = count / decoding, computed / computing, count / overlapped
     possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
     return Rates(count, decode, alone, reached, possible, reached / possible)
+
+
+#: Pictures of equal shape are looked for among so many batches' worth.
+_WINDOW_BATCHES = 16
+
+
+@dataclass(slots=True)
+class _Window:
+    """Images that follow one another, and what became of each."""
+
+    pictures: list[Picture]
+    outcomes: dict[int, Outputs | BadPicture] = field(default_factory=dict)
+
+    def results(self) -> Results:
+        for place, picture in enumerate(self.pictures):
+            yield picture, self.outcomes[place]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Pictures of one size (width, height) by their places in a window; after the last one the window is done."""
+
+    window: _Window
+    size: tuple[int, int]
+    places: list[int]
+    last: bool
+
+
+def run_native_size(
+    pictures: Iterable[Picture],
+    preprocess: Preprocess,
+    network: Network,
+    *,
+    batch: int,
+    jobs: int | None = None,
+    views: Views | None = None,
+    progress: Progress = no_progress,
+) -> Results:
+    """Send images through a network as they are, undistorted and uncropped.
+
+    The heads of some hundred files tell which are of one size, before any of them is decoded. A batch holds no more pixels than one of
+    the network's own size does, so large pictures go in smaller batches, and memory is that of a few batches.
+
+    Args:
+        pictures: Read as far ahead as 16 batches.
+        preprocess: The network's own, whose size says how large a batch is.
+        network: From one batch, of one shape, to its outputs.
+        batch: Pictures, or views, of the network's own size at once.
+        jobs: Threads that decode.
+        views: Of each picture; made in the threads that decode. As many for each.
+        progress: Called after every batch.
+
+    Yields:
+        Every image, in order.
+    """
+    total = len(pictures) if isinstance(pictures, Sized) else None
+    pixels = batch * preprocess.height * preprocess.width
+
+    def at_once(size: tuple[int, int]) -> int:
+        return max(1, min(batch, pixels // (size[0] * size[1])))
+
+    def load(group: _Group) -> list[Squares | BadPicture]:
+        return [
+            _load_native_size(group.window.pictures[place], group.size, preprocess, views) for place in group.places
+        ]
+
+    passed = 0
+    groups = _groups(
+        pictures, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
+    )
+    for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
+        assert not isinstance(loaded, BadPicture)
+        outcomes = group.window.outcomes
+        outcomes.update(zip(group.places, _outcomes(loaded, network, at_once(group.size)), strict=True))
+        progress(passed + len(outcomes), total)
+        if group.last:
+            passed += len(outcomes)
+            yield from group.window.results()
+    progress(passed, total)
+
+
+def _groups(
+    pictures: Iterable[Picture], at_once: Callable[[tuple[int, int]], int], *, window: int, views: int, jobs: int | None
+) -> Iterator[_Group]:
+    """Deal pictures out to batches by their sizes, one window after the other."""
+    coming = iter(pictures)
+    while found := list(islice(coming, window)):
+        here = _Window(found)
+        by_size: dict[tuple[int, int], list[int]] = {}
+        sizes = reader.read(found, images.upright_size, jobs=jobs)
+        for place, (_, size) in enumerate(sizes):
+            if isinstance(size, BadPicture):
+                here.outcomes[place] = size
+            else:
+                by_size.setdefault(size, []).append(place)
+        parts: list[tuple[tuple[int, int], list[int]]] = []
+        for size, places in by_size.items():
+            step = max(1, at_once(size) // views)
+            parts += [(size, places[start : start + step]) for start in range(0, len(places), step)]
+        parts = parts or [((1, 1), [])]  # none of them can be used, which is to be said in its turn
+        for number, (size, places) in enumerate(parts, start=1):
+            yield _Group(here, size, places, last=number == len(parts))
+
+
+def _load_native_size(
+    picture: Picture, size: tuple[int, int], preprocess: Preprocess, views: Views | None
+) -> Squares | BadPicture:
+    """Decode a picture and make its views, all of its own size."""
+    try:
+        own = preparing.untouched(preprocess, size)
+        if views is None:
+            image = images.load(picture.path)
+            made = [preparing.prepare(image, own)]
+        else:
+            original = images.read(picture.path)
+            image = original.image
+            made = list(views(picture, original, own))
+    except BadPicture as error:
+        return error
+    if image.size != size:
+        return BadPicture(f"its head says {size[0]} x {size[1]} pixels, and it has {image.width} x {image.height}")
+    return made
+
+
+def _outcomes(loaded: list[Squares | BadPicture], network: Network, at_once: int) -> list[Outputs | BadPicture]:
+    """Run the network on images of one shape: for each the outputs of its views, or why there are none."""
+    rows = [square for squares in loaded if not isinstance(squares, BadPicture) for square in squares]
+    try:
+        parts = [network([np.stack(rows[start : start + at_once])]) for start in range(0, len(rows), at_once)]
+    except BadPicture as error:
+        return [squares if isinstance(squares, BadPicture) else error for squares in loaded]
+    outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    outcomes: list[Outputs | BadPicture] = []
+    start = 0
+    for squares in loaded:
+        if isinstance(squares, BadPicture):
+            outcomes.append(squares)
+        else:
+            outcomes.append([output[start : start + len(squares)] for output in outputs])
+            start += len(squares)
+    return outcomes

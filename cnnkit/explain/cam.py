@@ -1,4 +1,4 @@
-"""Class activation maps: where in a picture a network sees what speaks for a class. In torch, for any network and layer.
+"""Class activation maps by torch, of any network and layer: what the methods of `cam_methods` need to know of a forward pass.
 
 The score of a class is its logit; of a single sigmoid, z for the second class and -z for the first.
 """
@@ -10,23 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from cnnkit.choices import CamMethod
 from cnnkit.errors import UsageError
+from cnnkit.explain.cam_methods import METHODS
 from cnnkit.nets import cutting, layered
 from cnnkit.nets.classifier import class_logits
 from cnnkit.nets.layered import Layer, Layered
 
-#: Those that take no gradient, and so say nothing that could speak against a class.
-WITHOUT_GRADIENT = frozenset({CamMethod.EIGENCAM, CamMethod.SCORECAM})
 #: By how much gradients may differ, as a share of the largest, to be called the same everywhere.
 _SAME = 1e-3
 #: How many answers of a layer are tried for that.
 _PROBES = 8
 
 
-class TorchMaps:
+class TorchCam:
     """A network whose class activation maps torch computes.
 
     Attributes:
@@ -51,7 +49,7 @@ class TorchMaps:
             classes: As the attribute, likewise layer.
             method: How maps are made.
             contrast: Maps of what speaks against a class in place of what speaks for it.
-            batch: How many masked pictures go through the network at once, for Score-CAM.
+            batch: The largest number of images that a method runs at once.
 
         Raises:
             UsageError: The layer has no height and width, or method and network do not go together.
@@ -61,14 +59,14 @@ class TorchMaps:
                 f"{layer.name} of {network.name} answers with {'x'.join(map(str, layer.shape))}, which has no height and "
                 f"width; the last layer that has is {network.last_spatial().name}"
             )
-        if contrast and method in WITHOUT_GRADIENT:
+        if contrast and not METHODS[method].uses_gradients:
             raise UsageError(
                 f"--method {method} has no negative part that --contrast could show; use gradcam or hirescam"
             )
         self.network, self.classes, self.layer = network, classes, layer
-        self.method, self.contrast, self._batch = method, contrast, batch
+        self.method, self.contrast, self.batch = METHODS[method], contrast, batch
         self._front, self._behind = network.divide(layer.node)
-        if method is CamMethod.CAM:
+        if self.method.needs_linear_head:
             self._demand_averaging()
 
     @property
@@ -77,29 +75,31 @@ class TorchMaps:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
-        with self._running(), torch.no_grad():
+        with self.running(), torch.no_grad():
             logits = self.network.module(self.network.normalise(torch.tensor(images, device=self._device)))
             return class_logits(logits).softmax(1).cpu().numpy()
 
-    def look(self, images: NDArray[np.uint8]) -> "Look":
+    def forward(self, images: NDArray[np.uint8]) -> "TorchForwardPass":
         """Run the network forward, (N, H, W, 3)."""
-        with self._running():
+        with self.running():
             with torch.no_grad():
-                pictures = self.network.normalise(torch.tensor(images, device=self._device))
-                answer, *others = self._front(pictures)
-            leaf = answer.detach().requires_grad_(self.method not in WITHOUT_GRADIENT)
+                given = self.network.normalise(torch.tensor(images, device=self._device))
+                activations, *others = self._front(given)
+            leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
                 # A copy goes on, since what comes first behind the layer may work in place
                 logits = self._behind(leaf.clone(), *others)
-        return Look(self, pictures, leaf, logits)
+        probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
+        return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
 
-    def scores(self, pictures: Tensor) -> Tensor:
-        """Give the scores of all classes for normalised pictures, (N, C, H, W) -> (N, classes)."""
-        with self._running(), torch.no_grad():
-            return scores(self.network.module(pictures))
+    def scores(self, images: Tensor) -> Tensor:
+        """Give the scores of all classes for normalised images, (N, C, H, W) -> (N, classes)."""
+        with self.running(), torch.no_grad():
+            return class_scores(self.network.module(images))
 
     @contextlib.contextmanager
-    def _running(self) -> Generator[None]:
+    def running(self) -> Generator[None]:
+        """Put the network into eval mode, and let a GPU compute as exactly as a CPU."""
         # Without TF32, whose ten bits of mantissa would make a GPU's maps others than a CPU's
         with (
             cutting.mode(self.network.module, training=False),
@@ -116,7 +116,7 @@ class TorchMaps:
         preprocess = self.network.preprocess
         grey = np.full((_PROBES, preprocess.height, preprocess.width, 3), 128, dtype=np.uint8)
         generator = torch.Generator().manual_seed(0)
-        with self._running():
+        with self.running():
             with torch.no_grad():
                 answer, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
                 maps = layered.as_maps(self.layer.node, answer)
@@ -126,7 +126,7 @@ class TorchMaps:
                 maps.copy_(probe)
             leaf = answer.detach().requires_grad_(True)
             with torch.enable_grad():
-                total = scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
+                total = class_scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
             for number in range(total.shape[1]):
                 (gradients,) = torch.autograd.grad(total[:, number].sum(), leaf, retain_graph=True)
                 gradients = layered.as_maps(self.layer.node, gradients)  # (N, C, h, w)
@@ -138,108 +138,51 @@ class TorchMaps:
                     )
 
 
-class Look:
-    """What a network saw in a batch, and the maps of the classes that are asked for."""
+class TorchForwardPass:
+    """What a network saw in a batch of images, and the maps of the classes that are asked for.
 
-    def __init__(self, maps: TorchMaps, pictures: Tensor, leaf: Tensor, logits: Tensor) -> None:
-        self._maps, self._pictures, self._leaf = maps, pictures, leaf
-        self._scores = scores(logits)
-        self._kept: list[Tensor] = []  # what does not depend on the class
-        #: (N, classes)
-        self.probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
+    Attributes:
+        probabilities: (N, classes).
+        seen: What the method sees.
+    """
 
-    def gradients(self, chosen: Tensor) -> Tensor:
-        """Give the gradient of each picture's class, `chosen` (N,), at the layer: (N, C, h, w)."""
-        # The rows of a network in eval mode know nothing of each other: the gradient of the sum is that of each
-        total = self._scores.gather(1, chosen[:, None]).sum()
-        (gradients,) = torch.autograd.grad(total, self._leaf, retain_graph=True)
-        return layered.as_maps(self._maps.layer.node, gradients)
+    def __init__(self, network: TorchCam, seen: "TorchLayerPass", probabilities: NDArray[np.float32]) -> None:
+        self.probabilities, self.seen = probabilities, seen
+        self._network, self._method = network, network.method(seen)
 
-    def maps(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Compute the map of a class for each picture.
-
-        Args:
-            chosen: (N,), numbers of classes.
-
-        Returns:
-            (N, h, w), nowhere negative, as the method gives them: not scaled.
-        """
-        method, classes = self._maps.method, torch.from_numpy(chosen).to(self._leaf.device)
-        activations = layered.as_maps(self._maps.layer.node, self._leaf.detach())
-        with self._maps._running():
-            if method is CamMethod.EIGENCAM:
-                self._kept = self._kept or [principal(activations)]
-                found = self._kept[0]
-            elif method is CamMethod.SCORECAM:
-                self._kept = self._kept or [
-                    self._masked(picture, maps) for picture, maps in zip(self._pictures, activations, strict=True)
-                ]
-                weights = torch.stack(
-                    [each[:, number].softmax(0) for each, number in zip(self._kept, classes, strict=True)]
-                )  # (N, K)
-                found = (weights[:, :, None, None] * activations).sum(1)
-            else:
-                found = combine(method, activations, self.gradients(classes), contrast=self._maps.contrast)
+    def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Compute the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative and not scaled."""
+        with self._network.running():
+            found = self._method.maps(torch.from_numpy(classes).to(self.seen.activations.device))
         return found.relu().cpu().numpy()
 
-    def _masked(self, picture: Tensor, activations: Tensor) -> Tensor:
-        """Score a picture of which each channel in turn lets something through: (C, H, W), (K, h, w) -> (K, classes)."""
-        answers = []
-        for some in torch.split(activations, self._maps._batch):
-            masks = functional.interpolate(some[None], picture.shape[1:], mode="bilinear", align_corners=True)[0]
-            low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
-            masks = (masks - low) / (high - low + 1e-8)  # (k, H, W)
-            answers.append(self._maps.scores(picture[None] * masks[:, None]))
-        return torch.cat(answers)
+
+class TorchLayerPass:
+    """A forward pass for the methods of `cam_methods`.
+
+    Attributes:
+        images: As `LayerPass`, likewise activations and batch.
+    """
+
+    def __init__(self, network: TorchCam, images: Tensor, leaf: Tensor, logits: Tensor) -> None:
+        """Keep a forward pass; `leaf` is what the layer gave, and `logits` what the network made of it."""
+        self.images, self.batch = images, network.batch
+        self.activations = layered.as_maps(network.layer.node, leaf.detach())
+        self._network, self._leaf, self._scores = network, leaf, class_scores(logits)
+
+    def gradients(self, classes: Tensor) -> Tensor:
+        """Compute the gradient of each image's class score, of its negative for a contrast, (N,) -> (N, K, h, w)."""
+        # The rows of a network in eval mode know nothing of each other: the gradient of the sum is that of each
+        total = self._scores.gather(1, classes[:, None]).sum()
+        (gradients,) = torch.autograd.grad(total, self._leaf, retain_graph=True)
+        gradients = layered.as_maps(self._network.layer.node, gradients)
+        return -gradients if self._network.contrast else gradients
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Compute the scores of all classes for normalised images, (M, C, H, W) -> (M, classes)."""
+        return self._network.scores(images)
 
 
-def scores(logits: Tensor) -> Tensor:
+def class_scores(logits: Tensor) -> Tensor:
     """Give one score a class: the logits, or of a single sigmoid's z, -z and z. (N, classes) or (N, 1) -> (N, classes)."""
     return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
-
-
-def combine(method: CamMethod, activations: Tensor, gradients: Tensor, *, contrast: bool = False) -> Tensor:
-    """Make maps of activations and gradients.
-
-    Args:
-        method: One that takes gradients.
-        activations: (N, K, h, w).
-        gradients: Of the class's score, likewise.
-        contrast: Take the gradients of the negative score: what speaks against the class.
-
-    Returns:
-        (N, h, w); negative values say that a place speaks against it.
-
-    Source: the papers in `choices.CamMethod`; the weights of Grad-CAM++ are those of its equation 19 for an exponential score.
-    """
-    gradients = -gradients if contrast else gradients
-    match method:
-        case CamMethod.GRADCAM:
-            return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
-        case CamMethod.CAM:
-            return (gradients.sum((2, 3), keepdim=True) * activations).sum(1)  # the gradient is the weight / (h * w)
-        case CamMethod.HIRESCAM:
-            return (gradients * activations).sum(1)
-        case CamMethod.LAYERCAM:
-            return (gradients.relu() * activations).sum(1)
-        case CamMethod.GRADCAM_PLUS_PLUS:
-            squared = gradients.square()
-            below = 2 * squared + activations.sum((2, 3), keepdim=True) * squared * gradients
-            shares = torch.where(squared > 0, squared / torch.where(below == 0, 1.0, below), 0.0)
-            weights = (shares * gradients.relu()).sum((2, 3), keepdim=True)  # (N, K, 1, 1)
-            return (weights * activations).sum(1)
-        case _:
-            raise ValueError(f"{method} takes no gradients")
-
-
-def principal(activations: Tensor) -> Tensor:
-    """Project every place's activations on their first principal component, (N, K, h, w) -> (N, h, w).
-
-    A component has no sign of its own: it gets the one with which it is large where activations are large.
-    """
-    rows = activations.flatten(2).transpose(1, 2)  # (N, h*w, K)
-    rows = rows - rows.mean(1, keepdim=True)
-    _, _, components = torch.linalg.svd(rows, full_matrices=False)  # (N, r, K)
-    found = rows @ components[:, 0, :, None]  # (N, h*w, 1)
-    strength = (rows.sum(2, keepdim=True) * found).sum(1, keepdim=True)
-    return torch.where(strength < 0, -found, found).reshape(activations.shape[0], *activations.shape[2:])

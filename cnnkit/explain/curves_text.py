@@ -1,15 +1,24 @@
-"""Training curves as text, to look at where the training runs: loss and accuracy in braille dots."""
+"""Training curves as text, to look at where the training runs: loss and accuracy, drawn by plotext."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import plotext
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.braille import Canvas, Dot, Span
 from cnnkit.explain.curves import PANELS, Run, curve, finite, printable
 from cnnkit.formats.history import Row
 
-_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
-_BEST = "●"
+#: Text and its style, as rich understands it: "cyan", "bold", or nothing.
+Span = tuple[str, str]
+#: An epoch, and a value scaled to 0 to 1.
+Point = tuple[float, float]
+
+#: A terminal's own colours by their numbers, in the order of the runs.
+_COLOURS = {6: "cyan", 5: "magenta", 3: "yellow", 2: "green", 4: "blue", 1: "red"}
+_BEST, _EPOCH = "●", "epoch"
 #: Letters that name runs at the ends of their curves.
 _KEYS = "123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -21,6 +30,7 @@ _LARGE, _DIGITS = 1e5, 5  # numbers beyond are written with exponents
 _FURTHEST, _NEAREST = 8e307, 1e-300  # what lies outside is drawn at the edge, and what lies closer as one
 _LEAST_NAME = 8  # letters of a run's name beside its numbers; with less room they stand below it
 _AROUND = 3  # lines of a panel that are no curve: title, axis, numbers
+_DASH = 3  # of so many dots on the way, one is drawn
 
 
 def draw(runs: Sequence[Run], *, columns: int, lines: int, monitor: Monitor = Monitor.VAL_LOSS) -> list[list[Span]]:
@@ -64,68 +74,129 @@ def _panel(runs: Sequence[Run], title: str, measures: tuple[str, str], columns: 
     first, last = min(run.rows[0].epoch for run in runs), max(run.rows[-1].epoch for run in runs)
     last = max(last, first + 1)
     marks = _marks(low, high, most=max(4, rows // 3))
-    margin = max([len("epoch") - 1, *(len(text) for text in marks.values())])
-    named = len(runs) > 1
-    wide = max(columns - margin - 2 - named, 4)  # beside the scale, its line, and the names at the ends
-    canvas = Canvas(wide + named, rows)
-
-    def place(epoch: float, value: float) -> Dot:
-        x = (epoch - first) / (last - first) * (2 * wide - 1)
-        y = (high - min(max(value, low), high)) / (high - low) * (canvas.height - 1)
-        return round(x), round(y)
-
-    _draw_curves(canvas, runs, measures, place)
-    scale = {place(first, value)[1] // 4: text for value, text in marks.items()}
-    body = [
-        [(f"{scale.get(row, ''):>{margin}} {'┤' if row in scale else '│'}", "dim"), *spans]
-        for row, spans in enumerate(canvas.lines())
-    ]
+    margin = max(len(_EPOCH), *map(len, marks.values()))
+    wide = max(columns - margin - 1, 4)
+    named = len(runs) > 1  # by a letter in one more column
+    cell = (last - first) / max(wide - 1 - named, 1)
+    figure = plotext.figure
+    figure.clear.all()
+    plotext.terminal.limit(False, False)  # the size is that of the stream that is written to
+    figure.plot_size(columns, rows + 2)
+    figure.axes(False, side=1)
     epochs = _marks(first, last, most=max(2, wide // (len(str(last)) + 4)), whole=True)
-    axis, numbers = _axis({place(epoch, low)[0] // 2: text for epoch, text in epochs.items()}, wide)
-    below = f"{'epoch':<{margin + 2}}{numbers}"
-    return [[(title, "bold")], *body, [(f"{'':{margin}} └{axis}", "dim")], [(below, "dim")]]
+    figure.ruler(0, 0).lim(first, last + named * cell).ticks(list(epochs), list(epochs.values()))
+    scale = [text.rjust(margin) for text in marks.values()]
+    figure.ruler(1, 0).lim(0, 1).ticks([(value - low) / (high - low) for value in marks], scale)
+    _draw_curves(runs, measures, span=(low, high), cell=cell, size=(wide, rows))
+    *body, numbers = _spans(figure.build().string())
+    below = "".join(text for text, _ in numbers)
+    if not below[:margin].strip():
+        below = _EPOCH + below[len(_EPOCH) :]
+    return [[(title, "bold")], *body, [(below, "dim")]]
 
 
 def _draw_curves(
-    canvas: Canvas, runs: Sequence[Run], measures: tuple[str, str], place: Callable[[float, float], Dot]
+    runs: Sequence[Run],
+    measures: tuple[str, str],
+    *,
+    span: tuple[float, float],
+    cell: float,
+    size: tuple[int, int],
 ) -> None:
-    """Draw what is faint first, then training, validation, and what marks and names them, so that this is seen best."""
+    """Draw what is faint first, then training, validation, and what names and marks them, so that this is seen best.
 
-    def dots(rows: Sequence[Row], measure: str) -> list[Dot]:
-        return [place(epoch, value) for epoch, value in zip(*curve(rows, measure), strict=True)]
+    Args:
+        runs: One or several.
+        measures: Of training and of validation.
+        span: The least and the largest value.
+        cell: How many epochs a letter is wide.
+        size: Letters across and down.
+    """
+    low, high = span
+    wide, rows = size
+
+    def points(drawn: Iterable[Row], measure: str) -> list[Point]:
+        """Scale values to 0 to 1: plotext itself can neither tell apart the smallest numbers there are nor place the largest."""
+        known = zip(*curve(drawn, measure), strict=True)
+        return [(epoch, (min(max(value, low), high) - low) / (high - low)) for epoch, value in known]
 
     train, val = measures
     raw = runs[0].rows
     # Of several runs, or of more epochs than there are dots across, they would fill the panel
-    if raw is not runs[0].smoothed and len(runs) == 1 and len(raw) <= canvas.width:
-        for x, y in [*dots(raw, train), *dots(raw, val)]:
-            canvas.faint_dot(x, y)
-    for measure in measures:
-        for number, run in enumerate(runs):
-            canvas.line(dots(run.smoothed, measure), _colour(number), dashed=measure == train)
-    if len(runs) > 1:
-        for number, run in enumerate(runs):
-            if ends := dots(run.smoothed, val) or dots(run.smoothed, train):
-                _name(canvas, ends[-1], _key(number), f"bold {_colour(number)}")
+    if raw is not runs[0].smoothed and len(runs) == 1 and len(raw) <= 2 * wide:
+        _plot([*points(raw, train), *points(raw, val)], "braille", None, "dim")
+    dots = (2 / cell, 4 * (rows - 1))
     for number, run in enumerate(runs):
-        for x, y in dots([run.best], val) if run.best else []:
-            canvas.letter(x // 2, y // 4, _BEST, f"bold {_colour(number)}")
+        _plot(list(_dotted(points(run.smoothed, train), dots)), "braille", number)
+        _plot(points(run.smoothed, val), "braille", number, line=True)
+    taken: set[tuple[int, int]] = set()
+    for number, run in enumerate(runs):
+        if len(runs) > 1 and (ends := points(run.smoothed, val) or points(run.smoothed, train)):
+            _plot([_free(ends[-1], cell, rows, taken)], _key(number), number, "bold")
+        if run.best:
+            _plot(points([run.best], val), _BEST, number, "bold")
 
 
-def _name(canvas: Canvas, end: Dot, letter: str, style: str) -> None:
-    """Name a curve right of its end, where that is free; else just above or below."""
-    column, row = end[0] // 2 + 1, end[1] // 4
-    near = [row, row - 1, row + 1, row - 2, row + 2]
-    inside = [each for each in near if 0 <= each < canvas.rows]
-    canvas.letter(column, next((each for each in inside if canvas.is_free(column, each)), row), letter, style)
+def _plot(
+    where: Sequence[Point], letter: str, number: int | None, style: str = "default", *, line: bool = False
+) -> None:
+    """Put a letter, or dots, or a line of dots, in the colour of a run."""
+    if where:
+        colour = None if number is None else list(_COLOURS)[number % len(_COLOURS)]
+        xs, ys = zip(*where, strict=True)
+        signal = plotext.figure.signal(list(xs), list(ys), marker=plotext.marker(letter, pixel=(colour, None, style)))
+        plotext.figure.draw(signal.lines(line))
+
+
+def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Point]:
+    """Give one of every few dots on the way along points; `dots` is how many there are to one of x and of y."""
+    count = 0
+    yield from points[:1]
+    for (x, y), (to_x, to_y) in pairwise(points):
+        steps = max(round(max(abs(to_x - x) * dots[0], abs(to_y - y) * dots[1])), 1)
+        for step in range(1, steps + 1):
+            count += 1
+            if count % _DASH == 0:
+                yield x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
+
+
+def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Point:
+    """Find a place right of the end of a curve where no other key is: beside it, else just above or below."""
+    x, row = end[0] + cell, round(end[1] * (rows - 1))
+    column = round(x / cell)
+    near = [each for each in (row, row + 1, row - 1, row + 2, row - 2) if 0 <= each < rows]
+    place = next((each for each in near if (column, each) not in taken), row)
+    taken.add((column, place))
+    return x, place / (rows - 1)
+
+
+def _spans(drawn: str) -> list[list[Span]]:
+    """Read what plotext drew for a terminal: letters with their styles, in the terminal's own colours."""
+    lines = []
+    for line in drawn.splitlines():
+        spans: list[Span] = []
+        codes = ""
+        for part in re.split(r"(\x1b\[[0-9;]*m)", line):
+            if part.startswith("\x1b"):
+                codes = "" if part == "\x1b[0m" else codes + part
+            elif part:
+                spans.append((part, _style(codes)))
+        lines.append(spans)
+    return lines
+
+
+def _style(codes: str) -> str:
+    words = [word for code, word in (("\x1b[1m", "bold"), ("\x1b[2m", "dim")) if code in codes]
+    words += [name for number, name in _COLOURS.items() if f"[38;5;{number}m" in codes]
+    return " ".join(words) or "dim"  # the axes
 
 
 def _legend(runs: Sequence[Run], columns: int, monitor: Monitor) -> list[list[Span]]:
     """Say what the lines mean, then name the runs with their best epochs."""
     validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
-    words = [f"{_sample(dashed=True)} training"]
+    words = ["⠂⠐ ⠂ training"]
     if validated:
-        words.append(f"{_sample(dashed=False)} validation")
+        words.append("⠒⠒⠒⠒ validation")
     if any(run.best for run in runs):
         words.append(f"{_BEST} best epoch by {monitor}")
     told = [_told(run) for run in runs]
@@ -168,14 +239,8 @@ def _told(run: Run) -> tuple[str, str, str]:
     return count, loss, accuracy
 
 
-def _sample(*, dashed: bool) -> str:
-    canvas = Canvas(4, 1)
-    canvas.line([(0, 1), (canvas.width - 1, 1)], "", dashed=dashed)
-    return "".join(text for text, _ in canvas.lines()[0])
-
-
 def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+    return list(_COLOURS.values())[number % len(_COLOURS)]
 
 
 def _key(number: int) -> str:
@@ -203,16 +268,6 @@ def _marks(low: float, high: float, *, most: int, whole: bool = False) -> dict[f
     numbers = (number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1))
     large = max(abs(low), abs(high)) >= _LARGE or digits > _DIGITS
     return {number: f"{number:.3g}" if large else f"{number:.{digits}f}" for number in numbers}
-
-
-def _axis(marks: Mapping[int, str], wide: int) -> tuple[str, str]:
-    """Give a horizontal axis, and its numbers under their places."""
-    axis, numbers = ["─"] * wide, [" "] * wide
-    for column, text in marks.items():
-        axis[column] = "┬"
-        begin = min(max(column - len(text) // 2, 0), wide - len(text))
-        numbers[begin : begin + len(text)] = text
-    return "".join(axis), "".join(numbers)
 
 
 def _padded(line: Sequence[Span], columns: int) -> list[Span]:

@@ -65,14 +65,24 @@ def load(path: str | Path) -> Features:
     for neighbour in (described, listed):
         if not neighbour.exists():
             raise FormatError(f"{path} has no {neighbour.name} beside it; run cnn-extract again")
-    header = Header.from_json(
-        described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described), kind=Kind.FEATURES
-    )
+    header = load_header(path)
     values = load_values(path)
     rows = manifest.load(listed, views=header.has_views)
     if len(rows) != len(values):
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(rows)}; run cnn-extract again")
     return Features(values, rows, header)
+
+
+def load_header(path: str | Path) -> Header:
+    """Read the Header that describes a `.npy`.
+
+    Raises:
+        FormatError: It is broken, or not one of features.
+        OSError: It cannot be read.
+    """
+    described = beside(Path(path), ".json")
+    text = described.read_text(encoding="utf-8", errors="surrogateescape")
+    return Header.from_json(text, name=str(described), kind=Kind.FEATURES)
 
 
 def load_values(path: str | Path) -> NDArray[Any]:

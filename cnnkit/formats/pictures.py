@@ -36,6 +36,16 @@ def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: 
         file.write(encoded.getvalue())
 
 
+def create(path: Path, content: bytes) -> None:
+    """Write an encoded picture where there is no file yet.
+
+    Raises:
+        FileExistsError: There is one.
+    """
+    with path.open("xb") as file:
+        file.write(content)
+
+
 def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
     """Write pictures by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
     folder = Path(folder)

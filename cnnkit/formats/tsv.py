@@ -6,8 +6,12 @@ Names that are not UTF-8 pass through unharmed (surrogateescape).
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from cnnkit.errors import FormatError
+from cnnkit.formats import atomic
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
@@ -27,9 +31,50 @@ def unescape(field: str) -> str:
 
 def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
     """Write a header row and rows; None is an empty field."""
-    lines = ["\t".join(columns)]
-    lines += ["\t".join("" if field is None else escape(field) for field in row) for row in rows]
-    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+    return _line(columns) + b"".join(_line(["" if field is None else escape(field) for field in row]) for row in rows)
+
+
+def _line(fields: Sequence[str]) -> bytes:
+    return ("\t".join(fields) + "\n").encode("utf-8", "surrogateescape")
+
+
+def save(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
+    """Write a table in one step."""
+    with atomic.writing(path) as file:
+        file.write(render(columns, rows))
+
+
+class Writer:
+    """Write a table row by row, for more rows than memory holds; whoever asks for it sees to it that nobody reads a part."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._file = path.open("wb")
+        self._file.write(_line(columns))
+
+    def __enter__(self) -> Self:
+        """Begin; the header row is written."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def write(self, row: Sequence[str | None]) -> None:
+        """Add a row; None is an empty field."""
+        self._file.write(_line(["" if field is None else escape(field) for field in row]))
+
+
+def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read the rows of a file as they are asked for, as `parse` does.
+
+    Raises:
+        FormatError: As `parse`.
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        yield from parse(file, name=str(path), required=required)
 
 
 def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -1,7 +1,7 @@
-"""Networks that are asked about the same pictures: loaded, their classes in one order, their pictures decoded once."""
+"""Models that vote on the same images: loaded, their classes in one order, each image decoded once, their probabilities combined."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,85 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import spelling
+from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import by_shape, onnx_classifier, runner
+from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
-from cnnkit.engine.runner import Skip, Views
+from cnnkit.engine.runner import Results, Views
 from cnnkit.engine.session import Session
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
-from cnnkit.infer import foreign, voting
-from cnnkit.infer.foreign import Description
+from cnnkit.infer import external_model
+from cnnkit.infer.config import ModelSpec
 
 log = logging.getLogger("cnnkit")
 
 #: What --size says where every picture is shown as it is.
 NATIVE = "native"
+
+#: Of N pictures: what each class gets (N, classes), and the classes from the best to the last (N, classes).
+Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def class_order(
+    classes: Sequence[str], reference: Sequence[str], *, name: str, reference_name: str
+) -> NDArray[np.int64] | None:
+    """Find where a model has the classes of another one: `probabilities[:, order(...)]` has them in the other's order.
+
+    Args:
+        classes: Of the model.
+        reference: Of the other one.
+        name: The model's file, for messages.
+        reference_name: The other's file.
+
+    Returns:
+        (classes,) indices, or None where there is nothing to change.
+
+    Raises:
+        CnnkitError: The two do not have the same classes.
+    """
+    if tuple(classes) == tuple(reference):
+        return None
+    only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
+    if only or missing:
+        sides = [
+            f"only {file} has {spelling.some(labels, 5)}"
+            for file, labels in ((name, only), (reference_name, missing))
+            if labels
+        ]
+        raise CnnkitError(f"{reference_name} and {name} cannot vote, their classes differ: {', '.join(sides)}")
+    if not len(classes) == len(set(classes)) == len(reference):
+        raise CnnkitError(f"{reference_name} and {name} cannot vote, they name a class twice and in another order")
+    places = {label: place for place, label in enumerate(classes)}
+    return np.array([places[label] for label in reference], dtype=np.int64)
+
+
+def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
+    """Come to one answer a picture.
+
+    soft: a class gets the mean of its probabilities. hard: a class gets the share of the answers whose first choice it is; among
+    equals the mean of the probabilities decides, and after that the order of the classes. A single answer's soft vote is itself.
+
+    Args:
+        probabilities: (N, classes) of each model and view, classes in the same order.
+        vote: How.
+
+    Returns:
+        What each class gets, from 0 to 1; NaN in the whole row where one answer is not a number. And the ranking.
+    """
+    stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
+    mean = stacked.mean(axis=0)
+    if vote is Vote.SOFT:
+        got = mean
+    else:
+        choices = stacked.argmax(axis=2)  # (models, N)
+        got = (choices[:, :, None] == np.arange(stacked.shape[2])).mean(axis=0)
+    # By what a class gets, then by the mean; the first of equals stays first
+    ranking = np.lexsort((-mean, -got), axis=1)
+    got = np.where(np.isfinite(mean).all(axis=1, keepdims=True), got, np.nan)
+    return got.astype(np.float32), ranking
 
 
 class Ensemble:
@@ -36,19 +100,19 @@ class Ensemble:
     """
 
     def __init__(
-        self, models: Sequence[str | Path], *, description: Description, logits: bool = False, device: str = "auto"
+        self, models: Sequence[str | Path], *, spec: ModelSpec, logits: bool = False, device: str = "auto"
     ) -> None:
         """Load networks.
 
         Args:
             models: One `.onnx` or more.
-            description: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
+            spec: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
                 `native`.
             logits: Of a single one: answers have these as well.
             device: Where they run.
 
         Raises:
-            UsageError: The description contradicts the networks or lacks something.
+            UsageError: The spec contradicts the networks or lacks something.
             CnnkitError: The classes differ.
             FormatError: A file is no classifier.
         """
@@ -56,21 +120,21 @@ class Ensemble:
         for path in models:
             # The first network says where it runs; a CPU need not be said twice
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
-            self.models.append(_load(path, description, device="cpu" if known else device))
+            self.models.append(_load(path, spec, device="cpu" if known else device))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
-            told = replace(description, size=None).given()
+            told = replace(spec, size=None).given()
             if told:
                 raise UsageError(
                     f"{first.name} carries its own preprocessing and classes; {told[0]} is for networks that cnnkit did not make"
                 )
-            if description.size is not None:
-                self._show(description.size)
+            if spec.size is not None:
+                self._show(spec.size)
         if logits and not first.gives_logits:
             raise UsageError(f"{first.name} gives probabilities and no logits; drop --logits")
         self.classes, self._logits = first.classes, logits
         self._orders = [
-            voting.order(model.classes, first.classes, name=model.name, reference_name=first.name)
+            class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
         ]
 
@@ -93,26 +157,25 @@ class Ensemble:
         batch: int,
         jobs: int | None,
         views: Views | None,
-        skip: Skip,
         progress: Progress,
-    ) -> Iterator[tuple[list[Picture], list[NDArray[Any]]]]:
-        """Send pictures through all networks, in order, each file decoded once.
+    ) -> Results:
+        """Send images through all networks, each file decoded once.
 
-        Args, Yields as `runner.run`; the arrays are those of `ask`. With `native` as `by_shape.run`.
+        Args, Yields as `runner.run`, with `native` as `runner.run_native_size`; the outputs are those of `ask`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
-        def network(*pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-            shown = dict(zip(ways, pixels, strict=True))
+        def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+            if self.native:
+                return self.ask([*batches] * len(self.models))
+            shown = dict(zip(ways, batches, strict=True))
             return self.ask([shown[model.preprocess] for model in self.models if model.preprocess is not None])
 
-        def native(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-            return self.ask([pixels] * len(self.models))
-
-        words: dict[str, Any] = {"batch": batch, "jobs": jobs, "views": views, "skip": skip, "progress": progress}
         if self.native:
-            return by_shape.run(pictures, ways[0], native, **words)
-        return runner.run(pictures, ways, network, **words)
+            return runner.run_native_size(
+                pictures, ways[0], network, batch=batch, jobs=jobs, views=views, progress=progress
+            )
+        return runner.run(pictures, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
 
     def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Give the probabilities of each model, (N, classes), and behind them the logits where they are wanted.
@@ -134,12 +197,12 @@ class Ensemble:
         return [*probabilities, *answers[0][1:]]
 
 
-def _load(path: str | Path, description: Description, *, device: str) -> OnnxClassifier:
+def _load(path: str | Path, spec: ModelSpec, *, device: str) -> OnnxClassifier:
     name = str(path)
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
     model = onnx_model.load(path)
     network = OnnxNetwork(name, Session(model.content, device=device, name=name))
     if model.header is not None:
-        return onnx_classifier.ours(network, model.header)
-    return foreign.described(network, description, onnx_model.parse(model.content, name=name).graph)
+        return onnx_classifier.from_header(network, model.header)
+    return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

@@ -1,37 +1,39 @@
-"""Run a convolutional base once over pictures and keep what it saw."""
+"""Run a convolutional backbone once over images and keep its features; an interrupted run is resumed."""
 
 import contextlib
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import Engine, FeatureDtype
+from cnnkit.choices import Engine
 from cnnkit.data import held_out
+from cnnkit.data import preprocess as preparing
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
-from cnnkit.engine import bases, runner
 from cnnkit.engine import device as devices
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone, runner
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates, Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Header, Kind, Preprocess, made_by
 from cnnkit.formats.manifest import Row
-from cnnkit.infer import resuming
-from cnnkit.infer.views import Views, rows_of
+from cnnkit.infer.config import ExtractConfig
+from cnnkit.infer.views import ExtractViews, rows_of
 
 log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ExtractSummary:
     """What an extraction came to; `per_second` counts the pictures of this run, decoding included."""
 
     features: str
@@ -44,7 +46,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
+class _Backbone:
     """A base, ready: from pictures to features, with its Header and where it runs."""
 
     network: runner.Network
@@ -61,52 +63,42 @@ class _Base:
 def extract(
     pictures: Iterable[Picture],
     output: str | Path,
+    config: ExtractConfig | None = None,
     *,
-    request: Request,
-    batch: int = 32,
-    jobs: int | None = None,
-    dtype: FeatureDtype = FeatureDtype.FLOAT32,
-    device: str = "auto",
-    engine: Engine = Engine.ONNX,
-    views: Views | None = None,
-    resume: bool = False,
+    spec: BackboneSpec,
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
-) -> Summary:
-    """Write the features of pictures to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
+) -> ExtractSummary:
+    """Write the features of images to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
 
     Args:
-        pictures: What to look at; their labels, parts and groups go into the `.tsv`.
+        pictures: Their labels, splits and groups go into the `.tsv`.
         output: The `.npy`.
-        request: Which base.
-        batch: Pictures at once.
-        jobs: Threads that decode.
-        dtype: float16 halves the file.
-        device: For the base.
-        engine: ONNX Runtime or torch.
-        views: A row for each view of a picture, one after the other; the `.tsv` numbers them in `view`.
-        resume: Go on from an interrupted run; the outcome is the same, byte for byte.
-        skip: Called for every picture that cannot be used.
+        config: How. With views, an image has a row for each of them, one after the other; the `.tsv` numbers them in `view`.
+        spec: Which backbone.
+        skip: Called for every image that cannot be used.
         progress: Called after every batch.
 
     Raises:
-        CnnkitError: No picture could be used, or the base cannot be had.
+        CnnkitError: No image could be used, or the backbone cannot be had.
     """
+    config = config or ExtractConfig()
     output = Path(output)
     features.check_neighbours(output)  # the name is wrong before anything is computed
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
-    base = _open(request, device=device, engine=engine)
-    batch = _useful(batch, pictures, views)
-    writer = _writer(output, base, batch=batch, dtype=dtype, engine=engine, views=views)
+    views = ExtractViews.from_config(config)
+    base = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = _batch_size(config.batch, pictures, views)
+    writer = _writer(output, base, config, batch=batch, views=views)
     if views is not None and isinstance(pictures, Sequence):
-        _name_plain(pictures)
+        _log_plain_splits(pictures)
     started = time.perf_counter()
-    if resume and isinstance(pictures, Sequence):
-        complete = _complete(writer, pictures, base, views=views, skip=skip, started=started)
+    if config.resume and isinstance(pictures, Sequence):
+        complete = _summary_if_complete(writer, pictures, base, views=views, skip=skip, started=started)
         if complete is not None:
             return complete
-    done = writer.resume(multiple_of=batch) if resume else []
+    done = writer.resume(multiple_of=batch) if config.resume else []
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -114,68 +106,68 @@ def extract(
         skipped += 1
         skip(path, reason)
 
-    with _saying_what_is_kept(writer), writer, _one_thread_each(views, engine):
-        left, passed, begun = resuming.after(
-            pictures, done, output, preprocess=base.preprocess, views=views, skip=count
-        )
-        answers = runner.run(
+    with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
+        left, passed, begun = _remaining(pictures, done, output, preprocess=base.preprocess, views=views, skip=count)
+        results = runner.run(
             left,
-            base.preprocess,
+            [base.preprocess],
             base.network,
             batch=batch,
-            jobs=jobs,
+            jobs=config.jobs,
             views=views,
             begun=begun,
-            skip=count,
             progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
         )
-        for values, rows in _named(answers, output.parent, views, begun=begun):
-            writer.write(values, rows)
+        for picture, (values, *_) in runner.usable(results, count):
+            rows = rows_of(picture, output.parent, views)
+            writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
-def bench(
-    pictures: Sequence[Picture],
-    *,
-    request: Request,
-    batch: int = 32,
-    jobs: int | None = None,
-    device: str = "auto",
-    engine: Engine = Engine.ONNX,
-) -> Rates:
-    """Measure decoding alone, the base alone, and both together; nothing is written."""
-    base = _open(request, device=device, engine=engine)
-    batch = max(1, min(batch, len(pictures)))
+def bench(pictures: Sequence[Picture], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
+    """Measure decoding alone, the backbone alone, and both together; nothing is written.
+
+    Args:
+        pictures: As many as there is time for.
+        config: Its engine, device, batch and jobs.
+        spec: Which backbone.
+    """
+    config = config or ExtractConfig()
+    base = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = max(1, min(config.batch, len(pictures)))
     log.info("measuring with %d pictures", len(pictures))
     return runner.measure(
-        pictures, base.preprocess, base.network, batch=batch, jobs=jobs, shared_cores=base.device == "cpu"
+        pictures, [base.preprocess], base.network, batch=batch, jobs=config.jobs, shared_cores=base.device == "cpu"
     )
 
 
-def _open(request: Request, *, device: str, engine: Engine) -> _Base:
+def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
     if engine is Engine.TORCH:
-        network, header, place = bases.torch_network(request, device=device)
-        return _Base(network, header, place.partition(":")[0])
+        from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
+
+        network, header, place = torch_backbone.load(spec, device=device)
+        return _Backbone(network, header, place.partition(":")[0])
     devices.existing(device)  # before a base is exported, which takes its time
-    model = bases.get(request)
+    model = onnx_backbone.get(spec)
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")
 
-    def run(images: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+    def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+        (images,) = batches
         return session.run({"images": images}, ["features"])
 
-    return _Base(run, model.header, session.device.kind)
+    return _Backbone(run, model.header, session.device.kind)
 
 
-def _row_shape(base: _Base) -> tuple[int, ...]:
+def _row_shape(base: _Backbone) -> tuple[int, ...]:
     """Find the shape of one picture's features."""
     size = base.preprocess.size
-    return base.network(np.zeros((1, size, size, 3), dtype=np.uint8))[0].shape[1:]
+    return base.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
-def _header(base: _Base, engine: Engine, views: Views | None) -> Header:
+def _header(base: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
     return Header(
         kind=Kind.FEATURES,
@@ -186,7 +178,7 @@ def _header(base: _Base, engine: Engine, views: Views | None) -> Header:
     )
 
 
-def _useful(batch: int, pictures: Iterable[Picture], views: Views | None) -> int:
+def _batch_size(batch: int, pictures: Iterable[Picture], views: ExtractViews | None) -> int:
     """Make a batch no larger than what there is: a few pictures need not fill up a large one."""
     if not isinstance(pictures, Sized):
         return batch
@@ -194,29 +186,29 @@ def _useful(batch: int, pictures: Iterable[Picture], views: Views | None) -> int
 
 
 def _writer(
-    output: Path, base: _Base, *, batch: int, dtype: FeatureDtype, engine: Engine, views: Views | None
+    output: Path, base: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
 ) -> features.Writer:
     return features.Writer(
         output,
         shape=_row_shape(base),
-        dtype=dtype,
-        header=_header(base, engine, views),
-        settings={"batch": batch, "engine": engine.value, "device": base.device},
+        dtype=config.dtype,
+        header=_header(base, config.engine, views),
+        settings={"batch": batch, "engine": config.engine.value, "device": base.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
     )
 
 
-def _complete(
+def _summary_if_complete(
     writer: features.Writer,
     pictures: Sequence[Picture],
-    base: _Base,
+    base: _Backbone,
     *,
-    views: Views | None,
+    views: ExtractViews | None,
     skip: Skip,
     started: float,
-) -> Summary | None:
+) -> ExtractSummary | None:
     """Sum up an earlier run that came to its end with these very pictures; None if there was none."""
-    bad = resuming.bad_of_finished(writer, pictures, preprocess=base.preprocess, views=views)
+    bad = _bad_images_if_complete(writer, pictures, preprocess=base.preprocess, views=views)
     if bad is None:
         return None
     for path, reason in bad:
@@ -226,42 +218,25 @@ def _complete(
     return _summary(writer, rows=rows, skipped=len(bad), resumed=rows, started=started)
 
 
-def _named(
-    answers: Iterable[tuple[Sequence[Picture], Sequence[NDArray[Any]]]],
-    folder: Path,
-    views: Views | None,
-    *,
-    begun: int,
-) -> Iterator[tuple[NDArray[Any], list[Row]]]:
-    """Give each batch of features with its rows; of the first picture, so many views are there already."""
-    coming: list[Row] = []  # of the picture whose views are being shown
-    for shown, (values, *_) in answers:
-        rows = []
-        for picture in shown:
-            coming = coming or rows_of(picture, folder, views)[begun:]
-            begun = 0
-            rows.append(coming.pop(0))
-        yield values, rows
-
-
 @contextlib.contextmanager
-def _saying_what_is_kept(writer: features.Writer) -> Generator[None]:
+def _log_kept_rows(writer: features.Writer, batch: int) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        if writer.count and not isinstance(error, CnnkitError):
-            log.info("%d rows are kept in %s.part; --resume goes on after them", writer.count, writer.path)
+        kept = writer.count - writer.count % batch
+        if kept and not isinstance(error, CnnkitError):
+            log.info("%d rows are kept in %s.part; --resume goes on after them", kept, writer.path)
         raise
 
 
-def _summary(writer: features.Writer, *, rows: int, skipped: int, resumed: int, started: float) -> Summary:
+def _summary(writer: features.Writer, *, rows: int, skipped: int, resumed: int, started: float) -> ExtractSummary:
     seconds = time.perf_counter() - started
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
-    return Summary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
+    return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
-def _name_plain(pictures: Sequence[Picture]) -> None:
+def _log_plain_splits(pictures: Sequence[Picture]) -> None:
     """Say which parts are not augmented, since that was not asked for."""
     parts = [part for part in map(held_out.part_of, pictures) if part is not None]
     if parts:
@@ -270,7 +245,7 @@ def _name_plain(pictures: Sequence[Picture]) -> None:
 
 
 @contextlib.contextmanager
-def _one_thread_each(views: Views | None, engine: Engine) -> Generator[None]:
+def _one_thread_each(views: ExtractViews | None, engine: Engine) -> Generator[None]:
     """Let each of the threads that make views compute by itself, unless torch computes the features as well."""
     if views is None or engine is Engine.TORCH:
         yield
@@ -279,3 +254,86 @@ def _one_thread_each(views: Views | None, engine: Engine) -> Generator[None]:
 
     with torch_device.threads(1):
         yield
+
+
+def _bad_images_if_complete(
+    writer: features.Writer, pictures: Sequence[Picture], *, preprocess: Preprocess, views: ExtractViews | None
+) -> list[tuple[str, str]] | None:
+    """Find out whether an earlier run was through with these very pictures.
+
+    Returns:
+        The pictures that it had to leave out, with their reasons; None if there is something to do.
+    """
+    listed = writer.finished() or []
+    at = 0
+    bad: list[tuple[str, str]] = []
+    for picture in pictures:
+        rows = rows_of(picture, writer.path.parent, views)
+        if listed[at : at + len(rows)] == rows:
+            at += len(rows)
+        elif (reason := _load_error(picture, preprocess)) is not None:
+            bad.append((picture.path, reason))
+        else:
+            return None
+    return bad if at == len(listed) and len(bad) < len(pictures) else None
+
+
+def _load_error(picture: Picture, preprocess: Preprocess) -> str | None:
+    """Say why a picture cannot be used, if it cannot."""
+    try:
+        preparing.load(picture.path, preprocess)
+    except BadPicture as error:
+        return str(error)
+    return None
+
+
+def _remaining(
+    pictures: Iterable[Picture],
+    done: Sequence[Row],
+    output: Path,
+    *,
+    preprocess: Preprocess,
+    views: ExtractViews | None,
+    skip: Skip,
+) -> tuple[Iterable[Picture], int, int]:
+    """Find where an interrupted run stopped, naming again the pictures that it had skipped.
+
+    Returns:
+        The pictures that are left, how many were passed, and how many views of the first that is left are done.
+
+    Raises:
+        UsageError: The pictures are not those that the run began with.
+    """
+    if not done:
+        return pictures, 0, 0
+    coming: Iterator[Picture] = iter(pictures)
+    passed = at = 0
+    for picture in coming:
+        passed += 1
+        rows = rows_of(picture, output.parent, views)
+        here = list(done[at : at + len(rows)])
+        if here != rows[: len(here)]:
+            reason = _load_error(picture, preprocess)
+            if reason is None:
+                raise _other_images(output, done[at], rows[0])
+            skip(picture.path, reason)
+            continue
+        at += len(here)
+        if at == len(done):
+            break
+    else:
+        raise _other_images(output, done[at], None)
+    log.info("going on after %d rows", len(done))
+    begun = len(here) % len(rows)  # the last batch may have ended in the middle of a picture
+    if begun and _load_error(picture, preprocess) is not None:
+        raise _other_images(output, done[-1], None)
+    if begun:
+        passed, coming = passed - 1, chain([picture], coming)
+    return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed, begun
+
+
+def _other_images(output: Path, expected: Row, found: Row | None) -> UsageError:
+    now = "nothing" if found is None else found.path if found.path != expected.path else "another label, part or group"
+    return UsageError(
+        f"{output}: this run began with other pictures: {expected.path} came next then, now it is {now}; begin anew without --resume"
+    )

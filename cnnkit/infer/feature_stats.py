@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnStats:
     """One column of (N, D), or one channel of (N, C, H, W) over all pictures and places.
 
     `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` where all values are the same.
@@ -41,7 +41,7 @@ class Column:
     duplicate_of: int | None
 
 
-def of(path: str | Path) -> list[Column]:
+def column_stats(path: str | Path) -> list[ColumnStats]:
     """Go through features, or any `.npy` of that shape, and say what came out.
 
     Returns:
@@ -58,7 +58,7 @@ def of(path: str | Path) -> list[Column]:
     for block in _blocks(values):
         sums.add(block)
     found = sums.columns()
-    _sum_up(found, rows=len(values))
+    _log_summary(found, rows=len(values))
     return found
 
 
@@ -101,7 +101,7 @@ class _Sums:
         self.count += added
         self.zeros += (exact == 0).sum(1)
 
-    def columns(self) -> list[Column]:
+    def columns(self) -> list[ColumnStats]:
         """Sum up."""
         known = np.isfinite(self.minimum) & np.isfinite(self.maximum)  # NaN goes through both
         dead = known & (self.minimum == self.maximum)
@@ -112,7 +112,7 @@ class _Sums:
         for index, digest in enumerate(self.digests):
             twin = first.setdefault(digest.digest(), index) if known[index] and not dead[index] else index
             found.append(
-                Column(
+                ColumnStats(
                     column=index,
                     mean=float(mean[index]) if known[index] else None,
                     variance=float(variance[index]) if known[index] else None,
@@ -126,7 +126,7 @@ class _Sums:
         return found
 
 
-def _sum_up(found: list[Column], *, rows: int) -> None:
+def _log_summary(found: list[ColumnStats], *, rows: int) -> None:
     """Say in a line what the records come to."""
     unknown = [column.column for column in found if column.mean is None]
     if unknown:

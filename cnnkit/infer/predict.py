@@ -1,6 +1,7 @@
-"""From pictures, or their features, to named classes: exported networks that vote, and views of a picture. No torch of its own."""
+"""From images, or their features, to class probabilities. Never imports torch, unless a view needs it."""
 
-from collections import deque
+import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -10,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import Picture
 from cnnkit.engine.runner import Skip, raise_bad
-from cnnkit.errors import UsageError
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.evaluation.matching import Answers
 from cnnkit.formats import tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
-from cnnkit.infer import feature_rows, tta, voting
+from cnnkit.infer import ensemble, feature_input
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
-from cnnkit.infer.feature_rows import FeatureRows
-from cnnkit.infer.foreign import Description
-from cnnkit.infer.tta import TestViews
+from cnnkit.infer.feature_input import FeatureRows
+from cnnkit.infer.views import check_test_views, parse_test_views, single_threaded_torch
 
 _NO_NUMBER = "the network's answer is not a number"
 
@@ -34,7 +35,7 @@ class PredictionWithLogit(Prediction):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ImageOutput:
     """What became of one picture; `probabilities` is None where it could not be used.
 
     `probabilities` (classes,) holds what each class gets, `ranking` (classes,) the classes from the best on, `logits` (classes,).
@@ -50,45 +51,29 @@ class Predictor:
     """Networks that answer together, to one view of each picture or to several."""
 
     def __init__(
-        self,
-        models: Sequence[str | Path],
-        *,
-        vote: Vote = Vote.SOFT,
-        logits: bool = False,
-        description: Description | None = None,
-        views: TestViews | None = None,
-        device: str = "auto",
+        self, models: Sequence[str | Path], config: PredictConfig | None = None, *, spec: ModelSpec | None = None
     ) -> None:
         """Load networks.
 
         Args:
-            models: One `.onnx` or more.
-            vote: How several, or the answers to several views, come to one; the classes are matched by name and have the order of
-                the first one's.
-            logits: Answers carry these as well.
-            description: Of the networks that carry no Header; and at what size those are shown pictures that take any.
-            views: Of each picture.
-            device: Where they run.
+            models: One `.onnx` or more; their classes are matched by name and have the order of the first one's.
+            config: How several networks, or several views of each image, become one prediction.
+            spec: Of the networks that carry no Header; and at what size those are shown images that take any.
 
         Raises:
             UsageError: Options contradict each other or the networks.
             CnnkitError: The networks' classes differ.
             FormatError: A file is no classifier.
         """
-        if logits and (len(models) > 1 or views is not None):
-            raise UsageError(
-                "a vote has probabilities and no logits; give --logits with a single --model and one view of each picture"
-            )
-        if vote is Vote.HARD and len(models) == 1 and views is None:
-            raise UsageError(
-                "--vote hard counts answers to each class; give --model several times, or views with --tta"
-            )
-        self._ensemble = Ensemble(models, description=description or Description(), logits=logits, device=device)
+        config = config or PredictConfig()
+        config.check(models=len(models))
+        views = parse_test_views(config.tta, views=config.views, crops=config.crops, seed=config.seed)
+        self._ensemble = Ensemble(models, spec=spec or ModelSpec(), logits=config.logits, device=config.device)
         self.classes = self._ensemble.classes
-        self._vote, self._views = vote, views
+        self._vote, self._views = config.vote, views
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
-                tta.check(views, model.preprocess, name=model.name, native=self._ensemble.native)
+                check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
 
     @property
     def takes_features(self) -> bool:
@@ -103,7 +88,7 @@ class Predictor:
         jobs: int | None = None,
         skip: Skip = raise_bad,
         progress: Progress = no_progress,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ImageOutput]:
         """Answer for pictures, in their order, as batches are done.
 
         Args:
@@ -137,25 +122,17 @@ class Predictor:
 
     def _pictures(
         self, pictures: Iterable[Picture], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
-    ) -> Iterator[Answer]:
-        asked: deque[Picture] = deque()
-
-        def noted() -> Iterator[Picture]:
-            for picture in pictures:
-                asked.append(picture)
-                yield picture
-
+    ) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
-        with tta.one_thread_each(self._views):
-            for shown, arrays in self._ensemble.run(
-                noted(), batch=batch, jobs=jobs, views=self._views, skip=skip, progress=progress
-            ):
-                for picture, *values in zip(shown[::views], *self._voted(arrays, views), strict=True):
-                    while (earlier := asked.popleft()) is not picture:
-                        yield Answer(earlier.path)  # skipped on the way
-                    yield _answer(picture.path, values, skip)
-            for left in asked:
-                yield Answer(left.path)
+        results = self._ensemble.run(pictures, batch=batch, jobs=jobs, views=self._views, progress=progress)
+        with single_threaded_torch(self._views), contextlib.closing(results):
+            for picture, outputs in results:
+                if isinstance(outputs, BadPicture):
+                    skip(picture.path, str(outputs))
+                    yield ImageOutput(picture.path)
+                else:
+                    (values,) = zip(*self._voted(outputs, views), strict=True)
+                    yield _image_output(picture.path, values, skip)
 
     def features(
         self,
@@ -164,11 +141,11 @@ class Predictor:
         batch: int = 32,
         skip: Skip = raise_bad,
         progress: Progress = no_progress,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ImageOutput]:
         """Answer for rows of features, in their order.
 
         Args:
-            found: From `feature_rows.find`.
+            found: From `feature_input.find`.
             batch: Rows at once.
             skip: Called for every row whose answer is not a number.
             progress: Called after every batch.
@@ -188,23 +165,23 @@ class Predictor:
                     "or a head from cnn-export --head-only"
                 )
             for rows in found:
-                feature_rows.check(rows, model)
+                feature_input.check(rows, model)
         return self._features(found, batch=batch, skip=skip, progress=progress)
 
     def _features(
         self, found: Sequence[FeatureRows], *, batch: int, skip: Skip, progress: Progress
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ImageOutput]:
         total, done = sum(len(rows.paths) for rows in found), 0
         for rows in found:
             size = _even(batch, len(rows.paths))
             for start in range(0, len(rows.paths), size):
                 paths = rows.paths[start : start + size]
-                values = feature_rows.values_of(rows, start, start + size)
+                values = feature_input.values_of(rows, start, start + size)
                 filled = np.zeros((size, *values.shape[1:]), dtype=np.float32)
                 filled[: len(values)] = values
                 arrays = [array[: len(paths)] for array in self._ensemble.ask([filled] * len(self._ensemble.models))]
                 for path, *answer in zip(paths, *self._voted(arrays, 1), strict=True):
-                    yield _answer(path, answer, skip)
+                    yield _image_output(path, answer, skip)
                 done += len(paths)
                 progress(done, total)
 
@@ -220,7 +197,7 @@ class Predictor:
         """
         models = len(self._ensemble.models)
         ballots = [array[view::views] for array in arrays[:models] for view in range(views)]
-        return [*voting.count(ballots, self._vote), *arrays[models:]]
+        return [*ensemble.count_votes(ballots, self._vote), *arrays[models:]]
 
 
 def _even(batch: int, total: int | None) -> int:
@@ -230,15 +207,15 @@ def _even(batch: int, total: int | None) -> int:
     return -(-total // -(-total // batch))
 
 
-def _answer(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Answer:
+def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> ImageOutput:
     if not np.isfinite(values[0]).all():
         skip(path, _NO_NUMBER)
-        return Answer(path)
-    return Answer(path, *values)
+        return ImageOutput(path)
+    return ImageOutput(path, *values)
 
 
 def rows(
-    answers: Iterable[Answer], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
+    answers: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
     """Write answers as predictions, the best `top` classes of each picture; pictures that were skipped have none.
 
@@ -263,7 +240,7 @@ def rows(
                 yield PredictionWithLogit(answer.path, rank, label, probability, _number(answer.logits[place]))
 
 
-def labels(answers: Iterable[Answer], classes: Sequence[str], *, min_probability: float = 0.0) -> Iterator[str]:
+def labels(answers: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0) -> Iterator[str]:
     """Write one line for every picture: its label, `?` below `min_probability`, nothing for one that was skipped.
 
     So line n always belongs to the n-th picture.
@@ -276,3 +253,50 @@ def labels(answers: Iterable[Answer], classes: Sequence[str], *, min_probability
 def _number(value: np.float32) -> float:
     """Give the shortest decimal number that means this float32: 0.9871, not 0.9871000051498413."""
     return float(str(value))
+
+
+log = logging.getLogger("cnnkit")
+
+#: So many pictures are asked about, those that the answers are least sure of: there networks differ most.
+_PROVENANCE_IMAGES = 8
+
+#: A probability of another device, or of float16, may differ by so much; those of another network, another temperature or a vote do not
+#: all stay below.
+_PROVENANCE_TOLERANCE = 0.02
+
+
+def check_provenance(model: Path, answers: Answers, *, name: str) -> None:
+    """Demand that a network gives the probabilities that stand in a file.
+
+    A head alone takes features, which the predictions do not name: that it is not checked is said, as where no picture is there any more.
+
+    Args:
+        model: The `.onnx`.
+        answers: With the probability of every class, in the network's order.
+        name: Where they come from, for messages.
+
+    Raises:
+        CnnkitError: It gives others.
+    """
+    predictor = Predictor([model], PredictConfig(device="cpu"))
+    least = np.argsort(answers.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
+    if predictor.takes_features:
+        log.info("%s takes features: not checked that %s is what it predicts", model, name)
+        return
+    asked = [Picture(answers.paths[row]) for row in least]
+    seen = 0
+    for row, answer in zip(least, predictor.pictures(asked, skip=lambda _path, _reason: None), strict=True):
+        if answer.probabilities is None:
+            continue
+        seen += 1
+        said, known = answer.probabilities, answers.probabilities[row]
+        worst = int(np.abs(said - known).argmax())
+        if abs(said[worst] - known[worst]) > _PROVENANCE_TOLERANCE:
+            raise CnnkitError(
+                f"{name} is not what {model} predicts: {answers.paths[row]} has {answers.classes[worst]} {known[worst]:.4g} there, and the "
+                f"network says {said[worst]:.4g}; predict with cnn-predict -m {model}, without --tta and its like"
+            )
+    if not seen:
+        log.warning(
+            "%s: its pictures cannot be read from here, so it is not checked that %s predicts that", name, model
+        )

@@ -1,25 +1,31 @@
-"""Several views of each picture: the plain one, and augmented copies of those that are learnt from."""
+"""Several views of each image: augmented copies for feature extraction, and test-time augmentation for prediction."""
 
+import contextlib
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data import held_out
+from cnnkit.choices import Crops, Fit
+from cnnkit.data import augment, flips_and_crops, held_out
 from cnnkit.data import preprocess as preparing
-from cnnkit.data.augment import Augmentation
+from cnnkit.data.augment import Augmentation, Draw
 from cnnkit.data.images import Original
 from cnnkit.data.source import Picture
+from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.manifest import Row
+from cnnkit.infer.config import ExtractConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class ExtractViews:
     """Augmented copies of the prepared squares, 1 to `copies`, behind the plain one, which is 0.
 
     What measures (val, test) has the plain view alone. The copies are those that training with the same augmentation and seed makes of
@@ -29,6 +35,18 @@ class Views:
     augmentation: Augmentation
     copies: int
     seed: int = 0
+
+    @classmethod
+    def from_config(cls, config: ExtractConfig) -> Self | None:
+        """Give the views that an extraction has; None where there is the plain one alone.
+
+        Raises:
+            UsageError: The augmentation changes nothing.
+            NotationError: A word of it means nothing.
+        """
+        if config.views is None or config.augment is None:
+            return None
+        return cls(augment.demanded(config.augment), config.views, config.seed)
 
     def of(self, picture: Picture) -> range:
         """Count the views of a picture."""
@@ -44,14 +62,14 @@ class Views:
         """
         _, *copies = self.of(picture)
         square = preparing.prepare(original.image, preprocess)
-        return [square, *augmented(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
+        return [square, *augmented_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
     def described(self) -> dict[str, Any]:
         """Say for a Header how the views were made."""
         return {"augment": str(self.augmentation), "views": self.copies, "augment_seed": self.seed}
 
 
-def augmented(
+def augmented_copies(
     square: NDArray[np.uint8], augmentation: Augmentation, fingerprint: str, copies: Sequence[int], *, seed: int
 ) -> Iterable[NDArray[np.uint8]]:
     """Make augmented copies of a prepared picture, (height, width, 3) each, by their numbers, in torch."""
@@ -67,7 +85,157 @@ def augmented(
     return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
 
-def rows_of(picture: Picture, folder: Path, views: Views | None) -> list[Row]:
+def rows_of(picture: Picture, folder: Path, views: ExtractViews | None) -> list[Row]:
     """Give a picture's rows in features that lie in a folder: one, or one for each of its views."""
     row = Row(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
     return [row] if views is None else [replace(row, view=view) for view in views.of(picture)]
+
+
+log = logging.getLogger("cnnkit")
+
+#: How many views a picture has where they are drawn, the plain one among them.
+DEFAULT_VIEWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FlipViews:
+    """The picture and all its mirrorings that an augmentation can come to: two or four in all."""
+
+    augmentation: Augmentation
+
+    @property
+    def _draws(self) -> list[Draw]:
+        across, down = (
+            (False, True) if word else (False,) for word in (self.augmentation.hflip, self.augmentation.vflip)
+        )
+        return [Draw(hflip=hflip, vflip=vflip) for vflip in down for hflip in across][1:]
+
+    @property
+    def copies(self) -> int:
+        """Count them, the picture itself left out."""
+        return len(self._draws)
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        square = preparing.prepare(original.image, preprocess)
+        return [square, *(flips_and_crops.copy(square, draw) for draw in self._draws)]
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentViews:
+    """The picture and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number."""
+
+    augmentation: Augmentation
+    copies: int
+    seed: int
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        square = preparing.prepare(original.image, preprocess)
+        numbers = range(1, self.copies + 1)
+        if not flips_and_crops.suffice(self.augmentation):
+            return [square, *augmented_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
+        draws = [
+            augment.draw(self.augmentation, seed=self.seed, picture=original.fingerprint, copy=number)
+            for number in numbers
+        ]
+        return [square, *(flips_and_crops.copy(square, draw) for draw in draws)]
+
+
+@dataclass(frozen=True, slots=True)
+class CropViews:
+    """The centre of the resized picture, which is the plain view, and its corners; with `mirrored` also those of its mirroring."""
+
+    mirrored: bool
+
+    @property
+    def copies(self) -> int:
+        """Count them, the centre left out."""
+        return 9 if self.mirrored else 4
+
+    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of a picture, (height, width, 3) each."""
+        return preparing.crops(original.image, preprocess, mirrored=self.mirrored)
+
+
+TestViews = FlipViews | AugmentViews | CropViews
+
+
+def parse_test_views(
+    notation: str | None = None, *, views: int | None = None, crops: Crops | None = None, seed: int = 0
+) -> TestViews | None:
+    """Find out which views are asked for.
+
+    Args:
+        notation: An augmentation. Where it has flips alone its views are listed, otherwise drawn.
+        views: How many are drawn, the plain one among them; VIEWS unless said.
+        crops: Five or ten crops in place of an augmentation.
+        seed: Of what is drawn.
+
+    Returns:
+        None where there is the plain view alone.
+
+    Raises:
+        UsageError: The words do not go together, or the augmentation changes nothing.
+        NotationError: A word means nothing.
+    """
+    if notation is not None and crops is not None:
+        raise UsageError("--tta draws views and --crops lists them; give one of the two")
+    if notation is None:
+        if views is not None:
+            raise UsageError(f'--views {views} says how many views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+        if seed:
+            raise UsageError(f'--seed {seed} says which views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+        return None if crops is None else CropViews(mirrored=crops is Crops.TEN)
+    augmentation = augment.demanded(notation, option="--tta")
+    if flips_and_crops.suffice(augmentation) and augmentation.crop == 1:
+        flipped = FlipViews(augmentation)
+        if views is not None:
+            raise UsageError(
+                f'--tta "{notation}" has {1 + flipped.copies} views and draws none; '
+                "drop --views, or add a word that draws, such as crop 0.9"
+            )
+        if seed:
+            raise UsageError(
+                f'--tta "{notation}" draws nothing; drop --seed, or add a word that draws, such as crop 0.9'
+            )
+        return flipped
+    return AugmentViews(augmentation, (views or DEFAULT_VIEWS) - 1, seed)
+
+
+def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, native: bool) -> None:
+    """Demand that a model's pictures have such views; say so where crops are all the same.
+
+    Args:
+        views: Which ones.
+        preprocess: Of the model.
+        name: The model's file, for messages.
+        native: It is shown pictures at their own sizes.
+
+    Raises:
+        UsageError: Crops are asked for, and the model sees whole pictures.
+    """
+    if not isinstance(views, CropViews):
+        return
+    if native:
+        raise UsageError('--crops cuts corners off, and --size native leaves pictures whole; try --tta "crop 0.9"')
+    if preprocess.fit is not Fit.CROP:
+        raise UsageError(
+            f"{name} sees whole pictures (fit {preprocess.fit}), and --crops cuts corners off what a model of fit crop sees; "
+            'try --tta "crop 0.9"'
+        )
+    if preprocess.resize == preprocess.size:
+        log.info(
+            "%s resizes to the %d pixels of its crop: the crops of a square picture are all the same",
+            name,
+            preprocess.size,
+        )
+
+
+def single_threaded_torch(views: TestViews | None) -> AbstractContextManager[None]:
+    """Let each of the threads that make views compute by itself, where torch makes them."""
+    if not isinstance(views, AugmentViews) or flips_and_crops.suffice(views.augmentation):
+        return contextlib.nullcontext()
+    from cnnkit.engine import torch_device  # here, since a prediction without such views imports no torch
+
+    return torch_device.threads(1)

@@ -22,62 +22,6 @@ log = logging.getLogger("cnnkit")
 _PATIENCE = timedelta(hours=2)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of what all processes have, whose gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(_context: object, values: Tensor) -> Tensor:
-        """Add up."""
-        sums = values.clone()
-        dist.all_reduce(sums)
-        return sums
-
-    @staticmethod
-    def backward(_context: object, *gradients: Tensor) -> Tensor:
-        """Add up the gradients."""
-        sums = gradients[0].clone()
-        dist.all_reduce(sums)
-        return sums
-
-
-class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the shares of all processes: torch's SyncBatchNorm, which is for GPUs alone, on processors."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Take whatever the layer in whose place this stands took."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalise (n, C, ...) by mean and variance over all processes; with its own statistics in eval mode."""
-        if not self.training or self.running_mean is None or self.running_var is None:
-            return super().forward(maps)
-        values = maps.float().transpose(0, 1).flatten(1)  # (n, C, ...) -> (C, n * ...)
-        sums: Tensor = _Sum.apply(torch.stack([values.sum(1), torch.full_like(values[:, 0], values.shape[1])]))
-        mean, count = sums[0] / sums[1], sums[1]
-        # Of what is left without the mean: the mean's square taken off that of the values would leave little that is right
-        variance: Tensor = _Sum.apply((values - mean[:, None]).square().sum(1)) / count
-        with torch.no_grad():
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
-        wide = (1, -1, *(1 for _ in maps.shape[2:]))
-        scale = (variance + self.eps).rsqrt() * (1.0 if self.weight is None else self.weight)
-        shift = -mean * scale + (0.0 if self.bias is None else self.bias)
-        return (maps.float() * scale.view(wide) + shift.view(wide)).to(maps.dtype)
-
-
-def _share_batch_norms(module: nn.Module) -> None:
-    """Put shared batch norms in the place of a module's own, with the same parameters and statistics."""
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            shared = _SharedBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine)
-            shared._parameters, shared._buffers = layer._parameters, layer._buffers
-            shared.train(layer.training)
-            parent, _, own = name.rpartition(".")
-            setattr(module.get_submodule(parent), own, shared)
-
-
 @dataclass(frozen=True, slots=True)
 class World:
     """The processes that train together, and which one of them this is."""
@@ -114,14 +58,32 @@ class World:
         dist.broadcast_object_list(answer)
         return answer[0]
 
+    def check_batch_norm(self, module: nn.Module, device: torch.device) -> None:
+        """Refuse to train batch norm in several processes on CPUs: statistics of the whole batch are shared between GPUs alone.
+
+        Raises:
+            UsageError: A batch norm of the module follows the batches in training.
+        """
+        if self.size == 1 or device.type == "cuda":
+            return
+        training = module.training
+        module.train()
+        follows = any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in module.modules()
+        )
+        module.train(training)
+        if follows:
+            raise UsageError(
+                f"batch norm does not train in {self.size} processes on CPUs, whose batches it would not share; "
+                "start one process, or one for each GPU, or leave bn out"
+            )
+
     def shared(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Let a module's gradients be the mean over all processes, and batch norm's statistics those of the whole batch."""
         if self.size == 1:
             return module
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call] # torch ships it untyped
-        else:
-            _share_batch_norms(module)
         return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
 
 
@@ -142,11 +104,11 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
         UsageError: A single GPU was asked for by several processes.
         CnnkitError: The device's memory is full.
     """
-    with _world(device) as (world, place):
+    with _world(device) as (world, chosen):
         try:
-            yield world, place
+            yield world, chosen
         except torch.OutOfMemoryError as error:
-            raise CnnkitError(f"the memory of {place} is full; give a smaller --batch or --size") from error
+            raise CnnkitError(f"the memory of {chosen} is full; give a smaller --batch or --size") from error
 
 
 @contextlib.contextmanager
@@ -156,13 +118,13 @@ def _world(device: Device) -> Generator[tuple[World, torch.device]]:
         yield ALONE, torch_device.choose(device)
         return
     rank, local = _number("RANK", None), _number("LOCAL_RANK", 0)
-    place = _place(device, local, _number("LOCAL_WORLD_SIZE", size))
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+    chosen = _choose(device, local, _number("LOCAL_WORLD_SIZE", size))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     log.info("%d processes train together, by %s", size, dist.get_backend())
     try:
-        yield World(rank, size), place
+        yield World(rank, size), chosen
     finally:
         gc.collect()  # what is shared holds on to the group, whose threads must end before the interpreter does
         dist.destroy_process_group()
@@ -179,7 +141,7 @@ def _number(variable: str, default: int | None) -> int:
     return int(text)
 
 
-def _place(device: Device, local: int, processes: int) -> torch.device:
+def _choose(device: Device, local: int, processes: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.kind == "cpu" or (device.kind == "auto" and count < processes):
         log.info("running on the CPU")

@@ -1,163 +1,187 @@
-"""Train the top of a pretrained base further, together with its head. What can be checked without torch is checked first."""
+"""Train the top of a pretrained backbone further, together with its head."""
 
 import dataclasses
+import functools
 import logging
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
-from cnnkit.choices import Fit, Initializer, Loss, Unfreeze
-from cnnkit.data.learning import Material
-from cnnkit.data.reader import Progress, no_progress
+from torch import Tensor, nn
+
+from cnnkit.callbacks import SILENT, Callbacks
+from cnnkit.choices import Amp, Unfreeze
+from cnnkit.data.learning import TrainValImages
 from cnnkit.engine import device as devices
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.train import ending
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Report, Result, Running, Skip, no_report, writable
+from cnnkit.errors import UsageError
+from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.nets import freezing
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import dataset, distributed, loop, pretrained
+from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig, parse_size, warn_without_val
+from cnnkit.train.frozen import FrozenPart
+from cnnkit.train.pretrained import PretrainedModel
+from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 
 log = logging.getLogger("cnnkit")
 
-#: The textbook's learning rate for a base that is trained already: larger steps would forget what it knows.
-LR = 1e-5
 
+class TrainablePart(nn.Module):
+    """What is trained: from the boundary, where the frozen part ends, to logits."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where a fine-tuning starts: a `model` file, or a `backbone` by name with its `weights` and a fresh `head`."""
+    def __init__(self, upper: nn.Module, whole: Classifier, *, from_images: bool, freeze_bn: bool) -> None:
+        """Put it together.
 
-    model: Path | None = None
-    backbone: str | None = None
-    weights: str = "default"
-    head: str = ""
-    size: int | None = None
-    fit: Fit | None = None
-    init: Initializer | None = None
+        Args:
+            upper: The trained part of the base.
+            whole: Whose normalisation, pooling and head it shares.
+            from_images: Nothing is frozen.
+            freeze_bn: The statistics of the base's batch norms stay as they are.
+        """
+        super().__init__()
+        self.normalise = whole.normalise if from_images else nn.Identity()
+        self.upper = upper
+        self.pool = whole.pool
+        self.head = whole.head
+        self.freeze_bn = freeze_bn
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or back, all but statistics that are to stay still."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.upper.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thawing:
-    """Which layers are trained, how fast, and what is done about the frozen ones.
-
-    `unfreeze` is a layer's name, a number of layers, all or none; `layer_decay` the factor of the learning rate from one block to the
-    next below; `warmup_head` epochs of the head alone before; `views` how many augmented versions of the frozen part's answers are kept,
-    0 for none: then it runs in every epoch. `freeze_bn` keeps the statistics of all the base's batch norms as they are, those of the
-    trained layers too; their factors and offsets are trained.
-    """
-
-    unfreeze: str = Unfreeze.NONE
-    layer_decay: float | None = None
-    warmup_head: int = 0
-    views: int | None = None
-    freeze_bn: bool = True
+    def forward(self, given: Tensor) -> Tensor:
+        """From the boundary's tensor, or uint8 pictures (N, H, W, 3), to logits (N, classes) or (N, 1)."""
+        return self.head(self.pool(self.upper(self.normalise(given))))  # type: ignore[no-any-return] # modules return Any
 
 
 def finetune(
-    start: Start,
-    material: Material,
-    output: str | Path,
+    data: TrainValImages,
+    output: Path,
     *,
-    thawing: Thawing,
-    recipe: Recipe | None = None,
-    loss: Loss | None = None,
-    running: Running | None = None,
-    skip: Skip,
-    report: Report = no_report,
-    progress: Progress = no_progress,
-) -> Result:
-    """Train, and write the model to FILE.pt and its history to FILE.csv.
+    init: InitFrom,
+    freeze: FreezeConfig,
+    train: FinetuneConfig,
+    run: RunConfig,
+    callbacks: Callbacks,
+) -> TrainResult:
+    """Train, and write the model to FILE.pt and its history to FILE.csv. All settings are checked.
 
     Args:
-        start: From what.
-        material: Pictures for training and validation.
+        data: Images for training and validation.
         output: The `.pt`.
-        thawing: What of it.
-        recipe: How; its loss follows from the model's last layer, and for a fresh head from `loss`.
-        loss: Refused where the model's last layer is made for another one.
-        running: Where.
-        skip: Called for every picture that cannot be used.
-        report: Called with every epoch as it is done.
-        progress: Called as pictures go by.
+        init: What the training starts from.
+        freeze: Which layers are trained.
+        train: How; the loss follows from the model's last layer, for a fresh head from this.
+        run: Where.
+        callbacks: Progress, skipped images, and every epoch as it is done.
 
     Raises:
-        UsageError: Options contradict each other, a notation is wrong, or a fresh head would wreck what the base knows.
-        CnnkitError: As `run.run`; or the model has other classes.
+        UsageError: The model's last layer is made for another loss, or a fresh head would wreck what the backbone knows.
+        CnnkitError: As `Trainer.run`; or the model has other classes.
     """
-    output = writable(output)
-    thawing = _named(thawing)
-    recipe = dataclasses.replace(recipe or Recipe(), loss=loss or Loss.CATEGORICAL)
-    if recipe.lr is None and thawing.unfreeze != Unfreeze.NONE:
-        recipe = dataclasses.replace(recipe, lr=LR)
-    start = _checked(start, recipe, classes=len(material.classes))
-    recipe = recipe.checked(classes=len(material.classes), validated=bool(material.val))
-    if start.model is not None and output.exists() and output.samefile(start.model):
-        raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
-    thawing = dataclasses.replace(thawing, views=_views(thawing.views, recipe))
-    devices.parse((running or Running()).device)
+    warn_without_val(has_val=bool(data.val))
+    with distributed.joined(devices.parse(run.device)) as (world, device):
+        loop.choose_precision(train.amp, device)  # what cannot be had is said before images are read
+        context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
+        start = pretrained.load(init, data.classes, seed=train.seed)
+        train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
+        if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
+            raise UsageError(
+                f"{start.source} has no trained head yet: the gradients of a random one would wreck what the base knows. "
+                "Train the head first with --warmup-head 5, or alone with --unfreeze none"
+            )
+        whole, backbone = start.whole, start.whole.base
+        trained = freezing.find(backbone, freeze.unfreeze, network=start.backbone.name)
+        whole.to(device)
+        split = freezing.split(backbone, trained)
+        if split.boundary is None and freeze.views and train.augment:
+            raise UsageError(
+                f"--views {freeze.views} keeps what the frozen part answers, and --unfreeze {freeze.unfreeze} leaves none frozen"
+            )
+        if trained:
+            from_images = split.boundary is None
+            module: nn.Module = TrainablePart(split.upper, whole, from_images=from_images, freeze_bn=freeze.freeze_bn)
+        else:
+            module = whole.head
+            train = dataclasses.replace(train, amp=Amp.OFF) if train.amp is Amp.AUTO else train
+        world.check_batch_norm(module, device)
+        train_set, val_set = dataset.load_train_val(
+            data, whole.preprocess, train, run, device=device, callbacks=context.callbacks
+        )
+        frozen_part = FrozenPart(
+            start, split, train=train_set, val=val_set, context=context, cache=parse_size(run.cache)
+        )
+        _tell(start, trained)
+        examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))
+        task = Task(
+            module,
+            whole,
+            *examples,
+            _header(start, init, freeze, train, classes=data.classes, rows=len(train_set.targets), moved=bool(trained)),
+            dataset.content_hash(train_set, val_set),
+            groups=_groups(whole, trained, freeze.layer_decay),
+            begins_trained=not start.fresh,
+            ready=frozen_part.ready,
+        )
+        if freeze.warmup_head:
+            begin = functools.partial(frozen_part.warm_up, task, train, freeze.warmup_head)
+            task = dataclasses.replace(task, begin=begin)
+        return Trainer(task, train, context).run()
 
-    from cnnkit.train import finetune_training
 
-    return finetune_training.finetune(
-        start,
-        material,
-        output,
-        thawing,
-        recipe,
-        running or Running(),
-        loss=loss,
-        skip=skip,
-        report=report,
-        progress=progress,
+def _header(
+    start: PretrainedModel,
+    init: InitFrom,
+    freeze: FreezeConfig,
+    train: FinetuneConfig,
+    *,
+    classes: tuple[str, ...],
+    rows: int,
+    moved: bool,
+) -> Header:
+    """Record what is trained and how; a base that has `moved` is found by no hash any more."""
+    return Header(
+        kind=Kind.MODEL,
+        classes=classes,
+        preprocess=start.whole.preprocess,
+        backbone=dataclasses.replace(start.backbone, weights_sha256=None) if moved else start.backbone,
+        head=start.head,
+        training={
+            "command": "cnn-finetune",
+            "from": start.digest,
+            "rows": rows,
+            **freeze.described(),
+            "init": init.init.value if init.init else None,
+            **train.described(),
+        },
+        made_by=made_by("torch", "torchvision"),
     )
 
 
-def _named(thawing: Thawing) -> Thawing:
-    """Call no layer at all by its name, and refuse a share of the learning rate where it means nothing."""
-    if re.fullmatch(r"[-+]?\d*\.?\d+", thawing.unfreeze) and not thawing.unfreeze.isdecimal():
-        raise UsageError(
-            f"--unfreeze {thawing.unfreeze}: give how many of the last layers are trained, 0 or more, a layer's name, all or none"
-        )
-    if thawing.unfreeze.isdecimal() and not int(thawing.unfreeze):
-        thawing = dataclasses.replace(thawing, unfreeze=Unfreeze.NONE)
-    if thawing.layer_decay is not None and thawing.unfreeze == Unfreeze.NONE:
-        raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
-    if not thawing.freeze_bn and thawing.unfreeze == Unfreeze.NONE:
-        raise UsageError("--train-bn is about the base's layers, of which --unfreeze none trains none")
-    if thawing.layer_decay == 0:
-        raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
-    return thawing
+def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:
+    """Group what is trained by its learning rate: the head first, then the base's blocks downwards, each slower than the one above."""
+    parameters = dict(whole.base.named_parameters())
+    blocks = freezing.depth_groups(whole.base, trained)
+    groups: list[dict[str, Any]] = [{"params": list(whole.head.parameters()), "lr": 1.0}]
+    for depth, names in enumerate(blocks, start=1):
+        groups.append({"params": [parameters[name] for name in names], "lr": (decay or 1.0) ** depth})
+    return (
+        groups if decay is not None else [{"params": [each for group in groups for each in group["params"]], "lr": 1.0}]
+    )
 
 
-def _checked(start: Start, recipe: Recipe, *, classes: int) -> Start:
-    if (start.model is None) == (start.backbone is None):
-        raise UsageError("give either a model, such as head.pt, or --backbone NAME for a fresh head")
-    if start.model is not None:
-        for name in ("head", "size", "fit", "init", "weights"):
-            if getattr(start, name) != getattr(Start(), name):
-                own = "weights" if name == "init" else name
-                raise UsageError(f"{start.model} has its own {own}; --{name} goes with --backbone")
-        if not start.model.exists():
-            raise CnnkitError(
-                f"{start.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"
-            )
-        return start
-    if start.weights not in ("default", "none") and not Path(start.weights).is_file():
-        raise CnnkitError(f"{start.weights}: no such file; --weights takes a state_dict file, default or none")
-    head = ending.whole_head(start.head, loss=recipe.loss, classes=classes, spatial=False)
-    return dataclasses.replace(start, head=head)
-
-
-def _views(asked: int | None, recipe: Recipe) -> int:
-    """Settle how many versions are kept: without augmentation there is one, with it the default is a new one in every epoch."""
-    if asked is None:
-        return 0 if recipe.augment or recipe.mixup else 1
-    if asked and recipe.mixup:
-        raise UsageError(
-            "--mixup blends pictures anew in every epoch, and --views keeps answers to them; give --views 0"
-        )
-    if asked > 1 and not recipe.augment:
-        raise UsageError(f"--views {asked} keeps augmented versions; give --augment, or --views 1")
-    if asked > recipe.epochs:
-        log.info(
-            "--views %d: in %d epochs a picture is seen in no more than %d of them", asked, recipe.epochs, recipe.epochs
-        )
-    return asked
+def _tell(start: PretrainedModel, trained: Sequence[str]) -> None:
+    layers = freezing.layers(start.whole.base)
+    chosen = sum(each.numel() for each in start.whole.parameters() if each.requires_grad)
+    everything = sum(each.numel() for each in start.whole.parameters())
+    log.info(
+        "training the head%s: %s of %s parameters",
+        f" and {len(trained)} of the base's {len(layers)} layers, from {trained[0]} on" if trained else " alone",
+        f"{chosen:,}",
+        f"{everything:,}",
+    )

@@ -1,12 +1,13 @@
-"""The frozen part of a network, which answers the same to the same picture: run once, its answers can be kept."""
+"""The frozen part of a network, which gives the same for the same image: run once, its features can be kept."""
 
+import dataclasses
 import functools
 import logging
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +15,110 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnkit.data.reader import Progress
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.callbacks import Progress, Report
+from cnnkit.choices import Amp, Pool, Schedule
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
-from cnnkit.train.examples import Examples
+from cnnkit.nets import freezing
+from cnnkit.nets.classifier import Extractor
+from cnnkit.train.config import Epoch, ImageTrainConfig
+from cnnkit.train.dataset import Examples, ImageSet, MixupPairs
+from cnnkit.train.distributed import ALONE
+from cnnkit.train.pretrained import PretrainedModel
+from cnnkit.train.trainer import RunContext, Task, Trainer
 
 log = logging.getLogger("cnnkit")
 
+
+class CachedFeatures:
+    """The features that a frozen part gave: one or more views of every row, of which an epoch sees one."""
+
+    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, device: torch.device) -> None:
+        """Keep features.
+
+        Args:
+            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
+            targets: (N,).
+            device: Where the inputs shall be.
+        """
+        self.targets = targets
+        self._views, self._device = views, device
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give the answers, views in turn; see `Examples`."""
+        assert pairs is None, "what is kept are answers to whole pictures"
+        first = self._views[0]
+        for rows in batches:
+            # Neighbours see different views in an epoch, and every row sees all of them in turn
+            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
+            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+            for number, view in enumerate(self._views):
+                here = turns == number
+                answer[here] = view[rows[here]]
+            yield answer.to(self._device, non_blocking=True)
+
+
+class LazyExamples:
+    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
+
+    def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
+        self.targets = targets
+        self._make = make
+
+    @functools.cached_property
+    def made(self) -> Examples:
+        """Make them, once."""
+        return self._make()
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give what they give; see `Examples`."""
+        return self.made.inputs(batches, epoch, pairs)
+
+
+class FrozenForward:
+    """Pictures behind a frozen part that answers anew every time."""
+
+    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
+        self.targets = pictures.targets
+        self._pictures, self._frozen = pictures, frozen
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give the frozen part's answers; see `Examples`."""
+        for pictures in self._pictures.inputs(batches, epoch, pairs):
+            yield self._frozen(pictures)
+
+
 #: uint8 pictures (n, size, size, 3), on the device, to float answers (n, ...) there.
-Frozen = Callable[[Tensor], Tensor]
+FrozenNetwork = Callable[[Tensor], Tensor]
 
 _BATCH = 32
 
 
-def network(request: Request, module: nn.Module, *, place: torch.device) -> Frozen:
+def frozen_network(request: BackboneSpec, module: nn.Module, *, device: torch.device) -> FrozenNetwork:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
         request: The same network for ONNX Runtime, exported once and compared with torch.
         module: The frozen part in torch, in eval mode: for GPUs, and for what ONNX cannot express.
-        place: Where it runs.
+        device: Where it runs.
     """
-    if place.type == "cpu":
+    if device.type == "cpu":
         try:
-            model = bases.get(request)
+            model = onnx_backbone.get(request)
         except CnnkitError as error:
             log.info("the frozen part runs in torch: %s", error)
         else:
             session = Session(model.content, device="cpu", name="the frozen part")
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
-    module = module.to(place).to(memory_format=torch.channels_last)
+    module = module.to(device).to(memory_format=torch.channels_last)
 
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -54,7 +127,7 @@ def network(request: Request, module: nn.Module, *, place: torch.device) -> Froz
     return functools.partial(_in_parts, answer)
 
 
-def _in_parts(answer: Frozen, images: Tensor) -> Tensor:
+def _in_parts(answer: FrozenNetwork, images: Tensor) -> Tensor:
     """Answer to all pictures at once, or to halves of what the memory does not hold."""
     try:
         return answer(images)
@@ -66,9 +139,9 @@ def _in_parts(answer: Frozen, images: Tensor) -> Tensor:
     return torch.cat([_in_parts(answer, half) for half in images.tensor_split(2)])
 
 
-def answers(
+def compute_features(
     examples: Examples,
-    frozen: Frozen,
+    frozen: FrozenNetwork,
     copies: Sequence[int | None],
     *,
     budget: int,
@@ -104,7 +177,7 @@ def answers(
     return kept
 
 
-def seconds(pictures: Examples, frozen: Frozen) -> float:
+def seconds_per_epoch(pictures: Examples, frozen: FrozenNetwork) -> float:
     """Estimate how long an epoch's answers take, augmentation included: from one batch, after another one to warm up with."""
     rows = torch.arange(min(len(pictures.targets), _BATCH))
     for _ in range(2):
@@ -132,3 +205,142 @@ def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.fl
             f"{folder}: {(error.strerror or str(error)).lower()}; the frozen part's answers take {size / 2**30:.1f} GiB there: "
             "make room, give more --cache, or --views 0 to keep none"
         ) from error
+
+
+class FrozenPart:
+    """The frozen part and the pictures it answers to."""
+
+    def __init__(
+        self,
+        pretrained: PretrainedModel,
+        split: freezing.Split,
+        *,
+        train: ImageSet,
+        val: ImageSet | None,
+        context: RunContext,
+        cache: int,
+    ) -> None:
+        self.pretrained, self.split, self.context = pretrained, split, context
+        self.train, self.val = train, val
+        self.budget = cache - train.nbytes - (val.nbytes if val else 0)
+        self._steps: list[Callable[[], object]] = []
+
+    @functools.cached_property
+    def _lower(self) -> FrozenNetwork:
+        """From pictures to the boundary; to what the head sees where nothing of the base is trained."""
+        if self.split.trained:
+            return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
+        return self._base
+
+    @functools.cached_property
+    def _base(self) -> FrozenNetwork:
+        """From pictures to what the head sees."""
+        whole = self.pretrained.whole
+        return self._network(whole.base, layer=self.pretrained.backbone.layer, pool=whole.pool.pool)
+
+    def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> FrozenNetwork:
+        module = Extractor(part, preprocess=self.pretrained.whole.preprocess, pool=pool).eval()
+        return frozen_network(self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device)
+
+    def _upper(self, answers: Tensor) -> Tensor:
+        """From the boundary to what the head sees, before any of it is trained."""
+        with torch.no_grad():
+            return self.pretrained.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
+
+    def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
+        """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished.
+
+        Args:
+            views: How many versions of the answers are kept; 0 for none.
+            mixing: Pictures are blended before anything answers to them.
+        """
+        if self.split.boundary is None:
+            return self.train, self.val
+        changing = self.train.augmenter is not None or mixing
+        if views:
+            copies = [None] if self.train.augmenter is None else list(range(1, views + 1))
+            self._steps.append(lambda: self._lower)  # which may have to be exported, and says so
+            self._steps.append(lambda: self._tell_of_pass(copies))
+            train: Examples = self._later(self.train, copies)
+        else:
+            self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
+            train = self._answered(self.train)
+        if self.val is None:
+            return train, None
+        # What validates never changes: one answer is enough
+        return train, self._later(self.val, [None]) if views or changing else self._answered(self.val)
+
+    def ready(self) -> None:
+        """Run what is run once, and say what is not."""
+        for step in self._steps:
+            step()
+
+    def _later(self, examples: ImageSet, copies: Sequence[int | None]) -> LazyExamples:
+        later = LazyExamples(examples.targets, lambda: self._kept(examples, self._lower, copies=copies))
+        self._steps.append(lambda: later.made)
+        return later
+
+    def _answered(self, examples: ImageSet) -> FrozenForward:
+        return FrozenForward(examples, lambda images: self._lower(images))  # looked up late: it may have to be exported
+
+    def _tell_of_epochs(self, *, changing: bool, mixing: bool) -> None:
+        instead = "--views K runs it on K versions of every picture, once" if changing else "--views 1 runs it once"
+        log.info(
+            "the frozen part runs in every epoch, which takes %.1f s of it%s",
+            seconds_per_epoch(self.train, self._lower),
+            "" if mixing else f"; {instead}",
+        )
+
+    def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
+        log.info(
+            "running the frozen part once over %d pictures%s",
+            len(self.train.targets) + (len(self.val.targets) if self.val else 0),
+            f", {len(copies)} times over those for training" if len(copies) > 1 else "",
+        )
+
+    def _kept(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
+        views = compute_features(
+            examples,
+            network,
+            copies,
+            budget=self.budget,
+            folder=self.context.output.parent,
+            progress=self.context.callbacks.progress,
+        )
+        taken = sum(view.nbytes for view in views)
+        self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
+        return CachedFeatures(views, examples.targets, device=self.context.device)
+
+    def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
+        """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
+        train, val = task.train, task.val
+        network: FrozenNetwork = self._upper
+        if self.train.augmenter is not None or not isinstance(train, LazyExamples):
+            train, val = self.train, self.val
+            network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
+            self._tell_of_pass([None])
+        features = self._kept(train, network, copies=[None])
+        return features, None if val is None else self._kept(val, network, copies=[None])
+
+    def warm_up(self, task: Task, config: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
+        """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
+        log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
+        train, val = self._seen_by_head(task)
+        head = dataclasses.replace(
+            task, module=self.pretrained.whole.head, train=train, val=val, groups=None, begins_trained=False
+        )
+        brief = dataclasses.replace(
+            config,
+            lr=config.optimizer.learning_rate,
+            schedule=Schedule.CONSTANT,
+            warmup=0.0,
+            epochs=epochs,
+            augment=None,
+            mixup=0.0,
+            ema=None,
+            patience=None,
+            amp=Amp.OFF,
+            compile=False,
+        )
+        context = dataclasses.replace(self.context, world=ALONE)
+        return Trainer(head, brief, context).warm_up(write, following=config.epochs)

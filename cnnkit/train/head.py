@@ -1,62 +1,253 @@
-"""Train a head on features from disk, and put it on the base that made them. What can be checked without torch is checked first."""
+"""Train a head on features from disk, and put it on the backbone that made them."""
 
+import copy
 import dataclasses
 import logging
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from cnnkit.choices import ClassWeights, Initializer, Loss, Monitor, Optimizer, Solver
-from cnnkit.data.reader import Progress, no_progress
+import torch
+from torch import Tensor, nn
+
+from cnnkit.callbacks import Callbacks
+from cnnkit.choices import ClassWeights, Initializer, Solver
 from cnnkit.engine import device as devices
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import features
+from cnnkit.engine import torch_device
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats import bundle, cache, history
+from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.features import Features
-from cnnkit.nets import notation
-from cnnkit.nets.notation import Activation, Kind
-from cnnkit.train import agreement
-from cnnkit.train.results import writable
+from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.nets import backbones, build, classifier
+from cnnkit.nets.output_layer import whole_head
+from cnnkit.train import dataset, optim, preparation
+from cnnkit.train.config import Epoch, HeadConfig
+from cnnkit.train.feature_sets import FeatureSets
+from cnnkit.train.loop import BestEpoch, Step, evaluate, fit, in_order, shuffled
+from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
 
+#: The strengths tried, from strong to weak, each starting from the solution before.
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
+#: After this many strengths in a row without a lower validation loss, weaker ones are not tried: they cost the most.
+STRENGTHS_PATIENCE = 3
+
+
+def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
+    """Minimise mean cross-entropy + l2 * sum w**2 in place, from where the layer stands.
+
+    With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
+
+    Args:
+        layer: (D,) -> (classes,).
+        features: (N, D).
+        targets: (N,).
+        l2: Strength of the penalty on weights, biases left alone.
+        criterion: For class weights and smoothing; its own penalties do not count.
+    """
+    # In float64: the last steps change the loss by less than float32 can tell, and probabilities by more than 1e-3
+    exact, rows = copy.deepcopy(layer).double(), features.double()
+    if criterion.class_weights is not None:
+        criterion = dataclasses.replace(criterion, class_weights=criterion.class_weights.double())
+    optimizer = torch.optim.LBFGS(
+        exact.parameters(),
+        max_iter=500,
+        max_eval=1000,
+        history_size=20,
+        tolerance_grad=1e-7,  # of the mean loss: scikit-learn's default is 1e-4, which leaves probabilities wrong by 1e-2
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = criterion(exact(rows), targets) + l2 * exact.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call] # torch ships it untyped
+    layer.load_state_dict(exact.state_dict())  # rounds
+
+
+def regularization_path(
+    layer: nn.Linear,
+    train: tuple[Tensor, Tensor],
+    validate: tuple[Tensor, Tensor] | None,
+    *,
+    strengths: tuple[float, ...],
+    criterion: Criterion,
+) -> Iterator[tuple[float, Epoch]]:
+    """Solve for one strength after another, and report each as if it were an epoch.
+
+    Yields:
+        The strength, and its measures; `lr` is 0, there is none.
+    """
+    plain = Criterion(criterion.loss)
+    losses: list[float] = []
+    for number, strength in enumerate(strengths, start=1):
+        started = time.perf_counter()
+        solve_logistic(layer, *train, l2=strength, criterion=criterion)
+        train_loss, train_accuracy = evaluate(layer, in_order(*train), plain)
+        val_loss, val_accuracy = evaluate(layer, in_order(*validate), plain) if validate else (None, None)
+        seconds = round(time.perf_counter() - started, 3)
+        yield strength, Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, 0.0, seconds)
+        losses.append(math.inf if val_loss is None else val_loss)
+        if len(losses) > STRENGTHS_PATIENCE and min(losses[-STRENGTHS_PATIENCE:]) > min(losses[:-STRENGTHS_PATIENCE]):
+            return
+
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a head is trained. `head` lacks its last dense layer; that one follows from the classes and the loss."""
+class Rows:
+    """Features and targets on the device."""
 
-    head: str = ""
-    loss: Loss = Loss.CATEGORICAL
-    solver: Solver = Solver.GRADIENT
-    optimizer: Optimizer = Optimizer.ADAM
-    lr: float | None = None
-    epochs: int = 50
-    batch: int = 32
-    l1: float = 0.0
-    l2: float = 0.0
-    init: Initializer = Initializer.GLOROT
-    class_weights: ClassWeights = ClassWeights.NONE
-    standardize: bool = False
-    pca: int | None = None
-    whiten: bool = False
-    patience: int | None = None
-    monitor: Monitor = Monitor.VAL_LOSS
-    smoothing: float = 0.0
-    seed: int = 0
+    values: Tensor  # (N, D) or (N, C, H, W)
+    targets: Tensor  # (N,)
+
+
+def load_rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> Rows:
+    """Bring features to the device, with the numbers of their classes.
+
+    Raises:
+        CnnkitError: A value is no number.
+    """
+    numbers = {label: number for number, label in enumerate(classes)}
+    values = torch.from_numpy(found.values.astype("float32")).to(place)
+    if not bool(values.isfinite().all()):
+        row = int((~values.flatten(1).isfinite().all(1)).nonzero()[0, 0])
+        raise CnnkitError(
+            f"{name}: row {row} ({found.rows[row].path}) holds values that are no numbers; extract it again, in float32"
+        )
+    return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=place))
+
+
+class HeadFit:
+    """One training of one head on rows in memory, by either solver."""
+
+    def __init__(self, config: HeadConfig, train: Rows, val: Rows | None, *, classes: int) -> None:
+        self.config = config
+        self.best = BestEpoch(config.monitor)
+        self.epochs: list[Epoch] = []
+        self.strength: float | None = None
+        self.prepared = preparation.fit(
+            train.values, standardize=config.standardize, pca=config.pca, whiten=config.whiten
+        )
+        self.train = self._prepared(train)
+        self.val = None if val is None else self._prepared(val)
+        assert config.loss is not None
+        self.text = whole_head(config.head, loss=config.loss, classes=classes, spatial=train.values.ndim == 4)
+        device = self.train.values.device
+        self.head = classifier.build_head(self.text, tuple(self.train.values.shape[1:]))
+        self.generator = torch.Generator().manual_seed(config.seed)
+        # The solution of a convex problem does not depend on the start; zeros are near the strongest penalty's
+        start = Initializer.ZEROS if config.solver is Solver.LBFGS else config.init
+        build.initialise(self.head, start, generator=self.generator)
+        self.head.to(device)
+        balanced = config.class_weights is ClassWeights.BALANCED
+        self.criterion = Criterion(
+            config.loss,
+            config.smoothing,
+            optim.balanced_weights(self.train.targets, classes) if balanced else None,
+            config.l1,
+            config.l2,
+        )
+        self.expected = config.epochs if config.solver is Solver.GRADIENT else len(self._strengths())
+
+    def _prepared(self, rows: Rows) -> Rows:
+        return Rows(preparation.applied(self.prepared, rows.values), rows.targets)
+
+    def _strengths(self) -> tuple[float, ...]:
+        if self.config.l2:
+            return (self.config.l2,)
+        if self.val is None:  # scikit-learn's default, C = 1
+            return (0.5 / len(self.train.targets),)
+        return STRENGTHS
+
+    def run(self) -> Iterator[Epoch]:
+        """Train, yielding every epoch as it is done."""
+        values = self.train.values
+        rows = self.config.batch if self.config.solver is Solver.GRADIENT else len(values)
+        # Dropout draws from torch's global generator, which is lent to us and given back.
+        generators = torch.random.fork_rng(devices=[values.device] if values.is_cuda else [])
+        with torch_device.threads(torch_device.threads_for(self.head, values[:rows])), generators:
+            torch.manual_seed(self.config.seed)
+            for epoch in self._lbfgs() if self.config.solver is Solver.LBFGS else self._gradient():
+                self.epochs.append(epoch)
+                yield epoch
+
+    def _gradient(self) -> Iterator[Epoch]:
+        config, train, val = self.config, self.train, self.val
+        steps = len(dataset.shuffled_batches(len(train.targets), batch=config.batch, generator=torch.Generator()))
+        step = Step(
+            self.head,
+            self.criterion,
+            optim.optimizer(
+                config.optimizer,
+                self.head.parameters(),
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            ),
+            rate=lambda number, index, before: optim.lr_factor(
+                config.schedule,
+                step=(number - 1) * steps + index,
+                steps=steps,
+                epochs=config.epochs,
+                before=before,
+            ),
+            clip=config.clip,
+            ema=None if config.ema is None else ModelEma(self.head, config.ema),
+        )
+        return fit(
+            step,
+            train=lambda _number: shuffled(train.values, train.targets, batch=config.batch, generator=self.generator),
+            validate=partial(in_order, val.values, val.targets) if val else None,
+            best=self.best,
+            epochs=config.epochs,
+            patience=config.patience,
+        )
+
+    def _lbfgs(self) -> Iterator[Epoch]:
+        layer = self.head[-1]
+        assert isinstance(layer, nn.Linear)
+        found = regularization_path(
+            layer,
+            (self.train.values.flatten(1), self.train.targets),
+            (self.val.values.flatten(1), self.val.targets) if self.val else None,
+            strengths=self._strengths(),
+            criterion=self.criterion,
+        )
+        for strength, epoch in found:
+            self.best.offer(epoch, self.head)
+            if self.best.epoch is epoch:
+                self.strength = strength
+            yield epoch
+
+    def predicted(self) -> Tensor:
+        """Give the classes that the best epoch predicts for the validation rows, (N,)."""
+        assert self.val is not None
+        self.head.load_state_dict(self.best.state)
+        self.head.eval()
+        with torch.inference_mode():
+            batches = in_order(self.val.values, self.val.targets)
+            return torch.cat([predicted_classes(self.head(inputs)) for inputs, _ in batches])
+
+    def finished(self) -> tuple[build.Network, str]:
+        """Give the best epoch's head, preparation folded in, with its notation."""
+        self.head.load_state_dict(self.best.state)
+        self.head.eval().cpu()
+        if self.prepared is None:
+            return self.head, self.text
+        return preparation.fold(self.prepared, self.head, self.text)
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Features that belong together, with the names of their files, and the part that was held out of one file."""
-
-    train: str
-    learnt: Features
-    val: str | None
-    validated: Features | None
-    classes: tuple[str, ...]
-    hold_out: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
+class HeadResult:
     """What a training came to, beside what can be had without one.
 
     `majority` is the validation accuracy of always giving the training rows' most frequent class, `nearest_centroid` that of
@@ -77,119 +268,151 @@ class Result:
 
 
 def train_head(
-    train: str | Path,
-    output: str | Path,
+    data: FeatureSets,
+    output: Path,
     *,
-    val: str | Path | None = None,
-    hold_out: str | None = None,
-    settings: Settings | None = None,
+    train: HeadConfig,
     weights: Path | None = None,
     device: str = "auto",
-    progress: Progress = no_progress,
-) -> Result:
+    callbacks: Callbacks | None = None,
+) -> HeadResult:
     """Train a head, keep its best epoch, and write the whole model.
 
     Args:
-        train: Features (`.npy`) to learn from.
-        output: The model (`.pt`); its history is written beside it (`.csv`).
-        val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
-        hold_out: In place of `val` the part of `train` that chooses; it is not learnt from.
-        settings: How.
-        weights: The base's state_dict; found by its hash where cnn-extract or torch keep it unless said.
+        data: Features for training and, if there are any, for validation.
+        output: The model (`.pt`); its history is written next to it (`.csv`).
+        train: How; checked.
+        weights: The backbone's state_dict; by default it is found by its hash where cnn-extract or torch keep it.
         device: For the training.
-        progress: Called after every epoch.
+        callbacks: Progress, by epochs.
 
     Raises:
-        FormatError: The two features come from different bases, or have different classes.
-        CnnkitError: The base's weights are not to be found, a row has no label, or training came to no number.
-        UsageError: The settings contradict each other.
+        FormatError: The features do not name their backbone.
+        CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
-    settings = checked(settings or Settings(), validated=val is not None or hold_out is not None)
-    output = writable(output)
-    place = devices.parse(device)
-    if weights is not None and not weights.exists():
-        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {train}")
-    material = load(train, val=val, hold_out=hold_out, loss=settings.loss)
-    if material.validated is None:
-        log.warning("no --val: the last epoch is kept, and nothing says how good it is")
-
-    from cnnkit.train import head_training
-
-    return head_training.run(material, output, settings=settings, weights=weights, device=place, progress=progress)
-
-
-def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss) -> Material:
-    """Read features to learn from and to choose by, and demand that they belong together.
-
-    Raises:
-        FormatError: The two come from different bases, or have different classes.
-        CnnkitError: A row has no label, there is a single class, or no such part.
-        UsageError: Both ways to choose are given, or the loss is for another number of classes.
-    """
-    if val is not None and hold_out is not None:
-        raise UsageError("--val and --hold-out both say what validates; give one of them")
-    learnt, name = features.load(train), str(train)
-    validated, val_name = (None, None) if val is None else (features.load(val), str(val))
-    if hold_out is not None:
-        learnt, validated = agreement.hold_out(learnt, hold_out, name=name)
-        name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
-    classes = agreement.classes_of(learnt, name=name)
-    if len(classes) < 2:
-        raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
-    if loss is Loss.BINARY and len(classes) != 2:
-        raise UsageError(f"--loss binary decides between two classes, here are {len(classes)}; use categorical")
-    if validated is not None:
-        agreement.check(learnt, validated, train=name, val=val_name or "")
-        agreement.warn_of_relatives(learnt, validated, train=train, val=val or train)
-    return Material(name, learnt, val_name, validated, classes, hold_out)
-
-
-def checked(settings: Settings, *, validated: bool) -> Settings:
-    """Demand settings that fit together, and spell out the head's notation.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: One of them would be ignored.
-    """
-    settings = dataclasses.replace(settings, head=_spelled_out(settings.head))
-    _check_settings(settings, validated=validated)
-    return settings
+    callbacks = callbacks or Callbacks()
+    classes = data.classes
+    backbone = _backbone(data.train.header, weights, name=data.train_name)
+    chosen = torch_device.choose(devices.parse(device))
+    train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
+    val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+    trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
+    with history.Writer(output.with_suffix(".csv")) as written:
+        for epoch in trained.run():
+            written.write(epoch)
+            callbacks.progress(epoch.epoch, trained.expected)
+    majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
+    head, text = trained.finished()
+    header = Header(
+        kind=Kind.MODEL,
+        classes=classes,
+        preprocess=data.train.header.preprocess,
+        backbone=data.train.header.backbone,
+        head=text,
+        training={
+            "command": "cnn-train-head",
+            "rows": len(data.train.rows),
+            **({} if data.hold_out is None else {"hold_out": data.hold_out}),
+            **data.train.header.training,
+            **_described(train, trained.strength),
+        },
+        made_by=made_by("torch", "torchvision"),
+    )
+    state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    bundle.save(output, Bundle(header, state, [_timeless(epoch) for epoch in trained.epochs]))
+    best = trained.best.epoch
+    assert best is not None
+    return HeadResult(
+        model=str(output),
+        classes=len(classes),
+        train_rows=len(train_rows.targets),
+        val_rows=0 if val_rows is None else len(val_rows.targets),
+        epochs=len(trained.epochs),
+        best_epoch=best.epoch,
+        train_accuracy=best.train_accuracy,
+        val_accuracy=best.val_accuracy,
+        val_loss=best.val_loss,
+        majority=majority,
+        nearest_centroid=nearest,
+    )
 
 
-def _spelled_out(text: str) -> str:
-    """Write a notation without `@file`: the model's Header shall not depend on files that stay behind.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: It ends as a whole head does.
-    """
-    layers = notation.parse(text)
-    if layers and layers[-1].activation is Activation.softmax:
-        raise UsageError(
-            f'--head ends in "{layers[-1].text}"; leave that layer out: the last one, with its softmax, is added'
-        )
-    return ", ".join(layer.text for layer in layers)
-
-
-def _check_settings(settings: Settings, *, validated: bool) -> None:
-    """Refuse what would be ignored otherwise."""
-    if settings.patience is not None and not validated:
-        raise UsageError("--patience waits for a better epoch by --val; give --val or --hold-out, or fewer --epochs")
-    if settings.monitor is not Settings().monitor and not validated:
-        raise UsageError(f"--monitor {settings.monitor} chooses an epoch by --val; give --val or --hold-out")
-    if settings.solver is not Solver.LBFGS:
-        layers = notation.parse(settings.head)
-        if settings.batch == 1 and any(layer.kind is Kind.bn for layer in layers):
-            raise UsageError(
-                "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
+def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
+    """Build the base that made the features, with the very weights it had."""
+    backbone, preprocess = header.backbone, header.preprocess
+    if backbone is None or preprocess is None or backbone.weights_sha256 is None:
+        raise FormatError(f"{name}: its header names no base, or no weights; run cnn-extract again")
+    if weights is not None and weights.suffix == ".pt":
+        model = bundle.load(weights)
+        found_base, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
+        if backbone.weights_sha256 not in (found_backbone.weights_sha256, bundle.keep_state(found_base.state_dict())):
+            raise CnnkitError(f"{weights} holds another base than the one that made {name}; give that one")
+        return found_base
+    if weights is not None:
+        found = cache.sha256(weights)
+        if found != backbone.weights_sha256:
+            raise CnnkitError(
+                f"{weights} has sha256 {found[:12]}..., {name} was made with {backbone.weights_sha256[:12]}...; give that file"
             )
-        return
-    if settings.head:
-        raise UsageError(
-            f'--solver lbfgs trains one dense layer; drop --head "{settings.head}", or use --solver gradient'
+        return backbones.restore(backbone, weights, size=preprocess.size, grey=preprocess.grey)
+    kept = cache.find_weights(backbone.weights_sha256)
+    if kept is None:
+        raise CnnkitError(
+            f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are in no cache; "
+            "give them with --weights FILE"
         )
-    if settings.l1:
-        raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-    for name in ("lr", "patience", "optimizer", "epochs", "batch", "init"):
-        if getattr(settings, name) != getattr(Settings(), name):
-            raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{name}, or use --solver gradient")
+    return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
+
+
+def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
+    """Set the head beside what can be had without one, and warn where it has learnt nothing.
+
+    Returns:
+        The validation accuracy of the majority class, and of the nearest centroid.
+    """
+    targets = train.targets
+    most = int(torch.bincount(targets, minlength=classes).argmax())
+    seen, asked = train.values.flatten(1), val.values.flatten(1)
+    centroids = torch.stack([seen[targets == number].mean(0) for number in range(classes)])  # (classes, D)
+    nearest = torch.cdist(asked, centroids).argmin(1)
+    share = float((nearest == val.targets).double().mean())
+    if not _beyond_luck(trained.predicted(), val.targets, classes):
+        if _beyond_luck(nearest, val.targets, classes):
+            log.warning(
+                "the head has learnt nothing that helps on the validation rows, where the nearest centroid is right for %.3f "
+                "of them: give more --epochs, another --lr, or --standardize",
+                share,
+            )
+        else:
+            log.warning(
+                "on the validation rows the head is no better than luck: the features carry no signal. "
+                "Is the preprocessing the one that the base was trained with, and are these its weights?"
+            )
+    return float((val.targets == most).double().mean()), share
+
+
+def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
+    """Tell whether answers depend on the classes.
+
+    Who answers without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
+    within luck.
+    """
+    counts = torch.bincount(targets, minlength=classes).double()
+    recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts
+    shares = torch.bincount(predicted, minlength=classes).double() / len(predicted)
+    error = float((shares * (1 - shares) / counts).sum().sqrt()) / classes
+    return float(recalls.mean()) > 1 / classes + max(2 * error, math.ulp(1.0))
+
+
+def _timeless(epoch: Epoch) -> dict[str, float | None]:
+    """An epoch without its duration: the same training gives the same bytes."""
+    return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}
+
+
+def _described(config: HeadConfig, strength: float | None) -> dict[str, Any]:
+    described = config.described()
+    if config.solver is Solver.LBFGS:
+        keep = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
+        return {key: described[key] for key in keep} | {"l2": strength}
+    return described | {"lr": config.rate}

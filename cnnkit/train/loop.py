@@ -1,28 +1,299 @@
-"""The training loop: epochs of batches, validation after each, the best one kept."""
+"""The training loop: epochs of steps from batches to changed weights, validation after each, the best epoch kept."""
 
+import contextlib
+import functools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Monitor
+from cnnkit.choices import Amp, Monitor
+from cnnkit.engine import torch_device
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
-from cnnkit.train import examples
+from cnnkit.train import dataset
+from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import ALONE, World
-from cnnkit.train.epoch import Epoch
-from cnnkit.train.optim import Objective, correct
-from cnnkit.train.step import Batch, Diverged, Step
+from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_shares
 
 log = logging.getLogger("cnnkit")
+
+#: Inputs (N, ...) and what they are.
+Batch = tuple[Tensor, Targets]
+#: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
+Rate = Callable[[int, int, Sequence[Epoch]], float]
+
+# How many cores a step uses, before the first one is looked at.
+_UNKNOWN = 0
+
+# A GPU works ahead of us; asking for a loss makes it wait. So many steps are asked about at once.
+_LOSSES_AT_ONCE = 20
+
+
+# How torch's batch norm says that it has no variance to divide by.
+_ONE_VALUE = "more than 1 value per channel"
 
 #: Inputs (N, ...) and targets (N,).
 Plain = tuple[Tensor, Tensor]
 
 
-class Best:
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What autocast computes in; float32 where there is nothing to cast."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Let convolutions and dense layers compute in the shorter numbers."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Make the scaler that keeps float16's gradients from becoming zero; in other numbers it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def choose_precision(amp: Amp, device: torch.device) -> Precision:
+    """Take what was asked for; `auto` takes bf16 wherever the hardware computes in it, else float16 on a GPU and float32 on a processor.
+
+    Raises:
+        UsageError: float16 on a processor, which has no use for it.
+    """
+    match amp:
+        case Amp.OFF:
+            return Precision(device)
+        case Amp.BF16:
+            return Precision(device, torch.bfloat16)
+        case Amp.FP16:
+            if device.type != "cuda":
+                raise UsageError("--amp fp16 is for GPUs; a processor computes in bf16 or not shorter at all")
+            return Precision(device, torch.float16)
+        case Amp.AUTO if device.type == "cuda":
+            whole = torch.cuda.is_bf16_supported(including_emulation=False)
+            return Precision(device, torch.bfloat16 if whole else torch.float16)
+        case Amp.AUTO:
+            return Precision(device, torch.bfloat16 if _processor_has_bf16() else None)
+
+
+def _processor_has_bf16() -> bool:
+    """Tell whether the processor multiplies in bf16: emulated it would be slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
+
+
+class DivergedError(CnnkitError):
+    """The loss is no number any more, and would not become one again; `done` are good epochs of a warm-up before."""
+
+    done: Sequence[Epoch] = ()
+
+
+class Step:
+    """Takes the steps of a training, and holds what they need from one to the next."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rate: Rate | None = None,
+        precision: Precision | None = None,
+        clip: float | None = None,
+        ema: ModelEma | None = None,
+        world: World = ALONE,
+        compiled: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            module: Inputs -> logits; trained in place.
+            criterion: Loss and penalties.
+            optimizer: Over the module's parameters.
+            rate: Changes the learning rates; they stay as they are unless said.
+            precision: Of the forward pass; float32 unless said.
+            clip: The gradients' largest norm, over all of them together.
+            ema: Is updated after every step, and answers at validation.
+            world: The processes that train together.
+            compiled: Run the module through torch.compile.
+        """
+        self.module = module
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.world = world
+        self._rate = rate
+        self._clip = clip
+        self._ema = ema
+        self._device = next(module.parameters()).device
+        self._precision = precision or Precision(self._device)
+        self.scaler = self._precision.scaler()
+        self._compiled = compiled
+        self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._cores: int | None = _UNKNOWN
+        #: Into how many parts a batch is cut to fit into the GPU's memory.
+        self.pieces = 1
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        """Made for the first step: what comes before, the warm-up of a head, say, has the module for itself."""
+        forward = self.world.shared(self.module, self._device)
+        return torch.compile(forward) if self._compiled else forward
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first group of parameters, at the moment."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the module have the averaged weights for a while, if there are any."""
+        return self._ema.in_place() if self._ema else contextlib.nullcontext()
+
+    def set_rate(self, number: int, index: int, before: Sequence[Epoch]) -> None:
+        """Give every group of parameters its learning rate in one step of an epoch; see `Rate`."""
+        if self._rate is None:
+            return
+        factor = self._rate(number, index, before)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
+        """Change the weights once.
+
+        A batch that does not fit into memory goes in parts, whose gradients add up to its own. Batch norm alone sees the difference:
+        its statistics are those of each part.
+
+        Returns:
+            The batch's loss times its rows, right answers and rows, (3,), float64; of this process alone.
+
+        Raises:
+            CnnkitError: The memory does not hold a single image, or batch norm gets no more than one.
+        """
+        with torch_device.threads(self._threads_for(inputs)):
+            while True:
+                try:
+                    measures = self._gradients(inputs, targets)
+                    break
+                except torch.OutOfMemoryError as error:
+                    if self.pieces >= len(inputs) or self.world.size > 1:
+                        raise CnnkitError(
+                            f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
+                        ) from error
+                except (ValueError, RuntimeError) as error:
+                    if (explained := _explained(error)) is None:
+                        raise
+                    raise explained from error
+                # After the except clause: the error's traceback would keep the tensors of the attempt
+                torch.cuda.empty_cache()
+                self.pieces = min(2 * self.pieces, len(inputs))
+                log.warning(
+                    "the GPU's memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
+                    len(inputs),
+                    self.pieces,
+                )
+            self._change()
+            return measures
+
+    def _threads_for(self, inputs: Tensor) -> int | None:
+        if self._cores == _UNKNOWN:
+            try:
+                self._cores = torch_device.threads_for(self.module, inputs)
+            except torch.OutOfMemoryError:  # which the step itself says better
+                self._cores = None
+        return self._cores
+
+    def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
+        pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
+        shares = target_shares(targets)
+        count = torch.tensor(float(len(inputs)), device=inputs.device)
+        weights = [self.criterion.weight(each) for each, _ in shares]
+        *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
+        self.optimizer.zero_grad(set_to_none=True)
+        measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
+        cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
+        for number, (piece, *answers) in enumerate(zip(*cuts, strict=True), start=1):
+            with self._precision.autocast():
+                logits = self._forward(piece)
+            logits = logits.float()
+            loss = torch.zeros((), device=inputs.device)
+            for (_, share), wanted, whole in zip(shares, answers, wholes, strict=True):
+                loss = loss + share * self.criterion.total(logits, wanted) / whole
+                measures[1] += share * correct(logits.detach(), wanted)
+            measures[0] += (loss * rows).detach()
+            # Between processes gradients are averaged: their sum is wanted
+            total = loss * self.world.size + (self.criterion.penalty(self.module) if number == pieces else 0.0)
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+        measures[2] = len(inputs)
+        return measures
+
+    def _change(self) -> None:
+        if self._clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(
+                [each for group in self.optimizer.param_groups for each in group["params"]], self._clip
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._ema is not None:
+            self._ema.update()
+
+
+def _explained(error: Exception) -> CnnkitError | None:
+    """Say what the user can do about an error of torch's; None where that is not known."""
+    if _ONE_VALUE in str(error):
+        return CnnkitError("batch norm cannot train on a single picture at a time; give a larger --batch")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it")
+    return None
+
+
+class _TrainMeasures:
+    """Loss and accuracy over the batches of one epoch, as they were trained."""
+
+    def __init__(self, step: Step, number: int) -> None:
+        self._step, self._number = step, number
+        self._sums: Tensor | float = 0.0
+        self._waiting: list[tuple[Tensor, float]] = []
+        self._steps = 0
+
+    def add(self, measures: Tensor) -> None:
+        """Take in what a step gave.
+
+        Raises:
+            DivergedError: The loss is not finite any more, in whichever process.
+        """
+        self._steps += 1
+        self._sums = self._sums + measures
+        self._waiting.append((measures[0], self._step.lr))
+        if measures.device.type == "cpu" or len(self._waiting) == _LOSSES_AT_ONCE:
+            self._check()
+
+    def _check(self) -> None:
+        losses, self._waiting = self._waiting, []
+        values = self._step.world.sum(torch.stack([loss for loss, _ in losses])).tolist() if losses else []
+        for index, (value, (_, rate)) in enumerate(zip(values, losses, strict=True), start=self._steps - len(losses)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss is {value} in epoch {self._number}, step {index + 1}, at a learning rate of {rate:g}; "
+                    "give a smaller --lr"
+                )
+
+    def means(self) -> tuple[float, float]:
+        """Give the mean loss and the accuracy, over all processes.
+
+        Raises:
+            DivergedError: As `add`.
+        """
+        self._check()
+        assert isinstance(self._sums, Tensor)
+        loss, right, count = self._step.world.sum(self._sums).tolist()
+        return loss / count, right / count
+
+
+class BestEpoch:
     """The best epoch by a validation measure, with a copy of its weights; without validation, the last one."""
 
     def __init__(self, monitor: Monitor) -> None:
@@ -48,7 +319,7 @@ def fit(
     *,
     train: Callable[[int], Iterable[Batch]],
     validate: Callable[[], Iterable[Plain]] | None,
-    best: Best,
+    best: BestEpoch,
     epochs: int,
     patience: int | None = None,
     before: Sequence[Epoch] = (),
@@ -83,15 +354,20 @@ def fit(
             return
         started = time.perf_counter()
         number = len(done) + 1
-        train_loss, train_accuracy = step.epoch(train(number), number=number, before=done)
+        step.module.train()
+        measured = _TrainMeasures(step, number)
+        for index, (inputs, targets) in enumerate(train(number)):
+            step.set_rate(number, index, done)
+            measured.add(step(inputs, targets))
+        train_loss, train_accuracy = measured.means()
         with step.averaged():
             module = step.module.eval()
             step.world.align(module)
             val_loss, val_accuracy = (
-                evaluate(module, validate(), step.objective, world=step.world) if validate else (None, None)
+                evaluate(module, validate(), step.criterion, world=step.world) if validate else (None, None)
             )
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
-                raise Diverged(
+                raise DivergedError(
                     f"the network answers with no numbers any more after the last step of epoch {number}, "
                     f"at a learning rate of {step.lr:g}; give a smaller --lr"
                 )
@@ -107,13 +383,13 @@ def _is_finite(module: nn.Module) -> bool:
 
 
 def evaluate(
-    module: nn.Module, batches: Iterable[Plain], objective: Objective, *, world: World = ALONE
+    module: nn.Module, batches: Iterable[Plain], criterion: Criterion, *, world: World = ALONE
 ) -> tuple[float, float]:
     """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count.
 
     In float32, as the exported network computes.
     """
-    plain = Objective(objective.loss)
+    plain = Criterion(criterion.loss)
     sums: Tensor | float = 0.0
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for inputs, targets in batches:
@@ -127,7 +403,7 @@ def evaluate(
 
 def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
     """Go over rows once, in a new order; see `examples.shuffled`."""
-    for rows in examples.shuffled(len(inputs), batch=batch, generator=generator):
+    for rows in dataset.shuffled_batches(len(inputs), batch=batch, generator=generator):
         here = rows.to(inputs.device)
         yield inputs[here], targets[here]
 

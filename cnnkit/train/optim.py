@@ -1,17 +1,20 @@
-"""What training makes small, and how: losses, penalties, class weights and optimizers, by the names of `cnnkit.choices`."""
+"""Losses, penalties, class weights, optimizers, learning-rate schedules and the moving average of the weights."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from cnnkit.choices import Loss, Optimizer
-from cnnkit.train.results import check_momentum
+from cnnkit.choices import Loss, Optimizer, Schedule
+from cnnkit.train.config import Epoch
 
-#: Keras' default for AdamW, the share of rate * weight taken away in a step: without it AdamW would be Adam.
-DECAY = 4e-3
+#: Keras' default for AdamW: without it AdamW would be Adam.
+WEIGHT_DECAY = 4e-3
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.SGD: torch.optim.SGD,
@@ -31,23 +34,23 @@ def optimizer(
     *,
     lr: float | None = None,
     momentum: float | None = None,
+    weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Make an optimizer; what is not said is torch's default, but for AdamW's decay, which is Keras'.
+    """Make an optimizer; defaults are torch's, except for AdamW's weight decay, which is Keras'.
 
     Args:
         name: Which.
         parameters: To be trained; or groups of them, as torch takes them, whose `lr` are factors of the learning rate.
-        lr: Learning rate; Keras' default for that optimizer unless said.
+        lr: Learning rate; Keras' default for that optimizer if None.
         momentum: For those that have one.
-
-    Raises:
-        UsageError: It has no momentum.
+        weight_decay: Share of rate * weight that is taken away in a step, for AdamW.
     """
     rate = name.learning_rate if lr is None else lr
-    extra: dict[str, Any] = {"weight_decay": DECAY} if name is Optimizer.ADAMW else {}
-    check_momentum(name, momentum)
+    extra: dict[str, Any] = {}
     if momentum is not None:
         extra["momentum"] = momentum
+    if name.takes_weight_decay:
+        extra["weight_decay"] = WEIGHT_DECAY if weight_decay is None else weight_decay
     groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
     return _OPTIMIZERS[name](groups, lr=rate, **extra)
 
@@ -59,7 +62,7 @@ def balanced_weights(targets: Tensor, classes: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class Criterion:
     """A loss over logits, and penalties on weights.
 
     `l1` and `l2` are Keras' regularisers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
@@ -106,18 +109,18 @@ class Objective:
         return total
 
 
-def answers(logits: Tensor) -> Tensor:
+def predicted_classes(logits: Tensor) -> Tensor:
     """Give the class of every row, (N,); a single logit answers with the second class where it is above zero."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Count right answers; a scalar."""
-    return (answers(logits) == targets).sum()
+    return (predicted_classes(logits) == targets).sum()
 
 
 @dataclass(frozen=True, slots=True)
-class Mixed:
+class MixupTargets:
     """The targets of a batch whose pictures are each `share` of one class and the rest of another; (N,) both.
 
     Source: Zhang et al. 2018, mixup.
@@ -128,11 +131,116 @@ class Mixed:
     share: float
 
 
-Targets = Tensor | Mixed
+Targets = Tensor | MixupTargets
 
 
-def parts(targets: Targets) -> list[tuple[Tensor, float]]:
+def target_shares(targets: Targets) -> list[tuple[Tensor, float]]:
     """Give the classes that a batch's rows belong to, each with its share."""
-    if isinstance(targets, Mixed):
+    if isinstance(targets, MixupTargets):
         return [(targets.targets, targets.share), (targets.partners, 1 - targets.share)]
     return [(targets, 1.0)]
+
+
+#: Keras' example for ReduceLROnPlateau, and by how much a loss has to be lower there.
+PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_DELTA = 0.2, 5, 1e-4
+
+
+def lr_factor(
+    schedule: Schedule, *, step: int, steps: int, epochs: int, warmup: float = 0.0, before: Sequence[Epoch] = ()
+) -> float:
+    """Give what the learning rate is multiplied by in one step.
+
+    Args:
+        schedule: Which.
+        step: Counted from 0 over the whole training.
+        steps: In an epoch.
+        epochs: In the whole training.
+        warmup: Epochs in which the rate grows linearly up to `--lr`; the schedule has the rest.
+        before: The epochs that are done, for the plateau.
+
+    Source: Goyal et al. 2017 (warm-up); Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); He et al. 2016 (steps).
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (math.floor(rising) + 1)
+    share = (step - rising) / max(epochs * steps - rising, 1)
+    match schedule:
+        case Schedule.COSINE:
+            return 0.5 * (1 + math.cos(math.pi * share))
+        case Schedule.STEP:
+            return 1.0 if share < 0.5 else 0.1 if share < 0.75 else 0.01
+        case Schedule.PLATEAU:
+            return PLATEAU_FACTOR ** _plateaus(before)
+        case Schedule.CONSTANT:
+            return 1.0
+
+
+def _plateaus(epochs: Sequence[Epoch]) -> int:
+    """Count how often the validation loss had not been lower for some epochs."""
+    count, lowest, waited = 0, math.inf, 0
+    for epoch in epochs:
+        loss = math.inf if epoch.val_loss is None else epoch.val_loss
+        lowest, waited = (loss, 0) if loss < lowest - PLATEAU_DELTA else (lowest, waited + 1)
+        if waited == PLATEAU_PATIENCE:
+            count, waited = count + 1, 0
+    return count
+
+
+class ModelEma:
+    """average = decay * average + (1 - decay) * weights, after every step; integers are taken as they are.
+
+    The decay grows from 0.1 up to what was asked for, min(decay, (1 + n) / (10 + n)) in step n: else the random weights of the
+    start would count for a thousand steps.
+
+    Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the weights of the moment."""
+        self._restart_with(self.module.state_dict(), steps=0)
+
+    def _restart_with(self, values: Mapping[str, Tensor], *, steps: int) -> None:
+        self._average = AveragedModel(self.module, avg_fn=self._averaged, use_buffers=True)
+        self._average.module.load_state_dict(values)
+        # torch copies the weights at the first update of a new average; this one has a value already
+        self._average.n_averaged.fill_(steps + 1)
+        self.steps = steps
+
+    def _averaged(self, average: Tensor, current: Tensor, _count: Tensor | int) -> Tensor:
+        if not current.is_floating_point():
+            return current
+        return average.lerp(current, 1 - min(self.decay, (1 + self.steps) / (10 + self.steps)))
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The averages by the names of the module's tensors."""
+        return self._average.module.state_dict()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights of the moment in."""
+        self.steps += 1
+        self._average.update_parameters(self.module)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Generator[None]:
+        """Let the module have the averages for a while, and its own weights again afterwards."""
+        own = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        self.module.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(own)
+
+    def state(self) -> dict[str, object]:
+        """Give what a checkpoint keeps."""
+        return {"steps": self.steps, "values": self.values}
+
+    def restore(self, steps: int, values: Mapping[str, Tensor]) -> None:
+        """Take up what a checkpoint kept."""
+        self._restart_with(values, steps=steps)

@@ -1,96 +1,132 @@
-"""Train a network from random weights, on pictures. What can be checked without torch is checked first."""
+"""Train a network from random weights, on images."""
 
-import dataclasses
-from dataclasses import dataclass
+import contextlib
+import io
+from dataclasses import replace
 from pathlib import Path
 
-from cnnkit.choices import Fit, Initializer, Loss, Normalize
-from cnnkit.data.learning import Material
-from cnnkit.data.reader import Progress, no_progress
+import torch
+from torch import nn
+
+from cnnkit.callbacks import SILENT, Callbacks
+from cnnkit.choices import Fit, Initializer, Normalize, Pool
+from cnnkit.data.learning import TrainValImages
+from cnnkit.data.preprocess import with_size
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.nets import notation
-from cnnkit.train import ending
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Report, Result, Running, Skip, no_report, writable
-
-#: Keras' side in the textbook's chapter, in pixels.
-SIZE = 150
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Design:
-    """The network to be trained: `layers`, the whole of it by notation, or `arch`, a network's name, with a `head` of its own."""
-
-    layers: str | None = None
-    arch: str | None = None
-    head: str = ""
-    size: int | None = None
-    fit: Fit | None = None
-    grey: bool = False
-    normalize: Normalize = Normalize.STANDARD
-    init: Initializer | None = None
+from cnnkit.formats.header import Backbone, Header, Kind, Preprocess, made_by
+from cnnkit.nets import backbones, build, catalogue, classifier, notation
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import dataset, distributed, loop
+from cnnkit.train.config import SIZE, ImageTrainConfig, NetworkConfig, RunConfig, warn_without_val
+from cnnkit.train.dataset import PixelStatistics
+from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 
 
-def train(
-    material: Material,
-    output: str | Path,
+def train_from_scratch(
+    data: TrainValImages,
+    output: Path,
     *,
-    design: Design,
-    recipe: Recipe | None = None,
-    running: Running | None = None,
-    skip: Skip,
-    report: Report = no_report,
-    progress: Progress = no_progress,
-) -> Result:
-    """Train, and write the model to FILE.pt and its history to FILE.csv.
+    network: NetworkConfig,
+    train: ImageTrainConfig,
+    run: RunConfig,
+    callbacks: Callbacks,
+) -> TrainResult:
+    """Train, and write the model to FILE.pt and its history to FILE.csv. All settings are checked.
 
     Args:
-        material: Pictures for training and validation.
+        data: Images for training and validation.
         output: The `.pt`.
-        design: Which network.
-        recipe: How.
-        running: Where.
-        skip: Called for every picture that cannot be used.
-        report: Called with every epoch as it is done.
-        progress: Called as pictures go by.
+        network: Which network.
+        train: How.
+        run: Where.
+        callbacks: Progress, skipped images, and every epoch as it is done.
 
     Raises:
-        UsageError: Options contradict each other, or a notation is wrong.
-        CnnkitError: As `run.run`.
+        UsageError: The network does not take images of this size, or does not train on these devices.
+        CnnkitError: As `Trainer.run`.
     """
-    output = writable(output)
-    recipe = (recipe or Recipe()).checked(classes=len(material.classes), validated=bool(material.val))
-    design = _checked(design, recipe.loss, classes=len(material.classes))
-    devices.parse((running or Running()).device)
-
-    from cnnkit.train import scratch_training
-
-    return scratch_training.train(
-        material, output, design, recipe, running or Running(), skip=skip, report=report, progress=progress
-    )
-
-
-def _checked(design: Design, loss: Loss, *, classes: int) -> Design:
-    if (design.layers is None) == (design.arch is None):
-        raise UsageError("give either --layers NOTATION or --arch NAME")
-    measured = design.normalize in (Normalize.CENTER, Normalize.STANDARD)
-    if design.fit is Fit.PAD and measured:
-        raise UsageError(
-            f"--fit pad fills with the mean colour, which --normalize {design.normalize} measures only afterwards; "
-            "use --normalize imagenet, scale or maxabs"
+    warn_without_val(has_val=bool(data.val))
+    with distributed.joined(devices.parse(run.device)) as (world, device):
+        loop.choose_precision(train.amp, device)  # what cannot be had is said before images are read
+        prepare = _prepare(network)
+        backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
+        world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
+        context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
+        train_set, val_set = dataset.load_train_val(
+            data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
         )
-    if design.arch is not None:
-        if design.grey:
-            raise UsageError(
-                "--grey goes with --layers: a network by name takes three channels, and grey pictures as well"
-            )
-        head = ending.whole_head(design.head, loss=loss, classes=classes, spatial=False)
-        return dataclasses.replace(design, head=head)
-    if design.head:
-        raise UsageError("--head goes with --arch; --layers holds the whole network")
-    layers = ", ".join(layer.text for layer in notation.parse(design.layers or ""))
-    base, head = ending.divide(
-        layers, loss=loss, classes=classes, size=design.size or SIZE, channels=1 if design.grey else 3
-    )
-    return dataclasses.replace(design, layers=base, head=head)
+        assert train_set.statistics is not None
+        preprocess = _normalized(prepare, network.normalize, train_set.statistics)
+        whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool)
+        header = Header(
+            kind=Kind.MODEL,
+            classes=data.classes,
+            preprocess=preprocess,
+            backbone=backbone,
+            head=network.head,
+            training={
+                "command": "cnn-train",
+                "rows": len(train_set.targets),
+                "normalize": network.normalize.value,
+                "init": network.init.value if network.init else None,
+                **train.described(),
+            },
+            made_by=made_by("torch", "torchvision"),
+        )
+        task = Task(whole, whole, train_set, val_set, header, dataset.content_hash(train_set, val_set))
+        return Trainer(task, train, context).run()
+
+
+def _prepare(network: NetworkConfig) -> Preprocess:
+    """Say how pictures become squares; mean and deviation follow once they are measured."""
+    if network.arch is None:
+        size = network.size or SIZE
+        plain = Preprocess(fit=network.fit or Fit.SQUASH, resize=size, size=size, grey=network.grey)
+    else:
+        plain = with_size(catalogue.preprocess_of(network.arch), size=network.size, fit=network.fit)
+    if network.normalize is Normalize.IMAGENET:
+        return replace(plain, mean=Preprocess().mean, std=Preprocess().std)
+    return replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def _normalized(prepare: Preprocess, normalize: Normalize, measured: PixelStatistics) -> Preprocess:
+    """Put the measured mean and deviation in; a channel that never changes is left as it is, as scikit-learn leaves it."""
+    nothing, whole = (0.0,) * 3, (1.0,) * 3
+    mean, std = {
+        Normalize.CENTER: (measured.mean, whole),
+        Normalize.STANDARD: (measured.mean, measured.deviation),
+        Normalize.MAXABS: (nothing, measured.largest),
+    }.get(normalize, (prepare.mean, prepare.std))
+    return replace(prepare, mean=mean, std=tuple(value or 1.0 for value in std))
+
+
+def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tuple[nn.Module, build.Network, Backbone]:
+    """Build base and head with their random weights, all from one seed.
+
+    Raises:
+        UsageError: The network does not take pictures of this size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if network.arch is not None:
+        base, backbone = backbones.untrained(network.arch, size=preprocess.size, seed=seed)
+        if network.init is not None:
+            build.initialise(base, network.init, generator=generator)
+    else:
+        layers = notation.parse(network.layers or "")
+        name = layers[-1].name
+        backbone = Backbone(backbones.BY_NOTATION, layer=name, pool=Pool.NONE, notation=network.layers)
+        base = backbones.skeleton(backbone, size=preprocess.size, grey=network.grey)
+        build.initialise(base, network.init or Initializer.GLOROT, generator=generator)
+    extractor = classifier.Extractor(base.eval(), preprocess=preprocess, pool=backbone.pool)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
+            shape = classifier.feature_shape(extractor, preprocess)
+    except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network's layers raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{network.arch} does not take pictures of {preprocess.size} pixels ({reason}); say --size"
+        ) from error
+    head = classifier.build_head(network.head, shape)
+    build.initialise(head, network.init or Initializer.GLOROT, generator=generator)
+    return base, head, backbone

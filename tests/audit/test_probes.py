@@ -95,6 +95,7 @@ def test_a_set_without_leaks_has_a_significant_probe_as_often_as_promised(monkey
         assert sum(value <= level for value in values) <= binom.ppf(0.9999, len(values), level)
 
 
+@pytest.mark.slow
 def test_trees_on_clean_sets_do_not_fire_more_often_than_promised():
     """The real ones, on numbers, words and what is not known for all, in classes of unlike size."""
     fired = 0

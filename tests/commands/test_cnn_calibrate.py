@@ -29,9 +29,9 @@ def content(head="dense 3", kind="whole"):
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
     network = classifier.Classifier(base, made, preprocess=PREPROCESS, pool=Pool.AVG).eval()
     module = (
-        export.HeadAnswers(network.head)
+        export.HeadOutputs(network.head)
         if kind == "head"
-        else export.Answers(network, normalised=kind == "float", half=kind == "half")
+        else export.ClassifierOutputs(network, normalised=kind == "float", half=kind == "half")
     )
     shape, dtype = {"head": ((6,), np.float32), "float": ((3, 16, 16), np.float32)}.get(kind, ((16, 16, 3), np.uint8))
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
@@ -39,7 +39,7 @@ def content(head="dense 3", kind="whole"):
         module.eval(), example, inputs="features" if kind == "head" else "images", outputs=module.names
     )
     header = Header(Kind.ONNX, CLASSES[head], PREPROCESS, backbone, head, training={"seed": 0})
-    return export.finished(proto, header)
+    return export.checked_bytes(proto, header)
 
 
 def predict(run, model, source="photos", *words):

@@ -202,11 +202,13 @@ def test_what_cannot_be_drawn_is_one_line(run, here, words, status, message):
     assert sorted(os.listdir()) == before
 
 
-@pytest.mark.parametrize("words", [[], ["--plot"]])
-def test_it_loads_no_more_than_it_needs(here, words):
-    """Rows and the drawing in the terminal cost neither numpy nor matplotlib."""
+@pytest.mark.parametrize(("words", "drawing"), [([], False), (["--plot"], True)])
+def test_it_loads_no_more_than_it_needs(here, words, drawing):
+    """Rows and the drawing in the terminal cost neither numpy nor matplotlib; rows do without plotext, which loads Pillow."""
     program = "import sys; from cnnkit_tools.cnn_curves import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program, "alone.csv", *words], capture_output=True, check=True)
     loaded = set(done.stderr.decode().split())
     assert "cnnkit.explain.curves" in loaded
-    assert not loaded & {"torch", "onnxruntime", "numpy", "matplotlib", "PIL"}
+    assert not loaded & {"torch", "onnxruntime", "numpy", "matplotlib"}
+    assert ("plotext" in loaded) == drawing
+    assert drawing or "PIL" not in loaded

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from cnnkit.formats import onnx_model
@@ -202,6 +201,21 @@ def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
     assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
 
 
+@pytest.mark.parametrize("mode", [["--worst", "3"], ["--coverage"]], ids=lambda words: words[0])
+def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mode):
+    """What prints rows in place of the measures ignores no option: the figures are those of a run without, and a gate fails."""
+    predictions = write(*draw(CLASSES))
+    figures = ["--confusion", "c.png", "--reliability", "r.png"]
+    run("cnn-eval", *figures, stdin=predictions)
+    expected = [Path(name).read_bytes() for name in ("c.png", "r.png")]
+    for name in ("c.png", "r.png"):
+        Path(name).unlink()
+    rows = run("cnn-eval", *mode, stdin=predictions).out
+    outcome = run("cnn-eval", *mode, *figures, "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
+    assert outcome.out == rows
+    assert [Path(name).read_bytes() for name in ("c.png", "r.png")] == expected
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -219,13 +233,14 @@ def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
         (["-", "-", "--folds"], "standard input (-) can be read once"),
         (
             ["a.tsv", "b.tsv"],
-            "2 files of predictions: --folds measures each as a fold, --compare two against each other",
+            "2 files of predictions: --folds measures each as a fold, cnn-compare two against each other",
         ),
-        (["--compare", "a.tsv"], "--compare takes two files of predictions, found 1"),
-        (["--compare", "a.tsv", "b.tsv", "--fail-under", "accuracy=0.9"], "--compare tells two models apart"),
-        (["--compare", "a.tsv", "b.tsv", "--confusion", "c.png"], "--confusion draws one set of predictions"),
+        (["--compare", "a.tsv", "b.tsv"], "--compare is now a command of its own: cnn-compare A B\n"),
+        (["--folds", "a.tsv", "b.tsv", "--confusion", "c.png"], "--confusion draws one set of predictions"),
         (["--folds", "a.tsv", "b.tsv", "--reliability", "c.png"], "--reliability draws one set of predictions"),
         (["--folds", "--worst", "3"], "--worst and --folds exclude each other"),
+        (["--coverage", "--worst", "3"], "--worst and --coverage exclude each other"),
+        (["--coverage", "--folds"], "--folds and --coverage exclude each other"),
         (["--folds"], "needs a manifest that names each picture's fold in its column split"),
         (["--folds", "a.tsv", "a.tsv"], "given twice"),
         (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
@@ -442,68 +457,6 @@ def test_folds_stand_in_the_order_of_their_numbers(run, folder):
     (folder / "folds.tsv").write_text("path\tlabel\tsplit\n" + "\n".join(rows) + "\n")
     found = run("cnn-eval", "--folds", "--truth", "folds.tsv", stdin=write(truth, probabilities)).rows
     assert [row["fold"] for row in found][:11] == [f"fold{fold}" for fold in range(11)]
-
-
-# ---------------------------------------------------------------- two models
-
-
-def test_two_models_are_compared_picture_by_picture(run, folder):
-    """Counts, difference and p-value are those of the answers themselves, whatever the order of the rows."""
-    truth, one = draw(CLASSES)
-    _, other = draw(CLASSES, seed=1)
-    (folder / "a.tsv").write_text(write(truth, one, top=1))
-    header, *lines = write(truth, other).splitlines()
-    (folder / "b.tsv").write_text("\n".join([header, *lines[::-1]]) + "\n")
-    found = json.loads(run("cnn-eval", "--compare", "a.tsv", "b.tsv", "--json").out)
-    right, theirs = one.argmax(axis=1) == truth, other.argmax(axis=1) == truth
-    assert (found["n"], found["both"], found["neither"]) == (90, (right & theirs).sum(), (~right & ~theirs).sum())
-    assert (found["only_a"], found["only_b"]) == ((right & ~theirs).sum(), (~right & theirs).sum())
-    assert (found["accuracy_a"], found["accuracy_b"]) == (pytest.approx(right.mean()), pytest.approx(theirs.mean()))
-    assert found["difference"] == pytest.approx(theirs.mean() - right.mean())
-    discordant = found["only_a"] + found["only_b"]
-    assert found["p_value"] == pytest.approx(binomtest(found["only_b"], discordant, 0.5).pvalue)
-
-
-def test_who_is_better_is_said_in_words(run, folder):
-    """With the interval from the side of the better one; or that neither is shown to be. Answers withheld are wrong."""
-    good = "".join(f"cat/{index}.jpg\tcat\n" for index in range(20))
-    (folder / "a.tsv").write_text("path\tlabel\n" + good)
-    (folder / "b.tsv").write_text("path\tlabel\n" + good.replace("\tcat", "\t?", 8))
-    outcome = run("cnn-eval", "--compare", "a.tsv", "b.tsv")
-    assert outcome.err.startswith("cnn-eval: a.tsv is better by 40.0 points, 95 % interval ")
-    assert outcome.rows[0]["difference"] == "-0.4"
-    assert run("cnn-eval", "--compare", "b.tsv", "a.tsv").err == outcome.err
-    (folder / "b.tsv").write_text("path\tlabel\n" + good.replace("\tcat", "\t?", 2))
-    words = run("cnn-eval", "--compare", "a.tsv", "b.tsv").err
-    assert words.startswith("cnn-eval: neither is shown to be better: a.tsv is ahead by 10.0 points")
-    assert words.endswith("p = 0.5\n")
-    assert "neither is shown to be better: 0.0 points" in run("cnn-eval", "--compare", "a.tsv", "a.tsv").err
-
-
-def test_models_are_compared_on_the_same_pictures(run, folder):
-    """A picture that one side lacks is named, with the side."""
-    truth, probabilities = draw(CLASSES)
-    (folder / "a.tsv").write_text(write(truth, probabilities))
-    (folder / "b.tsv").write_text(write(truth[:-2], probabilities[:-2]))
-    for words in (["a.tsv", "b.tsv"], ["b.tsv", "a.tsv"]):
-        outcome = run("cnn-eval", "--compare", *words, status=1)
-        assert outcome.err == (
-            "cnn-eval: b.tsv lacks photos/rose/test-88.jpg and 1 more pictures that a.tsv has; two models are compared on the same "
-            "pictures\n"
-        )
-        assert outcome.out == ""
-
-
-def test_pictures_of_a_group_are_no_independent_ones(run, folder):
-    """Where the manifest says that pictures belong together the test is too sure, and a warning says so."""
-    (folder / "a.tsv").write_text("path\tlabel\n1.jpg\tcat\n2.jpg\tcat\n3.jpg\tdog\n")
-    (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tx\n3.jpg\tdog\ty\n")
-    assert (
-        "2 of 3 pictures share their group"
-        in run("cnn-eval", "--compare", "a.tsv", "a.tsv", "--truth", "groups.tsv").err
-    )
-    (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tz\n3.jpg\tdog\ty\n")
-    assert "group" not in run("cnn-eval", "--compare", "a.tsv", "a.tsv", "--truth", "groups.tsv").err
 
 
 # ---------------------------------------------------------------- coverage, reliability

@@ -2,20 +2,20 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cnnkit.engine import bases
-from cnnkit.engine.bases import Request
+from cnnkit.engine import onnx_backbone
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import bundle, features, onnx_model
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind
@@ -203,9 +203,9 @@ def test_a_notation_from_a_file(run, here):
 
 def test_torch_instead(run, here):
     """--engine torch gives the same features to 1e-4."""
-    for pool in ("avg", "flatten"):
-        run("cnn-extract", "photos", "-o", "a.npy", *SQUEEZE, "--pool", pool)
-        run("cnn-extract", "photos", "-o", "b.npy", *SQUEEZE, "--pool", pool, "--engine", "torch")
+    for words in (SQUEEZE, (*BASE, "--pool", "flatten")):
+        run("cnn-extract", "photos", "-o", "a.npy", *words)
+        run("cnn-extract", "photos", "-o", "b.npy", *words, "--engine", "torch")
         np.testing.assert_allclose(read("a.npy").values, read("b.npy").values, atol=1e-4)
 
 
@@ -234,7 +234,7 @@ def test_models_of_ours_as_a_base(run, here):
     run("cnn-extract", "photos", "-o", "a.npy", *BASE, "--seed", "3")
     model_file("head.pt")
     run("cnn-extract", "photos", "-o", "b.npy", "--backbone", "head.pt", "--device", "cpu")
-    onnx_model.save("base.onnx", bases.get(Request(layers=TEXT, weights="none", size=20, seed=3)).content)
+    onnx_model.save("base.onnx", onnx_backbone.get(BackboneSpec(layers=TEXT, weights="none", size=20, seed=3)).content)
     run("cnn-extract", "photos", "-o", "c.npy", "--backbone", "base.onnx", "--device", "cpu")
     for other in ("b", "c"):
         np.testing.assert_allclose(read("a.npy").values, read(f"{other}.npy").values, atol=1e-5)
@@ -394,21 +394,29 @@ def many(here):
     ]
 
 
-def stop(words, output, number):
+@pytest.fixture
+def stop(commands, wait_for):
     """Start the command and send it a signal when some rows are on the disk."""
-    command = [Path(sys.executable).parent / "cnn-extract", *words, "-o", output]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    part, deadline = Path(f"{output}.part"), time.monotonic() + 120
-    while not (part.exists() and part.stat().st_size > 32 * 4 * 50) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert out == ""
-    return process.returncode, err
+
+    def start(words, output, number):
+        command = [commands / "cnn-extract", *words, "-o", output]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        unfinished = Path(f"{output}.part")
+
+        def has_rows():
+            assert process.poll() is None, process.stderr.read()
+            return unfinished.exists() and unfinished.stat().st_size > 32 * 4 * 50
+
+        wait_for(has_rows, timeout=120)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert out == ""
+        return process.returncode, err
+
+    return start
 
 
-def test_killed_and_resumed(run, many, here):
+def test_killed_and_resumed(run, stop, many, here):
     """Killed without warning in the middle, then resumed: only the missing rows are computed, and every byte is as if undisturbed."""
     run("cnn-extract", *many, "-o", "whole.npy")
     status, _ = stop(many, "x.npy", signal.SIGKILL)
@@ -427,8 +435,10 @@ def test_killed_and_resumed(run, many, here):
     assert "x.npy is complete; nothing to do" in again.err
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_says_what_is_kept(run, many, here, number, status):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_interrupted_says_what_is_kept(run, stop, many, here, number, status):
     """Ctrl-C and a batch system's SIGTERM end it at once; it says how many rows are kept and how to go on."""
     returned, err = stop(many, "x.npy", number)
     assert returned == status
@@ -438,7 +448,7 @@ def test_interrupted_says_what_is_kept(run, many, here, number, status):
     assert int(outcome.rows[0]["resumed"]) > 0
 
 
-def test_resume_with_other_settings_is_refused(run, many, here):
+def test_resume_with_other_settings_is_refused(run, stop, many, here):
     """Resuming with another base, batch or dtype is refused with both values; without --resume it begins anew."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
@@ -530,9 +540,9 @@ def test_bench(run, here):
     assert os.listdir() == ["photos"]
 
 
-def test_a_bar_for_people_alone(run, terminal, here, many):
+def test_a_bar_for_people_alone(run, terminal, commands, here, many):
     """On a terminal a bar with rate and time left is drawn on stderr; in a pipe there is none of it."""
-    command = Path(sys.executable).parent / "cnn-extract"
+    command = commands / "cnn-extract"
     seen = terminal(command, *many, "-o", "x.npy", on=("stderr",), cwd=here)
     assert seen.status == 0
     assert "extracting" in seen.out
@@ -599,6 +609,82 @@ def test_statistics_of_what_is_a_usage_error(run, here, words, message):
     assert message in run("cnn-extract", *words, "--stats", status=2).err
 
 
+# ---------------------------------------------------------------- options that a mode would ignore
+
+#: Each with a value that is not its default.
+EVERY_OPTION = {
+    "--output": "y.npy",
+    "--backbone": "vgg16",
+    "--layers": "gap",
+    "--weights": "none",
+    "--layer": "conv1",
+    "--pool": "max",
+    "--size": "16",
+    "--resize": "20",
+    "--fit": "pad",
+    "--dtype": "float16",
+    "--engine": "torch",
+    "--views": "2",
+    "--augment": "hflip",
+    "--resume": None,
+    "--bench": None,
+    "--stats": None,
+    "--split": "train",
+    "--null": None,
+    "--device": "cpu",
+    "--batch": "4",
+    "--jobs": "2",
+    "--seed": "3",
+    "--errors": "errors.tsv",
+    "--json": None,
+}
+#: What measuring the speed takes into account: the backbone, what runs it, and which images.
+USED_BY_BENCH = {
+    *(
+        "--bench",
+        "--json",
+        "--backbone",
+        "--layers",
+        "--weights",
+        "--layer",
+        "--pool",
+        "--size",
+        "--resize",
+        "--fit",
+        "--seed",
+    ),
+    *("--engine", "--device", "--batch", "--jobs", "--split", "--null"),
+}
+USED_BY_STATS = {"--stats", "--json"}
+
+
+def test_every_option_is_looked_at_here(run):
+    """A new option belongs in the table above: the modes use it or refuse it."""
+    listed = set(
+        re.findall(r"(?<![\w-])--[a-z][a-z-]+(?=[ ,])", run("cnn-extract", "--help").out.partition("Examples:")[0])
+    )
+    ours = {"--help", "--version", "--quiet", "--install-completion", "--show-completion"}
+    assert listed - ours == set(EVERY_OPTION)
+
+
+@pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_STATS))
+def test_statistics_of_features_refuse_every_other_option(run, here, option):
+    """Exit 2 and one line that names the option."""
+    words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
+    outcome = run("cnn-extract", "x.npy", "--stats", *words, status=2)
+    name = {"--output": "-o"}.get(option, option)
+    assert outcome.err == f"cnn-extract: --stats of features that exist extracts nothing; drop {name}\n"
+
+
+@pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_BENCH))
+def test_bench_refuses_options_of_what_is_written(run, here, option):
+    """Exit 2 and one line that names the option."""
+    words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
+    outcome = run("cnn-extract", "photos", "--bench", *words, status=2)
+    name = {"--output": "-o"}.get(option, option)
+    assert outcome.err == f"cnn-extract: --bench writes nothing; drop {name}\n"
+
+
 # ---------------------------------------------------------------- a GPU, and photographs
 
 
@@ -612,6 +698,7 @@ def test_the_gpu_gives_the_same(run, here):
     assert outcome.status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_the_readme(run, photos, here):
     """The road's own command on real photographs: 1,280 features each, of which a nearest centroid already tells cats from dogs."""

@@ -1,4 +1,4 @@
-"""cnn-filters as it is run: patterns that their filters answer to, kernels, dreams, and every mistake one line."""
+"""cnn-filters as it is run: patterns that their filters answer to, kernels, and every mistake one line."""
 
 import json
 import os
@@ -291,48 +291,6 @@ def test_kernels_by_hand(run, here, grey):
     assert some == [records[3], records[1]]
 
 
-# ---------------------------------------------------------------- dreams
-
-
-@pytest.fixture
-def sky(here):
-    """A picture, sky.png, of 60x44."""
-    generator = np.random.default_rng(5)
-    pixels = np.linspace(60, 200, 60)[None, :, None] + generator.normal(0, 8, (44, 60, 3))
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save("sky.png")
-
-
-@pytest.mark.parametrize("octaves", [1, 3])
-@pytest.mark.parametrize("chosen", [None, "0,5"])
-def test_a_dream(run, sky, octaves, chosen):
-    """A dream has the picture's size; what the chosen filters answer to it, squared, is as recorded, and more than before."""
-    words = ("--layer", "pool1", "--dream", "sky.png", "--octaves", octaves, "--steps", "6")
-    (record,) = filters(run, *words, *(("--filters", chosen) if chosen else ()))
-    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "44x60")
-    dreamt = pixels("f.png")
-    assert dreamt.shape == (44, 60, 3)
-    loaded = bundle.load("m.pt")
-    network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
-    squares = []
-    for image in (pixels("sky.png"), dreamt):
-        with torch.no_grad():
-            found = network.normalise(torch.tensor(image)[None])
-            for module in (network.base.conv1, network.base.conv1_relu, network.base.pool1):
-                found = module(found)
-        squares.append(float((found if chosen is None else found[:, [0, 5]]).square().mean()))
-    assert [record["start"], record["activation"]] == pytest.approx(squares, rel=1e-2)
-    assert squares[1] > 1.5 * squares[0]
-
-
-def test_the_size_of_a_dream(run, sky):
-    """--size is the longer side; a larger picture is brought to 512 at most."""
-    words = ("--layer", "conv1", "--dream", "sky.png", "--octaves", "1", "--steps", "1")
-    assert filters(run, *words, "--size", "30")[0]["size"] == "22x30"
-    assert pixels("f.png").shape == (22, 30, 3)
-    Image.fromarray(pixels("sky.png")).resize((600, 440)).save("sky.png")
-    assert filters(run, *words)[0]["size"] == "375x512"
-
-
 # ---------------------------------------------------------------- words that do not fit
 
 
@@ -343,17 +301,17 @@ def test_the_size_of_a_dream(run, sky):
         (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1 or conv2?'),
         (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: bn1 has 8, numbered 0 to 7"),
         (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
-        (("m.pt", "-o", "f.png", "--kernels", "--dream", "sky.png"), 2, "--kernels draws weights and --dream a picture"),
-        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "9", "--layer", "bn1"), 2, "pictures of 3x4 are too small"),
+        (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch means nothing to --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--blur", "1"), 2, "--blur means nothing to --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
         (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),
         (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
-        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
-        (("m.pt", "-o", "f.png", "--dream", "none.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip
-def test_wrong_words(run, sky, words, status, line):
+def test_wrong_words(run, here, words, status, line):
     """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
     there = sorted(os.listdir())
     outcome = run("cnn-filters", *words, *CPU, status=status)
@@ -363,11 +321,13 @@ def test_wrong_words(run, sky, words, status, line):
     assert sorted(os.listdir()) == there
 
 
-@pytest.mark.parametrize("mode", [(), ("--kernels",), ("--dream", "sky.png")])
+@pytest.mark.parametrize("mode", [(), ("--kernels",)])
 @pytest.mark.parametrize("output", ["f.jpg", "nowhere/f.png"])
-def test_where_nothing_can_be_written(run, sky, monkeypatch, mode, output):
+def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
     """A name that is not .png, or lies in no folder, is refused before the network is loaded."""
-    monkeypatch.setattr("cnnkit.explain.opening.network", lambda *_, **__: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(
+        "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
+    )
     outcome = run("cnn-filters", "m.pt", "-o", output, *mode, *CPU, status=None)
     assert outcome.status in (1, 2)
     assert outcome.err.count("\n") == 1
@@ -377,6 +337,7 @@ def test_where_nothing_can_be_written(run, sky, monkeypatch, mode, output):
 # ---------------------------------------------------------------- a real network
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_filters_of_a_real_network(run, photos, here):
     """In SqueezeNet each of eight patterns is its own filter's most, and outdoes the noise it came from; unblurred, any noise."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,20 @@ TEXT = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 FAST = ("--device", "cpu", "--epochs", "2")
 
 
+@pytest.fixture(scope="module")
+def trained(made):
+    """A folder with photos/train, photos/val and net.pt, trained on them by cnn-train."""
+    return made(
+        ("cnn-train", "photos", "-o", "net.pt", "--layers", TEXT, "--size", "16", *FAST),
+        photos={"train": {"red": 10, "blue": 10}, "val": {"red": 5, "blue": 5}},
+    )
+
+
 @pytest.fixture
-def here(run, tmp_path, monkeypatch, pictures):
-    """A working folder with photos/train, photos/val and net.pt, trained on them by cnn-train."""
-    pictures("photos/train", red=10, blue=10)
-    pictures("photos/val", red=5, blue=5)
+def here(trained, tmp_path, monkeypatch):
+    """Work in a copy of that folder."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    run("cnn-train", "photos", "-o", "net.pt", "--layers", TEXT, "--size", "16", *FAST)
     return tmp_path
 
 
@@ -69,6 +77,7 @@ def test_a_fold_is_held_out(run, here):
     assert "folds.tsv: no part fold2 to hold out; it has fold0, fold1, test" in refused.err
 
 
+@pytest.mark.slow
 def test_two_processes_tune_what_one_does(run, here, shell, agree):
     """Within rounding; the warm-up, which every process does alone, too, whose batch norm then must not look at the others."""
     net = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap, dense 6 bn relu"
@@ -111,7 +120,14 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
         torch.testing.assert_close(other.state[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "unfreeze", "first"), [("mobilenet_v2", "features.17", 17), ("vgg11", "block5", 16)])
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "first"),
+    [
+        ("squeezenet1_1", "features.12", 12),
+        pytest.param("mobilenet_v2", "features.17", 17, marks=pytest.mark.slow),  # with batch norms that are frozen
+        pytest.param("vgg11", "block5", 16, marks=pytest.mark.slow),
+    ],
+)
 def test_networks_by_name(run, here, name, unfreeze, first):
     """With a fresh head that is warmed up: torchvision's names, Keras' blocks of a VGG; nothing below them moves."""
     words = ("--backbone", name, "--weights", "none", "--size", "32", "--head", "dense 4 bn relu", "--warmup-head", "1")
@@ -161,7 +177,7 @@ WRONG = [
     (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),
     (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is to train and to validate"),
     (
-        ("photos", "-o", "x.pt", "--backbone", "vgg11", "--unfreeze", "1", "--weights", "none"),
+        ("photos", "-o", "x.pt", "--backbone", "squeezenet1_1", "--unfreeze", "1", "--weights", "none"),
         2,
         "--warmup-head 5, or alone",
     ),

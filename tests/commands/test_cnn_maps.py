@@ -351,6 +351,7 @@ def test_an_exported_network_needs_no_torch(here):
 # ---------------------------------------------------------------- the book's three observations
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
     """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""

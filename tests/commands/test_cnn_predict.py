@@ -49,23 +49,23 @@ def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
-        module, shape, dtype = export.HeadAnswers(made.head), (12,), np.float32
+        module, shape, dtype = export.HeadOutputs(made.head), (12,), np.float32
     elif kind == "float":
-        module, shape, dtype = export.Answers(made, normalised=True), (3, size, size), np.float32
+        module, shape, dtype = export.ClassifierOutputs(made, normalised=True), (3, size, size), np.float32
     elif kind == "any":
-        module, shape, dtype = export.Answers(made), (size + 9, size, 3), np.uint8
+        module, shape, dtype = export.ClassifierOutputs(made), (size + 9, size, 3), np.uint8
     else:
-        module, shape, dtype = export.Answers(made), (size, size, 3), np.uint8
+        module, shape, dtype = export.ClassifierOutputs(made), (size, size, 3), np.uint8
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
     proto = export.to_onnx(
         module.eval(),
         example,
         inputs="features" if kind == "head" else "images",
         outputs=module.names,
-        free=export.BATCH | ({1: "height", 2: "width"} if kind == "any" else {}),
+        free=export.BATCH_AXIS | ({1: "height", 2: "width"} if kind == "any" else {}),
     )
     header = Header(kind=Kind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
-    return export.finished(proto, header)
+    return export.checked_bytes(proto, header)
 
 
 @pytest.fixture
@@ -472,6 +472,10 @@ def test_features_have_no_views(run, model, kept):
         assert "x.npy holds features, of which there are no other views; drop --tta or --crops" in refused
     refused = run("cnn-predict", "-m", head, kept, "--size", "native", status=2).err
     assert "head.onnx is a head and takes features; --size is for networks of pictures" in refused
+    for words in (("--jobs", 2), ("--null",), ("--seed", 3)):
+        refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
+        assert words[0] in refused
+        assert refused.count("\n") == 1
 
 
 # ---------------------------------------------------------------- any size
@@ -781,10 +785,10 @@ def mobilenet(folder):
     made = classifiers.Classifier(
         base, nn.Sequential(torchs.classifier[1]), preprocess=preprocess, pool=Pool.AVG
     ).eval()
-    answers = export.Answers(made)
+    answers = export.ClassifierOutputs(made)
     example = torch.from_numpy(export.random_inputs((224, 224, 3), np.dtype(np.uint8), batch=2))
     proto = export.to_onnx(answers, example, inputs="images", outputs=answers.names)
-    return torchs, export.finished(proto, header)
+    return torchs, export.checked_bytes(proto, header)
 
 
 @pytest.mark.photos
@@ -804,6 +808,7 @@ def test_the_elephants_are_african(run, photos, tmp_path):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_every_format_agree_with_torch(run, photos, tmp_path):
     """JPEG, PNG, BMP and JFIF of any size: all 1,000 probabilities of each, to 1e-5."""

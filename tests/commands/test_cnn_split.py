@@ -360,6 +360,7 @@ def test_a_plain_split_imports_nothing_heavy(photos_here):
     assert len(done.stdout.splitlines()) == 21
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_the_road_on_photographs(run, photos, monkeypatch, tmp_path):
     """The issue's own line: 1000, 500 and 500 of each class; the only lookalikes are two real pairs."""
@@ -370,6 +371,7 @@ def test_the_road_on_photographs(run, photos, monkeypatch, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_lookalikes_among_photographs(run, photos, monkeypatch):
     """Among 1,022 flowers one pair; they stay together, and the shares are still exact."""

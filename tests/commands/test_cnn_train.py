@@ -7,8 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +122,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("normalize", CASES)
+@pytest.mark.parametrize(
+    "normalize",
+    ["standard", "maxabs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("center", "scale", "imagenet"))],
+)
 def test_what_training_reports_is_what_prediction_gives(run, here, pictures, normalize):
     """The history's best accuracy is that of cnn-export, cnn-predict and cnn-eval; probabilities are torch's to 1e-4."""
     for label in ("red", "blue"):  # so that not everything is right: some that look like the other class
@@ -199,7 +200,7 @@ def test_patience_and_monitor_choose_the_end_and_the_best(run, here):
         assert "no better epoch since 1; stopped" in outcome.err
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "timm:resnet10t"])
+@pytest.mark.parametrize("arch", [pytest.param("resnet18", marks=pytest.mark.slow), "timm:resnet10t"])
 def test_a_network_by_name_is_whole_and_learns(run, here, arch):
     """At 32 pixels too: all of its blocks, its own initial values, a head of its own; it predicts what it reported."""
     if arch.startswith("timm:"):
@@ -218,46 +219,38 @@ def test_a_network_by_name_is_whole_and_learns(run, here, arch):
 # ---------------------------------------------------------------- being stopped, and going on
 
 
-def start(*words, env=None, **others):
-    program = [Path(sys.executable).parent / "cnn-train", "photos", "-o", "m.pt", *FAST, *words]
-    return subprocess.Popen(
-        program,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        **others,
-    )
-
-
-def wait_for_rows(count, process):
-    """Return when the history has so many rows; the rest of the training is to come."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if Path("m.csv").exists() and len(Path("m.csv").read_text().splitlines()) > count:
-            return
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.005)
-    raise AssertionError("no progress")
+def has_rows(count, process):
+    """Whether the history has so many rows; the rest of the training is to come."""
+    assert process.poll() is None, process.stderr.read().decode()
+    return Path("m.csv").exists() and len(Path("m.csv").read_text().splitlines()) > count
 
 
 @pytest.mark.parametrize(
     ("number", "words", "layers"),
     [
         (signal.SIGKILL, MOVING, NET),
-        (signal.SIGTERM, ("--schedule", "plateau", "--optimizer", "adam", "--l2", "0.01"), NET),
+        pytest.param(
+            *(signal.SIGTERM, ("--schedule", "plateau", "--optimizer", "adam", "--l2", "0.01"), NET),
+            marks=pytest.mark.slow,
+        ),
         (signal.SIGINT, ("--schedule", "step", "--optimizer", "rmsprop", "--class-weights", "balanced"), NET),
     ],
     ids=["kill", "term", "interrupt"],
 )
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, number, words, layers):
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, commands, wait_for, number, words, layers):
     """The same bytes and the same history; meanwhile a whole checkpoint, no half file, no model, and the exit status of the signal."""
     words = (*words, "--epochs", "40", "--layers", layers)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         train(run, *words, out="whole.pt")
-        process = start(*words)
-        wait_for_rows(2, process)
+        process = subprocess.Popen(
+            [commands / "cnn-train", "photos", "-o", "m.pt", *FAST, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        wait_for(lambda: has_rows(2, process), timeout=120)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         assert process.returncode in {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}[number], err
@@ -287,18 +280,18 @@ class Stop(Exception):
 @pytest.fixture
 def stopped(run, here, monkeypatch):
     """Train until the third epoch is done, and have it end there, as a power cut would."""
-    from cnnkit.train.training import Training
+    from cnnkit.train.trainer import Trainer
 
     def stop(*words):
         with monkeypatch.context() as patch:
-            real = Training.keep
+            real = Trainer.keep
 
             def keep(self, done):
                 real(self, done)
                 if len(done) == 3:
                     raise Stop
 
-            patch.setattr(Training, "keep", keep)
+            patch.setattr(Trainer, "keep", keep)
             with pytest.raises(Stop):
                 train_directly(run, *words)
 
@@ -412,13 +405,13 @@ def test_a_history_on_a_full_disk_is_named(run, here):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatch):
     """The step and the rate are named; -o holds the best epoch before, as a training of that length would have kept it."""
-    from cnnkit.train import schedule
+    from cnnkit.train import optim
 
     train(run, "--epochs", "2", out="two.pt")
-    real = schedule.factor
+    real = optim.lr_factor
     monkeypatch.setattr(
-        schedule,
-        "factor",
+        optim,
+        "lr_factor",
         lambda which, *, step, **others: real(which, step=step, **others) * (1e30 if step > 5 else 1),
     )
     outcome = train(run, status=1)
@@ -531,6 +524,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
 # ---------------------------------------------------------------- several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(run, here, shell, agree):
     """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
     words = (

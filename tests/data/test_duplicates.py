@@ -135,7 +135,10 @@ CHANGES = {
 
 
 @pytest.mark.photos
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(each, marks=[] if each in ("squashed", "mirrored") else pytest.mark.slow) for each in CHANGES],
+)
 def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
     """Thirty photographs and their changed copies make thirty pairs, and no more than pairs."""
     paths = sorted((photos / "dogs-vs-cats/cat").iterdir())[:15] + sorted((photos / "flowers/rose").iterdir())[:15]
@@ -147,6 +150,7 @@ def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
     assert duplicates.alike(looks) == [[2 * number, 2 * number + 1] for number in range(len(paths))]
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_different_photographs_are_not_alike(photos):
     """Among all the flowers the only two that are alike are one photograph, once under a colour filter."""

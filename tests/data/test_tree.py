@@ -156,15 +156,16 @@ def test_labels_that_cannot_be_folders(photos, label):
 @pytest.mark.parametrize("link", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
 def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
     """A full disk at the fourth picture: the folders and files that were made are gone, what was there stays."""
-    place, calls = tree._place, []
+    owner, name = {Link.COPY: (shutil, "copy2"), Link.SYMLINK: (os, "symlink"), Link.HARDLINK: (os, "link")}[link]
+    place, calls = getattr(owner, name), []
 
-    def failing(*words):
+    def failing(*words, **named):
         calls.append(words)
         if len(calls) == 4:
             raise OSError(errno.ENOSPC, "No space left on device", words[1])
-        place(*words)
+        return place(*words, **named)
 
-    monkeypatch.setattr(tree, "_place", failing)
+    monkeypatch.setattr(owner, name, failing)
     (tmp_path / "new").mkdir()
     with pytest.raises(OSError, match="No space"):
         write("new/deep/sets", rows_of(), link)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from cnnkit.choices import ExportInput, Initializer, Pool
-from cnnkit.engine import export, verified
-from cnnkit.engine.export import Answers, HeadAnswers
+from cnnkit.engine import export
+from cnnkit.engine.config import OPSETS, ExportConfig
+from cnnkit.engine.export import ClassifierOutputs, HeadOutputs
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
@@ -52,8 +53,12 @@ def written(tmp_path, made=None, header=None, **options):
     if made is None:
         made, header = network()
     bundle.save(tmp_path / "model.pt", Bundle(header, made.state_dict()))
-    records = verified.export_model(
-        tmp_path / "model.pt", tmp_path / "model.onnx", **{"batch": 4, "device": "cpu", **options}
+    config = {name: options.pop(name) for name in list(options) if name in ExportConfig.__dataclass_fields__}
+    records = export.export_model(
+        tmp_path / "model.pt",
+        tmp_path / "model.onnx",
+        ExportConfig(**{"batch": 4, "device": "cpu", **config}),
+        **options,
     )
     return records, (tmp_path / "model.onnx").read_bytes()
 
@@ -116,7 +121,7 @@ def test_a_sigmoid_gives_two_columns(tmp_path):
 def test_normalised_floats_in(tmp_path):
     """The classic input, (N, 3, H, W): the same answers to pictures that somebody else normalised."""
     made, header = network()
-    _, content = written(tmp_path, made, header, input_kind=ExportInput.FLOAT)
+    _, content = written(tmp_path, made, header, input=ExportInput.FLOAT)
     floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(
         0, 3, 1, 2
     )
@@ -203,7 +208,7 @@ def test_heads_without_class_activation_maps_say_why(tmp_path, head, pool, text,
 def test_half_precision_inside_floats_outside(tmp_path):
     """Weights of base and head are float16, normalisation is not; outputs are float32 and near; the model in memory is as before."""
     made, header = network()
-    records, content = written(tmp_path, made, header, half=True, features=True, cam=True)
+    records, content = written(tmp_path, made, header, fp16=True, features=True, cam=True)
     proto = onnx.load_model_from_string(content)
     kinds = {
         tensor.data_type for tensor in proto.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 3
@@ -213,12 +218,12 @@ def test_half_precision_inside_floats_outside(tmp_path):
     found = answered(content, pixels(7))
     np.testing.assert_allclose(found["probabilities"], in_torch(made, pixels(7))[0], atol=3e-3)
     assert any(record.max_difference > 1e-6 for record in records), "float16 should have cost something"
-    answers = Answers(made, half=True)
+    answers = ClassifierOutputs(made, half=True)
     assert torch.equal(answers.classifier.normalise.scale, made.normalise.scale)
     assert {parameter.dtype for parameter in made.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("opset", [verified.OPSETS[0], verified.OPSETS[1]])
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[1]])
 def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
     """The file says so, and ONNX Runtime computes the same with it."""
     made, header = network()
@@ -234,7 +239,7 @@ def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
 def test_height_and_width_are_free(tmp_path, kind):
     """One graph computes what torch does at sizes that nobody exported with; the axes are named, maps have what comes out of them."""
     made, header = network()
-    records, content = written(tmp_path, made, header, dynamic=True, cam=True, features=True, input_kind=kind)
+    records, content = written(tmp_path, made, header, dynamic_size=True, cam=True, features=True, input=kind)
     assert [(record.source, record.batch) for record in records] == [
         ("random", 1), ("random", 2), ("random", 4), ("random 16x16", 2), ("random 16x11", 2), ("random 13x13", 2),
     ]  # fmt: skip
@@ -264,9 +269,10 @@ def test_height_and_width_are_free(tmp_path, kind):
         assert found["cam"].shape == (3, 3, (height - 3) // 2, (width - 3) // 2)
 
 
+@pytest.mark.slow
 def test_half_precision_at_any_size(tmp_path):
     """float16 goes with it."""
-    records, _ = written(tmp_path, *network(), dynamic=True, half=True)
+    records, _ = written(tmp_path, *network(), dynamic_size=True, fp16=True)
     assert 0 < max(record.max_difference for record in records) < 5e-2
 
 
@@ -291,14 +297,14 @@ def test_half_precision_at_any_size(tmp_path):
 def test_flattened_maps_fix_the_size(tmp_path, words, said):
     """The part that does it is named with the size that it needs; nothing is written, also where another size would go by chance."""
     with pytest.raises(CnnkitError, match=said):
-        written(tmp_path, *network(**words), dynamic=True)
+        written(tmp_path, *network(**words), dynamic_size=True)
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_heads_that_pool_by_themselves(tmp_path):
     """Global pooling may stand in the head."""
     made, header = network("gmp, dense 8 relu, dense 3 softmax", Pool.NONE)
-    _, content = written(tmp_path, made, header, dynamic=True)
+    _, content = written(tmp_path, made, header, dynamic_size=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 25, 14, 3), dtype=np.uint8)
     np.testing.assert_allclose(answered(content, images)["probabilities"], in_torch(made, images)[0], atol=1e-5)
 
@@ -357,7 +363,7 @@ def test_above_the_tolerance_nothing_is_written(tmp_path):
     with pytest.raises(
         CnnkitError, match=r"differ by [\d.e-]+ on random at batch \d, more than --tolerance 1e-07; nothing written"
     ):
-        written(tmp_path, made, header, half=True, tolerance=1e-7)
+        written(tmp_path, made, header, fp16=True, tolerance=1e-7)
     assert (tmp_path / "model.onnx").read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt"]
 
@@ -365,7 +371,7 @@ def test_above_the_tolerance_nothing_is_written(tmp_path):
 @pytest.fixture(scope="module")
 def everything():
     """Everything that can be asked for, in torch and in ONNX Runtime; exporting costs a second or more."""
-    answers = Answers(network()[0], features=True, cam=True).eval()
+    answers = ClassifierOutputs(network()[0], features=True, cam=True).eval()
     proto = export.to_onnx(answers, torch.from_numpy(pixels(2)), inputs="images", outputs=answers.names)
     return answers, Session(proto.SerializeToString(), device="cpu")
 
@@ -417,7 +423,7 @@ def test_an_operator_set_that_is_not_written_is_a_usage_error(tmp_path, opset):
 
 @pytest.mark.parametrize(
     "options",
-    [{"features": True}, {"cam": True}, {"half": True}, {"verify": []}, {"input_kind": ExportInput.FLOAT}],
+    [{"features": True}, {"cam": True}, {"fp16": True}, {"verify": []}, {"input": ExportInput.FLOAT}],
     ids=str,
 )
 def test_a_head_alone_takes_no_options_of_a_whole_network(tmp_path, options):
@@ -440,6 +446,6 @@ def test_a_network_that_fixes_its_batch_is_refused():
 def test_a_heads_answers_are_probabilities_and_logits():
     """In this order, with two columns for one sigmoid."""
     made, _ = network("dense 1 sigmoid")
-    probabilities, logits = HeadAnswers(made.head)(torch.zeros(4, 10))
+    probabilities, logits = HeadOutputs(made.head)(torch.zeros(4, 10))
     assert probabilities.shape == logits.shape == (4, 2)
     torch.testing.assert_close(probabilities, logits.softmax(1))

@@ -33,18 +33,18 @@ def good(files):
     return [picture for index, picture in enumerate(files) if index not in (4, 19)]
 
 
-def means(images):
+def means(batches):
     """A network: the mean of every picture, and its corner."""
+    (images,) = batches
     return [images.reshape(len(images), -1).mean(1, dtype=np.float64)[:, None], images[:, 0, 0]]
 
 
 def collected(files, network=means, **words):
-    shown, answers = [], []
-    for pictures, arrays in runner.run(files, SMALL, network, **{"batch": 4, "skip": lambda *_: None, **words}):
-        shown += pictures
-        answers.append(arrays)
-        assert all(len(array) == len(pictures) for array in arrays)
-    return shown, [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+    """Run; give the usable pictures and their outputs, put together."""
+    results = runner.run(files, [SMALL], network, **{"batch": 4, **words})
+    shown, outputs = zip(*runner.usable(results, lambda *_: None), strict=True)
+    assert all(len(array) == 1 for arrays in outputs for array in arrays)
+    return list(shown), [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7, 18, 64])
@@ -54,7 +54,7 @@ def test_every_picture_once_and_in_order(files, batch, jobs):
     shown, (mean, corner) = collected(files, batch=batch, jobs=jobs)
     assert shown == good(files)
     expected = np.stack([preparing.load(picture.path, SMALL) for picture in shown])
-    np.testing.assert_array_equal(mean, means(expected)[0])
+    np.testing.assert_array_equal(mean, means([expected])[0])
     np.testing.assert_array_equal(corner, expected[:, 0, 0])
 
 
@@ -62,9 +62,10 @@ def test_every_batch_has_the_same_shape(files):
     """The last batch is filled up with black, so that a device sees one shape."""
     seen = []
 
-    def network(images):
+    def network(batches):
+        (images,) = batches
         seen.append((images.shape, images.dtype, int(images[-1].max())))
-        return means(images)
+        return means(batches)
 
     collected(files, network, batch=7)
     assert [shape for shape, _, _ in seen] == [(7, 6, 6, 3)] * 3
@@ -79,53 +80,88 @@ def test_several_preparations_of_one_decoding(files, monkeypatch):
     monkeypatch.setattr(runner.images, "load", lambda path: loaded.append(path) or real(path))
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
 
-    def network(small, large):
-        assert (small.shape, large.shape) == ((4, 6, 6, 3), (4, 9, 9, 3))
-        return [*means(small), *means(large)]
+    def network(batches):
+        assert [images.shape for images in batches] == [(4, 6, 6, 3), (4, 9, 9, 3)]
+        return [output for images in batches for output in means([images])]
 
-    rows = [arrays for _, arrays in runner.run(good(files), ways, network, batch=4)]
-    assert [len(array) for array in rows[-1]] == [2] * 4
+    found = list(runner.run(good(files), ways, network, batch=4))
     assert sorted(loaded) == sorted(picture.path for picture in good(files))
+    for picture, outputs in found:
+        expected = [means([preparing.load(picture.path, way)[None]]) for way in ways]
+        for output, wanted in zip(outputs, [*expected[0], *expected[1]], strict=True):
+            np.testing.assert_array_equal(output, wanted)
+    assert len(found) == 18
 
 
-def test_views_of_several_preparations_stand_side_by_side(files):
-    """Each view is prepared in every way before the next view comes, and a batch of a multiple of them holds whole pictures."""
+class Tripled:
+    """Views of a picture: itself, inverted, and darker."""
 
-    class Doubled:
-        copies = 1
+    copies = 2
 
-        def __call__(self, picture, original, preprocess):
-            square = preparing.prepare(original.image, preprocess)
-            return [square, 255 - square]
+    def __call__(self, picture, original, preprocess):
+        square = preparing.prepare(original.image, preprocess)
+        return [square, 255 - square, square // 2]
 
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 64])
+@pytest.mark.parametrize("begun", [0, 2])
+def test_views_of_an_image_come_together(files, batch, begun):
+    """Each image has the outputs of all its views, in every preparation, also where they do not fit in one batch."""
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
+    results = runner.run(files, ways, lambda batches: batches, batch=batch, views=Tripled(), begun=begun)
     seen = []
-    for shown, answers in runner.run(good(files), ways, lambda *ways: ways, batch=4, views=Doubled()):
-        seen += shown
-        for way, pixels in zip(ways, answers, strict=True):
-            assert len(pixels) == len(shown)
-            for index in range(0, len(shown), 2):
-                assert shown[index] is shown[index + 1]
-                expected = preparing.load(shown[index].path, way)
-                np.testing.assert_array_equal(pixels[index], expected)
-                np.testing.assert_array_equal(pixels[index + 1], 255 - expected)
-    assert seen == [picture for picture in good(files) for _ in range(2)]
+    for picture, outputs in results:
+        seen.append(picture)
+        if isinstance(outputs, BadPicture):
+            continue
+        for way, pixels in zip(ways, outputs, strict=True):
+            square = preparing.load(picture.path, way)
+            expected = [square, 255 - square, square // 2][begun if picture is files[0] else 0 :]
+            np.testing.assert_array_equal(pixels, expected)
+    assert seen == files
 
 
-def test_bad_pictures_are_named_in_their_turn(files):
-    """What cannot be read is reported with its reason; without a way to report, it is an error that names the file."""
-    skipped = []
-    shown, _ = collected(files, skip=lambda path, reason: skipped.append((path, reason)))
-    assert len(shown) == 18
-    assert [path for path, _ in skipped] == [files[4].path, files[19].path]
-    assert skipped[0][1] == "empty file"
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_every_image_comes_with_its_outputs_or_its_error(files, batch):
+    """In the order given; what cannot be read has its reason in its turn."""
+    found = list(runner.run(files, [SMALL], means, batch=batch))
+    assert [picture for picture, _ in found] == files
+    errors = {index: str(outputs) for index, (_, outputs) in enumerate(found) if isinstance(outputs, BadPicture)}
+    assert list(errors) == [4, 19]
+    assert errors[4] == "empty file"
+
+
+def test_bad_images_are_named_in_their_turn(files):
+    """`usable` and `in_batches` name them to whoever asked, and the threads end where that is an error."""
+    events = []
+    results = runner.run(files, [SMALL], means, batch=4)
+    for picture, _ in runner.usable(results, lambda path, reason: events.append((path, reason))):
+        events.append(picture.path)
+    assert [event if isinstance(event, str) else event[0] for event in events] == [picture.path for picture in files]
+    assert events[4] == (files[4].path, "empty file")
+    before = threading.active_count()
     with pytest.raises(BadPicture, match=r"04\.png: empty file"):
-        list(runner.run(files, SMALL, means, batch=4))
+        list(runner.usable(runner.run(files, [SMALL], means, batch=4), runner.raise_bad))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("size", [1, 5, 18, 64])
+def test_outputs_are_put_together_in_batches_of_another_size(files, size):
+    """`in_batches` gives full batches of usable images, the last one apart, with the rows that belong to them."""
+    skipped = []
+    results = runner.run(files, [SMALL], means, batch=4)
+    groups = list(runner.in_batches(results, size, skip=lambda path, _reason: skipped.append(path)))
+    assert [picture for shown, _ in groups for picture in shown] == good(files)
+    assert {len(shown) for shown, _ in groups[:-1]} <= {size}
+    assert skipped == [files[4].path, files[19].path]
+    _, expected = collected(files)
+    for place, output in enumerate(expected):
+        np.testing.assert_array_equal(np.concatenate([outputs[place] for _, outputs in groups]), output)
 
 
 def test_nothing_in_nothing_out():
     """No picture gives no batch, and the network is not called."""
-    assert list(runner.run([], SMALL, None, batch=4)) == []
+    assert list(runner.run([], [SMALL], None, batch=4)) == []
 
 
 def test_progress_counts_every_picture(files):
@@ -149,7 +185,7 @@ def test_a_stream_is_not_read_far_ahead(files):
             taken += 1
             yield good(files)[index % 18]
 
-    batches = runner.run(stream(), SMALL, means, batch=8)
+    batches = runner.run(stream(), [SMALL], means, batch=8)
     next(batches)
     assert taken <= 8 * 3 + 64
     batches.close()
@@ -167,24 +203,24 @@ def test_decoding_goes_on_while_the_network_computes(files):
             decoded.set()
         return [np.zeros((6, 6, 3), np.uint8)]
 
-    def network(images):
+    def network(batches):
         assert decoded.wait(10), "nothing was decoded meanwhile"
-        return means(images)
+        return means(batches)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_load", load)
-        assert len(list(runner.run(good(files), SMALL, network, batch=4))) == 5
+        assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
 def test_the_network_computes_while_answers_are_used(files, wait_for):
     """While somebody uses the answers of one batch, the network has begun with the next."""
     started = []
 
-    def network(images):
+    def network(batches):
         started.append(time.monotonic())
-        return means(images)
+        return means(batches)
 
-    batches = runner.run(good(files), SMALL, network, batch=4)
+    batches = runner.run(good(files), [SMALL], network, batch=4)
     next(batches)
     wait_for(lambda: len(started) >= 2)
     batches.close()
@@ -193,19 +229,19 @@ def test_the_network_computes_while_answers_are_used(files, wait_for):
 def test_errors_of_the_network_come_out(files):
     """What the network raises is raised to the caller, and no thread is left behind."""
 
-    def network(_images):
+    def network(_batches):
         raise RuntimeError("out of memory")
 
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(runner.run(good(files), SMALL, network, batch=4))
+        list(runner.run(good(files), [SMALL], network, batch=4))
     assert threading.active_count() == before
 
 
 def test_stopping_early_leaves_no_thread(files):
     """Whoever stops asking leaves no thread behind."""
     before = threading.active_count()
-    batches = runner.run(good(files), SMALL, means, batch=2)
+    batches = runner.run(good(files), [SMALL], means, batch=2)
     next(batches)
     batches.close()
     assert threading.active_count() == before
@@ -215,9 +251,9 @@ def test_stopping_early_leaves_no_thread(files):
 
 
 def slow(seconds):
-    def network(images):
-        time.sleep(seconds * len(images))
-        return means(images)
+    def network(batches):
+        time.sleep(seconds * len(batches[0]))
+        return means(batches)
 
     return network
 
@@ -227,19 +263,19 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
     monkeypatch.setattr(
         runner, "_load", lambda *_words, **_options: time.sleep(0.01) or [np.zeros((6, 6, 3), np.uint8)]
     )
-    rates = runner.measure(good(files) * 3, SMALL, slow(0.01), batch=4, jobs=1, shared_cores=False)
+    rates = runner.measure(good(files) * 3, [SMALL], slow(0.01), batch=4, jobs=1, shared_cores=False)
     assert rates.pictures == 54
     assert 50 < rates.decode <= 101  # a sleep takes longer on a busy machine, never less
     assert 50 < rates.network <= 101
     assert rates.possible == min(rates.decode, rates.network)
     assert rates.share == pytest.approx(rates.reached / rates.possible)
     assert rates.share > 0.7  # one after the other would be 0.5
-    shared = runner.measure(good(files), SMALL, slow(0.01), batch=4, jobs=1)
+    shared = runner.measure(good(files), [SMALL], slow(0.01), batch=4, jobs=1)
     assert shared.possible == pytest.approx(1 / (1 / shared.decode + 1 / shared.network))
 
 
 def test_rates_count_what_can_be_used(files):
     """Bad pictures are in no rate; without a good one there is nothing to measure."""
-    assert runner.measure(files, SMALL, means, batch=4).pictures == 18
+    assert runner.measure(files, [SMALL], means, batch=4).pictures == 18
     with pytest.raises(CnnkitError, match="none of the first 4 pictures can be used"):
-        runner.measure([files[4], files[19]], SMALL, means, batch=4)
+        runner.measure([files[4], files[19]], [SMALL], means, batch=4)

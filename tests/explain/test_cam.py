@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from cnnkit.choices import CamMethod, Pool
 from cnnkit.data import preprocess as preparing
 from cnnkit.errors import UsageError
-from cnnkit.explain import cam
-from cnnkit.explain.cam import TorchMaps
+from cnnkit.explain.cam import TorchCam
+from cnnkit.explain.cam_methods import METHODS, EigenCam
 from cnnkit.nets import backbones, classifier, layered
 
 THEIRS = {
@@ -65,8 +66,10 @@ def vgg():
     """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
     network, classes = layered.of_name("vgg11", weights="none", seed=3)
     network.resize(replace(network.preprocess, size=64, resize=64))
-    own = torchvision.models.vgg11(weights=None).eval()
-    own.load_state_dict(network.module.state_dict())
+    with torch.device("meta"):  # no random values of its own
+        own = torchvision.models.vgg11(weights=None).eval()
+    own.load_state_dict(network.module.state_dict(), assign=True)
+    own.requires_grad_(False)  # the maps need no gradients of weights, which are a hundred million
     for module in own.modules():
         if isinstance(module, torch.nn.ReLU):
             module.inplace = (
@@ -86,10 +89,10 @@ def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monk
     for name in names:
         layer, target = network.find(name), own.get_submodule(name)
         with loud(network.module.get_submodule("classifier.6"), method), loud(own.classifier[6], method):
-            look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+            look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
             chosen = look.probabilities.argmax(1)
             found = look.maps(chosen)
-            given = network.normalise(torch.from_numpy(pictures))
+            given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
             theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(found, theirs)) > 0.999
 
@@ -101,31 +104,32 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
     with torch.no_grad():
         activations = own.features[:11](network.normalise(torch.from_numpy(pictures)))
     theirs = get_2d_projection(activations.numpy())
-    found = cam.principal(activations).numpy()
+    found = EigenCam(SimpleNamespace(activations=activations)).maps(torch.tensor([0, 1])).numpy()
     for ours, other, strength in zip(found, theirs, activations.sum(1).numpy(), strict=True):
         assert abs(correlation(ours, other)) > 0.99999
         assert correlation(ours, strength) > 0
-    maps = TorchMaps(network, classes, layer=layer, method=CamMethod.EIGENCAM).look(pictures).maps(np.array([0, 1]))
+    maps = TorchCam(network, classes, layer=layer, method=CamMethod.EIGENCAM).forward(pictures).maps(np.array([0, 1]))
     np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 @pytest.mark.parametrize("method", THEIRS)
 def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
     """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
     weights = photos / "weights" / "mobilenet_v2.pth"
     network, classes = layered.of_name("mobilenet_v2", weights=weights)
-    own = torchvision.models.mobilenet_v2(weights=None).eval()
+    own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
     own.load_state_dict(torch.load(weights, weights_only=True))
     names = ["both.png", "dog_cat.jfif", "creative_commons_elephant.jpg"][: 1 if method is CamMethod.SCORECAM else 3]
     pictures = np.stack([preparing.load(photos / "pictures" / name, network.preprocess) for name in names])
     layer = network.find("features.1") if method is CamMethod.SCORECAM else network.last_spatial()
     target = own.features[1] if method is CamMethod.SCORECAM else own.features[-1]
     with loud(network.module.get_submodule("classifier.1"), method), loud(own.classifier[1], method):
-        look = TorchMaps(network, classes, layer=layer, method=method).look(pictures)
+        look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
         chosen = look.probabilities.argmax(1)
         assert classes[chosen[-1]] == ("African elephant" if len(names) == 3 else "bull mastiff")
-        given = network.normalise(torch.from_numpy(pictures))
+        given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
         theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 
@@ -151,7 +155,7 @@ CHOSEN = np.array([0, 2, 1, 2])
 def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer=None, **options):
     whole = layered.of_classifier(network, name="small.pt")
     place = whole.last_spatial() if layer is None else whole.find(layer)
-    return TorchMaps(whole, classes, layer=place, method=method, **options)
+    return TorchCam(whole, classes, layer=place, method=method, **options)
 
 
 def test_behind_global_average_pooling_the_map_is_the_weighted_sum():
@@ -165,7 +169,7 @@ def test_behind_global_average_pooling_the_map_is_the_weighted_sum():
         expected = (sign * closed).relu().numpy()
         assert expected.max() > 0
         for method, factor in ((CamMethod.CAM, 1), (CamMethod.GRADCAM, 36), (CamMethod.HIRESCAM, 36)):
-            found = maps_of(network, method=method, contrast=contrast).look(PICTURES).maps(CHOSEN)
+            found = maps_of(network, method=method, contrast=contrast).forward(PICTURES).maps(CHOSEN)
             np.testing.assert_allclose(factor * found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -182,7 +186,7 @@ def test_gradients_are_those_of_the_whole_network(layer):
     (gradient,) = torch.autograd.grad(logits.gather(1, torch.from_numpy(CHOSEN)[:, None]).sum(), seen["made"])
     expected = (gradient.mean((2, 3), keepdim=True) * seen["made"]).sum(1).relu().detach().numpy()
     np.testing.assert_allclose(
-        maps_of(network, layer=layer).look(PICTURES).maps(CHOSEN), expected, rtol=1e-4, atol=1e-7
+        maps_of(network, layer=layer).forward(PICTURES).maps(CHOSEN), expected, rtol=1e-4, atol=1e-7
     )
 
 
@@ -190,8 +194,8 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
     """z speaks for the second class and -z for the first: the map of one is the other's contrast; probabilities are those of both."""
     network = small("dense 1 sigmoid")
     first, second = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.int64)
-    look = maps_of(network, classes=("a", "b")).look(PICTURES)
-    against = maps_of(network, classes=("a", "b"), contrast=True).look(PICTURES)
+    look = maps_of(network, classes=("a", "b")).forward(PICTURES)
+    against = maps_of(network, classes=("a", "b"), contrast=True).forward(PICTURES)
     assert look.maps(first).max() > 0
     np.testing.assert_array_equal(look.maps(first), against.maps(second))
     np.testing.assert_array_equal(look.maps(second), against.maps(first))
@@ -204,13 +208,40 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
 def test_pictures_of_a_batch_know_nothing_of_each_other(method):
     """Each picture's map is what it would be alone, whatever classes the others are asked for."""
     network = small()
-    together = maps_of(network, method=method, batch=3).look(PICTURES).maps(CHOSEN)
+    together = maps_of(network, method=method, batch=3).forward(PICTURES).maps(CHOSEN)
     assert together.shape == (4, 6, 6)
     assert together.dtype == np.float32
     assert together.min() >= 0
     for index in range(4):
-        alone = maps_of(network, method=method).look(PICTURES[index : index + 1]).maps(CHOSEN[index : index + 1])
+        alone = maps_of(network, method=method).forward(PICTURES[index : index + 1]).maps(CHOSEN[index : index + 1])
         np.testing.assert_allclose(together[index], alone[0], rtol=1e-3, atol=1e-5 * together.max())
+
+
+def test_every_method_is_implemented_once():
+    """The registry has each choice of `--method`, and a line of help for it."""
+    assert set(METHODS) == set(CamMethod)
+    assert len({computation.help for computation in METHODS.values()}) == len(CamMethod)
+
+
+@pytest.mark.parametrize("method", CamMethod)
+def test_class_agnostic_methods_have_one_map(method):
+    """Two classes get the same map by these methods, and different ones by the others."""
+    network = small()
+    one, other = (
+        maps_of(network, method=method).forward(PICTURES).maps(np.full(4, number, dtype=np.int64)) for number in (0, 2)
+    )
+    assert np.array_equal(one, other) == METHODS[method].is_class_agnostic
+
+
+@pytest.mark.parametrize("method", [method for method, computation in METHODS.items() if computation.has_closed_form])
+def test_closed_forms_are_what_gradients_give(method):
+    """Of the weighted sums of a head of one dense layer."""
+    network = small()
+    with torch.no_grad():
+        activations = network.base(network.normalise(torch.from_numpy(PICTURES)))  # (4, 4, 6, 6)
+        sums = torch.einsum("ck,nkhw->nchw", network.head[-1].weight, activations).numpy()
+    expected = np.maximum(METHODS[method].from_sums(sums)[np.arange(4), CHOSEN], 0)
+    np.testing.assert_allclose(maps_of(network, method=method).forward(PICTURES).maps(CHOSEN), expected, atol=1e-6)
 
 
 def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
@@ -218,8 +249,8 @@ def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
     network = small()
     with torch.no_grad():
         network.head[-1].weight.zero_()
-    for method in set(CamMethod) - cam.WITHOUT_GRADIENT:
-        found = maps_of(network, method=method).look(PICTURES).maps(CHOSEN)
+    for method in [method for method, computation in METHODS.items() if computation.uses_gradients]:
+        found = maps_of(network, method=method).forward(PICTURES).maps(CHOSEN)
         np.testing.assert_array_equal(found, np.zeros((4, 6, 6)))
 
 
@@ -239,7 +270,7 @@ def test_a_layer_without_places_is_refused():
         UsageError, match=r"head\.dense1 of small\.pt answers with 6, .* the last layer that has is conv2"
     ):
         maps_of(small("dense 6 relu, dense 3 softmax"), layer="head.dense1")
-    for method in cam.WITHOUT_GRADIENT:
+    for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
         with pytest.raises(UsageError, match=f"--method {method} has no negative part"):
             maps_of(small(), method=method, contrast=True)
 
@@ -251,7 +282,7 @@ def test_a_layer_without_places_is_refused():
 def test_the_network_is_left_as_it_was(broken, monkeypatch):
     """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
     network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
-    expected = maps_of(network).look(PICTURES).maps(CHOSEN)
+    expected = maps_of(network).forward(PICTURES).maps(CHOSEN)
     network.train()
     network.base.get_submodule("conv2").eval()
     for parameter in network.base.parameters():
@@ -273,9 +304,9 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
     if broken:
         monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            maps.look(PICTURES).maps(CHOSEN)
+            maps.forward(PICTURES).maps(CHOSEN)
     else:
-        np.testing.assert_allclose(maps.look(PICTURES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(maps.forward(PICTURES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
         maps.probabilities(PICTURES)
     assert state() == before
 
@@ -285,7 +316,7 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
 def test_a_gpu_makes_the_same_maps(method):
     """Within rounding, without TF32."""
     network = small()
-    expected = maps_of(network, method=method).look(PICTURES).maps(CHOSEN)
+    expected = maps_of(network, method=method).forward(PICTURES).maps(CHOSEN)
     whole = layered.of_classifier(network, name="small.pt").to(torch.device("cuda"))
-    found = TorchMaps(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).look(PICTURES).maps(CHOSEN)
+    found = TorchCam(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).forward(PICTURES).maps(CHOSEN)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())

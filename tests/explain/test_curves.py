@@ -10,7 +10,7 @@ from PIL import Image
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.explain import curves, curves_picture, curves_text
+from cnnkit.explain import curves, curves_plot, curves_text
 from cnnkit.formats.history import COLUMNS, Row
 
 HEADER = ",".join(COLUMNS)
@@ -111,7 +111,7 @@ def drawn(axes, colour):
 def test_every_point_is_drawn_where_it_belongs():
     """One colour a run: training dashed, validation solid, the raw points faint, the best epoch's own values as a disc."""
     runs = collect(make(1), make(2, epochs=50), smooth=0.8, monitor=Monitor.VAL_ACCURACY)
-    figure = curves_picture.render(runs, monitor=Monitor.VAL_ACCURACY)
+    figure = curves_plot.render(runs, monitor=Monitor.VAL_ACCURACY)
     panels = [axes for axes in figure.axes if axes.lines]
     assert [axes.get_title("left") for axes in panels] == ["loss", "accuracy"]
     colours = list(dict.fromkeys(to_hex(line.get_color()) for line in panels[0].lines))
@@ -136,7 +136,7 @@ def test_every_point_is_drawn_where_it_belongs():
 def test_without_validation_there_is_training_alone():
     """No solid line, no disc, and a legend that speaks of neither; epochs without a number are passed over."""
     rows = [*make(3, epochs=5, validated=False), Row(6, math.nan), Row(7, 0.1, 0.9)]
-    figure = curves_picture.render(collect(rows))
+    figure = curves_plot.render(collect(rows))
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert (line.get_linestyle(), list(line.get_xdata())) == ("--", [1, 2, 3, 4, 5, 7])
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"training", "run0"}
@@ -145,14 +145,14 @@ def test_without_validation_there_is_training_alone():
 def test_many_runs_have_a_colour_each():
     """Beyond the palette, too."""
     runs = collect(*(make(seed, epochs=2) for seed in range(25)))
-    axes = curves_picture.render(runs).axes[0]
+    axes = curves_plot.render(runs).axes[0]
     assert len({to_hex(line.get_color()) for line in axes.lines}) == 25
 
 
 def test_names_are_no_formulas_and_none_is_left_out():
     """`_a` and `$x$` stand in the legend as they are, side by side without touching one another."""
     runs = collect(("_a.csv", make(1)), ("$x$.csv", make(2)), ("x" * 60 + ".csv", make(3)))
-    figure = curves_picture.render(runs)
+    figure = curves_plot.render(runs)
     figure.draw_without_rendering()
     texts = figure.legends[0].get_texts()
     assert [text.get_text().split(",")[0] for text in texts][-3:] == ["_a", "$x$", "x" * 60]
@@ -165,7 +165,7 @@ def test_names_are_no_formulas_and_none_is_left_out():
 def test_the_same_histories_give_the_same_bytes(tmp_path, suffix, begins):
     """No date, no version, no random names."""
     for name in ("first", "second"):
-        curves_picture.save(tmp_path / f"{name}{suffix}", collect(make(1), make(2), smooth=0.5))
+        curves_plot.save(tmp_path / f"{name}{suffix}", collect(make(1), make(2), smooth=0.5))
     first = (tmp_path / f"first{suffix}").read_bytes()
     assert first.startswith(begins)
     assert first == (tmp_path / f"second{suffix}").read_bytes()
@@ -174,7 +174,7 @@ def test_the_same_histories_give_the_same_bytes(tmp_path, suffix, begins):
 def test_the_svg_holds_the_values_to_scale(tmp_path):
     """Of the file's paths, those of loss and accuracy are the values but for scale and place; the words stand beside."""
     rows = make(4)
-    curves_picture.save(tmp_path / "c.svg", collect(rows))
+    curves_plot.save(tmp_path / "c.svg", collect(rows))
     text = (tmp_path / "c.svg").read_text()
     for word in ("loss", "accuracy", "epoch", "training", "validation", "run0, best epoch"):
         assert f"<!-- {word}" in text
@@ -193,11 +193,11 @@ def test_the_picture_is_of_a_sensible_size(tmp_path):
     heights = []
     for count in (1, 30):
         runs = collect(*(make(seed, epochs=3) for seed in range(count)))
-        curves_picture.save(tmp_path / "c.png", runs)
+        curves_plot.save(tmp_path / "c.png", runs)
         with Image.open(tmp_path / "c.png") as image:
             assert 1400 < image.size[0] < 1600
             assert 500 < image.size[1] < 700 + 30 * count
-        figure = curves_picture.render(runs)
+        figure = curves_plot.render(runs)
         figure.draw_without_rendering()
         heights.append(figure.axes[0].get_window_extent().height)
     assert heights[1] == pytest.approx(heights[0], rel=0.1)
@@ -207,20 +207,20 @@ def test_the_picture_is_of_a_sensible_size(tmp_path):
 
 GOLDEN = """\
 loss
-     │⠁⠐ ⠂⠠ ⠄⢀ ⡀⢀
- 1.5 ┤            ⠁⠐ ⠂⠠ ⠄⢀
-     │⠉⠉⠉⠒⠒⠒⠒⠒⠒⠒⠒⠒⠢⠤⠤⠤⠤⢄⣀⣀⣀⣁⡈ ⠂⠐ ⠄⠠ ⠄⢀
-     │                      ⠈⠉⠉⠉⠉⠒⠒⠒⠒⠒⠤⠥⠬⠤⠦⣐⣀⣄⣀⣀⡀
- 1.0 ┤                                          ⠉⠉⠉⠉⠙⠉⠋⠙⠉⠕⢒●
-     └─────┬────────┬─────────┬─────────┬─────────┬────────┬
+     │⠠⠠ ⠄⢀ ⡀
+  1.5┤       ⠈ ⠁⠐ ⠂⠐⠠ ⠄⢀ ⡀
+     │⠈⠉⠉⠑⠒⠒⠒⠒⠒⠒⠤⠤⠤⠤⠤⠤⢄⣀⣀⣀⣈⣀⣁⡈ ⠂⠐⠠ ⠄⢀ ⡀
+  1.0┤                       ⠈⠉⠉⠉⠉⠉⠉⠒⠒⠒⠚⠒⠓⠚⠤⠦⠴⠤⠤⠤⣀⣀⣀⣀⣀⣀⣀
+     │                                                ⠁⠈⠉⠋⠙●
+     └─────┬────────┬─────────┬─────────┬────────┬─────────┬
 epoch      2        4         6         8        10       12
 accuracy
- 0.6 ┤                                ⣀⣀⣀⣀⣀⠤⠤⠤⠤⠤⠒⠒⠒⠒⠒⠒⠒⠒⠒⠊⢉●
-     │   ⣀⣀⣀⣀⣀⣀⣀⣀⣀⡠⠤⠤⠤⠤⠔⠒⠒⠒⠒⠊⠉⠉⠉⠉⠉⠉⠉⠉⠉       ⡀⢀ ⠄⠠ ⠄⠐ ⠁⠈ ⠁
- 0.4 ┤⠉⠉⠉                        ⡀⠠ ⠄⠠ ⠂⠐ ⠁⠈
- 0.2 ┤             ⢀ ⡀⠠ ⠄⠐ ⠂⠈ ⠁⠈
-     │⡀⢀ ⠄⠠ ⠄⠐ ⠁⠈ ⠁
-     └─────┬────────┬─────────┬─────────┬─────────┬────────┬
+     │                                      ⣀⣀⣀⣀⣀⣀⣀⡠⠤⠤⠤⠤⠤⠤⠤●
+  0.6┤      ⢀⣀⣀⣀⣀⣀⣀⣀⠤⠤⠤⠤⠤⠤⠤⠤⠔⠒⠒⠒⠒⠒⠒⠒⠉⠉⠉⠉⠉⠉⠉⠉  ⢀ ⡀⠠ ⠄⠠ ⠂⠐ ⠂⠈
+  0.4┤⠈⠉⠉⠉⠉⠉⠁                  ⡀⢀⠠ ⠄⠠ ⠂⠐ ⠂⠈ ⠁⠈
+  0.2┤         ⡀⢀ ⡀⠠⠠ ⠂⠐ ⠂⠈ ⠁⠈
+     │⠐⠐ ⠂⠈ ⠁⠈
+     └─────┬────────┬─────────┬─────────┬────────┬─────────┬
 epoch      2        4         6         8        10       12
 
 ⠂⠐ ⠂ training  ⠒⠒⠒⠒ validation  ● best epoch by val_loss
@@ -260,12 +260,18 @@ def test_the_dots_are_the_values_to_scale():
     values = [math.sin(n / 8) for n in range(60)]
     rows = [Row(n, val_loss=value) for n, value in enumerate(values)]
     found = np.array(dots(text(collect(rows, monitor=Monitor.VAL_ACCURACY), columns=70, rows=60)[1:17]))
-    epochs = found[:, 0] * 59 / found[:, 0].max()
-    expected = (1 - np.interp(epochs, range(60), values)) / (1 - min(values)) * 63
+    (left, top), (right, bottom) = found.min(0), found.max(0)
+    # The first and the last value lie in the middle of a letter, which is two dots wide and four high
+    assert left <= 1
+    assert right >= 2 * (70 - len("epoch") - 1) - 2
+    assert top <= 2
+    assert bottom >= 61
+    epochs = (found[:, 0] - left) * 59 / (right - left)
+    expected = top + (1 - np.interp(epochs, range(60), values)) / (1 - min(values)) * (bottom - top)
     assert (
         np.abs(found[:, 1] - expected).max() < 3
     )  # a dot is up to 1.2 epochs wide, and the steepest slope 4 dots an epoch
-    assert set(found[:, 0]) == set(range(found[:, 0].max() + 1))
+    assert set(found[:, 0]) == set(range(left, right + 1))
 
 
 @pytest.mark.parametrize("columns", [20, 40, 71, 72, 100, 300])
@@ -323,8 +329,8 @@ def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
     """In the terminal and into a picture, without a warning; no tick is half an epoch."""
     runs = collect(rows, smooth=0.5)
     assert "epoch" in "".join(text(runs, columns=80))
-    curves_picture.save(tmp_path / "c.png", runs)
-    axes = curves_picture.render(runs).axes[0]
+    curves_plot.save(tmp_path / "c.png", runs)
+    axes = curves_plot.render(runs).axes[0]
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 

@@ -104,3 +104,18 @@ def test_rows_are_read_as_they_are_asked_for():
     assert next(rows) == {"path": "a"}
     with pytest.raises(FormatError, match="x:3"):
         next(rows)
+
+
+def test_a_table_written_row_by_row_has_the_same_bytes(tmp_path):
+    """`Writer`, `save` and `render` agree, and `load` reads what they wrote."""
+    rows = [["a\tb.jpg", None, "ü"], ["\udcff.jpg", "cat", ""]]
+    columns = ["path", "label", "split"]
+    tsv.save(tmp_path / "whole.tsv", columns, rows)
+    with tsv.Writer(tmp_path / "rows.tsv", columns) as file:
+        for row in rows:
+            file.write(row)
+    assert (tmp_path / "whole.tsv").read_bytes() == (tmp_path / "rows.tsv").read_bytes() == tsv.render(columns, rows)
+    found = list(tsv.load(tmp_path / "rows.tsv", required=["path"]))
+    assert found == [dict(zip(columns, [field or "" for field in row], strict=True)) for row in rows]
+    with pytest.raises(FormatError, match=r"rows\.tsv: the header row lacks source"):
+        list(tsv.load(tmp_path / "rows.tsv", required=["source"]))

@@ -13,16 +13,17 @@ from cnnkit.choices import Engine, FeatureDtype, Pool
 from cnnkit.data import augment, images, source
 from cnnkit.data import preprocess as preparing
 from cnnkit.data.source import Picture
-from cnnkit.engine import bases, runner
-from cnnkit.engine.bases import Request
+from cnnkit.engine import runner, torch_backbone
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.header import Kind
 from cnnkit.infer import extract
-from cnnkit.infer.views import Views
+from cnnkit.infer.config import ExtractConfig
+from cnnkit.infer.views import ExtractViews
 
-BASE = Request(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
+BASE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
 
 
 @pytest.fixture
@@ -32,7 +33,13 @@ def photographs(pictures):
 
 
 def run(photographs, output, **words):
-    return extract.extract(photographs, output, **{"request": BASE, "batch": 4, "device": "cpu", **words})
+    """Extract; `views` takes an ExtractViews."""
+    callbacks = {name: words.pop(name) for name in ("skip", "progress") if name in words}
+    spec, views = words.pop("spec", BASE), words.pop("views", None)
+    if views is not None:
+        words |= {"views": views.copies, "augment": str(views.augmentation), "seed": views.seed}
+    config = ExtractConfig(**{"batch": 4, "device": "cpu", **words})
+    return extract.extract(photographs, output, config, spec=spec, **callbacks)
 
 
 def content(path):
@@ -41,7 +48,7 @@ def content(path):
 
 def reference(photographs, asked=BASE):
     """What torch gives for the same pictures, one by one."""
-    module, header = bases.extractor(asked)
+    module, header = torch_backbone.build_extractor(asked)
     rows = [preparing.load(picture.path, header.preprocess) for picture in photographs]
     with torch.no_grad():
         return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
@@ -55,8 +62,8 @@ def reference(photographs, asked=BASE):
 )
 def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
     """Row i is what torch gives for picture i, for every pooling; names, labels and Header stand beside it."""
-    asked = Request(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
-    summary = run(photographs, tmp_path / "x.npy", request=asked)
+    asked = BackboneSpec(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
+    summary = run(photographs, tmp_path / "x.npy", spec=asked)
     assert (summary.rows, summary.shape, summary.skipped, summary.resumed) == (30, shape, 0, 0)
     loaded = features.load(tmp_path / "x.npy")
     np.testing.assert_allclose(loaded.values, reference(photographs, asked), rtol=1e-4, atol=1e-5)
@@ -197,8 +204,8 @@ def stop_after(batches, monkeypatch):
         nonlocal count
         for item in real(*words, **options):
             yield item
-            count += 1
-            if count == batches:
+            count += 0 if isinstance(item[1], BadPicture) else len(item[1][0])  # rows
+            if count >= 4 * batches:
                 raise Stop
 
     patch = pytest.MonkeyPatch()
@@ -223,7 +230,7 @@ def test_stopped_and_gone_on_with(photographs, tmp_path, monkeypatch, caplog, ba
         patch.undo()
         assert f"{4 * batches} rows are kept in {path}.part; --resume goes on after them" in caplog.messages
         computed, skipped = [], []
-        real = bases.Session.run if hasattr(bases, "Session") else extract.Session.run
+        real = extract.Session.run
         monkeypatch.setattr(
             extract.Session,
             "run",
@@ -258,7 +265,7 @@ def stopped(photographs, path, monkeypatch, **words):
 
 
 def asked(**changes):
-    return Request(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
+    return BackboneSpec(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
 
 
 @pytest.mark.parametrize(
@@ -267,9 +274,9 @@ def asked(**changes):
         ({"batch": 5}, "begun with batch 4, now 5"),
         ({"dtype": FeatureDtype.FLOAT16}, "begun with dtype float32, now float16"),
         ({"engine": Engine.TORCH}, "begun with engine onnx, now torch"),
-        ({"request": asked(seed=3)}, "begun with backbone weights_sha256"),
-        ({"request": asked(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
-        ({"request": asked(size=24)}, "begun with preprocess resize 20, now 24"),
+        ({"spec": asked(seed=3)}, "begun with backbone weights_sha256"),
+        ({"spec": asked(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
+        ({"spec": asked(size=24)}, "begun with preprocess resize 20, now 24"),
     ],
 )
 def test_other_settings_are_refused(photographs, tmp_path, monkeypatch, words, message):
@@ -351,7 +358,7 @@ def test_wrong_outputs_are_found_before_the_work(photographs, tmp_path, monkeypa
 def test_bench_writes_nothing(photographs, tmp_path):
     """Rates are measured over the pictures that can be used, and no file appears."""
     spoil(photographs)
-    rates = extract.bench(photographs, request=BASE, batch=4, device="cpu")
+    rates = extract.bench(photographs, ExtractConfig(batch=4, device="cpu"), spec=BASE)
     assert rates.pictures == 27
     assert rates.possible == pytest.approx(1 / (1 / rates.decode + 1 / rates.network))
     assert min(rates.decode, rates.network, rates.reached) > 0
@@ -362,13 +369,13 @@ def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypat
     """However many pictures come, only a bounded number of them and of their features is alive at once."""
     import tracemalloc
 
-    asked = Request(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
-    run(photographs, tmp_path / "x.npy", request=asked)  # export and imports are not counted
+    asked = BackboneSpec(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
+    run(photographs, tmp_path / "x.npy", spec=asked)  # export and imports are not counted
 
     def peak(count):
         many = (photographs[index % 30] for index in range(count))
         tracemalloc.start()
-        run(many, tmp_path / "x.npy", request=asked, jobs=2)
+        run(many, tmp_path / "x.npy", spec=asked, jobs=2)
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held
@@ -381,6 +388,7 @@ def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypat
 # ---------------------------------------------------------------- photographs
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_against_torchvision(photos, tmp_path):
     """On real photographs and real weights, features are those of torchvision's own transforms and network, to 1e-3."""
@@ -390,8 +398,8 @@ def test_photographs_against_torchvision(photos, tmp_path):
     shutil.copytree(photos / "pictures", tmp_path / "pictures", ignore=shutil.ignore_patterns("*.md"))
     weights = photos / "weights" / "mobilenet_v2.pth"
     pictures = source.find([str(tmp_path / "pictures")])[:16]
-    asked = Request(backbone="mobilenet_v2", weights=str(weights))
-    extract.extract(pictures, tmp_path / "x.npy", request=asked, device="cpu")
+    asked = BackboneSpec(backbone="mobilenet_v2", weights=str(weights))
+    extract.extract(pictures, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=asked)
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(weights, weights_only=True))
     network.eval()
@@ -412,7 +420,7 @@ def test_photographs_against_torchvision(photos, tmp_path):
 # ---------------------------------------------------------------- several views
 
 
-VIEWS = Views(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
+VIEWS = ExtractViews(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
 
 
 def parted(photographs):
@@ -428,7 +436,7 @@ def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tm
     summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
     assert summary.rows == 24 * 3 + 6
     loaded = features.load(tmp_path / "x.npy")
-    module, header = bases.extractor(BASE)
+    module, header = torch_backbone.build_extractor(BASE)
     augmenter = Augmenter(VIEWS.augmentation, seed=5)
     expected, rows = [], []
     for picture in parted(photographs):

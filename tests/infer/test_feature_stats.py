@@ -31,7 +31,7 @@ def test_they_are_numpys(tmp_path, monkeypatch, shape, dtype, block):
     """Mean, population variance, range and zeros of columns, or of channels, whatever the blocks that they are read in."""
     monkeypatch.setattr(feature_stats, "_BLOCK", block)
     values = planted(shape, dtype)
-    found = feature_stats.of(saved(tmp_path, values))
+    found = feature_stats.column_stats(saved(tmp_path, values))
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     exact = values.astype("float64")
     for name, expected in {
@@ -57,7 +57,14 @@ def test_a_duplicate_is_of_the_first_and_of_every_value(tmp_path, monkeypatch):
     values[:, 2] = values[::-1, 2]
     values[0, 0] = values[0, 4:6] = 0.0
     values[0, 5] = -0.0
-    assert [each.duplicate_of for each in feature_stats.of(saved(tmp_path, values))] == [None, None, None, None, 0, 0]
+    assert [each.duplicate_of for each in feature_stats.column_stats(saved(tmp_path, values))] == [
+        None,
+        None,
+        None,
+        None,
+        0,
+        0,
+    ]
 
 
 def test_dead_columns_are_not_named_duplicates_of_each_other(tmp_path):
@@ -66,7 +73,7 @@ def test_dead_columns_are_not_named_duplicates_of_each_other(tmp_path):
     values[:, 3] = 0.1
     values[:, 5] = 1e8
     values[3, 5] = np.nextafter(np.float32(1e8), np.float32(2e8))
-    found = feature_stats.of(saved(tmp_path, values))
+    found = feature_stats.column_stats(saved(tmp_path, values))
     assert [each.dead for each in found] == [False, False, True, True, False, False]
     assert [each.duplicate_of for each in found] == [None, None, None, None, 1, None]
 
@@ -77,7 +84,7 @@ def test_values_that_are_no_numbers_are_said(tmp_path, caplog):
     values[5, 1] = values[5, 4] = np.nan
     values[6, 3] = np.inf
     with caplog.at_level(logging.INFO):
-        found = feature_stats.of(saved(tmp_path, values))
+        found = feature_stats.column_stats(saved(tmp_path, values))
     for column in (1, 3, 4):
         each = found[column]
         assert (each.mean, each.variance, each.minimum, each.maximum) == (None,) * 4
@@ -97,7 +104,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     values[::1000, 0] = 1
     del values
     tracemalloc.start()
-    found = feature_stats.of(path)
+    found = feature_stats.column_stats(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 48e6
@@ -107,6 +114,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 def test_what_has_no_columns_is_refused(tmp_path):
     """No rows, or no array of features."""
     with pytest.raises(CnnkitError, match=r"x\.npy: no values in it, its shape is \(0, 5\); run cnn-extract again"):
-        feature_stats.of(saved(tmp_path, np.zeros((0, 5), "float32")))
+        feature_stats.column_stats(saved(tmp_path, np.zeros((0, 5), "float32")))
     with pytest.raises(FormatError, match=r"found int64 of shape"):
-        feature_stats.of(saved(tmp_path, np.zeros((3, 5), "int64")))
+        feature_stats.column_stats(saved(tmp_path, np.zeros((3, 5), "int64")))

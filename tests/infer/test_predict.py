@@ -13,8 +13,8 @@ from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
 from cnnkit.formats.manifest import Row
-from cnnkit.infer import feature_rows, predict, tta
-from cnnkit.infer.foreign import Description
+from cnnkit.infer import feature_input, predict
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import Predictor
 
 CLASSES = ("blue", "green", "red")
@@ -72,7 +72,8 @@ def keep_features(path, values, *, rows=None, **changes):
 
 
 def load(*models, **options):
-    return Predictor(models, device="cpu", **options)
+    spec = options.pop("spec", None)
+    return Predictor(models, PredictConfig(device="cpu", **options), spec=spec)
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_batches_have_one_size_and_little_is_empty(tmp_path, found, asked, count
 def test_features_go_in_even_batches_too(tmp_path, asked):
     """Ten rows at most four at once."""
     path = keep_features(tmp_path / "x.npy", np.zeros((10, 3), dtype=np.float32))
-    assert len(list(load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]), batch=4))) == 10
+    assert len(list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]), batch=4))) == 10
     assert asked == [4, 4, 4]
 
 
@@ -134,10 +135,10 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
 def test_the_views_of_a_picture_come_in_one_batch(tmp_path, found, asked, batch, sizes):
     """A batch counts views and holds whole pictures; seven pictures of eight views each are dealt out evenly."""
-    predictor = load(whole(tmp_path / "net.onnx"), views=tta.choose("crop 0.5, hflip"))
+    predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip")
     answers = list(predictor.pictures(found, batch=batch))
     assert asked == sizes
-    alone = list(load(whole(tmp_path / "net.onnx"), views=tta.choose("crop 0.5, hflip")).pictures(found, batch=8))
+    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip").pictures(found, batch=8))
     np.testing.assert_allclose(
         [answer.probabilities for answer in answers], [answer.probabilities for answer in alone], atol=1e-6
     )
@@ -150,11 +151,11 @@ def test_an_ensemble_sees_the_same_views(tmp_path, found):
         whole(tmp_path / "two.onnx", preprocess=Preprocess(size=8, resize=8, fit=Fit.SQUASH)),
         whole(tmp_path / "three.onnx", weights=-WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1]),
     ]
-    views = tta.choose("crop 0.3", views=4)
-    together = np.stack([answer.probabilities for answer in load(*models, views=views).pictures(found, batch=5)])
+    views = {"tta": "crop 0.3", "views": 4}
+    together = np.stack([answer.probabilities for answer in load(*models, **views).pictures(found, batch=5)])
     alone = [
         [dict(zip(predictor.classes, answer.probabilities, strict=True)) for answer in predictor.pictures(found)]
-        for predictor in (load(model, views=views) for model in models)
+        for predictor in (load(model, **views) for model in models)
     ]
     expected = [
         [np.mean([shares[place][label] for shares in alone]) for label in CLASSES] for place in range(len(found))
@@ -169,7 +170,7 @@ def test_skipped_pictures_keep_their_place_among_views(tmp_path, found):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     order = [Picture(str(broken)), found[0], Picture(str(broken)), *found[1:]]
-    predictor = load(whole(tmp_path / "net.onnx"), views=tta.choose("vflip, hflip"), vote=Vote.HARD)
+    predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD)
     answers = list(predictor.pictures(order, batch=8, skip=lambda *_: None))
     assert [answer.path for answer in answers] == [picture.path for picture in order]
     assert [answer.probabilities is None for answer in answers] == [True, False, True, *[False] * 6]
@@ -220,7 +221,7 @@ def test_an_answer_that_is_no_number_is_skipped_and_named(tmp_path):
     skipped = []
     answers = list(
         load(head(tmp_path / "head.onnx")).features(
-            feature_rows.find([str(path)]), skip=lambda path, reason: skipped.append((path, reason))
+            feature_input.find([str(path)]), skip=lambda path, reason: skipped.append((path, reason))
         )
     )
     assert [answer.probabilities is None for answer in answers] == [False, True, True, False]
@@ -243,10 +244,10 @@ def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((3, 4), dtype=np.float32))
     path.with_suffix(".tsv").write_text("path\tview\na.png\t0\na.png\t1\nb.png\t2\n")
-    assert feature_rows.find([str(path)])[0].rows == [0, 1, 2]
+    assert feature_input.find([str(path)])[0].rows == [0, 1, 2]
     for training, found, views in (({}, [0, 1, 2], [None] * 3), ({"views": 2}, [0], [0, 1, 2])):
         path.with_suffix(".json").write_text(Header(Kind.FEATURES, training=training).to_json())
-        assert feature_rows.find([str(path)])[0].rows == found
+        assert feature_input.find([str(path)])[0].rows == found
         assert [row.view for row in features.load(path).rows] == views
 
 
@@ -258,12 +259,12 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     predictor = load(head(tmp_path / "head.onnx"))
     powers = np.exp(values @ WEIGHTS)
     expected = powers / powers.sum(axis=1, keepdims=True)
-    found = feature_rows.find([str(one), str(two)])
+    found = feature_input.find([str(one), str(two)])
     assert isinstance(found[0].values, np.memmap)
     given = np.stack([answer.probabilities for answer in predictor.features(found, batch=2)])
     np.testing.assert_allclose(given[:7], expected, atol=1e-6)
     np.testing.assert_allclose(given[7:], expected, atol=2e-3)
-    part = list(predictor.features(feature_rows.find([str(one)], split="b"), batch=2))
+    part = list(predictor.features(feature_input.find([str(one)], split="b"), batch=2))
     np.testing.assert_allclose(np.stack([answer.probabilities for answer in part]), expected[1::2], atol=1e-6)
     assert [answer.path for answer in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
 
@@ -271,7 +272,7 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
 def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
     """A bare array has neither names nor a Header: that nothing was checked is said."""
     np.save(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float64))
-    answers = list(load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(tmp_path / "x.npy")])))
+    answers = list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(tmp_path / "x.npy")])))
     assert [answer.path for answer in answers] == [f"{tmp_path}/x.npy:0", f"{tmp_path}/x.npy:1"]
     assert "no x.json beside it: nothing shows that these are the features that" in caplog.text
 
@@ -308,7 +309,7 @@ def test_features_of_another_base_are_refused(tmp_path, changes, said):
     """Whatever differs is named, with both files and both values."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32), **changes)
     with pytest.raises(FormatError, match=said) as error:
-        load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]))
+        load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]))
     assert "x.npy" in str(error.value)
     assert "head.onnx" in str(error.value)
 
@@ -320,7 +321,7 @@ def test_features_of_another_shape_are_refused(tmp_path, shape, said):
     """Both shapes are given."""
     path = keep_features(tmp_path / "x.npy", np.zeros(shape, dtype=np.float32))
     with pytest.raises(FormatError, match=said):
-        load(head(tmp_path / "head.onnx")).features(feature_rows.find([str(path)]))
+        load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]))
 
 
 def test_a_list_of_another_length_is_refused(tmp_path):
@@ -328,7 +329,7 @@ def test_a_list_of_another_length_is_refused(tmp_path):
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
     np.save(path, np.zeros((3, 3), dtype=np.float32))
     with pytest.raises(FormatError, match=r"has 3 rows, x\.tsv has 2"):
-        feature_rows.find([str(path)])
+        feature_input.find([str(path)])
 
 
 def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
@@ -337,20 +338,20 @@ def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
     with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not pictures"):
         load(head(tmp_path / "head.onnx")).pictures(found)
     with pytest.raises(UsageError, match=r"x\.npy holds features, and .*net\.onnx takes pictures"):
-        load(whole(tmp_path / "net.onnx")).features(feature_rows.find([str(path)]))
+        load(whole(tmp_path / "net.onnx")).features(feature_input.find([str(path)]))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"description": Description(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
+        ({"spec": ModelSpec(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
         (
-            {"description": Description(size="8")},
+            {"spec": ModelSpec(size="8")},
             "takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size",
         ),
-        ({"description": Description(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
+        ({"spec": ModelSpec(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
         ({"vote": Vote.HARD}, "give --model several times, or views with --tta"),
-        ({"logits": True, "views": tta.choose("hflip")}, "a vote has probabilities and no logits"),
+        ({"logits": True, "tta": "hflip"}, "a vote has probabilities and no logits"),
     ],
 )
 def test_options_that_one_of_our_models_does_not_need_are_refused(tmp_path, options, said):

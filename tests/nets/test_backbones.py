@@ -1,6 +1,5 @@
 """Bases: with the weights they were asked for, by notation, and out of a trained model."""
 
-import functools
 from hashlib import sha256
 
 import pytest
@@ -11,14 +10,8 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import cache
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
-from cnnkit.nets import backbones, catalogue
+from cnnkit.nets import backbones
 from cnnkit.nets.notation import parse
-
-
-@functools.cache
-def whole(name, seed=0):
-    module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name))
-    return module.eval(), preprocess
 
 
 def inputs(size=64, batch=2):
@@ -28,12 +21,16 @@ def inputs(size=64, batch=2):
 # ---------------------------------------------------------------- weights
 
 
-def saved(path, name="squeezenet1_1", seed=5):
-    torch.save(whole(name, seed)[0].state_dict(), path)
-    return path
+@pytest.fixture
+def saved(whole):
+    def save(path, name="squeezenet1_1", seed=5):
+        torch.save(whole(name, seed)[0].state_dict(), path)
+        return path
+
+    return save
 
 
-def test_weights_of_a_file_are_in_the_base(tmp_path, hooked):
+def test_weights_of_a_file_are_in_the_base(whole, saved, tmp_path, hooked):
     """The cut base has the file's values and answers with them; they are kept under the hash of the file."""
     file = saved(tmp_path / "mine.pth")
     base, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
@@ -49,7 +46,7 @@ def test_weights_of_a_file_are_in_the_base(tmp_path, hooked):
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module."])
-def test_weights_as_training_scripts_save_them(tmp_path, wrapper):
+def test_weights_as_training_scripts_save_them(whole, tmp_path, wrapper):
     """A state_dict below a key, or with DataParallel's prefix, is found."""
     state = whole("squeezenet1_1", 5)[0].state_dict()
     content = {f"module.{key}": value for key, value in state.items()} if wrapper == "module." else {wrapper: state}
@@ -58,7 +55,7 @@ def test_weights_as_training_scripts_save_them(tmp_path, wrapper):
     assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
 
 
-def test_computed_tensors_follow_the_weights(tmp_path, hooked):
+def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
     """What a network computes from its weights when its graph is made (maxvit's position biases) comes from the loaded ones."""
     file = saved(tmp_path / "maxvit.pth", "maxvit_t")
     base, _, preprocess = backbones.pretrained("maxvit_t", weights=file, layer="blocks.1")
@@ -78,13 +75,13 @@ def test_computed_tensors_follow_the_weights(tmp_path, hooked):
         ),
     ],
 )
-def test_a_wrong_file_is_named_with_the_key(tmp_path, name, message):
+def test_a_wrong_file_is_named_with_the_key(saved, tmp_path, name, message):
     """Weights of another network are refused; the message names the file and the first tensor that does not fit."""
     with pytest.raises(FormatError, match=message):
         backbones.pretrained(name, weights=saved(tmp_path / "mine.pth"))
 
 
-def test_batch_counters_may_be_missing(tmp_path):
+def test_batch_counters_may_be_missing(whole, tmp_path):
     """Files from before torch counted batches load."""
     state = {key: value for key, value in whole("resnet18")[0].state_dict().items() if "num_batches" not in key}
     torch.save(state, tmp_path / "old.pth")

@@ -1,5 +1,6 @@
 """Cutting networks: the textbook's list, layers by everybody's names, and cuts that equal what a hook on the whole network sees."""
 
+import copy
 import functools
 
 import pytest
@@ -13,12 +14,6 @@ from cnnkit.nets import catalogue, cutting
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-@functools.cache
-def whole(name):
-    module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, name))
-    return module.eval(), preprocess
 
 
 def inputs(size=64, batch=2):
@@ -40,15 +35,15 @@ def inputs(size=64, batch=2):
         ("MobileNet", 256, 224, HALVES, "bn2", (1024, 7, 7)),
     ],
 )
-def test_the_textbooks_networks(name, resize, size, normalisation, layer, shape):
+def test_the_textbooks_networks(outline, name, resize, size, normalisation, layer, shape):
     """Each is built, has its own input size and normalisation, and is cut where its last map is, as Keras' include_top=False does."""
-    module, preprocess = whole(catalogue.canonical(name))
+    module, preprocess = outline(catalogue.canonical(name))
     assert (preprocess.resize, preprocess.size, preprocess.fit) == (resize, size, Fit.CROP)
     assert (preprocess.mean, preprocess.std) == normalisation
-    found = cutting.find_layer(catalogue.canonical(name), module, None, size=size)
-    assert found == layer
-    with torch.no_grad():
-        assert cutting.cut(module, found)(inputs(size, batch=1)).shape == (1, *shape)
+    with torch.device("meta"):
+        found = cutting.find_layer(catalogue.canonical(name), module, None, size=size)
+        assert found == layer
+        assert cutting.cut(module, found)(torch.zeros(1, 3, size, size)).shape == (1, *shape)
 
 
 KERAS_VGG16 = {
@@ -75,7 +70,10 @@ KERAS_VGG16 = {
 
 def test_keras_names_of_vgg16s_layers():
     """All of Keras' layer names mean the layer that Keras has there: channels, size for 64 pixels, and the ReLU inside."""
-    module, _ = whole("vgg16")
+    module, _ = catalogue.for_dims("vgg16")
+    module.eval().features.to_empty(device="cpu")  # its dense layers, nine tenths of it, are not asked for values
+    for value in module.features.parameters():
+        nn.init.normal_(value, std=0.05, generator=torch.Generator().manual_seed(0))
     assert [name for name in cutting.keras_names("vgg16") if name.startswith("block")] == list(KERAS_VGG16)
     for name, (channels, size) in KERAS_VGG16.items():
         layer = cutting.find_layer("vgg16", module, name, size=224)
@@ -110,25 +108,30 @@ def test_keras_names_of_the_other_vggs():
         ("resnet18", ["bn1", "layer1", "layer2.0", "layer3.1.conv2", "avgpool", "fc"]),
         ("mobilenet_v2", ["features.1.conv.0", "features.14", "features.18"]),
         ("mobilenet_v3_small", ["features.1.block.1", "features.5", "classifier.1"]),
-        ("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"]),
-        ("densenet121", ["features.denseblock1.denselayer2", "features.transition2", "features"]),
-        ("googlenet", ["inception3a", "inception5b.branch3", "avgpool"]),
+        pytest.param("shufflenet_v2_x0_5", ["stage2.1", "stage4", "conv5"], marks=pytest.mark.slow),
+        pytest.param(
+            "densenet121",
+            ["features.denseblock1.denselayer2", "features.transition2", "features"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("googlenet", ["inception3a", "inception5b.branch3", "avgpool"], marks=pytest.mark.slow),
     ],
 )
-def test_a_cut_equals_a_hook_on_the_whole_network(name, layers, hooked):
+def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
     """A base gives bit for bit what its layer answers inside the whole network, and has no module that it does not need."""
     module, _ = whole(name)
     given = inputs(96 if name == "googlenet" else 64)
+    total = sum(value.numel() for value in module.parameters())
     for layer in layers:
         base = cutting.cut(module, cutting.find_layer(name, module, layer, size=224))
         with torch.no_grad():
             assert torch.equal(base(given), hooked(module, layer, given))
         assert set(base.state_dict()) <= set(module.state_dict())
-    shallow = cutting.cut(module, layers[0])
-    assert sum(value.numel() for value in shallow.parameters()) < sum(value.numel() for value in module.parameters())
+        if layer == layers[0]:
+            assert sum(value.numel() for value in base.parameters()) < total
 
 
-def test_channels_come_first(hooked):
+def test_channels_come_first(whole, hooked):
     """A Swin transformer keeps channels last inside; its base gives maps (C, h, w) wherever it is cut."""
     module, _ = whole("swin_t")
     given = inputs()
@@ -142,7 +145,7 @@ def test_channels_come_first(hooked):
             assert cutting.cut(module, layer)(given).shape[1] in (96, 768)
 
 
-def test_channels_come_first_for_timm():
+def test_channels_come_first_for_timm(whole):
     """The same for the networks of timm that say so."""
     module, preprocess = whole("timm:mambaout_femto")
     layer = cutting.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
@@ -150,7 +153,7 @@ def test_channels_come_first_for_timm():
         assert cutting.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
 
 
-def test_functional_nodes_can_be_cut_at(hooked):
+def test_functional_nodes_can_be_cut_at(whole, hooked):
     """Sums and functions that are no modules have names in the graph, and give what one computes by hand at that place."""
     module, _ = whole("resnet18")
     block, given = module.layer1[1], inputs()
@@ -165,10 +168,11 @@ def test_functional_nodes_can_be_cut_at(hooked):
         assert torch.equal(cutting.cut(densenet, "flatten")(given), expected.mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
-def test_cuts_switch_between_training_and_evaluation(name):
+@pytest.mark.parametrize("name", [pytest.param("inception_v3", marks=pytest.mark.slow), "googlenet"])
+def test_cuts_switch_between_training_and_evaluation(whole, name):
     """A base may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
     module, preprocess = whole(name)
+    module = copy.deepcopy(module)
     layer = cutting.find_layer(name, module, None, size=preprocess.size)
     base, given = cutting.cut(module, layer), inputs(96)
     with torch.no_grad():
@@ -176,19 +180,18 @@ def test_cuts_switch_between_training_and_evaluation(name):
         assert base.train()(given).shape == before.shape
         base.load_state_dict(module.state_dict(), strict=False)
     assert not any("aux" in key.lower() for key in base.state_dict())
-    module.eval()
 
 
-def test_an_unknown_layer_is_answered_with_near_ones():
+def test_an_unknown_layer_is_answered_with_near_ones(outline):
     """A wrong layer is a usage error that proposes layers there are, by Keras' names too."""
-    module, _ = whole("squeezenet1_1")
+    module, _ = outline("squeezenet1_1")
     with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):
         cutting.find_layer("squeezenet1_1", module, "feature.7", size=224)
     for layer in ("???", "x"):  # the input has a name in the graph, and is no layer
         with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
             cutting.find_layer("squeezenet1_1", module, layer, size=224)
     with pytest.raises(UsageError, match="block4_pool"):
-        cutting.find_layer("vgg16", whole("vgg16")[0], "block4_pol", size=224)
+        cutting.find_layer("vgg16", outline("vgg16")[0], "block4_pol", size=224)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +200,18 @@ def test_an_unknown_layer_is_answered_with_near_ones():
         ("squeezenet1_1", "features.12", (512, 13, 13)),
         ("resnet18", "layer4.1", (512, 7, 7)),
         ("densenet121", "relu", (1024, 7, 7)),  # the ReLU behind the last batch norm is a function
-        ("googlenet", "inception5b", (1024, 7, 7)),
-        ("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7)),
+        pytest.param("googlenet", "inception5b", (1024, 7, 7), marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7), marks=pytest.mark.slow),
         ("swin_t", "permute", (768, 7, 7)),  # channels come last inside of it
     ],
 )
-def test_the_default_layer_is_the_last_map(name, layer, shape):
+def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
     """Without a word about the layer, a base ends with the last map (C, h, w) before pooling and classifier."""
-    module, preprocess = whole(name)
-    found = cutting.find_layer(name, module, None, size=preprocess.size)
-    assert found == layer
-    with torch.no_grad():
-        assert cutting.cut(module, found)(inputs(224, batch=1)).shape == (1, *shape)
+    module, preprocess = outline(name)
+    with torch.device("meta"):
+        found = cutting.find_layer(name, module, None, size=preprocess.size)
+        assert found == layer
+        assert cutting.cut(module, found)(torch.zeros(1, 3, 224, 224)).shape == (1, *shape)
 
 
 def test_a_transformer_gives_what_its_classifier_reads():
@@ -230,15 +233,14 @@ def test_modes_are_as_before_whatever_happens(monkeypatch):
     module = torchvision.models.squeezenet1_0(weights=None).train()
     module.features[3].eval()
     modes = {name: each.training for name, each in module.named_modules()}
-    assert cutting._layer_names(module, training=False)
+    with cutting.mode(module, training=False):
+        assert not any(each.training for each in module.modules())
     assert {name: each.training for name, each in module.named_modules()} == modes
 
     def broken(self, given):
         raise RuntimeError("not to be traced")
 
-    with cutting.mode(module, training=False):
-        assert not any(each.training for each in module.modules())
     monkeypatch.setattr(type(module), "forward", broken)
-    with pytest.raises(RuntimeError, match="not to be traced"):
-        cutting._layer_names(module, training=False)
+    with pytest.raises(RuntimeError, match="not to be traced"), cutting.mode(module, training=False):
+        module(inputs())
     assert {name: each.training for name, each in module.named_modules()} == modes

@@ -1,7 +1,5 @@
 """Finer maps: at every r-th row and column they are the coarse map, with the same weights, and have r times of both exactly."""
 
-import functools
-
 import pytest
 import torch
 
@@ -9,11 +7,6 @@ from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.nets import backbones, classifier, finer, layered
 from cnnkit.nets.classifier import Classifier
-
-
-@functools.cache
-def published(name):
-    return layered.of_name(name, weights="none")[0]
 
 
 def by_notation(text, *, head="dense 3 softmax", pool=Pool.AVG, size=32):
@@ -58,14 +51,14 @@ ODD = [(64, 64), (97, 75), (111, 130)]
         ("resnet18", None),
         ("resnet18", "layer3"),
         ("resnet18", "maxpool"),
-        ("vgg11", "block5_conv2"),
-        ("vgg11", None),
-        ("densenet121", None),
+        pytest.param("vgg11", "block5_conv2", marks=pytest.mark.slow),
+        pytest.param("vgg11", None, marks=pytest.mark.slow),
+        pytest.param("densenet121", None, marks=pytest.mark.slow),
         ("googlenet", "inception4e"),
         ("googlenet", None),
     ],
 )
-def test_published_networks(name, layer):
+def test_published_networks(published, name, layer):
     """Plain, residual, dense and branching ones, with strides of convolutions and of poolings that round up and down."""
     network = published(name)
     check(network, network.last_spatial() if layer is None else network.find(layer), sizes=ODD)
@@ -94,7 +87,7 @@ def test_networks_by_notation(text, factor):
     check(network, network.last_spatial(), sizes=sizes, factor=factor)
 
 
-def test_a_network_shares_its_weights_and_stays_as_it_was():
+def test_a_network_shares_its_weights_and_stays_as_it_was(published):
     """Not a tensor is copied, and the original gives what it gave, in the same modules, with the same shapes."""
     network = published("squeezenet1_1")
     pictures = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -138,10 +131,10 @@ def test_strides_behind_a_layer_are_kept():
     ("name", "part"),
     [
         ("swin_t", "shifted_window_attention at features.1.0.attn.shifted_window_attention"),
-        ("inception_v3", "avg_pool2d at Mixed_7b.avg_pool2d"),
+        pytest.param("inception_v3", "avg_pool2d at Mixed_7b.avg_pool2d", marks=pytest.mark.slow),
     ],
 )
-def test_published_networks_that_cannot(name, part):
+def test_published_networks_that_cannot(published, name, part):
     """Say which of their parts it is."""
     network = published(name)
     with pytest.raises(UsageError) as error:
@@ -170,7 +163,7 @@ def test_a_network_without_a_stride():
 
 
 @pytest.mark.parametrize("name", ["layer4.0.conv1", "layer4.0.bn2"])
-def test_a_layer_beside_a_shortcut(name):
+def test_a_layer_beside_a_shortcut(published, name):
     """The stride of the shortcut is taken out as well: what both give is added, behind the layer."""
     network = published("resnet18")
     layer = network.find(name)

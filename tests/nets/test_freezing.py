@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Pool
-from cnnkit.engine import bases
+from cnnkit.engine import config, onnx_backbone
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
@@ -27,8 +27,18 @@ def whole(name):
     return module, cutting.find_layer(name, module, None, size=64 if name.startswith("vit") else preprocess.size)
 
 
+@functools.cache
 def base_of(name):
+    """Cut once: splitting sets anew which of its parameters are trained, and its mode."""
     return cutting.cut(*whole(name))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go():
+    """Keep no network for the tests of other modules."""
+    yield
+    whole.cache_clear()
+    base_of.cache_clear()
 
 
 def chain(text=TEXT):
@@ -142,12 +152,12 @@ BOUNDARIES = [
     ("vgg11", "block5", "features.15"),
     ("squeezenet1_1", "features.12", "features.11"),
     ("squeezenet1_1", "features.10.expand3x3", "features.10.squeeze_activation"),
-    ("densenet121", "features.denseblock4.denselayer5", "features.transition3"),
+    pytest.param("densenet121", "features.denseblock4.denselayer5", "features.transition3", marks=pytest.mark.slow),
     ("efficientnet_b0", "features.7.0.block.2", "features.7.0.block.1"),
-    ("efficientnet_b0", "features.6.1", "features.6.0"),
-    ("swin_t", "features.5.3", "features.5.2"),  # channels come last inside of it
+    pytest.param("efficientnet_b0", "features.6.1", "features.6.0", marks=pytest.mark.slow),
+    pytest.param("swin_t", "features.5.3", "features.5.2", marks=pytest.mark.slow),  # channels come last inside of it
     ("vit_b_32", "encoder.layers.encoder_layer_10", "encoder.layers.encoder_layer_9"),
-    ("inception_v3", "Mixed_7c.branch3x3_1", "Mixed_7b"),
+    pytest.param("inception_v3", "Mixed_7c.branch3x3_1", "Mixed_7b", marks=pytest.mark.slow),
 ]
 
 
@@ -208,7 +218,9 @@ def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
     parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     bundle.save(tmp_path / "model.pt", Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state))
-    found = bases.get(bases.Request(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE))
+    found = onnx_backbone.get(
+        config.BackboneSpec(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE)
+    )
     pictures = torch.randint(0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     (seen,) = Session(found.content, device="cpu", name="lower").run({"images": pictures.numpy()})
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
@@ -332,7 +344,13 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "mobilenet_v2", "efficientnet_b0"),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("convnext_tiny", "regnet_y_400mf")),
+    ],
+)
 def test_groups_go_down_block_by_block(name):
     """Parameters stand together block by block, from the last block that is trained down; a stem's batch norm goes with its convolution."""
     base = base_of(name)
@@ -358,7 +376,12 @@ def test_groups_go_down_block_by_block(name):
             ["features.18.0.weight", "features.17.conv.0.0.weight", "features.16.conv.3.weight"],
         ),
         ("layers", "conv2", ["dense1.weight", "conv3.weight", "conv2.weight"]),
-        ("inception_v3", "Mixed_7b", ["Mixed_7c.branch1x1.conv.weight", "Mixed_7b.branch1x1.conv.weight"]),
+        pytest.param(
+            "inception_v3",
+            "Mixed_7b",
+            ["Mixed_7c.branch1x1.conv.weight", "Mixed_7b.branch1x1.conv.weight"],
+            marks=pytest.mark.slow,
+        ),
         ("layers", "none", []),
     ],
 )

@@ -1,7 +1,6 @@
 """Whole networks as graphs: layers by everybody's names, cuts anywhere, values as hooks on the network itself see them."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -13,22 +12,10 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import bundle
 from cnnkit.formats.bundle import Bundle
 from cnnkit.formats.header import Header, Kind, Preprocess
-from cnnkit.nets import backbones, catalogue, classifier, layered
+from cnnkit.nets import backbones, classifier, layered
 
 TEXT = "conv 4 k3 relu, pool 2, dropout 0.3, conv 6 k3 s2 p1 bn relu"
 HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
-
-
-@functools.cache
-def published(name):
-    return layered.of_name(name, weights="none")[0]
-
-
-@functools.cache
-def torchvisions(name):
-    """Build the same network with the same values once more."""
-    module, _ = catalogue.seeded(0, functools.partial(catalogue.network, name))
-    return module.eval()
 
 
 def write(path, text=TEXT, head=HEAD, *, pool=Pool.AVG, size=20):
@@ -79,7 +66,7 @@ def hooked(module, names, given):
 # ---------------------------------------------------------------- which layers
 
 
-def test_the_layers_of_squeezenet():
+def test_the_layers_of_squeezenet(published):
     """The ends of its largest modules with their activations; neither parts of fire modules, dropout, nor the pooled vector."""
     assert [(each.name, each.shape) for each in published("squeezenet1_1").layers()] == [
         ("features.1", (64, 111, 111)),
@@ -98,7 +85,7 @@ def test_the_layers_of_squeezenet():
     ]
 
 
-def test_the_layers_of_resnet():
+def test_the_layers_of_resnet(published):
     """Residual blocks are one layer each; batch norm and its activation belong to what is before them."""
     names = ["relu", "maxpool", *(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1))]
     assert [each.name for each in published("resnet18").layers()] == names
@@ -137,7 +124,7 @@ def test_names_of_a_model_by_notation(tmp_path, model):
         torch.testing.assert_close(found, expected.relu())
 
 
-def test_kerass_names_of_a_vgg():
+def test_kerass_names_of_a_vgg(published):
     """A convolution of Keras includes its activation; the dense layers have Keras' names, too; torchvision's own are understood."""
     network = published("vgg11")
     names = [each.name for each in network.layers()]
@@ -164,7 +151,7 @@ def test_kerass_names_of_a_vgg():
         ("features", "features.12"),  # a container means its end
     ],
 )
-def test_a_layer_is_found(wanted, name):
+def test_a_layer_is_found(published, wanted, name):
     """By its name, its path, its number among the layers that have maps, or from the end."""
     assert published("squeezenet1_1").find(wanted).name == name
 
@@ -180,7 +167,7 @@ def test_a_layer_is_found(wanted, name):
         ("", r'^squeezenet1_1 has no layer ""'),
     ],
 )
-def test_a_layer_that_there_is_not(wanted, message):
+def test_a_layer_that_there_is_not(published, wanted, message):
     """Is answered with the nearest ones, or how many there are, or all of them."""
     with pytest.raises(UsageError, match=message):
         published("squeezenet1_1").find(wanted)
@@ -190,7 +177,7 @@ def test_a_layer_that_there_is_not(wanted, message):
     ("name", "layer"),
     [("squeezenet1_1", "features.12"), ("resnet18", "layer4.1"), ("googlenet", "inception5b"), ("mobilenet_v2", "features.18")],
 )  # fmt: skip
-def test_the_last_layer_with_a_map(name, layer):
+def test_the_last_layer_with_a_map(published, name, layer):
     """Before the classifier, also one that has a convolution itself, as SqueezeNet's."""
     assert published(name).last_spatial().name == layer
 
@@ -204,7 +191,7 @@ def test_the_last_map_of_a_head_with_convolutions(tmp_path):
     assert (found.name, found.shape) == ("head.conv1", (6, 7, 7))
 
 
-def test_networks_without_maps(tmp_path):
+def test_networks_without_maps(published, tmp_path):
     """A ViT's tokens have no places, a flattened picture neither; the message says so."""
     with pytest.raises(UsageError, match=r"^vit_b_32 turns its map into tokens behind conv_proj, which have no places"):
         published("vit_b_32").last_spatial()
@@ -216,12 +203,12 @@ def test_networks_without_maps(tmp_path):
 # ---------------------------------------------------------------- in two
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
-def test_divided_anywhere(name):
+@pytest.mark.parametrize("name", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
+def test_divided_anywhere(published, whole, name):
     """At every place of all, inside of a branch or a residual block as well, both parts together are torchvision's own network."""
     network, given = published(name), pictures(64, batch=1)
     with torch.no_grad():
-        expected = torchvisions(name)(given)
+        expected = whole(name)[0](given)
         for node in network.shapes:
             front, behind = network.divide(node)
             assert torch.equal(behind(*front(given)), expected), node.meta["path"]
@@ -232,10 +219,10 @@ def test_divided_anywhere(name):
     [
         ("googlenet", "inception4b.branch2.0"),
         ("mobilenet_v2", "features.4.conv.0"),
-        ("densenet121", "features.denseblock2.denselayer3.conv1"),
+        pytest.param("densenet121", "features.denseblock2.denselayer3.conv1", marks=pytest.mark.slow),
     ],
 )
-def test_divided_inside_of_a_branch(name, layer):
+def test_divided_inside_of_a_branch(published, name, layer):
     """What else is on its way at that place goes along."""
     network, given = published(name), pictures(64, batch=1)
     front, behind = network.divide(network.find(layer).node)
@@ -260,9 +247,9 @@ def test_a_trained_model_divided(tmp_path, model):
     ("name", "kinds"),
     [("squeezenet1_1", (nn.Conv2d, nn.ReLU)), ("resnet18", (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d))],
 )
-def test_values_before_an_activation_that_works_in_place(name, kinds):
+def test_values_before_an_activation_that_works_in_place(published, whole, name, kinds):
     """Every convolution and norm gives what a hook sees in a network that does nothing in place."""
-    network, module = published(name), torchvisions(name)
+    network, module = published(name), whole(name)[0]
     names = [path for path, part in module.named_modules() if isinstance(part, kinds)]
     expected = hooked(module, names, pictures())
     nodes = [next(each for each in network.shapes if each.meta["path"] == path) for path in names]
@@ -271,7 +258,7 @@ def test_values_before_an_activation_that_works_in_place(name, kinds):
     assert all(expected[path].min() < 0 for path in names if path.endswith(("features.0", "conv1", "bn1")))
 
 
-def test_before_the_activation():
+def test_before_the_activation(published):
     """The convolution, of a fire module both whose answers are put together; a ReLU of it is the layer."""
     network, given = published("squeezenet1_1"), pictures()
     for name, paths in (
@@ -298,7 +285,7 @@ def test_before_the_activation():
         ("resnet18", "layer2.1", "layer2.1.add"),
     ],
 )
-def test_batch_norm_stays_before_the_activation(name, layer, path):
+def test_batch_norm_stays_before_the_activation(published, name, layer, path):
     """It is no activation, though it changes every value by itself."""
     network = published(name)
     (node,) = network.before_activation(network.find(layer))
@@ -345,9 +332,10 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
 # ---------------------------------------------------------------- channels last, and other sizes
 
 
-def test_a_network_that_keeps_channels_last():
+@pytest.mark.slow
+def test_a_network_that_keeps_channels_last(published, whole):
     """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules answer."""
-    network, module = published("swin_t"), torchvisions("swin_t")
+    network, module = published("swin_t"), whole("swin_t")[0]
     names = ["features.0", "features.1.0", "features.2", "features.7.1", "norm"]
     layers = [network.find(name) for name in names]
     assert [each.shape for each in layers] == [(96, 56, 56), (96, 56, 56), (192, 28, 28), (768, 7, 7), (768, 7, 7)]
@@ -381,8 +369,7 @@ def test_other_sizes(tmp_path):
         assert model.last_spatial().shape == (6, 5, 5)
 
 
-def test_a_vit_takes_its_own_size_alone():
+def test_a_vit_takes_its_own_size_alone(published):
     """Its embedding of positions has as many rows as the picture has patches."""
-    network, _ = layered.of_name("vit_b_32", weights="none")
     with pytest.raises(UsageError, match=r"^vit_b_32 takes no pictures of 256x256 \("):
-        network.resize(Preprocess(resize=256, size=256))
+        published("vit_b_32").resize(Preprocess(resize=256, size=256))

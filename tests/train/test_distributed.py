@@ -1,12 +1,11 @@
 """Several processes: which one this is, and what is said where somebody else's variables look like torchrun's."""
 
-import copy
-
 import pytest
 import torch
+from torch import nn
 
 from cnnkit.engine import device as devices
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import UsageError
 from cnnkit.train import distributed
 from cnnkit.train.distributed import ALONE, World
 
@@ -39,44 +38,16 @@ def test_half_a_world_is_a_line(monkeypatch, size, rank, message):
         pytest.fail("nobody else is there")
 
 
-def test_a_full_memory_is_a_line():
-    """Wherever in a training it is found to be full."""
-    full = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
-    with full, distributed.joined(devices.parse("cpu")):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@pytest.fixture
-def alone_in_a_group():
-    """A group of processes with this one in it."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("mean", [0.0, 10.0, 300.0])
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_the_shared_batch_norm_is_torchs(alone_in_a_group, mean, momentum):
-    """Answers, gradients and statistics, also of values far from nought, whose squares drown their variance."""
-    torch.manual_seed(0)
-    plain = torch.nn.Sequential(torch.nn.BatchNorm2d(4, momentum=momentum))
-    with torch.no_grad():
-        plain[0].weight.uniform_(0.5, 2)
-        plain[0].bias.uniform_(-1, 1)
-    shared = copy.deepcopy(plain)
-    distributed._share_batch_norms(shared)
-    exact = copy.deepcopy(plain).double()
-    weights = torch.randn(6, 4, 5, 5)
-    answers = {}
-    for name, module, dtype in (("exact", exact, torch.float64), ("shared", shared, torch.float32)):
-        for step in range(2):
-            torch.manual_seed(step)
-            maps = (mean + torch.randn(6, 4, 5, 5)).to(dtype).requires_grad_()
-            answer = module(maps)
-            (answer * weights).sum().backward()
-        answers[name] = [answer, maps.grad, *(each.grad for each in module.parameters()), *module.state_dict().values()]
-    for ours, theirs in zip(answers["shared"], answers["exact"], strict=True):
-        torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-4, atol=2e-4)
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm2d(4)], ids=["1d", "2d"])
+def test_batch_norm_does_not_train_in_several_processes_on_cpus(layer):
+    """One process, a GPU each, and frozen statistics are fine; the module's mode is as it was."""
+    module, cpu = nn.Sequential(nn.Conv2d(3, 4, 1), layer).eval(), torch.device("cpu")
+    with pytest.raises(UsageError, match=r"^batch norm does not train in 2 processes on CPUs, .* or leave bn out$"):
+        World(1, 2).check_batch_norm(module, cpu)
+    assert not any(each.training for each in module.modules())
+    ALONE.check_batch_norm(module, cpu)
+    World(1, 2).check_batch_norm(module, torch.device("cuda", 1))
+    World(1, 2).check_batch_norm(module[:1], cpu)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

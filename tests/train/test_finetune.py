@@ -12,26 +12,30 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Amp, Initializer, Loss, Monitor, Optimizer
 from cnnkit.data import learning, preprocess
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import bundle
 from cnnkit.nets import classifier
-from cnnkit.train import finetune, frozen, schedule, scratch
-from cnnkit.train.finetune import Start, Thawing
-from cnnkit.train.recipe import Recipe
-from cnnkit.train.results import Running
-from cnnkit.train.scratch import Design
+from cnnkit.train import frozen, optim
+from cnnkit.train.config import (
+    FinetuneConfig,
+    FreezeConfig,
+    ImageTrainConfig,
+    InitFrom,
+    NetworkConfig,
+    RunConfig,
+    refuse_overwriting,
+)
+from cnnkit.train.finetune import finetune
+from cnnkit.train.scratch import train_from_scratch
 
 # Ends with a map, as a base does; nothing in it is random once it is trained.
 LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
-CPU = Running(device="cpu")
-
-
-def no_skip(path, reason):
-    raise AssertionError(f"{path}: {reason}")
+CPU = RunConfig(device="cpu")
 
 
 def draw_pictures(folder, classes):
@@ -59,29 +63,31 @@ def start(material, tmp_path_factory):
     return path
 
 
-def from_scratch(material, path, *, grey=False, **recipe):
-    recipe = Recipe(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | recipe)
-    scratch.train(
-        material, path, design=Design(layers=LAYERS, size=16, grey=grey), recipe=recipe, running=CPU, skip=no_skip
-    )
+def from_scratch(material, path, *, grey=False, **settings):
+    classes = len(material.classes)
+    config = ImageTrainConfig(**{"epochs": 3, "lr": 0.01, "amp": Amp.OFF} | settings)
+    config = config.checked(classes=classes, has_val=True)
+    network = NetworkConfig(layers=LAYERS, size=16, grey=grey).checked(config.loss, classes=classes)
+    train_from_scratch(material, path, network=network, train=config, run=CPU, callbacks=Callbacks())
 
 
-def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **thawing):
-    """Fine-tune; everything at once is one batch, so that the order does not matter."""
-    recipe = Recipe(
-        **{"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
-    )
-    start = start if isinstance(start, Start) else Start(model=start)
-    result = finetune.finetune(
-        start,
+def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None, loss=None, recipe=None, **freezing):
+    """Fine-tune as cnn-finetune does; everything at once is one batch, so that the order does not matter."""
+    settings = {"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (recipe or {})
+    classes = len(material.classes)
+    init = start if isinstance(start, InitFrom) else InitFrom(model=start)
+    freeze = FreezeConfig(unfreeze=unfreeze, **freezing).checked()
+    init = init.checked(loss, classes=classes)
+    config = FinetuneConfig(**settings, loss=loss).checked_for(freeze, classes=classes, has_val=bool(material.val))
+    refuse_overwriting(output, init)
+    result = finetune(
         material,
         output,
-        thawing=Thawing(unfreeze=unfreeze, **thawing),
-        recipe=recipe,
-        loss=loss,
-        running=running,
-        skip=no_skip,
-        **({"report": report} if report else {}),
+        init=init,
+        freeze=freeze.with_views(config),
+        train=config,
+        run=running,
+        callbacks=Callbacks(**({"report": report} if report else {})),
     )
     return result, bundle.load(output)
 
@@ -245,11 +251,11 @@ def test_what_the_frozen_part_costs_in_every_epoch_is_said(
     """With its remedy, where there is one; and what validates is answered once all the same, unless that was asked for."""
     shown = []
 
-    def counting(request, module, *, place, real=frozen.network):
-        network = real(request, module, place=place)
+    def counting(request, module, *, device, real=frozen.frozen_network):
+        network = real(request, module, device=device)
         return lambda images: shown.append(len(images)) or network(images)
 
-    monkeypatch.setattr(frozen, "network", counting)
+    monkeypatch.setattr(frozen, "frozen_network", counting)
     caplog.set_level(logging.INFO, "cnnkit")
     tune(start, material, tmp_path / "tuned.pt", recipe=recipe, views=0)
     assert re.search(rf"runs in every epoch, which takes \d+\.\d s of it{re.escape(remedy)}\n", caplog.text)
@@ -262,7 +268,7 @@ def test_a_complete_training_is_found_before_the_frozen_part_runs(material, star
     options = {"views": 2, "recipe": {"augment": "hflip", "epochs": 2}}
     first, _ = tune(start, material, tmp_path / "tuned.pt", **options)
     caplog.set_level(logging.INFO, "cnnkit")
-    resuming = Running(device="cpu", resume=True)
+    resuming = RunConfig(device="cpu", resume=True)
     again, _ = tune(start, material, tmp_path / "tuned.pt", running=resuming, **options)
     assert "is complete with epoch 2; nothing is left to do" in caplog.text
     assert dataclasses.replace(again, seconds=0) == dataclasses.replace(first, seconds=0)
@@ -276,7 +282,7 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
     recipe = {"augment": "hflip", "batch": 8}
     tune(start, material, tmp_path / "memory.pt", views=2, recipe=recipe)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=Running(0, None, "cpu"))
+        tune(start, material, tmp_path / "disk.pt", views=2, recipe=recipe, running=RunConfig(cache="0", device="cpu"))
     assert "more than --cache; it is kept on disk" in caplog.text
     assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
 
@@ -284,7 +290,7 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
 # ---------------------------------------------------------------- beginnings
 
 
-FRESH = Start(backbone="squeezenet1_1", weights="none", size=32)
+FRESH = InitFrom(backbone="squeezenet1_1", weights="none", size=32)
 
 
 def test_a_fresh_head_must_be_trained_before_the_base_is(material, tmp_path):
@@ -330,10 +336,10 @@ def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, sta
 
 def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(material, start, tmp_path, monkeypatch):
     """The training ends there, with the head as it was then."""
-    real = schedule.factor
+    real = optim.lr_factor
     monkeypatch.setattr(
-        schedule,
-        "factor",
+        optim,
+        "lr_factor",
         lambda which, *, step, **others: real(which, step=step, **others) * (math.inf if step >= 2 else 1),
     )
     with pytest.raises(CnnkitError, match=r" epoch 3.* holds epoch 2, the best before"):
@@ -415,7 +421,7 @@ def test_resumed_it_ends_with_the_same_bytes(material, start, tmp_path, after):
         start,
         material,
         tmp_path / "parts.pt",
-        running=Running(device="cpu", resume=True),
+        running=RunConfig(device="cpu", resume=True),
         report=again.append,
         **options,
     )
@@ -456,7 +462,7 @@ def test_the_start_is_measured_and_no_worse_epoch_passes_for_progress(material, 
 def test_it_goes_on_with_the_same_training_only(material, start, tmp_path):
     """What is frozen, and from what it started, is part of it."""
     interrupted(start, material, tmp_path / "tuned.pt", after=2)
-    running = Running(device="cpu", resume=True)
+    running = RunConfig(device="cpu", resume=True)
     with pytest.raises(UsageError, match="another value of --unfreeze"):
         tune(start, material, tmp_path / "tuned.pt", "conv2", running=running)
     with pytest.raises(UsageError, match="another value of --layer-decay"):
@@ -495,7 +501,7 @@ def test_models_that_do_not_fit_are_refused(material, start, tmp_path):
     for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none"), ("init", Initializer.HE)):
         own = "weights" if name == "init" else name
         with pytest.raises(UsageError, match=f"its own {own}; --{name} goes with --backbone"):
-            tune(Start(model=start, **{name: value}), material, tmp_path / "tuned.pt")
+            tune(InitFrom(model=start, **{name: value}), material, tmp_path / "tuned.pt")
     with pytest.raises(CnnkitError, match="no such model; cnn-train-head and cnn-train make one"):
         tune(Path("gone.pt"), material, tmp_path / "tuned.pt")
     before = start.read_bytes()

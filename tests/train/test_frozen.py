@@ -8,16 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
 from cnnkit.data import augment
 from cnnkit.data.source import Picture
-from cnnkit.engine.bases import Request
+from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
 from cnnkit.nets import backbones
 from cnnkit.nets.classifier import Extractor
 from cnnkit.train import frozen
-from cnnkit.train.examples import Pictures, Stored
+from cnnkit.train.dataset import ImageSet
+from cnnkit.train.frozen import CachedFeatures
 
 CPU = torch.device("cpu")
 TEXT = "conv 4 k3 bn relu, dropout 0.5, conv 5 k3 s2 relu"
@@ -31,7 +33,7 @@ def base():
 
 @pytest.fixture
 def request_of_base(base):
-    return Request(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
+    return BackboneSpec(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
 
 
 @pytest.fixture
@@ -44,20 +46,19 @@ def seen(tmp_path, base):
             path
         )
         listed.append(Picture(str(path), "ab"[index % 2]))
-    return Pictures(
+    return ImageSet(
         listed,
         ("a", "b"),
         backbones.by_notation(TEXT, size=12)[2],
-        place=CPU,
+        device=CPU,
         budget=1 << 20,
         augmenter=Augmenter(augment.parse("hflip, brightness 0.5"), seed=0),
-        skip=lambda *_: pytest.fail("no picture is bad"),
-        progress=lambda *_: None,
+        callbacks=Callbacks(),
     )
 
 
 def kept(pictures, network, copies, folder, *, budget=1 << 30):
-    return frozen.answers(pictures, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
+    return frozen.compute_features(pictures, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
 
 
 def refuse(_request):
@@ -69,11 +70,11 @@ def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monke
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
         expected = base(images)
-    network = frozen.network(request_of_base, base, place=CPU)
+    network = frozen.frozen_network(request_of_base, base, device=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(frozen.bases, "get", refuse)
+    monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        network = frozen.network(request_of_base, base, place=CPU)
+        network = frozen.frozen_network(request_of_base, base, device=CPU)
     assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
     assert torch.equal(network(images), expected)
 
@@ -83,7 +84,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
     images = next(seen.inputs([torch.arange(7)], None))
     with torch.no_grad():
         expected = base(images)
-    monkeypatch.setattr(frozen.bases, "get", refuse)
+    monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     held, room, forward = [], [3], type(base).forward
 
     def small(self, images):
@@ -93,7 +94,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
         return forward(self, images)
 
     monkeypatch.setattr(type(base), "forward", small)
-    network = frozen.network(request_of_base, base, place=CPU)
+    network = frozen.frozen_network(request_of_base, base, device=CPU)
     torch.testing.assert_close(network(images), expected)
     assert held == [2, 2, 3]
     room[0] = 0
@@ -145,7 +146,7 @@ def test_a_full_disk_is_one_line_before_anything_is_answered(seen, tmp_path, mon
 def test_views_take_turns():
     """In K epochs every row is seen in each of its K versions once, and neighbours in different ones; to validate, the first counts."""
     views = [torch.full((5, 2), float(number)) for number in range(3)]
-    stored = Stored(views, torch.zeros(5, dtype=torch.long), place=CPU)
+    stored = CachedFeatures(views, torch.zeros(5, dtype=torch.long), device=CPU)
     rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3])]
     epochs = []
     for epoch in (1, 2, 3):
@@ -160,5 +161,5 @@ def test_views_take_turns():
 def test_the_time_of_an_epoch_is_measured_on_a_batch(seen):
     """Not on all pictures: a batch to warm up with, and one that is timed."""
     shown = []
-    assert 0 < frozen.seconds(seen, lambda images: shown.append(len(images)) or images) < 60
+    assert 0 < frozen.seconds_per_epoch(seen, lambda images: shown.append(len(images)) or images) < 60
     assert shown == [32, 32]

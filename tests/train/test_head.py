@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ from sklearn.metrics import accuracy_score, log_loss
 from sklearn.neighbors import NearestCentroid
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Solver
+from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Schedule, Solver
 from cnnkit.errors import CnnkitError, FormatError, NotationError, UsageError
 from cnnkit.formats import bundle, cache, features
 from cnnkit.formats.header import Header, Kind
 from cnnkit.formats.manifest import Row
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
-from cnnkit.train import head as heads
-from cnnkit.train.head import Settings
+from cnnkit.train import feature_sets
+from cnnkit.train.config import HeadConfig, check_weights, model_path
+from cnnkit.train.head import train_head
 from cnnkit.train.loop import shuffled
 
 TEXT = "conv 6 k3 s2 relu, conv 10 k2 relu"
@@ -86,15 +89,22 @@ def pair(make):
 
 
 def train(pair, *, name="head.pt", weights=None, **settings):
-    learnt, validated = pair
-    output = Path(learnt).with_name(name)
-    settings = Settings(**{"epochs": 4, "lr": 0.05, **settings})
-    result = heads.train_head(learnt, output, val=validated, settings=settings, weights=weights, device="cpu")
+    features_file, val = pair
+    output = model_path(Path(features_file).with_name(name))
+    result = trained(features_file, output, val=val, weights=weights, **{"epochs": 4, "lr": 0.05, **settings})
     return result, bundle.load(output)
 
 
+def trained(features_file, output, *, val=None, hold_out=None, weights=None, **settings):
+    """Train as cnn-train-head does."""
+    config = HeadConfig(**settings).checked(has_val=val is not None or hold_out is not None)
+    check_weights(weights, features=features_file)
+    data = feature_sets.load(features_file, val=val, hold_out=hold_out, loss=config.loss)
+    return train_head(data, output, train=config, weights=weights, device="cpu")
+
+
 def lbfgs(pair, **settings):
-    return train(pair, solver=Solver.LBFGS, **{"lr": None, "epochs": Settings().epochs, **settings})
+    return train(pair, solver=Solver.LBFGS, **{"lr": None, "epochs": HeadConfig().epochs, **settings})
 
 
 def logits(model, path):
@@ -126,7 +136,7 @@ def test_the_report_is_what_the_written_model_gives(pair):
     assert result.val_accuracy > 0.8
 
 
-def test_the_model_is_self_contained(pair):
+def test_the_model_is_self_contained(own_cache, pair):
     """Base and head give for pictures what the head gives for their features; torch reads the file with weights_only."""
     _, model = train(pair)
     content = torch.load(pair[0].with_name("head.pt"), weights_only=True)
@@ -203,6 +213,9 @@ def by_hand(
     l2=0.0,
     outputs=3,
     seed=0,
+    clip=None,
+    scheduler=None,
+    averaging=None,
 ):
     """The same training of one hidden layer written out in torch; gives its weights after the last epoch."""
     learnt = features.load(pair[0])
@@ -221,8 +234,12 @@ def by_hand(
     for layer in (first, second):
         initial(layer.weight, generator=generator)
         nn.init.zeros_(layer.bias)
-    stepper = OPTIMIZERS[optimizer](network.parameters(), lr=lr)
+    stepper = (optimizer if callable(optimizer) else OPTIMIZERS[optimizer])(network.parameters(), lr=lr)
     criterion = criterion or nn.CrossEntropyLoss()
+    scheduler = scheduler and scheduler(stepper)
+    averaged = averaging and averaging(network)
+    if averaged:
+        averaged.update_parameters(network)  # the first time it copies
     for _ in range(epochs):
         for inputs, wanted in shuffled(values, targets, batch=batch, generator=generator):
             loss = criterion(network(inputs), wanted)
@@ -230,7 +247,15 @@ def by_hand(
                 loss = loss + l1 * layer.weight.abs().sum() + l2 * layer.weight.pow(2).sum()
             stepper.zero_grad()
             loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(network.parameters(), clip)
             stepper.step()
+            if scheduler:
+                scheduler.step()
+            if averaged:
+                averaged.update_parameters(network)
+    if averaged:
+        network.load_state_dict(averaged.module.state_dict())
     return [tensor.detach() for tensor in (first.weight, first.bias, second.weight, second.bias)]
 
 
@@ -246,6 +271,39 @@ def check(pair, expected, **settings):
 def test_the_optimizer_and_its_rate(pair, optimizer):
     """Every optimizer trains as torch's does."""
     check(pair, by_hand(pair, optimizer=optimizer, lr=0.02), optimizer=optimizer, lr=0.02)
+
+
+@pytest.mark.parametrize(
+    ("reference", "settings"),
+    [
+        ({"optimizer": partial(torch.optim.SGD, momentum=0.9)}, {"optimizer": Optimizer.SGD, "momentum": 0.9}),
+        ({"optimizer": partial(torch.optim.RMSprop, momentum=0.5)}, {"optimizer": Optimizer.RMSPROP, "momentum": 0.5}),
+        (
+            {"optimizer": partial(torch.optim.AdamW, weight_decay=0.3)},
+            {"optimizer": Optimizer.ADAMW, "weight_decay": 0.3},
+        ),
+        (
+            {"optimizer": partial(torch.optim.AdamW, weight_decay=0.0)},
+            {"optimizer": Optimizer.ADAMW, "weight_decay": 0.0},
+        ),
+        ({"clip": 0.05}, {"clip": 0.05}),
+        (
+            # 48 rows in batches of 16, three epochs
+            {"scheduler": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=9)},
+            {"schedule": Schedule.COSINE},
+        ),
+        # Below 2/11, where the decay does not grow any more
+        ({"averaging": partial(AveragedModel, multi_avg_fn=get_ema_multi_avg_fn(0.15))}, {"ema": 0.15}),
+    ],
+    ids=lambda value: ", ".join(value),
+)
+def test_momentum_weight_decay_clip_schedule_and_ema_are_torchs(pair, reference, settings):
+    """Each trains as torch's own does, and is recorded; without them a Header is as it was before there were any."""
+    check(pair, by_hand(pair, lr=0.02, **reference), lr=0.02, **settings)
+    recorded = bundle.load(pair[0].with_name("head.pt")).header.training
+    assert {name: recorded.get(name) for name in settings} == settings
+    optional = {"momentum", "weight_decay", "clip", "schedule", "ema"}
+    assert recorded.keys() & optional == settings.keys() & optional
 
 
 @pytest.mark.parametrize("init", list(Initializer))
@@ -488,6 +546,22 @@ def test_features_of_half_precision_train_as_well(make):
         ({"solver": Solver.LBFGS, "lr": None, "l1": 0.1}, "--solver lbfgs has no --l1"),
         ({"solver": Solver.LBFGS, "lr": 0.1}, "drop --lr"),
         ({"solver": Solver.LBFGS, "lr": None, "patience": 2}, "drop --patience"),
+        *(
+            (
+                {"solver": Solver.LBFGS, "lr": None, "epochs": 50, name: value},
+                f"drop --{name.replace('_', '-')}, or use",
+            )
+            for name, value in (
+                ("momentum", 0.9),
+                ("weight_decay", 0.1),
+                ("schedule", Schedule.COSINE),
+                ("clip", 1.0),
+                ("ema", 0.9),
+            )
+        ),
+        ({"momentum": 0.9}, "--momentum goes with sgd and rmsprop; adam has its own"),
+        ({"weight_decay": 0.1}, "--weight-decay goes with adamw; adam has none"),
+        ({"clip": 0.0}, "--clip 0 would leave nothing"),
         ({"batch": 1, "head": "dense 4 bn relu"}, "--batch 1: batch norm cannot train on one row"),
         ({"pca": 11}, "--pca 11: 48 rows of 10 features have 10 components at most"),
         ({"head": "dense 4 relu, dense 3 softmax"}, 'ends in "dense 3 softmax"; leave that layer out'),
@@ -687,9 +761,7 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
         ) as writer:
             writer.write(found.values[kept], [found.rows[index] for index in kept])
     result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
-    held = heads.train_head(
-        whole, tmp_path / "held.pt", hold_out="fold1", settings=Settings(epochs=4, lr=0.05), device="cpu"
-    )
+    held = trained(whole, tmp_path / "held.pt", hold_out="fold1", epochs=4, lr=0.05)
     model = bundle.load(tmp_path / "held.pt")
     assert all(torch.equal(model.state[name], tensor) for name, tensor in expected.state.items())
     assert replace(held, model=result.model) == result
@@ -708,9 +780,7 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
         tmp_path / "all.npy", shape=found.values.shape[1:], dtype="float32", header=header, columns=columns
     ) as writer:
         writer.write(np.repeat(found.values, 3, axis=0), viewed)
-    result = heads.train_head(
-        tmp_path / "all.npy", tmp_path / "head.pt", hold_out="fold3", settings=Settings(epochs=1), device="cpu"
-    )
+    result = trained(tmp_path / "all.npy", tmp_path / "head.pt", hold_out="fold3", epochs=1)
     assert (result.train_rows, result.val_rows) == (3 * 36, 12)
 
 
@@ -728,4 +798,4 @@ def test_a_part_that_cannot_be_held_out_is_one_line(make, parts, part, message, 
     """Unknown, unsaid, or without every class."""
     whole = make("all", parts=parts)
     with pytest.raises(CnnkitError, match=message):
-        heads.train_head(whole, tmp_path / "head.pt", hold_out=part, device="cpu")
+        trained(whole, tmp_path / "head.pt", hold_out=part)

@@ -10,8 +10,8 @@ from torch import nn
 
 from cnnkit.choices import Loss
 from cnnkit.nets.classifier import class_logits
-from cnnkit.train import logistic
-from cnnkit.train.optim import Objective, balanced_weights
+from cnnkit.train import head
+from cnnkit.train.optim import Criterion, balanced_weights
 
 
 def rows(classes, count=90, seed=0, overlap=1.5):
@@ -40,7 +40,9 @@ def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
     weights = balanced_weights(targets, classes) if balanced else None
     counted = float(weights[targets].sum()) if balanced else len(targets)
     layer = zeros(1 if loss is Loss.BINARY else classes)
-    logistic.solve(layer, values, targets, l2=0.5 / (c * counted), objective=Objective(loss, class_weights=weights))
+    head.solve_logistic(
+        layer, values, targets, l2=0.5 / (c * counted), criterion=Criterion(loss, class_weights=weights)
+    )
 
     # Two classes by softmax hold w and -w: half of each, at twice the penalty of the one vector that scikit-learn holds
     halves = loss is Loss.CATEGORICAL and classes == 2
@@ -63,7 +65,7 @@ def test_the_solution_does_not_depend_on_the_start():
     nn.init.normal_(far.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     near = zeros(3)
     for layer in (near, far):
-        logistic.solve(layer, values, targets, l2=0.01, objective=Objective())
+        head.solve_logistic(layer, values, targets, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=3e-4, rtol=0)
 
@@ -74,7 +76,7 @@ def test_a_stronger_penalty_gives_smaller_weights():
     norms = []
     for l2 in (1e-4, 1e-2, 1.0, 100.0):
         layer = zeros(3)
-        logistic.solve(layer, values, targets, l2=l2, objective=Objective())
+        head.solve_logistic(layer, values, targets, l2=l2, criterion=Criterion())
         norms.append(float(layer.weight.detach().norm()))
     assert norms == sorted(norms, reverse=True)
     with torch.no_grad():
@@ -82,9 +84,9 @@ def test_a_stronger_penalty_gives_smaller_weights():
     np.testing.assert_allclose(shares.numpy(), np.bincount(targets.numpy()) / len(targets), atol=2e-3)
 
 
-def walked(train, validate, strengths=logistic.STRENGTHS):
+def walked(train, validate, strengths=head.STRENGTHS):
     layer = zeros(int(train[1].max()) + 1)
-    return list(logistic.path(layer, train, validate, strengths=strengths, objective=Objective())), layer
+    return list(head.regularization_path(layer, train, validate, strengths=strengths, criterion=Criterion())), layer
 
 
 def test_the_path_reports_every_strength_as_an_epoch():
@@ -96,7 +98,7 @@ def test_the_path_reports_every_strength_as_an_epoch():
     losses = [epoch.train_loss for _, epoch in found]
     assert losses == sorted(losses, reverse=True)
     alone = zeros(3)
-    logistic.solve(alone, *train, l2=0.01, objective=Objective())
+    head.solve_logistic(alone, *train, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         logits = alone(validate[0])
     assert found[-1][1].val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, validate[1])), abs=1e-3)
@@ -111,8 +113,8 @@ def test_the_path_stops_when_weaker_penalties_do_not_help():
     train = rows(3, count=24, overlap=4.0)
     found, _ = walked(train, rows(3, seed=1, overlap=4.0))
     losses = [epoch.val_loss for _, epoch in found]
-    assert len(found) < len(logistic.STRENGTHS)
-    assert losses.index(min(losses)) == len(losses) - 1 - logistic.PATIENCE
+    assert len(found) < len(head.STRENGTHS)
+    assert losses.index(min(losses)) == len(losses) - 1 - head.STRENGTHS_PATIENCE
     train_losses = [epoch.train_loss for _, epoch in found]
     assert train_losses.index(min(train_losses)) == len(found) - 1
 

@@ -10,10 +10,9 @@ from torch import nn
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
-from cnnkit.train.epoch import Epoch
-from cnnkit.train.loop import Best, evaluate, fit, in_order, shuffled
-from cnnkit.train.optim import Objective
-from cnnkit.train.step import Step
+from cnnkit.train.config import Epoch
+from cnnkit.train.loop import BestEpoch, Step, evaluate, fit, in_order, shuffled
+from cnnkit.train.optim import Criterion
 
 
 def rows(count=40, seed=0):
@@ -28,9 +27,9 @@ def head(seed=0):
         return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def fitted(module, train, validate=None, *, lr=0.1, epochs=4, objective=None, monitor=Monitor.VAL_LOSS, patience=None):
-    best = Best(monitor)
-    step = Step(module, objective or Objective(), torch.optim.SGD(module.parameters(), lr=lr))
+def fitted(module, train, validate=None, *, lr=0.1, epochs=4, criterion=None, monitor=Monitor.VAL_LOSS, patience=None):
+    best = BestEpoch(monitor)
+    step = Step(module, criterion or Criterion(), torch.optim.SGD(module.parameters(), lr=lr))
     records = fit(
         step,
         train=lambda _number: train(),
@@ -46,8 +45,8 @@ def test_it_is_the_loop_that_one_would_write():
     """Weights after three epochs are those of a loop in torch with the same batches, smoothing and both penalties included."""
     inputs, targets = rows()
     module, other = head(), head()
-    objective = Objective(smoothing=0.1, class_weights=torch.tensor([1.0, 2.0, 0.5]), l1=1e-3, l2=1e-2)
-    records, _ = fitted(module, lambda: in_order(inputs, targets, batch=16), epochs=3, objective=objective)
+    objective = Criterion(smoothing=0.1, class_weights=torch.tensor([1.0, 2.0, 0.5]), l1=1e-3, l2=1e-2)
+    records, _ = fitted(module, lambda: in_order(inputs, targets, batch=16), epochs=3, criterion=objective)
 
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
     steps = torch.optim.SGD(other.parameters(), lr=0.1)
@@ -75,7 +74,7 @@ def test_validation_counts_neither_penalties_nor_smoothing_nor_weights():
     """The validation loss is scikit-learn's log_loss, whatever is trained with and however the rows are cut into batches."""
     inputs, targets = rows()
     module = head().eval()
-    objective = Objective(smoothing=0.3, class_weights=torch.tensor([9.0, 1.0, 1.0]), l1=1.0, l2=1.0)
+    objective = Criterion(smoothing=0.3, class_weights=torch.tensor([9.0, 1.0, 1.0]), l1=1.0, l2=1.0)
     with torch.no_grad():
         shares = module(inputs).double().softmax(1).numpy()
     expected = log_loss(targets.numpy(), shares)
@@ -86,7 +85,7 @@ def test_validation_counts_neither_penalties_nor_smoothing_nor_weights():
 
 
 def offered(monitor, *measures):
-    best = Best(monitor)
+    best = BestEpoch(monitor)
     for number, (loss, accuracy) in enumerate(measures, start=1):
         best.offer(Epoch(number, 1.0, 0.5, loss, accuracy, 0.1, 0.0), nn.Linear(1, 1))
     return best.epoch.epoch
@@ -131,7 +130,7 @@ def test_the_best_state_is_a_copy_of_that_epochs_weights():
     assert best.epoch.epoch < 8, "training should have gone on past the best epoch"
     again = head(seed=5).eval()
     again.load_state_dict(best.state)
-    assert evaluate(again, in_order(checks, answers), Objective()) == (best.epoch.val_loss, best.epoch.val_accuracy)
+    assert evaluate(again, in_order(checks, answers), Criterion()) == (best.epoch.val_loss, best.epoch.val_accuracy)
     assert not torch.equal(best.state["0.weight"], module.state_dict()["0.weight"])
 
 
@@ -172,14 +171,14 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
         return in_order(inputs if len(calls) == 1 else broken, targets, batch=16)
 
     seen = []
-    best = Best(Monitor.VAL_LOSS)
+    best = BestEpoch(Monitor.VAL_LOSS)
     stepper = torch.optim.SGD(module.parameters(), lr=0.1)
     with pytest.raises(
         CnnkitError, match=r"^the loss is nan in epoch 2, step 2, at a learning rate of 0\.1; give a smaller --lr$"
     ):
         seen.extend(
             fit(
-                Step(module, Objective(), stepper),
+                Step(module, Criterion(), stepper),
                 train=lambda _number: train(),
                 validate=lambda: in_order(inputs, targets),
                 best=best,
@@ -203,10 +202,10 @@ def test_train_mode_while_training_and_eval_mode_afterwards():
 
     after = []
     for _ in fit(
-        Step(module, Objective(), torch.optim.SGD(module.parameters(), lr=0.1)),
+        Step(module, Criterion(), torch.optim.SGD(module.parameters(), lr=0.1)),
         train=lambda _number: batches(True),
         validate=lambda: batches(False),
-        best=Best(Monitor.VAL_LOSS),
+        best=BestEpoch(Monitor.VAL_LOSS),
         epochs=2,
     ):
         after.append(module.training)

@@ -11,7 +11,7 @@ from torch import nn
 
 from cnnkit.choices import Loss, Optimizer
 from cnnkit.train import optim
-from cnnkit.train.optim import Objective
+from cnnkit.train.optim import Criterion
 
 
 def some(classes=3, rows=7, seed=0):
@@ -24,10 +24,10 @@ def test_categorical_loss_is_the_mean_negative_log_softmax():
     """One row by hand, many rows as scikit-learn's log_loss."""
     row = torch.tensor([[1.0, 2.0, 0.0]])
     by_hand = -math.log(math.e**2 / (math.e + math.e**2 + 1))
-    assert float(Objective()(row, torch.tensor([1]))) == pytest.approx(by_hand, rel=1e-6)
+    assert float(Criterion()(row, torch.tensor([1]))) == pytest.approx(by_hand, rel=1e-6)
     logits, targets = some()
     expected = log_loss(targets.numpy(), logits.double().softmax(1).numpy(), labels=[0, 1, 2])
-    assert float(Objective()(logits, targets)) == pytest.approx(expected, rel=1e-5)
+    assert float(Criterion()(logits, targets)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
@@ -37,7 +37,7 @@ def test_smoothing_spreads_over_all_classes(smoothing):
     wanted = np.full((7, 3), smoothing / 3)
     wanted[np.arange(7), targets.numpy()] += 1 - smoothing
     by_hand = -(wanted * logits.double().log_softmax(1).numpy()).sum(1).mean()
-    assert float(Objective(smoothing=smoothing)(logits, targets)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(Criterion(smoothing=smoothing)(logits, targets)) == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", list(Loss))
@@ -46,12 +46,12 @@ def test_class_weights_make_a_weighted_mean(loss):
     logits, targets = some(classes=2)
     weights = torch.tensor([1.0, 5.0])
     given = logits[:, :1] if loss is Loss.BINARY else logits
-    apart = torch.stack([Objective(loss)(given[row : row + 1], targets[row : row + 1]) for row in range(7)])
+    apart = torch.stack([Criterion(loss)(given[row : row + 1], targets[row : row + 1]) for row in range(7)])
     by_hand = (apart * weights[targets]).sum() / weights[targets].sum()
-    torch.testing.assert_close(Objective(loss, class_weights=weights)(given, targets), by_hand)
-    equal = Objective(loss, class_weights=torch.tensor([3.0, 3.0]))
-    torch.testing.assert_close(equal(given, targets), Objective(loss)(given, targets))
-    assert not torch.isclose(by_hand, Objective(loss)(given, targets)), "the weights should have changed something"
+    torch.testing.assert_close(Criterion(loss, class_weights=weights)(given, targets), by_hand)
+    equal = Criterion(loss, class_weights=torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(equal(given, targets), Criterion(loss)(given, targets))
+    assert not torch.isclose(by_hand, Criterion(loss)(given, targets)), "the weights should have changed something"
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,16 @@ def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit(options):
     _, targets = some(classes=2)
     one = torch.randn(7, 1, generator=torch.Generator().manual_seed(1), requires_grad=True)
     two = torch.cat([torch.zeros(7, 1), one], 1)
-    binary, categorical = Objective(Loss.BINARY, **options)(one, targets), Objective(**options)(two, targets)
+    binary, categorical = Criterion(Loss.BINARY, **options)(one, targets), Criterion(**options)(two, targets)
     torch.testing.assert_close(binary, categorical)
     torch.testing.assert_close(torch.autograd.grad(binary, one), torch.autograd.grad(categorical, one))
-    assert torch.equal(optim.answers(one), optim.answers(two))
+    assert torch.equal(optim.predicted_classes(one), optim.predicted_classes(two))
 
 
 def test_a_confident_sigmoid_does_not_overflow():
     """The loss is computed from logits: 1,000 on the wrong side costs 1,000, not infinity."""
     logits = torch.tensor([[1000.0], [-1000.0]])
-    assert float(Objective(Loss.BINARY)(logits, torch.tensor([0, 1]))) == pytest.approx(1000.0)
+    assert float(Criterion(Loss.BINARY)(logits, torch.tensor([0, 1]))) == pytest.approx(1000.0)
 
 
 def test_balanced_weights_are_scikit_learns():
@@ -94,7 +94,7 @@ def test_penalties_are_keras_regularisers():
     network[4].requires_grad_(False)
 
     def cost(**penalties):
-        return float(torch.as_tensor(Objective(**penalties).penalty(network)).detach())
+        return float(torch.as_tensor(Criterion(**penalties).penalty(network)).detach())
 
     assert cost(l1=0.1) == pytest.approx(0.1 * (3 + 4))
     assert cost(l2=0.01) == pytest.approx(0.01 * (5 + 9.5))
@@ -156,7 +156,7 @@ def test_no_two_optimizers_are_the_same():
 def test_answers_and_right_ones_are_counted():
     """The largest logit, or the sign of a single one; zero is the first class, as it is for equal logits."""
     logits = torch.tensor([[0.1, 0.9], [2.0, 1.0], [0.0, 0.0]])
-    assert optim.answers(logits).tolist() == [1, 0, 0]
+    assert optim.predicted_classes(logits).tolist() == [1, 0, 0]
     assert optim.correct(logits, torch.tensor([1, 1, 0])) == 2
-    assert optim.answers(torch.tensor([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
+    assert optim.predicted_classes(torch.tensor([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
     assert optim.correct(torch.tensor([[0.3], [-0.3], [0.0]]), torch.tensor([1, 0, 1])) == 2

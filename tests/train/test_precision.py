@@ -5,7 +5,7 @@ import torch
 
 from cnnkit.choices import Amp
 from cnnkit.errors import UsageError
-from cnnkit.train import precision
+from cnnkit.train import loop
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -16,25 +16,25 @@ def test_auto_takes_bf16_where_the_hardware_computes_in_it(monkeypatch, has):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
-    assert precision.choose(Amp.AUTO, CPU).dtype is (torch.bfloat16 if has else None)
-    assert precision.choose(Amp.AUTO, GPU).dtype is (torch.bfloat16 if has else torch.float16)
+    assert loop.choose_precision(Amp.AUTO, CPU).dtype is (torch.bfloat16 if has else None)
+    assert loop.choose_precision(Amp.AUTO, GPU).dtype is (torch.bfloat16 if has else torch.float16)
 
 
 def test_what_is_asked_for_is_taken():
     """float16 is scaled, the others are not; a processor has no use for it."""
-    assert precision.choose(Amp.OFF, GPU).dtype is None
+    assert loop.choose_precision(Amp.OFF, GPU).dtype is None
     for device in (CPU, GPU):
-        assert precision.choose(Amp.BF16, device).dtype is torch.bfloat16
-    assert precision.choose(Amp.FP16, GPU).dtype is torch.float16
+        assert loop.choose_precision(Amp.BF16, device).dtype is torch.bfloat16
+    assert loop.choose_precision(Amp.FP16, GPU).dtype is torch.float16
     with pytest.raises(UsageError, match=r"^--amp fp16 is for GPUs; "):
-        precision.choose(Amp.FP16, CPU)
-    assert not precision.choose(Amp.BF16, CPU).scaler().is_enabled()
+        loop.choose_precision(Amp.FP16, CPU)
+    assert not loop.choose_precision(Amp.BF16, CPU).scaler().is_enabled()
 
 
 def test_layers_compute_in_the_shorter_numbers_and_weights_stay():
     """Under autocast a dense layer answers in bf16, or in float32 where nothing is cast."""
     layer = torch.nn.Linear(4, 4)
     for amp, dtype in ((Amp.BF16, torch.bfloat16), (Amp.OFF, torch.float32)):
-        with precision.choose(amp, CPU).autocast():
+        with loop.choose_precision(amp, CPU).autocast():
             assert layer(torch.ones(1, 4)).dtype is dtype
     assert layer.weight.dtype is torch.float32

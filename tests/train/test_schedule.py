@@ -5,14 +5,14 @@ import torch
 from torch.optim import lr_scheduler
 
 from cnnkit.choices import Schedule
-from cnnkit.train.epoch import Epoch
-from cnnkit.train.schedule import factor
+from cnnkit.train.config import Epoch
+from cnnkit.train.optim import lr_factor
 
 STEPS, EPOCHS = 5, 8
 
 
 def factors(schedule, **others):
-    return [factor(schedule, step=step, steps=STEPS, epochs=EPOCHS, **others) for step in range(STEPS * EPOCHS)]
+    return [lr_factor(schedule, step=step, steps=STEPS, epochs=EPOCHS, **others) for step in range(STEPS * EPOCHS)]
 
 
 def optimizer():
@@ -82,7 +82,7 @@ def test_plateau_follows_the_validation_loss(losses):
     scheduler = lr_scheduler.ReduceLROnPlateau(over, factor=0.2, patience=4, threshold=1e-4, threshold_mode="abs")
     before = []
     for number, loss in enumerate(losses, start=1):
-        rate = factor(Schedule.PLATEAU, step=0, steps=1, epochs=99, before=before)
+        rate = lr_factor(Schedule.PLATEAU, step=0, steps=1, epochs=99, before=before)
         assert rate == pytest.approx(over.param_groups[0]["lr"]), number
         before.append(Epoch(number, 1.0, 0.5, loss, 0.5, 1.0, 0.0))
         scheduler.step(loss)

@@ -1,0 +1,146 @@
+"""Ablation of side information: the same training of a head with it, without it, and on it alone.
+
+The experiment that exposed the fisheries competition: there the size of a picture told the boat, and the boat the fish.
+"""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cnnkit.audit.side_information import Columns, Encoding
+from cnnkit.callbacks import Callbacks
+from cnnkit.engine import device as devices
+from cnnkit.engine import torch_device
+from cnnkit.errors import UsageError
+from cnnkit.evaluation.comparison import paired
+from cnnkit.evaluation.metrics import wilson_interval
+from cnnkit.train import feature_sets, head, preparation
+from cnnkit.train.config import HeadConfig
+from cnnkit.train.feature_sets import FeatureSets
+from cnnkit.train.head import HeadFit, Rows
+
+log = logging.getLogger("cnnkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """How a head did on some inputs; `gain` is its accuracy less that on the features alone, on the same pictures.
+
+    The intervals are of 95 %; `p_value` is that of McNemar's exact test.
+    """
+
+    inputs: str
+    val_rows: int
+    val_accuracy: float
+    val_accuracy_low: float
+    val_accuracy_high: float
+    val_loss: float
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    p_value: float | None = None
+
+
+def measure(
+    data: FeatureSets,
+    columns: Columns,
+    *,
+    train: HeadConfig,
+    device: str = "auto",
+    callbacks: Callbacks | None = None,
+) -> list[Ablation]:
+    """Train the same head on features, on features together with columns, and on the columns alone; no model is written.
+
+    Args:
+        data: Features for training, and those of the images that are compared on; they choose the best epoch, too, of each of the three
+            alike.
+        columns: Of what is known of the images besides. Standardised by themselves: the settings prepare the features alone.
+        train: Settings of all three trainings; checked.
+        device: For the training.
+        callbacks: Progress, by epochs.
+
+    Raises:
+        UsageError: Nothing validates, or the features are maps.
+        CnnkitError: As `Columns.of`.
+    """
+    callbacks = callbacks or Callbacks()
+    if data.val is None:
+        raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
+    if data.train.values.ndim != 2:
+        raise UsageError("--with needs vectors; extract with --pool avg, max or flatten")
+    encoded = _encoded(data, columns)
+    chosen = torch_device.choose(devices.parse(device))
+    train_rows = head.load_rows(data.train, data.classes, chosen, name=data.train_name)
+    val_rows = head.load_rows(data.val, data.classes, chosen, name=data.val_name or "")
+    both = (train_rows, val_rows)
+    luck = _luck(train_rows, val_rows, data.classes)
+    prepared = preparation.fit(train_rows.values, standardize=train.standardize, pca=train.pca, whiten=train.whiten)
+    features = [preparation.applied(prepared, rows.values) for rows in both]
+    side = [torch.from_numpy(each).to(chosen) for each in encoded]  # (N, K)
+    called = ", ".join(columns.names)
+    inputs = {
+        "features": features,
+        f"features, {called}": [torch.cat(pair, 1) for pair in zip(features, side, strict=True)],
+        called: side,
+    }
+    plain = dataclasses.replace(train, standardize=False, pca=None, whiten=False)
+    found: list[Ablation] = []
+    without: NDArray[np.bool_] | None = None
+    for number, (name, values) in enumerate(inputs.items()):
+        trained_on, compared_on = (Rows(each, rows.targets) for each, rows in zip(values, both, strict=True))
+        trained = HeadFit(plain, trained_on, compared_on, classes=len(data.classes))
+        for epoch in trained.run():
+            callbacks.progress(number * trained.expected + epoch.epoch, len(inputs) * trained.expected)
+        correct = (trained.predicted() == val_rows.targets).cpu().numpy()
+        assert trained.best.epoch is not None
+        assert trained.best.epoch.val_loss is not None
+        found.append(_ablation(name, correct, trained.best.epoch.val_loss, than=without))
+        without = correct if without is None else without
+    alone = found[-1]
+    if alone.val_accuracy_low > luck:
+        log.warning(
+            "%s alone: right for %.1f %% of these pictures, luck for %.1f %%; that is a leak, also where the features need no help",
+            alone.inputs,
+            100 * alone.val_accuracy,
+            100 * luck,
+        )
+    return found
+
+
+def _luck(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
+    """Give the share of pictures for which the most frequent class is right, and say so."""
+    most = int(torch.bincount(train.targets).argmax())
+    share = float((val.targets == most).double().mean())
+    log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
+    return share
+
+
+def _encoded(data: FeatureSets, columns: Columns) -> list[NDArray[np.float32]]:
+    """Give the columns of both sets as numbers, (N, K) each."""
+    assert data.val is not None
+    assert data.val_path is not None
+    train = columns.of(feature_sets.paths(data.train, data.train_path))
+    val = columns.of(feature_sets.paths(data.val, data.val_path))
+    fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, train, val, strict=True)]
+    return [
+        np.hstack([encoding(values) for encoding, values in zip(fitted, part, strict=True)]) for part in (train, val)
+    ]
+
+
+def _ablation(name: str, correct: NDArray[np.bool_], loss: float, *, than: NDArray[np.bool_] | None) -> Ablation:
+    low, high = wilson_interval(int(correct.sum()), len(correct))
+    measured = Ablation(name, len(correct), float(correct.mean()), low, high, loss)
+    if than is None:
+        return measured
+    gained = paired(than, correct)
+    return dataclasses.replace(
+        measured,
+        gain=gained.difference,
+        gain_low=gained.difference_low,
+        gain_high=gained.difference_high,
+        p_value=gained.p_value,
+    )

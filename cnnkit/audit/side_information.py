@@ -1,0 +1,242 @@
+"""What is known of an image besides its pixels, as numbers: file size, sides, names, camera, columns of a manifest. No torch."""
+
+import logging
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.audit.inspection import Inspected
+from cnnkit.choices import ProbeName
+from cnnkit.data import images
+from cnnkit.data.source import Picture
+from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.formats import tsv
+
+#: What may be content.
+COLOURS = frozenset({ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR})
+
+#: Of words, so many are told apart, the most frequent ones; all others are one.
+_WORDS = 30
+
+#: How many of the numbers in a name are looked at.
+_NUMBERS = 3
+
+#: A run of hexadecimal digits this long is a number or a hash.
+_HASH = re.compile(r"(?=[0-9a-f]*[0-9])[0-9a-f]{8,}", re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def probe_columns(
+    pictures: Sequence[Picture], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
+) -> dict[str, NDArray[np.float64]]:
+    """Measure N pictures.
+
+    Returns:
+        For each name (N, numbers), NaN where it is not known.
+    """
+    labels = sorted({picture.label for picture in pictures if picture.label is not None})
+    stems = [_stem(picture, labels) for picture in pictures]
+    made: dict[ProbeName, Callable[[], NDArray[np.float64]]] = {
+        ProbeName.WIDTH: lambda: _numbers([each.width] for each in inspected),
+        ProbeName.HEIGHT: lambda: _numbers([each.height] for each in inspected),
+        ProbeName.ASPECT: lambda: _numbers([each.width / each.height] for each in inspected),
+        ProbeName.BYTES: lambda: _numbers([each.size] for each in inspected),
+        ProbeName.FORMAT: lambda: _words([f"{each.format} {each.mode}" for each in inspected]),
+        ProbeName.QUALITY: lambda: _numbers([each.quality] for each in inspected),
+        ProbeName.MEAN_COLOUR: lambda: _numbers(each.mean for each in inspected),
+        ProbeName.BORDER_COLOUR: lambda: _numbers(each.border for each in inspected),
+        ProbeName.CAMERA: lambda: _words([each.exif.camera for each in inspected]),
+        ProbeName.TIME: lambda: _numbers([each.exif.taken] for each in inspected),
+        ProbeName.NAME: lambda: _words([_pattern(stem) for stem in stems]),
+        ProbeName.ORDER: lambda: _numbers(_numbers_in(stem) for stem in stems),
+    }
+    wanted = set(names) | (set(ProbeName) - COLOURS if ProbeName.TOGETHER in names else set())
+    known = {name: make() for name, make in made.items() if name in wanted}
+    if ProbeName.TOGETHER in names:
+        known[ProbeName.TOGETHER] = np.hstack([values for name, values in known.items() if name not in COLOURS])
+    return {str(name): known[name] for name in names}
+
+
+def _numbers(rows: Iterable[Iterable[float | None]]) -> NDArray[np.float64]:
+    return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+
+
+def _words(words: Sequence[str | None]) -> NDArray[np.float64]:
+    """One column a word: 1 where a picture has it."""
+    known = [word for word, _ in Counter(words).most_common(_WORDS)]
+    return np.array([[word == each for each in known] for word in words], dtype=np.float64)
+
+
+def _stem(picture: Picture, labels: Sequence[str]) -> str:
+    """Take a file's name without its ending, and without the words that are classes: a label in a name is no leak but a label.
+
+    Every label is taken from every name, and as a word alone: the class i is not in img_0001.
+    """
+    stem = os.path.splitext(os.path.basename(picture.path))[0]
+    for label in labels:
+        before = r"(?<![^\W\d_])" if label[0].isalpha() else r"(?<!\d)" if label[0].isdigit() else ""
+        behind = r"(?![^\W\d_])" if label[-1].isalpha() else r"(?!\d)" if label[-1].isdigit() else ""
+        stem = re.sub(before + re.escape(label) + behind, "", stem, flags=re.IGNORECASE)
+    return stem
+
+
+def _pattern(stem: str) -> str:
+    """Replace the numbers in a name: IMG_0017 and IMG_0018 are IMG_#."""
+    return _DIGITS.sub("#", _HASH.sub("#", stem))
+
+
+def _numbers_in(stem: str) -> list[float | None]:
+    """Give the first numbers in a name: pictures of one series have them in the order in which they were taken."""
+    found: list[float | None] = [float(digits[:30]) for digits in _DIGITS.findall(stem)[:_NUMBERS]]
+    return found + [None] * (_NUMBERS - len(found))
+
+
+log = logging.getLogger("cnnkit")
+
+#: What is known of every picture without decoding it: its sides in pixels, upright, their quotient, and its file's size.
+MEASURES: Mapping[str, Callable[[str], float]] = {
+    "width": lambda path: images.upright_size(path)[0],
+    "height": lambda path: images.upright_size(path)[1],
+    "aspect": lambda path: _aspect(*images.upright_size(path)),
+    "bytes": os.path.getsize,
+}
+
+#: More distinct words than this are names, not categories.
+MOST_VALUES = 100
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read `width,height`.
+
+    Raises:
+        UsageError: A name is missing, or there twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f'--with "{text}": give names with commas between, such as width,height')
+    if len(set(names)) < len(names):
+        raise UsageError(f'--with "{text}": a name stands twice')
+    return names
+
+
+class Columns:
+    """Where the values of columns come from: the pictures themselves, or a manifest that lists them."""
+
+    def __init__(self, names: Sequence[str], manifest: str | Path | None) -> None:
+        """Prepare to read columns.
+
+        Args:
+            names: Of the manifest, or of MEASURES; the manifest's count first.
+            manifest: Its rows are known by the files that their paths lead to.
+
+        Raises:
+            UsageError: A name is neither, or it is the label itself.
+            OSError: The manifest cannot be read.
+        """
+        self.names, self.manifest = tuple(names), manifest
+        self._listed = {} if manifest is None else _by_picture(manifest)
+        there = next(iter(self._listed.values()), {})
+        for name in names:
+            if name == "label":
+                raise UsageError("--with label: that is what is to be learnt")
+            if name not in there and name not in MEASURES:
+                known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
+                more = "" if manifest is not None else "; columns of a manifest come with --columns MANIFEST.tsv"
+                raise UsageError(f"--with {name}: no such column; there are {', '.join(known)}{more}")
+        self._measured = {name: MEASURES[name] for name in names if name not in there}
+
+    def of(self, paths: Iterable[str]) -> list[list[str | float]]:
+        """Give a list for each name, with a value for each picture; those from a manifest are words still.
+
+        Raises:
+            CnnkitError: A picture is not in the manifest, or not on the disk.
+        """
+        known: dict[str, list[str | float]] = {}  # views of a picture share its path
+        rows = [known[path] if path in known else known.setdefault(path, self._row(path)) for path in paths]
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    def _row(self, path: str) -> list[str | float]:
+        fields = self._listed.get(os.path.realpath(path), {})
+        if self._listed and not fields:
+            raise CnnkitError(f"{path} is not in {self.manifest}; --columns takes a manifest that lists every picture")
+        try:
+            return [self._measured[name](path) if name in self._measured else fields[name] for name in self.names]
+        except (BadPicture, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
+
+
+def _by_picture(manifest: str | Path) -> dict[str, dict[str, str]]:
+    folder = os.path.dirname(manifest)
+    rows = tsv.load(manifest, required=["path"])
+    return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}
+
+
+def _aspect(width: int, height: int) -> float:
+    return width / height
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the values of one column become numbers: one, standardised, or one for each word; fitted on training rows."""
+
+    name: str
+    words: tuple[str, ...] | None = None
+    mean: float = 0.0
+    scale: float = 0.0  # what a deviation is multiplied by
+
+    @classmethod
+    def fit(cls, name: str, train: Sequence[str | float], others: Sequence[str | float]) -> Self:
+        """Look at the training rows' values; at the others only to see whether all are numbers.
+
+        Raises:
+            UsageError: More words than categories have.
+        """
+        empty = sum(value == "" for value in [*train, *others])
+        if empty and any(_number(value) is not None for value in train):
+            raise UsageError(
+                f"--with {name}: empty for {empty} of the pictures, and a number for others; fill it in, or leave them out"
+            )
+        numbers = [_number(value) for value in train]
+        if any(number is None for number in numbers) or any(_number(value) is None for value in others):
+            words = tuple(sorted({str(value) for value in train}))
+            if len(words) > MOST_VALUES:
+                raise UsageError(
+                    f"--with {name}: {len(words)} different values, such as {words[0]}; "
+                    f"a column of words has {MOST_VALUES} at most"
+                )
+            cls._warn_of_constant(name, constant=len(words) < 2)
+            return cls(name, words=words)
+        known = np.array(numbers, dtype=np.float64)
+        constant = bool(known.min() == known.max())
+        cls._warn_of_constant(name, constant=constant)
+        return cls(name, mean=float(known.mean()), scale=0.0 if constant else 1 / float(known.std()))
+
+    @staticmethod
+    def _warn_of_constant(name: str, *, constant: bool) -> None:
+        if constant:
+            log.warning("--with %s: the same for all pictures to learn from; it tells nothing", name)
+
+    def __call__(self, values: Sequence[str | float]) -> NDArray[np.float32]:
+        """Encode, (N,) -> (N, 1) or (N, words); a word that training did not have is all zeros."""
+        if self.words is None:
+            numbers = np.array([_number(value) for value in values], dtype=np.float64)
+            return ((numbers - self.mean) * self.scale)[:, None].astype(np.float32)
+        encoded = np.array([[word == str(value) for word in self.words] for value in values], dtype=np.float32)
+        return encoded if len(self.words) > 1 else np.zeros_like(encoded)
+
+
+def _number(value: str | float) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,251 @@
+"""Augmented copies of pictures as files, with the manifest that says what made each.
+
+    DIR/cat/1~01.jpg        copies of photos/cat/1.jpg
+    DIR/cat/1~02.jpg
+    DIR/augment.tsv         path label split group source copy, and the numbers of each copy; written last: its presence means complete
+
+Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/replacing.py): a run that fails
+leaves nothing behind.
+"""
+
+import errno
+import io
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cnnkit.data import contact_sheet, copies, images, preprocess, reader, replacing, tree
+from cnnkit.data.augment import Draw
+from cnnkit.data.copies import Copy, Recipe
+from cnnkit.data.images import Original
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.room import Room
+from cnnkit.data.source import Picture
+from cnnkit.engine.resample import augment
+from cnnkit.engine.runner import Skip, raise_bad
+from cnnkit.engine.torch_device import threads
+from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.formats import atomic, manifest, tsv
+from cnnkit.formats import pictures as files
+
+MANIFEST = replacing.MANIFEST
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentSummary:
+    """What a run came to; `per_second` counts copies, reading and writing included."""
+
+    folder: str
+    pictures: int
+    copies: int
+    skipped: int
+    seconds: float
+    per_second: float
+
+
+#: For pictures that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
+_ROOM = Room(700 << 20)
+#: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
+_BYTES_A_PIXEL = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A picture's copies as files: their bytes in the order of their numbers, the original's first where it is kept."""
+
+    format: str
+    draws: list[Draw]
+    files: list[bytes]
+
+
+def write(
+    pictures: Iterable[Picture],
+    folder: str | Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    jobs: int | None = None,
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> AugmentSummary:
+    """Write copies of pictures, each class in its folder, and list them in `augment.tsv`.
+
+    A copy's bytes follow from the picture's content, the recipe and the seed alone. Memory does not grow with the number of pictures.
+
+    Args:
+        pictures: The originals.
+        folder: Made where it is missing, with its parents.
+        recipe: Which copies.
+        force: The folder may hold something, where an earlier run's copies are replaced; and parts that measure may be augmented.
+        jobs: Threads that read, augment and encode.
+        skip: Called for every picture that cannot be used.
+        progress: Called after every picture.
+
+    Raises:
+        UsageError: A picture belongs to a part that measures.
+        CnnkitError: The folder is not empty, or holds the pictures themselves; two copies would have one name; no picture can be used.
+    """
+    folder, started = Path(folder), time.perf_counter()
+    pictures = copies.checked(pictures, force=force)
+    check(pictures, folder, force=force)
+    replaceable = replacing.earlier(folder, force=force)
+    place = copies.placing(pictures)
+    total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
+    # Each of our threads computes by itself
+    with atomic.naming(folder), replacing.workshop(folder, replaceable) as workshop, threads(1):
+        with tsv.Writer(workshop / MANIFEST, copies.columns(recipe.augmentation)) as listed:
+            ready = reader.read(
+                pictures, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
+            )
+            for done, (picture, made) in enumerate(ready, start=1):
+                tree.check_apart(folder, [picture.path], to_be="augmented")
+                if isinstance(made, BadPicture):
+                    skipped += 1
+                    skip(picture.path, str(made))
+                else:
+                    named = copies.named(picture, made.format, made.draws, place=place, recipe=recipe)
+                    for copy, content in zip(named, made.files, strict=True):
+                        _put(folder, workshop, copy, content, replaceable)
+                        listed.write(_fields(copy, recipe, folder))
+                    used, written = used + 1, written + len(named)
+                progress(done, total)
+        if not used:
+            raise CnnkitError("no picture could be used; nothing written")
+    seconds = time.perf_counter() - started
+    return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
+
+
+def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = False) -> None:
+    """Demand that copies can be written into a folder: before the work, and before anything else is drawn.
+
+    Raises:
+        CnnkitError: As `write`, of pictures only where they are known already.
+    """
+    if isinstance(pictures, Sequence):
+        tree.check_apart(folder, (picture.path for picture in pictures), to_be="augmented")
+    replacing.check(folder, force=force)
+
+
+def sheet(
+    pictures: Iterable[Picture], path: str | Path, recipe: Recipe, *, force: bool = False, skip: Skip = raise_bad
+) -> Iterable[Picture]:
+    """Draw a contact sheet: some of the pictures, each with its first copies behind it.
+
+    Args:
+        pictures: The originals; of a list that is still being read, the first are shown.
+        path: The PNG.
+        recipe: Which copies.
+        force: As `write`.
+        skip: Called for every picture that cannot be shown.
+
+    Returns:
+        The pictures, all of them.
+
+    Raises:
+        UsageError: As `write`, or the path does not end in .png.
+        CnnkitError: No picture can be used.
+    """
+    files.check_png(path, option="--sheet")
+    if not force:  # else `write` counts them
+        pictures = copies.checked(pictures)
+    known = pictures if isinstance(pictures, Sequence) else list(islice(pictures, contact_sheet.MOST_ROWS))
+    chosen = contact_sheet.choose(known)
+    few = replace(recipe, copies=min(recipe.copies, contact_sheet.MOST_COPIES))
+    rows = []
+    for picture, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
+        if isinstance(shown, BadPicture):
+            skip(picture.path, str(shown))
+        else:
+            rows.append(shown)
+    if not rows:
+        raise CnnkitError("no picture could be used; there is nothing to show")
+    contact_sheet.save(path, rows)
+    if not isinstance(pictures, Sequence):
+        _log.info("%s shows the first %d pictures", path, len(chosen))
+    elif len(chosen) < len(known):
+        _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+    if few.copies < recipe.copies:
+        _log.info("%s shows %d of %d copies of each", path, few.copies, recipe.copies)
+    return pictures if isinstance(pictures, Sequence) else chain(known, pictures)
+
+
+# ---------------------------------------------------------------- one picture
+
+
+def _images(original: Original, recipe: Recipe, draws: Sequence[Draw]) -> Iterator[Image.Image]:
+    """Give the original, prepared where that is asked for, then its copies, one by one: a large picture's need much memory."""
+    image = original.image
+    if recipe.square is not None:
+        image = Image.fromarray(preprocess.prepare(image, recipe.square))
+    yield image
+    pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
+    for draw in draws:
+        with _ROOM.taken(_BYTES_A_PIXEL * image.width * image.height):
+            changed = augment(pixels, [draw], fill=recipe.augmentation.fill)[0].numpy()
+        yield Image.fromarray(changed)
+
+
+def _make(path: str, *, recipe: Recipe) -> _Made:
+    original = images.read(path)
+    draws = recipe.draws(original.fingerprint)
+    saving = copies.saving(os.path.basename(path), original.format, profile=original.profile)
+    kept, *others = (
+        b"" if number == 0 and (not recipe.keep or recipe.square is None) else _encoded(image, saving, original)
+        for number, image in enumerate(_images(original, recipe, draws))
+    )
+    if recipe.keep and recipe.square is None:
+        kept = Path(path).read_bytes()
+    return _Made(original.format, draws, [kept, *others] if recipe.keep else others)
+
+
+def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) -> bytes:
+    file = io.BytesIO()
+    if original.grey:  # all three channels are the same, and stay so
+        image = image.convert("L")
+    image.save(file, **saving)
+    return file.getvalue()
+
+
+def _thumbnails(path: str, *, recipe: Recipe) -> list[Image.Image]:
+    original = images.read(path)
+    shown = _images(original, recipe, recipe.draws(original.fingerprint))
+    return [contact_sheet.thumbnail(image) for image in shown]
+
+
+def _fields(copy: Copy, recipe: Recipe, folder: Path) -> list[str | None]:
+    record = copies.record(copy, recipe.augmentation, source=manifest.seen_from(folder, copy.source.path))
+    return [
+        str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
+        for value in record.values()
+    ]
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, replaceable: frozenset[str]) -> None:
+    replacing.check_place(folder, copy.path, replaceable)
+    target = workshop / copy.path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.create(target, content)
+    except FileExistsError:
+        raise copies.claimed_twice(copy) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise CnnkitError(
+            f"{copy.source.path}: the name of its copy {copy.path} is too long; give the picture a shorter one"
+        ) from error

@@ -1,0 +1,69 @@
+"""Features of several layers of a backbone in one forward pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from cnnkit.choices import Pool
+from cnnkit.errors import UsageError
+from cnnkit.nets import cutting, layered
+from cnnkit.nets.classifier import Extractor, Pooling
+
+# Where in the base its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
+_EARLIER = (0.85, 0.5)
+_ABOUT = 0.06
+
+
+class MultiLayerExtractor:
+    """A base whose features at the last layer and at some earlier ones come of one pass."""
+
+    def __init__(self, extractor: Extractor, *, size: int) -> None:
+        assert isinstance(extractor.base, fx.GraphModule)
+        self.module = extractor
+        graph = extractor.base.graph
+        nodes = list(graph.nodes)
+        self._interpreter = _Interpreter(extractor.base)
+        self._interpreter.wanted = dict(cutting.narrow(graph, len(nodes) - 1))
+        vectors = [
+            name for name, answer in self._answers(torch.zeros(1, size, size, 3, dtype=torch.uint8)) if answer.ndim == 2
+        ]
+        depth = {name: nodes.index(self._interpreter.wanted[name]) / len(nodes) for name in vectors}
+        last = max(depth, key=depth.__getitem__)
+        before = {name: share for name, share in depth.items() if name != last}
+        if not before:
+            raise UsageError("this base has no earlier layers whose features could be compared with its last one's")
+        #: The last one first.
+        self.names = [last, *dict.fromkeys(_nearest(before, share) for share in _EARLIER)]
+        self._interpreter.wanted = {name: self._interpreter.wanted[name] for name in self.names}
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Give the features of uint8 pictures (N, H, W, 3) at each of `names`, (N, D)."""
+        answers = dict(self._answers(images))
+        return [answers[name] for name in self.names]
+
+    def _answers(self, images: Tensor) -> list[tuple[str, Tensor]]:
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            self._interpreter.seen = {}
+            self._interpreter.run(self.module.normalise(images))
+            return list(self._interpreter.seen.items())
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a graph, and keeps what some of its nodes answer, averaged as `cnn-extract --layer` does."""
+
+    wanted: dict[str, fx.Node]
+    seen: dict[str, Tensor]
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the node gives
+        """Run one node."""
+        answer = super().run_node(n)
+        if any(n is node for node in self.wanted.values()):
+            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layered.as_maps(n, answer))
+        return answer
+
+
+def _nearest(depth: dict[str, float], share: float) -> str:
+    """Find the layer at about a share of the depth; of those equally near, but for some steps, the end of the largest module."""
+    away = {name: abs(place - share) for name, place in depth.items()}
+    return min(away, key=lambda name: (int(away[name] / _ABOUT), name.count("."), away[name]))

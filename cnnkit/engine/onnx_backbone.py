@@ -1,0 +1,130 @@
+"""A backbone as an ONNX network: exported once, compared with torch, kept in the cache. Torch is imported on a cache miss only."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto
+
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import cache, onnx_model
+from cnnkit.formats.header import Header, made_by
+from cnnkit.formats.onnx_model import OnnxModel
+from cnnkit.nets import notation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+log = logging.getLogger("cnnkit")
+
+# Counts the changes to normalisation, cutting or export that make other graphs of the same spec.
+_REVISION = 1
+
+
+def cache_name(spec: BackboneSpec) -> str:
+    """Name a spec's place in the cache: by the content of the files it names, and the versions that took part."""
+    named = asdict(spec)
+    for field in ("backbone", "weights"):
+        value = named[field]
+        if value is not None and _is_file(value):
+            named[field] = cache.sha256(Path(value))
+    if spec.layers is not None:
+        named["layers"] = [layer.text for layer in notation.parse(spec.layers)]  # however it is spaced, or in a file
+    if spec.weights != "none" and spec.layers is None:
+        named["seed"] = None  # nothing is random
+    named["revision"] = _REVISION
+    named["made_by"] = _versions()
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
+    readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(spec.backbone or "layers").stem)
+    return f"{readable}-{spec.pool or 'own'}-{digest}.onnx"
+
+
+def _is_file(value: str) -> bool:
+    return value not in ("default", "none") and Path(value).is_file()
+
+
+def get(spec: BackboneSpec) -> OnnxModel:
+    """Get a base: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
+
+    Raises:
+        UsageError: The spec contradicts itself, or names what does not exist.
+        CnnkitError: The weights cannot be had, or ONNX Runtime computes something else than torch.
+    """
+    if (spec.backbone is None) == (spec.layers is None):
+        raise UsageError("give either --backbone or --layers")
+    if spec.weights not in ("default", "none") and not Path(spec.weights).is_file():
+        raise CnnkitError(f"{spec.weights}: no such file; --weights takes a state_dict file, default or none")
+    if spec.backbone is not None and spec.backbone.endswith((".pt", ".onnx")) and not Path(spec.backbone).is_file():
+        raise CnnkitError(f"{spec.backbone}: no such model")
+    if spec.backbone is not None and spec.backbone.endswith(".onnx"):
+        return _from_onnx(spec)
+    kept = cache.folder("bases") / cache_name(spec)
+    if kept.is_file():
+        model = onnx_model.load(kept)
+        # Without its weights no head could be trained on its features: then it is made anew, and they are kept again
+        if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
+            return model
+    from cnnkit.engine import torch_backbone  # here, since an extraction with a cached backbone imports no torch
+
+    module, header = torch_backbone.build_extractor(spec)
+    same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
+    if not same.is_file():
+        log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent.parent)
+        onnx_model.save(same, torch_backbone.export_backbone(module, header))
+    _link(same, kept)
+    return onnx_model.load(kept)
+
+
+def _digest(module: "nn.Module", header: Header) -> str:
+    """Name a base by what it is, whichever file or name it was asked for by: weights, cut, pooling, preprocessing, and the versions."""
+    digest = hashlib.sha256(json.dumps([_REVISION, _versions(), json.loads(header.to_json())], sort_keys=True).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _versions() -> dict[str, str]:
+    return made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
+
+
+def _link(same: Path, kept: Path) -> None:
+    """Let a file have a second name, or a copy where the disk knows no second names; other processes never find neither."""
+    beside = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.link(same, beside)
+    except OSError:
+        onnx_model.save(kept, onnx_model.load(same).content)
+        return
+    try:
+        beside.replace(kept)
+    finally:
+        beside.unlink(missing_ok=True)  # still there where both names were those of one file already
+
+
+def _from_onnx(spec: BackboneSpec) -> OnnxModel:
+    asked = [name for name in ("layer", "size", "resize", "fit") if getattr(spec, name) is not None]
+    if asked or spec.weights != "default":
+        raise UsageError(
+            f"{spec.backbone} is exported and fixed; --{(asked or ['weights'])[0]} goes with a name or a .pt"
+        )
+    model = onnx_model.load(str(spec.backbone))
+    if model.header is None or model.header.backbone is None:
+        raise FormatError(f"{spec.backbone}: no cnnkit header in it; a base comes from cnn-export --features")
+    if spec.pool not in (None, model.header.backbone.pool):
+        raise UsageError(f"{spec.backbone} pools by {model.header.backbone.pool}, not by {spec.pool}")
+    graph = onnx_model.parse(model.content, name=str(spec.backbone)).graph
+    if "features" not in {value.name for value in graph.output}:
+        raise FormatError(f"{spec.backbone}: it gives no features; export it with cnn-export --features")
+    taken = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    if taken.get("images") != TensorProto.UINT8:
+        raise FormatError(f"{spec.backbone}: it takes no pictures as files have them; export it without --input float")
+    return model

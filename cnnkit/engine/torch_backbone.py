@@ -1,0 +1,132 @@
+"""A backbone in torch: built from its spec, exported to ONNX and compared, or run as it is."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cnnkit.choices import Pool
+from cnnkit.data import preprocess as preparing
+from cnnkit.engine import device as devices
+from cnnkit.engine import export, torch_device
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.runner import Network
+from cnnkit.engine.session import Session
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle
+from cnnkit.formats.header import Header, Kind, Preprocess, made_by
+from cnnkit.nets import backbones, classifier
+
+#: How far ONNX Runtime may be from torch, as a share of the largest feature, before a base is refused.
+TOLERANCE = 1e-3
+
+
+def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
+    """Build a base in torch: the network that is exported, and that `--engine torch` runs.
+
+    Returns:
+        uint8 (N, size, size, 3) -> features, in eval mode; and its Header.
+
+    Raises:
+        UsageError: The spec names what does not exist, or pictures of a size that the network cannot take.
+        CnnkitError: The weights cannot be had, or do not fit.
+    """
+    if spec.layers is not None:
+        base, backbone, preprocess = backbones.by_notation(
+            spec.layers,
+            weights=spec.weights,
+            layer=spec.layer,
+            pool=spec.pool or Pool.AVG,
+            size=spec.size or 32,
+            seed=spec.seed,
+        )
+    elif spec.backbone is not None and spec.backbone.endswith(".pt"):
+        if spec.weights != "default":
+            raise UsageError(f"{spec.backbone} has its own weights; --weights goes with a name or a notation")
+        model = bundle.load(spec.backbone)
+        base, backbone, preprocess = backbones.from_model(model, name=spec.backbone, layer=spec.layer, pool=spec.pool)
+    else:
+        base, backbone, preprocess = backbones.pretrained(
+            str(spec.backbone),
+            weights=spec.weights,
+            layer=spec.layer,
+            pool=spec.pool or Pool.AVG,
+            seed=spec.seed,
+        )
+    preprocess = preparing.with_size(preprocess, size=spec.size, resize=spec.resize, fit=spec.fit)
+    module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    _check_shape(spec, module, preprocess)
+    header = Header(kind=Kind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision"))
+    return module, header
+
+
+def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> None:
+    """Run the base once: its layer may give no tensor, or something that is no map, and its size may be too small."""
+    said = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(spec, name)) is not None]
+    try:
+        shape = classifier.feature_shape(module, preprocess)
+    except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
+        if not said:
+            raise
+        reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # the graph has no number there
+        raise UsageError(f"{spec.backbone} does not go with {' '.join(said)} ({reason})") from error
+    if len(shape) not in (1, 3):
+        given = "x".join(map(str, shape))
+        raise UsageError(
+            f"{spec.backbone} gives {given} at {' '.join(said)}, neither a vector nor a map; cut elsewhere"
+        )
+
+
+def export_backbone(module: nn.Module, header: Header) -> bytes:
+    """Export a backbone to ONNX, and compare both on random images.
+
+    Raises:
+        CnnkitError: torch cannot export it, or ONNX Runtime computes something else.
+    """
+    assert header.preprocess is not None
+    shape = (header.preprocess.size, header.preprocess.size, 3)
+    example = torch.from_numpy(export.random_inputs(shape, np.dtype(np.uint8), batch=2))
+    try:
+        proto = export.to_onnx(module, example, inputs="images", outputs=["features"])
+    except RuntimeError as error:
+        raise CnnkitError(
+            f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
+        ) from error
+    content = export.checked_bytes(proto, header)
+    session = Session(content, device="cpu", name="the exported base")
+    for batch in (1, 2):
+        inputs = export.random_inputs(shape, np.dtype(np.uint8), batch=batch, seed=1)
+        parity = export.compare(module, session, iter([inputs]), source="random", classes=False)
+        with torch.no_grad():
+            scale = max(float(module(torch.from_numpy(inputs)).abs().max()), 1e-6)
+        if not parity.max_difference <= TOLERANCE * scale:
+            raise CnnkitError(
+                f"ONNX Runtime and torch differ by {parity.max_difference:.3g} on features up to {scale:.3g}; --engine torch runs this base"
+            )
+    return content
+
+
+def load(spec: BackboneSpec, *, device: str) -> tuple[Network, Header, str]:
+    """Get a base as a function that runs in torch.
+
+    Returns:
+        From a batch of pictures to its features; the Header; and the device it runs on.
+
+    Raises:
+        DeviceError: `cuda` was asked for and torch has none.
+    """
+    place = torch_device.choose(devices.parse(device))
+    module, header = build_extractor(spec)
+    module = module.to(place).to(memory_format=torch.channels_last)
+
+    def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
+        (images,) = batches
+        # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return [module(torch.from_numpy(images).to(place)).cpu().numpy()]
+
+    return network, header, str(place)

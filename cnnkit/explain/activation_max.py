@@ -1,0 +1,470 @@
+"""What the filters of a layer respond to: patterns and dreams, made by following the gradient of their activation, and kernels.
+
+Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
+Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from cnnkit.data import images, preprocess
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.errors import UsageError
+from cnnkit.explain import contact_sheets, load_network
+from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
+from cnnkit.formats import pictures as files
+from cnnkit.nets import cutting, layered
+from cnnkit.nets.layered import Layer, Layered
+
+#: The grey noise that patterns start from: about the middle of 0 to 255, by so much to both sides. Where a filter is silent in all
+#: of it, nothing shows the way: then louder noise is tried.
+_MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
+
+#: By how much steps that had to become smaller grow again, each time.
+_RECOVERY = 1.2
+
+#: How many filters are drawn by default.
+_MOST = 64
+#: The largest side of a pattern, and of a dream, in pixels, by default.
+_LONGEST_PATTERN, _LONGEST_DREAM = 128, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What was found for a filter.
+
+    Attributes:
+        number: Of the filter.
+        image: uint8 (H, W, 3).
+        start: The mean of what the filter answers to the noise that the search began with.
+        activation: Likewise to the image.
+    """
+
+    number: int
+    image: NDArray[np.uint8]
+    start: float
+    activation: float
+
+
+class ActivationMaximizer:
+    """A layer whose filters are asked what they look for.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self, network: Layered, layer: Layer) -> None:
+        """Take the part of a network up to a layer.
+
+        The objective is what goes into the layer's activation function, which is flat where a filter is silent: there nothing would
+        show the way.
+        """
+        self.network, self.layer, self.count = network, layer, layer.shape[0]
+        self._before = network.before_activation(layer)
+        self._part = network.upto([*self._before, layer.node], keep=True)
+
+    def search(
+        self,
+        numbers: Sequence[int],
+        *,
+        size: tuple[int, int],
+        ascent: AscentOptions,
+        seed: int = 0,
+        batch: int = 16,
+        progress: Progress = no_progress,
+    ) -> Iterator[Pattern]:
+        """Find a pattern for each filter, many at a time.
+
+        Args:
+            numbers: Of filters.
+            size: Of the pictures, (height, width).
+            ascent: How.
+            seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
+            batch: Filters at once.
+            progress: Called after every step, of those of all batches.
+
+        Raises:
+            UsageError: The pictures are too small for the network, or for the blur.
+        """
+        self._demand_room(size, ascent)
+        total = -(-len(numbers) // batch) * ascent.steps
+        progress(0, total)
+        for first in range(0, len(numbers), batch):
+            some = numbers[first : first + batch]
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.tensor(some, device=self._device)
+
+            def objective(pictures: Tensor, chosen: Tensor = chosen) -> Tensor:
+                return self._means(pictures)[0].gather(1, chosen[:, None]).sum()
+
+            images = self._started(some, objective, size=size, seed=seed)
+            start = self._activations(images, chosen)
+            before = first // batch * ascent.steps
+
+            def tick(step: int, before: int = before) -> None:
+                progress(before + step, total)
+
+            images = self._climb(images, objective, ascent, generator, tick)
+            found = images.round().to(torch.uint8)
+            reached = self._activations(found, chosen)
+            for index, number in enumerate(some):
+                yield Pattern(number, found[index].cpu().numpy(), float(start[index]), float(reached[index]))
+
+    def dream(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        numbers: Sequence[int] | None = None,
+        options: DreamOptions,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> tuple[NDArray[np.uint8], float, float]:
+        """Strengthen in a picture what a layer sees in it, from coarse to fine.
+
+        Args:
+            image: uint8 (H, W, 3).
+            numbers: The filters that are strengthened; all of the layer by default.
+            options: How many octaves, and how the gradient is followed on each; the rest is not looked at.
+            seed: For the jitter.
+            progress: Called after every step, of those of all octaves.
+
+        Returns:
+            The picture; and the mean square of what the filters answer, before and after.
+
+        Raises:
+            UsageError: The smallest octave is too small for the network.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        whole = torch.tensor(image, device=self._device, dtype=torch.float32)[None]
+        chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._device)
+
+        def objective(pictures: Tensor) -> Tensor:
+            return self._run(pictures)[1][:, chosen].square().mean()
+
+        sizes = [
+            (
+                max(1, round(image.shape[0] / options.octave_scale**back)),
+                max(1, round(image.shape[1] / options.octave_scale**back)),
+            )
+            for back in reversed(range(options.octaves))
+        ]
+        self._demand_room(sizes[0], options)
+        dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
+        for number, size in enumerate(sizes, start=1):
+            real = _resized(whole, size)
+            # What the picture lost when it was smaller comes back, beside what was dreamt
+            dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
+            before = (number - 1) * options.steps
+
+            def tick(step: int, before: int = before) -> None:
+                progress(before + step, options.octaves * options.steps)
+
+            dreamt = self._climb(dreamt, objective, options, generator, tick)
+            shrunk = real
+        with torch.no_grad(), self._running():
+            start, reached = float(objective(whole)), float(objective(dreamt))
+        return dreamt[0].round().to(torch.uint8).cpu().numpy(), start, reached
+
+    def _started(
+        self, numbers: Sequence[int], objective: Callable[[Tensor], Tensor], *, size: tuple[int, int], seed: int
+    ) -> Tensor:
+        """Give each filter noise that it has a gradient in, if there is any, (N, H, W, 3)."""
+        draws = [_noise(size, seed, number).to(self._device) for number in numbers]  # -1 to 1
+        images = torch.stack([_MIDDLE + _NOISES[0] * draw for draw in draws])
+        for loudness in _NOISES[1:]:
+            silent = (self._gradient(images, objective) == 0).flatten(1).all(1).tolist()
+            if not any(silent):
+                break
+            for index in (index for index, dead in enumerate(silent) if dead):
+                images[index] = _MIDDLE + loudness * draws[index]
+        return images
+
+    def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
+        """Demand that pictures of a size (height, width) go through the network, and through the blur.
+
+        Raises:
+            UsageError: They do not.
+        """
+        try:
+            with torch.no_grad(), self._running():
+                self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
+        except RuntimeError as error:
+            raise UsageError(
+                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name} ({str(error).splitlines()[0]}); "
+                "give a larger --size, and a dream fewer --octaves"
+            ) from error
+        if _reach(ascent.blur) >= min(size):
+            raise UsageError(
+                f"--blur {ascent.blur:g} reaches further than pictures of {size[0]}x{size[1]}; give a smaller one"
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.normalise.scale.device
+
+    def _run(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what goes into the activation and what the layer answers, for float pictures (N, H, W, 3) of 0 to 255."""
+        answers = self._part(self.network.normalise(pictures))
+        *before, after = (
+            layered.as_maps(node, answer)
+            for node, answer in zip([*self._before, self.layer.node], answers, strict=True)
+        )
+        return torch.cat(before, 1), after
+
+    def _means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Average both over places, (N, K) each."""
+        before, after = (answer.flatten(2).mean(2) if answer.ndim == 4 else answer for answer in self._run(pictures))
+        return before, after
+
+    def _activations(self, pictures: Tensor, chosen: Tensor) -> Tensor:
+        with torch.no_grad(), self._running():
+            return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
+
+    def _climb(
+        self,
+        images: Tensor,
+        objective: Callable[[Tensor], Tensor],
+        ascent: AscentOptions,
+        generator: torch.Generator,
+        tick: Callable[[int], None],
+    ) -> Tensor:
+        """Follow the gradient, normalised for each picture by its quadratic mean, (N, H, W, 3) -> the same.
+
+        A step may lead to where the filter is silent, and no gradient leads back: such a step is taken back, and smaller ones follow.
+        """
+        rates = torch.full((len(images), 1, 1, 1), ascent.rate, device=images.device)
+        before = images
+        for step in range(1, ascent.steps + 1):
+            shifts = torch.randint(-ascent.jitter, ascent.jitter + 1, (2,), generator=generator).tolist()
+            gradient = self._gradient(images.roll(shifts, (1, 2)), objective).roll([-each for each in shifts], (1, 2))
+            size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()  # (N, 1, 1, 1)
+            silent = size == 0
+            rates = torch.where(silent, rates / 2, (_RECOVERY * rates).clamp(max=ascent.rate))
+            moved = (images + rates * gradient / torch.where(silent, 1.0, size)).clamp(0, 255)
+            moved = _blurred(moved, ascent.blur) if ascent.blur > 0 else moved
+            images, before = torch.where(silent, before, moved), torch.where(silent, before, images)
+            tick(step)
+        return images
+
+    def _gradient(self, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+        given = images.detach().requires_grad_(True)
+        with torch.enable_grad(), self._running():
+            (gradient,) = torch.autograd.grad(objective(given), given)
+        return gradient
+
+    @contextlib.contextmanager
+    def _running(self) -> Generator[None]:
+        with (
+            cutting.mode(self._part, training=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
+            yield
+
+
+def _noise(size: tuple[int, int], seed: int, number: int) -> Tensor:
+    """Draw even noise from -1 to 1, (H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)  # a filter's own, whatever others are asked
+    return 2 * torch.rand(*size, 3, generator=generator) - 1
+
+
+def _reach(deviation: float) -> int:
+    """Give how many pixels to each side a blur takes in."""
+    return max(1, round(3 * deviation)) if deviation > 0 else 0
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    side = 2 * _reach(deviation) + 1
+    blurred: Tensor = gaussian_blur(images.permute(0, 3, 1, 2), [side, side], [deviation, deviation])
+    return blurred.permute(0, 2, 3, 1)
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize pictures, (N, H, W, 3)."""
+    small = functional.interpolate(images.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    return small.permute(0, 2, 3, 1).clamp(0, 255)
+
+
+# ---------------------------------------------------------------- files and records
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRecord:
+    """What a filter answers in the mean, to the noise that its pattern began with, and to the pattern."""
+
+    layer: str
+    filter: int
+    start: float
+    activation: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord:
+    """A kernel of the first convolution; `norm` is the root of the sum of squares."""
+
+    layer: str
+    filter: int
+    shape: str
+    mean: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class DreamRecord:
+    """What became of a picture: the mean square of what the layer answers, to the picture and to the dream."""
+
+    layer: str
+    picture: str
+    size: str
+    start: float
+    activation: float
+
+
+def _load(options: LayerOptions) -> Layered:
+    if options.model.endswith(".onnx"):
+        raise UsageError(
+            f"{options.model}: following a gradient needs the .pt it was made from; an exported network has none"
+        )
+    return load_network.load_network(options.model, weights=options.weights, device=options.device, seed=options.seed)[
+        0
+    ]
+
+
+def _maximizer(options: LayerOptions) -> ActivationMaximizer:
+    network = _load(options)
+    layer = network.find(options.layer) if options.layer is not None else network.last_spatial()
+    return ActivationMaximizer(network, layer)
+
+
+def draw_patterns(
+    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = no_progress
+) -> list[FilterRecord]:
+    """Search what filters respond to, and draw it side by side.
+
+    Args:
+        layer: Which layer's filters.
+        output: The PNG.
+        options: Which ones, and how their patterns are searched.
+        progress: As `ActivationMaximizer.search`.
+
+    Raises:
+        UsageError: As `load_network`, or there is no such layer or filter.
+    """
+    files.check_png(output, option="-o")
+    if options.size is not None:
+        preprocess.sides(options.size)
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    chosen = chosen[:_MOST] if options.filters is None else chosen
+    own = maximizer.network.preprocess
+    size = (min(own.height, _LONGEST_PATTERN), min(own.width, _LONGEST_PATTERN))
+    if options.size is not None:
+        size = preprocess.sides(options.size)
+    tiles: list[NDArray[np.uint8]] = []
+    records = []
+    for found in maximizer.search(
+        chosen, size=size, ascent=options, seed=layer.seed, batch=options.batch, progress=progress
+    ):
+        tiles.append(found.image)
+        records.append(FilterRecord(name, found.number, found.start, found.activation))
+    files.save(output, contact_sheets.mosaic(tiles))
+    return records
+
+
+def dream(
+    layer: LayerOptions, picture: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
+) -> DreamRecord:
+    """Strengthen in an image what a layer sees in it.
+
+    Args:
+        layer: Which layer.
+        picture: The image, of any size.
+        output: The PNG.
+        options: Which filters, and how.
+        progress: As `ActivationMaximizer.dream`.
+
+    Raises:
+        CnnkitError: The image cannot be used.
+        UsageError: As `draw_patterns`, or the dream would replace the image.
+    """
+    files.check_png(output, option="-o")
+    if output.exists() and picture.exists() and output.samefile(picture):
+        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+    image = images.demanded(picture)
+    longest = min(max(image.size), _LONGEST_DREAM)
+    if options.size is not None:
+        longest = max(preprocess.sides(options.size))
+    scale = longest / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    maximizer = _maximizer(layer)
+    name = maximizer.layer.name
+    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    dreamt, start, activation = maximizer.dream(
+        np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
+    )
+    files.save(output, Image.fromarray(dreamt))
+    return DreamRecord(name, str(picture), f"{image.height}x{image.width}", start, activation)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def first_kernels(network: Layered) -> tuple[str, Tensor]:
+    """Find the weights of the first convolution.
+
+    Returns:
+        Its name, and (F, C, h, w), C being 1 or 3.
+
+    Raises:
+        UsageError: There is none that looks at the picture.
+    """
+    for node in network.module.graph.nodes:
+        if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):
+            if module.weight.shape[1] in (1, 3):
+                return network.layer(node).name, module.weight.detach().cpu()
+            break
+    raise UsageError(
+        f"{network.name} does not begin with a convolution over colours or grey; there are no kernels to draw"
+    )
+
+
+def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
+    """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
+
+    (F, C, h, w) -> (F, h, w, 3).
+    """
+    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
+    shares = kernels / torch.where(largest == 0, 1.0, largest)  # -1 to 1
+    colours = ((shares + 1) / 2 * 255).round().to(torch.uint8)
+    return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def draw_kernels(layer: LayerOptions, output: Path, *, filters: str | None = None) -> Iterator[KernelRecord]:
+    """Draw the weights of the first convolution.
+
+    Args and Raises as `draw_patterns`; all kernels by default.
+    """
+    files.check_png(output, option="-o")
+    if layer.layer is not None:
+        raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
+    name, weights = first_kernels(_load(layer))
+    chosen = parse_index_ranges(filters, len(weights), option="--filters", of=name)
+    files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
+    channels, height, width = weights.shape[1:]
+    shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
+    return (
+        KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
+        for number in chosen
+    )

@@ -1,0 +1,230 @@
+"""The methods that make class activation maps of what a layer saw: one class each, with all that is particular to it.
+
+A new method is a class here, and the member of `choices.CamMethod` that names it. Nothing heavy is imported at the top: cnn-cam prints
+its help out of this file, and explains exported networks without torch.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from cnnkit.choices import CamMethod
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Maps = NDArray[np.float32]
+
+
+class LayerPass(Protocol):
+    """A forward pass of N images, seen from the layer whose maps are made.
+
+    Attributes:
+        images: Normalised, (N, C, H, W).
+        activations: Of the layer, (N, K, h, w).
+        batch: The largest number of images to run at once.
+    """
+
+    images: "Tensor"
+    activations: "Tensor"
+    batch: int
+
+    def gradients(self, classes: "Tensor") -> "Tensor":
+        """Compute the gradient of each image's class score at the layer, (N,) -> (N, K, h, w)."""
+
+    def scores(self, images: "Tensor") -> "Tensor":
+        """Run the network on other images, (M, C, H, W) -> (M, classes)."""
+
+
+#: Every method's class.
+METHODS: dict[CamMethod, type["ClassActivationMap"]] = {}
+
+
+class ClassActivationMap:
+    """A method, applied to one forward pass. A map is the weighted sum of the layer's channels.
+
+    Attributes:
+        help: One line for `--help`.
+        uses_gradients: It follows gradients, whose negative shows what speaks against a class.
+        is_slow: It runs the network many times for each image.
+        is_class_agnostic: Its map is the same for every class.
+        needs_linear_head: It is defined only for one dense layer after global average pooling.
+        has_closed_form: For such a network its map follows from the weighted sums that cnn-export --cam makes it give.
+    """
+
+    help: ClassVar[str]
+    uses_gradients: ClassVar[bool] = True
+    is_slow: ClassVar[bool] = False
+    is_class_agnostic: ClassVar[bool] = False
+    needs_linear_head: ClassVar[bool] = False
+    has_closed_form: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, method: CamMethod) -> None:
+        """Enter a method into the registry."""
+        METHODS[method] = cls
+
+    def __init__(self, seen: LayerPass) -> None:
+        self.seen = seen
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        """Weigh the layer's channels for each image's class, (N,) -> (N, K, 1, 1), or (N, K, h, w) place by place."""
+        raise NotImplementedError
+
+    def maps(self, classes: "Tensor") -> "Tensor":
+        """Compute the map of each image's class, (N,) -> (N, h, w); negative values speak against the class."""
+        return (self.weights(classes) * self.seen.activations).sum(1)
+
+    @staticmethod
+    def from_sums(sums: "Maps") -> "Maps":
+        """Compute maps by the closed form: of the channels, weighted by the dense layer, (N, classes, h, w) -> the same."""
+        raise NotImplementedError
+
+
+def _over_places(sums: "Maps") -> "Maps":
+    """Divide by the number of places: after global average pooling a gradient is the weight / (h * w)."""
+    maps: Maps = sums / (sums.shape[2] * sums.shape[3])
+    return maps
+
+
+class GradCam(ClassActivationMap, method=CamMethod.GRADCAM):
+    """Channels weighted by their mean gradient.
+
+    Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
+    """
+
+    help = "channels weighted by their mean gradient"
+    has_closed_form = True
+
+    @staticmethod
+    def from_sums(sums: "Maps") -> "Maps":
+        return _over_places(sums)
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        return self.seen.gradients(classes).mean((2, 3), keepdim=True)
+
+
+class GradCamPlusPlus(ClassActivationMap, method=CamMethod.GRADCAM_PLUS_PLUS):
+    """Positive gradients, weighted place by place.
+
+    Source: Chattopadhay, Sarkar, Howlader, Balasubramanian, "Grad-CAM++", WACV 2018, equation 19, for an exponential score.
+    """
+
+    help = "the same, positive gradients weighted by pixel; finds several things"
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        gradients, activations = self.seen.gradients(classes), self.seen.activations
+        squared = gradients.square()
+        below = 2 * squared + activations.sum((2, 3), keepdim=True) * squared * gradients
+        shares = (squared / below.masked_fill(below == 0, 1)).masked_fill(~(squared > 0), 0)
+        return (shares * gradients.relu()).sum((2, 3), keepdim=True)
+
+
+class HiResCam(ClassActivationMap, method=CamMethod.HIRESCAM):
+    """Every value times its own gradient.
+
+    Source: Draelos, Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks", 2020.
+    """
+
+    help = "every value times its own gradient"
+    has_closed_form = True
+
+    @staticmethod
+    def from_sums(sums: "Maps") -> "Maps":
+        return _over_places(sums)
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        return self.seen.gradients(classes)
+
+
+class LayerCam(ClassActivationMap, method=CamMethod.LAYERCAM):
+    """Every value times its own gradient, where that is positive.
+
+    Source: Jiang, Zhang, Hou, Cheng, Wei, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", TIP 2021.
+    """
+
+    help = "the same, positive gradients alone; for early layers"
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        return self.seen.gradients(classes).relu()
+
+
+class Cam(ClassActivationMap, method=CamMethod.CAM):
+    """The weights of the dense layer after global average pooling.
+
+    Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
+    """
+
+    help = "the weights of one dense layer behind global average pooling"
+    needs_linear_head = True
+    has_closed_form = True
+
+    @staticmethod
+    def from_sums(sums: "Maps") -> "Maps":
+        return sums
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        return self.seen.gradients(classes).sum((2, 3), keepdim=True)  # the gradient is the weight / (h * w)
+
+
+class ScoreCam(ClassActivationMap, method=CamMethod.SCORECAM):
+    """Channels weighted by the class's score when the image is masked by the channel.
+
+    Source: Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR 2020.
+    """
+
+    help = "without gradients, by a pass for each channel: slow"
+    uses_gradients = False
+    is_slow = True
+
+    def weights(self, classes: "Tensor") -> "Tensor":
+        scores = self._scores.gather(2, classes[:, None, None].expand(-1, self._scores.shape[1], 1))[:, :, 0]  # (N, K)
+        return scores.softmax(1)[:, :, None, None]
+
+    @cached_property
+    def _scores(self) -> "Tensor":
+        """The scores of each image, masked by each channel in turn, (N, K, classes)."""
+        import torch
+
+        seen = self.seen
+        return torch.stack([self._masked(*each) for each in zip(seen.images, seen.activations, strict=True)])
+
+    def _masked(self, image: "Tensor", activations: "Tensor") -> "Tensor":
+        """Score an image of which each channel in turn lets something through, (C, H, W), (K, h, w) -> (K, classes)."""
+        import torch
+        from torch.nn import functional
+
+        found = []
+        for some in torch.split(activations, self.seen.batch):
+            masks = functional.interpolate(some[None], image.shape[1:], mode="bilinear", align_corners=True)[0]
+            low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+            masks = (masks - low) / (high - low + 1e-8)  # (k, H, W)
+            found.append(self.seen.scores(image[None] * masks[:, None]))
+        return torch.cat(found)
+
+
+class EigenCam(ClassActivationMap, method=CamMethod.EIGENCAM):
+    """The projection of each place's activations on their first principal component.
+
+    Source: Muhammad, Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020.
+    """
+
+    help = "the main pattern of the activations, of no class"
+    uses_gradients = False
+    is_class_agnostic = True
+
+    def maps(self, classes: "Tensor") -> "Tensor":
+        return self._principal
+
+    @cached_property
+    def _principal(self) -> "Tensor":
+        """The projection, (N, h, w). A component has no sign: it gets the one with which it is large where activations are."""
+        import torch
+
+        rows = self.seen.activations.flatten(2).transpose(1, 2)  # (N, h*w, K)
+        rows = rows - rows.mean(1, keepdim=True)
+        _, _, components = torch.linalg.svd(rows, full_matrices=False)  # (N, r, K)
+        found = rows @ components[:, 0, :, None]  # (N, h*w, 1)
+        strength = (rows.sum(2, keepdim=True) * found).sum(1, keepdim=True)
+        activations = self.seen.activations
+        return torch.where(strength < 0, -found, found).reshape(activations.shape[0], *activations.shape[2:])

@@ -1,0 +1,98 @@
+"""Class activation maps out of an exported network that gives them itself. No gradients, no torch.
+
+Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import CamMethod, Pool
+from cnnkit.engine import onnx_classifier
+from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
+from cnnkit.engine.session import Session
+from cnnkit.errors import FormatError, UsageError
+from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.config import CamOptions
+from cnnkit.formats import onnx_model
+from cnnkit.formats.header import Header
+
+
+class OnnxCam:
+    """An exported network and its maps.
+
+    Attributes:
+        model: With its classes and preprocessing.
+        layer: The name of the layer whose maps they are.
+    """
+
+    def __init__(self, path: str | Path, options: CamOptions) -> None:
+        """Load a network.
+
+        Args:
+            path: The `.onnx`.
+            options: A method with a closed form, contrast, size, fit and device.
+
+        Raises:
+            UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
+            FormatError: It is no classifier of ours.
+        """
+        method = options.method or CamMethod.CAM
+        name = str(path)
+        model = onnx_model.load(path)
+        if model.header is None:
+            raise FormatError(f"{name}: no cnnkit header in it; cnn-export --cam makes a network that gives maps")
+        if not METHODS[method].has_closed_form:
+            raise UsageError(
+                f"--method {method} needs more than an exported network gives; give the .pt it was made from"
+            )
+        graph = onnx_model.parse(model.content, name=name).graph
+        if "cam" not in {value.name for value in graph.output}:
+            raise UsageError(_missing(name, model.header))
+        network = OnnxNetwork(name, Session(model.content, device=options.device, name=name))
+        self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
+        if options.size is not None or options.fit is not None:
+            self.model = self.model.resized(options.size, fit=options.fit)
+        self.classes, self.layer = (
+            self.model.classes,
+            model.header.backbone.layer if model.header.backbone else "the base",
+        )
+        self._method, self._contrast = METHODS[method], options.contrast
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+        return self.model(images)[0]
+
+    def forward(self, images: NDArray[np.uint8]) -> "OnnxForwardPass":
+        """Run the network, (N, H, W, 3)."""
+        probabilities, sums = self.model.network.run(images, ["probabilities", "cam"], preprocess=self.model.preprocess)
+        maps = self._method.from_sums(sums)
+        return OnnxForwardPass(probabilities, -maps if self._contrast else maps)
+
+
+class OnnxForwardPass:
+    """What a network gave for a batch of images.
+
+    Attributes:
+        probabilities: (N, classes).
+    """
+
+    def __init__(self, probabilities: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
+        self.probabilities = probabilities
+        self._maps = maps  # (N, classes, h, w)
+
+    def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
+        return np.maximum(self._maps[np.arange(len(classes)), classes], 0)
+
+
+def _missing(name: str, header: Header) -> str:
+    """Say why a network gives no maps: it was not asked to, or it cannot."""
+    possible = header.backbone is not None and header.backbone.pool is Pool.AVG and "," not in (header.head or ",")
+    if possible:
+        return f"{name} gives no class activation maps; export it again with cnn-export --cam"
+    return (
+        f"{name} gives no class activation maps, and its head ({header.head}) is not one dense layer behind global average pooling, "
+        "whose weights alone would make them; give the .pt it was made from, which has gradients"
+    )

@@ -1,0 +1,329 @@
+"""Class activation maps of many pictures: a record of each, and what `cam_render` draws. No torch but for models that need it."""
+
+import difflib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import CamMethod
+from cnnkit.data import copies, preprocess, reader
+from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data.source import Picture
+from cnnkit.engine import runner
+from cnnkit.engine.runner import Skip, raise_bad
+from cnnkit.errors import BadPicture, UsageError
+from cnnkit.explain import colormaps, contact_sheets, faithfulness
+from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.cam_onnx import OnnxCam
+from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
+from cnnkit.explain.config import CamOptions, RenderOptions
+from cnnkit.explain.faithfulness import Faithfulness
+from cnnkit.formats.header import Preprocess
+
+log = logging.getLogger("cnnkit")
+
+_NO_NUMBER = "the network's answer is not a number"
+_OTHERWISE = "shown otherwise than it was trained on, the network has other probabilities than in cnn-predict"
+
+
+class ForwardPass(Protocol):
+    """What a network saw in a batch of images; `probabilities` is (N, classes)."""
+
+    probabilities: NDArray[np.float32]
+
+    def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
+
+
+class CamNetwork(Protocol):
+    """A network that has class activation maps."""
+
+    def forward(self, images: NDArray[np.uint8]) -> ForwardPass:
+        """Run it on images, (N, H, W, 3)."""
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CamModel:
+    """A network that has class activation maps, the names of its classes, and how images are prepared for it."""
+
+    network: CamNetwork
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    is_slow: bool = False  # one image at a time is enough
+
+
+# ---------------------------------------------------------------- which network
+
+
+def open_model(model: str, options: CamOptions) -> CamModel:
+    """Load a network and find the layer whose maps are made.
+
+    Args:
+        model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a network of torchvision's or timm's.
+        options: What is made of it.
+
+    Raises:
+        UsageError: Options that do not go together, or with the network.
+        CnnkitError: The model cannot be had.
+    """
+    if options.size is not None:
+        preprocess.sides(options.size)
+    if model.endswith((".pt", ".onnx")):
+        Path(model).stat()  # before anything heavy is loaded
+    return _exported(model, options) if model.endswith(".onnx") else _differentiable(model, options)
+
+
+def _exported(model: str, options: CamOptions) -> CamModel:
+    fixed = {"--layer": options.layer, "--fine": options.fine or None}
+    asked = [option for option, value in fixed.items() if value is not None]
+    if asked or options.weights != "default":
+        raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
+    network = OnnxCam(model, options)
+    assert network.model.preprocess is not None
+    log.info("maps of %s", network.layer)
+    if options.size is not None or options.fit is not None:
+        log.info(_OTHERWISE)
+    return CamModel(network, network.classes, network.model.preprocess)
+
+
+def _differentiable(model: str, options: CamOptions) -> CamModel:
+    from cnnkit.explain import load_network  # torch, which exported networks do without
+    from cnnkit.explain.cam import TorchCam
+    from cnnkit.nets import finer
+
+    network, classes = load_network.load_network(
+        model, weights=options.weights, size=options.size, fit=options.fit, device=options.device
+    )
+    place = network.find(options.layer) if options.layer is not None else network.last_spatial()
+    if options.fine:
+        network, place = finer.finer(network, place)
+    method = options.method or CamMethod.GRADCAM
+    maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=options.batch)
+    log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
+    if METHODS[method].is_class_agnostic:
+        log.info("%s's maps are of what there is to see, whatever the class", method)
+    if options.fine or options.size is not None or options.fit is not None:
+        log.info(_OTHERWISE)
+    return CamModel(maps, classes, network.preprocess, is_slow=METHODS[method].is_slow)
+
+
+# ---------------------------------------------------------------- which maps
+
+
+def explain(
+    pictures: Iterable[Picture],
+    model: CamModel,
+    *,
+    wanted: Sequence[str] = ("top",),
+    options: RenderOptions,
+    batch: int = 32,
+    jobs: int | None = None,
+    skip: Skip = raise_bad,
+    progress: Progress = no_progress,
+) -> Iterator[dict[str, Any]]:
+    """Make the maps of pictures. Memory holds a few batches, whatever the number of pictures, and the thumbnails of a sheet.
+
+    Args:
+        pictures: What to look at; of a list, one is waited for before this returns.
+        model: From `open_model`.
+        wanted: Names of classes; or `top` for the one that the network names, `true` for the picture's label, `all`.
+        options: What is made of them.
+        batch: Pictures at once.
+        jobs: Threads that decode, and as many that draw.
+        skip: Called for every picture that cannot be used.
+        progress: Called after every picture.
+
+    Returns:
+        A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
+        `overlay`, the file; `box` and `peak` in pixels of the picture; `maximum`, the map's largest value.
+
+    Raises:
+        UsageError: A class that the network does not know.
+        CnnkitError: The folder holds the pictures themselves, or two of them would become one overlay.
+    """
+    palette = colormaps.color_table(options.colormap)
+    choose = _chooser(wanted, model.classes)
+    several = len(wanted) > 1 or "all" in wanted
+    renderer = CamRenderer(
+        options,
+        palette,
+        model.preprocess,
+        copies.placing(pictures),
+        classes=model.classes if several else (),
+    )
+    if isinstance(pictures, Sequence):
+        renderer.check(pictures)
+    else:  # nothing is said before there is anything to say
+        coming = iter(pictures)
+        pictures = chain(list(islice(coming, 1)), coming)
+    return _records(
+        pictures,
+        model,
+        renderer,
+        choose,
+        batch=1 if model.is_slow else batch,
+        jobs=jobs,
+        skip=skip,
+        progress=progress,
+    )
+
+
+def columns(options: RenderOptions) -> tuple[str, ...]:
+    """Name the fields of a record."""
+    plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
+    return (*plain, *SCORES) if options.faithful else plain
+
+
+_Chooser = Callable[[Picture, int], list[int]]
+
+
+def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
+    """Give the function from a picture, and the number of the class that the network names, to the classes that are asked for."""
+    for word in wanted:
+        if word not in ("top", "true", "all") and word not in classes:
+            near = difflib.get_close_matches(word, classes, n=3)
+            some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+            proposal = f"did you mean {' or '.join(near)}?" if near else f"it has {some}; or say top, true or all"
+            raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def choose(picture: Picture, top: int) -> list[int]:
+        chosen: list[int] = []
+        for word in wanted:
+            if word == "all":
+                chosen += range(len(classes))
+            elif word == "top":
+                chosen.append(top)
+            elif word == "true":
+                if picture.label not in numbers:
+                    known = (
+                        "it has no label"
+                        if picture.label is None
+                        else f"its label {picture.label} is no class of the model"
+                    )
+                    raise BadPicture(
+                        f"{known}, and --class true asks for that one's map; give class folders or a manifest"
+                    )
+                chosen.append(numbers[picture.label])
+            else:
+                chosen.append(numbers[word])
+        return list(dict.fromkeys(chosen))
+
+    return choose
+
+
+def _records(
+    pictures: Iterable[Picture],
+    model: CamModel,
+    renderer: CamRenderer,
+    choose: _Chooser,
+    *,
+    batch: int,
+    jobs: int | None,
+    skip: Skip,
+    progress: Progress,
+) -> Iterator[dict[str, Any]]:
+    scored: list[Faithfulness] = []
+    done, empty, total, first_empty = 0, 0, 0, ""
+    expected = len(pictures) if isinstance(pictures, Sized) else None
+    cells = contact_sheets.SheetCells()
+    progress(0, expected)
+
+    def count(path: str, reason: str) -> None:
+        nonlocal done
+        done += 1
+        progress(done, expected)
+        skip(path, reason)
+
+    found = _found(pictures, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
+    for item, drawn in reader.each(found, renderer.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
+        if isinstance(drawn, BadPicture):
+            count(item.picture.path, str(drawn))
+            continue
+        done += 1
+        progress(done, expected)
+        if drawn.cell is not None:
+            cells.append(drawn.cell)
+        for shown, record in zip(item.maps, drawn.records, strict=True):
+            total += 1
+            if not record["maximum"] > 0:
+                empty, first_empty = empty + 1, first_empty or f"that of {shown.name} in {item.picture.path}"
+            if shown.faithfulness is not None:
+                scored.append(shown.faithfulness)
+            yield record
+    if renderer.options.sheet is not None:
+        contact_sheets.save(renderer.options.sheet, cells)
+    if empty:
+        log.info(
+            "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
+            empty,
+            total,
+            first_empty,
+        )
+    if scored:
+        deletion, insertion = (float(np.mean([getattr(each, name) for each in scored])) for name in SCORES)
+        log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)
+
+
+def _found(
+    pictures: Iterable[Picture],
+    model: CamModel,
+    options: RenderOptions,
+    choose: _Chooser,
+    *,
+    batch: int,
+    jobs: int | None,
+    skip: Skip,
+) -> Iterator[ImageMaps]:
+    """Run the network over pictures in batches, and give each picture with its maps."""
+
+    results = runner.run(pictures, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
+    for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
+        seen = model.network.forward(pixels)
+        chosen: list[list[int]] = []
+        for picture, row in zip(shown, seen.probabilities, strict=True):
+            try:
+                if not np.isfinite(row).all():
+                    raise BadPicture(_NO_NUMBER)
+                chosen.append(choose(picture, int(row.argmax())))
+            except BadPicture as error:
+                skip(picture.path, str(error))
+                chosen.append([])
+        rounds = max(map(len, chosen), default=0)
+        maps = [
+            seen.maps(np.array([each[number] if number < len(each) else 0 for each in chosen], dtype=np.int64))
+            for number in range(rounds)
+        ]
+        for index, (picture, numbers) in enumerate(zip(shown, chosen, strict=True)):
+            row = seen.probabilities[index]
+            found = [
+                ClassMap(
+                    model.classes[number],
+                    float(str(row[number])),
+                    maps[place][index],
+                    _faithfulness(pixels[index], maps[place][index], number, model, batch)
+                    if options.faithful and maps[place][index].any()  # a map of zeros has no hottest pixels
+                    else None,
+                )
+                for place, number in enumerate(numbers)
+            ]
+            if found:
+                yield ImageMaps(picture, model.classes[int(row.argmax())], found)
+
+
+def _faithfulness(
+    image: NDArray[np.uint8], values: NDArray[np.float32], number: int, model: CamModel, batch: int
+) -> Faithfulness:
+    red, green, blue = (round(255 * value) for value in model.preprocess.mean)
+    return faithfulness.measure(
+        image, values, number, probabilities=model.network.probabilities, hidden=(red, green, blue), batch=batch
+    )

@@ -1,0 +1,30 @@
+"""Colour maps by name, and values turned into colours."""
+
+import difflib
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.errors import UsageError
+
+
+def color_table(name: str) -> NDArray[np.uint8]:
+    """Give the 256 colours of a colour map of matplotlib's, (256, 3).
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in mpl.colormaps:
+        near = difflib.get_close_matches(name, list(mpl.colormaps), n=3)
+        proposal = (
+            f"did you mean {' or '.join(near)}?" if near else "viridis, magma, turbo, jet and matplotlib's others"
+        )
+        raise UsageError(f'no colour map is called "{name}"; {proposal}')
+    colours: NDArray[np.uint8] = (mpl.colormaps[name](np.arange(256) / 255)[:, :3] * 255).round().astype(np.uint8)
+    return colours
+
+
+def colorize(values: NDArray[np.float32], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn values from 0 to 1 into colours, (...) -> (..., 3)."""
+    return colours[(np.clip(values, 0, 1) * 255).round().astype(np.uint8)]

@@ -1,0 +1,176 @@
+"""Sheets of class activation maps, each image with its overlays and how probable each class is; and mosaics of equal tiles."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cnnkit.data.contact_sheet import Grid, in_rows
+from cnnkit.formats import pictures as files
+
+log = logging.getLogger("cnnkit")
+
+# ---------------------------------------------------------------- text on images
+
+#: Pixels from one line to the next.
+LINE_HEIGHT = 16
+
+
+@cache
+def font(size: int = 12) -> ImageFont.FreeTypeFont:
+    """Give DejaVu Sans, which matplotlib brings along; `size` in pixels."""
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
+    """Shorten a text to a width in pixels; dots tell where something is left out."""
+    letters = font(size)
+    if letters.getlength(text) <= width:
+        return text
+    for count in range(len(text) - 1, 0, -1):
+        shorter = f"…{text[-count:]}" if keep_end else f"{text[:count]}…"
+        if letters.getlength(shorter) <= width:
+            return shorter
+    return ""
+
+
+# ---------------------------------------------------------------- sheets of class activation maps
+
+#: Pixels: the side of a thumbnail, between thumbnails, and between pictures.
+SIDE, GAP, SPACE = 160, 4, 16
+#: So many thumbnails of a picture stand in a line.
+_ACROSS = 9
+#: Thumbnails, which the memory holds until all are there.
+MOST = 1000
+_INK, _BACKGROUND, _BAR, _EMPTY = "#222222", "#ffffff", "#3b6ea5", "#e4e4e4"
+_BAR_HEIGHT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SheetCell:
+    """A picture and its overlays, as thumbnails; each overlay with its class and that one's probability."""
+
+    path: str
+    picture: Image.Image
+    overlays: list[tuple[str, float, Image.Image]]
+
+    @property
+    def count(self) -> int:
+        """How many thumbnails it has."""
+        return 1 + len(self.overlays)
+
+
+class SheetCells:
+    """The cells of a sheet, as many as it holds."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        self._cells: list[SheetCell] = []
+        self._count = 0
+
+    def append(self, cell: SheetCell) -> None:
+        """Add a cell, unless the sheet is full."""
+        if self.left_out or (self._cells and self._count + cell.count > MOST):
+            self.left_out += 1
+            return
+        self._cells.append(cell)
+        self._count += cell.count
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[SheetCell]:
+        return iter(self._cells)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """Make a picture as large as a sheet shows it."""
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # A digit of eight pixels is looked at as well, and its pixels are what there is to see
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+
+
+def save(path: str | Path, cells: SheetCells) -> None:
+    """Draw a sheet into a PNG, in one step; of no pictures nothing is drawn."""
+    if not len(cells):
+        return
+    files.save(path, render(list(cells)))
+    if cells.left_out:
+        log.info("%s shows the first %d of %d pictures", path, len(cells), len(cells) + cells.left_out)
+
+
+def render(cells: Sequence[SheetCell]) -> Image.Image:
+    """Draw cells side by side and below one another, about four wide to three high."""
+    most = max(each.count for each in cells)
+    below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
+    thumbnails = Grid(cell=(SIDE, SIDE), gap=(GAP, below))
+    width, height = thumbnails.size(-(-most // _ACROSS), min(most, _ACROSS))
+    height += below
+    across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
+    grid = Grid(cell=(width, height), gap=(SPACE, SPACE), margin=SPACE)
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    for index, each in enumerate(cells):
+        left, top = grid.corner(index // across, index % across)
+        thumbnails.place(sheet, each.picture, 0, 0, origin=(left, top))
+        text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
+        pen.text((left, top + SIDE + GAP), text, fill=_INK, font=font())
+        for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
+            row, column = number // _ACROSS, number % _ACROSS
+            thumbnails.place(sheet, overlay, row, column, origin=(left, top))
+            x, y = thumbnails.corner(row, column)
+            _caption(pen, name, probability, left + x, top + y + SIDE + GAP)
+    return sheet
+
+
+def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
+    """Write a class and its probability, with a bar as long as that."""
+    number = f"{probability:.3f}"
+    room = SIDE - round(font().getlength(number)) - 2 * GAP
+    pen.text((left, top), shorten(name, room), fill=_INK, font=font())
+    pen.text((left + SIDE, top), number, fill=_INK, font=font(), anchor="ra")
+    bar = top + LINE_HEIGHT + GAP
+    pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=_EMPTY)
+    if (length := round(probability * SIDE)) > 0:
+        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
+
+
+# ---------------------------------------------------------------- mosaics
+
+#: About how wide a mosaic should be, in pixels, and how many lie between two tiles.
+_MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
+#: Up to this width a single tile is enlarged.
+_LEAST_SIDE = 128
+
+
+def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Lay tiles of one size out, (h, w, 3) each, in rows and columns nearly square, enlarged by whole pixels to be seen."""
+    height, width = tiles[0].shape[:2]
+    across = math.ceil(math.sqrt(len(tiles)))
+    zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
+    if len(tiles) == 1:
+        zoom = _zoom(height, width)
+    grid = Grid(cell=(zoom * width, zoom * height), gap=(_MOSAIC_GAP, _MOSAIC_GAP), margin=_MOSAIC_GAP)
+    return grid.draw(in_rows([_enlarged(tile, zoom) for tile in tiles], across))
+
+
+def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
+    """Give one tile by itself, small ones enlarged."""
+    return _enlarged(tile, _zoom(*tile.shape[:2]))
+
+
+def _zoom(height: int, width: int) -> int:
+    return max(1, -(-_LEAST_SIDE // max(height, width)))
+
+
+def _enlarged(tile: NDArray[np.uint8], zoom: int) -> Image.Image:
+    return Image.fromarray(tile.repeat(zoom, axis=0).repeat(zoom, axis=1))

@@ -1,0 +1,72 @@
+"""How far a map can be believed: the class's probability as the hottest pixels are hidden first, or shown first.
+
+Source: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from cnnkit.explain import upsampling
+
+#: Into how many equal parts the pixels are divided.
+STEPS = 20
+#: Deviation of the blur that hides a picture from which pixels are shown, as a share of its side.
+_BLUR = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """Areas below the curves, 0 to 1: `deletion` is low and `insertion` high where the map is right about what matters."""
+
+    deletion: float
+    insertion: float
+
+
+def measure(
+    image: NDArray[np.uint8],
+    found: NDArray[np.float32],
+    number: int,
+    *,
+    probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    hidden: tuple[int, int, int],
+    batch: int = 32,
+) -> Faithfulness:
+    """Hide and show the pixels of a picture, the hottest first.
+
+    Args:
+        image: What the network sees, (H, W, 3).
+        found: The map, (h, w).
+        number: Of the class.
+        probabilities: From pictures (N, H, W, 3) to those of all classes (N, classes).
+        hidden: The colour of pixels that are hidden.
+        batch: Pictures at once.
+    """
+    height, width = image.shape[:2]
+    heat = upsampling.resize(found, (width, height))
+    order = np.argsort(-heat, axis=None, kind="stable")
+    places = np.empty(order.size, dtype=np.int64)
+    places[order] = np.arange(order.size)
+    rank = places.reshape(height, width)
+    grey = np.broadcast_to(np.array(hidden, dtype=np.uint8), image.shape)
+    blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(_BLUR * max(height, width))))
+    counts = [round(step * rank.size / STEPS) for step in range(STEPS + 1)]
+    hottest = [(rank < count)[:, :, None] for count in counts]
+    deleted = np.stack([np.where(which, grey, image) for which in hottest])
+    inserted = np.stack([np.where(which, image, blurred) for which in hottest])
+    return Faithfulness(*(_area(pictures, number, probabilities, batch) for pictures in (deleted, inserted)))
+
+
+def _area(
+    pictures: NDArray[np.uint8],
+    number: int,
+    probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    batch: int,
+) -> float:
+    curve = np.concatenate(
+        [probabilities(pictures[start : start + batch])[:, number] for start in range(0, len(pictures), batch)]
+    )
+    return float((curve[1:] + curve[:-1]).mean() / 2)  # trapezoids of equal width

@@ -1,0 +1,292 @@
+"""Feature maps: the activations of a network's layers for one image, channel by channel.
+
+OUT/block1_conv1.png            all channels side by side
+OUT/block1_conv1/007.png        each by itself
+OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.helper import make_tensor_value_info
+from onnx.shape_inference import infer_shapes
+
+from cnnkit.choices import Fit, MapScale
+from cnnkit.data import images, preprocess, tree
+from cnnkit.engine.onnx_classifier import OnnxNetwork
+from cnnkit.engine.session import Session
+from cnnkit.errors import FormatError, UsageError
+from cnnkit.explain import colormaps, contact_sheets
+from cnnkit.explain.config import FeatureMapOptions, parse_index_ranges
+from cnnkit.formats import onnx_model
+from cnnkit.formats import pictures as files
+from cnnkit.formats.header import Preprocess
+from cnnkit.nets import graph_dims
+
+log = logging.getLogger("cnnkit")
+
+#: A channel is silent if it stays below this share of the layer's largest value.
+_SILENT = 1e-6
+
+
+class FeatureMapNetwork(Protocol):
+    """A network whose layers can be looked at."""
+
+    preprocess: Preprocess
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """Those that answer with maps, in order."""
+
+    def find(self, wanted: str) -> Any:  # noqa: ANN401 - a layer, as the network has them
+        """Find one by name or number."""
+
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
+        """Give what layers answer to one picture, (H, W, 3) -> (C, h, w) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMapRecord:
+    """What a layer answers to a picture; `silent` is the share of channels without any response, `zeros` that of values."""
+
+    layer: str
+    shape: str
+    silent: float
+    zeros: float
+    mean: float
+    maximum: float
+    most_active: int  # the channel with the largest mean
+    mosaic: str | None
+
+
+def check(options: FeatureMapOptions) -> None:
+    """Check what can be checked before a network is loaded.
+
+    Raises:
+        UsageError: No such colour map, or arrays without a place.
+        CnnkitError: The folder is not empty.
+    """
+    colormaps.color_table(options.colormap)
+    if options.output is not None:
+        tree.check_free(options.output, force=options.force)
+    elif options.raw:
+        raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
+
+
+def open_model(
+    model: str,
+    *,
+    weights: str = "default",
+    size: str | None = None,
+    fit: Fit | None = None,
+    device: str = "auto",
+) -> FeatureMapNetwork:
+    """Load a network.
+
+    Args:
+        model: A `.pt`, an `.onnx`, or a network's name; else as `load_network`.
+
+    Raises:
+        UsageError: As `load_network`, or an exported network is to take another size.
+    """
+    if size is not None:
+        preprocess.sides(size)
+    if model.endswith((".pt", ".onnx")):
+        Path(model).stat()  # before anything heavy is loaded
+    if model.endswith(".onnx"):
+        if size is not None or fit is not None or weights != "default":
+            raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
+        return OnnxFeatureMaps(model, device=device)
+    from cnnkit.explain import load_network  # torch, which exported networks do without
+
+    return load_network.TorchFeatureMaps(
+        load_network.load_network(model, weights=weights, size=size, fit=fit, device=device)[0]
+    )
+
+
+def explain(
+    network: FeatureMapNetwork, picture: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
+) -> Iterator[FeatureMapRecord]:
+    """Draw what layers answer to a picture.
+
+    Args:
+        network: From `open_model`.
+        picture: The file.
+        layers: Names or numbers; `all` for all that have maps.
+        options: How, and where to.
+
+    Returns:
+        A record for each layer, as it is drawn.
+
+    Raises:
+        UsageError: There is no such layer or channel, or no such colour map; a layer answers with a vector.
+        CnnkitError: The picture cannot be used, or the folder holds it.
+    """
+    palette = colormaps.color_table(options.colormap)
+    named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
+    chosen = network.layers if "all" in layers else list(named.values())
+    if options.output is not None:
+        tree.check_apart(options.output, [str(picture)], to_be="looked into")
+    image = preprocess.prepare(images.demanded(picture), network.preprocess)
+    answers = network.activations(image, chosen)
+    for layer, maps in zip(chosen, answers, strict=True):
+        if maps.ndim != 3:
+            raise UsageError(f"{layer.name} answers with a vector of {maps.size}, which is no map")
+        parse_index_ranges(options.channels, len(maps), option="--channels", of=layer.name)
+    return (_explained(layer.name, maps, options, palette) for layer, maps in zip(chosen, answers, strict=True))
+
+
+def _explained(
+    name: str, maps: NDArray[np.float32], options: FeatureMapOptions, palette: NDArray[np.uint8]
+) -> FeatureMapRecord:
+    strength = np.abs(maps).max((1, 2))  # (C,)
+    return FeatureMapRecord(
+        layer=name,
+        shape="x".join(map(str, maps.shape)),
+        silent=float(np.mean(strength <= _SILENT * strength.max())),
+        zeros=float(np.mean(np.abs(maps) <= _SILENT * strength.max())),
+        mean=float(maps.mean()),
+        maximum=float(maps.max()),
+        most_active=int(maps.mean((1, 2)).argmax()),
+        mosaic=None if options.output is None else str(_draw(name, maps, options, palette)),
+    )
+
+
+def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, palette: NDArray[np.uint8]) -> Path:
+    """Write the pictures of a layer.
+
+    Returns:
+        The mosaic's path.
+    """
+    assert options.output is not None
+    numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
+    tiles = list(colormaps.colorize(scaled(maps, options.scale)[numbers], palette))  # (h, w, 3) each
+    base = options.output / name.replace("/", "_")
+    options.output.mkdir(parents=True, exist_ok=True)
+    digits = max(3, len(str(len(maps) - 1)))
+    singles = (
+        (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
+    )
+    files.save_folder(base, singles)
+    if options.raw:
+        files.save_array(f"{base}.npy", maps)
+    file = Path(f"{base}.png")
+    files.save(file, contact_sheets.mosaic(tiles))
+    return file
+
+
+def scaled(maps: NDArray[np.float32], scale: MapScale) -> NDArray[np.float32]:
+    """Bring values to 0 to 1, (C, h, w): by each channel's own range, or by that of the layer. What does not change becomes 0."""
+    axes = (1, 2) if scale is MapScale.CHANNEL else (0, 1, 2)
+    low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
+    spread = np.where(high > low, high - low, 1)
+    shares: NDArray[np.float32] = ((maps - low) / spread).astype(np.float32)
+    return shares
+
+
+#: What changes every value by itself: a layer includes it.
+_ELEMENTWISE = frozenset(
+    {
+        *("Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Swish"),
+        *("Tanh", "Softplus", "Softsign", "PRelu", "BatchNormalization"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxLayer:
+    """A layer's name, and the value in the graph that it answers with."""
+
+    name: str
+    value: str
+
+
+class OnnxFeatureMaps:
+    """An exported network whose layers can be looked at.
+
+    Attributes:
+        layers: Those that answer with maps, in order: named as cnn-dims names them, what follows every value included.
+        preprocess: How a picture is prepared for it.
+    """
+
+    def __init__(self, path: str, *, device: str) -> None:
+        """Load a network.
+
+        Raises:
+            FormatError: It has no Header, or takes no pictures.
+        """
+        model = onnx_model.load(path)
+        if model.header is None or model.header.preprocess is None:
+            raise FormatError(f"{path}: its header does not say how pictures are prepared; make it with cnn-export")
+        self.name, self.preprocess, self._device = path, model.header.preprocess, device
+        self._proto = onnx_model.parse(model.content, name=path)
+        self.layers = _spatial_layers(self._proto)
+        if not self.layers:
+            raise FormatError(f"{path}: no layer of it answers with maps; was the head alone exported?")
+
+    def find(self, wanted: str) -> OnnxLayer:
+        """Find a layer by name, or by number from 0, or from the end.
+
+        Raises:
+            UsageError: There is none; the nearest ones are proposed.
+        """
+        if re.fullmatch("-?[0-9]{1,9}", wanted) and -len(self.layers) <= int(wanted) < len(self.layers):
+            return self.layers[int(wanted)]
+        for layer in self.layers:
+            if wanted in (layer.name, layer.value):
+                return layer
+        names = [layer.name for layer in self.layers]
+        near = difflib.get_close_matches(wanted, names, n=3) or names[:8]
+        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
+
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
+        """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
+        proto = ModelProto()
+        proto.CopyFrom(self._proto)
+        given = {value.name for value in proto.graph.output}
+        wanted = dict.fromkeys(layer.value for layer in layers)
+        proto.graph.output.extend(
+            make_tensor_value_info(value, TensorProto.FLOAT, None) for value in wanted if value not in given
+        )
+        session = Session(proto.SerializeToString(), device=self._device, name=self.name)
+        network = OnnxNetwork(self.name, session)
+        found = network.run(image[None], list(wanted), preprocess=self.preprocess)
+        by_value = {value: answer[0].astype(np.float32) for value, answer in zip(wanted, found, strict=True)}
+        return [by_value[layer.value] for layer in layers]
+
+
+def _spatial_layers(proto: ModelProto) -> list[OnnxLayer]:
+    inferred = infer_shapes(proto).graph
+    shapes = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in (*inferred.value_info, *inferred.output)
+    }
+    users: dict[str, list[NodeProto]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    nodes = list(proto.graph.node)
+    first = next((index for index, node in enumerate(nodes) if node.op_type == "Conv"), len(nodes))
+    included: set[str] = set()
+    found = []
+    for node in nodes[first:]:  # what comes before scales the picture
+        if not node.output or node.output[0] in included:
+            continue
+        value = node.output[0]
+        while len(following := users.get(value, [])) == 1 and following[0].op_type in _ELEMENTWISE:
+            value = following[0].output[0]
+            included.add(value)
+        shape = shapes.get(value, [])
+        if value == "cam":  # what cnn-export --cam adds is no layer
+            continue
+        if len(shape) == 4 and min(shape[2:]) > 1 and node.op_type != "Transpose":
+            found.append(OnnxLayer(graph_dims.name_of(node), value))
+    return found

@@ -1,0 +1,97 @@
+"""Networks to look into: trained models, and networks by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnkit.choices import Fit
+from cnnkit.data import preprocess
+from cnnkit.engine import device as devices
+from cnnkit.engine import torch_device
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle
+from cnnkit.nets import catalogue, cutting, layered
+from cnnkit.nets.layered import Layer, Layered
+
+
+def load_network(
+    model: str,
+    *,
+    weights: str = "default",
+    size: str | None = None,
+    fit: Fit | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> tuple[Layered, tuple[str, ...]]:
+    """Load a network onto a device.
+
+    Args:
+        model: A `.pt`, or a network's name.
+        weights: For a name: default, none, or a state_dict file.
+        size: Of what it sees, in place of its own: `448` or `320x480`.
+        fit: How a picture becomes that.
+        device: auto, cpu, cuda or cuda:N.
+        seed: For random weights.
+
+    Returns:
+        The network and its classes.
+
+    Raises:
+        UsageError: There is no such network, or it does not take that size.
+        CnnkitError: The model or its weights cannot be had.
+    """
+    wanted = devices.existing(device)
+    if model.endswith(".pt"):
+        if weights != "default":
+            raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
+        content = bundle.load(model)
+        place = torch_device.choose(wanted)
+        found, classes = layered.of_model(content, name=model)
+    else:
+        if weights not in ("default", "none") and not Path(weights).is_file():
+            raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
+        if Path(model).is_file():
+            raise UsageError(
+                f"{model} is no .pt of ours; a state_dict goes with a network's name, as --weights {model}"
+            )
+        name = catalogue.canonical(model)
+        place = torch_device.choose(wanted)
+        found, classes = layered.of_name(name, weights=weights, seed=seed)
+    if size is not None or fit is not None:
+        found.resize(preprocess.shown_as(found.preprocess, size=size, fit=fit))
+    return found.to(place), classes
+
+
+class TorchFeatureMaps:
+    """A network whose layers can be looked at.
+
+    Attributes:
+        preprocess: How a picture is prepared for it.
+    """
+
+    def __init__(self, network: Layered) -> None:
+        self.network, self.preprocess = network, network.preprocess
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those that answer with maps, in order."""
+        return self.network.layers()
+
+    def find(self, wanted: str) -> Layer:
+        """Find one, as `Layered.find`."""
+        return self.network.find(wanted)
+
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
+        """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
+        place = self.network.normalise.scale.device
+        part = self.network.upto([layer.node for layer in layers], keep=True)
+        with cutting.mode(part, training=False), torch.no_grad():
+            found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=place)))
+        return [
+            layered.as_maps(layer.node, answer)[0].float().cpu().numpy()
+            for layer, answer in zip(layers, found, strict=True)
+        ]

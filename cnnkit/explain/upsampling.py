@@ -1,0 +1,88 @@
+"""From a map of a few cells to the pixels of a picture: where each cell lies, where the map is hot, and where it peaks."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+#: left, top, right, bottom in pixels.
+Box = tuple[int, int, int, int]
+
+
+def resize(found: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Spread a map over a frame bilinearly, cells' centres staying in place, (h, w) -> (H, W); `size` is (W, H)."""
+    width, height = size
+    return upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
+
+
+def upsample(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> NDArray[np.float32]:
+    """Spread a map over the window that it is a map of, and give a part of that.
+
+    Args:
+        found: (h, w).
+        window: Where the map lies, in pixels of the picture, as `preprocess.window` gives it.
+        part: The pixels that are asked for.
+
+    Returns:
+        (bottom - top, right - left) of the part. Beyond the centres of the outer cells their values go on.
+    """
+    left, top, right, bottom = window
+    rows, down = _between(found.shape[0], top, bottom, part[1], part[3])
+    columns, across = _between(found.shape[1], left, right, part[0], part[2])
+    lines = found[rows] * (1 - down)[:, None] + found[rows + (down > 0)] * down[:, None]  # (H, w)
+    both = lines[:, columns] * (1 - across) + lines[:, columns + (across > 0)] * across
+    return both.astype(np.float32, copy=False)
+
+
+def _between(
+    cells: int, start: float, end: float, first: int, last: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find for each pixel the cell before it, and how far it is on the way to the next one."""
+    places = (np.arange(first, last) + 0.5 - start) / (end - start) * cells - 0.5
+    places = np.clip(places, 0, cells - 1)
+    before = places.astype(np.int64)
+    return before, (places - before).astype(np.float32)
+
+
+def visible_box(window: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
+    """Give the pixels of a picture of a size (W, H) that a network saw, one at least."""
+    left, top, right, bottom = (round(edge) for edge in window)
+    left, top = min(max(left, 0), size[0] - 1), min(max(top, 0), size[1] - 1)
+    return left, top, min(max(right, left + 1), size[0]), min(max(bottom, top + 1), size[1])
+
+
+def argmax_pixel(
+    found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box
+) -> tuple[int, int] | None:
+    """Find the pixel (x, y) in the middle of the hottest cell that lies in the part; None where all of them are zero."""
+    left, top, right, bottom = window
+    x = left + (np.arange(found.shape[1]) + 0.5) * (right - left) / found.shape[1]
+    y = top + (np.arange(found.shape[0]) + 0.5) * (bottom - top) / found.shape[0]
+    inside = ((part[1] <= y) & (y < part[3]))[:, None] & ((part[0] <= x) & (x < part[2]))
+    visible = np.where(inside, found, 0)
+    if not visible.max() > 0:
+        return None
+    row, column = np.unravel_index(int(visible.argmax()), found.shape)
+    return int(x[column]), int(y[row])
+
+
+def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
+    """Bound the hot region: of the pixels that have `share` of the largest value at least, the largest that hang together.
+
+    Args:
+        heat: (H, W), of a part of a picture.
+        share: 0 to 1.
+        part: Where that part lies.
+
+    Returns:
+        In pixels of the picture; right and bottom are the first ones outside. None where the map is zero everywhere.
+
+    Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2.
+    """
+    highest = float(heat.max())
+    if not highest > 0:
+        return None
+    labels, count = ndimage.label(heat >= share * highest)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    rows, columns = ndimage.find_objects(labels)[int(sizes.argmax())]
+    left, top = part[:2]
+    return left + columns.start, top + rows.start, left + columns.stop, top + rows.stop

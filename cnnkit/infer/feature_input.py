@@ -1,0 +1,120 @@
+"""Features in place of images: which rows of which `.npy`, by what names, and whether a head was trained on such."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.engine.onnx_classifier import OnnxClassifier
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import features, manifest
+from cnnkit.formats.header import Header, difference
+
+log = logging.getLogger("cnnkit")
+
+_MOST_SHOWN = 40  # letters of a value in a message: a hash need not be read to its end
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """Some rows of a `.npy`: row `rows[i]` of `values`, (N, D) or (N, C, h, w), is called `paths[i]`."""
+
+    name: str
+    values: NDArray[Any]
+    rows: list[int]
+    paths: list[str]
+    header: Header | None
+
+
+def are_feature_files(sources: Sequence[str] | None) -> bool:
+    """Tell whether the words on the command line name features.
+
+    Raises:
+        UsageError: Some do, and others do not.
+    """
+    named = [source for source in sources or [] if source.lower().endswith(".npy")]
+    if named and len(named) < len(sources or []):
+        other = next(source for source in sources or [] if source not in named)
+        raise UsageError(f"{named[0]} holds features, {other} does not; predict them one after the other")
+    return bool(named)
+
+
+def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRows]:
+    """Open features; their values are mapped, not read.
+
+    The `.tsv` beside a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
+    counted from 0 as numpy does. Augmented views are left out: what is asked about is the picture itself.
+
+    Args:
+        sources: `.npy` files.
+        split: Only the rows of this part.
+
+    Raises:
+        FormatError: What stands beside a `.npy` is broken, or of another length.
+        UsageError: `split` without a `.tsv`.
+        CnnkitError: There is no such part.
+        OSError: A file cannot be read.
+    """
+    return [_one(Path(source), split) for source in sources]
+
+
+def _one(path: Path, split: str | None) -> FeatureRows:
+    values = features.load_values(path)
+    described, listed = features.beside(path, ".json"), features.beside(path, ".tsv")
+    header = features.load_header(path) if described.exists() else None
+    if not listed.exists():
+        if split is not None:
+            raise UsageError(f"{path} has no {listed.name} beside it, which would say what --split {split} is")
+        return FeatureRows(
+            str(path), values, list(range(len(values))), [f"{path}:{row}" for row in range(len(values))], header
+        )
+    named = manifest.load(listed, views=header is not None and header.has_views)
+    if len(named) != len(values):
+        raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(named)}; run cnn-extract again")
+    rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == split)]
+    if split is not None and not rows:
+        parts = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
+        raise CnnkitError(f"{listed}: no rows with split {split}; it has {parts}")
+    return FeatureRows(
+        str(path), values, rows, [os.path.join(os.path.dirname(path), named[row].path) for row in rows], header
+    )
+
+
+def check(found: FeatureRows, head: OnnxClassifier) -> None:
+    """Demand that features are what a head was trained on.
+
+    Raises:
+        FormatError: They come from another base, layer, pooling, weights or preprocessing, or have another shape; both are named.
+    """
+    shape = head.network.shape[1:]
+    given = found.values.shape[1:]
+    if len(given) != len(shape) or any(size not in (None, side) for size, side in zip(shape, given, strict=True)):
+        sizes = " x ".join("any" if size is None else str(size) for size in shape)
+        raise FormatError(f"{found.name} has rows of {' x '.join(map(str, given))}, {head.name} takes {sizes}")
+    if found.header is None:
+        log.warning(
+            "%s has no %s beside it: nothing shows that these are the features that %s was trained on",
+            found.name,
+            features.beside(Path(found.name), ".json").name,
+            head.name,
+        )
+        return
+    assert head.header is not None
+    differs = difference(found.header, head.header)
+    if differs:
+        field, *values = differs
+        what = {"name": "base", "weights_sha256": "weights"}.get(field, field)
+        one, other = (str(value)[:_MOST_SHOWN] for value in values)
+        raise FormatError(
+            f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract as for the head"
+        )
+
+
+def values_of(found: FeatureRows, start: int, stop: int) -> NDArray[np.float32]:
+    """Read some of the rows."""
+    return np.asarray(found.values[found.rows[start:stop]], dtype=np.float32)

@@ -1,0 +1,90 @@
+"""Options as fields of configuration dataclasses: declared once, for the command line, the library and the tests. No typer.
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class TrainConfig:
+        lr: float | None = option(None, "Learning rate.", minimum=0.0, group="Learning")
+        class_weights: ClassWeights = option(ClassWeights.NONE, "Class weights in the loss.")
+
+A command that declares a parameter of this type has the options `--lr` and `--class-weights` (`cnnkit.cli.command`).
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_KEY = "cnnkit.option"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What the command line has to know about one field; `minimum` and `maximum` are inclusive."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    flags: tuple[str, ...]
+    metavar: str | None
+    minimum: float | None
+    maximum: float | None
+    group: str | None
+    after: tuple[str, ...]
+
+
+def option(
+    default: Any,  # noqa: ANN401 - of the field's type
+    help: str,
+    *flags: str,
+    metavar: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    group: str | None = None,
+    after: tuple[str, ...] = (),
+) -> Any:  # noqa: ANN401 - dataclasses.field returns what the field's annotation promises
+    """Make a dataclass field that is also an option.
+
+    Args:
+        default: The field's default, and the option's.
+        help: A noun phrase or an imperative, with the unit.
+        flags: How it is written; `--field-name` by default.
+        metavar: What stands for its value in the help.
+        minimum: The smallest number allowed.
+        maximum: The largest number allowed.
+        group: The panel of the help that it stands in.
+        after: In the help it stands after the last of these options that the command has; in the order of the fields by default.
+    """
+    described = {
+        "help": help,
+        "flags": flags,
+        "metavar": metavar,
+        "minimum": minimum,
+        "maximum": maximum,
+        "group": group,
+        "after": after,
+    }
+    return dataclasses.field(default=default, metadata={_KEY: described})
+
+
+def options(config: type) -> Iterator[Option]:
+    """List the options among the fields of a dataclass, in their order.
+
+    A subclass that declares a field again changes its option in place.
+    """
+    types = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        described = field.metadata.get(_KEY)
+        if described is None:
+            continue
+        flags = described["flags"] or (f"--{field.name.replace('_', '-')}",)
+        yield Option(name=field.name, type=types[field.name], default=field.default, **{**described, "flags": flags})
+
+
+def has_options(annotation: object) -> bool:
+    """Whether a parameter's type is a dataclass with options."""
+    return (
+        isinstance(annotation, type)
+        and dataclasses.is_dataclass(annotation)
+        and any(_KEY in field.metadata for field in dataclasses.fields(annotation))
+    )

@@ -1,0 +1,633 @@
+"""What a training is told: configuration dataclasses whose fields are the options. They validate themselves, without torch or numpy.
+
+What a function of this package takes is what `checked()` gives: contradictions refused, defaults and notations spelled out.
+"""
+
+import dataclasses
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from cnnkit.choices import (
+    Amp,
+    ClassWeights,
+    Fit,
+    Initializer,
+    Loss,
+    Monitor,
+    Normalize,
+    Optimizer,
+    Schedule,
+    Solver,
+    Unfreeze,
+)
+from cnnkit.data import augment_notation
+from cnnkit.engine import device as devices
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import history
+from cnnkit.nets import notation, output_layer
+from cnnkit.nets.notation import Activation, Kind
+from cnnkit.options import option
+
+log = logging.getLogger("cnnkit")
+
+# How a terminal's help groups the options; the others stand above.
+NETWORK, FREEZING, LEARNING = "Network", "What is trained", "Learning"
+
+#: Keras' side in the textbook's chapter, in pixels.
+SIZE = 150
+
+#: The textbook's learning rate for a backbone that is trained already: larger steps would forget what it knows.
+FINETUNE_LR = 1e-5
+
+#: What every Header has recorded from the start; other settings are recorded where they are given, so that files stay as they were.
+_RECORDED = {
+    "image": (
+        "loss", "optimizer", "lr", "momentum", "schedule", "warmup", "epochs", "batch", "l1", "l2", "smoothing", "class_weights",
+        "mixup", "augment", "ema", "clip", "patience", "monitor", "amp", "compile", "seed",
+    ),
+    "head": (
+        "head", "loss", "solver", "optimizer", "lr", "epochs", "batch", "l1", "l2", "init", "class_weights", "standardize", "pca",
+        "whiten", "patience", "monitor", "smoothing", "seed",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Accuracies are shares, the training measures are means over the epoch's batches as they were trained.
+
+    `lr` is the learning rate of its last step; where lower layers have lower rates, the head's.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What all trainings have: loss, optimizer, learning rate and what goes with them."""
+
+    loss: Loss | None = option(
+        Loss.CATEGORICAL, "Softmax over classes, or one sigmoid for two.", after=("head", "mixup"), group=LEARNING
+    )
+    optimizer: Optimizer = option(Optimizer.ADAM, "How weights follow gradients.", group=LEARNING)
+    lr: float | None = option(None, "Learning rate. [default: 0.001; 0.01 for sgd]", minimum=0.0, group=LEARNING)
+    momentum: float | None = option(None, "For sgd and rmsprop. [default: 0]", minimum=0.0, maximum=1.0, group=LEARNING)
+    weight_decay: float | None = option(
+        None, "Decoupled weight decay, for adamw. [default: 0.004]", minimum=0.0, group=LEARNING
+    )
+    schedule: Schedule = option(Schedule.CONSTANT, "How the learning rate goes on.", group=LEARNING)
+    epochs: int = option(30, "The most epochs.", minimum=1, group=LEARNING)
+    batch: int = option(32, "Pictures that go through the network at once.", minimum=1)
+    l1: float = option(0.0, "Penalty on the sum of |w|; with --l2 the elastic net.", minimum=0.0, group=LEARNING)
+    l2: float = option(0.0, "Penalty on the sum of w squared.", minimum=0.0, group=LEARNING)
+    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, group=LEARNING)
+    class_weights: ClassWeights = option(ClassWeights.NONE, "What a picture of each class counts for.", group=LEARNING)
+    ema: float | None = option(
+        None,
+        "Validate and keep the weights' moving average: 0.999.",
+        minimum=0.0,
+        maximum=1.0,
+        metavar="DECAY",
+        group=LEARNING,
+    )
+    clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
+    patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
+    monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
+    seed: int = option(0, "The same seed gives the same bytes.", minimum=0, after=("device", "jobs"))
+
+    #: The options that name what validates, for messages.
+    _val_options: ClassVar[str] = "--val"
+    _recorded: ClassVar[tuple[str, ...]] = _RECORDED["image"]
+
+    def check(self, *, has_val: bool) -> None:
+        """Refuse what contradicts itself or would be ignored.
+
+        Args:
+            has_val: There is a validation set.
+
+        Raises:
+            UsageError: One option does not go with another.
+        """
+        if self.momentum is not None and not self.optimizer.takes_momentum:
+            raise UsageError(f"--momentum goes with sgd and rmsprop; {self.optimizer} has its own")
+        if self.weight_decay is not None and not self.optimizer.takes_weight_decay:
+            raise UsageError(
+                f"--weight-decay goes with adamw; {self.optimizer} has none, --l2 is a penalty for every optimizer"
+            )
+        if self.clip == 0:
+            raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
+        if has_val:
+            return
+        if self.patience is not None:
+            raise UsageError(
+                f"--patience waits for a better epoch by --val; give {self._val_options}, or fewer --epochs"
+            )
+        if self.schedule is Schedule.PLATEAU:
+            raise UsageError(
+                f"--schedule plateau watches the loss on --val; give {self._val_options}, or another schedule"
+            )
+        if self.monitor is not TrainConfig().monitor:
+            raise UsageError(f"--monitor {self.monitor} chooses an epoch by --val; give {self._val_options}")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; the optimizer's own by default."""
+        return self.optimizer.learning_rate if self.lr is None else self.lr
+
+    def described(self) -> dict[str, Any]:
+        """Give what a Header records."""
+        record = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        names = [*self._recorded, *(name for name in record if name not in self._recorded)]
+        return {
+            name: str(record[name]) if isinstance(record[name], str) else record[name]
+            for name in names
+            if name in self._recorded or record[name] != defaults[name]
+        }
+
+
+def check_loss(loss: Loss | None, *, classes: int) -> None:
+    """Refuse a loss that is made for another number of classes.
+
+    Raises:
+        UsageError: There are more than two.
+    """
+    if loss is Loss.BINARY and classes != 2:
+        raise UsageError(f"--loss binary decides between two classes, here are {classes}; use categorical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTrainConfig(TrainConfig):
+    """What trainings on images have besides; `epochs` and `warmup` in epochs, the rest as the options say."""
+
+    augment: str | None = option(
+        None,
+        'Change every picture anew in every epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
+        metavar="NOTATION",
+        after=("init", "freeze_bn"),
+        group=LEARNING,
+    )
+    warmup: float = option(
+        0.0,
+        "Let the learning rate rise from nothing first.",
+        minimum=0.0,
+        metavar="EPOCHS",
+        after=("schedule",),
+        group=LEARNING,
+    )
+    mixup: float = option(
+        0.0,
+        "Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA).",
+        minimum=0.0,
+        metavar="ALPHA",
+        after=("class_weights",),
+        group=LEARNING,
+    )
+    amp: Amp = option(Amp.AUTO, "Numbers to compute in; auto: bf16 where the hardware has it.", after=("monitor",))
+    compile: bool = option(False, "Run the network through torch.compile.", "--compile", after=("amp",))
+
+    def checked(self, *, classes: int, has_val: bool) -> Self:
+        """Refuse what contradicts itself or would be ignored, and spell out the notation and the learning rate.
+
+        Args:
+            classes: How many there are.
+            has_val: There are images for validation.
+
+        Raises:
+            UsageError: One option does not go with another, or an augmentation changes nothing.
+            NotationError: The augmentation is wrong.
+        """
+        check_loss(self.loss, classes=classes)
+        self.check(has_val=True)
+        if self.warmup > self.epochs:
+            raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training, --epochs {self.epochs}")
+        self.check(has_val=has_val)
+        notated = None if self.augment is None else str(augment_notation.demanded(self.augment))
+        return dataclasses.replace(self, lr=self.rate, augment=notated)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig(ImageTrainConfig):
+    """The same for a network that is trained already: smaller steps, and the loss that its last layer is made for."""
+
+    lr: float | None = option(
+        None, "Learning rate. [default: 0.00001; head alone: 0.001, 0.01 for sgd]", minimum=0.0, group=LEARNING
+    )
+    loss: Loss | None = option(
+        None,
+        "For a fresh head. [default: categorical, or what the model is made for]",
+        after=("mixup",),
+        group=LEARNING,
+    )
+
+    def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool) -> Self:
+        """As `checked`, with the learning rate that is usual for the layers that are trained."""
+        lr = FINETUNE_LR if self.lr is None and freeze.unfreeze != Unfreeze.NONE else self.lr
+        return dataclasses.replace(self, lr=lr).checked(classes=classes, has_val=has_val)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig(TrainConfig):
+    """What the training of a head has besides. `head` lacks its last dense layer; that one follows from the classes and the loss."""
+
+    head: str = option(
+        "",
+        "Layers before the last dense one, which is added; or @FILE. [default: none]",
+        metavar="NOTATION",
+        after=("hold_out",),
+    )
+    solver: Solver = option(
+        Solver.GRADIENT, "lbfgs: logistic regression, no learning rate to tune.", after=("loss",), group=LEARNING
+    )
+    epochs: int = option(50, "The most epochs.", minimum=1, group=LEARNING)
+    l2: float = option(
+        0.0,
+        "Penalty on the sum of w squared. lbfgs chooses it on the validation rows unless said.",
+        minimum=0.0,
+        group=LEARNING,
+    )
+    init: Initializer = option(Initializer.GLOROT, "How weights start.", after=("l2",), group=LEARNING)
+    standardize: bool = option(
+        False, "Mean 0 and deviation 1 for every feature.", "--standardize", after=("class_weights",), group=LEARNING
+    )
+    pca: int | None = option(
+        None, "Keep N principal components.", minimum=1, metavar="N", after=("standardize",), group=LEARNING
+    )
+    whiten: bool = option(
+        False, "Deviation 1 for every principal component.", "--whiten", after=("pca",), group=LEARNING
+    )
+
+    _val_options: ClassVar[str] = "--val or --hold-out"
+    _recorded: ClassVar[tuple[str, ...]] = _RECORDED["head"]
+
+    def checked(self, *, has_val: bool) -> Self:
+        """Demand settings that fit together, and spell out the head's notation.
+
+        Args:
+            has_val: There is a validation set.
+
+        Raises:
+            NotationError: The notation is wrong.
+            UsageError: One of them would be ignored.
+        """
+        config = dataclasses.replace(self, head=_spelled_out(self.head))
+        if self.solver is Solver.LBFGS:
+            config._check_lbfgs()
+        config.check(has_val=has_val)
+        if self.solver is Solver.LBFGS:
+            return config
+        layers = notation.parse(config.head)
+        if self.batch == 1 and any(layer.kind is Kind.bn for layer in layers):
+            raise UsageError(
+                "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
+            )
+        return config
+
+    def _check_lbfgs(self) -> None:
+        """Refuse what a solver without epochs of batches would ignore."""
+        if self.head:
+            raise UsageError(
+                f'--solver lbfgs trains one dense layer; drop --head "{self.head}", or use --solver gradient'
+            )
+        if self.l1:
+            raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
+        for name in _GRADIENT_ONLY:
+            if getattr(self, name) != getattr(HeadConfig(), name):
+                word = name.replace("_", "-")
+                raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{word}, or use --solver gradient")
+
+
+#: The settings of a head's training that need epochs of batches.
+_GRADIENT_ONLY = (
+    "lr", "patience", "optimizer", "epochs", "batch", "init", "momentum", "weight_decay", "schedule", "clip", "ema",
+)  # fmt: skip
+
+
+def _spelled_out(text: str) -> str:
+    """Write a notation without `@file`: the model's Header shall not depend on files that stay behind.
+
+    Raises:
+        NotationError: The notation is wrong.
+        UsageError: It ends as a whole head does.
+    """
+    layers = notation.parse(text)
+    if layers and layers[-1].activation is Activation.softmax:
+        raise UsageError(
+            f'--head ends in "{layers[-1].text}"; leave that layer out: the last one, with its softmax, is added'
+        )
+    return ", ".join(layer.text for layer in layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """The network to be trained: `layers`, the whole of it by notation, or `arch`, a network's name, with a `head` of its own.
+
+    Once checked, `layers` is the backbone and `head` the whole head with its last layer.
+    """
+
+    layers: str | None = option(
+        None, "The network, or @FILE; cnn-dims measures what is written here.", metavar="NOTATION", group=NETWORK
+    )
+    arch: str | None = option(
+        None, "A torchvision network, or timm:NAME, with random weights.", metavar="NAME", group=NETWORK
+    )
+    head: str = option(
+        "",
+        "With --arch: layers between its average pool and the last dense one.",
+        metavar="NOTATION",
+        group=NETWORK,
+    )
+    size: int | None = option(
+        None, "Side of the input in pixels. [default: 150; --arch: the network's own]", minimum=1, group=NETWORK
+    )
+    fit: Fit | None = option(None, "How a picture becomes a square. [default: squash; --arch: crop]", group=NETWORK)
+    grey: bool = option(False, "One channel, brightness, computed inside the network.", "--grey", group=NETWORK)
+    normalize: Normalize = option(
+        Normalize.STANDARD, "What is done to values from 0 to 1; the last three are measured.", group=NETWORK
+    )
+    init: Initializer | None = option(
+        None, "How weights start. [default: glorot; --arch: the network's own]", group=NETWORK
+    )
+
+    def checked(self, loss: Loss | None, *, classes: int) -> Self:
+        """Refuse what contradicts itself, and divide the notation into backbone and head.
+
+        Args:
+            loss: The last layer is made for it.
+            classes: How many there are.
+
+        Raises:
+            UsageError: One option does not go with another, or the layers do not fit.
+            NotationError: A notation is wrong.
+        """
+        loss = loss or Loss.CATEGORICAL
+        if (self.layers is None) == (self.arch is None):
+            raise UsageError("give either --layers NOTATION or --arch NAME")
+        measured = self.normalize in (Normalize.CENTER, Normalize.STANDARD)
+        if self.fit is Fit.PAD and measured:
+            raise UsageError(
+                f"--fit pad fills with the mean colour, which --normalize {self.normalize} measures only afterwards; "
+                "use --normalize imagenet, scale or maxabs"
+            )
+        if self.arch is not None:
+            if self.grey:
+                raise UsageError(
+                    "--grey goes with --layers: a network by name takes three channels, and grey pictures as well"
+                )
+            head = output_layer.whole_head(self.head, loss=loss, classes=classes, spatial=False)
+            return dataclasses.replace(self, head=head)
+        if self.head:
+            raise UsageError("--head goes with --arch; --layers holds the whole network")
+        layers = ", ".join(layer.text for layer in notation.parse(self.layers or ""))
+        backbone, head = output_layer.divide(
+            layers, loss=loss, classes=classes, size=self.size or SIZE, channels=1 if self.grey else 3
+        )
+        return dataclasses.replace(self, layers=backbone, head=head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitFrom:
+    """Where a fine-tuning starts: a `model` file, or a `backbone` by name with its `weights` and a fresh `head`."""
+
+    model: Path | None = None
+    backbone: str | None = option(
+        None, "In place of a model: a pretrained network with a fresh head.", metavar="NAME", group=NETWORK
+    )
+    weights: str = option(
+        "default",
+        "With --backbone: a state_dict; the library's own; or none.",
+        metavar="FILE|default|none",
+        group=NETWORK,
+    )
+    head: str = option(
+        "",
+        "With --backbone: layers before the last dense one. [default: none]",
+        metavar="NOTATION",
+        group=NETWORK,
+    )
+    size: int | None = option(
+        None, "With --backbone: side of the input in pixels. [default: its own]", minimum=1, group=NETWORK
+    )
+    fit: Fit | None = option(None, "With --backbone: how a picture becomes a square. [default: crop]", group=NETWORK)
+    init: Initializer | None = option(
+        None, "With --backbone: how the head's weights start. [default: glorot]", group=NETWORK
+    )
+
+    def checked(self, loss: Loss | None, *, classes: int) -> Self:
+        """Refuse options that a model file would ignore, and add the last layer to a fresh head.
+
+        Args:
+            loss: Of a fresh head; None for the usual one.
+            classes: How many there are.
+
+        Raises:
+            UsageError: One option does not go with another.
+            CnnkitError: There is no such file.
+        """
+        if (self.model is None) == (self.backbone is None):
+            raise UsageError("give either a model, such as head.pt, or --backbone NAME for a fresh head")
+        if self.model is not None:
+            for name in ("head", "size", "fit", "init", "weights"):
+                if getattr(self, name) != getattr(InitFrom(), name):
+                    own = "weights" if name == "init" else name
+                    raise UsageError(f"{self.model} has its own {own}; --{name} goes with --backbone")
+            if not self.model.exists():
+                raise CnnkitError(
+                    f"{self.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"
+                )
+            return self
+        if self.weights not in ("default", "none") and not Path(self.weights).is_file():
+            raise CnnkitError(f"{self.weights}: no such file; --weights takes a state_dict file, default or none")
+        head = output_layer.whole_head(self.head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
+        return dataclasses.replace(self, head=head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeConfig:
+    """Which layers are trained, how fast, and what is done about the frozen ones.
+
+    `unfreeze` is a layer's name, a number of layers, all or none; `layer_decay` the factor of the learning rate from one block to the
+    next below; `warmup_head` epochs of the head alone before; `views` how many augmented versions of the frozen part's features are kept,
+    0 for none: then it runs in every epoch. `freeze_bn` keeps the statistics of all the backbone's batch norms as they are, those of the
+    trained layers too; their factors and offsets are trained.
+    """
+
+    unfreeze: str = option(
+        Unfreeze.NONE.value,
+        "Train from this layer on (features.14, block5; cnn-dims lists them), the last N layers, all, or the head alone.",
+        metavar="NAME|N|all|none",
+        after=("hold_out",),
+        group=FREEZING,
+    )
+    warmup_head: int = option(
+        0,
+        "Train the head alone first, so many epochs more, at its usual rate. A fresh head needs it before a base.",
+        minimum=0,
+        metavar="EPOCHS",
+        group=FREEZING,
+    )
+    layer_decay: float | None = option(
+        None,
+        "Each block learns at this share of the rate of the one above it.",
+        minimum=0.0,
+        maximum=1.0,
+        group=FREEZING,
+    )
+    views: int | None = option(
+        None,
+        "Augmented versions of the frozen part's answers to keep; 0 runs it anew in every epoch. "
+        "[default: 0 with --augment, else 1, the plain one]",
+        minimum=0,
+        metavar="K",
+        group=FREEZING,
+    )
+    freeze_bn: bool = option(
+        True,
+        "What the trained layers' batch norm statistics do: stay as they are, or follow the batches.",
+        "--freeze-bn/--train-bn",
+        group=FREEZING,
+    )
+
+    def checked(self) -> Self:
+        """Call no layer at all by its name, and refuse a share of the learning rate where it means nothing.
+
+        Raises:
+            UsageError: One option does not go with another.
+        """
+        if re.fullmatch(r"[-+]?\d*\.?\d+", self.unfreeze) and not self.unfreeze.isdecimal():
+            raise UsageError(
+                f"--unfreeze {self.unfreeze}: give how many of the last layers are trained, 0 or more, a layer's name, all or none"
+            )
+        unfreeze = Unfreeze.NONE.value if self.unfreeze.isdecimal() and not int(self.unfreeze) else self.unfreeze
+        if self.layer_decay is not None and unfreeze == Unfreeze.NONE:
+            raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
+        if not self.freeze_bn and unfreeze == Unfreeze.NONE:
+            raise UsageError("--train-bn is about the base's layers, of which --unfreeze none trains none")
+        if self.layer_decay == 0:
+            raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
+        return dataclasses.replace(self, unfreeze=unfreeze)
+
+    def with_views(self, train: ImageTrainConfig) -> Self:
+        """Settle how many versions are kept: without augmentation there is one, with it the default is a new one in every epoch.
+
+        Raises:
+            UsageError: There is nothing of which so many versions could be kept.
+        """
+        if self.views is None:
+            return dataclasses.replace(self, views=0 if train.augment or train.mixup else 1)
+        if self.views and train.mixup:
+            raise UsageError(
+                "--mixup blends pictures anew in every epoch, and --views keeps answers to them; give --views 0"
+            )
+        if self.views > 1 and not train.augment:
+            raise UsageError(f"--views {self.views} keeps augmented versions; give --augment, or --views 1")
+        if self.views > train.epochs:
+            log.info(
+                "--views %d: in %d epochs a picture is seen in no more than %d of them",
+                self.views,
+                train.epochs,
+                train.epochs,
+            )
+        return self
+
+    def described(self) -> dict[str, Any]:
+        """Give what a Header records."""
+        names = ("unfreeze", "layer_decay", "warmup_head", "views", "freeze_bn")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Where and how a training runs, none of which changes what comes of it."""
+
+    cache: str = option(
+        "4G",
+        "Memory for decoded pictures, 500M or 4G; more than that are read in every epoch.",
+        metavar="SIZE",
+    )
+    resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.", "--resume")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE")
+    jobs: int | None = option(None, "Threads that decode pictures; all cores unless said.", minimum=1)
+
+    def checked(self) -> Self:
+        """Refuse a size or a device that is none.
+
+        Raises:
+            UsageError: It is none.
+        """
+        parse_size(self.cache)
+        devices.parse(self.device)
+        return self
+
+
+_MOST_DIGITS = 18
+# A suffix alone and one with iB count by 1024, one with B by 1000
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(?:([KMGT])(iB|B)?)?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(size: str) -> int:
+    """Read a size in bytes as coreutils do: 500M and 500MiB by 1024, 500MB by 1000, 0.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = _SIZE.fullmatch(size.strip())
+    if found is None or len(found[1]) > _MOST_DIGITS:
+        raise UsageError(f'--cache "{size}": give a size in bytes, such as 500M or 4G')
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1000 if (found[3] or "").upper() == "B" else 1024) ** power)
+
+
+def model_path(output: str | Path | None) -> Path:
+    """Refuse a name that no model can have, before anything is computed.
+
+    Raises:
+        UsageError: None is given, it does not end in `.pt`, or its history would replace a table of something else.
+        CnnkitError: There is no such folder.
+    """
+    if output is None:
+        raise UsageError("say where the model goes with -o FILE.pt")
+    output = Path(output)
+    if output.suffix != ".pt":
+        raise UsageError(f"{output}: a model is written to a .pt file")
+    if not output.parent.is_dir():
+        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    history.Writer(output.with_suffix(".csv"))  # refuses to replace a table of something else
+    return output
+
+
+def refuse_overwriting(output: Path, init: InitFrom) -> None:
+    """Refuse to write over the model that the training starts from.
+
+    Raises:
+        UsageError: They are the same file.
+    """
+    if init.model is not None and output.exists() and output.samefile(init.model):
+        raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
+
+
+def check_weights(weights: Path | None, *, features: str | Path) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        CnnkitError: It does not exist.
+    """
+    if weights is not None and not weights.exists():
+        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {features}")
+
+
+def warn_without_val(*, has_val: bool) -> None:
+    """Say it where no images validate."""
+    if not has_val:
+        log.warning(
+            "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"
+        )

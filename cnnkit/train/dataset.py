@@ -1,0 +1,290 @@
+"""Training and validation images, in memory or read ahead, and the batches that they are cut into."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnkit.callbacks import Callbacks
+from cnnkit.data import augment, images, preprocess, reader
+from cnnkit.data.learning import TrainValImages
+from cnnkit.data.source import Picture
+from cnnkit.engine.resample import Augmenter
+from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.formats.header import LUMA, Preprocess
+from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
+from cnnkit.train.distributed import World
+
+log = logging.getLogger("cnnkit")
+
+_PURPOSES = ("training", "validation")
+
+# A GPU gives up to this share of its free memory to pictures; the network needs the rest.
+_SHARE_OF_GPU = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class MixupPairs:
+    """With which `partners` the rows of a batch are blended, (n,), and which `share` each keeps of itself."""
+
+    partners: Tensor
+    share: float
+
+
+class Examples(Protocol):
+    """Rows with targets, whose inputs are had by batches."""
+
+    targets: Tensor  # (N,), on the CPU
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give the inputs of batches of rows, on the device.
+
+        Args:
+            batches: Numbers of rows.
+            epoch: Which copies of the pictures; None for the plain ones.
+            pairs: For every batch what its pictures are blended with.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PixelStatistics:
+    """Of all pixels, per RGB channel, values from 0 to 1; of grey pictures three times that of the brightness."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    largest: tuple[float, ...]
+
+
+class ImageSet:
+    """Prepared pictures, uint8 (N, size, size, 3)."""
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        classes: Sequence[str],
+        prepare: Preprocess,
+        *,
+        device: torch.device,
+        budget: int,
+        augmenter: Augmenter | None = None,
+        measured: bool = True,
+        jobs: int | None = None,
+        callbacks: Callbacks,
+    ) -> None:
+        """Look at every picture once.
+
+        Args:
+            pictures: All with labels out of `classes`.
+            classes: Their number in this order is the target.
+            prepare: How they become squares.
+            device: Where the inputs shall be.
+            budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
+            augmenter: Makes the copies.
+            measured: Their pixels' statistics are wanted.
+            jobs: Threads that decode.
+            callbacks: Hear of every picture, and of those that cannot be used.
+        """
+        self._prepare, self._device, self._jobs = prepare, device, jobs
+        self.augmenter = augmenter
+        size = prepare.size
+        fits = len(pictures) * size * size * 3 <= budget
+        kept = np.empty((len(pictures) if fits else 0, size, size, 3), dtype=np.uint8)
+        moments = _Moments(grey=prepare.grey)
+        self.pictures: list[Picture] = []
+        self.fingerprints: list[str] = []
+        for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
+            callbacks.progress(number, len(pictures))
+            if isinstance(loaded, BadPicture):
+                callbacks.skip(picture.path, str(loaded))
+                continue
+            pixels, fingerprint = loaded
+            if measured:
+                moments.add(pixels)
+            if fits:
+                kept[len(self.pictures)] = pixels
+            self.pictures.append(picture)
+            self.fingerprints.append(fingerprint)
+        numbers = {label: number for number, label in enumerate(classes)}
+        self.targets = torch.tensor([numbers[picture.label or ""] for picture in self.pictures], dtype=torch.long)
+        self.statistics = moments.statistics() if measured and self.pictures else None
+        self._pixels = self._placed(torch.from_numpy(kept[: len(self.pictures)])) if fits else None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that decoded pictures take."""
+        return 0 if self._pixels is None else self._pixels.nbytes
+
+    def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
+        original = images.read(path)
+        return preprocess.prepare(original.image, self._prepare), original.fingerprint
+
+    def _placed(self, pixels: Tensor) -> Tensor:
+        if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
+            return pixels.to(self._device)
+        return pixels
+
+    def inputs(
+        self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
+    ) -> Iterator[Tensor]:
+        """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
+        if pairs is None:
+            yield from self._shown(batches, epoch)
+            return
+        needed = [
+            torch.unique(torch.cat([rows, pair.partners]), return_inverse=True)
+            for rows, pair in zip(batches, pairs, strict=True)
+        ]
+        shown = self._shown([rows for rows, _ in needed], epoch)
+        for here, (_, places), pair in zip(shown, needed, pairs, strict=True):
+            ours, theirs = places.to(here.device).chunk(2)
+            yield _blended(here[ours], here[theirs], pair.share)
+
+    def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Give the pictures of each batch, as they are or as this epoch's copies."""
+        for rows, pixels in zip(batches, self._batches(batches), strict=True):
+            here = pixels.to(self._device, non_blocking=True)
+            if self.augmenter is not None and epoch is not None:
+                shown = [self.fingerprints[row] for row in rows.tolist()]
+                here = self.augmenter(here, shown, [epoch] * len(shown))
+            yield here
+
+    def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if self._pixels is not None:
+            for rows in batches:
+                yield self._pixels[rows.to(self._pixels.device)]
+            return
+        order = [self.pictures[row] for rows in batches for row in rows.tolist()]
+        longest = max(len(rows) for rows in batches)
+        coming = reader.read(
+            order, lambda path: preprocess.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
+        )
+        for rows in batches:
+            squares = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
+            for place in range(len(rows)):
+                picture, pixels = next(coming)
+                if isinstance(pixels, BadPicture):
+                    raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
+                squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
+            yield squares.pin_memory() if self._device.type == "cuda" else squares
+
+
+def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
+    """Blend pictures, uint8 (n, H, W, 3) all."""
+    return (share * ours.float() + (1 - share) * theirs.float()).round().to(torch.uint8)
+
+
+class _Moments:
+    """How often every value was seen, per channel: sums that are exact, in whatever order."""
+
+    def __init__(self, *, grey: bool) -> None:
+        # Brightness is a sum of thousandths
+        self.weights = np.array([round(1000 * share) for share in LUMA], dtype=np.int64) if grey else None
+        self.levels = 255 * (1 if self.weights is None else int(self.weights.sum())) + 1
+        self.counts = np.zeros((3 if self.weights is None else 1, self.levels), dtype=np.int64)
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        values = pixels.reshape(-1, 3)
+        channels = values.T if self.weights is None else [values @ self.weights]
+        for counts, channel in zip(self.counts, channels, strict=True):
+            counts += np.bincount(channel, minlength=self.levels)
+
+    def statistics(self) -> PixelStatistics:
+        values = np.arange(self.levels) / (self.levels - 1)
+        shares = self.counts / self.counts.sum(1, keepdims=True)  # (channels, levels)
+        mean = shares @ values
+        deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
+        largest = np.array([values[counts.nonzero()[0].max()] for counts in self.counts])
+        return PixelStatistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
+
+
+def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
+    """Cut rows into batches in a random order.
+
+    A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
+
+    Args:
+        count: Of rows.
+        batch: Rows at once, over all processes.
+        generator: Draws the order.
+        processes: That share every batch.
+    """
+    order = torch.randperm(count, generator=generator)
+    starts = list(range(0, count, batch))
+    if len(starts) > 1 and count - starts[-1] < min(2 * processes, batch):
+        starts.pop()
+    ends = [*starts[1:], count]
+    return [order[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
+    """Cut this process's share of rows into batches as they stand."""
+    return list(torch.split(world.share(torch.arange(count)), batch))
+
+
+def load_train_val(
+    data: TrainValImages,
+    prepare: Preprocess,
+    config: ImageTrainConfig,
+    run: RunConfig,
+    *,
+    device: torch.device,
+    measured: bool = False,
+    callbacks: Callbacks,
+) -> tuple[ImageSet, ImageSet | None]:
+    """Look at every image, and keep what fits into memory, those for training first.
+
+    Where that is wanted, the pixels of those for training are `measured`.
+
+    Raises:
+        CnnkitError: No image of a class could be used.
+    """
+    augmenter = None if config.augment is None else Augmenter(augment.parse(config.augment), seed=config.seed)
+    total = len(data.train) + len(data.val)
+    budget, sets = parse_size(run.cache), []
+    for number, images_of_split in enumerate((data.train, data.val)):
+        before = number * len(data.train)
+        progress = lambda done, _total, before=before: callbacks.progress(before + done, total)  # noqa: E731 - bound now
+        made = ImageSet(
+            images_of_split,
+            data.classes,
+            prepare,
+            device=device,
+            budget=budget,
+            augmenter=None if number else augmenter,
+            measured=measured and not number,
+            jobs=run.jobs,
+            callbacks=dataclasses.replace(callbacks, progress=progress),
+        )
+        if made.pictures and not made.nbytes:
+            log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
+        budget -= made.nbytes
+        _refuse_emptied(images_of_split, made)
+        sets.append(made)
+    return sets[0], sets[1] if data.val else None
+
+
+def _refuse_emptied(pictures: Sequence[Picture], loaded: ImageSet) -> None:
+    """Demand that of every class that had pictures one could be used."""
+    left = {picture.label for picture in loaded.pictures}
+    if emptied := sorted({picture.label or "" for picture in pictures} - left):
+        raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
+
+
+def content_hash(train: ImageSet, val: ImageSet | None) -> str:
+    """Name the images of a training by their content and classes: another place is the same training, another order is not."""
+    digest = hashlib.sha256()
+    for each in (train, val):
+        for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():
+            digest.update(f"{fingerprint} {target}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:20]

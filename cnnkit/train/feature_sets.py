@@ -1,0 +1,170 @@
+"""Whether the features that a training is given belong together: one base, one preprocessing, one list of classes. No torch."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnnkit.choices import Loss
+from cnnkit.data import learning, relatives
+from cnnkit.data.source import Picture
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import features
+from cnnkit.formats.features import Features
+from cnnkit.formats.header import difference
+from cnnkit.train.config import check_loss
+
+log = logging.getLogger("cnnkit")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSets:
+    """Features that belong together, with what they are called, their files, and the split that was held out of one file."""
+
+    train: Features
+    train_name: str
+    train_path: str
+    val: Features | None
+    val_name: str | None
+    val_path: str | None
+    classes: tuple[str, ...]
+    hold_out: str | None = None
+
+
+def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss | None) -> FeatureSets:
+    """Read features for training and validation, and demand that they belong together.
+
+    Args:
+        train: Features (`.npy`) for training.
+        val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
+        hold_out: In place of `val` the split of `train` that chooses; it is not trained on.
+        loss: For two classes or for any number.
+
+    Raises:
+        FormatError: The two come from different backbones, or have different classes.
+        CnnkitError: A row has no label, there is a single class, or no such split.
+        UsageError: Both ways to choose are given, or the loss is for another number of classes.
+    """
+    if val is not None and hold_out is not None:
+        raise UsageError("--val and --hold-out both say what validates; give one of them")
+    train_set, name = features.load(train), str(train)
+    val_set, val_name = (None, None) if val is None else (features.load(val), str(val))
+    if hold_out is not None:
+        train_set, val_set = split_off(train_set, hold_out, name=name)
+        name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
+    classes = classes_of(train_set, name=name)
+    if len(classes) < 2:
+        raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
+    check_loss(loss, classes=len(classes))
+    if val_set is None:
+        log.warning("no --val: the last epoch is kept, and nothing says how good it is")
+    else:
+        check(train_set, val_set, train=name, val=val_name or "")
+        warn_of_relatives(train_set, val_set, train=train, val=val or train)
+    val_path = None if val_set is None else str(val or train)
+    return FeatureSets(train_set, name, str(train), val_set, val_name, val_path, classes, hold_out)
+
+
+# How the fields of a Header are called by people and by options.
+_CALLED = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
+
+
+def check(train_set: Features, val_set: Features, *, train: str, val: str) -> None:
+    """Refuse features that do not belong together.
+
+    Args:
+        train_set: For training.
+        val_set: To choose by.
+        train: The file of the first, for messages.
+        val: The file of the second.
+
+    Raises:
+        FormatError: They come from different bases, are prepared differently, or have other classes; both sides are named. Or what
+            is to choose by is augmented.
+        CnnkitError: A row has no label.
+    """
+    if any(row.view for row in val_set.rows):
+        raise FormatError(f"{val} holds augmented views, which measure something else; extract it without --views")
+    for part in ("backbone", "preprocess"):
+        one, other = getattr(train_set.header, part), getattr(val_set.header, part)
+        if (one is None) is not (other is None):
+            lacking, having = (train, val) if one is None else (val, train)
+            raise FormatError(f"{lacking} does not say its {part}, {having} does; extract both with the same options")
+    if differs := difference(train_set.header, val_set.header):
+        field, ours, theirs = differs
+        raise FormatError(
+            f"{train} has {_CALLED.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
+            "extract both with the same options"
+        )
+    said, also_said = train_set.header.classes, val_set.header.classes
+    if said is not None and also_said is not None:
+        _check_classes(said, also_said, train=train, val=val)
+    _check_classes(classes_of(train_set, name=train), classes_of(val_set, name=val), train=train, val=val)
+    if train_set.values.shape[1:] != val_set.values.shape[1:]:
+        raise FormatError(
+            f"{train} has rows of shape {train_set.values.shape[1:]}, {val} of {val_set.values.shape[1:]}; extract both again"
+        )
+
+
+def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], *, train: str, val: str) -> None:
+    if set(ours) != set(theirs):
+        raise FormatError(
+            f"{train} has classes {', '.join(ours[:12])}; {val} has {', '.join(theirs[:12])}; split so that every part has every class"
+        )
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."  # a hash is known by its first digits
+
+
+def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
+    """List the classes of features in order.
+
+    Raises:
+        CnnkitError: A row has no label, or there are no rows.
+    """
+    missing = next((row.path for row in found.rows if row.label is None), None)
+    if missing is not None:
+        raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
+    if not found.rows:
+        raise CnnkitError(f"{name}: no rows in it; run cnn-extract again")
+    return tuple(sorted({row.label for row in found.rows if row.label is not None}))
+
+
+def split_off(found: Features, part: str, *, name: str) -> tuple[Features, Features]:
+    """Divide features into those of all other parts, to learn from, and those of one part, to choose by.
+
+    Augmented views of what is held out belong to neither: they measure something else, and must not be learnt from.
+
+    Raises:
+        CnnkitError: As `learning.hold_out_of`.
+    """
+    uses = learning.hold_out_of([(row.path, row.split) for row in found.rows], part, name=name)
+    trained = [index for index, use in enumerate(uses) if use == learning.TRAIN]
+    held = [index for index, use in enumerate(uses) if use == learning.VAL and not found.rows[index].view]
+    return _some(found, trained), _some(found, held)
+
+
+def _some(found: Features, indices: list[int]) -> Features:
+    return Features(
+        found.values[np.array(indices, dtype=np.int64)], [found.rows[each] for each in indices], found.header
+    )
+
+
+def warn_of_relatives(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
+    """Say so where pictures that choose were learnt from in some form, wherever the two files lie."""
+    relatives.warn_of(relatives.find(_pictures(train_set, train), _pictures(val_set, val)))
+
+
+def _pictures(found: Features, name: str | Path) -> list[Picture]:
+    return [
+        Picture(path, row.label, row.split, row.group) for path, row in zip(paths(found, name), found.rows, strict=True)
+    ]
+
+
+def paths(found: Features, name: str | Path) -> list[str]:
+    """Give the path of every row's picture, as it opens from the current folder."""
+    return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]

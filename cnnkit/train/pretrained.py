@@ -1,0 +1,102 @@
+"""The network that a fine-tuning starts from: a trained model, or a pretrained network with a fresh head."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cnnkit.choices import Initializer, Loss, Pool
+from cnnkit.data.preprocess import with_size
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import bundle, cache
+from cnnkit.formats.header import Backbone
+from cnnkit.nets import backbones, build, classifier, notation
+from cnnkit.nets.classifier import Classifier, Extractor
+from cnnkit.train.config import InitFrom
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedModel:
+    """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
+
+    whole: Classifier
+    backbone: Backbone
+    head: str
+    source: str
+    digest: str | None
+    fresh: bool
+    request: BackboneSpec
+
+    def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
+        """Ask for the base, cut at a layer."""
+        return dataclasses.replace(self.request, layer=layer, pool=pool)
+
+    def loss(self, *, asked: Loss | None) -> Loss:
+        """Find the loss that the last layer is made for.
+
+        Raises:
+            UsageError: Another one is asked for.
+        """
+        last = notation.parse(self.head)[-1]
+        loss = Loss.BINARY if last.activation is notation.Activation.sigmoid else Loss.CATEGORICAL
+        if asked not in (None, loss):
+            raise UsageError(f'{self.source} ends in "{last.text}", which is trained with --loss {loss}')
+        return loss
+
+
+def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
+    """Build the network.
+
+    Args:
+        init: Where it comes from.
+        classes: Of the pictures.
+        seed: For what is random.
+
+    Raises:
+        CnnkitError: A model knows other classes, or the weights cannot be had.
+        UsageError: There is no such network, or a head does not fit.
+    """
+    return _from_model(init.model, classes) if init.model else _from_backbone(init, seed=seed)
+
+
+def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
+    model = bundle.load(path)
+    header = model.header
+    if header.classes != tuple(classes):
+        raise CnnkitError(
+            f"{path} knows {', '.join(header.classes or ())}; the pictures are of {', '.join(classes)}. "
+            "Train a head for these with cnn-train-head, or start from --backbone"
+        )
+    whole = classifier.from_header(header, model.state, name=str(path))
+    assert header.backbone is not None
+    assert header.head is not None
+    return PretrainedModel(
+        whole,
+        header.backbone,
+        header.head,
+        str(path),
+        digest=cache.sha256(path),
+        fresh=not model.history,
+        request=BackboneSpec(backbone=str(path)),
+    )
+
+
+def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
+    name = init.backbone or ""
+    base, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
+    preprocess = with_size(preprocess, size=init.size, fit=init.fit)
+    extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))
+    build.initialise(head, init.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
+    return PretrainedModel(
+        Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
+        backbone,
+        init.head,
+        name,
+        digest=backbone.weights_sha256,
+        fresh=True,
+        request=BackboneSpec(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
+    )

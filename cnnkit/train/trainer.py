@@ -1,0 +1,597 @@
+"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint as long as it goes on."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnnkit.callbacks import Callbacks, Report
+from cnnkit.choices import ClassWeights, Schedule
+from cnnkit.errors import UsageError
+from cnnkit.formats import bundle, checkpoint, history
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Header
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import dataset, loop, optim
+from cnnkit.train.config import Epoch, ImageTrainConfig
+from cnnkit.train.dataset import Examples, MixupPairs
+from cnnkit.train.distributed import World
+from cnnkit.train.loop import Batch, BestEpoch, DivergedError, Plain, Step, evaluate, fit
+from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
+
+log = logging.getLogger("cnnkit")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training came to; the measures are those of its best epoch, which the model holds.
+
+    `majority` is the validation accuracy of always answering with the most frequent class; `seconds` are those of everything, the
+    reading of pictures and the frozen part included.
+    """
+
+    model: str
+    classes: int
+    train_rows: int
+    val_rows: int
+    epochs: int
+    best_epoch: int
+    train_accuracy: float
+    val_accuracy: float | None
+    val_loss: float | None
+    majority: float | None
+    seconds: float
+
+
+def _ready() -> None:
+    """The way of examples that need no preparation."""
+
+
+def _nothing(_write: Report) -> Sequence[Epoch]:
+    """The way of a training that nothing goes before."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained on what.
+
+    `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
+    factors of the learning rate; `begin` changes the weights before they are trained, and gives the epochs that it took. What
+    `begins_trained` is measured before the first epoch, so that no worse one passes for progress. `ready` prepares the examples, and is
+    not called where nothing is left to do.
+    """
+
+    module: nn.Module
+    whole: Classifier
+    train: Examples
+    val: Examples | None
+    header: Header
+    identity: str  # of the pictures
+    groups: Sequence[dict[str, Any]] | None = None
+    begin: Callable[[Report], Sequence[Epoch]] = _nothing
+    begins_trained: bool = False
+    ready: Callable[[], None] = _ready
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Where a training runs, where it writes, and whom it tells; made before the pictures are read, it knows how long all takes."""
+
+    output: Path
+    device: torch.device
+    world: World
+    resume: bool
+    callbacks: Callbacks
+    started: float = field(default_factory=time.perf_counter)
+
+
+# What the parts of a Header are called on the command line.
+_OPTIONS = {
+    "the preprocess's size": "--size",
+    "the preprocess's fit": "--fit",
+    "the preprocess's grey": "--grey",
+    "the backbone's notation": "--layers",
+    "the backbone's name": "the network",
+    "--command": "the command",
+    "--from": "the model at the start",
+    "--pictures": "the pictures",
+}
+
+# Longer values are not compared by eye.
+_SHOWN = 80
+
+
+def fingerprint(header: Header, schedule: Schedule) -> dict[str, str]:
+    """Name everything that a training's outcome depends on, as its Header tells it, all but the versions that compute it.
+
+    An earlier end of the same training may have another number of epochs, unless its schedule looks ahead.
+    """
+    record = json.loads(header.to_json())
+    training = record.pop("training")
+    for name in ("rows", *(() if schedule.depends_on_epochs else ("epochs",))):
+        training.pop(name, None)
+    del record["made_by"]
+    named = {f"--{name.replace('_', '-')}": value for name, value in training.items()}
+    for part, value in record.items():
+        if isinstance(value, dict):
+            named |= {f"the {part}'s {name}": each for name, each in value.items()}
+        else:
+            named[f"the {part}"] = value
+    return {
+        _OPTIONS.get(name, name): value if isinstance(value, str) else json.dumps(value)
+        for name, value in named.items()
+        if value is not None
+    }
+
+
+def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Demand that a checkpoint is of the training that is asked for.
+
+    Args:
+        checkpoint: The file, for messages.
+        kept: Its mark.
+        now: That of what is asked for.
+
+    Raises:
+        UsageError: It is of another one; the message names the first difference and both values.
+    """
+    # What was said on the command line comes first; the rest may follow from it
+    for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
+        if now.get(name) != kept.get(name):
+            values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
+            raise UsageError(
+                f"{checkpoint} is of a training with another value of {name}{f': {values}' if len(values) <= _SHOWN else ''}; "
+                "go on with the same, or begin anew without --resume"
+            )
+
+
+# What random precision are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+_ORDER, _DROPOUT, _MIXUP = range(3)
+
+
+class Batches:
+    """The batches of a training, of which every process gets its share."""
+
+    def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
+        self._task, self._config, self._context = task, config, context
+        #: In an epoch.
+        self.count = len(self._rows(1))
+
+    def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
+        words = np.random.SeedSequence([self._config.seed, epoch, purpose, rank]).generate_state(2)
+        return int(words[0]) | (int(words[1] >> 1) << 32)
+
+    def _rows(self, epoch: int) -> list[Tensor]:
+        return dataset.shuffled_batches(
+            len(self._task.train.targets),
+            batch=self._config.batch,
+            generator=torch.Generator().manual_seed(self._seed(epoch, _ORDER)),
+            processes=self._context.world.size,
+        )
+
+    def train(self, number: int, *, last: int) -> Iterator[Batch]:
+        """Give an epoch's batches, and torch's global generator the epoch's own seed, for dropout.
+
+        Args:
+            number: Of the epoch, from 1.
+            last: The number of the last one, for progress.
+        """
+        torch.manual_seed(self._seed(number, _DROPOUT, self._context.world.rank))
+        train, context = self._task.train, self._context
+        batches = self._rows(number)
+        own = [context.world.share(rows) for rows in batches]
+        pairs = self._pairs(number, batches)
+        shown = (number - 1) * len(train.targets)
+        for index, inputs in enumerate(train.inputs(own, number, pairs)):
+            targets = train.targets[own[index]].to(context.device)
+            if pairs is None:
+                yield inputs, targets
+            else:
+                partners = train.targets[pairs[index].partners].to(context.device)
+                yield inputs, MixupTargets(targets, partners, pairs[index].share)
+            shown += len(batches[index])
+            context.callbacks.progress(shown, last * len(train.targets))
+
+    def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
+        """Pair every picture with its counterpart from the other end of the whole batch, whichever process has that."""
+        if not self._config.mixup:
+            return None
+        random = np.random.default_rng(self._seed(number, _MIXUP))
+        shares = random.beta(self._config.mixup, self._config.mixup, len(batches)).tolist()
+        share = self._context.world.share
+        return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
+
+    def validation(self, *, pieces: int) -> Iterator[Plain]:
+        """Give the pictures that validate, as they stand.
+
+        Args:
+            pieces: Into how many parts a batch had to be cut: what did not fit into memory at once does not now.
+        """
+        val = self._task.val
+        assert val is not None
+        rows = dataset.ordered_batches(
+            len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._context.world
+        )
+        for chosen, inputs in zip(rows, val.inputs(rows, None), strict=True):
+            yield inputs, val.targets[chosen].to(self._context.device)
+
+
+@dataclass(frozen=True, slots=True)
+class StartMeasures:
+    """How good a network is that has been trained before, on the validation part."""
+
+    val_loss: float
+    val_accuracy: float
+
+
+class Trainer:
+    """One training and what it holds from epoch to epoch."""
+
+    def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
+        """Prepare.
+
+        Args:
+            task: What is trained.
+            config: How.
+            context: Where.
+        """
+        self.task, self.config, self.context = task, config, context
+        self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
+        self.best = BestEpoch(config.monitor)
+        self.checkpoint = checkpoint.beside(context.output)
+        #: Epochs that `task.begin` took.
+        self.earlier = 0
+        #: Epochs of another training after this one, which progress counts with.
+        self.following = 0
+        self.start: StartMeasures | None = None
+        #: There is a checkpoint of this training, and of no other.
+        self.resumable = False
+        module = task.module.to(context.device).to(memory_format=torch.channels_last)
+        if min(config.batch, len(task.train.targets)) < context.world.size:
+            raise UsageError(f"--batch {config.batch} leaves some of {context.world.size} processes without a picture")
+        classes = len(task.header.classes or ())
+        weights = None
+        if config.class_weights is ClassWeights.BALANCED:
+            weights = optim.balanced_weights(task.train.targets, classes).to(context.device)
+        groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
+        self.ema = ModelEma(module, config.ema) if config.ema is not None else None
+        self.batches = Batches(task, config, context)
+        assert config.loss is not None
+        precision = loop.choose_precision(config.amp, context.device)
+        if precision.dtype is not None:
+            log.info("computing in %s", str(precision.dtype).removeprefix("torch."))
+        self.step = Step(
+            module,
+            Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
+            optim.optimizer(
+                config.optimizer, groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            ),
+            rate=lambda number, index, before: optim.lr_factor(
+                config.schedule,
+                step=(number - 1 - self.earlier) * self.batches.count + index,
+                steps=self.batches.count,
+                epochs=config.epochs,
+                warmup=config.warmup,
+                before=before[self.earlier :],
+            ),
+            precision=precision,
+            clip=config.clip,
+            ema=self.ema,
+            world=context.world,
+            compiled=config.compile,
+        )
+
+    def run(self) -> TrainResult:
+        """Train to the end, and write the model with the best epoch's weights.
+
+        Returns:
+            The same in every process; files come from the first one alone.
+
+        Raises:
+            DivergedError: The loss is not finite any more; the best epoch before is written all the same.
+            CnnkitError: The memory does not hold a single image.
+            UsageError: `resume`, and the checkpoint is of another training.
+            OSError: The disk is full; the last checkpoint stays.
+        """
+        context = self.context
+        if context.resume and (complete := self.completed()):
+            log.info("%s is complete with epoch %d; nothing is left to do", context.output, len(complete))
+            return self.result(complete)
+        kept = self.resumed() if context.resume else None
+        done = kept or []
+        with self._pointing_at_the_checkpoint():
+            try:
+                with _history(context, done) as write, self.prepared():
+                    self.task.ready()
+                    if kept is None:
+                        done += self.fresh(write)
+                    for epoch in self.epochs(done):
+                        done.append(epoch)
+                        write(epoch)
+                        self.keep(done)
+                        self._tell(epoch, of=self.last, left=self.last - epoch.epoch)
+            except DivergedError as error:
+                best = self.best.epoch
+                if best is None:
+                    raise DivergedError(f"{error}. Nothing is written") from error
+                self.finish(done or error.done, ended=str(error))
+                raise DivergedError(f"{error}. {context.output} holds epoch {best.epoch}, the best before") from error
+            self.finish(done)
+        self.judge()
+        return self.result(done)
+
+    def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
+        """Train a part of a network before the training itself, and leave it with the best epoch's weights.
+
+        The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
+
+        Every process does the same on all rows. As many epochs are `following`.
+        """
+        self.following = following
+        epochs: list[Epoch] = []
+        try:
+            with self.prepared():
+                for epoch in self.epochs([]):
+                    epochs.append(epoch)
+                    write(epoch)
+                    self._tell(epoch, of=self.last + following, left=None)
+        except DivergedError as error:
+            error.done = epochs
+            raise
+        finally:
+            if epochs:
+                self.task.module.load_state_dict(self.best.state)
+        return epochs
+
+    @contextlib.contextmanager
+    def _pointing_at_the_checkpoint(self) -> Iterator[None]:
+        """Whatever ends a training before its time, say what can be gone on from."""
+        try:
+            yield
+        except BaseException:
+            if self.resumable and self.checkpoint.exists():
+                log.warning("%s holds what is done; run again with --resume to go on", self.checkpoint)
+            raise
+
+    def _tell(self, epoch: Epoch, *, of: int, left: int | None) -> None:
+        """Log and report an epoch; `left` are those that are yet to come and take as long, where that can be told."""
+        _say(epoch, of=of, left=left, rows=len(self.task.train.targets))
+        self.context.callbacks.report(epoch)
+
+    @property
+    def last(self) -> int:
+        """The number of the last epoch, should nothing stop the training before."""
+        return self.earlier + self.config.epochs
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
+        device = self.context.device
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.backends.cudnn.flags(enabled=True, benchmark=True),
+        ):
+            yield
+
+    def epochs(self, done: Sequence[Epoch]) -> Iterator[Epoch]:
+        """Train on after the epochs that are done."""
+        return fit(
+            self.step,
+            train=lambda number: self.batches.train(number, last=self.last + self.following),
+            validate=None if self.task.val is None else self._validation,
+            best=self.best,
+            epochs=self.last,
+            patience=self.config.patience,
+            before=done,
+            begun=self.earlier,
+        )
+
+    def _validation(self) -> Iterator[Plain]:
+        return self.batches.validation(pieces=self.step.pieces)
+
+    def fresh(self, write: Report) -> list[Epoch]:
+        """Begin anew.
+
+        Args:
+            write: Called with the epochs that `task.begin` takes, as they are done.
+
+        Returns:
+            The epochs that `task.begin` took.
+        """
+        if self.context.world.writes and self.checkpoint.exists():
+            log.warning(
+                "%s of an unfinished training will be replaced; --resume would have gone on from it", self.checkpoint
+            )
+        if self.task.begins_trained and self.task.val is not None:
+            module = self.step.module.eval()
+            self.context.world.align(module)
+            self.start = StartMeasures(
+                *evaluate(module, self._validation(), self.step.criterion, world=self.context.world)
+            )
+            log.info("start: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
+        try:
+            done = list(self.task.begin(write))
+        except DivergedError as error:
+            self._begin_after(error.done)
+            raise
+        self._begin_after(done)
+        return done
+
+    def _begin_after(self, done: Sequence[Epoch]) -> None:
+        """Go on from what `task.begin` left: the weights of the best of its epochs."""
+        self.earlier = len(done)
+        self.context.world.align(self.step.module)
+        for epoch in done:
+            self.best.offer(epoch, self.step.module)
+        if self.ema is not None:
+            self.ema.restart()
+
+    def completed(self) -> list[Epoch] | None:
+        """Find out whether the model that this training would come to stands there already.
+
+        Returns:
+            Its epochs, of which nobody knows any more how long they took; None where no training of these commands came to its end.
+
+        Raises:
+            UsageError: A finished model of another training stands there.
+        """
+        output = self.context.output
+        if not self.context.world.agree(output.exists() and not self.checkpoint.exists()):
+            return None
+        model = bundle.load(output)
+        if "pictures" not in model.header.training or "ended" in model.header.training:
+            return None
+        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
+            check_same_run(
+                output, *(fingerprint(header, self.config.schedule) for header in (model.header, self.header))
+            )
+            raise UsageError(
+                f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
+                "begin anew without --resume, or give another -o"
+            )
+        rows: list[dict[str, Any]] = model.history
+        epochs = [Epoch(**row, seconds=0.0) for row in rows]
+        for epoch in epochs:
+            if self.best.better(epoch):
+                self.best.epoch = epoch
+        return epochs
+
+    def resumed(self) -> list[Epoch] | None:
+        """Put everything where the last finished epoch left it.
+
+        Returns:
+            The epochs that are done; None where there is no checkpoint.
+        """
+        if not self.context.world.agree(self.checkpoint.exists()):
+            log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
+            return None
+        kept = checkpoint.load(self.checkpoint)
+        check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
+        self.step.module.load_state_dict(kept["module"])
+        self.step.optimizer.load_state_dict(kept["optimizer"])
+        self.step.scaler.load_state_dict(kept["scaler"])
+        self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
+        if self.ema is not None:
+            self.ema.restore(**kept["average"])
+        self.start = StartMeasures(**kept["start"]) if kept["start"] else None
+        self.best.epoch = Epoch(**kept["best"]["epoch"])
+        self.best.state = kept["best"]["state"]
+        done = [Epoch(**epoch) for epoch in kept["epochs"]]
+        self.resumable = True
+        log.info("going on after epoch %d", done[-1].epoch)
+        return done
+
+    def keep(self, done: Sequence[Epoch]) -> None:
+        """Write the checkpoint."""
+        if not self.context.world.writes:
+            return
+        assert self.best.epoch is not None
+        content = {
+            "mark": fingerprint(self.header, self.config.schedule),
+            "epochs": [dataclasses.asdict(epoch) for epoch in done],
+            "start": dataclasses.asdict(self.start) if self.start else None,
+            "earlier": self.earlier,
+            "module": self.step.module.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "pieces": self.step.pieces,
+            "average": self.ema.state() if self.ema else None,
+            "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
+        }
+        checkpoint.save(self.checkpoint, content)
+        self.resumable = True
+
+    def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
+        """Write the model with the best epoch's weights, and remove the checkpoint.
+
+        Args:
+            done: All epochs.
+            ended: What the training ended with before its time; the Header tells.
+        """
+        self.step.module.load_state_dict(self.best.state)
+        if not self.context.world.writes:
+            return
+        rows = [
+            {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
+        ]
+        header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
+        bundle.save(self.context.output, Bundle(header, self.task.whole.state_dict(), rows))
+        self.checkpoint.unlink(missing_ok=True)
+
+    def judge(self) -> None:
+        """Say it where training has led to nothing better than what was there before."""
+        best, start = self.best.epoch, self.start
+        assert best is not None
+        if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
+            log.warning(
+                "no epoch was better than the start (val %.4f, %.4f): %s is no improvement; "
+                "a smaller --lr or other layers may make one",
+                start.val_loss,
+                start.val_accuracy,
+                self.context.output,
+            )
+        elif best.epoch <= self.earlier:
+            log.warning("no epoch after the warm-up was better than epoch %d: the base is as it was", best.epoch)
+
+    def result(self, done: Sequence[Epoch]) -> TrainResult:
+        """Sum up."""
+        best, train, val = self.best.epoch, self.task.train, self.task.val
+        assert best is not None
+        most = int(torch.bincount(train.targets).argmax())
+        return TrainResult(
+            model=str(self.context.output),
+            classes=len(self.header.classes or ()),
+            train_rows=len(train.targets),
+            val_rows=0 if val is None else len(val.targets),
+            epochs=len(done),
+            best_epoch=best.epoch,
+            train_accuracy=best.train_accuracy,
+            val_accuracy=best.val_accuracy,
+            val_loss=best.val_loss,
+            majority=None if val is None else float((val.targets == most).double().mean()),
+            seconds=round(time.perf_counter() - self.context.started, 1),
+        )
+
+
+@contextlib.contextmanager
+def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+    """Give a function that adds a row to the history; only the first process writes."""
+    if not context.world.writes:
+        yield lambda _epoch: None
+        return
+    with history.Writer(context.output.with_suffix(".csv")) as rows:
+        for epoch in done:
+            rows.write(epoch)
+        yield rows.write
+
+
+def _say(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
+    """Log an epoch; `left` are those that are yet to come and take as long, where that can be told."""
+    validation = "" if epoch.val_loss is None else f"; val {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}"
+    log.info(
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; rate %.3g; %.0f/s%s",
+        epoch.epoch,
+        of,
+        epoch.train_loss,
+        epoch.train_accuracy,
+        validation,
+        epoch.lr,
+        rows / max(epoch.seconds, 1e-3),
+        "" if left is None else f", {_duration(epoch.seconds * left)} left",
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,114 @@
+"""Columns beside the pictures: where they come from, and how they become numbers, against scikit-learn's scaler and encoder."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from cnnkit.audit.side_information import Columns, Encoding, parse_names
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import tsv
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Two pictures, 40 x 30 and 20 x 50, the second on its side by its EXIF; and a list of them in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "lists").mkdir()
+    Image.new("RGB", (40, 30)).save("p/a.jpg")
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    Image.new("RGB", (50, 20)).save("p/b.jpg", exif=lying)
+    rows = [("../p/b.jpg", "2", "Nikon", "700"), ("../p/a.jpg", "1", "", "3")]
+    (tmp_path / "lists" / "m.tsv").write_bytes(tsv.render(["path", "boat", "camera", "width"], rows))
+    return tmp_path
+
+
+def test_measures_of_the_pictures(here):
+    """Sides as they are shown, whatever way they lie; the size of the file; a view has those of its picture."""
+    found = Columns(("width", "height", "aspect", "bytes"), None).of(["p/a.jpg", "p/b.jpg", "p/a.jpg"])
+    sizes = [os.path.getsize(f"p/{name}.jpg") for name in "aba"]
+    assert found == [[40, 20, 40], [30, 50, 30], [40 / 30, 20 / 50, 40 / 30], sizes]
+
+
+def test_columns_of_a_manifest(here):
+    """Rows are found by the files they lead to; the manifest's own column of a name comes before the measure."""
+    (here / "linked").symlink_to("p")
+    found = Columns(("camera", "boat", "width", "height"), "lists/m.tsv").of(["linked/a.jpg", "p/b.jpg"])
+    assert found == [["", "Nikon"], ["1", "2"], ["3", "700"], [30, 50]]
+
+
+@pytest.mark.parametrize(
+    ("names", "manifest", "message"),
+    [
+        ("wdth", None, r"--with wdth: no such column; there are width, height, aspect, bytes; columns of a manifest come with --c"),
+        ("boot", "lists/m.tsv", r"--with boot: no such column; there are width, height, aspect, bytes, boat, camera, width$"),
+        ("label", "lists/m.tsv", r"--with label: that is what is to be learnt"),
+        ("width,", None, r'--with "width,": give names with commas between'),
+        ("boat,boat", "lists/m.tsv", "a name stands twice"),
+    ],
+)  # fmt: skip
+def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message):
+    """With what there is."""
+    with pytest.raises(UsageError, match=message):
+        Columns(parse_names(names), manifest)
+
+
+def test_pictures_that_are_not_there_are_named(here):
+    """In the manifest, on the disk, or as pictures."""
+    (here / "p" / "text.jpg").write_text("no picture")
+    (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
+    with pytest.raises(
+        CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns takes a manifest that lists every"
+    ):
+        Columns(("boat",), "lists/m.tsv").of(["p/a.jpg", "p/c.jpg"])
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes looks at the pictures$"):
+        Columns(("width", "bytes"), None).of(["p/gone.jpg"])
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes looks"):
+        Columns(("bytes",), None).of(["p/gone.jpg"])
+    with pytest.raises(CnnkitError, match=r"^p/text\.jpg: .*; --with aspect looks"):
+        Columns(("aspect",), None).of(["p/text.jpg"])
+
+
+def test_numbers_are_standardised_as_scikit_learn_does():
+    """By mean and deviation of the training rows, integers, decimals and powers of ten alike."""
+    train, other = ["3", "4.5", "-1e1", " 7"], ["100", "3"]
+    scaler = StandardScaler().fit([[float(each)] for each in train])
+    encoding = Encoding.fit("x", train, other)
+    for values in (train, other):
+        expected = scaler.transform([[float(each)] for each in values])
+        np.testing.assert_allclose(encoding(values), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("train", [["b", "a", "b", ""], ["1", "nan", "2", "2"], ["1", "2", "2", "3"]])
+def test_words_are_one_hot_as_scikit_learn_has_them(train):
+    """Also where a single value, of either part, is no number; what training did not have is all zeros."""
+    other = ["b", "never seen", train[0]]
+    encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([[each] for each in train])
+    encoding = Encoding.fit("x", train, other)
+    for values in (train, other):
+        np.testing.assert_array_equal(encoding(values), encoder.transform([[each] for each in values]))
+
+
+@pytest.mark.parametrize(("train", "other"), [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"])])
+def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplog):
+    """Zeros on both sides, and a warning."""
+    with caplog.at_level(logging.WARNING):
+        encoding = Encoding.fit("boat", train, other)
+    assert caplog.messages == ["--with boat: the same for all pictures to learn from; it tells nothing"]
+    assert not encoding(train).any()
+    assert not encoding(other).any()
+
+
+def test_names_are_no_categories():
+    """A hundred words are, one more are not."""
+    words = [f"w{number:03d}" for number in range(101)]
+    assert Encoding.fit("x", words[1:], [])(words).shape == (101, 100)
+    with pytest.raises(
+        UsageError, match=r"^--with x: 101 different values, such as w000; a column of words has 100 at most$"
+    ):
+        Encoding.fit("x", words, [])

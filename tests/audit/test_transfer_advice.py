@@ -1,0 +1,150 @@
+"""Advice on transfer learning: the four cases, by the number of pictures and by which layer of a base serves them best."""
+
+import shlex
+
+import pytest
+import torch
+
+from cnnkit.audit import transfer_advice
+from cnnkit.audit.transfer_advice import Sources
+from cnnkit.callbacks import SILENT
+from cnnkit.choices import Pool
+from cnnkit.data import learning, set_size
+from cnnkit.engine import torch_backbone
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.multi_layer_features import MultiLayerExtractor
+from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.nets import catalogue
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Two bases of known nature: one whose every layer tells colours apart, and one whose last stage gives nothing but zeros."""
+    folder = tmp_path_factory.mktemp("weights")
+    module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
+    state = module.state_dict()
+    torch.save(state, folder / "seeing.pth")
+    blind = {
+        name: torch.zeros_like(value) if name.startswith("features.12.") else value for name, value in state.items()
+    }
+    torch.save(blind, folder / "blind.pth")
+    return folder
+
+
+@pytest.fixture
+def photos_folder(pictures):
+    pictures("photos/train", red=8, blue=7, green=9)
+    return pictures("photos/val", red=3, blue=3, green=3).parent
+
+
+def ask(folder, weights, *, val=(), **options):
+    material = learning.find([str(folder)], list(val))
+    options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "callbacks": SILENT} | options
+    return transfer_advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
+
+
+def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
+    """Few pictures: a new head. What was measured is in the record, the last layer first."""
+    found = ask(photos_folder, weights / "seeing.pth")
+    assert (found.pictures, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
+    assert next(iter(found.accuracy)) == "features.12"
+    assert min(found.accuracy.values()) > 0.8
+    assert found.gain <= 2 * found.gain_error
+    assert (found.similarity, found.case) == ("similar", "small and similar")
+    assert found.command == (
+        f"cnn-finetune --backbone squeezenet1_1 --weights {weights / 'seeing.pth'} {photos_folder} -o model.pt --unfreeze none"
+    )
+
+
+def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, weights):
+    """Its name is in the command, and cnn-extract takes it."""
+    found = ask(photos_folder, weights / "blind.pth")
+    last, *earlier = found.accuracy
+    assert (found.similarity, found.case) == ("different", "small and different")
+    assert found.accuracy[last] < 0.5
+    assert max(found.accuracy[name] for name in earlier) == 1.0
+    assert found.gain > 2 * found.gain_error > 0
+    extract, checking, head = (shlex.split(step) for step in found.command.split(" && "))
+    layer = extract[extract.index("--layer") + 1]
+    assert found.accuracy[layer] == 1.0
+    assert extract[-4:] == ["--split", "train", "-o", "train.npy"]
+    assert checking[-4:] == ["--split", "val", "-o", "val.npy"]
+    assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
+
+
+def test_features_for_validation_are_those_of_its_part(photos_folder, weights, pictures):
+    """Of a folder with parts cnn-extract would take all, and their names for classes."""
+    plain = pictures("plain", red=8, blue=8, green=8)
+    _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
+    assert checking.endswith(f"{photos_folder} --split val -o val.npy")
+    _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder / "val")]).command.split(" && ")
+    assert checking.endswith(f"{photos_folder / 'val'} -o val.npy")
+
+
+@pytest.mark.parametrize("name", ["seeing", "blind"])
+def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
+    """Or nothing would choose the best epoch."""
+    folder = photos_folder / "train"
+    split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
+    assert split == ["cnn-split", str(folder), "--ratio", "0.8,0.2", "--manifest", "split.tsv"]
+    assert not any(str(folder) in step for step in others)
+    assert sum("split.tsv" in step for step in others) == {"seeing": 1, "blind": 2}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "command"),
+    [
+        ("seeing", "large and similar", "cnn-finetune --backbone squeezenet1_1 {} --warmup-head 5 --unfreeze all"),
+        ("blind", "large and different", "cnn-train --arch squeezenet1_1 {}"),
+    ],
+)
+def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
+    """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
+    assert 2_000 < set_size.LARGE < 50_000
+    monkeypatch.setattr(set_size, "LARGE", 24)
+    found = ask(photos_folder / "train", weights / f"{name}.pth", val=[str(photos_folder / "val")])
+    assert found.case == case
+    chosen = f"--weights {weights / name}.pth " if name == "seeing" else ""
+    sources = f"{photos_folder / 'train'} --val {photos_folder / 'val'} -o model.pt"
+    assert found.command == command.format(chosen + sources)
+
+
+def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
+    """By the same names, with the same features, all out of one pass."""
+    request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
+    extractor, header = torch_backbone.build_extractor(request)
+    watched = MultiLayerExtractor(extractor, size=header.preprocess.size)
+    images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert len(watched.names) == 3
+    for name, features in zip(watched.names, watched(images), strict=True):
+        cut, _ = torch_backbone.build_extractor(
+            BackboneSpec(backbone="squeezenet1_1", weights=request.weights, layer=name, pool=Pool.AVG)
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(features, cut(images))
+
+
+def test_what_cannot_be_measured_is_refused(photos_folder, weights, pictures):
+    """Random weights, weights that are out of reach, and too few pictures to say anything."""
+    with pytest.raises(UsageError, match="random layers say nothing"):
+        ask(photos_folder, "none")
+    with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
+        ask(photos_folder, "default")
+    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
+        ask(photos_folder, "default", backbone="net.pt")
+    broken = pictures("broken", red=8, blue=5)
+    (broken / "blue" / "00.png").write_bytes(b"no picture")
+    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+        ask(broken, weights / "seeing.pth")
+    few = pictures("few", red=8, blue=4)
+    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+        ask(few, weights / "seeing.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.photos
+def test_cats_and_dogs_are_similar_to_what_the_base_knows(photos):
+    """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
+    found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
+    assert (found.pictures, found.looked_at, found.case) == (4000, 300, "small and similar")
+    assert next(iter(found.accuracy.values())) > 0.94

@@ -1,0 +1,63 @@
+"""What the tests of commands share: artefacts that are made once by real commands, and copied where a test changes them."""
+
+import contextlib
+import functools
+import os
+import sys
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINTS = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
+
+
+def write_images(folder, classes):
+    """Write small PNG images that tell their class by its colour: `{"red": 6, "blue": 6}` gives red/00.png and so on."""
+    generator = np.random.default_rng(0)
+    gradient = np.linspace(0, 90, 40)[None, :, None].repeat(32, axis=0)
+    for label, count in classes.items():
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            pixels = gradient + np.asarray(TINTS[label]) + generator.uniform(0, 60, (32, 40, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / label / f"{index:02d}.png")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Make artefacts by commands, for fixtures that many tests share; gives the folder that they lie in.
+
+    `made(("cnn-extract", "photos", "-o", "x.npy"), photos={"train": {"red": 6}})` works in a new folder with images in
+    photos/train/red; with `folder=` it works in that one.
+    """
+
+    def make(*lines, folder=None, photos=None):
+        folder = folder or tmp_path_factory.mktemp("made")
+        for split, classes in (photos or {}).items():
+            write_images(folder / "photos" / split, classes)
+        for name, *words in lines:
+            (entry,) = entry_points(group="console_scripts", name=name)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
+                if "CNNKIT_CACHE" not in os.environ:
+                    patch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+                    patch.setenv("CNNKIT_OFFLINE", "1")
+                patch.chdir(folder)
+                with pytest.raises(SystemExit) as stop:
+                    entry.load()([str(word) for word in words])
+            assert not stop.value.code, (name, words)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_once():
+    """Let torch's exporter read its table of operators once a process: that takes a third of the time of a small export."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError, AttributeError):  # torch may keep it elsewhere: then it takes longer
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

@@ -1,0 +1,154 @@
+"""Pictures at their own sizes: batches of equal shape, answers in order, memory bounded."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.data import images
+from cnnkit.data import preprocess as preparing
+from cnnkit.data.source import Picture
+from cnnkit.engine import runner
+from cnnkit.errors import BadPicture
+from cnnkit.formats.header import Preprocess
+
+OWN = Preprocess(resize=12, size=10)
+SIZES = [(10, 10), (14, 9), (9, 14), (10, 10), (5, 5), (14, 9), (40, 30), (10, 10), (14, 9)]  # (width, height)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Twenty-seven pictures of five sizes in turns, of which the fourth and the last cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, (width, height) in enumerate(SIZES * 3):
+        pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    (folder / "03.png").write_bytes(b"")
+    (folder / "26.png").write_bytes((folder / "26.png").read_bytes()[:-40])  # its head is good
+    return [Picture(str(path)) for path in sorted(folder.iterdir())]
+
+
+class Means:
+    """A network: the mean of every picture; what it is given is noted, and pictures of five pixels are too small for it."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, batches):
+        (pixels,) = batches
+        self.shapes.append(pixels.shape)
+        if pixels.shape[1] < 6:
+            raise BadPicture("too small")
+        return [pixels.reshape(len(pixels), -1).mean(1)[:, None]]
+
+
+def run(files, network, **words):
+    """Give the pictures, each as often as it has views, their means, and those without, with their reasons."""
+    skipped, shown, values = [], [], []
+    results = runner.run_native_size(files, OWN, network, **{"batch": 4, **words})
+    for picture, (means,) in runner.usable(results, lambda path, reason: skipped.append((path, reason))):
+        shown += [picture] * len(means)
+        values += means[:, 0].tolist()
+    return shown, values, skipped
+
+
+@pytest.mark.parametrize("batch", [1, 4, 32])
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_picture_once_and_in_order(files, batch, jobs, monkeypatch):
+    """Each answer is that of the picture as it is; pictures are read by window, and those without an answer are named in their turn."""
+    monkeypatch.setattr(runner, "_WINDOW_BATCHES", 2)
+    shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
+    bad = [3, *range(4, 27, 9), 26]
+    assert shown == [picture for index, picture in enumerate(files) if index not in bad]
+    assert [path for path, _ in skipped] == [files[index].path for index in bad]
+    assert [reason for _, reason in skipped][:2] == ["empty file", "too small"]
+    results = runner.run_native_size(files, OWN, Means(), batch=batch, jobs=jobs)
+    assert [picture for picture, _ in results] == files
+    expected = [np.asarray(images.load(picture.path)).mean() for picture in shown]
+    np.testing.assert_allclose(values, expected)
+
+
+def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(files):
+    """Equal shapes come together, at most --batch of them; pictures larger than all of a batch come alone."""
+    network = Means()
+    run(files, network)
+    by_size = {shape[1:3] for shape in network.shapes}
+    assert by_size == {(10, 10), (9, 14), (14, 9), (5, 5), (30, 40)}
+    assert all(len_ <= 4 and (len_ == 1 or len_ * height * width <= 400) for len_, height, width, _ in network.shapes)
+    assert [shape[0] for shape in network.shapes if shape[1:3] == (10, 10)] == [4, 4]  # eight good ones
+    assert [shape[0] for shape in network.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
+
+
+def test_views_of_a_picture_come_together(files):
+    """Every picture stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
+
+    class Inverted:
+        copies = 2
+
+        def __call__(self, picture, original, preprocess):
+            square = preparing.prepare(original.image, preprocess)
+            return [square, 255 - square, square // 2]
+
+    network = Means()
+    shown, values, _ = run(files, network, views=Inverted())
+    assert shown[::3] == shown[1::3] == shown[2::3]
+    np.testing.assert_allclose(np.add(values[::3], values[1::3]), 255)
+    assert {shape[0] for shape in network.shapes if shape[1:3] == (30, 40)} == {1}
+
+
+def test_progress_counts_every_picture(files):
+    """Up to all of them, those without an answer included."""
+    seen = []
+    run(files, Means(), progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (27, 27)
+    seen.clear()
+    run(iter(files[3:4]), Means(), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (1, None)
+    assert run([], Means()) == ([], [], [])
+
+
+def test_a_stream_is_read_by_windows(files):
+    """No more is taken from a stream than the window that is answered, and the next one; memory does not grow with it."""
+    taken = 0
+
+    def stream(count):
+        nonlocal taken
+        taken = 0
+        for _ in range(count):
+            taken += 1
+            yield files[6]
+
+    before = threading.active_count()
+    batches = runner.run_native_size(stream(10_000), OWN, Means(), batch=4, jobs=2)
+    next(batches)
+    assert taken <= 2 * 64
+    batches.close()
+    assert threading.active_count() == before
+
+    def peak(count):
+        tracemalloc.start()
+        assert (
+            sum(len(means) for _, (means,) in runner.run_native_size(stream(count), OWN, Means(), batch=4, jobs=2))
+            == count
+        )
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    peak(64)
+    assert peak(1000) < 2 * peak(200)  # kept, a thousand of these pictures would be fifteen times as much
+
+
+def test_an_error_of_the_network_comes_out(files):
+    """What is no fault of the pictures is raised, and leaves no thread behind."""
+
+    def network(_batches):
+        raise RuntimeError("out of memory")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(files, network)
+    assert threading.active_count() == before

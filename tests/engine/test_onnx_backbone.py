@@ -1,0 +1,401 @@
+"""A base as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
+
+import functools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnnkit.choices import Fit, Pool
+from cnnkit.engine import export, onnx_backbone, torch_backbone
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.session import Session
+from cnnkit.errors import CnnkitError, DeviceError, FormatError, UsageError
+from cnnkit.formats import bundle, onnx_model
+from cnnkit.formats.bundle import Bundle
+from cnnkit.formats.header import Backbone, Header, Kind
+from cnnkit.nets import backbones, catalogue
+from cnnkit.nets.classifier import Classifier, build_head
+
+TEXT = "conv 6 k3 s2 same bn relu, avgpool 3 s2 same, conv 8 k2 same d2 hardswish, pool 2 same"
+
+
+def request(**changes):
+    return BackboneSpec(**{"layers": TEXT, "weights": "none", "size": 21, **changes})
+
+
+def pictures(size, batch=2, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+
+
+def onnx_features(model, images):
+    return Session(model.content, device="cpu").run({"images": images}, ["features"])[0]
+
+
+def torch_features(asked, images):
+    module, _ = torch_backbone.build_extractor(asked)
+    with torch.no_grad():
+        return module(torch.from_numpy(images)).numpy()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of one's own, still empty."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def weights_file(path, seed=5):
+    module = catalogue.seeded(seed, lambda: catalogue.network("squeezenet1_1"))[0]
+    torch.save(module.state_dict(), path)
+    return str(path)
+
+
+def model_file(path, *, pool=Pool.MAX, layer=None, seed=3):
+    """A trained model by notation, base and head."""
+    base, backbone, preprocess = backbones.by_notation(TEXT, size=21, layer=layer, pool=pool, seed=seed)
+    head = build_head("dense 2", (8,))
+    whole = Classifier(base, head, preprocess=preprocess, pool=pool)
+    header = Header(Kind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
+    bundle.save(path, Bundle(header, whole.state_dict()))
+    return str(path)
+
+
+# ---------------------------------------------------------------- the same numbers as torch
+
+
+@pytest.mark.parametrize("pool", [*Pool, None])
+def test_onnx_and_torch_agree(pool):
+    """For every way to pool and for any batch, ONNX Runtime gives torch's features, same-padding and all."""
+    asked = request(pool=pool)
+    model = onnx_backbone.get(asked)
+    assert model.header.kind is Kind.ONNX
+    assert model.header.backbone.pool == (pool or Pool.AVG)
+    for batch in (1, 2, 5):
+        images = pictures(21, batch)
+        expected = torch_features(asked, images)
+        found = onnx_features(model, images)
+        assert found.shape == expected.shape
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_by_name_agrees_too():
+    """The same for a network of torchvision's, with the picture's normalisation inside."""
+    asked = BackboneSpec(backbone="squeezenet1_1", weights="none", layer="features.5", size=64, seed=1)
+    model = onnx_backbone.get(asked)
+    assert model.header.preprocess.mean == (0.485, 0.456, 0.406)
+    assert (model.header.preprocess.size, model.header.preprocess.resize) == (64, 73)  # the same share of the picture
+    np.testing.assert_allclose(
+        onnx_features(model, pictures(64)), torch_features(asked, pictures(64)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_torch_runs_it_too():
+    """`--engine torch` is the same function with the same Header, made without ONNX."""
+    asked = request(pool=Pool.FLATTEN)
+    network, header, place = torch_backbone.load(asked, device="cpu")
+    (found,) = network([pictures(21)])
+    assert place == "cpu"
+    assert header == onnx_backbone.get(asked).header
+    np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(asked), pictures(21)), rtol=1e-4, atol=1e-5)
+
+
+def test_torch_without_a_gpu(monkeypatch):
+    """`--engine torch --device cuda` without a GPU fails before anything is built."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="torch sees no GPU"):
+        torch_backbone.load(request(), device="cuda")
+
+
+# ---------------------------------------------------------------- made once
+
+
+def test_a_base_is_made_once(cache, monkeypatch, caplog):
+    """The first time it is exported and kept, said once; from then on it is read, and torch is not asked again."""
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        first = onnx_backbone.get(request())
+    assert [record.message for record in caplog.records] == [f"exporting the base to ONNX, once; it is kept in {cache}"]
+    kept = sorted((cache / "bases").iterdir())
+    assert [file.suffix for file in kept] == [".onnx"]
+    caplog.clear()
+    monkeypatch.setattr(torch_backbone, "build_extractor", None)
+    assert onnx_backbone.get(request()) == first
+    assert not caplog.records
+
+
+def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, caplog):
+    """Files with the same base in them, under whatever names; another cut, size or weight is another one."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    first = onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "one.pt")))
+    two = bundle.load(model_file(tmp_path / "two.pt"))
+    bundle.save(tmp_path / "two.pt", Bundle(two.header.but(training={"epochs": 3}), two.state))
+    caplog.clear()
+    assert onnx_backbone.get(BackboneSpec(backbone=str(tmp_path / "two.pt"))).content == first.content
+    assert not caplog.records
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    shutil.copy(tmp_path / "two.pt", tmp_path / "three.pt")
+    assert onnx_backbone.get(BackboneSpec(backbone=str(tmp_path / "three.pt"), pool=Pool.MAX)).content == first.content
+    assert not caplog.records
+    for number, other in enumerate(
+        (
+            BackboneSpec(backbone=str(tmp_path / "two.pt"), pool=Pool.AVG),
+            BackboneSpec(backbone=str(tmp_path / "two.pt"), size=25),
+            BackboneSpec(backbone=model_file(tmp_path / "four.pt", seed=4)),
+        ),
+        start=1,
+    ):
+        assert onnx_backbone.get(other).content != first.content
+        assert len(caplog.records) == number
+
+
+def test_the_same_base_has_the_same_bytes(tmp_path, monkeypatch):
+    """Made anew in another cache, a base is the same file, with nothing of the machine in it."""
+    first = onnx_backbone.get(request()).content
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "another"))
+    assert onnx_backbone.get(request()).content == first
+    assert str(Path(export.__file__).parent).encode() not in first
+
+
+def test_other_requests_are_other_files(cache, tmp_path):
+    """Every word that changes the answer changes the name in the cache; the path of a file does not, its content does."""
+    one, two = weights_file(tmp_path / "one.pth"), weights_file(tmp_path / "two.pth", seed=6)
+    named = BackboneSpec(backbone="squeezenet1_1", weights=one)
+    others = [
+        named,
+        BackboneSpec(backbone="squeezenet1_1", weights=two),
+        BackboneSpec(backbone="squeezenet1_0", weights=one),
+        BackboneSpec(backbone="squeezenet1_1", weights=one, layer="features.4"),
+        BackboneSpec(backbone="squeezenet1_1", weights=one, pool=Pool.MAX),
+        BackboneSpec(backbone="squeezenet1_1", weights=one, size=128),
+        BackboneSpec(backbone="squeezenet1_1", weights=one, resize=300),
+        BackboneSpec(backbone="squeezenet1_1", weights=one, fit=Fit.PAD),
+        BackboneSpec(backbone="squeezenet1_1", weights="none"),
+        BackboneSpec(backbone="squeezenet1_1", weights="none", seed=1),
+        BackboneSpec(backbone="squeezenet1_1"),
+        request(),
+        request(layers="conv 6 k3"),
+    ]
+    assert len({onnx_backbone.cache_name(each) for each in others}) == len(others)
+    before = onnx_backbone.cache_name(named)
+    moved = os.fspath(tmp_path / "moved.pth")
+    os.rename(one, moved)
+    assert onnx_backbone.cache_name(BackboneSpec(backbone="squeezenet1_1", weights=moved)) == before
+    assert (
+        onnx_backbone.cache_name(BackboneSpec(backbone="squeezenet1_1", weights=moved, seed=4)) == before
+    )  # nothing is random
+
+
+def test_a_notation_counts_by_what_it_says(tmp_path):
+    """However a notation is spaced, remarked on or kept in a file, the same layers are the same base."""
+    file = tmp_path / "net.txt"
+    file.write_text(TEXT.replace(", ", "  # a remark\n"))
+    assert onnx_backbone.cache_name(request(layers=f"@{file}")) == onnx_backbone.cache_name(request())
+    file.write_text(TEXT.replace("conv 6", "conv 7"))
+    assert onnx_backbone.cache_name(request(layers=f"@{file}")) != onnx_backbone.cache_name(request())
+
+
+def test_a_missing_notation_file_is_one_line(tmp_path):
+    """A file that is not there is an error that names it."""
+    with pytest.raises(CnnkitError, match=r"none\.txt: .*give a file that holds layers"):
+        onnx_backbone.get(request(layers=f"@{tmp_path / 'none.txt'}"))
+
+
+# ---------------------------------------------------------------- the check against torch
+
+
+def test_a_base_that_differs_from_torch_is_not_kept(cache, monkeypatch):
+    """When ONNX Runtime computes something else, the error gives both numbers and the way out, and nothing is kept."""
+    real = export.to_onnx
+
+    def wrong(*words, **options):
+        proto = real(*words, **options)
+        for weight in proto.graph.initializer:
+            if len(weight.dims) == 4:
+                weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1.01)).tobytes()
+        return proto
+
+    monkeypatch.setattr(export, "to_onnx", wrong)
+    with pytest.raises(
+        CnnkitError, match=r"ONNX Runtime and torch differ by \S+ on features up to \S+; --engine torch runs"
+    ):
+        onnx_backbone.get(request())
+    assert list((cache / "bases").iterdir()) == []
+
+
+def test_a_base_that_gives_no_numbers_is_not_kept(cache, monkeypatch):
+    """NaN agrees with nothing."""
+    monkeypatch.setattr(Session, "run", lambda *_words, **_options: [np.full((2, 8), np.nan, np.float32)])
+    with pytest.raises(CnnkitError, match="differ by"):
+        onnx_backbone.get(request())
+    assert list((cache / "bases").iterdir()) == []
+
+
+def test_a_base_that_cannot_be_exported(cache, monkeypatch):
+    """An exporter that gives up is one line, with the way out."""
+
+    def fail(*_words, **_options):
+        raise RuntimeError("unsupported operator\nand a long story")
+
+    monkeypatch.setattr(export, "to_onnx", fail)
+    with pytest.raises(
+        CnnkitError, match=r"cannot export this base to ONNX \(unsupported operator\); --engine torch runs it"
+    ):
+        onnx_backbone.get(request())
+
+
+# ---------------------------------------------------------------- a model as a base
+
+
+def test_a_model_as_a_base(tmp_path):
+    """A `.pt` of ours gives the features that its own head sees: its weights, its layer, its pooling; or what is asked for."""
+    file = model_file(tmp_path / "head.pt")
+    model = bundle.load(file)
+    own = onnx_backbone.get(BackboneSpec(backbone=file))
+    assert own.header.backbone == model.header.backbone
+    assert own.header.preprocess == model.header.preprocess
+    base, _, _ = backbones.by_notation(TEXT, size=21, seed=3)
+    asked = request(seed=3, pool=Pool.MAX)
+    np.testing.assert_allclose(
+        onnx_features(own, pictures(21)), torch_features(asked, pictures(21)), rtol=1e-4, atol=1e-5
+    )
+    other = onnx_backbone.get(BackboneSpec(backbone=file, layer="conv1", pool=Pool.NONE))
+    assert (other.header.backbone.layer, other.header.backbone.pool) == ("conv1", Pool.NONE)
+    assert onnx_features(other, pictures(21)).shape == (2, 6, 11, 11)
+    assert set(base.state_dict())
+
+
+def test_a_model_that_was_changed_is_another_base(tmp_path):
+    """A file that is written anew under the same name is not taken for the old one."""
+    file = model_file(tmp_path / "head.pt")
+    before = onnx_backbone.get(BackboneSpec(backbone=file)).content
+    model_file(tmp_path / "head.pt", seed=4)
+    assert onnx_backbone.get(BackboneSpec(backbone=file)).content != before
+
+
+def exported(path, **changes):
+    """An exported network that gives features."""
+    model = onnx_backbone.get(request(pool=Pool.MAX))
+    proto = onnx_model.parse(model.content, name="base")
+    change = changes.pop("change", None)
+    if change:
+        change(proto)
+    onnx_model.save(path, onnx_model.finished(proto, model.header.but(**changes)))
+    return str(path)
+
+
+def test_an_exported_network_as_a_base(tmp_path):
+    """A `.onnx` of ours with features is taken as it is; its pooling may be said, if it is that."""
+    file = exported(tmp_path / "model.onnx")
+    model = onnx_backbone.get(BackboneSpec(backbone=file))
+    assert model.content == Path(file).read_bytes()
+    assert onnx_backbone.get(BackboneSpec(backbone=file, pool=Pool.MAX)) == model
+    with pytest.raises(UsageError, match=r"model\.onnx pools by max, not by avg"):
+        onnx_backbone.get(BackboneSpec(backbone=file, pool=Pool.AVG))
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"layer": "conv1"}, "--layer"),
+        ({"size": 64}, "--size"),
+        ({"resize": 64}, "--resize"),
+        ({"fit": Fit.PAD}, "--fit"),
+        ({"weights": "none"}, "--weights"),
+    ],
+)
+def test_an_exported_network_cannot_be_changed(tmp_path, changes, option):
+    """What is fixed in an exported network is not asked for in vain."""
+    with pytest.raises(UsageError, match=f"is exported and fixed; {option} goes with a name or a .pt"):
+        onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "model.onnx"), **changes))
+
+
+def test_exported_networks_that_are_no_base(tmp_path):
+    """Without Header, without features, or with normalised input a network is no base, and the remedy is said."""
+    bare = onnx_model.parse(onnx_backbone.get(request()).content, name="base")
+    del bare.metadata_props[:]
+    (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
+    with pytest.raises(
+        FormatError, match=r"bare\.onnx: no cnnkit header in it; a base comes from cnn-export --features"
+    ):
+        onnx_backbone.get(BackboneSpec(backbone=str(tmp_path / "bare.onnx")))
+
+    def rename(proto):
+        proto.graph.output[0].name = "logits"
+        for node in proto.graph.node:
+            node.output[:] = ["logits" if name == "features" else name for name in node.output]
+
+    with pytest.raises(FormatError, match="it gives no features; export it with cnn-export --features"):
+        onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "logits.onnx", change=rename)))
+
+    def take_floats(proto):
+        proto.graph.input[0].type.tensor_type.elem_type = 1
+
+    with pytest.raises(FormatError, match="export it without --input float"):
+        onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "float.onnx", change=take_floats)))
+    with pytest.raises(FormatError, match="no cnnkit header in it; a base comes from"):
+        onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "none.onnx", backbone=None)))
+    assert isinstance(onnx_backbone.get(request()).header.backbone, Backbone)
+
+
+# ---------------------------------------------------------------- requests that make no sense
+
+
+@functools.lru_cache(maxsize=1)
+def remembered(*words, build=catalogue.network_for, **named):
+    """Build a network once for all the requests that it refuses: a transformer's random values take seconds."""
+    return build(*words, **named)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        (BackboneSpec(), UsageError, "give either --backbone or --layers"),
+        (BackboneSpec(backbone="vgg16", layers="gap"), UsageError, "give either --backbone or --layers"),
+        (BackboneSpec(backbone="squeezenet1_1", weights="x.pth"), CnnkitError, "x.pth: no such file; --weights takes a state_dict"),
+        (BackboneSpec(backbone="x.pt"), CnnkitError, "x.pt: no such model"),
+        (BackboneSpec(backbone="x.onnx"), CnnkitError, "x.onnx: no such model"),
+        (BackboneSpec(backbone="squeezenet", weights="none"), UsageError, 'no network is called "squeezenet"; did you mean'),
+        (BackboneSpec(backbone="squeezenet1_1", weights="none", layer="x"), UsageError, 'squeezenet1_1 has no layer "x"'),
+        (BackboneSpec(backbone="squeezenet1_1", weights="none", size=8), UsageError,
+         r"squeezenet1_1 does not go with --size 8 \(.*too small"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", size=96), UsageError, r"vit_b_32 does not go with --size 96 \(.*Expected 224\)"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", layer="getattr"), UsageError, "vit_b_32 does not go with --layer getattr"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", layer="encoder.ln"), UsageError, "gives 50x768 at --layer encoder.ln, neither"),
+        (request(resize=20), UsageError, "--resize goes with --fit crop; squash scales to --size at once"),
+        (request(resize=20, fit=Fit.CROP), UsageError, "--resize 20 is smaller than the crop of 21"),
+        (request(layers="conv 3"), UsageError, "has no kernel size"),
+        (request(layers="conv 3 k40"), UsageError, "kernel 40 is larger than its input's height 21"),
+        (request(layers=""), UsageError, "--layers is empty"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said(cache, monkeypatch, asked, error, message):
+    """A wrong request is an error of one line that names the word, and nothing is kept."""
+    monkeypatch.setattr(catalogue, "network_for", remembered)
+    with pytest.raises(error, match=message) as caught:
+        onnx_backbone.get(asked)
+    assert type(caught.value) is error or issubclass(type(caught.value), error)
+    assert "\n" not in str(caught.value)
+    assert not list((cache / "bases").glob("*"))
+
+
+def test_weights_with_a_model_are_refused(tmp_path):
+    """A `.pt` has its own weights; others are not dropped in silence."""
+    with pytest.raises(UsageError, match=r"head\.pt has its own weights"):
+        onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "head.pt"), weights="none"))
+
+
+def test_no_torch_for_a_base_that_is_kept(cache):
+    """A kept base is read without torch."""
+    onnx_backbone.get(request())
+    program = (
+        "import sys; from cnnkit.engine import onnx_backbone; from cnnkit.engine.onnx_backbone import BackboneSpec;"
+        f"onnx_backbone.get(BackboneSpec(layers={TEXT!r}, weights='none', size=21)); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,162 @@
+"""Following the gradient of what a filter answers leaves the network as it was, and goes where the gradient shows."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.choices import Pool
+from cnnkit.errors import UsageError
+from cnnkit.explain import activation_max
+from cnnkit.explain.activation_max import ActivationMaximizer
+from cnnkit.explain.config import AscentOptions, DreamOptions
+from cnnkit.nets import backbones, layered
+from cnnkit.nets.classifier import Classifier, build_head
+
+SMALL = AscentOptions(steps=3)
+
+
+@pytest.fixture
+def network():
+    """A network half in training mode, some of whose weights are frozen, one with a gradient, one module with a hook of its own."""
+    base, _, preprocess = backbones.by_notation(
+        "conv 5 k3 bn relu, dropout 0.5, conv 4 k3 relu, pool 2", size=20, seed=2
+    )
+    whole = Classifier(base, build_head("dense 2 softmax", (4,)), preprocess=preprocess, pool=Pool.AVG)
+    found = layered.of_classifier(whole, name="m.pt")
+    whole.eval()
+    base.bn1.train()
+    for module in (base.conv1, whole.head[0]):
+        module.requires_grad_(False)
+    base.conv2.weight.grad = torch.full_like(base.conv2.weight, 7)
+    base.conv1.register_forward_hook(lambda *_: None)
+    return found, whole
+
+
+def condition(whole):
+    """Everything that a search may touch: modes, hooks, gradients, and values, running statistics included."""
+    modules = dict(whole.named_modules())
+    parameters = dict(whole.named_parameters())
+    return (
+        {name: each.training for name, each in modules.items()},
+        {name: (len(each._forward_hooks), len(each._backward_hooks)) for name, each in modules.items()},
+        {
+            name: (each.requires_grad, None if each.grad is None else each.grad.tolist())
+            for name, each in parameters.items()
+        },
+        {name: value.tolist() for name, value in whole.state_dict().items()},
+        (torch.is_grad_enabled(), torch.backends.cudnn.allow_tf32, torch.get_rng_state().tolist()),
+    )
+
+
+def search(asked, **others):
+    return list(asked.search(range(asked.count), size=(20, 20), ascent=SMALL, **others))
+
+
+def dream(asked, **others):
+    return asked.dream(np.full((24, 20, 3), 90, np.uint8), options=DreamOptions(steps=3, octaves=2), **others)
+
+
+@pytest.mark.parametrize("layer", ["conv2", "pool1", "head.dense1"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_everything_is_as_before(network, layer, grad):
+    """Modes, hooks, gradients, statistics and torch's own random numbers are as before, also where gradients are switched off."""
+    found, whole = network
+    with torch.set_grad_enabled(grad):
+        before = condition(whole)
+        asked = ActivationMaximizer(found, found.find(layer))
+        assert len(search(asked)) == asked.count
+        if layer != "head.dense1":
+            dream(asked)
+        assert condition(whole) == before
+
+
+@pytest.mark.parametrize("work", [search, dream])
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_also_after_an_exception(network, work, where):
+    """Neither an error in the middle of the network nor one of whoever watches leaves anything behind."""
+    found, whole = network
+    asked = ActivationMaximizer(found, found.find("conv2"))
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    handle = whole.base.conv2.register_forward_hook(fail) if where == "inside" else None
+    before = condition(whole)
+    with pytest.raises(KeyboardInterrupt):
+        work(asked, **({} if where == "inside" else {"progress": fail}))
+    assert condition(whole) == before
+    if handle is not None:
+        handle.remove()
+
+
+def test_a_search_that_nobody_ends(network):
+    """Between two patterns, and after a search that was left, the network is as before."""
+    found, whole = network
+    before = condition(whole)
+    patterns = ActivationMaximizer(found, found.find("conv2")).search(range(4), size=(20, 20), ascent=SMALL, batch=2)
+    next(patterns)
+    assert condition(whole) == before
+    patterns.close()
+    assert condition(whole) == before
+
+
+def test_the_way_is_the_gradients(network):
+    """Without jitter and blur a step adds the gradient of the filter's mean answer before its activation, by its quadratic mean."""
+    found, whole = network
+    asked = ActivationMaximizer(found, found.find("conv2"))
+    still, moved = (
+        next(asked.search([3], size=(20, 20), ascent=AscentOptions(steps=1, rate=rate, jitter=0, blur=0.0)))
+        for rate in (0.0, 8.0)
+    )
+    # The search starts from this noise before it is rounded, so the gradient is nearly the same
+    given = torch.tensor(still.image[None], dtype=torch.float32, requires_grad=True)
+    whole.eval()
+    before = nn.Sequential(*(whole.base.get_submodule(name) for name in ("conv1", "bn1", "bn1_relu", "conv2")))
+    answer = before(whole.normalise(given))
+    (gradient,) = torch.autograd.grad(answer[:, 3].mean(), given)
+    wanted = 8 * gradient[0] / gradient.square().mean().sqrt()
+    change = torch.tensor(moved.image.astype(float) - still.image)
+    assert np.corrcoef(change.flatten(), wanted.flatten())[0, 1] > 0.98
+
+
+def test_progress(network):
+    """Whoever watches is told after every step, of those of all batches, and of a dream of all octaves."""
+    found, _ = network
+    asked, told = ActivationMaximizer(found, found.find("conv2")), []
+    search(asked, batch=3, progress=lambda done, total: told.append((done, total)))
+    steps = len(told) - 1
+    assert steps % 2 == 0  # four filters, two batches
+    assert told == [(done, steps) for done in range(steps + 1)]
+    told.clear()
+    dream(asked, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
+    assert len(told) % 2 == 0  # two octaves
+
+
+def test_the_ascent_is_before_the_activation(network):
+    """A layer of torch's block, and of several answers put together, ascends before its activation, filter by filter."""
+    found, _ = network
+    conv = found.find("conv2")
+    assert [node.meta["path"] for node in found.before_activation(conv)] == ["conv2"]
+    assert [node.meta["path"] for node in found.before_activation(found.find("bn1"))] == ["bn1"]
+    fire, _ = layered.of_name("squeezenet1_1", weights="none")
+    before = fire.before_activation(fire.find("features.3"))
+    assert [node.meta["path"] for node in before] == ["features.3.expand1x1", "features.3.expand3x3"]
+    asked = ActivationMaximizer(fire, fire.find("features.3"))
+    left, right = asked.search([3, 100], size=(32, 32), ascent=AscentOptions(steps=6))  # one of each half
+    assert left.activation > left.start
+    assert right.activation > right.start
+
+
+def test_a_network_without_kernels_to_draw():
+    """Only a first convolution that looks at a picture has kernels that are pictures."""
+    base, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
+    whole = Classifier(base, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
+    found = layered.of_classifier(whole, name="m.pt")
+    name, weights = activation_max.first_kernels(found)
+    assert (name, tuple(weights.shape)) == ("conv1", (4, 3, 3, 3))
+    base, _, preprocess = backbones.by_notation("pool 2", size=20)
+    whole = Classifier(base, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
+    with pytest.raises(UsageError, match=r"m\.pt does not begin with a convolution"):
+        activation_max.first_kernels(layered.of_classifier(whole, name="m.pt"))

@@ -1,0 +1,102 @@
+"""A map laid over its picture: pixels by hand."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.errors import UsageError
+from cnnkit.explain import cam_render, colormaps
+
+#: Colour number i is (i, 0, 255 - i).
+RAMP = np.stack([np.arange(256), np.zeros(256), 255 - np.arange(256)], axis=1).astype(np.uint8)
+PART = (2, 1, 6, 4)  # four wide, three high
+HEAT = np.array([[0, 1, 2, 4], [4, 2, 1, 0], [0, 0, 0, 3]], dtype=np.float32) / 10
+
+
+def picture(width=9, height=7):
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values), values.astype(int)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_the_colours_cover_as_much_as_alpha_says(alpha):
+    """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the picture given."""
+    image, before = picture()
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)
+    ).astype(int)
+    numbers = np.array([[0, 64, 128, 255], [255, 128, 64, 0], [0, 0, 0, 191]])  # 255 * heat / 0.4, rounded
+    expected = before.astype(float)
+    expected[1:4, 2:6] = (1 - alpha) * before[1:4, 2:6] + alpha * RAMP[numbers]
+    inside = np.zeros(before.shape[:2], dtype=bool)
+    inside[1:4, 2:6] = True
+    assert np.array_equal(drawn[~inside], before[~inside])
+    assert np.abs(drawn - expected).max() <= (1 if alpha == 0.5 else 0)
+    assert np.array_equal(np.asarray(image), before)
+
+
+def test_a_zero_map_leaves_the_plain_picture():
+    """Nothing is drawn where there is nothing, least of all NaN."""
+    image, before = picture()
+    drawn = cam_render.draw_overlay(
+        image, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9
+    )
+    assert np.array_equal(np.asarray(drawn), before)
+
+
+@pytest.mark.parametrize(("side", "width"), [(40, 1), (600, 4)])
+def test_a_frame_stands_at_the_edge_of_its_box(side, width):
+    """Black, white, black from the bounds inward, thicker on larger pictures; what is around and inside of it stays."""
+    image = Image.new("RGB", (side, side), (10, 200, 30))
+    nothing = np.zeros((side, side), dtype=np.float32)
+    box = (side // 8, side // 4, side - 3, side // 2 + 5)
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+    )
+    left, top, right, bottom = box
+    expected = np.empty((side, side, 3), dtype=np.uint8)
+    expected[:] = (10, 200, 30)
+    for ring, colour in enumerate((0, 255, 0)):
+        inset = ring * width
+        expected[top + inset : bottom - inset, left + inset : right - inset] = colour
+    expected[top + 3 * width : bottom - 3 * width, left + 3 * width : right - 3 * width] = (10, 200, 30)
+    assert np.array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 1, 1), (349, 349, 350, 350), (10, 20, 12, 60), (10, 20, 60, 21), (7, 7, 10, 10), (300, 0, 309, 5), (0, 0, 350, 350)],
+)  # fmt: skip
+def test_a_small_box_is_framed_inside_of_its_bounds(box):
+    """A box that is narrower than its frame is seen as well, and nothing around it changes."""
+    image = Image.new("RGB", (350, 350), (10, 200, 30))
+    nothing = np.zeros((350, 350), dtype=np.float32)
+    drawn = np.asarray(
+        cam_render.draw_overlay(image, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+    )
+    rows, columns = np.nonzero((drawn != (10, 200, 30)).any(axis=2))
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
+
+
+@pytest.mark.parametrize("name", ["viridis", "jet", "magma", "gray_r"])
+def test_colours_are_matplotlibs(name):
+    """All 256 of a colour map, as matplotlib itself gives them in bytes, but for its rounding."""
+    table = colormaps.color_table(name)
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    theirs = mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].astype(int)
+    assert np.abs(table - theirs).max() <= 1
+
+
+def test_values_get_their_colours():
+    """From 0 to 1; what lies beyond has the outer colours; one axis more, for the channels."""
+    values = np.array([[-1, 0, 0.25], [0.5, 1, 7]], dtype=np.float32)
+    assert colormaps.colorize(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
+
+
+def test_an_unknown_colour_map_is_answered_with_a_proposal():
+    """The nearest names, or where nothing is near, some good ones."""
+    with pytest.raises(UsageError, match=r'^no colour map is called "virdis"; did you mean viridis'):
+        colormaps.color_table("virdis")
+    with pytest.raises(UsageError, match=r'^no colour map is called "#"; viridis, magma'):
+        colormaps.color_table("#")

@@ -1,0 +1,246 @@
+"""Sheets and mosaics: every thumbnail and tile at its place, captions inside of their columns, bars as long as the probability."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit.explain import contact_sheets
+
+PAPER, BAR, EMPTY = (255, 255, 255), (59, 110, 165), (228, 228, 228)
+STEP = contact_sheets.SIDE + contact_sheets.GAP
+
+
+def plain(colour, size=(200, 200)):
+    return Image.new("RGB", size, colour)
+
+
+def colour_of(cell, column):
+    """Give a colour that no other thumbnail and no letter has."""
+    return (200, 40 + 10 * column, 3 * cell)
+
+
+def cells(count, shares=(0.75, 0.2), *, names=("cat", "dog"), size=(200, 200), path="a.jpg"):
+    return [
+        contact_sheets.SheetCell(
+            path,
+            contact_sheets.thumbnail(plain(colour_of(index, 0), size)),
+            [
+                (name, share, contact_sheets.thumbnail(plain(colour_of(index, column), size)))
+                for column, (name, share) in enumerate(zip(names, shares, strict=True), start=1)
+            ],
+        )
+        for index in range(count)
+    ]
+
+
+def bounds(pixels, colour):
+    """Find where a colour is; it must fill its rectangle."""
+    rows, columns = np.nonzero((pixels == colour).all(axis=2))
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert len(rows) == (box[2] - box[0]) * (box[3] - box[1])
+    return box
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_every_thumbnail_is_where_it_belongs(count):
+    """A picture and its overlays side by side, whole; cells from left to right and row by row, all the same distance apart."""
+    pixels = np.asarray(contact_sheets.render(cells(count)))
+    height, width = pixels.shape[:2]
+    corners = []
+    for index in range(count):
+        places = [bounds(pixels, colour_of(index, column)) for column in range(3)]
+        left, top = places[0][:2]
+        expected = [
+            (left + n * STEP, top, left + n * STEP + contact_sheets.SIDE, top + contact_sheets.SIDE) for n in range(3)
+        ]
+        assert places == expected
+        corners.append((top, left))
+    assert corners == sorted(corners)
+    lefts, tops = sorted({left for _, left in corners}), sorted({top for top, _ in corners})
+    assert corners == [(top, left) for top in tops for left in lefts][:count]
+    assert {*np.diff(lefts)} <= {3 * STEP - contact_sheets.GAP + contact_sheets.SPACE}
+    assert min(lefts) == min(tops) == contact_sheets.SPACE
+    assert width - max(lefts) == 3 * STEP - contact_sheets.GAP + contact_sheets.SPACE
+    assert len({*np.diff(tops)}) <= 1
+    assert len(lefts) == 1 or 0.6 < width / height < 2.5
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [((300, 100), (160, 53)), ((80, 320), (40, 160)), ((16, 8), (160, 80)), ((1, 900), (1, 160))]
+)
+def test_a_thumbnail_keeps_its_aspect(size, side):
+    """In the middle of its square, small pictures enlarged, however narrow."""
+    pixels = np.asarray(contact_sheets.render(cells(1, size=size)))
+    for column in range(3):
+        left, top, right, bottom = bounds(pixels, colour_of(0, column))
+        assert (right - left, bottom - top) == side
+        assert left == contact_sheets.SPACE + column * STEP + (160 - side[0]) // 2
+        assert top == contact_sheets.SPACE + (160 - side[1]) // 2
+
+
+def test_small_pictures_keep_their_pixels():
+    """A digit is enlarged by whole pixels, so that they can be seen."""
+    values = np.random.default_rng(0).integers(0, 250, (8, 8, 3), dtype=np.uint8)
+    made = contact_sheets.thumbnail(Image.fromarray(values))
+    assert np.array_equal(np.asarray(made), values.repeat(20, axis=0).repeat(20, axis=1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.25, 0.8, 1.0])
+def test_a_bar_is_as_long_as_the_probability(share):
+    """Out of the thumbnail's width, below its own overlay; the rest is there as well, in grey."""
+    pixels = np.asarray(contact_sheets.render(cells(1, (share, 1 - share))))
+    for column, expected in ((1, share), (2, 1 - share)):
+        part = pixels[:, contact_sheets.SPACE + column * STEP :][:, : contact_sheets.SIDE]
+        lengths = (part == BAR).all(axis=2).sum(axis=1)
+        rests = (part == EMPTY).all(axis=2).sum(axis=1)
+        (rows,) = np.nonzero(lengths + rests == contact_sheets.SIDE)  # some pixels of letters are as grey
+        assert len(rows) == rows[-1] - rows[0] + 1 > 2
+        assert {*lengths[rows]} == {round(expected * contact_sheets.SIDE)}
+        for row in rows:  # from the left
+            assert (part[row, : lengths[row]] == BAR).all()
+    assert (
+        not (pixels[:, : contact_sheets.SPACE + contact_sheets.SIDE] == BAR).all(axis=2).any()
+    )  # none below the picture itself
+
+
+@pytest.mark.parametrize("letter", ["W", "i", "м", "語"])
+def test_long_names_stay_inside_of_their_columns(letter):
+    """Between and around the columns there is nothing but paper, whatever a class or a file is called."""
+    long = letter * 150
+    pixels = np.asarray(contact_sheets.render(cells(2, names=(long, long), path=long)))
+    inked = (pixels != PAPER).any(axis=2)
+    corners = [bounds(pixels, colour_of(index, column))[:2] for index in range(2) for column in range(3)]
+    below = {top + contact_sheets.SIDE for _, top in corners}
+    for line in below:
+        captions = inked[line : line + 2 * contact_sheets.LINE_HEIGHT + 4]
+        allowed = np.zeros(pixels.shape[1], dtype=bool)
+        for left, top in corners:
+            if top + contact_sheets.SIDE == line:
+                allowed[left : left + contact_sheets.SIDE] = True
+                assert captions[:, left : left + contact_sheets.SIDE].any()  # and something is written in each
+        assert not captions[:, ~allowed].any()
+
+
+def test_a_number_is_not_written_over():
+    """What stands on the right of a caption looks the same behind a long name as behind a short one."""
+    short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
+    right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
+    digits = right - int(contact_sheets.font().getlength("0.750"))
+    assert (short[:, digits:right] != PAPER).any()
+    assert np.array_equal(short[:, digits:right], long[:, digits:right])
+
+
+@pytest.mark.parametrize("keep_end", [False, True])
+def test_dots_tell_that_something_is_left_out(keep_end):
+    """As much as there is room for, from the end of a path, where its name is; what fits is left alone."""
+    text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
+    width = 160
+    found = contact_sheets.shorten(text, width, keep_end=keep_end)
+    letters = contact_sheets.font()
+    assert letters.getlength(found) <= width
+    kept = found.replace("…", "")
+    assert found == (f"…{kept}" if keep_end else f"{kept}…")
+    longer = f"…{text[-len(kept) - 1 :]}" if keep_end else f"{text[: len(kept) + 1]}…"
+    assert text.endswith(kept) if keep_end else text.startswith(kept)
+    assert letters.getlength(longer) > width
+    assert contact_sheets.shorten("cat", width, keep_end=keep_end) == "cat"
+    assert contact_sheets.shorten("cat", 1, keep_end=keep_end) == ""
+
+
+def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
+    """Thumbnails beyond what memory is for are left out, counted by picture, and told; one cell is always drawn."""
+    monkeypatch.setattr(contact_sheets, "MOST", 7)
+    kept = contact_sheets.SheetCells()
+    made = cells(5)
+    for each in made:
+        kept.append(each)
+    assert list(kept) == made[:2]
+    assert (len(kept), kept.left_out) == (2, 3)
+    with caplog.at_level(logging.INFO, logger="cnnkit"):
+        contact_sheets.save(tmp_path / "sheet.png", kept)
+    assert caplog.messages == [f"{tmp_path / 'sheet.png'} shows the first 2 of 5 pictures"]
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        assert np.array_equal(np.asarray(drawn), np.asarray(contact_sheets.render(made[:2])))
+    monkeypatch.setattr(contact_sheets, "MOST", 1)
+    wide = contact_sheets.SheetCells()
+    wide.append(made[0])
+    assert (len(wide), wide.left_out) == (1, 0)
+
+
+def test_the_first_are_the_first(monkeypatch):
+    """Once a picture was left out, no later one with fewer overlays takes its place: the sheet says that it shows the first."""
+    monkeypatch.setattr(contact_sheets, "MOST", 4)
+    kept = contact_sheets.SheetCells()
+    made = [*cells(2), *cells(1, (0.5,), names=("cat",))]
+    made.append(contact_sheets.SheetCell("b.jpg", contact_sheets.thumbnail(plain((1, 2, 3))), []))
+    for each in made:
+        kept.append(each)
+    assert list(kept) == made[:1]
+    assert kept.left_out == 3
+
+
+def test_a_sheet_of_nothing(tmp_path):
+    """Where no picture could be read, nothing is written."""
+    contact_sheets.save(tmp_path / "sheet.png", contact_sheets.SheetCells())
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- mosaics
+
+
+def tiles(count, height, width):
+    """Make tiles of noise that is nowhere white."""
+    return list(np.random.default_rng(count).integers(0, 255, (count, height, width, 3), dtype=np.uint8))
+
+
+def bands(lines):
+    """Find where runs of lines that are not white begin and end."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], lines, [False]]).astype(int)))
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def shrunk(block, height, width):
+    """Undo an enlargement by whole pixels, which it must be."""
+    zoom = block.shape[0] // height
+    assert block.shape == (zoom * height, zoom * width, 3)
+    small = block[::zoom, ::zoom]
+    assert np.array_equal(small.repeat(zoom, axis=0).repeat(zoom, axis=1), block)
+    return small
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(1, 7, 7), (2, 5, 9), (3, 11, 11), (7, 13, 4), (12, 3, 3), (64, 27, 27), (90, 1, 1), (5, 300, 200)]
+)  # fmt: skip
+def test_every_tile_at_its_place(count, height, width):
+    """Row by row, rows and columns nearly as many, with white between and around, enlarged by whole pixels."""
+    given = tiles(count, height, width)
+    drawn = np.asarray(contact_sheets.mosaic(given))
+    dark = (drawn < 255).any(axis=2)
+    down, across = bands(dark.any(axis=1)), bands(dark.any(axis=0))
+    assert 0 <= len(across) - len(down) <= 1
+    assert (len(down) - 1) * len(across) < count <= len(down) * len(across)
+    for index, tile in enumerate(given):
+        (top, bottom), (left, right) = down[index // len(across)], across[index % len(across)]
+        assert np.array_equal(shrunk(drawn[top:bottom, left:right], height, width), tile)
+    spare = [(down[-1], each) for each in across[count - (len(down) - 1) * len(across) :]]
+    assert all((drawn[top:bottom, left:right] == 255).all() for (top, bottom), (left, right) in spare)
+    assert down[0][0] > 0
+    assert across[-1][1] < drawn.shape[1]
+
+
+@pytest.mark.parametrize("count", [4, 64, 1024])
+def test_a_mosaic_fits_a_screen(count):
+    """Small tiles are enlarged to about a thousand pixels in all, and never past that."""
+    width, _ = contact_sheets.mosaic(tiles(count, 7, 7)).size
+    assert 512 < width <= 1026
+
+
+def test_a_tile_by_itself():
+    """A small one is enlarged so that it can be seen, a large one is left."""
+    (small,), (large,) = tiles(1, 5, 7), tiles(1, 200, 130)
+    drawn = np.asarray(contact_sheets.enlarged(small))
+    assert max(drawn.shape) >= 128
+    assert np.array_equal(shrunk(drawn, 5, 7), small)
+    assert np.array_equal(np.asarray(contact_sheets.enlarged(large)), large)

@@ -1,0 +1,90 @@
+"""Deletion and insertion scores: closed forms on a probability that is known."""
+
+import numpy as np
+import pytest
+
+from cnnkit.explain import faithfulness
+
+HIDDEN = (7, 90, 30)
+SIDE = 40  # so that a twentieth is a whole number of pixels
+
+
+def stripes(height=SIDE, width=SIDE):
+    """Make a picture that a blur changes at every pixel."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[:, ::2] = 255
+    return image
+
+
+def quarter(height=SIDE, width=SIDE):
+    mask = np.zeros((height, width), dtype=bool)
+    mask[: height // 2, : width // 2] = True
+    return mask
+
+
+class Shown:
+    """Class 2 is as probable as the share of a region that is shown as it is; every call's pictures are kept."""
+
+    def __init__(self, image, region):
+        self.image, self.region, self.calls = image, region, []
+
+    def __call__(self, pictures):
+        """Give the probabilities of three classes."""
+        self.calls.append(pictures.copy())
+        share = (pictures == self.image).all(axis=3)[:, self.region].mean(axis=1)
+        return np.stack([1 - share, np.zeros_like(share), share], axis=1).astype(np.float32)
+
+
+def measure(found, *, image=None, region=None, batch=32):
+    image = stripes() if image is None else image
+    shown = Shown(image, quarter(*image.shape[:2]) if region is None else region)
+    score = faithfulness.measure(image, found, 2, probabilities=shown, hidden=HIDDEN, batch=batch)
+    return score, shown
+
+
+def test_the_closed_form():
+    """A map of just the quarter that matters: its pixels are the first five twentieths, so the curves fall and rise by then."""
+    right, _ = measure(quarter().astype(np.float32))
+    assert (right.deletion, right.insertion) == pytest.approx((0.125, 0.875))  # a triangle of half of 5/20
+    wrong, _ = measure(1 - quarter().astype(np.float32))
+    assert (wrong.deletion, wrong.insertion) == pytest.approx((0.875, 0.125))
+    plain, _ = measure(
+        np.ones((SIDE, SIDE), dtype=np.float32)
+    )  # row by row: the quarter is through after ten twentieths
+    assert (plain.deletion, plain.insertion) == pytest.approx((0.25, 0.75))
+
+
+def test_a_coarse_map():
+    """Of two by two cells, on a picture that is no square: the right one deletes and inserts better than any other cell."""
+    image = stripes(30, 52)
+    scores = []
+    for cell in range(4):
+        found = np.zeros((2, 2), dtype=np.float32)
+        found.flat[cell] = 1
+        scores.append(measure(found, image=image)[0])
+    assert all(scores[0].deletion < other.deletion - 0.1 for other in scores[1:])
+    assert all(scores[0].insertion > other.insertion + 0.1 for other in scores[1:])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 21, 100])
+def test_the_batch_does_not_matter(batch):
+    """Whatever goes through at once, the scores are the same, and never more pictures at once than that."""
+    found = np.random.default_rng(0).random((5, 5), dtype=np.float32)
+    score, shown = measure(found, batch=batch)
+    expected, _ = measure(found, batch=32)
+    assert (score.deletion, score.insertion) == pytest.approx((expected.deletion, expected.insertion))
+    assert max(map(len, shown.calls)) <= batch
+
+
+def test_what_is_shown():
+    """Deletion goes from the picture to the hidden colour, insertion from a blur to the picture, a twentieth more each time."""
+    image = stripes()
+    _, shown = measure(np.random.default_rng(0).random((4, 6), dtype=np.float32), image=image)
+    deleted, inserted = np.split(np.concatenate(shown.calls), 2)
+    assert len(deleted) == len(inserted) == 21
+    for steps, (gone, there) in enumerate(zip(deleted, inserted, strict=True)):
+        hidden, same = (gone == HIDDEN).all(axis=2), (gone == image).all(axis=2)
+        assert (hidden != same).all()
+        assert hidden.sum() == steps * image[:, :, 0].size / 20
+        assert np.array_equal(hidden, (there == image).all(axis=2))  # the same pixels, in the same order
+    assert np.abs(inserted[0].astype(int) - 127).max() < 60

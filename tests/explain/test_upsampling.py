@@ -1,0 +1,118 @@
+"""From cells to pixels: torch's bilinear resizing for whole windows, crops of it for parts, and boxes and peaks by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnkit.explain import upsampling
+
+
+def cells(height, width, seed=0):
+    return np.random.default_rng((seed, height, width)).random((height, width), dtype=np.float32)
+
+
+def by_torch(found, height, width):
+    return torch.nn.functional.interpolate(
+        torch.from_numpy(found)[None, None], (height, width), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 15), st.integers(1, 15), st.integers(1, 70), st.integers(1, 70))
+def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width):
+    """Cells' centres stay where they are and the outer values go on, whether the frame is larger or smaller than the map."""
+    found = cells(rows, columns)
+    spread = upsampling.upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
+    assert (spread.shape, spread.dtype) == ((height, width), np.float32)
+    np.testing.assert_allclose(spread, by_torch(found, height, width), atol=1e-5)
+    np.testing.assert_array_equal(upsampling.resize(found, (width, height)), spread)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_part_is_a_crop_of_the_whole(data):
+    """Also where the window begins outside of the picture, as it does around one that was padded."""
+    height, width = data.draw(st.integers(2, 50)), data.draw(st.integers(2, 50))
+    left, top = data.draw(st.integers(-30, 30)), data.draw(st.integers(-30, 30))
+    x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(x + 1, width)), data.draw(st.integers(y + 1, height))
+    found = cells(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)))
+    part = upsampling.upsample(
+        found, (left, top, left + width, top + height), (left + x, top + y, left + right, top + bottom)
+    )
+    np.testing.assert_allclose(part, by_torch(found, height, width)[y:bottom, x:right], atol=1e-5)
+
+
+def test_a_window_with_fractions_of_pixels():
+    """One cell a pixel, shifted by a quarter of one: each pixel is a quarter of one cell and three of the other."""
+    found = np.array([[0.0, 4.0, 8.0]], dtype=np.float32)
+    assert upsampling.upsample(found, (0.25, 0.0, 3.25, 1.0), (0, 0, 3, 1)).tolist() == [[0.0, 3.0, 7.0]]
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "box"),
+    [
+        ((0.0, 0.0, 40.0, 30.0), (40, 30), (0, 0, 40, 30)),
+        ((12.4, 3.6, 90.6, 81.8), (103, 85), (12, 4, 91, 82)),
+        ((-20.0, 0.0, 60.0, 80.0), (40, 80), (0, 0, 40, 80)),  # padded at both sides
+        ((2.1, 0.0, 2.3, 500.0), (5, 500), (2, 0, 3, 500)),  # less than a pixel wide
+        ((4.9, 0.0, 5.0, 1.0), (5, 1), (4, 0, 5, 1)),  # rounded away at the edge
+    ],
+)
+def test_the_pixels_that_a_network_saw(window, size, box):
+    """The window in whole pixels of the picture, one at least."""
+    assert upsampling.visible_box(window, size) == box
+
+
+def test_the_peak_is_the_middle_of_the_hottest_cell():
+    """In pixels of the picture, with the window's place and scale, of those in the part."""
+    found = np.zeros((2, 4), dtype=np.float32)
+    found[1, 2] = 3
+    assert upsampling.argmax_pixel(found, (0.0, 0.0, 80.0, 40.0), (0, 0, 80, 40)) == (50, 30)
+    assert upsampling.argmax_pixel(found, (100.0, 10.0, 140.0, 50.0), (100, 10, 140, 50)) == (125, 40)
+    assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
+    found[0, 0] = 5  # in the margin above of a picture that was padded, where nobody can look
+    assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
+    found[1, 2] = 0
+    assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) is None
+
+
+def test_of_two_equal_cells_the_first_one_peaks():
+    """Row by row, so that the answer does not depend on the machine."""
+    found = np.array([[0, 1, 0], [1, 0, 1]], dtype=np.float32)
+    assert upsampling.argmax_pixel(found, (0.0, 0.0, 30.0, 20.0), (0, 0, 30, 20)) == (15, 5)
+
+
+def test_the_largest_hot_region_is_bounded():
+    """Of two regions the one with more pixels, though the other is hotter; the box is half open, in pixels of the picture."""
+    heat = np.zeros((12, 20), dtype=np.float32)
+    heat[1:3, 1:3] = 10  # four pixels
+    heat[5:8, 10:17] = 6  # twenty-one
+    assert upsampling.hot_box(heat, 0.5, (0, 0, 20, 12)) == (10, 5, 17, 8)
+    assert upsampling.hot_box(heat, 0.5, (100, 50, 120, 62)) == (110, 55, 117, 58)
+    assert upsampling.hot_box(heat, 0.6, (0, 0, 20, 12)) == (10, 5, 17, 8)  # that much exactly is enough
+    assert upsampling.hot_box(heat, 0.7, (0, 0, 20, 12)) == (1, 1, 3, 3)
+    assert upsampling.hot_box(heat, 0.0, (0, 0, 20, 12)) == (0, 0, 20, 12)
+
+
+def test_of_two_equal_regions_the_upper_one_is_bounded():
+    """So that the answer does not depend on the machine; and a region of one pixel has a box of one."""
+    heat = np.zeros((9, 9), dtype=np.float32)
+    heat[7, 1] = heat[2, 6] = 1
+    assert upsampling.hot_box(heat, 1.0, (0, 0, 9, 9)) == (6, 2, 7, 3)
+
+
+def test_a_box_bounds_every_pixel_of_a_bent_region():
+    """What hangs together around a corner is one region."""
+    heat = np.zeros((10, 10), dtype=np.float32)
+    heat[2:9, 3] = heat[8, 3:8] = 1
+    assert upsampling.hot_box(heat, 0.5, (0, 0, 10, 10)) == (3, 2, 8, 9)
+
+
+def test_a_zero_map_has_neither():
+    """Nothing is hot where everything is nought."""
+    nothing = np.zeros((3, 4), dtype=np.float32)
+    assert upsampling.argmax_pixel(nothing, (0.0, 0.0, 4.0, 3.0), (0, 0, 4, 3)) is None
+    assert upsampling.hot_box(nothing, 0.5, (0, 0, 4, 3)) is None

@@ -1,0 +1,120 @@
+"""Test-time averaging: which views there are, and what they show."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from cnnkit.choices import Crops, Fit
+from cnnkit.data import augment, images
+from cnnkit.data import preprocess as preparing
+from cnnkit.data.source import Picture
+from cnnkit.engine import resample
+from cnnkit.errors import NotationError, UsageError
+from cnnkit.formats.header import Preprocess
+from cnnkit.infer.views import check_test_views, parse_test_views
+
+PREPROCESS = Preprocess(resize=28, size=24)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Write noise of 50 by 37 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    return Picture(str(tmp_path / "noise.png"))
+
+
+def views_of(picture, views, preprocess=PREPROCESS):
+    made = views(picture, images.read(picture.path), preprocess)
+    assert len(made) == 1 + views.copies
+    return [np.asarray(view) for view in made]
+
+
+@pytest.mark.parametrize(
+    ("notation", "turns"),
+    [
+        ("hflip", [(1, 1), (1, -1)]),
+        ("vflip, fill reflect", [(1, 1), (-1, 1)]),
+        ("vflip, hflip", [(1, 1), (1, -1), (-1, 1), (-1, -1)]),
+    ],
+)
+def test_flips_are_listed(picture, notation, turns):
+    """Each mirroring once, the plain picture first, at a rectangle, too."""
+    for preprocess in (PREPROCESS, preparing.shown_as(PREPROCESS, size="20x30")):
+        square = preparing.load(picture.path, preprocess)
+        for view, (down, across) in zip(views_of(picture, parse_test_views(notation), preprocess), turns, strict=True):
+            np.testing.assert_array_equal(view, square[::down, ::across])
+
+
+@pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
+def test_drawn_views_are_the_copies_of_training(picture, notation):
+    """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
+    views = parse_test_views(notation, views=5, seed=3)
+    square = preparing.load(picture.path, PREPROCESS)
+    fingerprint = images.read(picture.path).fingerprint
+    augmenter = resample.Augmenter(augment.parse(notation), seed=3)
+    squares = torch.from_numpy(square.copy())
+    expected = augmenter(squares.expand(4, *square.shape), [fingerprint] * 4, [1, 2, 3, 4]).numpy()
+    plain, *copies = views_of(picture, views)
+    np.testing.assert_array_equal(plain, square)
+    assert np.abs(np.stack(copies).astype(int) - expected).max() <= 1
+    assert len({copy.tobytes() for copy in copies}) == 4
+    assert parse_test_views(notation).copies == 7
+    other = views_of(picture, parse_test_views(notation, views=5, seed=4))
+    assert not any(np.array_equal(one, two) for one, two in zip(copies, other[1:], strict=True))
+
+
+def test_crops_are_those_of_torchvision(picture):
+    """FiveCrop and TenCrop of the resized picture, to the bit, but the centre comes first."""
+    resized = v2.Resize(28, antialias=True)(Image.open(picture.path))
+    for crops, theirs in ((Crops.FIVE, v2.FiveCrop(24)), (Crops.TEN, v2.TenCrop(24))):
+        expected = [np.asarray(part) for part in theirs(resized)]
+        fives = [expected[start : start + 5] for start in range(0, len(expected), 5)]
+        found = views_of(picture, parse_test_views(crops=crops))
+        np.testing.assert_array_equal(found, [view for *corners, centre in fives for view in (centre, *corners)])
+        np.testing.assert_array_equal(found[0], preparing.load(picture.path, PREPROCESS))
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        ({"notation": "hflop"}, NotationError, '"hflop" is no augmentation'),
+        ({"notation": ""}, UsageError, '--tta "" changes nothing; say what may become of a picture, as in --tta'),
+        ({"notation": "crop 1"}, UsageError, '--tta "crop 1" changes nothing'),
+        ({"notation": "hflip", "views": 4}, UsageError, '--tta "hflip" has 2 views and draws none; drop --views'),
+        ({"notation": "hflip, vflip", "views": 4}, UsageError, "has 4 views and draws none"),
+        ({"views": 4}, UsageError, "--views 4 says how many views --tta draws; add it"),
+        ({"views": 4, "crops": Crops.FIVE}, UsageError, "--views 4 says how many views --tta draws"),
+        ({"notation": "hflip", "crops": Crops.TEN}, UsageError, "give one of the two"),
+        ({"seed": 4}, UsageError, "--seed 4 says which views --tta draws; add it"),
+        ({"seed": 4, "crops": Crops.FIVE}, UsageError, "--seed 4 says which views --tta draws"),
+        ({"notation": "hflip", "seed": 4}, UsageError, '--tta "hflip" draws nothing; drop --seed'),
+    ],
+)
+def test_words_that_do_not_go_together(words, error, said):
+    """One line that says what to do instead."""
+    with pytest.raises(error) as refused:
+        parse_test_views(**words)
+    assert said in str(refused.value)
+
+
+def test_corners_need_a_crop(caplog):
+    """A model that sees whole pictures has none, nor has a picture as it is; where they are all the same it is said."""
+    crops = parse_test_views(crops=Crops.FIVE)
+    for fit in (Fit.SQUASH, Fit.PAD):
+        with pytest.raises(
+            UsageError, match=rf"net\.onnx sees whole pictures \(fit {fit}\), and --crops cuts corners off .*crop 0\.9"
+        ):
+            check_test_views(crops, Preprocess(fit=fit, resize=24, size=24), name="net.onnx", native=False)
+    with pytest.raises(UsageError, match="--size native leaves pictures whole"):
+        check_test_views(crops, PREPROCESS, name="net.onnx", native=True)
+    with caplog.at_level("INFO", logger="cnnkit"):
+        check_test_views(crops, PREPROCESS, name="net.onnx", native=False)
+        assert not caplog.messages
+        check_test_views(crops, Preprocess(resize=24, size=24), name="net.onnx", native=False)
+    assert caplog.messages == [
+        "net.onnx resizes to the 24 pixels of its crop: the crops of a square picture are all the same"
+    ]
+    assert parse_test_views() is None

@@ -1,0 +1,83 @@
+"""A whole network's notation is cut into base and head, and its last layer follows from classes and loss."""
+
+import pytest
+
+from cnnkit.choices import Loss
+from cnnkit.errors import UsageError
+from cnnkit.nets import dims, notation
+from cnnkit.nets.output_layer import divide, whole_head
+
+SETTINGS = {"loss": Loss.CATEGORICAL, "classes": 3, "size": 32, "channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("layers", "base", "head"),
+    [
+        (
+            "conv 8 k3 relu, pool 2, flatten, dense 4 relu, dropout 0.5",
+            "conv 8 k3 relu, pool 2",
+            "flatten, dense 4 relu, dropout 0.5, dense 3 softmax",
+        ),
+        ("conv 8 k3 relu, pool 2", "conv 8 k3 relu, pool 2", "flatten, dense 3 softmax"),
+        ("conv 8 k3 bn relu, dropout 0.2, gap", "conv 8 k3, bn relu, dropout 0.2", "gap, dense 3 softmax"),
+        ("2 * (conv 4 k3 relu, pool 2), gmp", "conv 4 k3 relu, pool 2, conv 4 k3 relu, pool 2", "gmp, dense 3 softmax"),
+        ("flatten, dense 16 relu, bn", "flatten", "dense 16 relu, bn, dense 3 softmax"),
+        ("flatten", "flatten", "dense 3 softmax"),
+        ("conv 8 k3, flatten, dense 3 softmax", "conv 8 k3", "flatten, dense 3 softmax"),
+        ("conv 8 k3, gap, dense 3", "conv 8 k3", "gap, dense 3 softmax"),
+        ("conv 8 k3, gap, dense 3 relu", "conv 8 k3", "gap, dense 3 relu, dense 3 softmax"),
+    ],
+)  # fmt: skip
+def test_the_base_ends_with_the_last_map(layers, base, head):
+    """A last layer that is written already is not added twice; its softmax may be left out."""
+    assert divide(layers, **SETTINGS) == (base, head)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_trained_is_what_is_measured(channels):
+    """Base and head together have the sizes and parameters that cnn-dims prints for the whole, layer by layer."""
+    layers = "2 * (conv 8 k3 bn relu, pool 2), flatten, dense 16 relu, dropout 0.5"
+    base, head = divide(layers, **{**SETTINGS, "channels": channels})
+    start = dims.start(height=32, width=32, channels=channels)
+
+    def measured(text):
+        rows = dims.measure_from(start, notation.parse(text), bytes_per_value=4)
+        return [(row.layer, row.shape, row.params) for row in rows]
+
+    assert measured(f"{base}, {head}") == measured(f"{layers}, dense 3 softmax")
+
+
+def test_a_linear_layer_at_the_end_is_followed_by_another_and_said_to_be(caplog):
+    """Whoever counted the classes wrongly learns of it."""
+    assert divide("gap, dense 10", **SETTINGS)[1] == "dense 10, dense 3 softmax"
+    assert caplog.messages == ['"dense 10" is followed by "dense 3 softmax", which the classes need']
+
+
+def test_two_classes_can_share_a_sigmoid():
+    """One unit; a head for maps gets its flatten, one for vectors none."""
+    settings = {**SETTINGS, "classes": 2, "loss": Loss.BINARY}
+    assert divide("conv 8 k3, gap", **settings)[1] == "gap, dense 1 sigmoid"
+    assert divide("conv 8 k3, gap, dense 1 sigmoid", **settings)[1] == "gap, dense 1 sigmoid"
+    assert whole_head("", loss=Loss.BINARY, classes=2, spatial=False) == "dense 1 sigmoid"
+    head = whole_head("dense 8 relu", loss=Loss.CATEGORICAL, classes=5, spatial=True)
+    assert head == "flatten, dense 8 relu, dense 5 softmax"
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("gap, dense 4 softmax", r'^the last layer is "dense 4 softmax"; 3 classes and --loss categorical need "dense 3 soft'),
+        ("conv 8 k3, gap, dense 1 sigmoid", r'^the last layer is "dense 1 sigmoid"; 3 classes'),
+        ("gap, dense 3 nobias softmax", r'^the last layer is "dense 3 nobias softmax"; 3 classes'),
+        ("conv 3 k3, gap, softmax", r'^the last layer is "softmax"'),
+        ("", r"^--layers is empty"),
+        ("dense 3 softmax", r'^"dense 3 softmax" alone does not take pictures; write "flatten" before it$'),
+        ("conv 8 k3, dense 4", r"put flatten or gap before it$"),
+        ("5 * (conv 8 k3, pool 2), gap", r"^conv4 .* is larger than its input's height 2"),
+        ("conv 8 k3, poll 2", r'^layer 2: "poll" is no layer; did you mean "pool"\?$'),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said(layers, message):
+    """The wrong last layer with the right one, and what cnn-dims would say."""
+    with pytest.raises(UsageError, match=message):
+        divide(layers, **SETTINGS)

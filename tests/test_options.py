@@ -1,0 +1,100 @@
+"""Fields of configuration dataclasses as options: in place, with their limits, and back in the dataclass."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+
+from cnnkit import cli
+from cnnkit.choices import Schedule
+from cnnkit.options import has_options, option, options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """Settings that two commands share."""
+
+    lr: float | None = option(None, "Learning rate.", minimum=0.0, group="Learning")
+    schedule: Schedule = option(Schedule.CONSTANT, "Learning-rate schedule.", group="Learning")
+    train_bn: bool = option(False, "Train batch norm.", "--train-bn/--freeze-bn")
+    seed: int = option(0, "Seed.", "--seed", "-s", minimum=0, maximum=99, metavar="N")
+    workers: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed(Base):
+    """One option of it has another default here, and one is new."""
+
+    lr: float = option(1e-5, "Learning rate of the backbone.", minimum=0.0)
+    views: int | None = option(None, "Views.")
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a throw-away command that has these settings; give what it received, or its status and message."""
+
+    def run(config, *words):
+        received = []
+
+        @cli.command
+        def main(
+            first: Annotated[bool, cli.Option("--first", help="Before.")] = False,
+            config: config = None,
+            last: Annotated[bool, cli.Option("--last", help="After.")] = False,
+        ) -> None:
+            """Do nothing."""
+            received.append((first, config, last))
+
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        captured = capfd.readouterr()
+        return received[0] if received else (stop.value.code, captured.out, captured.err)
+
+    return run
+
+
+def test_values_come_back_in_the_dataclass(call):
+    words = ["--lr", "0.5", "--schedule", "cosine", "--train-bn", "-s", "7", "--last"]
+    assert call(Base, *words) == (False, Base(lr=0.5, schedule=Schedule.COSINE, train_bn=True, seed=7), True)
+
+
+def test_defaults_are_those_of_the_fields(call):
+    assert call(Base) == (False, Base(), False)
+    assert call(Changed)[1] == Changed()
+
+
+def test_options_stand_where_the_parameter_stands(call):
+    _, out, _ = call(Changed, "--help")
+    names = ["--first", "--lr", "--schedule", "--train-bn", "--seed", "--views", "--last"]
+    assert sorted(names, key=out.index) == names
+    assert "--workers" not in out
+    assert "Learning rate of the backbone." in out
+    assert "[default: 1e-05; x>=0.0]" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed", "100"], ["--lr", "-1"], ["--schedule", "no"], ["--workers", "1"]], ids=" ".join
+)
+def test_limits_and_unknown_options_are_usage_errors(call, words):
+    status, _, error = call(Base, *words)
+    assert status == 2
+    assert words[0] in error
+
+
+def test_an_option_that_two_settings_declare_is_refused():
+    with pytest.raises(AssertionError, match="declared twice"):
+
+        @cli.command
+        def main(one: Base = None, other: Changed = None) -> None:
+            """Do nothing."""
+
+
+def test_only_dataclasses_with_options_are_expanded():
+    @dataclass
+    class Plain:
+        number: int = 0
+
+    assert not has_options(Plain)
+    assert not has_options(Schedule)
+    assert has_options(Base)
+    assert [each.name for each in options(Base)] == ["lr", "schedule", "train_bn", "seed"]

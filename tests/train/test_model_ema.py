@@ -1,0 +1,63 @@
+"""The moving average of weights, against the recurrence, and what a module has before, meanwhile and afterwards."""
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.train.optim import ModelEma
+
+
+def changing(module, count):
+    """Change the weights and the counters, and give what they were each time."""
+    for step in range(count):
+        with torch.no_grad():
+            module[0].weight += step + 1
+            module[1].running_mean += 2.0
+            module[1].num_batches_tracked += 1
+        yield module[0].weight.detach().clone()
+
+
+def test_the_average_follows_the_recurrence():
+    """The decay grows from 2/11 to what was asked for; statistics are averaged too, counters taken as they are."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = ModelEma(module, 0.3)
+    expected, mean = module[0].weight.detach().clone(), torch.zeros(2)
+    for step, weight in enumerate(changing(module, 6), start=1):
+        average.update()
+        decay = [2 / 11, 3 / 12, 0.3, 0.3, 0.3, 0.3][step - 1]
+        expected = decay * expected + (1 - decay) * weight
+        mean = decay * mean + (1 - decay) * 2.0 * step
+    torch.testing.assert_close(average.values["0.weight"], expected)
+    torch.testing.assert_close(average.values["1.running_mean"], mean)
+    assert average.values["1.num_batches_tracked"] == 6
+
+
+def test_the_module_has_it_for_a_while_and_its_own_weights_again():
+    """After an exception too."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = ModelEma(module, 0.9)
+    *_, own = changing(module, 3)
+    average.update()
+    values = average.values["0.weight"].clone()
+    assert not torch.equal(values, own)
+    with average.in_place():
+        assert torch.equal(module[0].weight, values)
+    assert torch.equal(module[0].weight, own)
+    with pytest.raises(RuntimeError, match=r"size mismatch|shapes"), average.in_place():
+        module(torch.zeros(1, 3))
+    assert torch.equal(module[0].weight, own)
+
+
+def test_what_a_checkpoint_kept_goes_on_as_before():
+    """Steps and values: the next update gives the same."""
+    modules = [nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    one, other = (ModelEma(module, 0.9) for module in modules)
+    for _ in changing(modules[0], 3):
+        one.update()
+    other.restore(**one.state())
+    modules[1].load_state_dict(modules[0].state_dict())
+    for module, average in zip(modules, (one, other), strict=True):
+        for _ in changing(module, 1):
+            average.update()
+    assert all(torch.equal(one.values[name], other.values[name]) for name in one.values)

@@ -1,0 +1,157 @@
+"""A whole training by the library: what goes on after a stop, what is borrowed and given back, and what memory does not hold."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit.callbacks import Callbacks
+from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
+from cnnkit.engine import device as devices
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import bundle
+from cnnkit.formats.header import Backbone, Fit, Header, Kind, Preprocess
+from cnnkit.nets import build, notation
+from cnnkit.nets.classifier import Classifier
+from cnnkit.train import distributed
+from cnnkit.train.config import ImageTrainConfig
+from cnnkit.train.distributed import ALONE
+from cnnkit.train.frozen import CachedFeatures
+from cnnkit.train.trainer import RunContext, Task, Trainer
+
+SQUARE = Preprocess(fit=Fit.SQUASH, resize=8, size=8)
+
+
+def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
+    generator = torch.Generator().manual_seed(seed)
+    base = build.build(notation.parse(layers), channels=3, height=8, width=8)
+    head = build.build(notation.parse("gap, dense 2"), channels=4, height=6, width=6)
+    for part in (base, head):
+        build.initialise(part, Initializer.HE, generator=generator)
+    whole = Classifier(base, head, preprocess=SQUARE, pool=Pool.NONE)
+    targets = torch.arange(22) % 2
+    generator.manual_seed(0)
+    images = torch.randint(0, 200, (22, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    images += targets[:, None, None, None].byte() * 20
+    train, val = (
+        CachedFeatures([images[part]], targets[part], device=torch.device("cpu"))
+        for part in (slice(0, 13), slice(13, 22))
+    )
+    backbone = Backbone("layers", "bn1", Pool.NONE, notation=layers)
+    header = Header(Kind.MODEL, classes=("a", "b"), preprocess=SQUARE, backbone=backbone, head="gap, dense 2 softmax")
+    return dataclasses.replace(Task(whole, whole, train, val, header, identity="these"), **changes)
+
+
+def place(output, *, resume=False, **callbacks):
+    return RunContext(Path(output), torch.device("cpu"), ALONE, resume, Callbacks(**callbacks))
+
+
+def run(*given):
+    return Trainer(*given).run()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimizer):
+    """After any epoch the state of each comes back to the bit: model and history are those of a training that never stopped."""
+    monkeypatch.chdir(tmp_path)
+    recipe = ImageTrainConfig(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
+
+    def stop(epoch):
+        if epoch.epoch == 2:
+            raise Stop
+
+    whole = run(task(), recipe, place("whole.pt"))
+    with pytest.raises(Stop):
+        run(task(), recipe, place("m.pt", report=stop))
+    assert not Path("m.pt").exists()
+    seen = []
+    result = run(task(seed=7), recipe, place("m.pt", resume=True, report=lambda epoch: seen.append(epoch.epoch)))
+    assert seen == [3, 4]
+    assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+    assert dataclasses.replace(result, model="", seconds=0) == dataclasses.replace(whole, model="", seconds=0)
+    assert Path("m.csv").read_text().count("\n") == 5
+
+
+def test_torchs_generator_is_given_back(tmp_path):
+    """Dropout draws from it meanwhile, from seeds of its own: whoever draws before or after neither sees nor changes anything."""
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    results = []
+    for draws in (0, 3):
+        torch.rand(draws)
+        state = torch.random.get_rng_state()
+        run(task(), ImageTrainConfig(epochs=2, batch=4), place(tmp_path / "m.pt"))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        results.append((tmp_path / "m.pt").read_bytes())
+    assert results[0] == results[1]
+    assert not torch.equal(before, torch.random.get_rng_state())
+
+
+def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
+    """And a checkpoint remembers into how many; the history is that of a memory that holds all at once."""
+    monkeypatch.chdir(tmp_path)
+    sizes = []
+
+    class Small(Classifier):
+        def forward(self, images):
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            sizes.append((len(images), self.training))
+            return super().forward(images)
+
+    layers = "conv 4 k3 relu"
+    recipe = ImageTrainConfig(epochs=2, batch=8, smoothing=0.1, loss=Loss.CATEGORICAL)
+    large = task(layers=layers)
+    run(large, recipe, place("large.pt"))
+    small = task(layers=layers)
+    small.whole.__class__ = Small
+    run(small, recipe, place("small.pt"))
+    assert {size for size, _ in sizes} <= {1, 2}
+    assert not all(training for _, training in sizes)
+    ours, theirs = bundle.load("small.pt"), bundle.load("large.pt")
+    for one, other in zip(ours.history, theirs.history, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
+    """In validation, say, or when the optimizer makes its state; what is done can be resumed."""
+    made = task()
+    calls = []
+
+    def forward(images):
+        if (
+            not made.whole.training and calls.append(0) is None and len(calls) > 2
+        ):  # one was for counting, one the first epoch's
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Classifier.forward(made.whole, images)
+
+    monkeypatch.setattr(made.whole, "forward", forward)
+    memory = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
+    with memory, distributed.joined(devices.parse("cpu")):
+        run(made, ImageTrainConfig(epochs=3, batch=16), place(tmp_path / "m.pt"))
+    assert (tmp_path / "m.checkpoint.pt").exists()
+
+
+def test_more_processes_than_pictures_are_refused(tmp_path):
+    """A process without a row in a batch would have nothing to average."""
+    from cnnkit.train.distributed import World
+
+    many = dataclasses.replace(place(tmp_path / "m.pt"), world=World(0, 3))
+    with pytest.raises(CnnkitError, match=r"^--batch 2 leaves some of 3 processes without a picture$"):
+        run(task(), ImageTrainConfig(batch=2), many)
+
+
+def test_a_batch_of_one_picture_and_batch_norm(tmp_path):
+    """Maps have many values a channel, and train; vectors have one, which is one line."""
+    recipe = ImageTrainConfig(epochs=1, batch=1)
+    assert run(task(), recipe, place(tmp_path / "m.pt")).epochs == 1
+    vectors = task()
+    vectors.whole.head.append(nn.BatchNorm1d(2))
+    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; "):
+        run(vectors, recipe, place(tmp_path / "m.pt"))

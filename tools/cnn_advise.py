@@ -1,0 +1,57 @@
+"""Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
+
+photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; nothing is written
+"""
+
+from typing import Annotated
+
+from cnnkit import cli
+
+
+@cli.command
+def main(
+    sources: cli.options.Labelled = None,
+    val: cli.options.Val = None,
+    backbone: Annotated[
+        str, cli.Option("--backbone", metavar="NAME", help="A pretrained network to measure with.")
+    ] = "mobilenet_v2",
+    weights: Annotated[
+        str, cli.Option("--weights", metavar="FILE|default", help="Its weights: a state_dict, or the library's own.")
+    ] = "default",
+    device: cli.options.Device = "auto",
+    jobs: cli.options.Jobs = None,
+    seed: cli.options.Seed = 0,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
+) -> None:
+    """Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
+
+    Trains nothing and writes nothing. Runs a pretrained network over some of the pictures for training, and compares what a logistic
+    regression makes of its last layer and of earlier ones: where an earlier layer is clearly better, the set is different from what
+    the network was trained on.
+
+    Examples:
+      cnn-advise photos/ --weights mobilenet_v2.pth
+      cnn-advise split.tsv --backbone resnet18 --json
+    """
+    data = cli.labelled_images(sources, val=val)
+
+    from cnnkit.audit import transfer_advice
+
+    named = transfer_advice.Sources(sources or ["-"], val or [])
+    with cli.callbacks("looking", errors=errors) as callbacks:
+        found = transfer_advice.advise(
+            data,
+            sources=named,
+            backbone=backbone,
+            weights=weights,
+            device=device,
+            jobs=jobs,
+            seed=seed,
+            callbacks=callbacks,
+        )
+    cli.emit([found], as_json)
+
+
+if __name__ == "__main__":
+    main()

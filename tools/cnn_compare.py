@@ -1,0 +1,70 @@
+"""cnn-compare: is one model better than another on the same images?"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnkit import cli
+
+
+@cli.command
+def main(
+    first: Annotated[
+        Path,
+        cli.Argument(metavar="A", show_default=False, help="Predictions of one model; - for standard input."),
+    ],
+    second: Annotated[
+        Path,
+        cli.Argument(metavar="B", show_default=False, help="Predictions of the other model, for the same images."),
+    ],
+    truth: cli.TruthSource = None,
+    split: cli.Split = None,
+    complete: Annotated[
+        bool,
+        cli.Option(
+            "--complete", help="Every image of the truth must be predicted; otherwise those that are not are counted."
+        ),
+    ] = False,
+    labels: Annotated[
+        Path | None,
+        cli.Option("--labels", metavar="FILE", help="The classes, one a line. [default: those of the truth]"),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        cli.Option(
+            "--fail-if-worse",
+            help="Exit 4 if B is worse than A: the 95 % interval of the difference lies below zero.",
+        ),
+    ] = False,
+    as_json: cli.Json = False,
+) -> None:
+    """Compare the accuracy of two models on the same images.
+
+    Prints the accuracy of A and of B, the difference B - A with its 95 % interval (Newcombe, for paired samples), how many images
+    both, only A, only B or neither got right, and the p-value of McNemar's exact test. A prediction that was withheld counts as wrong.
+
+    Both files must have the same images, once each, in any order. The test assumes independent images; a warning says how many share
+    a group of the manifest.
+
+    Examples:
+      cnn-compare old.tsv new.tsv --truth split.tsv
+      cnn-compare old.tsv new.tsv --truth split.tsv --split test --fail-if-worse
+      cnn-predict -m new.onnx photos/ | cnn-compare old.tsv - --json | jq .p_value
+    """
+    from cnnkit.evaluation import comparison
+    from cnnkit.formats import labels as label_files
+
+    files = [first, second]
+    known = cli.truth(truth, predictions=files, split=split, complete=complete)
+    result = comparison.compare(
+        cli.reading_each(files, "predictions"),
+        known,
+        names=[str(path) for path in files],
+        classes=None if labels is None else label_files.load(labels),
+        complete=complete,
+    )
+    with cli.gated({"difference_high": (result.difference_high, 0.0)} if fail_if_worse else {}):
+        cli.emit([result], as_json)
+
+
+if __name__ == "__main__":
+    main()
