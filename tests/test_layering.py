@@ -84,6 +84,52 @@ def test_a_file_imports_from_its_own_floor_or_below(path):
         assert FLOOR_OF[parts[1]] < FLOOR_OF[room], f"{path}:{line}: {room} imports {parts[1]}, which is not below it"
 
 
+#: Calls that open a file, by the last part of their name.
+OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writing"}
+#: Who opens files outside of `formats`, and what those are: no artefact of ours.
+OPENERS = {
+    "cnnkit.cli.incoming": "files by the words of the command line; formats reads what is in them",
+    "cnnkit.cli.program": "the null device",
+    "cnnkit.data.examine": "an image, whose bytes are hashed",
+    "cnnkit.data.images": "an image",
+    "cnnkit.data.moves": "an image, whose bytes are hashed; a folder that is to reach the disk",
+    "cnnkit.data.replacing": "a folder that is locked",
+    "cnnkit.audit.inspection": "an image",
+    "cnnkit.engine.augment_files": "an image that is copied as it is",
+    "cnnkit.engine.runner": "an image, so that the disk does not count",
+    "cnnkit.spelling": "a notation in a file of its own, @FILE",
+}
+#: What reads and writes artefacts of other libraries.
+READERS = {
+    "json.load",
+    "json.dump",
+    "np.load",
+    "np.save",
+    "np.savez",
+    "np.fromfile",
+    "onnx.load",
+    "onnx.save",
+    "torch.load",
+    "torch.save",
+}
+
+
+def test_only_formats_opens_artefacts():
+    """Headers, manifests, models, features and histories are read and written in `formats`; nobody else opens a file without a reason."""
+    openers = set()
+    for path in LIBRARY + TOOLS:
+        if path.parent == ROOT / "cnnkit" / "formats":
+            continue
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        assert not {name for _, name in imported(path)} & {"csv", "pickle", "tomllib"}, path
+        for line, name in calls(path):
+            assert name not in READERS, f"{path}:{line}: calls {name}"
+            if name.rpartition(".")[2] in OPENING:
+                openers.add(module)
+                assert module in OPENERS, f"{path}:{line}: calls {name}; artefacts are opened in cnnkit/formats alone"
+    assert openers == set(OPENERS), "these open nothing any more: take them off the list"
+
+
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
 def test_tools_do_not_import_one_another(path):
     """What two commands share is in the library."""
@@ -143,49 +189,3 @@ def test_nothing_heavy_is_loaded_before_the_work(entry):
     assert "Usage: " in done.stdout
     assert f"cnnkit {version('cnnkit')}" in done.stdout
     assert "no such option: --no-such-option" in done.stderr
-
-
-#: Calls that open a file, by the last part of their name.
-OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writing"}
-#: Who opens files outside of `formats`, and what those are: no artefact of ours.
-OPENERS = {
-    "cnnkit.cli.incoming": "files by the words of the command line; formats reads what is in them",
-    "cnnkit.cli.program": "the null device",
-    "cnnkit.data.examine": "an image, whose bytes are hashed",
-    "cnnkit.data.images": "an image",
-    "cnnkit.data.moves": "an image, whose bytes are hashed; a folder that is to reach the disk",
-    "cnnkit.data.replacing": "a folder that is locked",
-    "cnnkit.audit.inspection": "an image",
-    "cnnkit.engine.augment_files": "an image that is copied as it is",
-    "cnnkit.engine.runner": "an image, so that the disk does not count",
-    "cnnkit.spelling": "a notation in a file of its own, @FILE",
-}
-#: What reads and writes artefacts of other libraries.
-READERS = {
-    "json.load",
-    "json.dump",
-    "np.load",
-    "np.save",
-    "np.savez",
-    "np.fromfile",
-    "onnx.load",
-    "onnx.save",
-    "torch.load",
-    "torch.save",
-}
-
-
-def test_only_formats_opens_artefacts():
-    """Headers, manifests, models, features and histories are read and written in `formats`; nobody else opens a file without a reason."""
-    openers = set()
-    for path in LIBRARY + TOOLS:
-        if path.parent == ROOT / "cnnkit" / "formats":
-            continue
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        assert not {name for _, name in imported(path)} & {"csv", "pickle", "tomllib"}, path
-        for line, name in calls(path):
-            assert name not in READERS, f"{path}:{line}: calls {name}"
-            if name.rpartition(".")[2] in OPENING:
-                openers.add(module)
-                assert module in OPENERS, f"{path}:{line}: calls {name}; artefacts are opened in cnnkit/formats alone"
-    assert openers == set(OPENERS), "these open nothing any more: take them off the list"
