@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pty
+import shlex
 import signal
 import struct
 import subprocess
@@ -24,7 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 SHARED = Path(os.environ.get("CNNKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -94,17 +96,20 @@ def commands():
         return
     with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the name of a socket has to be short
         folder = Path(name)
-        here = Path(__file__).parent / "server"
         for entry in entry_points(group="console_scripts"):
             if entry.module.startswith("cnnkit_tools."):
-                write_program(
-                    folder / entry.name,
-                    f"{sys.executable} -SE {here / 'client.py'} {folder / 'socket'} {installed / entry.name}",
-                )
+                client = [
+                    sys.executable,
+                    "-SE",
+                    HERE / "server" / "client.py",
+                    folder / "socket",
+                    installed / entry.name,
+                ]
+                write_program(folder / entry.name, *client)
         for python in ("python", "python3"):
             write_program(folder / python, sys.executable)
         server = subprocess.Popen(
-            [sys.executable, here / "serve.py", folder],
+            [sys.executable, HERE / "server" / "serve.py", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -117,9 +122,9 @@ def commands():
                 server.stdin.close()
 
 
-def write_program(path, line):
+def write_program(path, *words):
     """Write a program that becomes another one."""
-    path.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
     path.chmod(0o755)
 
 
@@ -296,8 +301,17 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: These take longest, and one test of them needs what another one made: they come first, so that no process steals half of them.
+LONGEST = ("test_readme.py", "test_examples.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none."""
+    """Put the longest first, and skip what needs a GPU where there is none."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.parent == HERE and item.path.name in LONGEST else len(LONGEST)
+        )
+    )
     if not any("gpu" in item.keywords for item in items):
         return
     import torch

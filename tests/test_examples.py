@@ -12,10 +12,10 @@ from cnnkit.formats import bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytestmark = pytest.mark.slow
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 
 
+@pytest.mark.slow
 @needs_make
 def test_the_four_cases_of_transfer_learning(shell, commands, pictures):
     """All four are worked on pictures that the test draws, and come together in one table; a second run makes nothing anew."""
@@ -55,6 +55,7 @@ def make_line(commands):
 RUNGS = ["scratch", "augmented", "head", "endtoend", "tuned"]
 
 
+@pytest.mark.slow
 @needs_make
 def test_the_ladder(shell, make_line, pictures):
     """All rungs are climbed for a seed, past a picture that is none; the table has what the histories and cnn-eval's records have."""
@@ -103,6 +104,7 @@ def test_the_table_of_the_ladder(shell, tmp_path):
     assert "no head-SEED.json in it; make head first" in missing.err
 
 
+@pytest.mark.slow
 @needs_make
 def test_flowers(shell, make_line, pictures):
     """The second lesson goes from pictures to curves and a confusion matrix."""
@@ -115,6 +117,7 @@ def test_flowers(shell, make_line, pictures):
             assert min(image.size) > 100
 
 
+@pytest.mark.slow
 @needs_make
 def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
     """Both are trained on moved digits, and the gate falls as soon as the dense network is the better one."""
@@ -126,6 +129,7 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
     assert "is below" in refused.err
 
 
+@pytest.mark.slow
 @needs_make
 def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
     """Every step prints its figures, and they hang together; each picture is answered once out of fold, and the vote is a mean."""
@@ -192,6 +196,7 @@ def see(shell, commands, folder, **env):
     return outcome
 
 
+@pytest.mark.slow
 @needs_make
 def test_all_pictures_of_the_digits(shell, commands, quickstart, tmp_path):
     """Where there are no photographs, all pictures are of the network that reads digits."""
@@ -203,6 +208,7 @@ def test_all_pictures_of_the_digits(shell, commands, quickstart, tmp_path):
         assert min(sheet.size) > 300
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_all_pictures_of_real_networks(shell, commands, tmp_path, photos):
     """Where there are some, of MobileNetV2 and SqueezeNet; more values are nought in the late layer than in the early one."""
