@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import sys
 from importlib.metadata import entry_points
 
@@ -40,9 +39,6 @@ def made(tmp_path_factory):
             (entry,) = entry_points(group="console_scripts", name=name)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
-                if "CNNKIT_CACHE" not in os.environ:
-                    patch.setenv("CNNKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-                    patch.setenv("CNNKIT_OFFLINE", "1")
                 patch.chdir(folder)
                 with pytest.raises(SystemExit) as stop:
                     entry.load()([str(word) for word in words])

@@ -377,8 +377,8 @@ def test_views_and_their_augmentation_belong_together(run, here, words, message)
 
 @pytest.fixture
 def many(here):
-    """A manifest of 400 rows, and a base that takes some milliseconds for a picture."""
-    lines = [f"photos/{'red' if index % 2 else 'blue'}/0{index % 6}.png\t{index % 2}" for index in range(400)]
+    """A manifest of 200 rows, and a base that takes some milliseconds for a picture."""
+    lines = [f"photos/{'red' if index % 2 else 'blue'}/0{index % 6}.png\t{index % 2}" for index in range(200)]
     Path("many.tsv").write_text("\n".join(["path\tlabel", *lines]) + "\n")
     return [
         "many.tsv",
@@ -425,13 +425,13 @@ def test_killed_and_resumed(run, stop, many, here):
     assert not Path("x.json").exists()
     outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume")
     resumed = int(outcome.rows[0]["resumed"])
-    assert 0 < resumed < 400
+    assert 0 < resumed < 200
     assert resumed % 8 == 0
     assert f"going on after {resumed} rows" in outcome.err
     assert content("x.npy") == content("whole.npy")
     assert not list(here.glob("*.part"))
     again = run("cnn-extract", *many, "-o", "x.npy", "--resume")
-    assert (again.rows[0]["rows"], again.rows[0]["resumed"]) == ("400", "400")
+    assert (again.rows[0]["rows"], again.rows[0]["resumed"]) == ("200", "200")
     assert "x.npy is complete; nothing to do" in again.err
 
 
@@ -461,7 +461,7 @@ def test_resume_with_other_settings_is_refused(run, stop, many, here):
         assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: x.npy.part: {message}")
         assert "begin anew without --resume" in outcome.err
     run("cnn-extract", *many, "-o", "x.npy", "--seed", "1")
-    assert len(read("x.npy").rows) == 400
+    assert len(read("x.npy").rows) == 200
 
 
 def test_resume_without_a_beginning_begins(run, here):
@@ -546,7 +546,7 @@ def test_a_bar_for_people_alone(run, terminal, commands, here, many):
     seen = terminal(command, *many, "-o", "x.npy", on=("stderr",), cwd=here)
     assert seen.status == 0
     assert "extracting" in seen.out
-    assert "/400" in seen.out
+    assert "/200" in seen.out
     assert "/s" in seen.out
     assert seen.err.startswith("features\t")
     assert "extracting" not in run("cnn-extract", "photos", "-o", "y.npy", *BASE).err

@@ -337,7 +337,6 @@ def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
 # ---------------------------------------------------------------- a real network
 
 
-@pytest.mark.slow
 @pytest.mark.photos
 def test_filters_of_a_real_network(run, photos, here):
     """In SqueezeNet each of eight patterns is its own filter's most, and outdoes the noise it came from; unblurred, any noise."""

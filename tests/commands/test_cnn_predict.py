@@ -791,6 +791,7 @@ def mobilenet(folder):
     return torchs, export.checked_bytes(proto, header)
 
 
+@pytest.mark.slow
 @pytest.mark.photos
 def test_the_elephants_are_african(run, photos, tmp_path):
     """The textbook's photograph, through real weights and 1,000 classes, agrees with plain torchvision to 1e-5."""

@@ -3,12 +3,14 @@
 import json
 import shlex
 
+import pytest
 import torch
 
 from cnnkit.formats import bundle
 from cnnkit.nets import catalogue
 
 
+@pytest.mark.slow
 def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
     """The record names the case and the command; that command, word by word, trains a model. Nothing is written before."""
     pictures("some photos/train", red=6, blue=6)
@@ -32,6 +34,12 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
     assert (result["model"], result["val_rows"]) == ("model.pt", "6")
     assert bundle.load("model.pt").header.training["unfreeze"] == "none"
 
+
+def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, pictures):
+    """Before any network is built."""
+    pictures("some photos/train", red=2, blue=2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.pth").touch()
     for wrong, status, message in (
         (["--advise", "some photos", "-o", "x.pt"], 2, "--advise writes nothing; drop -o"),
         (["--advise", "some photos", "--layers", "gap"], 2, "--advise trains nothing; drop --layers, --arch, "),

@@ -65,6 +65,7 @@ def test_names_of_classes_do_not_overlap(classes):
         assert all(end <= start + 1 for (_, end), (start, _) in pairwise(spans))
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_still_fit():
     """Counts are left out, and of the names only some are written."""
     axes = render(make(1000, n=2000)).axes[0]

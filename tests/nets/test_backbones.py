@@ -55,6 +55,7 @@ def test_weights_as_training_scripts_save_them(whole, tmp_path, wrapper):
     assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
 
 
+@pytest.mark.slow
 def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
     """What a network computes from its weights when its graph is made (maxvit's position biases) comes from the loaded ones."""
     file = saved(tmp_path / "maxvit.pth", "maxvit_t")

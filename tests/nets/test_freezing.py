@@ -206,7 +206,7 @@ def test_all_and_none(unfreeze):
     assert {parameter.requires_grad for parameter in base.parameters()} == {unfreeze == "all"}
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "layers"])
+@pytest.mark.parametrize("name", [pytest.param("squeezenet1_1", marks=pytest.mark.slow), "layers"])
 def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
     """The lower part runs on ONNX Runtime: a model file is cut at the boundary by its name."""
     if name == "layers":
