@@ -15,12 +15,13 @@ ENTRY_POINTS = [entry for entry in distribution("cnnkit").entry_points if entry.
 
 #: From the ground up. `cli` stands beside the tools: it may use everything below, and they alone use it.
 FLOORS = [
-    {"errors", "choices"},
-    {"formats", "spelling"},
+    {"errors", "choices", "options"},
+    {"callbacks", "formats", "spelling"},
     {"data", "evaluation"},
     {"nets"},
     {"engine"},
-    {"train", "infer", "explain", "audit"},
+    {"train", "infer", "explain"},
+    {"audit"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -23,6 +23,7 @@ COMMANDS = sorted(entry.name for entry in distribution("cnnkit").entry_points if
 
 NET = ["--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu"]
 BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
+ADVISER = ["--backbone", "squeezenet1_1", "--weights", "adviser.pth", "--device", "cpu"]
 
 #: The road on small pictures, in this order; what each command prints there is looked at below.
 ROAD = {
@@ -32,6 +33,7 @@ ROAD = {
     "cnn-augment": ["split.tsv", "--split", "train", "-o", "-", "--copies", "2", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
     "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
+    "cnn-advise": ["split.tsv", *ADVISER],
     "cnn-train": ["split.tsv", "-o", "net.pt", *NET],
     "cnn-finetune": ["head.pt", "split.tsv", "-o", "tuned.pt", "--epochs", "2", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "head.onnx", "--device", "cpu"],
@@ -74,6 +76,7 @@ MISSING = {
     "cnn-augment": ["no-such", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
     "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
+    "cnn-advise": ["no-such"],
     "cnn-train": ["no-such", "-o", "x.pt", *NET],
     "cnn-finetune": ["no-such.pt", "photos", "-o", "x.pt"],
     "cnn-export": ["no-such.pt", "-o", "x.onnx"],
@@ -96,6 +99,7 @@ SOURCELESS = {
     "cnn-augment": ["-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-o", "x.npy", *BASE],
     "cnn-train-head": ["-o", "x.pt"],
+    "cnn-advise": [],
     "cnn-train": ["-o", "x.pt", *NET],
     "cnn-finetune": ["head.pt", "-o", "x.pt"],
     "cnn-export": ["-o", "x.onnx"],
@@ -118,6 +122,7 @@ ENDLESS = {
     "cnn-augment": ["-", "-o", "x", "--augment", "rotate 40, hflip"],
     "cnn-extract": ["-", "-o", "x.npy", *BASE],
     "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],
+    "cnn-advise": ["-"],
     "cnn-train": ["split.tsv", "-o", "x.pt", *NET, "--epochs", "1000000"],
     "cnn-finetune": ["head.pt", "split.tsv", "-o", "x.pt", "--epochs", "1000000", "--device", "cpu"],
     "cnn-export": ["head.pt", "-o", "x.onnx"],
@@ -184,6 +189,7 @@ def road(tmp_path_factory, commands):
     """Walk the road once. Returns the folder, and what each command did."""
     folder = tmp_path_factory.mktemp("road")
     make_pictures(folder / "photos")
+    make_weights(folder / "adviser.pth")
     done = {}
     for name, words in ROAD.items():
         done[name] = start(commands / name, *words, cwd=folder)
@@ -199,6 +205,16 @@ def road(tmp_path_factory, commands):
         if name == "cnn-extract":
             start(commands / name, "split.tsv", "--split", "test", "-o", "test.npy", *BASE, cwd=folder)
     return folder, done
+
+
+def make_weights(path):
+    """Write random weights for the network that cnn-advise measures with."""
+    import torch
+
+    from cnnkit.nets import catalogue
+
+    module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
+    torch.save(module.state_dict(), path)
 
 
 def make_pictures(folder):

@@ -72,6 +72,23 @@ def test_options_stand_where_the_parameter_stands(call):
     assert "[default: 1e-05; x>=0.0]" in " ".join(out.split())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed(Base):
+    """Options that stand after others, wherever those are declared; one of them after one that is moved itself."""
+
+    warmup: float = option(0.0, "Warm-up.", after=("schedule",))
+    decay: float = option(0.0, "Decay.", after=("warmup", "gone"))
+    lr: float | None = option(None, "Learning rate.", after=("last", "seed"))
+    alone: int = option(0, "Alone.", after=("gone",))
+
+
+def test_an_option_stands_after_the_last_of_those_it_names(call):
+    _, out, _ = call(Placed, "--help")
+    names = ["--first", "--schedule", "--warmup", "--decay", "--train-bn", "--seed", "--alone", "--last", "--lr"]
+    assert sorted(names, key=out.index) == names
+    assert call(Placed, "--lr", "2", "--decay", "1")[1] == Placed(lr=2.0, decay=1.0)
+
+
 @pytest.mark.parametrize(
     "words", [["--seed", "100"], ["--lr", "-1"], ["--schedule", "no"], ["--workers", "1"]], ids=" ".join
 )

@@ -39,7 +39,7 @@ def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None 
         size = set_size.size_of(len(learnt))
         alike, different = _CASES[size]
         yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
-        yield f"so {alike}, or else {different}: cnn-train --advise {named} measures which"
+        yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
     parts = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, parts=parts, fixed=fixed is not None)}"
 

@@ -151,6 +151,10 @@ class Columns:
                 known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
                 more = "" if manifest is not None else "; columns of a manifest come with --columns MANIFEST.tsv"
                 raise UsageError(f"--with {name}: no such column; there are {', '.join(known)}{more}")
+        if manifest is not None and not any(name in there for name in names):
+            raise UsageError(
+                f"--columns {manifest}: --with {','.join(names)} names none of its columns; drop --columns"
+            )
         self._measured = {name: MEASURES[name] for name in names if name not in there}
 
     def of(self, paths: Iterable[str]) -> list[list[str | float]]:

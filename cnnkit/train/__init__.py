@@ -1,1 +1,1 @@
-"""From answers back to weights."""
+"""Training: networks from scratch, fine-tuning, heads on features."""

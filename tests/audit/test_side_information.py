@@ -50,6 +50,7 @@ def test_columns_of_a_manifest(here):
         ("label", "lists/m.tsv", r"--with label: that is what is to be learnt"),
         ("width,", None, r'--with "width,": give names with commas between'),
         ("boat,boat", "lists/m.tsv", "a name stands twice"),
+        ("aspect,bytes", "lists/m.tsv", r"--columns lists/m\.tsv: --with aspect,bytes names none of its columns; drop --columns$"),
     ],
 )  # fmt: skip
 def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message):

@@ -528,7 +528,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
 def test_two_processes_train_what_one_does(run, here, shell, agree):
     """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
     words = (
-        *("--layers", "conv 4 k3 bn relu, pool 2, flatten, dense 6 bn relu", "--size", "16", "--device", "cpu"),
+        *("--layers", "conv 4 k3 relu, pool 2, flatten, dense 6 relu", "--size", "16", "--device", "cpu"),
         *("--epochs", "3", "--batch", "8", "--optimizer", "sgd", "--lr", "0.05", "--momentum", "0.9", "--amp", "off"),
         *("--normalize", "scale", "--l2", "0.01", "--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1"),
         *("--ema", "0.9", "--mixup", "0.4", "--augment", "hflip", "--json"),
@@ -547,6 +547,55 @@ def test_two_processes_train_what_one_does(run, here, shell, agree):
     assert two.err.count("broken.png: no picture") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1
     assert two.err.count("cnn-train: epoch 3/3") == 1
+
+
+def test_refuses_batch_norm_in_two_processes_on_cpus(here, shell):
+    """One line, before images are read, and nothing is written."""
+    line = "torchrun --standalone --nproc-per-node 2 --no-python cnn-train photos -o m.pt --device cpu --layers"
+    outcome = shell(f"{line} 'conv 4 k3 bn relu, gap' --size 16", cwd=here, status=None, env={"OMP_NUM_THREADS": "1"})
+    assert outcome.status != 0
+    message = "cnn-train: batch norm does not train in 2 processes on CPUs, whose batches it would not share; "
+    assert outcome.err.count(message + "start one process, or one for each GPU, or leave bn out\n") == 1
+    assert not list(here.glob("m.*"))
+
+
+def test_adamw_decays_as_much_as_is_asked_for(run, here):
+    """Without any it is Adam, as torch's is; the Header records what was given, and nothing where nothing was."""
+    for name, words in {
+        "adam": ("--optimizer", "adam"),
+        "none": ("--optimizer", "adamw", "--weight-decay", "0"),
+        "default": ("--optimizer", "adamw"),
+        "given": ("--optimizer", "adamw", "--weight-decay", "0.004"),
+        "much": ("--optimizer", "adamw", "--weight-decay", "0.5"),
+    }.items():
+        train(run, *words, out=f"{name}.pt")
+    models = {name: bundle.load(f"{name}.pt") for name in ("adam", "none", "default", "given", "much")}
+
+    def equal(one, other):
+        ours, theirs = models[one].state, models[other].state
+        return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    assert equal("adam", "none")
+    assert equal("default", "given")
+    assert not equal("none", "default")
+    assert not equal("default", "much")
+    recorded = {name: model.header.training.get("weight_decay") for name, model in models.items()}
+    assert recorded == {"adam": None, "none": 0.0, "default": None, "given": 0.004, "much": 0.5}
+    assert "weight_decay" not in models["default"].header.training
+    refused = train(run, "--optimizer", "sgd", "--weight-decay", "0.1", status=2)
+    assert "cnn-train: --weight-decay goes with adamw; sgd has none, " in refused.err
+
+
+def test_advise_names_its_own_command(run, here):
+    """And weights to start from name the commands that take them."""
+    assert run("cnn-train", "photos", "--advise", "--backbone", "resnet18", status=2).err == (
+        "cnn-train: --advise is now a command of its own: cnn-advise\n"
+    )
+    for word in ("--backbone", "--weights"):
+        outcome = train(run, word, "resnet18", status=2)
+        assert (
+            "--backbone and --weights go with cnn-advise, or with cnn-finetune, which starts from them" in outcome.err
+        )
 
 
 def test_a_network_that_answers_no_numbers_replaces_none(run, here):

@@ -205,7 +205,7 @@ def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, she
     seen = shell("python -X importtime -m cnnkit_tools.cnn_train_head gone.npy -o x.pt", cwd=here, status=1).err
     assert "gone.npy: no such file" in seen
     modules = {line.rpartition("|")[2].strip() for line in seen.splitlines() if line.startswith("import time:")}
-    assert "cnnkit.train.head" in modules
+    assert "cnnkit.train.feature_sets" in modules
     assert modules & {"torch", "sklearn", "onnxruntime"} == set()
     started = time.perf_counter()
     shell("cnn-train-head gone.npy -o x.pt", cwd=here, status=1)

@@ -1,4 +1,4 @@
-"""cnn-train --advise as it is run: pictures in, one record out that ends in a command, and every mistake one line."""
+"""cnn-advise as it is run: pictures in, one record out that ends in a command, and every mistake one line."""
 
 import json
 import shlex
@@ -20,13 +20,13 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
     torch.save(module.state_dict(), "base.pth")
     before = sorted(tmp_path.iterdir())
     words = ("some photos", "--backbone", "squeezenet1_1", "--weights", "base.pth", "--device", "cpu")
-    outcome = run("cnn-train", "--advise", *words)
+    outcome = run("cnn-advise", *words)
     (row,) = outcome.rows
     assert list(row) == [
         "pictures", "classes", "per_class", "size", "looked_at", "accuracy", "gain", "gain_error", "similarity", "case", "command",
     ]  # fmt: skip
     assert (row["pictures"], row["case"]) == ("12", "small and similar")
-    found = json.loads(run("cnn-train", "--advise", *words, "--json").out)
+    found = json.loads(run("cnn-advise", *words, "--json").out)
     assert found["accuracy"] == json.loads(row["accuracy"])
     assert sorted(tmp_path.iterdir()) == before
     name, *advised = shlex.split(found["command"])
@@ -41,12 +41,12 @@ def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, pictures):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()
     for wrong, status, message in (
-        (["--advise", "some photos", "-o", "x.pt"], 2, "--advise writes nothing; drop -o"),
-        (["--advise", "some photos", "--layers", "gap"], 2, "--advise trains nothing; drop --layers, --arch, "),
-        (["--advise", "some photos"], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
-        (["--advise", "some photos", "--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
-        (["some photos", "-o", "x.pt", "--arch", "resnet18", "--weights", "base.pth"], 2, "or with cnn-finetune"),
+        ([], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
+        (["--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
+        (["--backbone", "net.pt"], 2, "--backbone net.pt: cnn-advise measures with a pretrained network by name"),
+        (["--weights", "none"], 2, "random layers say nothing about what a set is similar to"),
     ):
-        outcome = run("cnn-train", *wrong, "--device", "cpu", status=status)
+        outcome = run("cnn-advise", "some photos", *wrong, "--device", "cpu", status=status)
         (line,) = [line for line in outcome.err.splitlines() if not line.endswith("running on the CPU")]
         assert message in line
+    assert sorted(tmp_path.glob("*.pt")) == [tmp_path / "model.pt"]
