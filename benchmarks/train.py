@@ -18,7 +18,7 @@ from torch import nn
 from cnnkit.choices import Amp
 from cnnkit.formats import history
 from cnnkit.nets import build, notation
-from cnnkit.train.loop import Step, choose_precision
+from cnnkit.train.loop import TrainStep, choose_precision
 from cnnkit.train.optim import Criterion
 
 # The textbook's network, chapter 5.2
@@ -34,7 +34,9 @@ def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: b
     module = module.to(device).to(memory_format=layout)
     inputs = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
     targets = torch.arange(batch, device=device) % 2
-    step = Step(module, Criterion(), torch.optim.Adam(module.parameters()), precision=choose_precision(amp, device))
+    step = TrainStep(
+        module, Criterion(), torch.optim.Adam(module.parameters()), precision=choose_precision(amp, device)
+    )
     step.epoch([(inputs, targets)] * 3, number=1)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:

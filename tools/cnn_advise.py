@@ -38,7 +38,7 @@ def main(
 
     from cnnkit.audit import transfer_advice
 
-    named = transfer_advice.Sources(sources or ["-"], val or [])
+    named = transfer_advice.SourceNames(sources or ["-"], val or [])
     with cli.callbacks("looking", errors=errors) as callbacks:
         found = transfer_advice.advise(
             data,

@@ -29,9 +29,9 @@ def main(
     network: NetworkConfig,
     train: ImageTrainConfig,
     run: RunConfig,
-    advise: Annotated[bool, cli.Option("--advise", hidden=True)] = False,
-    backbone: Annotated[str | None, cli.Option("--backbone", hidden=True)] = None,
-    weights: Annotated[str | None, cli.Option("--weights", hidden=True)] = None,
+    advise: Annotated[bool, cli.Option("--advise", hidden=True, help="Now cnn-advise.")] = False,
+    backbone: Annotated[str | None, cli.Option("--backbone", hidden=True, help="See cnn-finetune.")] = None,
+    weights: Annotated[str | None, cli.Option("--weights", hidden=True, help="See cnn-finetune.")] = None,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:

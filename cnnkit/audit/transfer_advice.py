@@ -77,7 +77,7 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class SourceNames:
     """How the command line names a set: the sources, and those that validate where they are others."""
 
     words: Sequence[str]
@@ -87,7 +87,7 @@ class Sources:
 def advise(
     data: TrainValImages,
     *,
-    sources: Sources,
+    sources: SourceNames,
     backbone: str = "mobilenet_v2",
     weights: str = "default",
     device: str = "auto",
@@ -214,7 +214,7 @@ def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, se
 
 
 def _command(
-    size: Size, similarity: Similarity, *, sources: Sources, data: TrainValImages, base: Sequence[str], layer: str
+    size: Size, similarity: Similarity, *, sources: SourceNames, data: TrainValImages, base: Sequence[str], layer: str
 ) -> str:
     named = shlex.join(base)
     train, split = shlex.join(sources.words), data.train[0].split

@@ -28,7 +28,7 @@ from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, optim, preparation
 from cnnkit.train.config import Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
-from cnnkit.train.loop import BestEpoch, Step, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
@@ -183,7 +183,7 @@ class HeadFit:
     def _gradient(self) -> Iterator[Epoch]:
         config, train, val = self.config, self.train, self.val
         steps = len(dataset.shuffled_batches(len(train.targets), batch=config.batch, generator=torch.Generator()))
-        step = Step(
+        step = TrainStep(
             self.head,
             self.criterion,
             optim.optimizer(

@@ -92,7 +92,7 @@ class DivergedError(CnnkitError):
     done: Sequence[Epoch] = ()
 
 
-class Step:
+class TrainStep:
     """Takes the steps of a training, and holds what they need from one to the next."""
 
     def __init__(
@@ -253,7 +253,7 @@ def _explained(error: Exception) -> CnnkitError | None:
 class _TrainMeasures:
     """Loss and accuracy over the batches of one epoch, as they were trained."""
 
-    def __init__(self, step: Step, number: int) -> None:
+    def __init__(self, step: TrainStep, number: int) -> None:
         self._step, self._number = step, number
         self._sums: Tensor | float = 0.0
         self._waiting: list[tuple[Tensor, float]] = []
@@ -315,7 +315,7 @@ class BestEpoch:
 
 
 def fit(
-    step: Step,
+    step: TrainStep,
     *,
     train: Callable[[int], Iterable[Batch]],
     validate: Callable[[], Iterable[Plain]] | None,

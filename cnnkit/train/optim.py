@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.choices import Loss, Optimizer, Schedule
 from cnnkit.train.config import Epoch
@@ -205,16 +205,20 @@ class ModelEma:
         self._restart_with(self.module.state_dict(), steps=0)
 
     def _restart_with(self, values: Mapping[str, Tensor], *, steps: int) -> None:
-        self._average = AveragedModel(self.module, avg_fn=self._averaged, use_buffers=True)
+        self._average = AveragedModel(self.module, multi_avg_fn=self._take_in, use_buffers=True)
         self._average.module.load_state_dict(values)
         # torch copies the weights at the first update of a new average; this one has a value already
         self._average.n_averaged.fill_(steps + 1)
         self.steps = steps
 
-    def _averaged(self, average: Tensor, current: Tensor, _count: Tensor | int) -> Tensor:
-        if not current.is_floating_point():
-            return current
-        return average.lerp(current, 1 - min(self.decay, (1 + self.steps) / (10 + self.steps)))
+    def _take_in(self, averages: PARAM_LIST, current: PARAM_LIST, count: Tensor | int) -> None:
+        """Update tensors of one type."""
+        if averages[0].is_floating_point():
+            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+            get_ema_multi_avg_fn(decay)(averages, current, count)  # type: ignore[no-untyped-call] # torch ships it untyped
+            return
+        for average, value in zip(averages, current, strict=True):
+            average.copy_(value)
 
     @property
     def values(self) -> dict[str, Tensor]:

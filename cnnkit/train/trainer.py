@@ -25,7 +25,7 @@ from cnnkit.train import dataset, loop, optim
 from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
 from cnnkit.train.distributed import World
-from cnnkit.train.loop import Batch, BestEpoch, DivergedError, Plain, Step, evaluate, fit
+from cnnkit.train.loop import Batch, BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
 log = logging.getLogger("cnnkit")
@@ -270,7 +270,7 @@ class Trainer:
         precision = loop.choose_precision(config.amp, context.device)
         if precision.dtype is not None:
             log.info("computing in %s", str(precision.dtype).removeprefix("torch."))
-        self.step = Step(
+        self.step = TrainStep(
             module,
             Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
             optim.optimizer(

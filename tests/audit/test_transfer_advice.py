@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnnkit.audit import transfer_advice
-from cnnkit.audit.transfer_advice import Sources
+from cnnkit.audit.transfer_advice import SourceNames
 from cnnkit.callbacks import SILENT
 from cnnkit.choices import Pool
 from cnnkit.data import learning, set_size
@@ -40,7 +40,7 @@ def photos_folder(pictures):
 def ask(folder, weights, *, val=(), **options):
     material = learning.find([str(folder)], list(val))
     options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "callbacks": SILENT} | options
-    return transfer_advice.advise(material, sources=Sources([str(folder)], list(val)), **options)
+    return transfer_advice.advise(material, sources=SourceNames([str(folder)], list(val)), **options)
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):

@@ -11,7 +11,7 @@ from torch import nn
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
 from cnnkit.train.config import Epoch
-from cnnkit.train.loop import BestEpoch, Step, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
 from cnnkit.train.optim import Criterion
 
 
@@ -29,7 +29,7 @@ def head(seed=0):
 
 def fitted(module, train, validate=None, *, lr=0.1, epochs=4, criterion=None, monitor=Monitor.VAL_LOSS, patience=None):
     best = BestEpoch(monitor)
-    step = Step(module, criterion or Criterion(), torch.optim.SGD(module.parameters(), lr=lr))
+    step = TrainStep(module, criterion or Criterion(), torch.optim.SGD(module.parameters(), lr=lr))
     records = fit(
         step,
         train=lambda _number: train(),
@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
     ):
         seen.extend(
             fit(
-                Step(module, Criterion(), stepper),
+                TrainStep(module, Criterion(), stepper),
                 train=lambda _number: train(),
                 validate=lambda: in_order(inputs, targets),
                 best=best,
@@ -202,7 +202,7 @@ def test_train_mode_while_training_and_eval_mode_afterwards():
 
     after = []
     for _ in fit(
-        Step(module, Criterion(), torch.optim.SGD(module.parameters(), lr=0.1)),
+        TrainStep(module, Criterion(), torch.optim.SGD(module.parameters(), lr=0.1)),
         train=lambda _number: batches(True),
         validate=lambda: batches(False),
         best=BestEpoch(Monitor.VAL_LOSS),

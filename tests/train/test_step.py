@@ -10,7 +10,7 @@ from torch import nn
 from cnnkit.choices import Loss, Monitor
 from cnnkit.errors import CnnkitError
 from cnnkit.train.config import Epoch
-from cnnkit.train.loop import BestEpoch, DivergedError, Step, fit, in_order
+from cnnkit.train.loop import BestEpoch, DivergedError, TrainStep, fit, in_order
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
 
@@ -53,7 +53,7 @@ def test_gradients_are_clipped_by_their_common_norm():
     """As torch's clip_grad_norm_ over all parameters, penalties included."""
     inputs, targets = rows()
     module, other = head(), head()
-    step = Step(module, Criterion(l2=0.1), sgd(module), clip=0.05)
+    step = TrainStep(module, Criterion(l2=0.1), sgd(module), clip=0.05)
     steps = sgd(other)
     for _ in range(3):
         step(inputs, targets)
@@ -72,7 +72,7 @@ def test_mixed_targets_cost_their_shares(loss):
     targets = targets.clamp(max=1)
     outputs = 1 if loss is Loss.BINARY else 2
     module, other = head(outputs=outputs), head(outputs=outputs)
-    step = Step(module, Criterion(loss), sgd(module))
+    step = TrainStep(module, Criterion(loss), sgd(module))
     loss_sum, right, count = step(inputs, MixupTargets(targets, targets.flip(0), 0.3)).tolist()
 
     def cost(logits, wanted):
@@ -98,8 +98,8 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
     module, other = head(), head()
     settings = Criterion(smoothing=0.1, class_weights=torch.tensor([1.0, 5.0, 0.2]), l2=0.01)
     small = Small(module, most=6)
-    step = Step(small, settings, sgd(small), clip=1.0)
-    whole = Step(other, settings, sgd(other), clip=1.0)
+    step = TrainStep(small, settings, sgd(small), clip=1.0)
+    whole = TrainStep(other, settings, sgd(other), clip=1.0)
     for count in (20, 20, 3, 1, 20):
         inputs, targets = rows(count)
         wanted = MixupTargets(targets, targets.flip(0), 0.4) if mixed else targets
@@ -115,13 +115,13 @@ def test_a_picture_that_does_not_fit_alone_is_one_line():
     with pytest.raises(
         CnnkitError, match=r"^the memory of cpu does not hold a batch of 20; give a smaller --batch or --size$"
     ):
-        Step(module, Criterion(), sgd(module))(*rows())
+        TrainStep(module, Criterion(), sgd(module))(*rows())
 
 
 def test_batch_norm_on_one_picture_is_one_line():
     """It has no variance to divide by; torch's other complaints stay what they are."""
     module = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-    step = Step(module.train(), Criterion(), sgd(module))
+    step = TrainStep(module.train(), Criterion(), sgd(module))
     with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; give a larger "):
         step(*rows(1))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -138,7 +138,7 @@ def test_rates_are_multiplied_and_layers_keep_their_ratio():
         asked.append((number, index, len(before)))
         return 0.5**index
 
-    step = Step(module, Criterion(), torch.optim.SGD(groups, lr=1.0), rate=rate)
+    step = TrainStep(module, Criterion(), torch.optim.SGD(groups, lr=1.0), rate=rate)
     inputs, targets = rows()
     for index, batch in enumerate(in_order(inputs, targets, batch=10)):
         step.set_rate(3, index, ["one", "two"])
@@ -160,7 +160,7 @@ def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights()
     module, other = head(), head()
     averaged = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     best = BestEpoch(Monitor.VAL_LOSS)
-    step = Step(module, Criterion(), sgd(module), ema=ModelEma(module, 0.5))
+    step = TrainStep(module, Criterion(), sgd(module), ema=ModelEma(module, 0.5))
     records = list(
         fit(
             step,
@@ -195,7 +195,7 @@ def test_losses_are_looked_at_in_every_step_on_a_processor():
     inputs, targets = rows()
     inputs[13] = math.nan
     module = head()
-    step = Step(module, Criterion(), sgd(module), rate=lambda _number, index, _before: 1 / (1 + index))
+    step = TrainStep(module, Criterion(), sgd(module), rate=lambda _number, index, _before: 1 / (1 + index))
     with pytest.raises(
         DivergedError, match=r"^the loss is nan in epoch 7, step 4, at a learning rate of 0\.025; give a "
     ):
@@ -219,4 +219,4 @@ def test_what_torch_compile_cannot_do_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
     module = head()
     with pytest.raises(CnnkitError, match=r"^--compile: .*No working C\+\+ compiler found.*; train without it$"):
-        Step(module, Criterion(), sgd(module), compiled=True)(*rows())
+        TrainStep(module, Criterion(), sgd(module), compiled=True)(*rows())
