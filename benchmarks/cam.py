@@ -26,8 +26,8 @@ from PIL import Image
 from pytorch_grad_cam.utils.image import show_cam_on_image
 
 from cnnkit.choices import CamMethod
-from cnnkit.data import preprocess, source
-from cnnkit.data.source import Picture
+from cnnkit.data import preprocessing, source
+from cnnkit.data.source import ImageFile
 from cnnkit.explain import cam_run
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, RenderOptions
@@ -55,7 +55,7 @@ def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tens
         maps(input_tensor=batch, targets=None)
 
 
-def our_whole(opened: CamModel, pictures: list[Picture], batch: int) -> None:
+def our_whole(opened: CamModel, pictures: list[ImageFile], batch: int) -> None:
     """Go from files to overlays."""
     with tempfile.TemporaryDirectory() as folder:
         options = RenderOptions(output=Path(folder, "maps"))
@@ -63,7 +63,7 @@ def our_whole(opened: CamModel, pictures: list[Picture], batch: int) -> None:
         assert count == len(pictures)
 
 
-def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, pictures: list[Picture], batch: int) -> None:
+def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, pictures: list[ImageFile], batch: int) -> None:
     """Likewise."""
     prepare = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor()]
@@ -93,7 +93,7 @@ def main(folder: str, weights: str = "none", pictures: str = "64", batch: str = 
         opened = cam_run.open_model(
             "mobilenet_v2", CamOptions(weights=str(weights), method=method, device="cpu", batch=16)
         )
-        prepared = [preprocess.load(picture.path, opened.preprocess) for picture in some]
+        prepared = [preprocessing.load(picture.path, opened.preprocess) for picture in some]
         ours = [np.stack(prepared[start : start + int(batch)]) for start in range(0, len(some), int(batch))]
         normalise = opened.maps.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes
         theirs = [normalise(torch.from_numpy(pixels)) for pixels in ours]

@@ -32,7 +32,7 @@ from PIL import Image
 
 from cnnkit.engine import onnx_backbone
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 
 BATCH = 32
 
@@ -82,7 +82,7 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
     """Go the way of torchvision's own examples."""
     network = torchvision.models.mobilenet_v2()
     if weights != "none":
-        network.load_state_dict(bundle.load_state(weights))
+        network.load_state_dict(torch_model.load_state(weights))
     network.eval()
     pictures = torchvision.datasets.ImageFolder(
         folder,

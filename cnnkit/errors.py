@@ -34,7 +34,7 @@ class DeviceError(CnnkitError):
     """The device asked for does not exist or does not do the work."""
 
 
-class BadPicture(CnnkitError):
+class BadImageError(CnnkitError):
     """One picture that cannot be used; whoever reads many skips and names it."""
 
     exit_status = 3

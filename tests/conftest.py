@@ -179,7 +179,7 @@ def agree():
     """Demand that two trainings came to the same within rounding: what they printed with --json, and the models they wrote."""
     import torch
 
-    from cnnkit.formats import bundle
+    from cnnkit.formats import torch_model
 
     def check(outcomes, models, *, count):
         records = [[json.loads(each) for each in outcome.out.splitlines()] for outcome in outcomes]
@@ -187,7 +187,7 @@ def agree():
         for ours, theirs in zip(*records, strict=True):
             ours, theirs = ({**each, "seconds": 0, "model": 0} for each in (ours, theirs))
             assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
-        one, other = (bundle.load(path) for path in models)
+        one, other = (torch_model.load(path) for path in models)
         for name, tensor in one.state.items():
             torch.testing.assert_close(other.state[name], tensor, rtol=1e-4, atol=1e-5)
 

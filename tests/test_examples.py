@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -73,7 +73,7 @@ def test_the_ladder(shell, make_line, pictures):
     for row in rows:
         record = json.loads((photos.parent / "out" / f"{row['rung']}-3.json").read_text())
         assert (row["seeds"], float(row["test_accuracy"])) == ("1", pytest.approx(record["accuracy"], abs=1e-4))
-        kept = bundle.load(photos.parent / "out" / f"{row['rung']}-3.pt")
+        kept = torch_model.load(photos.parent / "out" / f"{row['rung']}-3.pt")
         best = min(kept.history, key=lambda epoch: epoch["val_loss"])
         assert float(row["val_accuracy"]) == pytest.approx(best["val_accuracy"], abs=1e-4)
 

@@ -89,16 +89,16 @@ def test_a_file_imports_from_its_own_floor_or_below(path):
 OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writing"}
 #: Who opens files outside of `formats`, and what those are: no artefact of ours.
 OPENERS = {
-    "cnnkit.cli.incoming": "files by the words of the command line; formats reads what is in them",
-    "cnnkit.cli.program": "the null device",
-    "cnnkit.data.examine": "an image, whose bytes are hashed",
-    "cnnkit.data.images": "an image",
-    "cnnkit.data.moves": "an image, whose bytes are hashed; a folder that is to reach the disk",
-    "cnnkit.data.replacing": "a folder that is locked",
+    "cnnkit.cli.input": "files by the words of the command line; formats reads what is in them",
+    "cnnkit.cli.command": "the null device",
+    "cnnkit.data.duplicates": "an image, whose bytes are hashed",
+    "cnnkit.data.decode": "an image",
+    "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
+    "cnnkit.data.atomic_folder": "a folder that is locked",
     "cnnkit.audit.inspection": "an image",
     "cnnkit.engine.augment_files": "an image that is copied as it is",
     "cnnkit.engine.runner": "an image, so that the disk does not count",
-    "cnnkit.spelling": "a notation in a file of its own, @FILE",
+    "cnnkit.messages": "a notation in a file of its own, @FILE",
 }
 #: What reads and writes artefacts of other libraries.
 READERS = {

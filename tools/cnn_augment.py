@@ -94,8 +94,7 @@ def main(
                         constant 0000|abcd|0000, reflect dcba|abcd|dcba,
                         wrap abcd|abcd|abcd
     """
-    from cnnkit.data import augment as drawing
-    from cnnkit.data import copies as naming
+    from cnnkit.data import augment_notation, augment_plan
     from cnnkit.formats.header import Preprocess
 
     if augment is None:
@@ -107,7 +106,9 @@ def main(
     if fit is not None and size is None:
         raise UsageError("--fit says how a picture becomes a square; give its side with --size")
     square = None if size is None else Preprocess(fit=fit or Fit.CROP, resize=size, size=size)
-    recipe = naming.Recipe(augmentation=drawing.demanded(augment), copies=copies, seed=seed, keep=keep, square=square)
+    recipe = augment_plan.AugmentPlan(
+        augmentation=augment_notation.parse_required(augment), copies=copies, seed=seed, keep=keep, square=square
+    )
     pictures = cli.pictures(sources, split=split, null=null)
     with cli.skipping(errors) as skip:
         if sheet is not None:
@@ -123,8 +124,8 @@ def main(
             return
         with cli.progress("augmenting", streaming=str(output) == "-") as progress:
             if str(output) == "-":
-                records = naming.listed(pictures, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
-                cli.emit(records, as_json, columns=naming.columns(recipe.augmentation))
+                records = augment_plan.listed(pictures, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
+                cli.emit(records, as_json, columns=augment_plan.columns(recipe.augmentation))
                 return
             from cnnkit.engine import augment_files
 

@@ -76,10 +76,10 @@ def main(
                 [file], known, model=model, output=output, demand=partial(predict.check_provenance, model, name=file[1])
             )
     if reliability is not None:
-        from cnnkit.evaluation import reliability_picture
+        from cnnkit.evaluation import plots
 
         after = f"after, temperature {result.temperature:.4g}"
-        reliability_picture.save(reliability, {"before": result.before, after: result.after})
+        plots.save_reliability(reliability, {"before": result.before, after: result.after})
     cli.emit(result.rows(), as_json)
 
 

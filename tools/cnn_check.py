@@ -82,11 +82,11 @@ def main(
       cnn-check split.tsv --features x.npy --table findings | grep neighbour
       cnn-check photos/ --table probes --probes width,height,bytes
     """
-    from cnnkit.audit import advice, check, fixing, neighbours, report
+    from cnnkit.audit import advice, check, fixed_manifest, neighbours, report
     from cnnkit.audit.record import Level
     from cnnkit.formats import manifest
 
-    names = check.demanded(probes)
+    names = check.parse_probes(probes)
     if similarity is not None and features is None:
         raise UsageError("--similarity is that of features; give them with --features X.npy")
     if fix is not None:
@@ -106,7 +106,7 @@ def main(
         )
     left = None
     if fix is not None:
-        left = fixing.fixed(found)
+        left = fixed_manifest.fixed(found)
         manifest.save(fix, manifest.moved(left.rows, fix.parent), columns=manifest.columns(left.rows))
     counts = {f"{level}s": found.count(level) for level in Level}
     bounds = {name: (counts[name], 0.0) for name in ("errors", "warnings")} if fail else {}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.nets import dims, stage, table
+from cnnkit.nets import dims, dims_pipe
 from cnnkit.nets.dims import Dtype
 
 
@@ -92,7 +92,7 @@ def main(
         raise UsageError("give a network, or layers by --layers, --filters, --pool, --avgpool or --dense")
     if explain and (network or as_json):
         raise UsageError("--explain writes out layers as text; it goes with neither a network nor --json")
-    size = stage.size(given) if given else None
+    size = dims_pipe.size(given) if given else None
     scale = (batch or 1) * (dtype or Dtype.float32).bytes if batch or dtype else None
 
     keras: Mapping[str, str] = {}
@@ -109,7 +109,7 @@ def main(
         elif as_json:
             cli.emit((*rows, total), as_json=True)
         else:
-            cli.emit(table.records((*rows, total), keras=keras))
+            cli.emit(dims_pipe.records((*rows, total), keras=keras))
 
 
 def _written(
@@ -133,18 +133,18 @@ def _written(
     return " ".join([kind, str(number), *words])
 
 
-def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> stage.Stage:
+def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> dims_pipe.DimsStage:
     """Start from the size that is given, else from what the stage before prints; with a size, nothing is read."""
     if size is not None:
-        return stage.first(text, size, bytes_per_value=scale or Dtype.float32.bytes)
+        return dims_pipe.first(text, size, bytes_per_value=scale or Dtype.float32.bytes)
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "no --input, and standard input is a terminal; give --input H,W,C, or pipe a table of cnn-dims in"
         )
-    return stage.later(text, sys.stdin.buffer, name="standard input", bytes_per_value=scale)
+    return dims_pipe.later(text, sys.stdin.buffer, name="standard input", bytes_per_value=scale)
 
 
-def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.Row, ...], Mapping[str, str]]:
+def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.DimsRow, ...], Mapping[str, str]]:
     """Measure a network, and find the names that Keras has for its layers. An .onnx is read without torch."""
     if name.endswith(".onnx"):
         from cnnkit.nets import graph_dims

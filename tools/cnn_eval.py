@@ -137,9 +137,9 @@ def main(
     files = cli.reading_each(predictions, "predictions")
     if folds:
         from cnnkit.evaluation import cross_validation
-        from cnnkit.formats import stems
+        from cnnkit.formats import short_names
 
-        names = stems.names([str(path) for path in predictions or []])
+        names = short_names.names([str(path) for path in predictions or []])
         found = cross_validation.evaluate(files, known, names=names, classes=classes, complete=complete)
         with _gated(found.measures(), floors, ceilings):
             cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
@@ -147,13 +147,13 @@ def main(
     result = report.evaluate(files, known, classes=classes, complete=complete)
     with _gated(result.measures(), floors, ceilings):
         if confusion is not None:
-            from cnnkit.evaluation import confusion_picture
+            from cnnkit.evaluation import plots
 
-            confusion_picture.save(confusion, result)
+            plots.save_confusion(confusion, result)
         if reliability is not None:
-            from cnnkit.evaluation import reliability_picture
+            from cnnkit.evaluation import plots
 
-            reliability_picture.save(reliability, {"": result})
+            plots.save_reliability(reliability, {"": result})
         if worst is not None:
             cli.emit(result.worst(worst), as_json, columns=("path", "truth", "label", "probability"))
         elif coverage:

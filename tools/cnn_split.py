@@ -111,10 +111,10 @@ def main(
       cnn-split split.tsv --split train --folds 5 > folds.tsv
       cnn-split photos/ --ratio 8,1,1 --stable
     """
-    from cnnkit.data import duplicates, moves, parts, split, tree
+    from cnnkit.data import allocation, duplicates, split, tree
     from cnnkit.formats import manifest
 
-    demanded = parts.demanded(ratio=ratio, count=count, folds=folds, names=names)
+    demanded = allocation.parse_shares(ratio=ratio, count=count, folds=folds, names=names)
     if output is not None and manifest_file is not None:
         raise UsageError("--manifest and -o exclude each other; -o writes its manifest to DIR/split.tsv")
     if manifest_file is not None:
@@ -122,15 +122,15 @@ def main(
     if output is None and (force or link is not Link.COPY):
         raise UsageError("--link and --force speak of a folder tree; give one with -o DIR")
     if output is not None and not dry_run:
-        if link is Link.MOVE and moves.unfinished(output):
+        if link is Link.MOVE and tree.has_unfinished_moves(output):
             cli.notice(f"pictures were being moved into {output}; going on with that, without looking at anything else")
             with cli.progress("moving") as progress:
-                moves.finish(output, tree.MANIFEST, progress=progress)
+                tree.finish_moves(output, tree.MANIFEST, progress=progress)
             return
         tree.check_free(output, force=force)
 
     with cli.skipping(errors) as skip, cli.progress("reading") as progress:
-        outcome = split.split(
+        outcome = split.split_images(
             cli.pictures(sources, split=part, null=null),
             demanded,
             seed=seed,

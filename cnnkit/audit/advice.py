@@ -4,21 +4,21 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from cnnkit.audit.record import Kind, Level
-from cnnkit.audit.report import Report
-from cnnkit.data import held_out, set_size
-from cnnkit.data.set_size import Size
-from cnnkit.data.source import Picture
-from cnnkit.formats.manifest import Row
+from cnnkit.audit.record import FindingKind, Level
+from cnnkit.audit.report import CheckReport
+from cnnkit.data import split_names, train_val
+from cnnkit.data.source import ImageFile
+from cnnkit.data.train_val import DatasetSize
+from cnnkit.formats.manifest import ManifestRow
 
 #: What to do with a set that a pretrained base is similar to, and with one that it is not, by the textbook.
 _CASES = {
-    Size.SMALL: ("a head on a pretrained base's features", "on those of an earlier layer"),
-    Size.LARGE: ("fine-tuning of all layers of a pretrained base", "training from scratch"),
+    DatasetSize.SMALL: ("a head on a pretrained base's features", "on those of an earlier layer"),
+    DatasetSize.LARGE: ("fine-tuning of all layers of a pretrained base", "training from scratch"),
 }
 
 
-def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None = None) -> Iterator[str]:
+def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[ManifestRow] | None = None) -> Iterator[str]:
     """Say how many pictures there are to learn from, which cases of transfer learning come into question, and which command is next.
 
     Args:
@@ -29,14 +29,14 @@ def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None 
     Yields:
         Lines of text.
     """
-    left: Sequence[Row | Picture] = report.sound if fixed is None else fixed
+    left: Sequence[ManifestRow | ImageFile] = report.sound if fixed is None else fixed
     named = "SOURCE" if "-" in words else shlex.join(words)  # a list can be read once
-    learnt = [each for each in left if each.split is None or each.split.lower() not in held_out.NAMES]
+    learnt = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
     counts = Counter(each.label for each in learnt if each.label is not None)
     if counts:
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        size = set_size.size_of(len(learnt))
+        size = train_val.dataset_size(len(learnt))
         alike, different = _CASES[size]
         yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
         yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
@@ -44,14 +44,14 @@ def advise(report: Report, words: Sequence[str], *, fixed: Sequence[Row] | None 
     yield f"next: {_next(report, named, parts=parts, fixed=fixed is not None)}"
 
 
-def _next(report: Report, named: str, *, parts: set[str], fixed: bool) -> str:
+def _next(report: CheckReport, named: str, *, parts: set[str], fixed: bool) -> str:
     if report.count(Level.ERROR) and not fixed:
         return f"look at the errors, then cnn-check {named} --fix clean.tsv"
-    if any(finding.finding is Kind.LEAK for finding in report.findings):
+    if any(finding.finding is FindingKind.LEAK for finding in report.findings):
         return "look at what leaks; a network will learn that, too"
     if "train" in parts:
         return f"cnn-extract {named} --split train -o train.npy"
     if parts:
         return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(parts)} -o {min(parts)}.pt"
-    near = " --near" if any(pair.kind is Kind.ALIKE for pair in report.pairs) and not fixed else ""
+    near = " --near" if any(pair.kind is FindingKind.ALIKE for pair in report.pairs) and not fixed else ""
     return f"cnn-split {named} --ratio 70,15,15{near} > split.tsv"

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import PCA
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.audit import findings, neighbours, probes, side_information
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Kind, Level, Pair
-from cnnkit.audit.report import Report
+from cnnkit.audit.record import FindingKind, Level, Pair
+from cnnkit.audit.report import CheckReport
 from cnnkit.choices import ProbeName
-from cnnkit.data import duplicates, held_out, reader, source
-from cnnkit.data.duplicates import Together
+from cnnkit.data import duplicates, reader, source, split_names
+from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 
 log = logging.getLogger("cnnkit")
 
@@ -32,7 +32,7 @@ _COMPONENTS = 10
 _SEEABLE = 32
 
 
-def demanded(names: str) -> tuple[ProbeName, ...]:
+def parse_probes(names: str) -> tuple[ProbeName, ...]:
     """Read `width,bytes`, `all` or `none`.
 
     Raises:
@@ -48,7 +48,7 @@ def demanded(names: str) -> tuple[ProbeName, ...]:
 
 
 def check(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     *,
     features: str | Path | None = None,
     near: int = duplicates.NEAR,
@@ -57,7 +57,7 @@ def check(
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress = no_progress,
-) -> Report:
+) -> CheckReport:
     """Look at every picture of a set, and at the set.
 
     Args:
@@ -77,8 +77,8 @@ def check(
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
     for done, (picture, outcome) in enumerate(reader.read(once, inspect, jobs=jobs), start=1):
-        if isinstance(outcome, BadPicture):
-            kind = outcome.kind if isinstance(outcome, Unusable) else Kind.BROKEN
+        if isinstance(outcome, BadImageError):
+            kind = outcome.kind if isinstance(outcome, Unusable) else FindingKind.BROKEN
             found.append(findings.of_unusable(picture.path, str(outcome), kind=kind))
         else:
             sound.append(picture)
@@ -92,7 +92,7 @@ def check(
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
     places = list(_pairs(sound, inspected, near=near, seen=seen, similarity=similarity))
-    together = Together(len(sound))
+    together = DisjointSets(len(sound))
     together.unite_equal(picture.group for picture in sound)
     for _, one, other, _ in places:
         together.unite(one, other)
@@ -119,16 +119,16 @@ def check(
         *findings.of_probes(probed),
     ]
     order = {level: place for place, level in enumerate(Level)}
-    kinds = {kind: place for place, kind in enumerate(Kind)}
+    kinds = {kind: place for place, kind in enumerate(FindingKind)}
     found.sort(
         key=lambda each: (order[each.level], kinds[each.finding], source.name_order(each.path or ""), each.other or "")
     )
-    return Report(len(listed), found, probed, sound, inspected, pairs, again, roots)
+    return CheckReport(len(listed), found, probed, sound, inspected, pairs, again, roots)
 
 
-def divided(pictures: list[Picture]) -> list[Picture]:
+def divided(pictures: list[ImageFile]) -> list[ImageFile]:
     """Take folders of parts for what they are: of train/cat/1.jpg and test/cat/2.jpg the first folders are no classes."""
-    names = held_out.TRAIN_NAMES | held_out.NAMES
+    names = split_names.TRAIN_NAMES | split_names.HELD_OUT_NAMES
     labels = {picture.label for picture in pictures}
     if len(labels) < 2 or any(picture.split for picture in pictures):
         return pictures
@@ -142,48 +142,48 @@ def divided(pictures: list[Picture]) -> list[Picture]:
         folders = os.path.dirname(picture.path).split(os.sep)
         place = len(folders) - 1 - folders[::-1].index(picture.label or "")
         label = folders[place + 1] if place + 1 < len(folders) else None
-        found.append(Picture(picture.path, label, picture.label, picture.group))
+        found.append(ImageFile(picture.path, label, picture.label, picture.group))
     return found
 
 
-def _once_each(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Pair]]:
+def _once_each(pictures: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:
     """Take each file once, the first time that it is listed; and pair what came again with it."""
-    first: dict[str, Picture] = {}
+    first: dict[str, ImageFile] = {}
     again = []
     for picture in pictures:
         real = os.path.realpath(picture.path)
         known = first.setdefault(real, picture)
         if known is not picture:
-            again.append(Pair(Kind.TWICE, picture, known))
+            again.append(Pair(FindingKind.TWICE, picture, known))
             if known.group is None:
                 first[real] = replace(known, group=picture.group)
     return list(first.values()), again
 
 
 def _pairs(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageFile],
     inspected: Sequence[Inspected],
     *,
     near: int,
     seen: neighbours.Seen | None,
     similarity: float,
-) -> Iterator[tuple[Kind, int, int, str]]:
+) -> Iterator[tuple[FindingKind, int, int, str]]:
     """Find what belongs together: each picture beside the first of its like, as positions."""
     digests = [each.digest for each in inspected]
-    found = Together(len(pictures))
-    for members in duplicates.identical(digests):
+    found = DisjointSets(len(pictures))
+    for members in duplicates.exact_duplicates(digests):
         for member in members[1:]:
             found.unite(members[0], member)
-            yield Kind.IDENTICAL, members[0], member, ""
+            yield FindingKind.IDENTICAL, members[0], member, ""
     large = [place for place, each in enumerate(inspected) if min(each.width, each.height) >= _SEEABLE]
     seeable = [place for place in large if not inspected[place].plain]  # a colour has no look
     if left := len(inspected) - len(large):
         log.info(
             "too small to be compared by their looks: %s of fewer than %d pixels a side",
-            spelling.pictures(left),
+            messages.count_images(left),
             _SEEABLE,
         )
-    alike = duplicates.alike([inspected[place].look for place in seeable], distance=near)
+    alike = duplicates.near_duplicates([inspected[place].look for place in seeable], distance=near)
     for members in ([seeable[member] for member in members] for members in alike):
         known = {digests[members[0]]}
         for member in members[1:]:
@@ -192,12 +192,12 @@ def _pairs(
                 known.add(digests[member])
                 bits = duplicates.distance(inspected[members[0]].look, inspected[member].look)
                 by_way = ", alike by way of others" if bits > near else ""
-                yield Kind.ALIKE, members[0], member, f"{bits} of 256 bits differ{by_way}"
+                yield FindingKind.ALIKE, members[0], member, f"{bits} of 256 bits differ{by_way}"
     having = set()
     for one, other, cosine in [] if seen is None else neighbours.near(seen, similarity=similarity):
         having |= {one, other}
         if found.root(one) != found.root(other):
-            yield Kind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
+            yield FindingKind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
     if seen is not None and len(having) > len(seen.positions) / 2:
         log.warning(
             "%s of %s pictures have neighbours: these features hardly tell pictures apart; raise --similarity, or take others",
@@ -208,7 +208,7 @@ def _pairs(
 
 def _probed(
     target: str,
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageFile],
     values: Sequence[str | None],
     roots: Sequence[int],
     columns: dict[str, np.ndarray],
@@ -225,7 +225,7 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.Seen | None, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
+def _components(seen: neighbours.Seen | None, pictures: Sequence[ImageFile]) -> dict[str, np.ndarray]:
     """Give the first principal components of features, (N, components): by their content, too, parts should not differ.
 
     Nothing where there are no parts, or some pictures have no features: that would tell the parts apart.

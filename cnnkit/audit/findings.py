@@ -4,13 +4,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.audit.inspection import Inspected
 from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 
 #: So many times smaller or larger than the median picture is absurd, by the side.
 _ABSURD = 8
@@ -25,12 +25,12 @@ _UNBALANCED = 10
 _FEW = 10
 
 
-def of_unusable(path: str, reason: str, *, kind: Kind) -> Finding:
+def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
     """Name a file that is no picture."""
     return Finding(Level.ERROR, kind, path, None, reason)
 
 
-def of_pictures(pictures: Sequence[Picture], inspected: Sequence[Inspected]) -> Iterator[Finding]:
+def of_pictures(pictures: Sequence[ImageFile], inspected: Sequence[Inspected]) -> Iterator[Finding]:
     """Look at each picture beside the others: its size, its EXIF block, its colour mode."""
     if not pictures:
         return
@@ -40,34 +40,38 @@ def of_pictures(pictures: Sequence[Picture], inspected: Sequence[Inspected]) -> 
         for level, kind, detail in (*_about_size(each, side), *_about_content(each), *_about_exif(each)):
             yield Finding(level, kind, picture.path, None, detail)
         if each.mode != usual:
-            yield Finding(Level.NOTE, Kind.MODE, picture.path, None, f"{each.mode}, where most are {usual}")
+            yield Finding(Level.NOTE, FindingKind.MODE, picture.path, None, f"{each.mode}, where most are {usual}")
 
 
-def _about_content(each: Inspected) -> Iterator[tuple[Level, Kind, str]]:
+def _about_content(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.plain:
-        yield Level.WARNING, Kind.PLAIN, "of one colour all over: there is nothing to see"
+        yield Level.WARNING, FindingKind.PLAIN, "of one colour all over: there is nothing to see"
 
 
-def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, Kind, str]]:
+def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, FindingKind, str]]:
     shorter, longer = sorted((each.width, each.height))
     size = f"{each.width}x{each.height}"
     if shorter < max(_TINY, side / _ABSURD):
-        yield Level.WARNING, Kind.SIZE, f"{size} is very small; the median shorter side is {side:g}"
+        yield Level.WARNING, FindingKind.SIZE, f"{size} is very small; the median shorter side is {side:g}"
     if shorter > side * _ABSURD or each.width * each.height > _HUGE:
-        yield Level.WARNING, Kind.SIZE, f"{size} is very large; the median shorter side is {side:g}"
+        yield Level.WARNING, FindingKind.SIZE, f"{size} is very large; the median shorter side is {side:g}"
     if longer > _STRIP * shorter:
-        yield Level.NOTE, Kind.SIZE, f"{size} is a strip, of which a square shows {shorter / longer:.0%}"
+        yield Level.NOTE, FindingKind.SIZE, f"{size} is a strip, of which a square shows {shorter / longer:.0%}"
 
 
-def _about_exif(each: Inspected) -> Iterator[tuple[Level, Kind, str]]:
+def _about_exif(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.exif.error is not None:
-        yield Level.WARNING, Kind.EXIF, f"broken EXIF block, so nothing is turned: {each.exif.error}"
+        yield Level.WARNING, FindingKind.EXIF, f"broken EXIF block, so nothing is turned: {each.exif.error}"
     elif each.exif.orientation is not None and not 1 <= each.exif.orientation <= 8:
-        yield Level.WARNING, Kind.EXIF, f"EXIF orientation {each.exif.orientation} means nothing; taken as it lies"
+        yield (
+            Level.WARNING,
+            FindingKind.EXIF,
+            f"EXIF orientation {each.exif.orientation} means nothing; taken as it lies",
+        )
     elif each.exif.orientation is not None and each.exif.orientation > 1:
         yield (
             Level.NOTE,
-            Kind.EXIF,
+            FindingKind.EXIF,
             f"lies turned or mirrored (EXIF orientation {each.exif.orientation}); cnnkit turns it",
         )
 
@@ -82,42 +86,44 @@ def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
         if apart(pair.path, pair.other):
             remarks.append(f"in {pair.other.split} and {pair.path.split}")
         harmful = torn or apart(pair.path, pair.other)
-        level = Level.NOTE if not harmful else Level.WARNING if pair.kind is Kind.NEIGHBOUR else Level.ERROR
+        level = Level.NOTE if not harmful else Level.WARNING if pair.kind is FindingKind.NEIGHBOUR else Level.ERROR
         yield Finding(level, pair.kind, pair.path.path, pair.other.path, "; ".join(remarks))
 
 
-def apart(one: Picture, other: Picture) -> bool:
+def apart(one: ImageFile, other: ImageFile) -> bool:
     """Say whether two pictures stand in different parts."""
     return one.split is not None and other.split is not None and one.split != other.split
 
 
-def of_labels(pictures: Sequence[Picture]) -> Iterator[Finding]:
+def of_labels(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
     """Name pictures without a class beside others that have one."""
     bare = [picture for picture in pictures if picture.label is None]
     if len(bare) < len(pictures):
         for picture in bare:
-            yield Finding(Level.ERROR, Kind.LABEL, picture.path, None, "has no class, but other pictures have")
+            yield Finding(Level.ERROR, FindingKind.LABEL, picture.path, None, "has no class, but other pictures have")
 
 
-def of_classes(pictures: Sequence[Picture]) -> Iterator[Finding]:
+def of_classes(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
     """Look at how many pictures each class has, as a whole and in each part."""
     counts = Counter(picture.label for picture in pictures if picture.label is not None)
     if not counts:
         return
     if len(counts) == 1:
         (only,) = counts
-        yield _of_set(Level.WARNING, Kind.BALANCE, f"only one class, {only}: there is nothing to learn")
+        yield _of_set(Level.WARNING, FindingKind.BALANCE, f"only one class, {only}: there is nothing to learn")
     for label, count in sorted(counts.items()):
         if count < _FEW:
             yield _of_set(
-                Level.WARNING, Kind.BALANCE, f"class {label} has {spelling.pictures(count)}; {_FEW} are few already"
+                Level.WARNING,
+                FindingKind.BALANCE,
+                f"class {label} has {messages.count_images(count)}; {_FEW} are few already",
             )
     (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
     if largest > _UNBALANCED * smallest:
         yield _of_set(
             Level.WARNING,
-            Kind.BALANCE,
-            f"class {most} has {spelling.pictures(largest)}, {least} {smallest}: look at balanced accuracy, and consider "
+            FindingKind.BALANCE,
+            f"class {most} has {messages.count_images(largest)}, {least} {smallest}: look at balanced accuracy, and consider "
             "--class-weights balanced",
         )
     parts: defaultdict[str, set[str]] = defaultdict(set)
@@ -126,10 +132,10 @@ def of_classes(pictures: Sequence[Picture]) -> Iterator[Finding]:
             parts[picture.split].add(picture.label)
     for part, labels in sorted(parts.items()):
         for label in sorted(set(counts) - labels):
-            yield _of_set(Level.WARNING, Kind.BALANCE, f"no picture of class {label} in {part}")
+            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no picture of class {label} in {part}")
 
 
-def of_groups(pictures: Sequence[Picture]) -> Iterator[Finding]:
+def of_groups(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
     """Name groups that stand in several parts."""
     parts: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for picture in pictures:
@@ -138,7 +144,7 @@ def of_groups(pictures: Sequence[Picture]) -> Iterator[Finding]:
     for group, first in parts.items():
         if len(first) > 1:
             (one, path), (other, second), *_ = first.items()
-            yield Finding(Level.ERROR, Kind.GROUP, second, path, f"group {group} stands in {one} and {other}")
+            yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"group {group} stands in {one} and {other}")
 
 
 def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
@@ -148,14 +154,14 @@ def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
         if each.leaks and not (each.probe == ProbeName.TOGETHER and each.target in single):
             yield _of_set(
                 Level.WARNING,
-                Kind.LEAK,
+                FindingKind.LEAK,
                 f"{_named(each.probe)} the {each.target}, with a balanced accuracy of {each.accuracy:.1%} "
                 f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
                 f"{'; colours may be content, or light and background' if each.probe in COLOURS else ''}",
             )
 
 
-def _of_set(level: Level, kind: Kind, detail: str) -> Finding:
+def _of_set(level: Level, kind: FindingKind, detail: str) -> Finding:
     return Finding(level, kind, None, None, detail)
 
 

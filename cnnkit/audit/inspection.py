@@ -11,9 +11,9 @@ from PIL import Image
 
 from cnnkit.audit import exif
 from cnnkit.audit.exif import Exif
-from cnnkit.audit.record import Kind
-from cnnkit.data import examine, images
-from cnnkit.errors import BadPicture
+from cnnkit.audit.record import FindingKind
+from cnnkit.data import decode, duplicates
+from cnnkit.errors import BadImageError
 
 #: Of the picture's shorter side, how much belongs to its border.
 _BORDER = 1 / 32
@@ -53,10 +53,10 @@ class Inspected:
     exif: Exif
 
 
-class Unusable(BadPicture):
+class Unusable(BadImageError):
     """A file that is no picture, and in which way it is none."""
 
-    def __init__(self, kind: Kind, reason: str) -> None:
+    def __init__(self, kind: FindingKind, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
 
@@ -70,32 +70,32 @@ def inspect(path: str) -> Inspected:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise Unusable(Kind.UNREADABLE, images.reason(path, error)) from error
+        raise Unusable(FindingKind.UNREADABLE, decode.reason(path, error)) from error
     if not content:
-        raise Unusable(Kind.EMPTY, "empty file")
+        raise Unusable(FindingKind.EMPTY, "empty file")
     try:
         return _inspected(path, content)
     except Unusable:
         raise
-    except BadPicture as error:
-        raise Unusable(Kind.BROKEN, str(error)) from error
+    except BadImageError as error:
+        raise Unusable(FindingKind.BROKEN, str(error)) from error
 
 
 def _inspected(path: str, content: bytes) -> Inspected:
-    with images.opened(path, content) as image:
+    with decode.opened(path, content) as image:
         file_format = str(image.format)
         try:
-            images.check_name(path, file_format)
-        except BadPicture as error:
-            raise Unusable(Kind.EXTENSION, str(error)) from error
+            decode.check_name(path, file_format)
+        except BadImageError as error:
+            raise Unusable(FindingKind.EXTENSION, str(error)) from error
         image.load()
         mode, quality = image.mode, _quality(image)
         said = exif.read(image)
-        upright = images.upright_rgb(image)
+        upright = decode.upright_rgb(image)
         pixels = np.asarray(upright)
         return Inspected(
             digest=hashlib.sha256(content).digest(),
-            look=examine.look_of(upright),
+            look=duplicates.perceptual_hash(upright),
             width=upright.width,
             height=upright.height,
             size=len(content),

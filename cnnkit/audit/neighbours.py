@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import features
 
@@ -29,7 +29,7 @@ class Seen:
     values: NDArray[np.float32]
 
 
-def load(path: str | Path, pictures: Sequence[Picture]) -> Seen:
+def load(path: str | Path, pictures: Sequence[ImageFile]) -> Seen:
     """Find the features of pictures; rows of others, and augmented views, are passed over.
 
     Raises:

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.data.reader import usable_cores
 
 log = logging.getLogger("cnnkit")
@@ -107,7 +107,7 @@ def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[n
 
 
 def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
-    reason = f"fewer than {_FOLDS} pictures that do not belong together in {spelling.some(few, 5)}"
+    reason = f"fewer than {_FOLDS} pictures that do not belong together in {messages.shortened(few, 5)}"
     if few and probed < 2:
         log.info("no leak probes of the %s: %s", target, reason)
     elif few:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 
 
 class Level(StrEnum):
@@ -14,7 +14,7 @@ class Level(StrEnum):
     NOTE = "note"  # good to know
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What was found."""
 
     UNREADABLE = "unreadable"
@@ -40,7 +40,7 @@ class Finding:
     """One finding, about a picture, about two, or about the whole set."""
 
     level: Level
-    finding: Kind
+    finding: FindingKind
     path: str | None
     other: str | None
     detail: str
@@ -50,7 +50,7 @@ class Finding:
 class Pair:
     """Two pictures that belong together, the earlier one second."""
 
-    kind: Kind
-    path: Picture
-    other: Picture
+    kind: FindingKind
+    path: ImageFile
+    other: ImageFile
     detail: str = ""

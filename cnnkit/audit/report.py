@@ -8,16 +8,16 @@ from typing import Any
 
 from cnnkit.audit.inspection import Inspected
 from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, Kind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.choices import CheckTable
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 
 #: On a terminal, so many findings of a kind are listed.
 _LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """What was found.
 
     `sound` are the pictures that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
@@ -27,7 +27,7 @@ class Report:
     listed: int
     findings: list[Finding]
     probes: list[Probe]
-    sound: list[Picture]
+    sound: list[ImageFile]
     inspected: list[Inspected]
     pairs: list[Pair]
     again: list[Pair]
@@ -122,7 +122,7 @@ def columns(table: CheckTable) -> tuple[str, ...] | None:
 def _listed(found: Sequence[Finding]) -> Iterator[Finding]:
     """Give the first findings of each kind, of one level all, and how many more there are."""
     counts = Counter(finding.finding for finding in found)
-    given: Counter[Kind] = Counter()
+    given: Counter[FindingKind] = Counter()
     for finding in found:
         given[finding.finding] += 1
         if given[finding.finding] <= _LISTED:

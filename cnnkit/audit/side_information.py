@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cnnkit.audit.inspection import Inspected
 from cnnkit.choices import ProbeName
-from cnnkit.data import images
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.data import decode
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import tsv
 
 #: What may be content.
@@ -35,7 +35,7 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 def probe_columns(
-    pictures: Sequence[Picture], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
+    pictures: Sequence[ImageFile], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
 ) -> dict[str, NDArray[np.float64]]:
     """Measure N pictures.
 
@@ -75,7 +75,7 @@ def _words(words: Sequence[str | None]) -> NDArray[np.float64]:
     return np.array([[word == each for each in known] for word in words], dtype=np.float64)
 
 
-def _stem(picture: Picture, labels: Sequence[str]) -> str:
+def _stem(picture: ImageFile, labels: Sequence[str]) -> str:
     """Take a file's name without its ending, and without the words that are classes: a label in a name is no leak but a label.
 
     Every label is taken from every name, and as a word alone: the class i is not in img_0001.
@@ -103,9 +103,9 @@ log = logging.getLogger("cnnkit")
 
 #: What is known of every picture without decoding it: its sides in pixels, upright, their quotient, and its file's size.
 MEASURES: Mapping[str, Callable[[str], float]] = {
-    "width": lambda path: images.upright_size(path)[0],
-    "height": lambda path: images.upright_size(path)[1],
-    "aspect": lambda path: _aspect(*images.upright_size(path)),
+    "width": lambda path: decode.upright_size(path)[0],
+    "height": lambda path: decode.upright_size(path)[1],
+    "aspect": lambda path: _aspect(*decode.upright_size(path)),
     "bytes": os.path.getsize,
 }
 
@@ -173,7 +173,7 @@ class Columns:
             raise CnnkitError(f"{path} is not in {self.manifest}; --columns takes a manifest that lists every picture")
         try:
             return [self._measured[name](path) if name in self._measured else fields[name] for name in self.names]
-        except (BadPicture, OSError) as error:
+        except (BadImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
 

@@ -24,10 +24,9 @@ from sklearn.preprocessing import StandardScaler
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
-from cnnkit.data import set_size
-from cnnkit.data.learning import TrainValImages
-from cnnkit.data.set_size import Size
-from cnnkit.data.source import Picture
+from cnnkit.data import train_val
+from cnnkit.data.source import ImageFile
+from cnnkit.data.train_val import DatasetSize, TrainValImages
 from cnnkit.engine import device as devices
 from cnnkit.engine import multi_layer_features, runner, torch_backbone, torch_device
 from cnnkit.engine.config import BackboneSpec
@@ -66,7 +65,7 @@ class Advice:
     pictures: int
     classes: int
     per_class: int
-    size: Size
+    size: DatasetSize
     looked_at: int
     accuracy: dict[str, float]
     gain: float
@@ -150,13 +149,13 @@ def advise(
     gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
-    size = set_size.size_of(len(data.train))
+    size = train_val.dataset_size(len(data.train))
     log.info(
         "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
         size,
         f"{len(data.train):,}",
-        "no fewer" if size is Size.LARGE else "fewer",
-        f"{set_size.LARGE:,}",
+        "no fewer" if size is DatasetSize.LARGE else "fewer",
+        f"{train_val.LARGE:,}",
         similarity,
         watched.names[best],
         backbone,
@@ -186,7 +185,7 @@ def advise(
     )
 
 
-def _sample(data: TrainValImages, *, seed: int) -> list[Picture]:
+def _sample(data: TrainValImages, *, seed: int) -> list[ImageFile]:
     """Choose as many pictures of every class, at least one for each fold."""
     each = max(SAMPLE // len(data.classes), _FOLDS)
     chosen = []
@@ -214,7 +213,13 @@ def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, se
 
 
 def _command(
-    size: Size, similarity: Similarity, *, sources: SourceNames, data: TrainValImages, base: Sequence[str], layer: str
+    size: DatasetSize,
+    similarity: Similarity,
+    *,
+    sources: SourceNames,
+    data: TrainValImages,
+    base: Sequence[str],
+    layer: str,
 ) -> str:
     named = shlex.join(base)
     train, split = shlex.join(sources.words), data.train[0].split
@@ -224,13 +229,13 @@ def _command(
         train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:
-        case [Size.SMALL, Similarity.SIMILAR]:
+        case [DatasetSize.SMALL, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --unfreeze none"]
-        case [Size.LARGE, Similarity.SIMILAR]:
+        case [DatasetSize.LARGE, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"]
-        case [Size.LARGE, Similarity.DIFFERENT]:
+        case [DatasetSize.LARGE, Similarity.DIFFERENT]:
             steps = [f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"]
-        case [Size.SMALL, Similarity.DIFFERENT]:
+        case [DatasetSize.SMALL, Similarity.DIFFERENT]:
             extract = f"cnn-extract {named} --layer {layer}"
             val_split = data.val[0].split if data.val else "val"
             val = shlex.join(sources.val) if sources.val else train

@@ -17,13 +17,10 @@ Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 do
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
 """
 
-from cnnkit.cli import words as options
-from cnnkit.cli.incoming import pictures, reading, reading_each, truth
-from cnnkit.cli.outgoing import emit, emit_lines, emit_report, emit_tables, gate, gated, notice, progress, skipping
-from cnnkit.cli.program import command
-from cnnkit.cli.screen import emit_drawing, for_people, screen_size
-from cnnkit.cli.training import callbacks, conclude, labelled_images, model_first
-from cnnkit.cli.words import (
+from cnnkit.cli import options
+from cnnkit.cli.command import command
+from cnnkit.cli.input import pictures, reading, reading_each, truth
+from cnnkit.cli.options import (
     Argument,
     Batch,
     Colormap,
@@ -43,6 +40,21 @@ from cnnkit.cli.words import (
     Split,
     TruthSource,
 )
+from cnnkit.cli.output import (
+    emit,
+    emit_drawing,
+    emit_lines,
+    emit_report,
+    emit_tables,
+    for_people,
+    gate,
+    gated,
+    notice,
+    progress,
+    screen_size,
+    skipping,
+)
+from cnnkit.cli.training import callbacks, conclude, labelled_images, model_first
 
 __all__ = [
     "Argument",

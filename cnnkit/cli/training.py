@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.cli.incoming import refuse_terminal
-from cnnkit.cli.outgoing import emit, progress, skipping
-from cnnkit.cli.run import rank
+from cnnkit.cli.input import refuse_terminal
+from cnnkit.cli.invocation import rank
+from cnnkit.cli.output import emit, progress, skipping
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from cnnkit.data.learning import TrainValImages
+    from cnnkit.data.train_val import TrainValImages
 
 
 def labelled_images(
@@ -25,12 +25,12 @@ def labelled_images(
         UsageError: There is no source, and standard input is a terminal; or as `learning.find`.
         CnnkitError: As `learning.find`.
     """
-    from cnnkit.data import learning
+    from cnnkit.data import train_val
 
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
     stdin = sys.stdin.buffer if sys.stdin else None
-    return learning.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin)
+    return train_val.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data.augment_notation import Augmentation, Fill, demanded, parse
-
-__all__ = ["Augmentation", "Draw", "Fill", "demanded", "draw", "matrix", "noise", "parse"]
+from cnnkit.data.augment_notation import Augmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class AugmentParams:
     """The numbers of one copy, named by the words that they are drawn for; the defaults leave the picture alone."""
 
     rotate: float = 0.0  # degrees, counter-clockwise
@@ -67,7 +65,7 @@ _PLACES = {
 }
 
 
-def draw(augmentation: Augmentation, *, seed: int, picture: str, copy: int) -> Draw:
+def draw_params(augmentation: Augmentation, *, seed: int, picture: str, copy: int) -> AugmentParams:
     """Draw the numbers of one copy.
 
     Args:
@@ -91,7 +89,7 @@ def draw(augmentation: Augmentation, *, seed: int, picture: str, copy: int) -> D
     crop_width, crop_height = (
         _short(1 - (1 - augmentation.crop) * shares[name]) for name in ("crop_width", "crop_height")
     )
-    return Draw(
+    return AugmentParams(
         rotate=around(0.0, augmentation.rotate, "rotate"),
         shift_x=around(0.0, augmentation.shift, "shift_x"),
         shift_y=around(0.0, augmentation.shift, "shift_y"),
@@ -118,7 +116,9 @@ def _short(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}") + 0.0  # never -0.0
 
 
-def noise(draw: Draw, *, height: int, width: int, rows: Iterable[int] | None = None) -> Iterator[NDArray[np.float32]]:
+def noise(
+    draw: AugmentParams, *, height: int, width: int, rows: Iterable[int] | None = None
+) -> Iterator[NDArray[np.float32]]:
     """Draw the noise of a copy: normal, of deviation 1.
 
     Args:
@@ -135,7 +135,7 @@ def noise(draw: Draw, *, height: int, width: int, rows: Iterable[int] | None = N
         yield generator.standard_normal((count, width, 3), dtype=np.float32)
 
 
-def matrix(draw: Draw, *, height: int, width: int) -> NDArray[np.float64]:
+def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np.float64]:
     """Compose the geometry of a copy: where in the picture each pixel of the copy comes from.
 
     Pixels are counted from 0, (x, y) at their centres. Read from the right, it undoes what was done to the picture from the last step back:
@@ -163,3 +163,52 @@ def matrix(draw: Draw, *, height: int, width: int) -> NDArray[np.float64]:
     centred = np.array([[1, 0, centre_x], [0, 1, centre_y], [0, 0, 1]])
     composed: NDArray[np.float64] = centred @ around @ placed  # (3, 3)
     return composed
+
+
+def needs_no_resampling(augmentation: Augmentation) -> bool:
+    """Tell whether flips and crops are all that an augmentation does.
+
+    Its `fill` is left out of account: a flip and a crop never look beyond the picture.
+    """
+    known = Augmentation(
+        hflip=augmentation.hflip, vflip=augmentation.vflip, crop=augmentation.crop, fill=augmentation.fill
+    )
+    return augmentation == known
+
+
+def flip_and_crop(picture: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.uint8]:
+    """Make the copy that some numbers describe, of which those of flips and crops are heeded.
+
+    A window is made as large as the picture by linear interpolation both ways, between the four nearest pixels: what `engine.resample`
+    gives with `fill nearest`, but for the rounding of single values. Where there is no window the copy is exact.
+
+    Args:
+        picture: (height, width, 3).
+        draw: The copy's numbers.
+
+    Returns:
+        (height, width, 3).
+    """
+    if not draw.resamples:
+        return picture[:: -1 if draw.vflip else 1, :: -1 if draw.hflip else 1]
+    height, width, _ = picture.shape
+    matrix = affine_matrix(
+        draw, height=height, width=width
+    )  # rows and columns do not mix: there is no turn and no shear
+    by_rows = _interpolated(picture.astype(np.float32), 0, scale=matrix[1, 1], start=matrix[1, 2])
+    values = _interpolated(by_rows, 1, scale=matrix[0, 0], start=matrix[0, 2])
+    return np.rint(values).astype(np.uint8)
+
+
+def _interpolated(pixels: NDArray[np.float32], axis: int, *, scale: float, start: float) -> NDArray[np.float32]:
+    """Take pixel number start + scale * i along an axis, for every i; at the outer edge its last one."""
+    side = pixels.shape[axis]
+    places = np.clip(start + scale * np.arange(side), 0, side - 1)
+    before = places.astype(np.int64)
+    share = (places - before).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    first: NDArray[np.float32] = pixels.take(before, axis=axis)
+    second: NDArray[np.float32] = pixels.take(np.minimum(before + 1, side - 1), axis=axis)
+    second -= first
+    second *= share
+    second += first
+    return second

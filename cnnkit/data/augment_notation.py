@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from cnnkit import spelling
+from cnnkit import messages, notation_text
 from cnnkit.errors import NotationError, UsageError
 
 
@@ -110,10 +110,10 @@ def parse(text: str) -> Augmentation:
     Raises:
         NotationError: A word is unknown, lacks its number, is out of range or said twice. Words are counted with their numbers.
     """
-    return spelling.read(text, _parse, holds="words of augmentation, one a line")
+    return notation_text.read(text, _parse, holds="words of augmentation, one a line")
 
 
-def demanded(text: str, *, option: str = "--augment") -> Augmentation:
+def parse_required(text: str, *, option: str = "--augment") -> Augmentation:
     """Read the notation where something has to come of it: a variable of the shell that is not set gives an empty one.
 
     Args:
@@ -133,7 +133,7 @@ def demanded(text: str, *, option: str = "--augment") -> Augmentation:
 
 def _parse(text: str) -> Augmentation:
     said: dict[str, Any] = {}
-    items = [item.split() for item in spelling.bare(text).split(",") if item.strip()]
+    items = [item.split() for item in notation_text.bare(text).split(",") if item.strip()]
     for number, (word, *rest) in enumerate(items, start=1):
         try:
             value = _value(word, rest)
@@ -148,7 +148,7 @@ def _parse(text: str) -> Augmentation:
 def _value(word: str, rest: list[str]) -> float | bool | Fill:
     """Read what stands behind a word."""
     if word not in _WORDS:
-        near = spelling.proposal(word, _WORDS, foreign=_FOREIGN)
+        near = messages.proposal(word, _WORDS, foreign=_FOREIGN)
         raise NotationError(f'"{word}" is no augmentation{near or "; there are " + ", ".join(_WORDS)}')
     wanted = 0 if word in _FLAGS else 1
     stray = next((other for other in rest[wanted:] if other in _WORDS), None)
@@ -169,7 +169,7 @@ def _value(word: str, rest: list[str]) -> float | bool | Fill:
 
 def _fill(mode: str) -> Fill:
     if mode not in list(Fill):
-        near = spelling.proposal(
+        near = messages.proposal(
             mode, list(Fill), foreign={"mirror": "reflect", "edge": "nearest", "black": "constant"}
         )
         raise NotationError(f'"fill {mode}": there are {", ".join(Fill)}{near}')

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from cnnkit.data.source import Picture
-from cnnkit.formats import pictures as files
+from cnnkit.data.source import ImageFile
+from cnnkit.formats import image_files
 
 T = TypeVar("T")
 
@@ -77,12 +77,12 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return small
 
 
-def choose(pictures: Sequence[Picture]) -> list[Picture]:
+def choose(pictures: Sequence[ImageFile]) -> list[ImageFile]:
     """Choose the pictures that are shown: as many of each class as of the others, evenly from all of it.
 
     Of more classes than rows, some are chosen evenly, too.
     """
-    classes: dict[str | None, list[Picture]] = {}
+    classes: dict[str | None, list[ImageFile]] = {}
     for picture in pictures:
         classes.setdefault(picture.label, []).append(picture)
     held = _evenly(list(classes.values()), min(len(classes), MOST_ROWS))
@@ -102,4 +102,4 @@ def save(path: str | Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Draw thumbnails in rows on white, and write them as PNG in one step."""
     # The gap behind the originals is wider: they are not copies
     grid = Grid(cell=(SIDE, SIDE), gap=(GAP, GAP), margin=GAP, after_first=2 * GAP)
-    files.save(path, grid.draw(rows))
+    image_files.save(path, grid.draw(rows))

@@ -1,14 +1,37 @@
-"""Many pictures: decoded by threads, some way ahead of whoever asks, handed over in order."""
+"""Memory that threads share: who needs more than is left waits."""
 
+import contextlib
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError
+
+
+class MemoryBudget:
+    """So many bytes, of which threads take some for a while; one of them may need more than there are."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken, self._changed = size, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, size: int) -> Generator[None]:
+        """Take some bytes for a while."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -27,8 +50,8 @@ def usable_cores() -> int:
 
 
 def read(
-    pictures: Iterable[Picture], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
-) -> Iterator[tuple[Picture, T | BadPicture]]:
+    pictures: Iterable[ImageFile], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
+) -> Iterator[tuple[ImageFile, T | BadImageError]]:
     """Load pictures in threads, each by its path, as `each` does.
 
     Args:
@@ -45,7 +68,7 @@ def read(
 
 def each(
     items: Iterable[S], load: Callable[[S], T], *, jobs: int | None = None, ahead: int = 64
-) -> Iterator[tuple[S, T | BadPicture]]:
+) -> Iterator[tuple[S, T | BadImageError]]:
     """Load things in threads; Pillow decodes and resizes outside of the interpreter's lock.
 
     Args:
@@ -56,16 +79,16 @@ def each(
         Every item in the order given, with what `load` made of it or with the reason why it could not.
     """
 
-    def attempt(item: S) -> T | BadPicture:
+    def attempt(item: S) -> T | BadImageError:
         try:
             return load(item)
-        except BadPicture as error:
+        except BadImageError as error:
             return error
 
     coming = iter(items)
     executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")
     try:
-        waiting: deque[tuple[S, Future[T | BadPicture]]] = deque()
+        waiting: deque[tuple[S, Future[T | BadImageError]]] = deque()
         for item in islice(coming, ahead):
             waiting.append((item, executor.submit(attempt, item)))
         while waiting:

@@ -42,7 +42,7 @@ EXTENSIONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageFile:
     """A file to be read as a picture; `path` opens from the current folder."""
 
     path: str
@@ -53,7 +53,7 @@ class Picture:
 
 def find(
     sources: Iterable[str], *, split: str | None = None, stdin: BinaryIO | None = None, null: bool = False
-) -> list[Picture] | Iterator[Picture]:
+) -> list[ImageFile] | Iterator[ImageFile]:
     """Find the pictures that sources name, folders in the order of their names, the rest as given.
 
     Args:
@@ -80,7 +80,7 @@ def find(
     )
 
 
-def _one(source: str, split: str | None) -> list[Picture]:
+def _one(source: str, split: str | None) -> list[ImageFile]:
     if os.path.isdir(source):
         return _folder(source, split)
     if not os.path.exists(source):
@@ -91,10 +91,10 @@ def _one(source: str, split: str | None) -> list[Picture]:
         raise UsageError(
             f"{source} is a single picture and has no part {split}; --split goes with a manifest or a folder"
         )
-    return [Picture(source)]
+    return [ImageFile(source)]
 
 
-def _folder(folder: str, split: str | None) -> list[Picture]:
+def _folder(folder: str, split: str | None) -> list[ImageFile]:
     root = folder
     if split is not None:
         root = os.path.join(folder, split)
@@ -102,14 +102,16 @@ def _folder(folder: str, split: str | None) -> list[Picture]:
             parts = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
             raise CnnkitError(f"{folder}: no subfolder {split}; it has {parts or 'none'}")
     pictures = [
-        Picture(path, _label(path, root), split) for path in _below(root) if names_picture(os.path.basename(path))
+        ImageFile(path, _label(path, root), split)
+        for path in _below(root)
+        if has_image_extension(os.path.basename(path))
     ]
     if not pictures:
         raise CnnkitError(f"{root}: no pictures in it (looked for {' '.join(sorted(EXTENSIONS))})")
     return sorted(pictures, key=lambda picture: name_order(picture.path))
 
 
-def names_picture(name: str) -> bool:
+def has_image_extension(name: str) -> bool:
     """Say whether a search of folders takes a file of this name for a picture."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
@@ -141,11 +143,11 @@ def name_order(path: str) -> bytes:
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
-def _manifest(path: str, split: str | None) -> list[Picture]:
+def _manifest(path: str, split: str | None) -> list[ImageFile]:
     folder = os.path.dirname(path)
     rows = manifest.load(path)
     pictures = [
-        Picture(os.path.join(folder, row.path), row.label, row.split, row.group)
+        ImageFile(os.path.join(folder, row.path), row.label, row.split, row.group)
         for row in rows
         if split is None or row.split == split
     ]
@@ -155,7 +157,7 @@ def _manifest(path: str, split: str | None) -> list[Picture]:
     return pictures
 
 
-def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Picture]:
+def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[ImageFile]:
     lines = _null_separated(stdin) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
@@ -166,7 +168,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Pi
         for row in manifest.parse(lines, name="standard input"):
             if split is None or row.split == split:
                 found = True
-                yield Picture(row.path, row.label, row.split, row.group)
+                yield ImageFile(row.path, row.label, row.split, row.group)
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
         return
@@ -177,7 +179,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Pi
         if "\0" in path:
             raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
-            yield Picture(path)
+            yield ImageFile(path)
 
 
 def _is_header(line: bytes) -> bool:

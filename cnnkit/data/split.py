@@ -1,20 +1,198 @@
-"""From pictures to parts without leaks: each file examined, copies and groups kept together, every class in its due shares."""
+"""Which part each picture goes to: by what is due to the parts, or by what the picture holds.
 
+Nothing here draws random numbers. A picture's place in the draw is a hash of the seed and of what its file holds, so the same pictures
+are split alike on every machine, in every folder, under every name.
+"""
+
+import hashlib
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 
-from cnnkit import spelling
-from cnnkit.data import assign, duplicates, reader, source
-from cnnkit.data.examine import Examined, examine
-from cnnkit.data.parts import Parts
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.formats.manifest import Row
+from cnnkit import messages
+from cnnkit.data import allocation, duplicates, reader, source
+from cnnkit.data.allocation import SplitShares
+from cnnkit.data.duplicates import DisjointSets, Examined, examine
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.formats.manifest import ManifestRow
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDraw:
+    """What there is to give away."""
+
+    pictures: Sequence[ImageFile]
+    classes: list[str]  # every label once, sorted; "(none)" where there are no labels
+    numbers: list[int]  # the class of each picture, as a position in `classes`
+    keys: list[bytes]  # the place of each picture in the draw
+    units: list[list[int]]  # what must stay together, as positions in `pictures`; in the order of the draw
+
+    def held(self, part_of: Sequence[int], parts: int) -> list[list[int]]:
+        """Count the pictures: one row a part, one column a class."""
+        counts = Counter(zip(part_of, self.numbers, strict=True))
+        return [[counts[part, number] for number in range(len(self.classes))] for part in range(parts)]
+
+
+def name_of(label: str | None) -> str:
+    """Give a label a name for messages."""
+    return "(none)" if label is None else label
+
+
+def draw_splits(
+    pictures: Sequence[ImageFile], digests: Sequence[bytes], together: Iterable[Sequence[int]], *, seed: int
+) -> SplitDraw:
+    """Put pictures in random order, those in one unit that must not be parted.
+
+    Args:
+        pictures: Those of one group stay together.
+        digests: Hash of each file's content.
+        together: Further sets of pictures, as positions, that stay together; those with the same content are among them.
+        seed: Another number gives another order.
+    """
+    classes = sorted({name_of(picture.label) for picture in pictures})
+    number_of = {name: number for number, name in enumerate(classes)}
+    keys = [_drawn(seed, digest) for digest in digests]
+    joined = DisjointSets(len(pictures))
+    joined.unite_equal(picture.group for picture in pictures)
+    for members in together:
+        for member in members[1:]:
+            joined.unite(members[0], member)
+    units = sorted(joined.sets(), key=lambda members: min(keys[member] for member in members))
+    return SplitDraw(pictures, classes, [number_of[name_of(picture.label)] for picture in pictures], keys, units)
+
+
+def _drawn(seed: int, content: bytes) -> bytes:
+    return hashlib.sha256(f"{seed}:".encode() + content).digest()
+
+
+def by_content(drawn: SplitDraw, parts: SplitShares, *, seed: int) -> list[int]:
+    """Let each picture's content, or the name of its group, say the part: whatever else there is changes nothing.
+
+    Returns:
+        The part of each picture.
+
+    Raises:
+        CnnkitError: Identical pictures belong to groups that fall into different parts, or a part lacks a class.
+    """
+    bounds = list(accumulate(parts.shares))[:-1]
+    part_of = []
+    for picture, key in zip(drawn.pictures, drawn.keys, strict=True):
+        text = key if picture.group is None else _drawn(seed, os.fsencode(f"group:{picture.group}"))
+        place = Fraction(int.from_bytes(text), 1 << 8 * len(text))  # 0 <= place < 1
+        part_of.append(sum(place >= bound for bound in bounds))
+    for one, *others in drawn.units:
+        for other in others:
+            if part_of[other] != part_of[one]:
+                raise CnnkitError(
+                    f"{drawn.pictures[one].path} and {drawn.pictures[other].path} are byte-identical, but their groups fall into "
+                    f"{parts.names[part_of[one]]} and {parts.names[part_of[other]]}; give them one group, remove one or drop --stable"
+                )
+    _check_every_class(drawn, part_of, parts)
+    return part_of
+
+
+def by_share(drawn: SplitDraw, parts: SplitShares, *, seed: int) -> tuple[list[int], bool]:
+    """Fill the parts with their shares of every class, as nearly as what stays together allows.
+
+    Returns:
+        The part of each picture, and whether every part holds exactly what is due to it.
+
+    Raises:
+        CnnkitError: A class cannot be in every part.
+    """
+    due = allocation.due(parts, _sizes(drawn))
+    equal = len(set(parts.shares)) == 1
+    grouped = any(picture.group for picture in drawn.pictures)
+    start = _group_folds(drawn, len(due), seed) if equal and grouped and len(drawn.units) >= len(due) else None
+    part_of = _of_members(drawn, allocation.pack(_counts(drawn), due, start=start))
+    _check_every_class(drawn, part_of, parts)
+    return part_of, drawn.held(part_of, len(due)) == due
+
+
+def by_count(drawn: SplitDraw, parts: SplitShares) -> list[int | None]:
+    """Fill the parts with so many pictures of every class, to the picture.
+
+    Where a group or a set of duplicates is larger than what a part lacks, the rest of it is left out: what is in no part leaks
+    into none.
+
+    Returns:
+        The part of each picture; None for what nobody asked for.
+
+    Raises:
+        CnnkitError: There are too few, or what stays together is in the way.
+    """
+    due = allocation.due(parts, _sizes(drawn))  # with a last row for what nobody asked for
+    part_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
+    room = [list(row) for row in due]
+    taken: list[int | None] = [None] * len(part_of)
+    for member in sorted(range(len(part_of)), key=drawn.keys.__getitem__):
+        part, number = part_of[member], drawn.numbers[member]
+        if part < len(parts.names) and room[part][number]:
+            room[part][number] -= 1
+            taken[member] = part
+    for part, name in enumerate(parts.names):
+        for number, lacking in enumerate(room[part]):
+            if lacking:
+                raise CnnkitError(
+                    f"class {drawn.classes[number]}: --count asks for {due[part][number]} pictures in {name}, but only "
+                    f"{due[part][number] - lacking} can be had without parting groups or duplicates; lower it or use --ratio"
+                )
+    return taken
+
+
+def _sizes(drawn: SplitDraw) -> list[tuple[str, int]]:
+    sizes = Counter(drawn.numbers)
+    return [(name, sizes[number]) for number, name in enumerate(drawn.classes)]
+
+
+def _counts(drawn: SplitDraw) -> list[allocation.Counts]:
+    return [tuple(sorted(Counter(drawn.numbers[member] for member in members).items())) for members in drawn.units]
+
+
+def _of_members(drawn: SplitDraw, part_of_unit: Sequence[int]) -> list[int]:
+    part_of = [0] * len(drawn.pictures)
+    for members, part in zip(drawn.units, part_of_unit, strict=True):
+        for member in members:
+            part_of[member] = part
+    return part_of
+
+
+def _group_folds(drawn: SplitDraw, parts: int, seed: int) -> list[int]:
+    """Let scikit-learn deal the groups to equal parts, for a start."""
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for groups alone
+
+    members = [member for unit in drawn.units for member in unit]
+    unit_of = [place for place, unit in enumerate(drawn.units) for _ in unit]
+    labels = [drawn.numbers[member] for member in members]
+    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32)
+    part_of = [0] * len(drawn.units)
+    for part, (_, held_out) in enumerate(folds.split(labels, labels, unit_of)):
+        for row in held_out:
+            part_of[unit_of[row]] = part
+    return part_of
+
+
+def _check_every_class(drawn: SplitDraw, part_of: Sequence[int], parts: SplitShares) -> None:
+    held = drawn.held(part_of, len(parts.names))
+    for number, label in enumerate(drawn.classes):
+        for part, name in enumerate(parts.names):
+            if not held[part][number]:
+                size = sum(row[number] for row in held)
+                units = sum(any(drawn.numbers[member] == number for member in members) for members in drawn.units)
+                sets = "1 set that stays together" if units == 1 else f"{units} sets that stay together"
+                undivided = f" in {sets}" if units < size else ""
+                raise CnnkitError(
+                    f"class {label} has {size} pictures{undivided}, and none of them is in {name}; "
+                    "add some, make fewer parts or try another --seed"
+                )
+
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +205,7 @@ class Outcome:
     """A finished split."""
 
     parts: tuple[str, ...]
-    rows: list[Row]  # every picture that is in a part, by its name; paths as they were given
+    rows: list[ManifestRow]  # every picture that is in a part, by its name; paths as they were given
     digests: dict[str, bytes]  # for every path of the rows, the hash of the file's content
     remarks: list[str]  # what people should know, a line each
 
@@ -37,13 +215,13 @@ class Outcome:
         sizes = Counter(row.label for row in self.rows)
         return [
             {"class": label, **{part: held[label, part] for part in self.parts}, "total": sizes[label]}
-            for label in sorted(sizes, key=assign.name_of)
+            for label in sorted(sizes, key=name_of)
         ]
 
 
-def split(
-    pictures: Iterable[Picture],
-    parts: Parts,
+def split_images(
+    pictures: Iterable[ImageFile],
+    parts: SplitShares,
     *,
     seed: int = 0,
     group: str | None = None,
@@ -81,21 +259,23 @@ def split(
     kept, seen = _examined(listed, near=near, jobs=jobs, skip=skip, progress=progress)
     _check_labels(kept)
     digests = [each.digest for each in seen]
-    copies = duplicates.identical(digests)
-    lookalikes = [] if near is None else duplicates.alike([each.look or b"" for each in seen], distance=near)
-    drawn = assign.draw(kept, digests, [*copies, *lookalikes], seed=seed)
+    copies = duplicates.exact_duplicates(digests)
+    lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
+    drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
     remarks = [*_about_groups(kept), *_about_duplicates(kept, digests, copies, lookalikes, near=near)]
     part_of: Sequence[int | None]
     if stable:
-        part_of = assign.by_content(drawn, parts, seed=seed)
+        part_of = by_content(drawn, parts, seed=seed)
         remarks.append(f"--stable: {_about_shares(part_of, parts)}")
     elif parts.counts:
-        part_of = assign.by_count(drawn, parts)
+        part_of = by_count(drawn, parts)
         remarks += (
-            [f"{spelling.pictures(rest)} left out: --count asks for no more"] if (rest := part_of.count(None)) else []
+            [f"{messages.count_images(rest)} left out: --count asks for no more"]
+            if (rest := part_of.count(None))
+            else []
         )
     else:
-        part_of, exact = assign.by_share(drawn, parts, seed=seed)
+        part_of, exact = by_share(drawn, parts, seed=seed)
         remarks += [] if exact else [f"what stays together cannot be cut to size: {_about_shares(part_of, parts)}"]
     taken = [
         (picture, digest, part)
@@ -105,19 +285,19 @@ def split(
     remarks.append(_about_parts(part_of, parts, drawn.classes))
     return Outcome(
         parts=parts.names,
-        rows=[Row(picture.path, picture.label, parts.names[part], picture.group) for picture, _, part in taken],
+        rows=[ManifestRow(picture.path, picture.label, parts.names[part], picture.group) for picture, _, part in taken],
         digests={picture.path: digest for picture, digest, _ in taken},
         remarks=remarks,
     )
 
 
-def once_each(pictures: Iterable[Picture]) -> list[Picture]:
+def once_each(pictures: Iterable[ImageFile]) -> list[ImageFile]:
     """Sort pictures by name, and take a file that is named twice once.
 
     Raises:
         CnnkitError: A file is named twice with different labels or groups.
     """
-    found: dict[str, Picture] = {}
+    found: dict[str, ImageFile] = {}
     real = {}  # folders, as they really lie
     for picture in pictures:
         folder, name = os.path.split(picture.path)
@@ -127,13 +307,13 @@ def once_each(pictures: Iterable[Picture]) -> list[Picture]:
         for one, other, what in ((first.label, picture.label, "classes"), (first.group, picture.group, "groups")):
             if one != other:
                 raise CnnkitError(
-                    f"{picture.path} is listed twice, with {what} {assign.name_of(one)} and {assign.name_of(other)}; "
+                    f"{picture.path} is listed twice, with {what} {name_of(one)} and {name_of(other)}; "
                     "leave one of them out"
                 )
     return sorted(found.values(), key=lambda picture: source.name_order(picture.path))
 
 
-def with_groups(pictures: list[Picture], expression: str | None) -> list[Picture]:
+def with_groups(pictures: list[ImageFile], expression: str | None) -> list[ImageFile]:
     """Name the group of each picture by what a regular expression finds in its path; None leaves the groups that they have.
 
     A picture in whose path nothing is found belongs to no group.
@@ -152,24 +332,24 @@ def with_groups(pictures: list[Picture], expression: str | None) -> list[Picture
         found = pattern.search(path)
         return (found[1 if pattern.groups else 0] or None) if found else None
 
-    named = [Picture(each.path, each.label, each.split, group_of(each.path)) for each in pictures]
+    named = [ImageFile(each.path, each.label, each.split, group_of(each.path)) for each in pictures]
     if named and not any(picture.group for picture in named):
         raise UsageError(f"--group {expression}: found in no path, for example not in {named[0].path}")
     return named
 
 
 def _examined(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageFile],
     *,
     near: int | None,
     jobs: int | None,
     skip: Callable[[str, str], None],
     progress: Callable[[int, int | None], None],
-) -> tuple[list[Picture], list[Examined]]:
+) -> tuple[list[ImageFile], list[Examined]]:
     kept, seen = [], []
     found = reader.read(pictures, partial(examine, look=near is not None), jobs=jobs)
     for done, (picture, outcome) in enumerate(found, start=1):
-        if isinstance(outcome, BadPicture):
+        if isinstance(outcome, BadImageError):
             skip(picture.path, str(outcome))
         else:
             kept.append(picture)
@@ -180,7 +360,7 @@ def _examined(
     return kept, seen
 
 
-def _check_labels(pictures: Sequence[Picture]) -> None:
+def _check_labels(pictures: Sequence[ImageFile]) -> None:
     bare = [picture.path for picture in pictures if picture.label is None]
     if bare and len(bare) == len(pictures):
         _log.warning(
@@ -193,17 +373,17 @@ def _check_labels(pictures: Sequence[Picture]) -> None:
         )
 
 
-def _about_groups(pictures: Sequence[Picture]) -> list[str]:
+def _about_groups(pictures: Sequence[ImageFile]) -> list[str]:
     sizes = Counter(picture.group for picture in pictures)
     alone = sizes.pop(None, 0)
     if not sizes:
         return []
     text = f"groups: {len(sizes):,}, of {min(sizes.values()):,} to {max(sizes.values()):,} pictures"
-    return [f"{text}; {spelling.pictures(alone)} in none" if alone else text]
+    return [f"{text}; {messages.count_images(alone)} in none" if alone else text]
 
 
 def _about_duplicates(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageFile],
     digests: Sequence[bytes],
     copies: Sequence[Sequence[int]],
     lookalikes: Sequence[Sequence[int]],
@@ -223,28 +403,28 @@ def _about_sets(sets: Sequence[Sequence[int]]) -> str:
         return "no pictures"
     largest = max(len(members) for members in sets)
     number = "1 set, which" if len(sets) == 1 else f"{len(sets):,} sets, the largest of {largest:,}; each"
-    return f"{spelling.pictures(sum(len(members) for members in sets))} in {number} stays in one part"
+    return f"{messages.count_images(sum(len(members) for members in sets))} in {number} stays in one part"
 
 
-def _warn_of_labels(pictures: Sequence[Picture], sets: Sequence[Sequence[int]], relation: str) -> None:
+def _warn_of_labels(pictures: Sequence[ImageFile], sets: Sequence[Sequence[int]], relation: str) -> None:
     torn = []
     for members in sets:
         first_of = {pictures[member].label: pictures[member].path for member in reversed(members)}
         if len(first_of) > 1:
-            torn.append([f"{path} ({assign.name_of(label)})" for label, path in reversed(first_of.items())])
+            torn.append([f"{path} ({name_of(label)})" for label, path in reversed(first_of.items())])
     for named in torn[:_NAMED]:
         _log.warning("%s %s, but have different labels", " and ".join(named), relation)
     if len(torn) > _NAMED:
         _log.warning("and %d more sets of pictures that %s with different labels", len(torn) - _NAMED, relation)
 
 
-def _about_parts(part_of: Sequence[int | None], parts: Parts, classes: Sequence[str]) -> str:
+def _about_parts(part_of: Sequence[int | None], parts: SplitShares, classes: Sequence[str]) -> str:
     held = Counter(part_of)
     sizes = ", ".join(f"{name} {held[part]:,}" for part, name in enumerate(parts.names))
     return f"{sizes} pictures of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 
-def _about_shares(part_of: Sequence[int | None], parts: Parts) -> str:
+def _about_shares(part_of: Sequence[int | None], parts: SplitShares) -> str:
     held = Counter(part_of)
     shares = (
         f"{name} {held[part] / len(part_of):.3f} (asked {float(share):.3g})"

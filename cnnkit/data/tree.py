@@ -1,29 +1,134 @@
-"""A split as folders, by copies, links or moves.
+"""Moves of many pictures that lose none of them, whatever comes between.
 
-    photos/cat/1.jpg            ->  DIR/train/cat/1.jpg
-    photos/cat/indoors/2.jpg        DIR/test/cat/indoors/2.jpg
-    photos/dog/1.jpg                DIR/train/dog/1.jpg
-                                    DIR/split.tsv              written last: its presence means complete
-
-Below a class's folder names stay as they were, subfolders included, so no two pictures claim the same place. No picture is ever
-written over, and none is removed that does not lie somewhere else as well.
-
-Copies and links that fail half-way are taken back. Moves that are interrupted are gone on with by the next run (see moves.py).
+They are written down in DIR/.moves.tsv before the first one is done. At every moment each picture is whole at its old place or at
+its new one; what is written down is done by `finish`, as often as it takes.
 """
 
 import contextlib
 import errno
+import hashlib
+import logging
 import os
+import secrets
+import shutil
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from cnnkit.data import moves, source
+from cnnkit.data import source
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import manifest
-from cnnkit.formats.manifest import Row
+from cnnkit.formats import manifest, tsv
+from cnnkit.formats.manifest import ManifestRow
+
+_MOVES = ".moves.tsv"
+_COLUMNS = ("from", "path", "label", "split", "group")
+
+_log = logging.getLogger(__name__)
+
+
+def has_unfinished_moves(folder: str | Path) -> bool:
+    """Say whether pictures were being moved into this folder when something came between."""
+    return (Path(folder) / _MOVES).is_file()
+
+
+def finish_moves(folder: str | Path, name: str, *, progress: Progress = no_progress) -> list[ManifestRow]:
+    """Do the moves that are written down in a folder, those that are still to be done, and list the pictures in a manifest.
+
+    Args:
+        folder: Where they go.
+        name: The manifest's, in that folder; it is written when all the pictures are there.
+        progress: Called with how many pictures are in place, and of how many.
+
+    Returns:
+        The rows of the manifest.
+
+    Raises:
+        CnnkitError: A picture is neither at its old place nor at its new one, or at both and not the same.
+    """
+    folder = Path(folder)
+    lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
+    rows = [
+        ManifestRow(line["path"], line["label"] or None, line["split"] or None, line["group"] or None) for line in lines
+    ]
+    moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
+    try:
+        # Links to pictures go before the pictures, while there still is something to copy
+        for done, (path, target) in enumerate(sorted(moves, key=lambda move: not os.path.islink(move[0])), start=1):
+            _move(path, target)
+            progress(done, len(moves))
+        manifest.save(folder / name, rows, columns=manifest.columns(rows))
+    except BaseException:
+        _log.warning("not all pictures are moved; run the command again to go on")
+        raise
+    (folder / _MOVES).unlink()
+    return rows
+
+
+def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None:
+    """Note what is to be moved where, durably.
+
+    Args:
+        folder: Where it goes.
+        moves: For each picture its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
+    """
+    lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
+    tsv.save(folder / _MOVES, _COLUMNS, lines)
+    _sync(folder)
+
+
+def _move(path: str, target: Path) -> None:
+    if not os.path.lexists(path):
+        if not target.exists():
+            raise CnnkitError(f"{path} is gone, and is not at {target}; put it back, or drop its line from {_MOVES}")
+        return
+    if os.path.lexists(target):  # interrupted between the copy and the removal
+        if digest_of(path) != digest_of(target):
+            raise CnnkitError(f"{target} is in the way of {path}; move it away")
+        os.unlink(path)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.islink(path):
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            return
+    copy_file(path, target, durable=True)
+    os.unlink(path)
+
+
+def copy_file(path: str | Path, target: Path, *, durable: bool = False) -> None:
+    """Copy content, times and permissions; the target takes its name when it is whole."""
+    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        shutil.copy2(path, beside)
+        if durable:
+            _sync(beside)
+        beside.rename(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest_of(path: str | Path) -> bytes:
+    """Hash the content of a file, as `examine` does."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
 
 MANIFEST = "split.tsv"
 
@@ -39,13 +144,13 @@ class Link(StrEnum):
 
 def write(
     folder: str | Path,
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     *,
     digests: Mapping[str, bytes],
     link: Link = Link.COPY,
     force: bool = False,
     progress: Progress = no_progress,
-) -> list[Row]:
+) -> list[ManifestRow]:
     """Lay pictures out by part and class, and list them in `split.tsv`.
 
     Args:
@@ -73,12 +178,12 @@ def write(
             raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
     if force:
         _remove(folder, left)
-    listed = [Row(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)]
+    listed = [ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)]
     targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
     if link is Link.MOVE:
         folder.mkdir(parents=True, exist_ok=True)
-        moves.write_down(folder, targets)
-        return moves.finish(folder, MANIFEST, progress=progress)
+        record_moves(folder, targets)
+        return finish_moves(folder, MANIFEST, progress=progress)
     with _taken_back() as made:
         for done, (path, row) in enumerate(targets, start=1):
             target = folder / row.path
@@ -99,7 +204,7 @@ def check_free(folder: str | Path, *, force: bool) -> None:
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise CnnkitError(f"{folder} is no folder; choose another name")
-    if moves.unfinished(folder):
+    if has_unfinished_moves(folder):
         raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise CnnkitError(f"{folder} is not empty; choose another folder, or write into it with --force")
@@ -108,7 +213,7 @@ def check_free(folder: str | Path, *, force: bool) -> None:
 # ---------------------------------------------------------------- where to
 
 
-def _places(rows: Sequence[Row]) -> list[str]:
+def _places(rows: Sequence[ManifestRow]) -> list[str]:
     """Give each picture a place of its own below the folder: part, class, and its name as seen from what its class has in common."""
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
     for row in rows:
@@ -148,12 +253,12 @@ def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None
             )
 
 
-def _left(folder: Path, rows: Sequence[Row], digests: Mapping[str, bytes]) -> set[Path]:
+def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes]) -> set[Path]:
     """Find the pictures that an earlier split left, and make sure that none of them would be lost."""
     old = manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else []
     parts = {row.split for row in [*rows, *old] if row.split}
     found = {Path(below, name) for part in parts for below, _, names in os.walk(folder / part) for name in names}
-    left = {path for path in found if source.names_picture(path.name)} | {folder / row.path for row in old}
+    left = {path for path in found if source.has_image_extension(path.name)} | {folder / row.path for row in old}
     left = {path for path in left if os.path.lexists(path)}
     elsewhere = {digest: path for path, digest in digests.items()}
     for path in sorted(left):
@@ -172,7 +277,7 @@ def _remove(folder: Path, left: set[Path]) -> None:
 
 
 def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
-    other = elsewhere.get(moves.digest_of(path))
+    other = elsewhere.get(digest_of(path))
     # Two names of one file, as through a mount: removing it here removes it there, unless it is a hard link
     return other is not None and (not os.path.samefile(path, other) or path.stat().st_nlink > 1)
 
@@ -217,4 +322,4 @@ def _place(path: str, target: Path, link: Link) -> None:
                 raise
             raise CnnkitError(f"{target.parent} is on another disk than {path}; use --link copy or symlink") from error
     else:
-        moves.copy(path, target)
+        copy_file(path, target)

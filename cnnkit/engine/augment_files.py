@@ -24,21 +24,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnkit.data import contact_sheet, copies, images, preprocess, reader, replacing, tree
-from cnnkit.data.augment import Draw
-from cnnkit.data.copies import Copy, Recipe
-from cnnkit.data.images import Original
-from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.room import Room
-from cnnkit.data.source import Picture
+from cnnkit.data import atomic_folder, augment_plan, contact_sheet, decode, preprocessing, reader, tree
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
+from cnnkit.data.decode import Original
+from cnnkit.data.reader import MemoryBudget, Progress, no_progress
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.torch_device import threads
-from cnnkit.errors import BadPicture, CnnkitError
-from cnnkit.formats import atomic, manifest, tsv
-from cnnkit.formats import pictures as files
+from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.formats import atomic, image_files, manifest, tsv
 
-MANIFEST = replacing.MANIFEST
+MANIFEST = atomic_folder.MANIFEST
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ class AugmentSummary:
 
 
 #: For pictures that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
-_ROOM = Room(700 << 20)
+_ROOM = MemoryBudget(700 << 20)
 #: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
 _BYTES_A_PIXEL = 24
 
@@ -66,14 +64,14 @@ class _Made:
     """A picture's copies as files: their bytes in the order of their numbers, the original's first where it is kept."""
 
     format: str
-    draws: list[Draw]
+    draws: list[AugmentParams]
     files: list[bytes]
 
 
 def write(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     folder: str | Path,
-    recipe: Recipe,
+    recipe: AugmentPlan,
     *,
     force: bool = False,
     jobs: int | None = None,
@@ -98,24 +96,24 @@ def write(
         CnnkitError: The folder is not empty, or holds the pictures themselves; two copies would have one name; no picture can be used.
     """
     folder, started = Path(folder), time.perf_counter()
-    pictures = copies.checked(pictures, force=force)
+    pictures = augment_plan.checked(pictures, force=force)
     check(pictures, folder, force=force)
-    replaceable = replacing.earlier(folder, force=force)
-    place = copies.placing(pictures)
+    replaceable = atomic_folder.earlier(folder, force=force)
+    place = augment_plan.placing(pictures)
     total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
-    with atomic.naming(folder), replacing.workshop(folder, replaceable) as workshop, threads(1):
-        with tsv.Writer(workshop / MANIFEST, copies.columns(recipe.augmentation)) as listed:
+    with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
+        with tsv.Writer(workshop / MANIFEST, augment_plan.columns(recipe.augmentation)) as listed:
             ready = reader.read(
                 pictures, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
             )
             for done, (picture, made) in enumerate(ready, start=1):
                 tree.check_apart(folder, [picture.path], to_be="augmented")
-                if isinstance(made, BadPicture):
+                if isinstance(made, BadImageError):
                     skipped += 1
                     skip(picture.path, str(made))
                 else:
-                    named = copies.named(picture, made.format, made.draws, place=place, recipe=recipe)
+                    named = augment_plan.named(picture, made.format, made.draws, place=place, recipe=recipe)
                     for copy, content in zip(named, made.files, strict=True):
                         _put(folder, workshop, copy, content, replaceable)
                         listed.write(_fields(copy, recipe, folder))
@@ -127,7 +125,7 @@ def write(
     return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
 
 
-def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = False) -> None:
+def check(pictures: Iterable[ImageFile], folder: str | Path, *, force: bool = False) -> None:
     """Demand that copies can be written into a folder: before the work, and before anything else is drawn.
 
     Raises:
@@ -135,12 +133,12 @@ def check(pictures: Iterable[Picture], folder: str | Path, *, force: bool = Fals
     """
     if isinstance(pictures, Sequence):
         tree.check_apart(folder, (picture.path for picture in pictures), to_be="augmented")
-    replacing.check(folder, force=force)
+    atomic_folder.check(folder, force=force)
 
 
 def sheet(
-    pictures: Iterable[Picture], path: str | Path, recipe: Recipe, *, force: bool = False, skip: Skip = raise_bad
-) -> Iterable[Picture]:
+    pictures: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_bad
+) -> Iterable[ImageFile]:
     """Draw a contact sheet: some of the pictures, each with its first copies behind it.
 
     Args:
@@ -157,15 +155,15 @@ def sheet(
         UsageError: As `write`, or the path does not end in .png.
         CnnkitError: No picture can be used.
     """
-    files.check_png(path, option="--sheet")
+    image_files.check_png(path, option="--sheet")
     if not force:  # else `write` counts them
-        pictures = copies.checked(pictures)
+        pictures = augment_plan.checked(pictures)
     known = pictures if isinstance(pictures, Sequence) else list(islice(pictures, contact_sheet.MOST_ROWS))
     chosen = contact_sheet.choose(known)
     few = replace(recipe, copies=min(recipe.copies, contact_sheet.MOST_COPIES))
     rows = []
     for picture, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
-        if isinstance(shown, BadPicture):
+        if isinstance(shown, BadImageError):
             skip(picture.path, str(shown))
         else:
             rows.append(shown)
@@ -184,11 +182,11 @@ def sheet(
 # ---------------------------------------------------------------- one picture
 
 
-def _images(original: Original, recipe: Recipe, draws: Sequence[Draw]) -> Iterator[Image.Image]:
+def _images(original: Original, recipe: AugmentPlan, draws: Sequence[AugmentParams]) -> Iterator[Image.Image]:
     """Give the original, prepared where that is asked for, then its copies, one by one: a large picture's need much memory."""
     image = original.image
     if recipe.square is not None:
-        image = Image.fromarray(preprocess.prepare(image, recipe.square))
+        image = Image.fromarray(preprocessing.prepare(image, recipe.square))
     yield image
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
     for draw in draws:
@@ -197,10 +195,10 @@ def _images(original: Original, recipe: Recipe, draws: Sequence[Draw]) -> Iterat
         yield Image.fromarray(changed)
 
 
-def _make(path: str, *, recipe: Recipe) -> _Made:
-    original = images.read(path)
+def _make(path: str, *, recipe: AugmentPlan) -> _Made:
+    original = decode.read(path)
     draws = recipe.draws(original.fingerprint)
-    saving = copies.saving(os.path.basename(path), original.format, profile=original.profile)
+    saving = augment_plan.saving(os.path.basename(path), original.format, profile=original.profile)
     kept, *others = (
         b"" if number == 0 and (not recipe.keep or recipe.square is None) else _encoded(image, saving, original)
         for number, image in enumerate(_images(original, recipe, draws))
@@ -218,14 +216,14 @@ def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) 
     return file.getvalue()
 
 
-def _thumbnails(path: str, *, recipe: Recipe) -> list[Image.Image]:
-    original = images.read(path)
+def _thumbnails(path: str, *, recipe: AugmentPlan) -> list[Image.Image]:
+    original = decode.read(path)
     shown = _images(original, recipe, recipe.draws(original.fingerprint))
     return [contact_sheet.thumbnail(image) for image in shown]
 
 
-def _fields(copy: Copy, recipe: Recipe, folder: Path) -> list[str | None]:
-    record = copies.record(copy, recipe.augmentation, source=manifest.seen_from(folder, copy.source.path))
+def _fields(copy: PlannedCopy, recipe: AugmentPlan, folder: Path) -> list[str | None]:
+    record = augment_plan.record(copy, recipe.augmentation, source=manifest.seen_from(folder, copy.source.path))
     return [
         str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
         for value in record.values()
@@ -235,14 +233,14 @@ def _fields(copy: Copy, recipe: Recipe, folder: Path) -> list[str | None]:
 # ---------------------------------------------------------------- the folder
 
 
-def _put(folder: Path, workshop: Path, copy: Copy, content: bytes, replaceable: frozenset[str]) -> None:
-    replacing.check_place(folder, copy.path, replaceable)
+def _put(folder: Path, workshop: Path, copy: PlannedCopy, content: bytes, replaceable: frozenset[str]) -> None:
+    atomic_folder.check_place(folder, copy.path, replaceable)
     target = workshop / copy.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.create(target, content)
+        image_files.create(target, content)
     except FileExistsError:
-        raise copies.claimed_twice(copy) from None
+        raise augment_plan.claimed_twice(copy) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

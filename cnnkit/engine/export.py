@@ -17,16 +17,15 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from cnnkit.choices import ExportInput, Pool
-from cnnkit.data import preprocess as preparing
-from cnnkit.data import reader
+from cnnkit.data import preprocessing, reader
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadPicture, CnnkitError
-from cnnkit.formats import bundle, onnx_model
-from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.formats import onnx_model, torch_model
+from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import build, classifier
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, class_logits
@@ -372,7 +371,7 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
 
 
 def image_batches(
-    verify: Iterable[Picture],
+    verify: Iterable[ImageFile],
     network: Classifier,
     *,
     batch: int,
@@ -390,9 +389,9 @@ def image_batches(
         return network.normalise(torch.from_numpy(pixels)).contiguous().numpy() if normalised else pixels
 
     done = 0
-    ready = reader.read(verify, partial(preparing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
+    ready = reader.read(verify, partial(preprocessing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
     for done, (picture, loaded) in enumerate(ready, start=1):
-        if isinstance(loaded, BadPicture):
+        if isinstance(loaded, BadImageError):
             skip(picture.path, str(loaded))
             continue
         good.append(loaded)
@@ -410,7 +409,7 @@ def export_model(
     output: str | Path,
     config: ExportConfig | None = None,
     *,
-    verify: Iterable[Picture] | None = None,
+    verify: Iterable[ImageFile] | None = None,
     verify_name: str = "pictures",
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
@@ -437,12 +436,14 @@ def export_model(
     """
     config = config or ExportConfig()
     config.check(model, output, verifies=verify is not None)
-    loaded = bundle.load(model)
+    loaded = torch_model.load(model)
     network = classifier.from_header(loaded.header, loaded.state, name=str(model))
     made = HeadExport(network) if config.head_only else WholeExport(network, config)
     if config.dynamic_size:
         check_any_size(network, loaded.header, name=str(model))
-    header = loaded.header.but(kind=Kind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript"))
+    header = loaded.header.but(
+        kind=ArtefactKind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript")
+    )
     proto = to_onnx(
         made.module,
         made.example(2, made.traced),

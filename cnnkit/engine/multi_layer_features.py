@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.nets import cutting, layered
+from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import Extractor, Pooling
 
 # Where in the base its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
@@ -24,7 +24,7 @@ class MultiLayerExtractor:
         graph = extractor.base.graph
         nodes = list(graph.nodes)
         self._interpreter = _Interpreter(extractor.base)
-        self._interpreter.wanted = dict(cutting.narrow(graph, len(nodes) - 1))
+        self._interpreter.wanted = dict(subgraph.cut_points(graph, len(nodes) - 1))
         vectors = [
             name for name, answer in self._answers(torch.zeros(1, size, size, 3, dtype=torch.uint8)) if answer.ndim == 2
         ]
@@ -59,7 +59,7 @@ class _Interpreter(fx.Interpreter):
         """Run one node."""
         answer = super().run_node(n)
         if any(n is node for node in self.wanted.values()):
-            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layered.as_maps(n, answer))
+            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layer_graph.as_maps(n, answer))
         return answer
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Fit
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -182,7 +182,7 @@ class OnnxClassifier:
         """
         if self.preprocess is None:
             raise UsageError(f"{self.name} is a head and takes features; --size is for networks of pictures")
-        preprocess = preparing.shown_as(self.preprocess, size=size, fit=fit)
+        preprocess = preprocessing.shown_as(self.preprocess, size=size, fit=fit)
         wanted = (preprocess.height, preprocess.width)
         if any(side not in (None, given) for side, given in zip(self.network.sides, wanted, strict=True)):
             raise self.fixed()
@@ -192,7 +192,7 @@ class OnnxClassifier:
         if wanted != (self.preprocess.height, self.preprocess.width):
             try:
                 self.on_any(np.zeros((1, *wanted, 3), dtype=np.uint8))
-            except BadPicture as error:
+            except BadImageError as error:
                 raise UsageError(f"--size {wanted[0]}x{wanted[1]}: {error}") from error
         return changed
 
@@ -208,7 +208,7 @@ class OnnxClassifier:
         height, width = images.shape[1:3]
         if height < self.preprocess.height or width < self.preprocess.width:
             if not self._sees(height, width):
-                raise BadPicture(f"{width} x {height} pixels are too small for {self.name}")
+                raise BadImageError(f"{width} x {height} pixels are too small for {self.name}")
             return self(images, logits=logits)
         try:
             return self(images, logits=logits)
@@ -216,7 +216,7 @@ class OnnxClassifier:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadPicture(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
+            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
 
     def _sees(self, height: int, width: int) -> bool:
         """Tell whether anything of a picture of some size reaches the answer.

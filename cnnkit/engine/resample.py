@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cnnkit.data import augment as drawing
-from cnnkit.data.augment import Augmentation, Draw, Fill
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_notation import Augmentation, Fill
 
 #: Pixels that are worked on at once on the CPU, whole pictures or rows of one: their floats stay in its caches, and memory small.
 _AT_ONCE = 1 << 17
@@ -41,13 +42,13 @@ class Augmenter:
             uint8, (N, H, W, 3), on the same device.
         """
         draws = [
-            drawing.draw(self.augmentation, seed=self.seed, picture=picture, copy=copy)
+            drawing.draw_params(self.augmentation, seed=self.seed, picture=picture, copy=copy)
             for picture, copy in zip(pictures, copies, strict=True)
         ]
         return augment(images, draws, fill=self.augmentation.fill)
 
 
-def augment(images: Tensor, draws: Sequence[Draw], *, fill: Fill = Fill.NEAREST) -> Tensor:
+def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill.NEAREST) -> Tensor:
     """Make of each picture the copy that its numbers describe.
 
     Where they leave it alone, or mirror it, the copy is exact.
@@ -70,7 +71,7 @@ def augment(images: Tensor, draws: Sequence[Draw], *, fill: Fill = Fill.NEAREST)
     return copies
 
 
-def _augmented(images: Tensor, draws: Sequence[Draw], fill: Fill) -> Tensor:
+def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Tensor:
     count, height, width, _ = images.shape
     # Never channels-last in disguise: the order of the axes in memory would choose another kernel
     pixels = torch.empty((count, 3, height, width), device=images.device)  # 0 to 255
@@ -102,8 +103,8 @@ def _tiles(pixels: Tensor) -> list[slice]:
 
 
 def _where(
-    draws: Sequence[Draw], chosen: Sequence[bool], device: torch.device
-) -> Iterator[tuple[Tensor | slice, list[Draw]]]:
+    draws: Sequence[AugmentParams], chosen: Sequence[bool], device: torch.device
+) -> Iterator[tuple[Tensor | slice, list[AugmentParams]]]:
     """Give the rows of the pictures that something is done to, with their draws; nothing if there are none."""
     rows = [row for row, wanted in enumerate(chosen) if wanted]
     if len(rows) == len(draws):
@@ -115,10 +116,10 @@ def _where(
 # ---------------------------------------------------------------- geometry
 
 
-def _resampled(pixels: Tensor, draws: Sequence[Draw], fill: Fill, tiles: Sequence[slice]) -> Tensor:
+def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles: Sequence[slice]) -> Tensor:
     """Interpolate each copy from its picture, (N, 3, H, W); twice linearly, between the four nearest pixels."""
     height, width = pixels.shape[2:]
-    matrices = np.stack([drawing.matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
+    matrices = np.stack([drawing.affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
     across, down = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
     # A sum of what the column gives and what the row gives: (N, 2, W) and (N, 2, H) are all that double precision costs
     by_column = matrices[:, :2, 0, None] * across + matrices[:, :2, 2, None]
@@ -193,7 +194,7 @@ def _have_colours(images: Tensor) -> Tensor:
 
 
 def _add_noise(
-    pixels: Tensor, rows: Tensor | slice, tiles: Sequence[slice], draws: Sequence[Draw], *, colours: Tensor
+    pixels: Tensor, rows: Tensor | slice, tiles: Sequence[slice], draws: Sequence[AugmentParams], *, colours: Tensor
 ) -> None:
     """Add to each picture its noise; grey pictures stay grey.
 

@@ -14,12 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data import images, reader
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.images import Original
+from cnnkit.data import decode, preprocessing, reader
+from cnnkit.data.decode import Original
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
 
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
@@ -33,7 +32,7 @@ Network = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
 #: A network's outputs for one image: for each output an array with a row for each view.
 Outputs = list[NDArray[Any]]
 #: Every image in the order given, with its outputs or with the reason why it has none.
-Results = Generator[tuple[Picture, Outputs | BadPicture]]
+Results = Generator[tuple[ImageFile, Outputs | BadImageError]]
 #: Arrays of one image, (height, width, 3): one for each preprocessing, or all its views.
 Squares = list[NDArray[np.uint8]]
 #: What to do about an image that cannot be used: path and reason.
@@ -47,25 +46,25 @@ class Views(Protocol):
     def copies(self) -> int:
         """How many there are at most, beside the square itself."""
 
-    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
 
 
 def raise_bad(path: str, reason: str) -> None:
     """The way of a caller who did not say what to do about a bad picture."""
-    raise BadPicture(f"{path}: {reason}")
+    raise BadImageError(f"{path}: {reason}")
 
 
 @dataclass(slots=True)
 class _Pending:
     """An image on its way: how many of its views have no outputs yet, and the outputs of the others."""
 
-    image: Picture
+    image: ImageFile
     missing: int = 0
     parts: list[Outputs] = field(default_factory=list)
-    error: BadPicture | None = None
+    error: BadImageError | None = None
 
-    def result(self) -> tuple[Picture, Outputs | BadPicture]:
+    def result(self) -> tuple[ImageFile, Outputs | BadImageError]:
         if self.error is not None:
             return self.image, self.error
         if len(self.parts) == 1:
@@ -74,7 +73,7 @@ class _Pending:
 
 
 def run(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     preprocess: Sequence[Preprocess],
     network: Network,
     *,
@@ -132,7 +131,7 @@ def run(
                 pictures, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
             ):
                 done += 1
-                if isinstance(loaded, BadPicture):
+                if isinstance(loaded, BadImageError):
                     pending.append(_Pending(picture, error=loaded))
                     yield from complete()
                     continue
@@ -166,17 +165,17 @@ def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> N
         start = stop
 
 
-def usable(results: Results, skip: Skip) -> Generator[tuple[Picture, Outputs]]:
+def usable(results: Results, skip: Skip) -> Generator[tuple[ImageFile, Outputs]]:
     """Give the images that have outputs, and name the others to `skip`, each in its turn."""
     with contextlib.closing(results):  # also where `skip` raises
         for picture, outputs in results:
-            if isinstance(outputs, BadPicture):
+            if isinstance(outputs, BadImageError):
                 skip(picture.path, str(outputs))
             else:
                 yield picture, outputs
 
 
-def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[list[Picture], Outputs]]:
+def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[list[ImageFile], Outputs]]:
     """Put the outputs of usable images together again, for work on several images at once.
 
     Args:
@@ -194,14 +193,14 @@ def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[li
 
 
 def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
-    image = images.load(path)
-    return [preparing.prepare(image, way) for way in ways]
+    image = decode.load(path)
+    return [preprocessing.prepare(image, way) for way in ways]
 
 
-def _load_views(picture: Picture, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
+def _load_views(picture: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
     if views is None:
         return [_load(picture.path, ways=ways)]
-    original = images.read(picture.path)
+    original = decode.read(picture.path)
     return [list(view) for view in zip(*(views(picture, original, way) for way in ways), strict=True)]
 
 
@@ -233,7 +232,7 @@ class Rates:
 
 
 def measure(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageFile],
     preprocess: Sequence[Preprocess],
     network: Network,
     *,
@@ -258,7 +257,7 @@ def measure(
     ready = [
         loaded
         for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
-        if not isinstance(loaded, BadPicture)
+        if not isinstance(loaded, BadImageError)
     ]
     if not ready:
         raise CnnkitError(f"none of the first {batch} pictures can be used; there is nothing to measure with")
@@ -277,7 +276,7 @@ def measure(
     for start in range(0, len(pictures), width):
         part = pictures[start : start + width]
         began = time.perf_counter()
-        usable = sum(not isinstance(loaded, BadPicture) for _, loaded in reader.read(part, load, jobs=jobs))
+        usable = sum(not isinstance(loaded, BadImageError) for _, loaded in reader.read(part, load, jobs=jobs))
         decoded = time.perf_counter()
         batches = max(1, usable // batch)
         for _ in range(batches):
@@ -296,8 +295,8 @@ def measure(
 class _Window:
     """Images that follow one another, and what became of each."""
 
-    pictures: list[Picture]
-    outcomes: dict[int, Outputs | BadPicture] = field(default_factory=dict)
+    pictures: list[ImageFile]
+    outcomes: dict[int, Outputs | BadImageError] = field(default_factory=dict)
 
     def results(self) -> Results:
         for place, picture in enumerate(self.pictures):
@@ -315,7 +314,7 @@ class _Group:
 
 
 def run_native_size(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     preprocess: Preprocess,
     network: Network,
     *,
@@ -347,7 +346,7 @@ def run_native_size(
     def at_once(size: tuple[int, int]) -> int:
         return max(1, min(batch, pixels // (size[0] * size[1])))
 
-    def load(group: _Group) -> list[Squares | BadPicture]:
+    def load(group: _Group) -> list[Squares | BadImageError]:
         return [
             _load_native_size(group.window.pictures[place], group.size, preprocess, views) for place in group.places
         ]
@@ -357,7 +356,7 @@ def run_native_size(
         pictures, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
     )
     for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
-        assert not isinstance(loaded, BadPicture)
+        assert not isinstance(loaded, BadImageError)
         outcomes = group.window.outcomes
         outcomes.update(zip(group.places, _outcomes(loaded, network, at_once(group.size)), strict=True))
         progress(passed + len(outcomes), total)
@@ -368,16 +367,21 @@ def run_native_size(
 
 
 def _groups(
-    pictures: Iterable[Picture], at_once: Callable[[tuple[int, int]], int], *, window: int, views: int, jobs: int | None
+    pictures: Iterable[ImageFile],
+    at_once: Callable[[tuple[int, int]], int],
+    *,
+    window: int,
+    views: int,
+    jobs: int | None,
 ) -> Iterator[_Group]:
     """Deal pictures out to batches by their sizes, one window after the other."""
     coming = iter(pictures)
     while found := list(islice(coming, window)):
         here = _Window(found)
         by_size: dict[tuple[int, int], list[int]] = {}
-        sizes = reader.read(found, images.upright_size, jobs=jobs)
+        sizes = reader.read(found, decode.upright_size, jobs=jobs)
         for place, (_, size) in enumerate(sizes):
-            if isinstance(size, BadPicture):
+            if isinstance(size, BadImageError):
                 here.outcomes[place] = size
             else:
                 by_size.setdefault(size, []).append(place)
@@ -391,37 +395,37 @@ def _groups(
 
 
 def _load_native_size(
-    picture: Picture, size: tuple[int, int], preprocess: Preprocess, views: Views | None
-) -> Squares | BadPicture:
+    picture: ImageFile, size: tuple[int, int], preprocess: Preprocess, views: Views | None
+) -> Squares | BadImageError:
     """Decode a picture and make its views, all of its own size."""
     try:
-        own = preparing.untouched(preprocess, size)
+        own = preprocessing.untouched(preprocess, size)
         if views is None:
-            image = images.load(picture.path)
-            made = [preparing.prepare(image, own)]
+            image = decode.load(picture.path)
+            made = [preprocessing.prepare(image, own)]
         else:
-            original = images.read(picture.path)
+            original = decode.read(picture.path)
             image = original.image
             made = list(views(picture, original, own))
-    except BadPicture as error:
+    except BadImageError as error:
         return error
     if image.size != size:
-        return BadPicture(f"its head says {size[0]} x {size[1]} pixels, and it has {image.width} x {image.height}")
+        return BadImageError(f"its head says {size[0]} x {size[1]} pixels, and it has {image.width} x {image.height}")
     return made
 
 
-def _outcomes(loaded: list[Squares | BadPicture], network: Network, at_once: int) -> list[Outputs | BadPicture]:
+def _outcomes(loaded: list[Squares | BadImageError], network: Network, at_once: int) -> list[Outputs | BadImageError]:
     """Run the network on images of one shape: for each the outputs of its views, or why there are none."""
-    rows = [square for squares in loaded if not isinstance(squares, BadPicture) for square in squares]
+    rows = [square for squares in loaded if not isinstance(squares, BadImageError) for square in squares]
     try:
         parts = [network([np.stack(rows[start : start + at_once])]) for start in range(0, len(rows), at_once)]
-    except BadPicture as error:
-        return [squares if isinstance(squares, BadPicture) else error for squares in loaded]
+    except BadImageError as error:
+        return [squares if isinstance(squares, BadImageError) else error for squares in loaded]
     outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-    outcomes: list[Outputs | BadPicture] = []
+    outcomes: list[Outputs | BadImageError] = []
     start = 0
     for squares in loaded:
-        if isinstance(squares, BadPicture):
+        if isinstance(squares, BadImageError):
             outcomes.append(squares)
         else:
             outcomes.append([output[start : start + len(squares)] for output in outputs])

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cnnkit.choices import Pool
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import export, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Network
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle
-from cnnkit.formats.header import Header, Kind, Preprocess, made_by
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.nets import backbones, classifier
 
 #: How far ONNX Runtime may be from torch, as a share of the largest feature, before a base is refused.
@@ -47,7 +47,7 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
     elif spec.backbone is not None and spec.backbone.endswith(".pt"):
         if spec.weights != "default":
             raise UsageError(f"{spec.backbone} has its own weights; --weights goes with a name or a notation")
-        model = bundle.load(spec.backbone)
+        model = torch_model.load(spec.backbone)
         base, backbone, preprocess = backbones.from_model(model, name=spec.backbone, layer=spec.layer, pool=spec.pool)
     else:
         base, backbone, preprocess = backbones.pretrained(
@@ -57,10 +57,12 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
             pool=spec.pool or Pool.AVG,
             seed=spec.seed,
         )
-    preprocess = preparing.with_size(preprocess, size=spec.size, resize=spec.resize, fit=spec.fit)
+    preprocess = preprocessing.with_size(preprocess, size=spec.size, resize=spec.resize, fit=spec.fit)
     module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
     _check_shape(spec, module, preprocess)
-    header = Header(kind=Kind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision"))
+    header = Header(
+        kind=ArtefactKind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision")
+    )
     return module, header
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import metrics, report
-from cnnkit.evaluation.matching import Answers, FolderTruth, Truth
+from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def compare(
     return result
 
 
-def _check_same(one: Answers, other: Answers, *, names: Sequence[str]) -> None:
+def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> None:
     for (here, this), (there, that) in (((one, names[0]), (other, names[1])), ((other, names[1]), (one, names[0]))):
         known = set(there.resolved)
         lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]

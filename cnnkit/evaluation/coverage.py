@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import metrics
-from cnnkit.evaluation.matching import Answers
+from cnnkit.evaluation.matching import MatchedPredictions
 
 _STEPS = 20  # from all pictures down to a twentieth
 
@@ -18,7 +18,7 @@ _ON_GRID = 1e-3  # a probability this close to a multiple, in units of it, may h
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CoveragePoint:
     """What `cnn-predict --min-probability` answers at one threshold, and how well; the interval holds with 95 % confidence (Wilson)."""
 
     min_probability: float
@@ -29,7 +29,7 @@ class Step:
     accuracy_high: float
 
 
-def curve(answers: Answers) -> list[Step]:
+def curve(answers: MatchedPredictions) -> list[CoveragePoint]:
     """Find thresholds that answer all pictures, 95 %, 90 % and so on, each the largest that answers as many.
 
     Pictures of the same probability are answered together. A printed probability is a rounded one; thresholds keep clear of all of
@@ -48,14 +48,14 @@ def curve(answers: Answers) -> list[Step]:
     surest_first = -np.sort(-confidence)
     scaled = confidence * _GRID
     taken = {int(near) for near, value in zip(np.rint(scaled), scaled, strict=True) if abs(near - value) < _ON_GRID}
-    steps: dict[int, Step] = {}
+    steps: dict[int, CoveragePoint] = {}
     for twentieth in range(_STEPS, 0, -1):
         needed = min(ceil(len(answers.paths) * twentieth / _STEPS), len(confidence))
         threshold = _below(float(surest_first[needed - 1]), taken)
         answered = confidence >= threshold
         count, hits = int(answered.sum()), int(correct[answered].sum())
         low, high = metrics.wilson_interval(hits, count)
-        steps.setdefault(count, Step(threshold, count / len(answers.paths), count, hits / count, low, high))
+        steps.setdefault(count, CoveragePoint(threshold, count / len(answers.paths), count, hits / count, low, high))
     return list(steps.values())
 
 
@@ -67,7 +67,7 @@ def _below(probability: float, taken: set[int]) -> float:
     return max(multiple, 0) / _GRID
 
 
-def area(answers: Answers) -> float:
+def area(answers: MatchedPredictions) -> float:
     """Compute the area under the risk-coverage curve: the share of wrong answers, averaged over all shares of pictures answered.
 
     Low where the answers are right, and where those that are wrong are the least sure. Among equals in probability the order is
@@ -90,7 +90,7 @@ def area(answers: Answers) -> float:
     return float(risk.mean())
 
 
-def _given(answers: Answers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _given(answers: MatchedPredictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Take the answers that were given: their confidence, and whether they are right."""
     given = answers.answer >= 0
     if not given.any():

@@ -9,8 +9,8 @@ from typing import Any
 
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import report as reports
-from cnnkit.evaluation.matching import Answers, FolderTruth, Truth
-from cnnkit.evaluation.report import Report
+from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
+from cnnkit.evaluation.report import EvaluationReport
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ _SINGLE = ("n", "accuracy_low", "accuracy_high")  # folds have these one by one;
 class Folds:
     """A report of each fold by its name; `pooled` is that of all their pictures, None where folds share some."""
 
-    folds: dict[str, Report]
-    pooled: Report | None
+    folds: dict[str, EvaluationReport]
+    pooled: EvaluationReport | None
 
     def rows(self) -> list[dict[str, Any]]:
         """Give a row a fold, then `mean`, `sd` (of the sample of folds) and, where each picture is in one fold, `out_of_fold`."""
@@ -105,7 +105,7 @@ def evaluate(
     return folds
 
 
-def _by_part(answers: Answers, truth: Truth | FolderTruth) -> dict[str, Answers]:
+def _by_part(answers: MatchedPredictions, truth: Truth | FolderTruth) -> dict[str, MatchedPredictions]:
     """Sort pictures into the parts that the truth names; fold10 comes after fold9."""
     rows: dict[str, list[int]] = {}
     for row, resolved in enumerate(answers.resolved):
@@ -125,7 +125,7 @@ def _by_number(name: str) -> list[str | int]:
     return [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", name))]
 
 
-def _about_shared(folds: Mapping[str, Answers]) -> str | None:
+def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
     """Say that there is no out-of-fold figure where a picture is in two folds; None where none is."""
     sets = [set(each.resolved) for each in folds.values()]
     if len(sets) > 1 and all(each == sets[0] for each in sets):

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
@@ -31,7 +31,7 @@ class Labelled(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class MatchedPredictions:
     """What was predicted for N pictures of C classes, beside what is true.
 
     `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which pictures are told apart.
@@ -47,10 +47,10 @@ class Answers:
     confidence: NDArray[np.float64]
     probabilities: NDArray[np.float64]
 
-    def of(self, rows: Sequence[int]) -> "Answers":
+    def of(self, rows: Sequence[int]) -> "MatchedPredictions":
         """Take some of the pictures, in this order."""
         places = list(rows)
-        return Answers(
+        return MatchedPredictions(
             paths=tuple(self.paths[row] for row in places),
             resolved=tuple(self.resolved[row] for row in places),
             classes=self.classes,
@@ -60,10 +60,10 @@ class Answers:
             probabilities=self.probabilities[places],
         )
 
-    def and_of(self, others: Sequence["Answers"]) -> "Answers":
+    def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
         """Put the pictures of others, of the same classes, behind these."""
         every = [self, *others]
-        return Answers(
+        return MatchedPredictions(
             paths=tuple(path for each in every for path in each.paths),
             resolved=tuple(path for each in every for path in each.resolved),
             classes=self.classes,
@@ -154,7 +154,7 @@ class FolderTruth:
 
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
-) -> tuple[Answers, list[Labelled]]:
+) -> tuple[MatchedPredictions, list[Labelled]]:
     """Set predictions beside the truth, as `match_each` does with several files of them.
 
     Returns:
@@ -170,7 +170,7 @@ def match_each(
     *,
     classes: Sequence[str] | None = None,
     beyond: bool = False,
-) -> tuple[list[Answers], list[Labelled]]:
+) -> tuple[list[MatchedPredictions], list[Labelled]]:
     """Set the predictions of several files beside one truth; the answers of all have the same classes.
 
     Where all classes of a picture but one have a probability, the last one has what is left up to 1: with two classes, the answer
@@ -221,7 +221,7 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
     if without_truth:
         resolved = next(iter(without_truth.values()))
         raise CnnkitError(
-            f"{name}: no truth in {truth.name} for {spelling.some(list(without_truth), 8)} (looked for {resolved})"
+            f"{name}: no truth in {truth.name} for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
         )
     for picture in pictures.values():
         if 1 not in picture.ranks:
@@ -247,7 +247,7 @@ def _check_labels(
     known = {*classes, WITHHELD}
     if odd := sorted(truth.labels - known):
         raise CnnkitError(
-            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {spelling.some(classes, 8)} that were given'
+            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {messages.shortened(classes, 8)} that were given'
         )
     unknown = {label: picture.path for picture in pictures for label in picture.labels if label not in known}
     if unknown:
@@ -256,14 +256,14 @@ def _check_labels(
         remedy = f'; did you mean "{near[0]}"?' if near else ""
         if not near and not given:
             remedy = "; --labels FILE names classes that the truth does not show"
-        there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {spelling.some(classes, 8)}"
+        there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
         raise CnnkitError(
             f'{name}: {path} is predicted as "{label}", but {there}'
-            f"{f' (and no {spelling.some(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
+            f"{f' (and no {messages.shortened(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
         )
 
 
-def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> Answers:
+def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> MatchedPredictions:
     pictures = list(found.values())
     index = {label: position for position, label in enumerate(classes)}
     index.setdefault(WITHHELD, -1)
@@ -273,7 +273,7 @@ def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> Answe
         for label, prediction in picture.labels.items():
             if index[label] >= 0 and prediction.probability is not None:
                 probabilities[row, index[label]] = prediction.probability
-    return Answers(
+    return MatchedPredictions(
         paths=tuple(picture.path for picture in pictures),
         resolved=tuple(found),
         classes=classes,

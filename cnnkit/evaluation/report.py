@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
-from cnnkit.evaluation.matching import Answers, FolderTruth, Labelled, Truth, match_each
+from cnnkit.evaluation.matching import FolderTruth, Labelled, MatchedPredictions, Truth, match_each
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
@@ -35,7 +35,7 @@ class Wrong:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     """What a set of predictions is worth. Measures that are not defined, or not known, are None.
 
     `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Answers that were withheld (label `?`) count
@@ -55,7 +55,7 @@ class Report:
     classes: tuple[str, ...]
     per_class: dict[str, metrics.ClassMeasures]
     confusion: list[list[int]]
-    answers: Answers
+    answers: MatchedPredictions
 
     def measures(self) -> dict[str, float | None]:
         """Give every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
@@ -164,7 +164,7 @@ def read(
     classes: Sequence[str] | None = None,
     beyond: bool = False,
     complete: bool = False,
-) -> list[Answers]:
+) -> list[MatchedPredictions]:
     """Read predictions and set them beside the truth; what of the truth has none is said.
 
     Args:
@@ -196,7 +196,7 @@ def evaluate(
     *,
     classes: Sequence[str] | None = None,
     complete: bool = False,
-) -> Report:
+) -> EvaluationReport:
     """Measure the predictions of one file against the truth.
 
     Args, Raises as `read`.
@@ -205,7 +205,7 @@ def evaluate(
     return measure(answers)
 
 
-def measure(answers: Answers) -> Report:
+def measure(answers: MatchedPredictions) -> EvaluationReport:
     """Compute every measure of answers that were set beside the truth."""
     classes = len(answers.classes)
     correct = answers.answer == answers.truth  # (N,)
@@ -214,7 +214,7 @@ def measure(answers: Answers) -> Report:
     confusion = metrics.confusion_matrix(answers.truth, answers.answer, classes)
     per_class = metrics.per_class(confusion, np.bincount(answers.truth, minlength=classes))
     low, high = metrics.wilson_interval(hits, n)
-    return Report(
+    return EvaluationReport(
         n=n,
         accuracy=hits / n,
         accuracy_low=low,
@@ -246,12 +246,12 @@ def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
     return f"{have}: {counts}; {where} (--split keeps the truth to one part)"
 
 
-def unknown(report: Report) -> list[str]:
+def unknown(report: EvaluationReport) -> list[str]:
     """Name the measures that came out as None though there are pictures."""
     return [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
 
 
-def about_unknown(report: Report) -> Iterator[str]:
+def about_unknown(report: EvaluationReport) -> Iterator[str]:
     """Explain the measures that came out as None."""
     missing = unknown(report)
     answers = report.answers
@@ -266,7 +266,7 @@ def about_unknown(report: Report) -> Iterator[str]:
         yield "roc_auc is not defined: all pictures are of one class"
 
 
-def about_short(answers: Answers) -> str | None:
+def about_short(answers: MatchedPredictions) -> str | None:
     """Say how many pictures lack the probability of a class, and what prints it; None where none does."""
     short, classes = int(np.isnan(answers.probabilities).any(axis=1).sum()), len(answers.classes)
     if not short:

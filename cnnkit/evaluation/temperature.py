@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import report as reports
-from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, Answers, FolderTruth, Truth
-from cnnkit.evaluation.report import Report
+from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, FolderTruth, MatchedPredictions, Truth
+from cnnkit.evaluation.report import EvaluationReport
 
 if TYPE_CHECKING:
     from cnnkit.formats.onnx_model import OnnxModel
@@ -33,8 +33,8 @@ class Calibration:
     """What a temperature changes on the pictures that it was fitted on."""
 
     temperature: float
-    before: Report
-    after: Report
+    before: EvaluationReport
+    after: EvaluationReport
 
     def rows(self) -> list[dict[str, Any]]:
         """Give the temperature and the measures, before and after."""
@@ -110,7 +110,7 @@ def calibrate(
     *,
     model: Path | None = None,
     output: Path | None = None,
-    demand: Callable[[Answers], None] = lambda _answers: None,
+    demand: Callable[[MatchedPredictions], None] = lambda _answers: None,
 ) -> Calibration:
     """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
 
@@ -192,7 +192,7 @@ def _load(model: Path) -> "OnnxModel":
     return network
 
 
-def _check(answers: Answers) -> None:
+def _check(answers: MatchedPredictions) -> None:
     """Refuse what has no logits; warn where rounding took them."""
     withheld = int((answers.answer < 0).sum())
     if withheld:

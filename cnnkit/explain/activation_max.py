@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from cnnkit.data import images, preprocess
+from cnnkit.data import decode, preprocessing
 from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import UsageError
 from cnnkit.explain import contact_sheets, load_network
 from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
-from cnnkit.formats import pictures as files
-from cnnkit.nets import cutting, layered
-from cnnkit.nets.layered import Layer, Layered
+from cnnkit.formats import image_files
+from cnnkit.nets import layer_graph, subgraph
+from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 #: The grey noise that patterns start from: about the middle of 0 to 255, by so much to both sides. Where a filter is silent in all
 #: of it, nothing shows the way: then louder noise is tried.
@@ -63,7 +63,7 @@ class ActivationMaximizer:
         count: How many there are.
     """
 
-    def __init__(self, network: Layered, layer: Layer) -> None:
+    def __init__(self, network: LayerGraph, layer: GraphLayer) -> None:
         """Take the part of a network up to a layer.
 
         The objective is what goes into the layer's activation function, which is flat where a filter is silent: there nothing would
@@ -216,7 +216,7 @@ class ActivationMaximizer:
         """Give what goes into the activation and what the layer answers, for float pictures (N, H, W, 3) of 0 to 255."""
         answers = self._part(self.network.normalise(pictures))
         *before, after = (
-            layered.as_maps(node, answer)
+            layer_graph.as_maps(node, answer)
             for node, answer in zip([*self._before, self.layer.node], answers, strict=True)
         )
         return torch.cat(before, 1), after
@@ -265,7 +265,7 @@ class ActivationMaximizer:
     @contextlib.contextmanager
     def _running(self) -> Generator[None]:
         with (
-            cutting.mode(self._part, training=False),
+            subgraph.mode(self._part, training=False),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
         ):
             yield
@@ -329,7 +329,7 @@ class DreamRecord:
     activation: float
 
 
-def _load(options: LayerOptions) -> Layered:
+def _load(options: LayerOptions) -> LayerGraph:
     if options.model.endswith(".onnx"):
         raise UsageError(
             f"{options.model}: following a gradient needs the .pt it was made from; an exported network has none"
@@ -359,9 +359,9 @@ def draw_patterns(
     Raises:
         UsageError: As `load_network`, or there is no such layer or filter.
     """
-    files.check_png(output, option="-o")
+    image_files.check_png(output, option="-o")
     if options.size is not None:
-        preprocess.sides(options.size)
+        preprocessing.sides(options.size)
     maximizer = _maximizer(layer)
     name = maximizer.layer.name
     chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
@@ -369,7 +369,7 @@ def draw_patterns(
     own = maximizer.network.preprocess
     size = (min(own.height, _LONGEST_PATTERN), min(own.width, _LONGEST_PATTERN))
     if options.size is not None:
-        size = preprocess.sides(options.size)
+        size = preprocessing.sides(options.size)
     tiles: list[NDArray[np.uint8]] = []
     records = []
     for found in maximizer.search(
@@ -377,7 +377,7 @@ def draw_patterns(
     ):
         tiles.append(found.image)
         records.append(FilterRecord(name, found.number, found.start, found.activation))
-    files.save(output, contact_sheets.mosaic(tiles))
+    image_files.save(output, contact_sheets.mosaic(tiles))
     return records
 
 
@@ -397,13 +397,13 @@ def dream(
         CnnkitError: The image cannot be used.
         UsageError: As `draw_patterns`, or the dream would replace the image.
     """
-    files.check_png(output, option="-o")
+    image_files.check_png(output, option="-o")
     if output.exists() and picture.exists() and output.samefile(picture):
         raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
-    image = images.demanded(picture)
+    image = decode.load_required(picture)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
-        longest = max(preprocess.sides(options.size))
+        longest = max(preprocessing.sides(options.size))
     scale = longest / max(image.size)
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
@@ -414,14 +414,14 @@ def dream(
     dreamt, start, activation = maximizer.dream(
         np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
     )
-    files.save(output, Image.fromarray(dreamt))
+    image_files.save(output, Image.fromarray(dreamt))
     return DreamRecord(name, str(picture), f"{image.height}x{image.width}", start, activation)
 
 
 # ---------------------------------------------------------------- kernels
 
 
-def first_kernels(network: Layered) -> tuple[str, Tensor]:
+def first_kernels(network: LayerGraph) -> tuple[str, Tensor]:
     """Find the weights of the first convolution.
 
     Returns:
@@ -456,12 +456,12 @@ def draw_kernels(layer: LayerOptions, output: Path, *, filters: str | None = Non
 
     Args and Raises as `draw_patterns`; all kernels by default.
     """
-    files.check_png(output, option="-o")
+    image_files.check_png(output, option="-o")
     if layer.layer is not None:
         raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
     name, weights = first_kernels(_load(layer))
     chosen = parse_index_ranges(filters, len(weights), option="--filters", of=name)
-    files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
+    image_files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
     channels, height, width = weights.shape[1:]
     shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
     return (

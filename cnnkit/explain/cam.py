@@ -14,9 +14,9 @@ from torch import Tensor
 from cnnkit.choices import CamMethod
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam_methods import METHODS
-from cnnkit.nets import cutting, layered
+from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import class_logits
-from cnnkit.nets.layered import Layer, Layered
+from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 #: By how much gradients may differ, as a share of the largest, to be called the same everywhere.
 _SAME = 1e-3
@@ -34,10 +34,10 @@ class TorchCam:
 
     def __init__(
         self,
-        network: Layered,
+        network: LayerGraph,
         classes: tuple[str, ...],
         *,
-        layer: Layer,
+        layer: GraphLayer,
         method: CamMethod = CamMethod.GRADCAM,
         contrast: bool = False,
         batch: int = 32,
@@ -102,7 +102,7 @@ class TorchCam:
         """Put the network into eval mode, and let a GPU compute as exactly as a CPU."""
         # Without TF32, whose ten bits of mantissa would make a GPU's maps others than a CPU's
         with (
-            cutting.mode(self.network.module, training=False),
+            subgraph.mode(self.network.module, training=False),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
         ):
             yield
@@ -119,7 +119,7 @@ class TorchCam:
         with self.running():
             with torch.no_grad():
                 answer, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
-                maps = layered.as_maps(self.layer.node, answer)
+                maps = layer_graph.as_maps(self.layer.node, answer)
                 # In the mean over places each channel is anything, of both signs: what is not linear in that bends somewhere
                 means = torch.randn(*maps.shape[:2], 1, 1, generator=generator)
                 probe = (means + torch.randn(maps.shape, generator=generator)).to(self._device)
@@ -129,7 +129,7 @@ class TorchCam:
                 total = class_scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
             for number in range(total.shape[1]):
                 (gradients,) = torch.autograd.grad(total[:, number].sum(), leaf, retain_graph=True)
-                gradients = layered.as_maps(self.layer.node, gradients)  # (N, C, h, w)
+                gradients = layer_graph.as_maps(self.layer.node, gradients)  # (N, C, h, w)
                 largest = float(gradients.abs().max())
                 if float((gradients - gradients[:1, :, :1, :1]).abs().max()) > _SAME * largest:
                     raise UsageError(
@@ -167,7 +167,7 @@ class TorchLayerPass:
     def __init__(self, network: TorchCam, images: Tensor, leaf: Tensor, logits: Tensor) -> None:
         """Keep a forward pass; `leaf` is what the layer gave, and `logits` what the network made of it."""
         self.images, self.batch = images, network.batch
-        self.activations = layered.as_maps(network.layer.node, leaf.detach())
+        self.activations = layer_graph.as_maps(network.layer.node, leaf.detach())
         self._network, self._leaf, self._scores = network, leaf, class_scores(logits)
 
     def gradients(self, classes: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class TorchLayerPass:
         # The rows of a network in eval mode know nothing of each other: the gradient of the sum is that of each
         total = self._scores.gather(1, classes[:, None]).sum()
         (gradients,) = torch.autograd.grad(total, self._leaf, retain_graph=True)
-        gradients = layered.as_maps(self._network.layer.node, gradients)
+        gradients = layer_graph.as_maps(self._network.layer.node, gradients)
         return -gradients if self._network.contrast else gradients
 
     def scores(self, images: Tensor) -> Tensor:

@@ -17,21 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.data import copies, images, preprocess, tree
-from cnnkit.data.images import Original
-from cnnkit.data.room import Room
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.data import augment_plan, decode, preprocessing, tree
+from cnnkit.data.decode import Original
+from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
 from cnnkit.explain.config import RenderOptions
 from cnnkit.explain.contact_sheets import SheetCell
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.upsampling import Box
-from cnnkit.formats import pictures as files
+from cnnkit.formats import image_files
 from cnnkit.formats.header import Preprocess
 
 #: For pictures that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
-_ROOM = Room(700 << 20)
+_ROOM = MemoryBudget(700 << 20)
 #: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over.
 _BYTES_A_PIXEL = 32
 #: The fields of a record that say how far a map can be believed.
@@ -52,7 +52,7 @@ class ClassMap:
 class ImageMaps:
     """The maps of an image, and what the network takes it for."""
 
-    picture: Picture
+    picture: ImageFile
     label: str
     maps: list[ClassMap]
 
@@ -74,7 +74,7 @@ def check(options: RenderOptions) -> None:
     """
     colormaps.color_table(options.colormap)
     if options.sheet is not None:
-        files.check_png(options.sheet, option="--sheet")
+        image_files.check_png(options.sheet, option="--sheet")
     if options.output is not None:
         tree.check_free(options.output, force=options.force)
     elif options.raw:
@@ -89,7 +89,7 @@ class CamRenderer:
         options: RenderOptions,
         palette: NDArray[np.uint8],
         prepared: Preprocess,
-        place: Callable[[Picture], str],
+        place: Callable[[ImageFile], str],
         *,
         classes: Sequence[str] = (),
     ) -> None:
@@ -107,7 +107,7 @@ class CamRenderer:
         self._endings = _endings(classes)
         self._taken: dict[str, str] = {}
 
-    def check(self, pictures: Sequence[Picture]) -> None:
+    def check(self, pictures: Sequence[ImageFile]) -> None:
         """Demand of pictures that are known already that each has a place of its own, before the first is drawn.
 
         Raises:
@@ -129,15 +129,15 @@ class CamRenderer:
             BadPicture: The picture is not there any more, or has no place of its own.
         """
         if self.options.output is None and self.options.sheet is None:
-            width, height = images.upright_size(found.picture.path)
+            width, height = decode.upright_size(found.picture.path)
             with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0):
                 return self._described(found, (width, height))
-        original = images.read(found.picture.path)
+        original = decode.read(found.picture.path)
         with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
             return self._drawn(found, original)
 
     def _described(self, found: ImageMaps, size: tuple[int, int]) -> RenderedImage:
-        window = preprocess.window(size, self._prepared)
+        window = preprocessing.window(size, self._prepared)
         part = upsampling.visible_box(window, size)
         records = []
         for each in found.maps:
@@ -148,7 +148,7 @@ class CamRenderer:
         return RenderedImage(records, None)
 
     def _drawn(self, found: ImageMaps, original: Original) -> RenderedImage:
-        window = preprocess.window(original.image.size, self._prepared)
+        window = preprocessing.window(original.image.size, self._prepared)
         part = upsampling.visible_box(window, original.image.size)
         records, shown = [], []
         for each in found.maps:
@@ -193,7 +193,7 @@ class CamRenderer:
     def _write(
         self,
         folder: Path,
-        picture: Picture,
+        picture: ImageFile,
         shown: ClassMap,
         original: Original,
         drawn: Image.Image,
@@ -207,22 +207,22 @@ class CamRenderer:
         """
         tree.check_apart(folder, [picture.path], to_be="looked into")
         name = os.path.basename(picture.path)
-        stem, extension = copies.stem_and_extension(name, original.format)
+        stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
             below = _joined(self._place(picture), f"{stem}{self._endings.get(shown.name, '')}{extension}")
         except CnnkitError as error:
-            raise BadPicture(str(error)) from error
+            raise BadImageError(str(error)) from error
         if self._taken.setdefault(below, picture.path) != picture.path:
-            raise BadPicture(_claimed_twice(self._taken[below], picture.path, below))
+            raise BadImageError(_claimed_twice(self._taken[below], picture.path, below))
         target = folder / below
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
-        files.save(target, drawn, **copies.saving(name, original.format, profile=profile))
+        image_files.save(target, drawn, **augment_plan.saving(name, original.format, profile=profile))
         if self.options.raw:
             whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
             whole[part[1] : part[3], part[0] : part[2]] = heat
-            files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)
-            files.save_array(target.with_name(f"{target.name}.pixels.npy"), whole)
+            image_files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)
+            image_files.save_array(target.with_name(f"{target.name}.pixels.npy"), whole)
         return str(target)
 
 

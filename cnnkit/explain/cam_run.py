@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import CamMethod
-from cnnkit.data import copies, preprocess, reader
+from cnnkit.data import augment_plan, preprocessing, reader
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Skip, raise_bad
-from cnnkit.errors import BadPicture, UsageError
+from cnnkit.errors import BadImageError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
@@ -76,7 +76,7 @@ def open_model(model: str, options: CamOptions) -> CamModel:
         CnnkitError: The model cannot be had.
     """
     if options.size is not None:
-        preprocess.sides(options.size)
+        preprocessing.sides(options.size)
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     return _exported(model, options) if model.endswith(".onnx") else _differentiable(model, options)
@@ -98,14 +98,14 @@ def _exported(model: str, options: CamOptions) -> CamModel:
 def _differentiable(model: str, options: CamOptions) -> CamModel:
     from cnnkit.explain import load_network  # torch, which exported networks do without
     from cnnkit.explain.cam import TorchCam
-    from cnnkit.nets import finer
+    from cnnkit.nets import dilation
 
     network, classes = load_network.load_network(
         model, weights=options.weights, size=options.size, fit=options.fit, device=options.device
     )
     place = network.find(options.layer) if options.layer is not None else network.last_spatial()
     if options.fine:
-        network, place = finer.finer(network, place)
+        network, place = dilation.remove_last_stride(network, place)
     method = options.method or CamMethod.GRADCAM
     maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=options.batch)
     log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
@@ -120,7 +120,7 @@ def _differentiable(model: str, options: CamOptions) -> CamModel:
 
 
 def explain(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     model: CamModel,
     *,
     wanted: Sequence[str] = ("top",),
@@ -157,7 +157,7 @@ def explain(
         options,
         palette,
         model.preprocess,
-        copies.placing(pictures),
+        augment_plan.placing(pictures),
         classes=model.classes if several else (),
     )
     if isinstance(pictures, Sequence):
@@ -183,7 +183,7 @@ def columns(options: RenderOptions) -> tuple[str, ...]:
     return (*plain, *SCORES) if options.faithful else plain
 
 
-_Chooser = Callable[[Picture, int], list[int]]
+_Chooser = Callable[[ImageFile, int], list[int]]
 
 
 def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
@@ -196,7 +196,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
             raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
     numbers = {name: number for number, name in enumerate(classes)}
 
-    def choose(picture: Picture, top: int) -> list[int]:
+    def choose(picture: ImageFile, top: int) -> list[int]:
         chosen: list[int] = []
         for word in wanted:
             if word == "all":
@@ -210,7 +210,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
                         if picture.label is None
                         else f"its label {picture.label} is no class of the model"
                     )
-                    raise BadPicture(
+                    raise BadImageError(
                         f"{known}, and --class true asks for that one's map; give class folders or a manifest"
                     )
                 chosen.append(numbers[picture.label])
@@ -222,7 +222,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
 
 
 def _records(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     model: CamModel,
     renderer: CamRenderer,
     choose: _Chooser,
@@ -246,7 +246,7 @@ def _records(
 
     found = _found(pictures, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
     for item, drawn in reader.each(found, renderer.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
-        if isinstance(drawn, BadPicture):
+        if isinstance(drawn, BadImageError):
             count(item.picture.path, str(drawn))
             continue
         done += 1
@@ -275,7 +275,7 @@ def _records(
 
 
 def _found(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     model: CamModel,
     options: RenderOptions,
     choose: _Chooser,
@@ -293,9 +293,9 @@ def _found(
         for picture, row in zip(shown, seen.probabilities, strict=True):
             try:
                 if not np.isfinite(row).all():
-                    raise BadPicture(_NO_NUMBER)
+                    raise BadImageError(_NO_NUMBER)
                 chosen.append(choose(picture, int(row.argmax())))
-            except BadPicture as error:
+            except BadImageError as error:
                 skip(picture.path, str(error))
                 chosen.append([])
         rounds = max(map(len, chosen), default=0)

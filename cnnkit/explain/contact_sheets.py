@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cnnkit.data.contact_sheet import Grid, in_rows
-from cnnkit.formats import pictures as files
+from cnnkit.formats import image_files
 
 log = logging.getLogger("cnnkit")
 
@@ -103,7 +103,7 @@ def save(path: str | Path, cells: SheetCells) -> None:
     """Draw a sheet into a PNG, in one step; of no pictures nothing is drawn."""
     if not len(cells):
         return
-    files.save(path, render(list(cells)))
+    image_files.save(path, render(list(cells)))
     if cells.left_out:
         log.info("%s shows the first %d of %d pictures", path, len(cells), len(cells) + cells.left_out)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import history, stems
-from cnnkit.formats.history import Row
+from cnnkit.formats import history, short_names
+from cnnkit.formats.history import HistoryRow
 
 log = logging.getLogger("cnnkit")
 
@@ -25,9 +25,9 @@ class Run:
     """One history: its rows as they were written, the same rows smoothed, and the best of the former; None without validation."""
 
     name: str
-    rows: list[Row]
-    smoothed: list[Row]
-    best: Row | None
+    rows: list[HistoryRow]
+    smoothed: list[HistoryRow]
+    best: HistoryRow | None
 
     def summary(self) -> dict[str, Any]:
         """Give the measures of the best epoch, of the last one where none is known to be the best."""
@@ -61,7 +61,7 @@ def collect(
     """
     if not 0 <= smooth < 1:
         raise UsageError(f"--smooth {smooth:g} is not from 0 to below 1; 0 leaves the curves as they are")
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[HistoryRow]] = {}
     for lines, path in histories:
         if path in found:
             raise UsageError(f"{path}: given twice")
@@ -73,7 +73,7 @@ def collect(
         log.warning("%s: no epoch is finished yet; left out", path)
     return [
         Run(name, rows, _smoothed(rows, smooth), best(rows, monitor))
-        for name, rows in zip(stems.names(list(begun)), begun.values(), strict=True)
+        for name, rows in zip(short_names.names(list(begun)), begun.values(), strict=True)
     ]
 
 
@@ -85,7 +85,7 @@ def points(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
             yield {"run": run.name, **record, "best": run.best is not None and row.epoch == run.best.epoch}
 
 
-def curve(rows: Iterable[Row], measure: str) -> tuple[list[int], list[float]]:
+def curve(rows: Iterable[HistoryRow], measure: str) -> tuple[list[int], list[float]]:
     """Give epochs and values of one measure, both (N,); epochs without a finite value are left out."""
     known = [(row.epoch, value) for row in rows if (value := finite(getattr(row, measure))) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
@@ -129,7 +129,7 @@ def smoothed(values: Sequence[float | None], weight: float) -> list[float | None
     return averages
 
 
-def _smoothed(rows: list[Row], weight: float) -> list[Row]:
+def _smoothed(rows: list[HistoryRow], weight: float) -> list[HistoryRow]:
     if not weight:
         return rows
     averages = [smoothed([getattr(row, measure) for row in rows], weight) for measure in MEASURES]
@@ -139,7 +139,7 @@ def _smoothed(rows: list[Row], weight: float) -> list[Row]:
     ]
 
 
-def best(rows: Iterable[Row], monitor: Monitor) -> Row | None:
+def best(rows: Iterable[HistoryRow], monitor: Monitor) -> HistoryRow | None:
     """Choose the best epoch as training does; None where the measure was never taken."""
     measured = [row for row in rows if finite(getattr(row, monitor)) is not None]
     return max(measured, key=partial(history.rank, monitor=monitor), default=None)  # of equal ones, max gives the first

@@ -9,7 +9,7 @@ import plotext
 
 from cnnkit.choices import Monitor
 from cnnkit.explain.curves import PANELS, Run, curve, finite, printable
-from cnnkit.formats.history import Row
+from cnnkit.formats.history import HistoryRow
 
 #: Text and its style, as rich understands it: "cyan", "bold", or nothing.
 Span = tuple[str, str]
@@ -115,7 +115,7 @@ def _draw_curves(
     low, high = span
     wide, rows = size
 
-    def points(drawn: Iterable[Row], measure: str) -> list[Point]:
+    def points(drawn: Iterable[HistoryRow], measure: str) -> list[Point]:
         """Scale values to 0 to 1: plotext itself can neither tell apart the smallest numbers there are nor place the largest."""
         known = zip(*curve(drawn, measure), strict=True)
         return [(epoch, (min(max(value, low), high) - low) / (high - low)) for epoch, value in known]

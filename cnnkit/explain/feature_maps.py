@@ -20,14 +20,13 @@ from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
 from cnnkit.choices import Fit, MapScale
-from cnnkit.data import images, preprocess, tree
+from cnnkit.data import decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import colormaps, contact_sheets
 from cnnkit.explain.config import FeatureMapOptions, parse_index_ranges
-from cnnkit.formats import onnx_model
-from cnnkit.formats import pictures as files
+from cnnkit.formats import image_files, onnx_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
 
@@ -98,7 +97,7 @@ def open_model(
         UsageError: As `load_network`, or an exported network is to take another size.
     """
     if size is not None:
-        preprocess.sides(size)
+        preprocessing.sides(size)
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
@@ -135,7 +134,7 @@ def explain(
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:
         tree.check_apart(options.output, [str(picture)], to_be="looked into")
-    image = preprocess.prepare(images.demanded(picture), network.preprocess)
+    image = preprocessing.prepare(decode.load_required(picture), network.preprocess)
     answers = network.activations(image, chosen)
     for layer, maps in zip(chosen, answers, strict=True):
         if maps.ndim != 3:
@@ -175,11 +174,11 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     singles = (
         (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
     )
-    files.save_folder(base, singles)
+    image_files.save_folder(base, singles)
     if options.raw:
-        files.save_array(f"{base}.npy", maps)
+        image_files.save_array(f"{base}.npy", maps)
     file = Path(f"{base}.png")
-    files.save(file, contact_sheets.mosaic(tiles))
+    image_files.save(file, contact_sheets.mosaic(tiles))
     return file
 
 

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnkit.choices import Fit
-from cnnkit.data import preprocess
+from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle
-from cnnkit.nets import catalogue, cutting, layered
-from cnnkit.nets.layered import Layer, Layered
+from cnnkit.formats import torch_model
+from cnnkit.nets import catalogue, layer_graph, subgraph
+from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 
 def load_network(
@@ -26,7 +26,7 @@ def load_network(
     fit: Fit | None = None,
     device: str = "auto",
     seed: int = 0,
-) -> tuple[Layered, tuple[str, ...]]:
+) -> tuple[LayerGraph, tuple[str, ...]]:
     """Load a network onto a device.
 
     Args:
@@ -48,9 +48,9 @@ def load_network(
     if model.endswith(".pt"):
         if weights != "default":
             raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
-        content = bundle.load(model)
+        content = torch_model.load(model)
         place = torch_device.choose(wanted)
-        found, classes = layered.of_model(content, name=model)
+        found, classes = layer_graph.of_model(content, name=model)
     else:
         if weights not in ("default", "none") and not Path(weights).is_file():
             raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
@@ -60,9 +60,9 @@ def load_network(
             )
         name = catalogue.canonical(model)
         place = torch_device.choose(wanted)
-        found, classes = layered.of_name(name, weights=weights, seed=seed)
+        found, classes = layer_graph.of_name(name, weights=weights, seed=seed)
     if size is not None or fit is not None:
-        found.resize(preprocess.shown_as(found.preprocess, size=size, fit=fit))
+        found.resize(preprocessing.shown_as(found.preprocess, size=size, fit=fit))
     return found.to(place), classes
 
 
@@ -73,25 +73,25 @@ class TorchFeatureMaps:
         preprocess: How a picture is prepared for it.
     """
 
-    def __init__(self, network: Layered) -> None:
+    def __init__(self, network: LayerGraph) -> None:
         self.network, self.preprocess = network, network.preprocess
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[GraphLayer]:
         """Those that answer with maps, in order."""
         return self.network.layers()
 
-    def find(self, wanted: str) -> Layer:
+    def find(self, wanted: str) -> GraphLayer:
         """Find one, as `Layered.find`."""
         return self.network.find(wanted)
 
-    def activations(self, image: NDArray[np.uint8], layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
+    def activations(self, image: NDArray[np.uint8], layers: Sequence[GraphLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
         place = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)
-        with cutting.mode(part, training=False), torch.no_grad():
+        with subgraph.mode(part, training=False), torch.no_grad():
             found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=place)))
         return [
-            layered.as_maps(layer.node, answer)[0].float().cpu().numpy()
+            layer_graph.as_maps(layer.node, answer)[0].float().cpu().numpy()
             for layer, answer in zip(layers, found, strict=True)
         ]

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import atomic, bundle
+from cnnkit.formats import atomic, torch_model
 
 #: Counts the changes that make older checkpoints unreadable.
 VERSION = 1
 
 
-def beside(model: Path) -> Path:
+def path_for(model: Path) -> Path:
     """Name the checkpoint of a model."""
     return model.with_suffix(".checkpoint.pt")
 
@@ -18,7 +18,7 @@ def beside(model: Path) -> Path:
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint in one step: until it is whole, the one before stays."""
     with atomic.writing(path) as file:
-        file.write(bundle.serialised({"checkpoint": VERSION, **content}))
+        file.write(torch_model.serialised({"checkpoint": VERSION, **content}))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: It is none, or of another version.
     """
-    content = bundle.read(path)
+    content = torch_model.read(path)
     if not isinstance(content, dict) or content.get("checkpoint") != VERSION:
         raise FormatError(f"{path}: no checkpoint of this version; remove it, or begin anew without --resume")
     return content

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, manifest
-from cnnkit.formats.header import Header, Kind
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.manifest import ManifestRow
 
 #: Of the `.tsv` that names the rows. Where pictures have several views, `view` comes behind them.
 COLUMNS = ("path", "label", "split", "group")
@@ -36,7 +36,7 @@ class Features:
     """What a network answers to pictures; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
 
     values: NDArray[Any]
-    rows: list[Row]
+    rows: list[ManifestRow]
     header: Header
 
 
@@ -82,7 +82,7 @@ def load_header(path: str | Path) -> Header:
     """
     described = beside(Path(path), ".json")
     text = described.read_text(encoding="utf-8", errors="surrogateescape")
-    return Header.from_json(text, name=str(described), kind=Kind.FEATURES)
+    return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
 
 def load_values(path: str | Path) -> NDArray[Any]:
@@ -118,14 +118,14 @@ def check_neighbours(path: str | Path) -> None:
     if not taken or described.with_name(f"{described.name}.part").exists():
         return
     try:
-        Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=Kind.FEATURES)
+        Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=ArtefactKind.FEATURES)
     except (FormatError, OSError, ValueError) as error:
         raise UsageError(
             f"{path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
         ) from error
 
 
-class Writer:
+class FeatureWriter:
     """Write features row by row; what is there after an interruption can be gone on with."""
 
     def __init__(
@@ -200,7 +200,7 @@ class Writer:
             file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
         self._parts[2].unlink()
 
-    def finished(self) -> list[Row] | None:
+    def finished(self) -> list[ManifestRow] | None:
         """Read the rows of an earlier run that came to its end with the same header, shape and dtype; None where there is none."""
         _, listed, described = self._final
         if not described.exists():
@@ -214,7 +214,7 @@ class Writer:
             return None
         return rows
 
-    def resume(self, *, multiple_of: int) -> list[Row]:
+    def resume(self, *, multiple_of: int) -> list[ManifestRow]:
         """Go on from what an interrupted run left, cut back to whole batches.
 
         Args:
@@ -253,7 +253,7 @@ class Writer:
         self._labels = _labels(rows[:count])
         return rows[:count]
 
-    def write(self, values: NDArray[Any], rows: Sequence[Row]) -> None:
+    def write(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
         """Add rows: the values first, so that a listed picture always has its values."""
         assert values.shape == (len(rows), *self.shape)
         with atomic.naming(self.path):
@@ -295,7 +295,7 @@ class Writer:
                 )
 
 
-def _labels(rows: Sequence[Row]) -> set[str]:
+def _labels(rows: Sequence[ManifestRow]) -> set[str]:
     return {row.label for row in rows if row.label is not None}
 
 

@@ -16,7 +16,7 @@ VERSION = 1
 LUMA = (0.299, 0.587, 0.114)
 
 
-class Kind(StrEnum):
+class ArtefactKind(StrEnum):
     """What a file is."""
 
     FEATURES = "features"
@@ -25,9 +25,9 @@ class Kind(StrEnum):
 
 
 _MADE_BY = {
-    Kind.FEATURES: "cnn-extract",
-    Kind.MODEL: "cnn-train-head",
-    Kind.ONNX: "cnn-export",
+    ArtefactKind.FEATURES: "cnn-extract",
+    ArtefactKind.MODEL: "cnn-train-head",
+    ArtefactKind.ONNX: "cnn-export",
 }
 
 
@@ -80,7 +80,7 @@ class Backbone:
 class Header:
     """What a file holds and how it came to be. Everything a later step needs, and nothing that changes from run to run."""
 
-    kind: Kind
+    kind: ArtefactKind
     classes: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     backbone: Backbone | None = None
@@ -108,7 +108,7 @@ class Header:
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, *, name: str, kind: Kind | None = None) -> Self:
+    def from_json(cls, text: str, *, name: str, kind: ArtefactKind | None = None) -> Self:
         """Read a Header and check that it is one.
 
         Args:
@@ -131,7 +131,7 @@ class Header:
             raise FormatError(f"{name}: found {raw.get('kind')}, expected {kind}; {remedy}")
         try:
             return cls(
-                kind=Kind(raw["kind"]),
+                kind=ArtefactKind(raw["kind"]),
                 classes=_classes(raw["classes"]) if raw.get("classes") is not None else None,
                 preprocess=_preprocess(raw["preprocess"]) if raw.get("preprocess") is not None else None,
                 backbone=_backbone(raw["backbone"]) if raw.get("backbone") is not None else None,

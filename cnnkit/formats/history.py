@@ -17,7 +17,7 @@ COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", 
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class HistoryRow:
     """One epoch as a history tells it; what was not measured is None, what came to no number is NaN."""
 
     epoch: int
@@ -48,7 +48,7 @@ def rank(epoch: Validated, monitor: Monitor) -> tuple[float, float]:
     return (loss, 0.0) if monitor is Monitor.VAL_LOSS else (epoch.val_accuracy or 0.0, loss)
 
 
-class Writer:
+class HistoryWriter:
     """Write a history while training goes on; who follows it with `tail -f` sees every epoch."""
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def read(path: str | Path) -> list[Row]:
+def read(path: str | Path) -> list[HistoryRow]:
     """Read a history, also one whose training still goes on.
 
     Args:
@@ -113,7 +113,7 @@ def read(path: str | Path) -> list[Row]:
         return parse(file, name=str(path))
 
 
-def parse(lines: Iterable[bytes], *, name: str) -> list[Row]:
+def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
     """Read a history from its lines; a last one without its end is still being written, and left out if it lacks fields.
 
     Args:
@@ -124,7 +124,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[Row]:
         FormatError: It is no history, a row is broken, or epochs do not follow one another.
     """
     columns: list[str] | None = None
-    rows: list[Row] = []
+    rows: list[HistoryRow] = []
     for number, line in enumerate(lines, start=1):
         text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
         if not text:
@@ -151,7 +151,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[Row]:
     return rows
 
 
-def _row(columns: Sequence[str], fields: Sequence[str], *, where: str) -> Row:
+def _row(columns: Sequence[str], fields: Sequence[str], *, where: str) -> HistoryRow:
     if len(fields) != len(columns):
         raise FormatError(f"{where}: {len(fields)} fields, but the header row has {len(columns)}")
     found = dict(zip(columns, fields, strict=True))
@@ -163,7 +163,7 @@ def _row(columns: Sequence[str], fields: Sequence[str], *, where: str) -> Row:
             measures[column] = float(found[column]) if found[column] else None
         except ValueError as error:
             raise FormatError(f'{where}: {column} "{found[column]}" is no number') from error
-    return Row(int(found["epoch"]), **measures)
+    return HistoryRow(int(found["epoch"]), **measures)
 
 
 def _no_history(name: str) -> str:

@@ -19,7 +19,7 @@ _COUNTED = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ManifestRow:
     """One picture of a manifest; `path` as it stands in the file.
 
     `view` counts the augmented views of one picture in features, 0 is the plain one; None where there are none.
@@ -32,7 +32,7 @@ class Row:
     view: int | None = None
 
 
-def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator[Row]:
+def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator[ManifestRow]:
     """Read a manifest's lines as they are asked for.
 
     Args:
@@ -48,27 +48,27 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator
             raise FormatError(f"{name}: a row with an empty path")
         label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
         view = fields.get("view", "") if views else ""
-        yield Row(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
+        yield ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
 
 
-def load(path: str | Path, *, views: bool = False) -> list[Row]:
+def load(path: str | Path, *, views: bool = False) -> list[ManifestRow]:
     """Read a manifest whole, as `parse` does."""
     with Path(path).open("rb") as file:
         return list(parse(file, name=str(path), views=views))
 
 
-def render(rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
+def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
     """Write a manifest as text, with these of its columns."""
     return tsv.render(columns, ([_field(row, column) for column in columns] for row in rows))
 
 
-def _field(row: Row, column: str) -> str | None:
+def _field(row: ManifestRow, column: str) -> str | None:
     value = getattr(row, column)
     return None if value is None else str(value)
 
 
 def save(
-    path: str | Path, rows: Iterable[Row], *, columns: tuple[str, ...] = ("path", "label", "split", "group")
+    path: str | Path, rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")
 ) -> None:
     """Write a manifest in one step."""
     with atomic.writing(path) as file:
@@ -85,13 +85,13 @@ def check_name(path: Path, *, option: str) -> None:
         raise UsageError(f"{option} {path}: give it a name that ends in .tsv, by which every command knows a manifest")
 
 
-def columns(rows: Iterable[Row]) -> tuple[str, ...]:
+def columns(rows: Iterable[ManifestRow]) -> tuple[str, ...]:
     """Name the columns that rows need: groups have one only where there are groups."""
     grouped = any(row.group is not None for row in rows)
     return ("path", "label", "split", "group") if grouped else ("path", "label", "split")
 
 
-def moved(rows: Iterable[Row], folder: str | Path) -> list[Row]:
+def moved(rows: Iterable[ManifestRow], folder: str | Path) -> list[ManifestRow]:
     """Give rows, whose paths are written as from the current folder, as they stand in a manifest in another folder."""
     return [replace(row, path=seen_from(folder, row.path)) for row in rows]
 

@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats.header import ArtefactKind, Header
 
 KEY = "cnnkit"
 
@@ -39,7 +39,7 @@ def load(path: str | Path) -> OnnxModel:
     content = Path(path).read_bytes()
     proto = parse(content, name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
-    header = Header.from_json(texts[0], name=str(path), kind=Kind.ONNX) if texts else None
+    header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None
     return OnnxModel(content, header)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.choices import Vote
 from cnnkit.data.reader import Progress
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Results, Views
@@ -53,7 +53,7 @@ def class_order(
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:
         sides = [
-            f"only {file} has {spelling.some(labels, 5)}"
+            f"only {file} has {messages.shortened(labels, 5)}"
             for file, labels in ((name, only), (reference_name, missing))
             if labels
         ]
@@ -152,7 +152,7 @@ class Ensemble:
 
     def run(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[ImageFile],
         *,
         batch: int,
         jobs: int | None,

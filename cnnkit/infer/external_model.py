@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto
 
 from cnnkit.choices import Interpolation
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, OutputNames
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
@@ -100,7 +100,7 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
         mean=spec.mean or (0.0, 0.0, 0.0),
         std=spec.std or (1.0, 1.0, 1.0),
     )
-    return preparing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit)
+    return preprocessing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit)
 
 
 def _tried(network: OnnxNetwork, preprocess: Preprocess) -> dict[str, NDArray[Any]]:

@@ -13,19 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Engine
-from cnnkit.data import held_out
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing, split_names
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates, Skip, raise_bad
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import features
-from cnnkit.formats.header import Header, Kind, Preprocess, made_by
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.views import ExtractViews, rows_of
 
@@ -61,7 +60,7 @@ class _Backbone:
 
 
 def extract(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageFile],
     output: str | Path,
     config: ExtractConfig | None = None,
     *,
@@ -126,7 +125,7 @@ def extract(
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
-def bench(pictures: Sequence[Picture], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
+def bench(pictures: Sequence[ImageFile], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
     """Measure decoding alone, the backbone alone, and both together; nothing is written.
 
     Args:
@@ -170,7 +169,7 @@ def _row_shape(base: _Backbone) -> tuple[int, ...]:
 def _header(base: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
     return Header(
-        kind=Kind.FEATURES,
+        kind=ArtefactKind.FEATURES,
         preprocess=base.preprocess,
         backbone=base.header.backbone,
         training={} if views is None else views.described(),
@@ -178,7 +177,7 @@ def _header(base: _Backbone, engine: Engine, views: ExtractViews | None) -> Head
     )
 
 
-def _batch_size(batch: int, pictures: Iterable[Picture], views: ExtractViews | None) -> int:
+def _batch_size(batch: int, pictures: Iterable[ImageFile], views: ExtractViews | None) -> int:
     """Make a batch no larger than what there is: a few pictures need not fill up a large one."""
     if not isinstance(pictures, Sized):
         return batch
@@ -187,8 +186,8 @@ def _batch_size(batch: int, pictures: Iterable[Picture], views: ExtractViews | N
 
 def _writer(
     output: Path, base: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
-) -> features.Writer:
-    return features.Writer(
+) -> features.FeatureWriter:
+    return features.FeatureWriter(
         output,
         shape=_row_shape(base),
         dtype=config.dtype,
@@ -199,8 +198,8 @@ def _writer(
 
 
 def _summary_if_complete(
-    writer: features.Writer,
-    pictures: Sequence[Picture],
+    writer: features.FeatureWriter,
+    pictures: Sequence[ImageFile],
     base: _Backbone,
     *,
     views: ExtractViews | None,
@@ -219,7 +218,7 @@ def _summary_if_complete(
 
 
 @contextlib.contextmanager
-def _log_kept_rows(writer: features.Writer, batch: int) -> Generator[None]:
+def _log_kept_rows(writer: features.FeatureWriter, batch: int) -> Generator[None]:
     try:
         yield
     except BaseException as error:
@@ -229,16 +228,18 @@ def _log_kept_rows(writer: features.Writer, batch: int) -> Generator[None]:
         raise
 
 
-def _summary(writer: features.Writer, *, rows: int, skipped: int, resumed: int, started: float) -> ExtractSummary:
+def _summary(
+    writer: features.FeatureWriter, *, rows: int, skipped: int, resumed: int, started: float
+) -> ExtractSummary:
     seconds = time.perf_counter() - started
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
-def _log_plain_splits(pictures: Sequence[Picture]) -> None:
+def _log_plain_splits(pictures: Sequence[ImageFile]) -> None:
     """Say which parts are not augmented, since that was not asked for."""
-    parts = [part for part in map(held_out.part_of, pictures) if part is not None]
+    parts = [part for part in map(split_names.held_out_split, pictures) if part is not None]
     if parts:
         names = " and ".join(sorted(set(parts)))
         log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)
@@ -257,7 +258,7 @@ def _one_thread_each(views: ExtractViews | None, engine: Engine) -> Generator[No
 
 
 def _bad_images_if_complete(
-    writer: features.Writer, pictures: Sequence[Picture], *, preprocess: Preprocess, views: ExtractViews | None
+    writer: features.FeatureWriter, pictures: Sequence[ImageFile], *, preprocess: Preprocess, views: ExtractViews | None
 ) -> list[tuple[str, str]] | None:
     """Find out whether an earlier run was through with these very pictures.
 
@@ -278,24 +279,24 @@ def _bad_images_if_complete(
     return bad if at == len(listed) and len(bad) < len(pictures) else None
 
 
-def _load_error(picture: Picture, preprocess: Preprocess) -> str | None:
+def _load_error(picture: ImageFile, preprocess: Preprocess) -> str | None:
     """Say why a picture cannot be used, if it cannot."""
     try:
-        preparing.load(picture.path, preprocess)
-    except BadPicture as error:
+        preprocessing.load(picture.path, preprocess)
+    except BadImageError as error:
         return str(error)
     return None
 
 
 def _remaining(
-    pictures: Iterable[Picture],
-    done: Sequence[Row],
+    pictures: Iterable[ImageFile],
+    done: Sequence[ManifestRow],
     output: Path,
     *,
     preprocess: Preprocess,
     views: ExtractViews | None,
     skip: Skip,
-) -> tuple[Iterable[Picture], int, int]:
+) -> tuple[Iterable[ImageFile], int, int]:
     """Find where an interrupted run stopped, naming again the pictures that it had skipped.
 
     Returns:
@@ -306,7 +307,7 @@ def _remaining(
     """
     if not done:
         return pictures, 0, 0
-    coming: Iterator[Picture] = iter(pictures)
+    coming: Iterator[ImageFile] = iter(pictures)
     passed = at = 0
     for picture in coming:
         passed += 1
@@ -332,7 +333,7 @@ def _remaining(
     return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed, begun
 
 
-def _other_images(output: Path, expected: Row, found: Row | None) -> UsageError:
+def _other_images(output: Path, expected: ManifestRow, found: ManifestRow | None) -> UsageError:
     now = "nothing" if found is None else found.path if found.path != expected.path else "another label, part or group"
     return UsageError(
         f"{output}: this run began with other pictures: {expected.path} came next then, now it is {now}; begin anew without --resume"

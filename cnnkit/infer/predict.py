@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.runner import Skip, raise_bad
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
-from cnnkit.evaluation.matching import Answers
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer import ensemble, feature_input
@@ -91,7 +91,7 @@ class Predictor:
 
     def pictures(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[ImageFile],
         *,
         batch: int = 32,
         jobs: int | None = None,
@@ -130,13 +130,13 @@ class Predictor:
         )
 
     def _pictures(
-        self, pictures: Iterable[Picture], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
+        self, pictures: Iterable[ImageFile], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
     ) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
         results = self._ensemble.run(pictures, batch=batch, jobs=jobs, views=self._views, progress=progress)
         with single_threaded_torch(self._views), contextlib.closing(results):
             for picture, outputs in results:
-                if isinstance(outputs, BadPicture):
+                if isinstance(outputs, BadImageError):
                     skip(picture.path, str(outputs))
                     yield ImageOutput(picture.path)
                 else:
@@ -264,7 +264,7 @@ def _number(value: np.float32) -> float:
     return float(str(value))
 
 
-def check_provenance(model: Path, answers: Answers, *, name: str) -> None:
+def check_provenance(model: Path, answers: MatchedPredictions, *, name: str) -> None:
     """Demand that a network gives the probabilities that stand in a file.
 
     A head alone takes features, which the predictions do not name: that it is not checked is said, as where no picture is there any more.
@@ -282,7 +282,7 @@ def check_provenance(model: Path, answers: Answers, *, name: str) -> None:
     if predictor.takes_features:
         log.info("%s takes features: not checked that %s is what it predicts", model, name)
         return
-    asked = [Picture(answers.paths[row]) for row in least]
+    asked = [ImageFile(answers.paths[row]) for row in least]
     seen = 0
     for row, answer in zip(least, predictor.pictures(asked, skip=lambda _path, _reason: None), strict=True):
         if answer.probabilities is None:

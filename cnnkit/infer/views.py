@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.choices import Crops, Fit
-from cnnkit.data import augment, flips_and_crops, held_out
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.augment import Augmentation, Draw
-from cnnkit.data.images import Original
-from cnnkit.data.source import Picture
+from cnnkit.data import augment, augment_notation, preprocessing, split_names
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_notation import Augmentation
+from cnnkit.data.decode import Original
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer.config import ExtractConfig
 
 
@@ -46,13 +46,13 @@ class ExtractViews:
         """
         if config.views is None or config.augment is None:
             return None
-        return cls(augment.demanded(config.augment), config.views, config.seed)
+        return cls(augment_notation.parse_required(config.augment), config.views, config.seed)
 
-    def of(self, picture: Picture) -> range:
+    def of(self, picture: ImageFile) -> range:
         """Count the views of a picture."""
-        return range(1 if held_out.part_of(picture) else self.copies + 1)
+        return range(1 if split_names.held_out_split(picture) else self.copies + 1)
 
-    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (size, size, 3) each.
 
         Args:
@@ -61,7 +61,7 @@ class ExtractViews:
             preprocess: How it is prepared before it is augmented.
         """
         _, *copies = self.of(picture)
-        square = preparing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original.image, preprocess)
         return [square, *augmented_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
     def described(self) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def augmented_copies(
     return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
 
-def rows_of(picture: Picture, folder: Path, views: ExtractViews | None) -> list[Row]:
+def rows_of(picture: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
     """Give a picture's rows in features that lie in a folder: one, or one for each of its views."""
-    row = Row(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
+    row = ManifestRow(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
     return [row] if views is None else [replace(row, view=view) for view in views.of(picture)]
 
 
@@ -104,21 +104,21 @@ class FlipViews:
     augmentation: Augmentation
 
     @property
-    def _draws(self) -> list[Draw]:
+    def _draws(self) -> list[AugmentParams]:
         across, down = (
             (False, True) if word else (False,) for word in (self.augmentation.hflip, self.augmentation.vflip)
         )
-        return [Draw(hflip=hflip, vflip=vflip) for vflip in down for hflip in across][1:]
+        return [AugmentParams(hflip=hflip, vflip=vflip) for vflip in down for hflip in across][1:]
 
     @property
     def copies(self) -> int:
         """Count them, the picture itself left out."""
         return len(self._draws)
 
-    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (height, width, 3) each."""
-        square = preparing.prepare(original.image, preprocess)
-        return [square, *(flips_and_crops.copy(square, draw) for draw in self._draws)]
+        square = preprocessing.prepare(original.image, preprocess)
+        return [square, *(augment.flip_and_crop(square, draw) for draw in self._draws)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,17 @@ class AugmentViews:
     copies: int
     seed: int
 
-    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (height, width, 3) each."""
-        square = preparing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original.image, preprocess)
         numbers = range(1, self.copies + 1)
-        if not flips_and_crops.suffice(self.augmentation):
+        if not augment.needs_no_resampling(self.augmentation):
             return [square, *augmented_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
         draws = [
-            augment.draw(self.augmentation, seed=self.seed, picture=original.fingerprint, copy=number)
+            augment.draw_params(self.augmentation, seed=self.seed, picture=original.fingerprint, copy=number)
             for number in numbers
         ]
-        return [square, *(flips_and_crops.copy(square, draw) for draw in draws)]
+        return [square, *(augment.flip_and_crop(square, draw) for draw in draws)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,9 @@ class CropViews:
         """Count them, the centre left out."""
         return 9 if self.mirrored else 4
 
-    def __call__(self, picture: Picture, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of a picture, (height, width, 3) each."""
-        return preparing.crops(original.image, preprocess, mirrored=self.mirrored)
+        return preprocessing.crops(original.image, preprocess, mirrored=self.mirrored)
 
 
 TestViews = FlipViews | AugmentViews | CropViews
@@ -187,8 +187,8 @@ def parse_test_views(
         if seed:
             raise UsageError(f'--seed {seed} says which views --tta draws; add it, as in --tta "crop 0.9, hflip"')
         return None if crops is None else CropViews(mirrored=crops is Crops.TEN)
-    augmentation = augment.demanded(notation, option="--tta")
-    if flips_and_crops.suffice(augmentation) and augmentation.crop == 1:
+    augmentation = augment_notation.parse_required(notation, option="--tta")
+    if augment.needs_no_resampling(augmentation) and augmentation.crop == 1:
         flipped = FlipViews(augmentation)
         if views is not None:
             raise UsageError(
@@ -234,7 +234,7 @@ def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, nat
 
 def single_threaded_torch(views: TestViews | None) -> AbstractContextManager[None]:
     """Let each of the threads that make views compute by itself, where torch makes them."""
-    if not isinstance(views, AugmentViews) or flips_and_crops.suffice(views.augmentation):
+    if not isinstance(views, AugmentViews) or augment.needs_no_resampling(views.augmentation):
         return contextlib.nullcontext()
     from cnnkit.engine import torch_device  # here, since a prediction without such views imports no torch
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Fit, Initializer, Pool
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import bundle, cache
+from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone, Preprocess
-from cnnkit.nets import build, catalogue, cutting, notation
+from cnnkit.nets import build, catalogue, notation, subgraph
 
 log = logging.getLogger("cnnkit")
 
@@ -55,13 +55,13 @@ def pretrained(
     if weights == "default":
         state, digest = catalogue.default_weights(name)
     elif weights != "none":
-        state, digest = bundle.load_state(weights), bundle.keep_state_file(Path(weights))
-    layer = cutting.find_layer(name, module, layer, size=preprocess.size)
-    base = cutting.cut(module, layer)
+        state, digest = torch_model.load_state(weights), torch_model.keep_state_file(Path(weights))
+    layer = subgraph.find_layer(name, module, layer, size=preprocess.size)
+    base = subgraph.cut(module, layer)
     if state is not None:
         source = str(weights) if weights != "default" else f"the default weights of {name}"
         base = _loaded(module, base, layer, state, source=source)
-    digest = digest or bundle.keep_state(base.state_dict())
+    digest = digest or torch_model.keep_state(base.state_dict())
     return base.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
 
 
@@ -82,8 +82,8 @@ def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> 
     module.eval()
     # At the network's own size: of small pictures nothing spatial is left long before the last layer
     own = size if name.startswith("vit_") else preprocess.size
-    layer = cutting.find_layer(name, module, None, size=own)
-    return cutting.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
+    layer = subgraph.find_layer(name, module, None, size=own)
+    return subgraph.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
 
 
 def by_notation(
@@ -116,16 +116,16 @@ def by_notation(
     layer = layer or layers[-1].name
     base = chain.upto(layer).eval()
     if weights == "none":
-        digest = bundle.keep_state(base.state_dict())
+        digest = torch_model.keep_state(base.state_dict())
     else:
-        load_into(base, bundle.load_state(weights), source=str(weights))
-        digest = bundle.keep_state_file(Path(weights))
+        load_into(base, torch_model.load_state(weights), source=str(weights))
+        digest = torch_model.keep_state_file(Path(weights))
     written = ", ".join(item.text for item in layers)
     return base, Backbone(name=BY_NOTATION, layer=layer, pool=pool, weights_sha256=digest, notation=written), preprocess
 
 
 def from_model(
-    model: bundle.Bundle, *, name: str, layer: str | None = None, pool: Pool | None = None
+    model: torch_model.TorchModel, *, name: str, layer: str | None = None, pool: Pool | None = None
 ) -> tuple[nn.Module, Backbone, Preprocess]:
     """Take the base out of a trained model, with the weights that it has there.
 
@@ -146,12 +146,12 @@ def from_model(
     if layer is not None and header.backbone.notation is None:
         size = header.preprocess.size
         whole = _whole(header.backbone, size=size)
-        backbone = replace(backbone, layer=cutting.find_layer(header.backbone.name, whole, layer, size=size))
+        backbone = replace(backbone, layer=subgraph.find_layer(header.backbone.name, whole, layer, size=size))
     base = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey).eval()
     load_into(base, state, source=name)
     digest = backbone.weights_sha256
     if digest is None or cache.find_weights(digest) is None:  # a head on these features needs the weights again
-        digest = bundle.keep_state(base.state_dict())
+        digest = torch_model.keep_state(base.state_dict())
     return base, replace(backbone, weights_sha256=digest), header.preprocess
 
 
@@ -172,7 +172,7 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False) -> nn.Module:
         return chain.upto(backbone.layer)
     if grey:
         raise UsageError(f"{backbone.name} takes pictures in colour; a grey channel alone goes with a base by notation")
-    return cutting.cut(_whole(backbone, size=size), backbone.layer)
+    return subgraph.cut(_whole(backbone, size=size), backbone.layer)
 
 
 def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False) -> nn.Module:
@@ -188,13 +188,13 @@ def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False)
         FormatError: The weights do not fit.
         UsageError: As `skeleton`.
     """
-    state = bundle.load_state(weights)
+    state = torch_model.load_state(weights)
     if backbone.notation is not None or grey:
         base = skeleton(backbone, size=size, grey=grey)
         load_into(base, state, source=str(weights))
         return base.eval()
     module = _whole(backbone, size=size)
-    return _loaded(module, cutting.cut(module, backbone.layer), backbone.layer, state, source=str(weights)).eval()
+    return _loaded(module, subgraph.cut(module, backbone.layer), backbone.layer, state, source=str(weights)).eval()
 
 
 def _whole(backbone: Backbone, *, size: int) -> nn.Module:
@@ -206,7 +206,7 @@ def _whole(backbone: Backbone, *, size: int) -> nn.Module:
 def _loaded(module: nn.Module, base: nn.Module, layer: str, state: Mapping[str, Tensor], *, source: str) -> nn.Module:
     load_into(base, state, source=source)
     if any(key.startswith(_CONSTANT) for key in base.state_dict()):
-        return cutting.cut(module, layer)  # anew: what was computed from the weights while the graph was made
+        return subgraph.cut(module, layer)  # anew: what was computed from the weights while the graph was made
     return base
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from cnnkit.choices import Initializer
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims
-from cnnkit.nets.notation import Activation, Kind, Layer, Padding
-from cnnkit.nets.window import windows
+from cnnkit.nets.dims import windows
+from cnnkit.nets.notation import Activation, Layer, LayerKind, Padding
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     Activation.relu: nn.ReLU,
@@ -132,7 +132,7 @@ def _activation(activation: Activation) -> nn.Module:
 def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, nn.Module]]:
     """Give the modules of one layer with what is added to its name: the one with the weights adds nothing."""
     match layer.kind:
-        case Kind.conv:
+        case LayerKind.conv:
             pad, padding = _padding(layer)
             conv = nn.Conv2d(
                 channels,
@@ -145,26 +145,26 @@ def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, n
                 bias=layer.bias,
             )
             return [*pad, ("", conv)]
-        case Kind.pool:
+        case LayerKind.pool:
             pad, padding = _padding(layer, value=float("-inf"))
             return [*pad, ("", nn.MaxPool2d(layer.kernel, layer.stride, padding=padding))]
-        case Kind.avgpool if layer.padding is Padding.same:
+        case LayerKind.avgpool if layer.padding is Padding.same:
             return [("", SameAvgPool(layer))]
-        case Kind.avgpool:
+        case LayerKind.avgpool:
             return [("", nn.AvgPool2d(layer.kernel, layer.stride, padding=_padding(layer)[1]))]
-        case Kind.gap | Kind.gmp:
-            return [("", GlobalPool(largest=layer.kind is Kind.gmp))]
-        case Kind.pad:
+        case LayerKind.gap | LayerKind.gmp:
+            return [("", GlobalPool(largest=layer.kind is LayerKind.gmp))]
+        case LayerKind.pad:
             return [("", nn.ZeroPad2d(int(layer.padding)))]
-        case Kind.flatten:
+        case LayerKind.flatten:
             return [("", nn.Flatten())]
-        case Kind.dense:
+        case LayerKind.dense:
             return [("", nn.Linear(channels, layer.filters or 0, bias=layer.bias))]
-        case Kind.bn:
+        case LayerKind.bn:
             return [("", nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels))]
-        case Kind.dropout:
+        case LayerKind.dropout:
             return [("", nn.Dropout(layer.rate))]
-        case Kind.activation:
+        case LayerKind.activation:
             return []
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Interpolation
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle, cache
+from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -173,7 +173,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
 
         with _downloading(f"the weights of {name}"):
             state = timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
-        return state, bundle.keep_state(state)
+        return state, torch_model.keep_state(state)
     weights = _published(name, "default")
     file = Path(torch.hub.get_dir(), "checkpoints", _file_name(weights))
     if not file.exists():
@@ -183,7 +183,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
             )
         with _downloading(weights.url):
             weights.get_state_dict(progress=False, check_hash=True)
-    return bundle.load_state(file), cache.sha256(file)
+    return torch_model.load_state(file), cache.sha256(file)
 
 
 @contextlib.contextmanager

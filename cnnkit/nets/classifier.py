@@ -10,7 +10,7 @@ from cnnkit.choices import Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
 from cnnkit.nets import backbones, build, notation
-from cnnkit.nets.notation import Activation, Kind, Layer
+from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 
 class Normalise(nn.Module):
@@ -104,7 +104,7 @@ def head_layers(text: str) -> tuple[Layer, ...]:
     if not layers:
         raise UsageError("the head has no layers; its last one is dense, with a unit for every class")
     last = layers[-1]
-    if last.kind is Kind.activation and last.activation in (Activation.softmax, Activation.sigmoid):
+    if last.kind is LayerKind.activation and last.activation in (Activation.softmax, Activation.sigmoid):
         return layers[:-1]
     if last.activation in (Activation.softmax, Activation.sigmoid):
         return (*layers[:-1], replace(last, activation=None))

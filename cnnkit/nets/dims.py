@@ -1,17 +1,4 @@
-"""The arithmetic of layers: output shapes, parameters, multiply-accumulates, receptive fields, bytes. No torch.
-
-What is counted:
-
-- shapes are height, width, channels; behind `gap`, `gmp` and `flatten` there are channels alone, as Keras has it;
-- `params` are what training moves: weights and biases, and two values a channel for `bn` (its running statistics are not
-  trained, and torch does not count them either);
-- `macs` are multiply-accumulates for one picture in convolutions and dense layers, biases left out, all else 0: as
-  torchvision's tables and fvcore count them;
-- `receptive_field` is how many pixels of the network's input one output value looks at along each side, those beyond the
-  border included, and `stride` how many input pixels lie between neighbouring output values;
-- `activation_bytes` is the layer's output for the whole batch;
-- `dropped` is how many pixels of the layer's own input no window reads, because the last window does not fit.
-"""
+"""The arithmetic of a window that slides along one side of a picture."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +6,96 @@ from enum import StrEnum
 from math import prod
 
 from cnnkit.errors import UsageError
-from cnnkit.nets.notation import Kind, Layer, Padding
-from cnnkit.nets.window import Sides, Window, look, unread, whole, windows
+from cnnkit.nets.notation import Layer, LayerKind, Padding
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A kernel along one side; `padding` is Keras' `same` or `valid`, a number for both ends, or (before, behind)."""
+
+    kernel: int
+    stride: int = 1
+    padding: Padding | int | tuple[int, int] = Padding.valid
+    dilation: int = 1
+
+    @property
+    def span(self) -> int:
+        """From how many neighbouring pixels the dilated kernel picks its inputs."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def count(self, size: int) -> int:
+        """Compute how many windows fit: the size of the output.
+
+        Source: ceil(size / stride) for `same`, ceil((size - span + 1) / stride) for `valid` (Keras);
+            floor((size + 2 * padding - span) / stride) + 1 for a number (torch.nn.Conv2d).
+        """
+        if self.padding is Padding.same:
+            return -(-size // self.stride)
+        return (size + sum(self.pads(size)) - self.span) // self.stride + 1
+
+    def pads(self, size: int) -> tuple[int, int]:
+        """Compute the pixels to add before and behind; of an odd number, the one more goes behind, as in Keras."""
+        if self.padding is Padding.valid:
+            return 0, 0
+        if self.padding is Padding.same:
+            both = max((self.count(size) - 1) * self.stride + self.span - size, 0)
+            return both // 2, both - both // 2
+        return self.padding if isinstance(self.padding, tuple) else (self.padding, self.padding)
+
+    def unread(self, size: int, count: int | None = None) -> int:
+        """Count the pixels at the end that only the first window that does not fit would have read.
+
+        Args:
+            size: Pixels along this side.
+            count: How many windows there are, should somebody else have rounded up or down.
+        """
+        before, _ = self.pads(size)
+        windows = self.count(size) if count is None else count
+        end_of_last = (windows - 1) * self.stride + self.span - before
+        start_of_next = windows * self.stride - before
+        return max(size - max(end_of_last, start_of_next), 0)
+
+
+Windows = tuple[Window, Window]  # along height and width
+Sides = tuple[int, int] | None  # (height, width), None where that is unknown or means nothing
+
+
+def windows(layer: Layer) -> Windows:
+    """Give a layer's windows."""
+    sides = zip(layer.kernel, layer.stride, layer.dilation, strict=True)
+    height, width = (Window(kernel, stride, layer.padding, dilation) for kernel, stride, dilation in sides)
+    return height, width
+
+
+def whole_map(size: tuple[int, int]) -> Windows:
+    """Give the windows that take in all of a map at once, as global pooling does."""
+    return Window(size[0], size[0]), Window(size[1], size[1])
+
+
+def receptive_field(field: Sides, step: Sides, windows: Windows) -> tuple[Sides, Sides]:
+    """Compute receptive field and stride behind windows, from those before them.
+
+    Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, equations 1, 2.
+    """
+    if field is None or step is None:
+        return None, None
+    down, across = windows
+    return (
+        (field[0] + (down.span - 1) * step[0], field[1] + (across.span - 1) * step[1]),
+        (step[0] * down.stride, step[1] * across.stride),
+    )
+
+
+def unread(windows: Windows, size: tuple[int, int], made: tuple[int, int]) -> int:
+    """Count the pixels of a map that no window reads because the next one does not fit.
+
+    Args:
+        windows: Along height and width.
+        size: Of the map.
+        made: How many windows there are along each side.
+    """
+    (height, width), (down, across) = size, windows
+    return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))
 
 
 class Dtype(StrEnum):
@@ -40,7 +115,7 @@ class Dtype(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class DimsRow:
     """One layer, measured.
 
     `height` and `width` are None where the output is a vector of `channels` values. `receptive_field` and `stride` are a
@@ -86,7 +161,7 @@ def measure(
     channels: int,
     batch: int = 1,
     bytes_per_value: int = 4,
-) -> tuple[Row, ...]:
+) -> tuple[DimsRow, ...]:
     """Measure every layer of a chain.
 
     Args:
@@ -107,12 +182,12 @@ def measure(
     return measure_from(given, layers, bytes_per_value=batch * bytes_per_value)
 
 
-def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[Row, ...]:
+def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
     """Measure a chain that stands behind something; `bytes_per_value` is for one value of all pictures at once."""
     return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
 
 
-def total(rows: Sequence[Row]) -> Row:
+def total(rows: Sequence[DimsRow]) -> DimsRow:
     """Sum up a chain: its last output, and the sums of what can be summed."""
     return replace(
         rows[-1],
@@ -139,7 +214,7 @@ def start(*, height: int | None, width: int | None, channels: int) -> Volume:
     return Volume((height, width), channels, (1, 1), (1, 1))
 
 
-def behind(row: Row) -> Volume:
+def behind(row: DimsRow) -> Volume:
     """Say what a layer gives to the one behind it."""
     size = None if row.height is None or row.width is None else (row.height, row.width)
     return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride))
@@ -169,9 +244,9 @@ def _sides(value: int | str | None) -> Sides:
     return int(height), int(width or height)
 
 
-def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Row:
+def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> DimsRow:
     height, width = made.size or (None, None)
-    return Row(
+    return DimsRow(
         layer=layer.name,
         kind=layer.kind,
         height=height,
@@ -189,38 +264,38 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Row
 def _made(layer: Layer, given: Volume) -> Volume:
     """Compute what a layer makes of what it is given."""
     match layer.kind:
-        case Kind.conv | Kind.pool | Kind.avgpool:
+        case LayerKind.conv | LayerKind.pool | LayerKind.avgpool:
             return _slid(layer, given)
-        case Kind.pad:
+        case LayerKind.pad:
             height, width = _map(layer, given)
             both = 2 * int(layer.padding)
             return replace(given, size=(height + both, width + both))
-        case Kind.gap | Kind.gmp:
-            field, _ = look(given.field, given.step, whole(_map(layer, given)))
+        case LayerKind.gap | LayerKind.gmp:
+            field, _ = receptive_field(given.field, given.step, whole_map(_map(layer, given)))
             return Volume(None, given.channels, field, None)
-        case Kind.flatten if given.size:
-            field, _ = look(given.field, given.step, whole(given.size))
+        case LayerKind.flatten if given.size:
+            field, _ = receptive_field(given.field, given.step, whole_map(given.size))
             return Volume(None, prod(given.size) * given.channels, field, None)
-        case Kind.dense:
+        case LayerKind.dense:
             if given.size:
                 shape = "x".join(str(side) for side in (*given.size, given.channels))
                 raise UsageError(f"{_named(layer)} wants a vector, its input is {shape}; put flatten or gap before it")
             return Volume(None, layer.filters or 0, given.field, None)
-        case Kind.flatten | Kind.bn | Kind.dropout | Kind.activation:
+        case LayerKind.flatten | LayerKind.bn | LayerKind.dropout | LayerKind.activation:
             return given
 
 
 def _slid(layer: Layer, given: Volume) -> Volume:
     """Slide a window over a map."""
     size = _map(layer, given)
-    if layer.kind is Kind.conv:
+    if layer.kind is LayerKind.conv:
         for what, count in (("input channels", given.channels), ("filters", layer.filters or 0)):
             if count % layer.groups:
                 raise UsageError(f"{_named(layer)}: {layer.groups} groups do not divide {count} {what}")
     down, across = windows(layer)
     _check(layer, "height", size[0], down)
     _check(layer, "width", size[1], across)
-    field, step = look(given.field, given.step, (down, across))
+    field, step = receptive_field(given.field, given.step, (down, across))
     made = (down.count(size[0]), across.count(size[1]))
     return Volume(made, given.channels if layer.filters is None else layer.filters, field, step)
 
@@ -234,7 +309,7 @@ def _check(layer: Layer, side: str, size: int, window: Window) -> None:
             size + 2 * window.padding,
             f" with padding {window.padding}, in all {size + 2 * window.padding}",
         )
-        if layer.kind is not Kind.conv and window.padding > window.kernel // 2:
+        if layer.kind is not LayerKind.conv and window.padding > window.kernel // 2:
             most = window.kernel // 2
             raise UsageError(
                 f"{_named(layer)}: padding {window.padding} is over half of window {window.kernel}; give {most} or less"
@@ -261,12 +336,12 @@ def _named(layer: Layer) -> str:
 def _params(layer: Layer, given: Volume) -> int:
     filters = layer.filters or 0
     match layer.kind:
-        case Kind.conv:
+        case LayerKind.conv:
             height, width = layer.kernel
             return filters * height * width * (given.channels // layer.groups) + filters * layer.bias
-        case Kind.dense:
+        case LayerKind.dense:
             return filters * given.channels + filters * layer.bias
-        case Kind.bn:
+        case LayerKind.bn:
             return 2 * given.channels
         case _:
             return 0
@@ -276,16 +351,16 @@ def _macs(layer: Layer, given: Volume, made: Volume) -> int:
     """Count one multiply-accumulate for every weight, wherever it is applied."""
     weights = _params(replace(layer, bias=False), given)
     match layer.kind:
-        case Kind.conv:
+        case LayerKind.conv:
             height, width = made.size or (0, 0)
             return height * width * weights
-        case Kind.dense:
+        case LayerKind.dense:
             return weights
         case _:
             return 0
 
 
 def _dropped(layer: Layer, given: Volume, made: Volume) -> int:
-    if given.size is None or made.size is None or layer.kind not in (Kind.conv, Kind.pool, Kind.avgpool):
+    if given.size is None or made.size is None or layer.kind not in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool):
         return 0
     return unread(windows(layer), given.size, made.size)

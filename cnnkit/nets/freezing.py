@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import DualGraphModule
 
 from cnnkit.choices import Unfreeze
 from cnnkit.errors import UsageError
-from cnnkit.nets import cutting
+from cnnkit.nets import subgraph
 from cnnkit.nets.build import Network
 
 _NORMS = (
@@ -25,7 +25,7 @@ _NORMS = (
 )
 
 
-class Part(nn.Module):
+class PartlyFrozen(nn.Module):
     """A part of a base in which what is frozen stays in eval mode, whatever mode the part is put into."""
 
     def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
@@ -47,7 +47,7 @@ class Part(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class FrozenSplit:
     """A base in two, of which `upper(lower(x))` is what the base gives; both share its modules and parameters.
 
     Attributes:
@@ -159,7 +159,7 @@ def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> 
     if name in ends:
         before = max((end for end in ends.values() if end < ends[name]), default=-1)
         return next(index for index, step in enumerate(steps) if step.place > before)
-    keras = cutting.keras_names(network)
+    keras = subgraph.keras_names(network)
     meant = next((place for place, known in enumerate(keras) if known == name or known.startswith(f"{name}_")), None)
     if meant == 0:
         return 0
@@ -180,7 +180,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else ", ".join([*names[:3], "...", *names[-3:]])
 
 
-def split(base: nn.Module, trained: Sequence[str]) -> Split:
+def split(base: nn.Module, trained: Sequence[str]) -> FrozenSplit:
     """Split a base where training begins, and mark which of its parameters are trained.
 
     The boundary is the last place before the first trained layer at which one tensor alone is on its way, so that no residual
@@ -208,9 +208,9 @@ def split(base: nn.Module, trained: Sequence[str]) -> Split:
             _split_chain(base, trained) if isinstance(base, Network) else _split_graph(base, trained)
         )
         frozen = _frozen(steps, trained, set(upper.modules()))
-    return Split(
-        lower=Part(lower, frozen=[lower]).eval(),
-        upper=Part(upper, frozen=frozen).eval(),
+    return FrozenSplit(
+        lower=PartlyFrozen(lower, frozen=[lower]).eval(),
+        upper=PartlyFrozen(upper, frozen=frozen).eval(),
         boundary=boundary,
         trained=trained,
     )
@@ -253,7 +253,7 @@ def _split_chain(base: Network, trained: Sequence[str]) -> tuple[nn.Module, nn.M
 
 def _split_graph(base: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
     places = [
-        cutting.narrow(_graph(base, training=training), _first(base, trained, training=training))
+        subgraph.cut_points(_graph(base, training=training), _first(base, trained, training=training))
         for training in (True, False)
     ]
     both = [name for name in places[1] if name in places[0]]
@@ -261,9 +261,9 @@ def _split_graph(base: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn
         return nn.Identity(), base, None
     train_node, eval_node = (nodes[both[-1]] for nodes in places)
     upper = DualGraphModule(
-        base, cutting.piece(train_node, behind=True), cutting.piece(eval_node, behind=True), "Upper"
+        base, subgraph.extract(train_node, behind=True), subgraph.extract(eval_node, behind=True), "Upper"
     )
-    return fx.GraphModule(base, cutting.piece(eval_node, behind=False), "Lower"), upper, both[-1]
+    return fx.GraphModule(base, subgraph.extract(eval_node, behind=False), "Lower"), upper, both[-1]
 
 
 def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -16,10 +16,9 @@ from onnx.shape_inference import infer_shapes
 
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import onnx_model
-from cnnkit.nets.dims import Row, shown
-from cnnkit.nets.notation import Kind, Padding
-from cnnkit.nets.receptive import Look, Shape, follow
-from cnnkit.nets.window import Window, Windows, unread, whole
+from cnnkit.nets.dims import DimsRow, Window, Windows, shown, unread, whole_map
+from cnnkit.nets.notation import LayerKind, Padding
+from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _MOST_CONSTANTS = 64  # values of a tensor that may be a shape, or the axes of a mean
@@ -42,26 +41,26 @@ _PLUMBING = (
     *("Shape", "Size"),
 )
 _KINDS = {
-    "Conv": Kind.conv,
-    "MaxPool": Kind.pool,
-    "AveragePool": Kind.avgpool,
-    "GlobalAveragePool": Kind.gap,
-    "GlobalMaxPool": Kind.gmp,
-    "ReduceMean": Kind.gap,
-    "ReduceMax": Kind.gmp,
-    "Gemm": Kind.dense,
-    "BatchNormalization": Kind.bn,
-    "Flatten": Kind.flatten,
-    "Reshape": Kind.flatten,
-    "Dropout": Kind.dropout,
-    "Pad": Kind.pad,
-    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Clip"), Kind.activation),
-    **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh"), Kind.activation),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Softplus", "Softsign"), Kind.activation),
+    "Conv": LayerKind.conv,
+    "MaxPool": LayerKind.pool,
+    "AveragePool": LayerKind.avgpool,
+    "GlobalAveragePool": LayerKind.gap,
+    "GlobalMaxPool": LayerKind.gmp,
+    "ReduceMean": LayerKind.gap,
+    "ReduceMax": LayerKind.gmp,
+    "Gemm": LayerKind.dense,
+    "BatchNormalization": LayerKind.bn,
+    "Flatten": LayerKind.flatten,
+    "Reshape": LayerKind.flatten,
+    "Dropout": LayerKind.dropout,
+    "Pad": LayerKind.pad,
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Clip"), LayerKind.activation),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh"), LayerKind.activation),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Softplus", "Softsign"), LayerKind.activation),
 }
 
 
-def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[Row, ...]:
+def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
     """Measure every layer of an ONNX network.
 
     Args:
@@ -84,7 +83,7 @@ def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_val
     return tuple(_rows(graph, path, look, shapes, weights, pictures=pictures, bytes_per_value=bytes_per_value))
 
 
-def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tuple[Look, int]:
+def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tuple[ReceptiveField, int]:
     """Fill in, in place, what the input leaves open; give how it looks at itself, and its pictures at once."""
     stored = {tensor.name for tensor in graph.initializer}
     value = next((value for value in graph.input if value.name not in stored), None)
@@ -103,7 +102,7 @@ def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tu
     sides[0].dim_value = sides[0].dim_value or 1
     if not all(side.dim_value for side in sides):
         raise FormatError(f"{path}: leaves the size of its pictures open; give --input H,W,C")
-    return Look((1, 1), (1, 1), last=last), sides[0].dim_value
+    return ReceptiveField((1, 1), (1, 1), last=last), sides[0].dim_value
 
 
 def _inferred(graph: GraphProto) -> dict[str, Shape]:
@@ -130,13 +129,13 @@ def _inferred(graph: GraphProto) -> dict[str, Shape]:
 def _rows(
     graph: GraphProto,
     path: str,
-    look: Look,
+    look: ReceptiveField,
     shapes: Mapping[str, Shape],
     weights: set[str],
     *,
     pictures: int,
     bytes_per_value: int,
-) -> Iterator[Row]:
+) -> Iterator[DimsRow]:
     """Go along the graph, whose nodes stand in the order in which they run."""
     looks = {next(value.name for value in graph.input if value.name not in weights): look}
     stored = {name: {name} for name in weights}  # which weights a value is made of, for values that are no picture
@@ -163,7 +162,7 @@ def _rows(
         counted |= own
         height, width, channels = found.output(made)
         slides = windows and len(made) == 4 and node.op_type in ("Conv", "MaxPool", "AveragePool")
-        yield Row(
+        yield DimsRow(
             layer=name_of(node),
             kind=_kind(node, shapes),
             height=height,
@@ -190,7 +189,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 def _windows(node: NodeProto, size: tuple[int, int], shapes: Mapping[str, Shape]) -> Windows | None:
     """Read the windows that a node slides over a map."""
     if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"):
-        return whole(size)
+        return whole_map(size)
     if node.op_type == "Pad":
         return Window(1), Window(1)
     if node.op_type not in ("Conv", "MaxPool", "AveragePool"):
@@ -221,7 +220,7 @@ def _macs(node: NodeProto, made: Shape, shapes: Mapping[str, Shape]) -> int:
 def _kind(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
     """Name what a node does: in the notation's words where it has one, else by its operator."""
     if node.op_type == "MatMul":
-        return Kind.dense if len(shapes[node.input[1]]) == 2 else "matmul"
+        return LayerKind.dense if len(shapes[node.input[1]]) == 2 else "matmul"
     return _KINDS.get(node.op_type, node.op_type.lower())
 
 

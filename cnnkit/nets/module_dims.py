@@ -21,19 +21,18 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from cnnkit.errors import UsageError
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import build, catalogue, classifier, cutting
-from cnnkit.nets.dims import Row, shown
-from cnnkit.nets.notation import Kind
-from cnnkit.nets.receptive import Look, follow
-from cnnkit.nets.window import Sides, Window, Windows, unread
+from cnnkit.nets import build, catalogue, classifier, subgraph
+from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, shown, unread
+from cnnkit.nets.notation import LayerKind
+from cnnkit.nets.receptive_field import ReceptiveField, follow
 
 log = logging.getLogger("cnnkit")
 aten = torch.ops.aten
 
 
-def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[Row, ...]:
+def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
     """Measure a network by its name, or a trained model.
 
     Args:
@@ -47,7 +46,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
         OSError: It cannot be read.
     """
     if name.endswith(".pt"):
-        model = bundle.load(name)
+        model = torch_model.load(name)
         module: nn.Module = classifier.from_header(model.header, model.state, name=name)
         preprocess = model.header.preprocess or Preprocess()
     else:
@@ -73,10 +72,10 @@ def keras_names(name: str) -> dict[str, str]:
     """Give the names that Keras has for the layers of a VGG, by the modules whose output they mean."""
     if name.endswith(".pt"):
         return {}
-    return {module: keras for keras, module in cutting.keras_names(catalogue.canonical(name)).items()}
+    return {module: keras for keras, module in subgraph.keras_names(catalogue.canonical(name)).items()}
 
 
-def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int = 4) -> tuple[Row, ...]:
+def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
     """Measure every layer of a network.
 
     Args:
@@ -121,7 +120,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         self.running: list[nn.Module] = [module]
         self.unused = {id(value) for value in module.parameters()}
         self.looks: Any = WeakIdKeyDictionary()
-        self.looks[example] = Look((1, 1), (1, 1), last=example.dtype is torch.uint8)
+        self.looks[example] = ReceptiveField((1, 1), (1, 1), last=example.dtype is torch.uint8)
 
     def __torch_dispatch__(
         self, function: OpOverload, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -164,12 +163,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             seen.field, seen.step = found.field, found.step
             break  # of several results the first is the map; attention returns its weights behind it
 
-    def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> Look:
+    def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
         """Find out how a module's result looks; layers on maps with channels last go through shapes that hide it."""
-        found: Look = self.looks.get(result, Look())
+        found: ReceptiveField = self.looks.get(result, ReceptiveField())
         before = next((self.looks[tensor] for tensor in _tensors(inputs) if tensor in self.looks), None)
         if before and before.last and result.ndim == 4 and found.field is None:
-            found = before if isinstance(module, nn.Linear) else Look(last=True)
+            found = before if isinstance(module, nn.Linear) else ReceptiveField(last=True)
             self.looks[result] = found
         return found
 
@@ -238,7 +237,7 @@ def _two(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Row]:
+def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[DimsRow]:
     """Write down what was seen."""
     names = {part: name for name, part in module.named_modules()}
     inside = {names[part].rpartition(".")[0] for part in watch.ended if names[part]}
@@ -249,7 +248,7 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Ro
         if contains and not (seen.params or seen.macs):
             continue
         height, width, channels = seen.shape
-        yield Row(
+        yield DimsRow(
             layer=name or type(part).__name__,
             kind=_kind(part),
             height=height,
@@ -270,32 +269,32 @@ def _parents(name: str) -> Iterator[str]:
         yield name
 
 
-_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
-    (nn.Conv2d, Kind.conv),
-    (nn.MaxPool2d, Kind.pool),
-    (nn.AvgPool2d, Kind.avgpool),
-    (nn.Linear, Kind.dense),
-    (nn.BatchNorm2d, Kind.bn),
-    (nn.BatchNorm1d, Kind.bn),
-    (nn.Dropout, Kind.dropout),
-    (nn.Flatten, Kind.flatten),
-    (nn.ZeroPad2d, Kind.pad),
-    (build.SamePad, Kind.pad),
+_KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
+    (nn.Conv2d, LayerKind.conv),
+    (nn.MaxPool2d, LayerKind.pool),
+    (nn.AvgPool2d, LayerKind.avgpool),
+    (nn.Linear, LayerKind.dense),
+    (nn.BatchNorm2d, LayerKind.bn),
+    (nn.BatchNorm1d, LayerKind.bn),
+    (nn.Dropout, LayerKind.dropout),
+    (nn.Flatten, LayerKind.flatten),
+    (nn.ZeroPad2d, LayerKind.pad),
+    (build.SamePad, LayerKind.pad),
 )
 
 
 def _kind(module: nn.Module) -> str:
     """Name what a module does: in the notation's words where it has one, else by its class."""
     if isinstance(module, build.GlobalPool):
-        return Kind.gmp if module.largest else Kind.gap
+        return LayerKind.gmp if module.largest else LayerKind.gap
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
         average = isinstance(module, nn.AdaptiveAvgPool2d)
         if module.output_size in (1, (1, 1)):
-            return Kind.gap if average else Kind.gmp
-        return Kind.avgpool if average else Kind.pool
+            return LayerKind.gap if average else LayerKind.gmp
+        return LayerKind.avgpool if average else LayerKind.pool
     for known, kind in _KINDS:
         if isinstance(module, known):
             return kind
     if type(module).__module__ == "torch.nn.modules.activation" and not isinstance(module, nn.MultiheadAttention):
-        return Kind.activation
+        return LayerKind.activation
     return type(module).__name__.lower()

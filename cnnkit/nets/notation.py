@@ -21,14 +21,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from cnnkit import spelling
+from cnnkit import messages, notation_text
 from cnnkit.errors import NotationError
 
 MOST_LAYERS = 10_000
 DEEPEST = 20
 
 
-class Kind(StrEnum):
+class LayerKind(StrEnum):
     """What a layer does."""
 
     conv = "conv"
@@ -80,7 +80,7 @@ class Layer:
     each side; `rate` is the share that a dropout layer drops; `text` is how the layer was written.
     """
 
-    kind: Kind
+    kind: LayerKind
     name: str
     text: str
     filters: int | None = None
@@ -107,14 +107,16 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
     Raises:
         NotationError: A word is unknown, missing, out of range or said twice. Layers are counted as they are written.
     """
-    return spelling.read(text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line")
+    return notation_text.read(
+        text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line"
+    )
 
 
 def _named(layers: list[Layer], taken: Collection[str]) -> Iterator[Layer]:
     """Give every layer its name, unique among themselves and those taken."""
     counts: Counter[str] = Counter()
     for layer in layers:
-        word = layer.text if layer.kind is Kind.activation else layer.kind.value
+        word = layer.text if layer.kind is LayerKind.activation else layer.kind.value
         stem = f"{word}_" if word[-1].isdigit() else word  # relu6_1: "relu61" would be the 61st relu
         counts[stem] += 1
         while f"{stem}{counts[stem]}" in taken:
@@ -126,7 +128,7 @@ class _Tokens:
     """The text as a row of items and of the signs between them, with a count of the items read."""
 
     def __init__(self, text: str) -> None:
-        parts = re.split(r"([,()])", spelling.bare(text))
+        parts = re.split(r"([,()])", notation_text.bare(text))
         self._left = [part.strip() for part in reversed(parts) if part.strip()]
         self.items = 0
 
@@ -188,19 +190,19 @@ def _item(token: str, tokens: _Tokens) -> list[Layer]:
     first, *words = token.split()
     try:
         if first in Activation.__members__:
-            alone = Layer(kind=Kind.activation, name="", text=first, activation=Activation(first))
+            alone = Layer(kind=LayerKind.activation, name="", text=first, activation=Activation(first))
             return _followed(alone, words)
         if first not in _EXAMPLES:
             raise _Flaw(f'"{first}" is no layer{_proposal(first, (*_EXAMPLES, *Activation))}')
         own = [word for word in words if not _follows(word)]
-        return _followed(_primitive(Kind(first), own), [word for word in words if _follows(word)])
+        return _followed(_primitive(LayerKind(first), own), [word for word in words if _follows(word)])
     except _Flaw as flaw:
         raise tokens.error(str(flaw)) from None
 
 
 def _follows(word: str) -> bool:
     """Tell whether a word acts on a layer's output, rather than being one of its options."""
-    return word == Kind.bn or word in Activation.__members__
+    return word == LayerKind.bn or word in Activation.__members__
 
 
 def _followed(layer: Layer, words: list[str]) -> list[Layer]:
@@ -210,8 +212,8 @@ def _followed(layer: Layer, words: list[str]) -> list[Layer]:
         last = layers[-1]
         if not _follows(word):
             raise _Flaw(f'"{word}" does not belong to {layer.text}; an activation that stands alone takes nothing')
-        if word == Kind.bn:
-            layers.append(Layer(kind=Kind.bn, name="", text=word))
+        if word == LayerKind.bn:
+            layers.append(Layer(kind=LayerKind.bn, name="", text=word))
         elif last.activation:
             raise _Flaw(f'"{word}" behind "{last.activation}": a layer has one activation; put a comma between them')
         else:
@@ -220,26 +222,26 @@ def _followed(layer: Layer, words: list[str]) -> list[Layer]:
 
 
 _EXAMPLES = {
-    Kind.conv: "conv 32 k3",
-    Kind.pool: "pool 2",
-    Kind.avgpool: "avgpool 2",
-    Kind.gap: "gap",
-    Kind.gmp: "gmp",
-    Kind.pad: "pad 1",
-    Kind.flatten: "flatten",
-    Kind.dense: "dense 10",
-    Kind.bn: "bn",
-    Kind.dropout: "dropout 0.5",
+    LayerKind.conv: "conv 32 k3",
+    LayerKind.pool: "pool 2",
+    LayerKind.avgpool: "avgpool 2",
+    LayerKind.gap: "gap",
+    LayerKind.gmp: "gmp",
+    LayerKind.pad: "pad 1",
+    LayerKind.flatten: "flatten",
+    LayerKind.dense: "dense 10",
+    LayerKind.bn: "bn",
+    LayerKind.dropout: "dropout 0.5",
 }
 _OPTIONS = {
-    Kind.conv: ("k", "s", "p", "d", "g", "nobias", *Padding),
-    Kind.pool: ("s", "p", *Padding),
-    Kind.avgpool: ("s", "p", *Padding),
-    Kind.dense: ("nobias",),
+    LayerKind.conv: ("k", "s", "p", "d", "g", "nobias", *Padding),
+    LayerKind.pool: ("s", "p", *Padding),
+    LayerKind.avgpool: ("s", "p", *Padding),
+    LayerKind.dense: ("nobias",),
 }
 
 
-def _primitive(kind: Kind, words: list[str]) -> Layer:
+def _primitive(kind: LayerKind, words: list[str]) -> Layer:
     """Read one layer's number and options."""
     layer = Layer(kind=kind, name="", text=" ".join([kind, *words]))
     example = _EXAMPLES[kind]
@@ -254,7 +256,7 @@ def _primitive(kind: Kind, words: list[str]) -> Layer:
         if field in said:
             raise _Flaw(f'"{word}": the {field} is said twice')
         said.add(field)
-    if kind is Kind.conv and "kernel" not in said:
+    if kind is LayerKind.conv and "kernel" not in said:
         raise _Flaw(f'"{layer.text}" has no kernel size; write "conv {layer.filters} k3"')
     return layer
 
@@ -262,14 +264,14 @@ def _primitive(kind: Kind, words: list[str]) -> Layer:
 def _numbered(layer: Layer, word: str) -> Layer:
     """Put the number behind a layer's word where it belongs."""
     match layer.kind:
-        case Kind.pool | Kind.avgpool:
+        case LayerKind.pool | LayerKind.avgpool:
             window = _pair(word, word)
             return replace(layer, kernel=window, stride=window)
-        case Kind.dropout:
+        case LayerKind.dropout:
             if not re.fullmatch(r"[0-9]*\.?[0-9]*", word) or word == "." or float(word) >= 1:
                 raise _Flaw(f'"{layer.text}": {word} is no share; give a number from 0 up to, not including, 1')
             return replace(layer, rate=float(word))
-        case Kind.pad:
+        case LayerKind.pad:
             return replace(layer, padding=_count(word, word, least=0))
         case _:
             return replace(layer, filters=_count(word, word))
@@ -331,4 +333,4 @@ _FOREIGN = {
 
 def _proposal(word: str, known: Collection[str]) -> str:
     """Propose the known word nearest to an unknown one, or nothing."""
-    return spelling.proposal(word, known, foreign=_FOREIGN)
+    return messages.proposal(word, known, foreign=_FOREIGN)

@@ -5,7 +5,7 @@ import logging
 from cnnkit.choices import Loss
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, notation
-from cnnkit.nets.notation import Activation, Kind, Layer
+from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 log = logging.getLogger("cnnkit")
 
@@ -52,7 +52,7 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
         raise UsageError(
             f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
         )
-    elif last.kind is Kind.dense and last.activation is None:
+    elif last.kind is LayerKind.dense and last.activation is None:
         log.warning('"%s" is followed by "%s", which the classes need', last.text, wanted.text)
     if not parsed:
         raise UsageError(f'"{last.text}" alone does not take pictures; write "flatten" before it')
@@ -71,8 +71,8 @@ def _last(loss: Loss, classes: int) -> str:
 def _joined(layers: tuple[Layer, ...], *, spatial: bool) -> str:
     written = []
     for layer in layers:
-        if spatial and layer.kind is Kind.dense:
+        if spatial and layer.kind is LayerKind.dense:
             written.append("flatten")
-        spatial = spatial and layer.kind not in (Kind.dense, Kind.flatten, Kind.gap, Kind.gmp)
+        spatial = spatial and layer.kind not in (LayerKind.dense, LayerKind.flatten, LayerKind.gap, LayerKind.gmp)
         written.append(layer.text)
     return ", ".join(written)

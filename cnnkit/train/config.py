@@ -28,7 +28,7 @@ from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
-from cnnkit.nets.notation import Activation, Kind
+from cnnkit.nets.notation import Activation, LayerKind
 from cnnkit.options import option
 
 log = logging.getLogger("cnnkit")
@@ -211,7 +211,7 @@ class ImageTrainConfig(TrainConfig):
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training, --epochs {self.epochs}")
         self.check(has_val=has_val)
-        notated = None if self.augment is None else str(augment_notation.demanded(self.augment))
+        notated = None if self.augment is None else str(augment_notation.parse_required(self.augment))
         return dataclasses.replace(self, lr=self.rate, augment=notated)
 
 
@@ -286,7 +286,7 @@ class HeadConfig(TrainConfig):
         if self.solver is Solver.LBFGS:
             return config
         layers = notation.parse(config.head)
-        if self.batch == 1 and any(layer.kind is Kind.bn for layer in layers):
+        if self.batch == 1 and any(layer.kind is LayerKind.bn for layer in layers):
             raise UsageError(
                 "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
             )
@@ -601,7 +601,7 @@ def model_path(output: str | Path | None) -> Path:
         raise UsageError(f"{output}: a model is written to a .pt file")
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
-    history.Writer(output.with_suffix(".csv"))  # refuses to replace a table of something else
+    history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment, images, preprocess, reader
-from cnnkit.data.learning import TrainValImages
-from cnnkit.data.source import Picture
+from cnnkit.data import augment_notation, decode, preprocessing, reader
+from cnnkit.data.source import ImageFile
+from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine.resample import Augmenter
-from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
@@ -70,7 +70,7 @@ class ImageSet:
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[ImageFile],
         classes: Sequence[str],
         prepare: Preprocess,
         *,
@@ -100,11 +100,11 @@ class ImageSet:
         fits = len(pictures) * size * size * 3 <= budget
         kept = np.empty((len(pictures) if fits else 0, size, size, 3), dtype=np.uint8)
         moments = _Moments(grey=prepare.grey)
-        self.pictures: list[Picture] = []
+        self.pictures: list[ImageFile] = []
         self.fingerprints: list[str] = []
         for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
             callbacks.progress(number, len(pictures))
-            if isinstance(loaded, BadPicture):
+            if isinstance(loaded, BadImageError):
                 callbacks.skip(picture.path, str(loaded))
                 continue
             pixels, fingerprint = loaded
@@ -125,8 +125,8 @@ class ImageSet:
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
-        original = images.read(path)
-        return preprocess.prepare(original.image, self._prepare), original.fingerprint
+        original = decode.read(path)
+        return preprocessing.prepare(original.image, self._prepare), original.fingerprint
 
     def _placed(self, pixels: Tensor) -> Tensor:
         if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
@@ -166,13 +166,13 @@ class ImageSet:
         order = [self.pictures[row] for rows in batches for row in rows.tolist()]
         longest = max(len(rows) for rows in batches)
         coming = reader.read(
-            order, lambda path: preprocess.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
+            order, lambda path: preprocessing.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
         )
         for rows in batches:
             squares = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
             for place in range(len(rows)):
                 picture, pixels = next(coming)
-                if isinstance(pixels, BadPicture):
+                if isinstance(pixels, BadImageError):
                     raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
                 squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
             yield squares.pin_memory() if self._device.type == "cuda" else squares
@@ -248,7 +248,7 @@ def load_train_val(
     Raises:
         CnnkitError: No image of a class could be used.
     """
-    augmenter = None if config.augment is None else Augmenter(augment.parse(config.augment), seed=config.seed)
+    augmenter = None if config.augment is None else Augmenter(augment_notation.parse(config.augment), seed=config.seed)
     total = len(data.train) + len(data.val)
     budget, sets = parse_size(run.cache), []
     for number, images_of_split in enumerate((data.train, data.val)):
@@ -273,7 +273,7 @@ def load_train_val(
     return sets[0], sets[1] if data.val else None
 
 
-def _refuse_emptied(pictures: Sequence[Picture], loaded: ImageSet) -> None:
+def _refuse_emptied(pictures: Sequence[ImageFile], loaded: ImageSet) -> None:
     """Demand that of every class that had pictures one could be used."""
     left = {picture.label for picture in loaded.pictures}
     if emptied := sorted({picture.label or "" for picture in pictures} - left):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnkit.choices import Loss
-from cnnkit.data import learning, relatives
-from cnnkit.data.source import Picture
+from cnnkit.data import train_val
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
 from cnnkit.formats.features import Features
@@ -142,9 +142,9 @@ def split_off(found: Features, part: str, *, name: str) -> tuple[Features, Featu
     Raises:
         CnnkitError: As `learning.hold_out_of`.
     """
-    uses = learning.hold_out_of([(row.path, row.split) for row in found.rows], part, name=name)
-    trained = [index for index, use in enumerate(uses) if use == learning.TRAIN]
-    held = [index for index, use in enumerate(uses) if use == learning.VAL and not found.rows[index].view]
+    uses = train_val.hold_out_roles([(row.path, row.split) for row in found.rows], part, name=name)
+    trained = [index for index, use in enumerate(uses) if use == train_val.TRAIN]
+    held = [index for index, use in enumerate(uses) if use == train_val.VAL and not found.rows[index].view]
     return _some(found, trained), _some(found, held)
 
 
@@ -156,12 +156,13 @@ def _some(found: Features, indices: list[int]) -> Features:
 
 def warn_of_relatives(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
     """Say so where pictures that choose were learnt from in some form, wherever the two files lie."""
-    relatives.warn_of(relatives.find(_pictures(train_set, train), _pictures(val_set, val)))
+    train_val.warn_of_overlap(train_val.find_overlap(_pictures(train_set, train), _pictures(val_set, val)))
 
 
-def _pictures(found: Features, name: str | Path) -> list[Picture]:
+def _pictures(found: Features, name: str | Path) -> list[ImageFile]:
     return [
-        Picture(path, row.label, row.split, row.group) for path, row in zip(paths(found, name), found.rows, strict=True)
+        ImageFile(path, row.label, row.split, row.group)
+        for path, row in zip(paths(found, name), found.rows, strict=True)
     ]
 
 

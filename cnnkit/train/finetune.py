@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.choices import Amp, Unfreeze
-from cnnkit.data.learning import TrainValImages
+from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, distributed, loop, pretrained
@@ -146,7 +146,7 @@ def _header(
 ) -> Header:
     """Record what is trained and how; a base that has `moved` is found by no hash any more."""
     return Header(
-        kind=Kind.MODEL,
+        kind=ArtefactKind.MODEL,
         classes=classes,
         preprocess=start.whole.preprocess,
         backbone=dataclasses.replace(start.backbone, weights_sha256=None) if moved else start.backbone,

@@ -213,7 +213,7 @@ class FrozenPart:
     def __init__(
         self,
         pretrained: PretrainedModel,
-        split: freezing.Split,
+        split: freezing.FrozenSplit,
         *,
         train: ImageSet,
         val: ImageSet | None,

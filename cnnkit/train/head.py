@@ -19,10 +19,10 @@ from cnnkit.choices import ClassWeights, Initializer, Solver
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError
-from cnnkit.formats import bundle, cache, history
-from cnnkit.formats.bundle import Bundle
+from cnnkit.formats import cache, history, torch_model
 from cnnkit.formats.features import Features
-from cnnkit.formats.header import Header, Kind, made_by
+from cnnkit.formats.header import ArtefactKind, Header, made_by
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build, classifier
 from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, optim, preparation
@@ -297,14 +297,14 @@ def train_head(
     train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
     val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
     trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
-    with history.Writer(output.with_suffix(".csv")) as written:
+    with history.HistoryWriter(output.with_suffix(".csv")) as written:
         for epoch in trained.run():
             written.write(epoch)
             callbacks.progress(epoch.epoch, trained.expected)
     majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
     head, text = trained.finished()
     header = Header(
-        kind=Kind.MODEL,
+        kind=ArtefactKind.MODEL,
         classes=classes,
         preprocess=data.train.header.preprocess,
         backbone=data.train.header.backbone,
@@ -320,7 +320,7 @@ def train_head(
     )
     state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
     state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    bundle.save(output, Bundle(header, state, [_timeless(epoch) for epoch in trained.epochs]))
+    torch_model.save(output, TorchModel(header, state, [_timeless(epoch) for epoch in trained.epochs]))
     best = trained.best.epoch
     assert best is not None
     return HeadResult(
@@ -344,9 +344,12 @@ def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
         raise FormatError(f"{name}: its header names no base, or no weights; run cnn-extract again")
     if weights is not None and weights.suffix == ".pt":
-        model = bundle.load(weights)
+        model = torch_model.load(weights)
         found_base, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
-        if backbone.weights_sha256 not in (found_backbone.weights_sha256, bundle.keep_state(found_base.state_dict())):
+        if backbone.weights_sha256 not in (
+            found_backbone.weights_sha256,
+            torch_model.keep_state(found_base.state_dict()),
+        ):
             raise CnnkitError(f"{weights} holds another base than the one that made {name}; give that one")
         return found_base
     if weights is not None:

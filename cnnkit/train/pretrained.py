@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from cnnkit.choices import Initializer, Loss, Pool
-from cnnkit.data.preprocess import with_size
+from cnnkit.data.preprocessing import with_size
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle, cache
+from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone
 from cnnkit.nets import backbones, build, classifier, notation
 from cnnkit.nets.classifier import Classifier, Extractor
@@ -63,7 +63,7 @@ def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedMode
 
 
 def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
-    model = bundle.load(path)
+    model = torch_model.load(path)
     header = model.header
     if header.classes != tuple(classes):
         raise CnnkitError(

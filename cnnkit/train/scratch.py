@@ -10,11 +10,11 @@ from torch import nn
 
 from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.choices import Fit, Initializer, Normalize, Pool
-from cnnkit.data.learning import TrainValImages
-from cnnkit.data.preprocess import with_size
+from cnnkit.data.preprocessing import with_size
+from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess, made_by
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, distributed, loop
@@ -60,7 +60,7 @@ def train_from_scratch(
         preprocess = _normalized(prepare, network.normalize, train_set.statistics)
         whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool)
         header = Header(
-            kind=Kind.MODEL,
+            kind=ArtefactKind.MODEL,
             classes=data.classes,
             preprocess=preprocess,
             backbone=backbone,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights, Schedule
 from cnnkit.errors import UsageError
-from cnnkit.formats import bundle, checkpoint, history
-from cnnkit.formats.bundle import Bundle
+from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, loop, optim
 from cnnkit.train.config import Epoch, ImageTrainConfig
@@ -248,7 +248,7 @@ class Trainer:
         self.task, self.config, self.context = task, config, context
         self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
         self.best = BestEpoch(config.monitor)
-        self.checkpoint = checkpoint.beside(context.output)
+        self.checkpoint = checkpoint.path_for(context.output)
         #: Epochs that `task.begin` took.
         self.earlier = 0
         #: Epochs of another training after this one, which progress counts with.
@@ -448,7 +448,7 @@ class Trainer:
         output = self.context.output
         if not self.context.world.agree(output.exists() and not self.checkpoint.exists()):
             return None
-        model = bundle.load(output)
+        model = torch_model.load(output)
         if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
         if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
@@ -525,7 +525,7 @@ class Trainer:
             {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
         ]
         header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
-        bundle.save(self.context.output, Bundle(header, self.task.whole.state_dict(), rows))
+        torch_model.save(self.context.output, TorchModel(header, self.task.whole.state_dict(), rows))
         self.checkpoint.unlink(missing_ok=True)
 
     def judge(self) -> None:
@@ -569,7 +569,7 @@ def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[E
     if not context.world.writes:
         yield lambda _epoch: None
         return
-    with history.Writer(context.output.with_suffix(".csv")) as rows:
+    with history.HistoryWriter(context.output.with_suffix(".csv")) as rows:
         for epoch in done:
             rows.write(epoch)
         yield rows.write

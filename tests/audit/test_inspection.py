@@ -9,7 +9,7 @@ from PIL import Image
 
 from cnnkit.audit.exif import Exif
 from cnnkit.audit.inspection import Unusable, inspect
-from cnnkit.audit.record import Kind
+from cnnkit.audit.record import FindingKind
 
 
 def draw(seed, *, size=(40, 32)):
@@ -117,9 +117,9 @@ def test_what_is_no_picture_says_in_which_way(tmp_path):
             inspect(str(tmp_path / name))
         found[name] = error.value.kind
     assert found == {
-        "missing.png": Kind.UNREADABLE,
-        "empty.png": Kind.EMPTY,
-        "text.png": Kind.BROKEN,
-        "cut.png": Kind.BROKEN,
-        "named.gif": Kind.EXTENSION,
+        "missing.png": FindingKind.UNREADABLE,
+        "empty.png": FindingKind.EMPTY,
+        "text.png": FindingKind.BROKEN,
+        "cut.png": FindingKind.BROKEN,
+        "named.gif": FindingKind.EXTENSION,
     }

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from cnnkit.audit import neighbours
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import features
-from cnnkit.formats.header import Header, Kind
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.manifest import ManifestRow
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def write(tmp_path):
     """Write features with rows of given names."""
 
     def make(values, names, views=None):
-        header = Header(kind=Kind.FEATURES, training={"views": 1} if views else {})
-        rows = [Row(name, view=view) for name, view in zip(names, views or [None] * len(names), strict=True)]
-        with features.Writer(
+        header = Header(kind=ArtefactKind.FEATURES, training={"views": 1} if views else {})
+        rows = [ManifestRow(name, view=view) for name, view in zip(names, views or [None] * len(names), strict=True)]
+        with features.FeatureWriter(
             tmp_path / "x.npy",
             shape=values.shape[1:],
             dtype=str(values.dtype),
@@ -32,7 +32,7 @@ def write(tmp_path):
 
 
 def pictures(folder, names):
-    return [Picture(str(folder / name)) for name in names]
+    return [ImageFile(str(folder / name)) for name in names]
 
 
 def test_pairs_are_those_of_the_plain_definition(write, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from cnnkit.audit import transfer_advice
 from cnnkit.audit.transfer_advice import SourceNames
 from cnnkit.callbacks import SILENT
 from cnnkit.choices import Pool
-from cnnkit.data import learning, set_size
+from cnnkit.data import train_val
 from cnnkit.engine import torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.multi_layer_features import MultiLayerExtractor
@@ -38,7 +38,7 @@ def photos_folder(pictures):
 
 
 def ask(folder, weights, *, val=(), **options):
-    material = learning.find([str(folder)], list(val))
+    material = train_val.find([str(folder)], list(val))
     options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "callbacks": SILENT} | options
     return transfer_advice.advise(material, sources=SourceNames([str(folder)], list(val)), **options)
 
@@ -100,8 +100,8 @@ def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
 )
 def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
     """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
-    assert 2_000 < set_size.LARGE < 50_000
-    monkeypatch.setattr(set_size, "LARGE", 24)
+    assert 2_000 < train_val.LARGE < 50_000
+    monkeypatch.setattr(train_val, "LARGE", 24)
     found = ask(photos_folder / "train", weights / f"{name}.pth", val=[str(photos_folder / "val")])
     assert found.case == case
     chosen = f"--weights {weights / name}.pth " if name == "seeing" else ""

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import torch
 
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 from cnnkit.nets import catalogue
 
 
@@ -32,7 +32,7 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
     name, *advised = shlex.split(found["command"])
     (result,) = run(name, *advised, "--device", "cpu", "--epochs", "2").rows
     assert (result["model"], result["val_rows"]) == ("model.pt", "6")
-    assert bundle.load("model.pt").header.training["unfreeze"] == "none"
+    assert torch_model.load("model.pt").header.training["unfreeze"] == "none"
 
 
 def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, pictures):

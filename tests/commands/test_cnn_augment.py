@@ -14,10 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnkit.data import augment as drawing
-from cnnkit.data import contact_sheet, held_out, images, source
-from cnnkit.data.augment import Draw
-from cnnkit.data.source import Picture
+from cnnkit.data import augment_notation, contact_sheet, decode, source, split_names
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
@@ -43,7 +42,7 @@ def rows(folder):
 
 
 def pixels(path):
-    return torch.from_numpy(np.array(images.load(path)))
+    return torch.from_numpy(np.array(decode.load(path)))
 
 
 # ---------------------------------------------------------------- what is written
@@ -86,7 +85,7 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
         *("rotate", "shift_x", "shift_y", "shear", "zoom_x", "zoom_y", "hflip", "noise", "noise_seed"),
     ]
     for row in found[::3]:
-        draw = Draw(
+        draw = AugmentParams(
             **{
                 name: float(row[name])
                 for name in ("rotate", "shift_x", "shift_y", "shear", "zoom_x", "zoom_y", "noise")
@@ -94,7 +93,7 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
             hflip=row["hflip"] == "true",
             noise_seed=int(row["noise_seed"]),
         )
-        again = augment(pixels(f"more/{row['source']}")[None], [draw], fill=drawing.Fill.REFLECT)[0]
+        again = augment(pixels(f"more/{row['source']}")[None], [draw], fill=augment_notation.Fill.REFLECT)[0]
         assert torch.equal(again, pixels(f"more/{row['path']}"))
     assert found[1]["source"] == "../photos/blue/00.png"
     assert found[1]["copy"] == "2"
@@ -166,7 +165,7 @@ def test_formats_and_names_of_all_kinds(run, here):
     assert (pixels("same/red/a~01.jpg").int() - pixels("odd/red/a.jpg").int()).abs().float().mean() < 3
     for path in Path("more/red").iterdir():
         with Image.open(path) as image:
-            images.check_name(path, image.format)
+            decode.check_name(path, image.format)
 
 
 def test_grey_pictures_and_profiles_stay_what_they_are(run, here):
@@ -254,7 +253,7 @@ def test_the_sheet_has_rows_of_every_class():
     """As many of each as of the others, from its first picture to its last; the others fill up where a class is small."""
 
     def chosen(**classes):
-        listed = [Picture(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
+        listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
         return [picture.path for picture in contact_sheet.choose(listed)]
 
     assert chosen(a=1, b=2) == ["a0", "b0", "b1"]
@@ -337,8 +336,8 @@ def test_parts_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     monkeypatch.chdir("parts/test")
     assert "belongs to test" in run("cnn-augment", ".", "-o", "x", *WORDS, status=2).err
     assert not Path("x").exists()
-    assert held_out.part_of(Picture("photos/test/1.jpg", "test", "train")) is None
-    assert held_out.part_of(Picture("/home/dev/photos/cat/1.jpg", "cat")) is None
+    assert split_names.held_out_split(ImageFile("photos/test/1.jpg", "test", "train")) is None
+    assert split_names.held_out_split(ImageFile("/home/dev/photos/cat/1.jpg", "cat")) is None
 
 
 def test_a_folder_that_holds_something(run, here):
@@ -528,6 +527,6 @@ def test_real_photographs(run, here, photos):
     for row in rows("more"):
         copy, original = pixels(f"more/{row['path']}"), pixels(f"more/{row['source']}")
         numbers = {name: float(row[name]) for name in ("rotate", "zoom_x", "zoom_y", "brightness")}
-        expected = augment(original[None], [Draw(**numbers, hflip=row["hflip"] == "true")])[0]
+        expected = augment(original[None], [AugmentParams(**numbers, hflip=row["hflip"] == "true")])[0]
         assert copy.shape == expected.shape
         assert (copy.float() - expected.float()).abs().mean() < 3

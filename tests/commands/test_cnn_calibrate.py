@@ -13,8 +13,8 @@ from scipy.special import softmax
 from cnnkit.choices import Fit, Pool
 from cnnkit.engine import export
 from cnnkit.formats import features, onnx_model
-from cnnkit.formats.header import Header, Kind, Preprocess
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.nets import backbones, build, classifier
 
 PREPROCESS = Preprocess(fit=Fit.CROP, resize=20, size=16)
@@ -38,7 +38,7 @@ def content(head="dense 3", kind="whole"):
     proto = export.to_onnx(
         module.eval(), example, inputs="features" if kind == "head" else "images", outputs=module.names
     )
-    header = Header(Kind.ONNX, CLASSES[head], PREPROCESS, backbone, head, training={"seed": 0})
+    header = Header(ArtefactKind.ONNX, CLASSES[head], PREPROCESS, backbone, head, training={"seed": 0})
     return export.checked_bytes(proto, header)
 
 
@@ -115,9 +115,9 @@ def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
     """What takes features in place of pictures has logits like any other."""
     values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     (tmp_path / "head.onnx").write_bytes(content(kind="head"))
-    header = onnx_model.load("head.onnx").header.but(kind=Kind.FEATURES, classes=None)
-    with features.Writer("f.npy", shape=(6,), dtype="float32", header=header) as writer:
-        writer.write(values, [Row(f"{index}.jpg") for index in range(40)])
+    header = onnx_model.load("head.onnx").header.but(kind=ArtefactKind.FEATURES, classes=None)
+    with features.FeatureWriter("f.npy", shape=(6,), dtype="float32", header=header) as writer:
+        writer.write(values, [ManifestRow(f"{index}.jpg") for index in range(40)])
     before = made("dense 3", "head", source="f.npy")
     calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
     heat = onnx_model.load("new.onnx").header.temperature

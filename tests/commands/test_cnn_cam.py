@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 
 from cnnkit.choices import CamMethod, Fit, Pool
-from cnnkit.data import preprocess as preparing
-from cnnkit.data import source
+from cnnkit.data import preprocessing, source
 from cnnkit.explain import cam_run
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, RenderOptions
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
 
@@ -55,10 +54,10 @@ def write_model(
             parameter.zero_()
         first = next(iter(made.parameters()))
         first.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]])[-len(first) :] if weights is None else weights)
-    header = Header(Kind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"})
+    header = Header(ArtefactKind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"})
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
-    bundle.save(name, Bundle(header, state))
+    torch_model.save(name, TorchModel(header, state))
 
 
 def write_picture(path, *, size=(64, 32), red=(8, 8, 24, 16), blue=(40, 4, 48, 12)):
@@ -143,9 +142,9 @@ def test_values_are_worked_by_hand(run, here):
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", *CPU)
     found, spread = np.load("maps/3.png.map.npy"), np.load("maps/3.png.pixels.npy")
     assert (found.dtype, found.shape, spread.dtype, spread.shape) == (np.float32, (16, 16), np.float32, (56, 40))
-    preprocess = bundle.load("model.pt").header.preprocess
-    prepared = preparing.load("photos/red/3.png", preprocess) / 255 * 2 - 1
-    bias = float(bundle.load("model.pt").state["base.conv1.bias"][0])
+    preprocess = torch_model.load("model.pt").header.preprocess
+    prepared = preprocessing.load("photos/red/3.png", preprocess) / 255 * 2 - 1
+    bias = float(torch_model.load("model.pt").state["base.conv1.bias"][0])
     expected = np.maximum(prepared @ [1, -1, -1] + bias, 0) / 256
     np.testing.assert_allclose(found, expected, atol=1e-6)
     wide = torch.nn.functional.interpolate(torch.from_numpy(found)[None, None], (56, 40), mode="bilinear")[0, 0]
@@ -490,7 +489,7 @@ def test_a_small_thing_in_a_large_picture(run, large, size):
         assert 97 <= y < 109
         assert "shown otherwise than it was trained on" in outcome.err
         found.append(np.load(f"{model[4:]}/large.png.map.npy"))
-    height, width = preparing.sides(size)
+    height, width = preprocessing.sides(size)
     assert found[0].shape == found[1].shape == (height, width)
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from cnnkit.formats import bundle
-from cnnkit.formats.header import Header, Kind, Pool
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header, Pool
 from cnnkit.nets import backbones, classifier
 
 CARD = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
@@ -268,9 +268,13 @@ def test_a_trained_model(run, tmp_path):
     head = classifier.build_head("dense 5 relu, dense 2", (12,))
     network = classifier.Classifier(base, head, preprocess=preprocess, pool=Pool.AVG)
     header = Header(
-        kind=Kind.MODEL, classes=("cat", "dog"), preprocess=preprocess, backbone=backbone, head="dense 5 relu, dense 2"
+        kind=ArtefactKind.MODEL,
+        classes=("cat", "dog"),
+        preprocess=preprocess,
+        backbone=backbone,
+        head="dense 5 relu, dense 2",
     )
-    bundle.save(tmp_path / "model.pt", bundle.Bundle(header, network.state_dict()))
+    torch_model.save(tmp_path / "model.pt", torch_model.TorchModel(header, network.state_dict()))
     *rows, total = run("cnn-dims", tmp_path / "model.pt").rows
     assert int(total["params"]) == sum(value.numel() for value in network.parameters())
     outputs = {row["layer"]: row["output"] for row in rows}

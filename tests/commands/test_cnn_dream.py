@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from cnnkit.explain.config import DreamOptions
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
 
@@ -29,8 +29,8 @@ def here(tmp_path, monkeypatch):
         head = classifiers.build_head("dense 2 softmax", (8,))
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in head.state_dict().items()}
-    header = Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2 softmax", {"command": "cnn-train"})
-    bundle.save("m.pt", Bundle(header, state))
+    header = Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2 softmax", {"command": "cnn-train"})
+    torch_model.save("m.pt", TorchModel(header, state))
     generator = np.random.default_rng(5)
     values = np.linspace(60, 200, 60)[None, :, None] + generator.normal(0, 8, (44, 60, 3))
     Image.fromarray(values.clip(0, 255).astype(np.uint8)).save("sky.png")
@@ -58,7 +58,7 @@ def test_activations_are_strengthened(run, here, octaves, chosen):
     record = dream(run, *words)
     assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "44x60")
     assert pixels("dream.png").shape == (44, 60, 3)
-    loaded = bundle.load("m.pt")
+    loaded = torch_model.load("m.pt")
     network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
     squares = []
     for path in ("sky.png", "dream.png"):

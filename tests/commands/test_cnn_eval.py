@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from cnnkit.formats import onnx_model
-from cnnkit.formats.header import Header, Kind, Preprocess
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 
 CLASSES = ("daisy", "rose", "tulip")
 
@@ -480,7 +480,7 @@ def save_classifier(path, classes):
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    header = Header(Kind.ONNX, classes, Preprocess(resize=24, size=24))
+    header = Header(ArtefactKind.ONNX, classes, Preprocess(resize=24, size=24))
     onnx_model.save(path, onnx_model.finished(proto, header))
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from cnnkit.choices import Pool
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.engine import export
-from cnnkit.formats import bundle, onnx_model
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import onnx_model, torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
 
@@ -43,16 +43,16 @@ def here(tmp_path, monkeypatch, pictures, model):
 def write(name, head, *, grey=False, pool=Pool.AVG):
     base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey, pool=pool)
     made = classifiers.build_head(head, (8,) if pool is Pool.AVG else (8 * 5 * 5,))
-    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
+    header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
-    bundle.save(name, Bundle(header, state))
+    torch_model.save(name, TorchModel(header, state))
 
 
 def expected(paths, name="model.pt"):
-    model = bundle.load(name)
+    model = torch_model.load(name)
     made = classifiers.from_header(model.header, model.state, name=name)
-    pixels = np.stack([preparing.load(path, made.preprocess) for path in paths])
+    pixels = np.stack([preprocessing.load(path, made.preprocess) for path in paths])
     with torch.no_grad():
         return pixels, made(torch.from_numpy(pixels)).softmax(1).numpy()
 
@@ -75,7 +75,7 @@ def test_a_model_to_one_file(run, here):
     np.testing.assert_allclose(session.run(["probabilities"], {"images": pixels})[0], shares, atol=1e-5)
     assert {item.name for item in session.get_outputs()} == {"probabilities", "logits", "features", "cam"}
     onnx.checker.check_model(Path("model.onnx").read_bytes(), full_check=True)
-    found, header = onnx_model.load("model.onnx").header, bundle.load("model.pt").header
+    found, header = onnx_model.load("model.onnx").header, torch_model.load("model.pt").header
     assert (found.classes, found.preprocess, found.backbone, found.head) == (
         header.classes, header.preprocess, header.backbone, header.head,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def test_a_grey_models_base(run, here):
     run("cnn-extract", "photos", "--backbone", "grey.pt", "-o", "grey.npy", *CPU)
     rows = Path("grey.tsv").read_text().splitlines()[1:]
     pixels, _ = expected([row.split("\t")[0] for row in rows], "grey.pt")
-    model = bundle.load("grey.pt")
+    model = torch_model.load("grey.pt")
     with torch.no_grad():
         seen = classifiers.from_header(model.header, model.state, name="grey.pt").features(torch.from_numpy(pixels))
     np.testing.assert_allclose(np.load("grey.npy"), seen.numpy(), atol=1e-4)

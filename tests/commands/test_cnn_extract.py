@@ -16,9 +16,9 @@ import torch
 
 from cnnkit.engine import onnx_backbone
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.formats import bundle, features, onnx_model
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import features, onnx_model, torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
@@ -225,8 +225,8 @@ def test_weights_of_a_file(run, here):
 def model_file(path):
     base, backbone, preprocess = backbones.by_notation(TEXT, size=20, seed=3)
     whole = Classifier(base, build_head("dense 2", (7,)), preprocess=preprocess, pool=backbone.pool)
-    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, "dense 2")
-    bundle.save(path, Bundle(header, whole.state_dict()))
+    header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, "dense 2")
+    torch_model.save(path, TorchModel(header, whole.state_dict()))
 
 
 def test_models_of_ours_as_a_base(run, here):

@@ -12,9 +12,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
 
@@ -62,8 +62,9 @@ def write(name, text, head="dense 2 softmax", *, width, grey=False, change=None)
             change(base)
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
-    bundle.save(
-        name, Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, head, {"command": "cnn-train"}), state)
+    torch_model.save(
+        name,
+        TorchModel(Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, head, {"command": "cnn-train"}), state),
     )
 
 
@@ -104,7 +105,7 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
 
 def answers(pictures, until, model="m.pt"):
     """The mean over places of what each filter of a base's module answers, (N, K), by torch alone."""
-    loaded = bundle.load(model)
+    loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
     with torch.no_grad():
         values = network.normalise(torch.tensor(np.asarray(pictures)))
@@ -216,7 +217,7 @@ def test_vectors_and_a_binary_network(run, here, head):
     write("head.pt", "conv 6 k3 relu, pool 2, conv 8 k3 relu", head, width=8)
     records = filters(run, "--layer", "head.dense1", model="head.pt")
     assert len(records) == int(head.split()[1])
-    loaded = bundle.load("head.pt")
+    loaded = torch_model.load("head.pt")
     network = classifiers.from_header(loaded.header, loaded.state, name="head.pt").eval()
     found = torch.tensor(tiles("f.png", len(records)))
     with torch.no_grad():
@@ -278,7 +279,7 @@ def test_kernels_by_hand(run, here, grey):
 
     write("k.pt", "conv 5 k3 relu", width=5, grey=grey, change=kill)
     records = filters(run, "--kernels", model="k.pt")
-    weights = bundle.load("k.pt").state["base.conv1.weight"].numpy()
+    weights = torch_model.load("k.pt").state["base.conv1.weight"].numpy()
     assert [record["layer"] for record in records] == ["conv1"] * 5
     assert {record["shape"] for record in records} == {"3x3x1" if grey else "3x3x3"}
     np.testing.assert_allclose([record["mean"] for record in records], weights.mean((1, 2, 3)), atol=1e-6)

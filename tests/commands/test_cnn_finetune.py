@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 from cnnkit.nets import backbones
 
 TEXT = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap"
@@ -56,7 +56,7 @@ def test_a_model_and_pictures_to_a_tuned_model_and_its_history(run, here):
     assert "training the head and 1 of the base's 5 layers, from conv3 on: 602 of 1,238 parameters" in outcome.err
     assert "running the frozen part once over 30 pictures" in outcome.err
     assert "epoch 2/2: loss" in outcome.err
-    training = bundle.load("tuned.pt").header.training
+    training = torch_model.load("tuned.pt").header.training
     assert (training["command"], training["unfreeze"], training["views"]) == ("cnn-finetune", "conv3", 1)
     assert str(here) not in json.dumps(training)
     lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
@@ -114,7 +114,7 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
     (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *base, *recipe).rows
     assert joined["val_accuracy"] == apart["val_accuracy"]
     assert float(joined["val_loss"]) == pytest.approx(float(apart["val_loss"]), rel=1e-5)
-    one, other = (bundle.load(path) for path in ("apart.pt", "joined.pt"))
+    one, other = (torch_model.load(path) for path in ("apart.pt", "joined.pt"))
     assert one.header.backbone == other.header.backbone
     for name, tensor in one.state.items():
         torch.testing.assert_close(other.state[name], tensor, rtol=1e-4, atol=1e-6)
@@ -145,7 +145,7 @@ def test_networks_by_name(run, here, name, unfreeze, first):
         "1",
     )
     before, backbone, _ = backbones.pretrained(name, weights="none")
-    model = bundle.load("tuned.pt")
+    model = torch_model.load("tuned.pt")
     features = {key: model.state[f"base.{key}"] for key in before.state_dict()}
     moved = {key for key, tensor in before.state_dict().items() if not torch.equal(tensor, features[key])}
     trained = {key for key in features if int(key.split(".")[1]) >= first}

@@ -17,10 +17,10 @@ from scipy import ndimage
 from torch import nn
 
 from cnnkit.choices import Pool
-from cnnkit.data import preprocess as preparing
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.data import preprocessing
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, catalogue
 from cnnkit.nets import classifier as classifiers
 
@@ -38,8 +38,8 @@ def write(name, head, *, grey=False, dead=False, pool=Pool.AVG):
         base.conv1.bias[slice(None) if dead else 4] = -1
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
-    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train"})
-    bundle.save(name, Bundle(header, state))
+    header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train"})
+    torch_model.save(name, TorchModel(header, state))
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def hooked(module, given, kinds):
 
 def expected(model):
     """What the ReLUs and the pooling of a model's base answer to the picture, (C, h, w) each."""
-    loaded = bundle.load(model)
+    loaded = torch_model.load(model)
     made = classifiers.from_header(loaded.header, loaded.state, name=model)
     head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
-    seen = hooked(made, torch.tensor(preparing.load(PICTURE, made.preprocess)[None]), (nn.ReLU, nn.MaxPool2d))
+    seen = hooked(made, torch.tensor(preprocessing.load(PICTURE, made.preprocess)[None]), (nn.ReLU, nn.MaxPool2d))
     return seen[: len(seen) - head]
 
 
@@ -169,7 +169,7 @@ def test_a_network_by_name(run, here):
     )
     outcome = maps(run, "squeezenet1_1", *words)
     published = catalogue.published_preprocess("squeezenet1_1", "w.pth")
-    pixels = preparing.load(PICTURE, preparing.with_size(published, size=64)) / 255
+    pixels = preprocessing.load(PICTURE, preprocessing.with_size(published, size=64)) / 255
     given = torch.tensor((pixels - published.mean) / published.std, dtype=torch.float32).permute(2, 0, 1)[None]
     first, last = hooked(network, given, nn.ReLU)[0], hooked(network, given, type(network.features[12]))[-1]
     assert [(row["layer"], row["shape"]) for row in outcome.rows] == [
@@ -372,7 +372,7 @@ def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
     )
     rows = [row for row in run("cnn-maps", *words).rows if row["layer"].startswith("features.")]
     found = [np.load(row["mosaic"].removesuffix("png") + "npy") for row in rows]
-    grey = preparing.load(picture, catalogue.published_preprocess("squeezenet1_1", weights)).mean(2)
+    grey = preprocessing.load(picture, catalogue.published_preprocess("squeezenet1_1", weights)).mean(2)
     slopes = [ndimage.sobel(grey, axis)[1:-1:2, 1:-1:2] for axis in (0, 1)]  # where the first layer's windows lie
     edges = np.stack([np.maximum(sign * slope, 0) for slope in slopes for sign in (1, -1)])  # one side of each
 

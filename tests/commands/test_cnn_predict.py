@@ -20,12 +20,11 @@ from torch import nn
 from torchvision.transforms import v2
 
 from cnnkit.choices import Fit, Pool
-from cnnkit.data import augment, images
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
-from cnnkit.formats import bundle, features
-from cnnkit.formats.header import Header, Kind, Preprocess
-from cnnkit.formats.manifest import Row
+from cnnkit.formats import features, torch_model
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.nets import backbones, build
 from cnnkit.nets import classifier as classifiers
 
@@ -64,7 +63,7 @@ def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="
         outputs=module.names,
         free=export.BATCH_AXIS | ({1: "height", 2: "width"} if kind == "any" else {}),
     )
-    header = Header(kind=Kind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
+    header = Header(kind=ArtefactKind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
     return export.checked_bytes(proto, header)
 
 
@@ -91,7 +90,7 @@ def files(root):
 def in_torch(paths, made=None):
     """Compute logits (N, classes) in torch, on the arrays that pictures become."""
     made = made or network()[0]
-    pixels = np.stack([preparing.load(path, made.preprocess) for path in paths])
+    pixels = np.stack([preprocessing.load(path, made.preprocess) for path in paths])
     with torch.no_grad():
         return made(torch.from_numpy(pixels))
 
@@ -291,15 +290,15 @@ def kept(root, tmp_path):
     folder = tmp_path / "features"
     folder.mkdir()
     made, backbone = network()
-    pixels = np.stack([preparing.load(path, PREPROCESS) for path in files(root)])
+    pixels = np.stack([preprocessing.load(path, PREPROCESS) for path in files(root)])
     with torch.no_grad():
         values = made.features(torch.from_numpy(pixels)).numpy()
-    header = Header(kind=Kind.FEATURES, preprocess=PREPROCESS, backbone=backbone)
+    header = Header(kind=ArtefactKind.FEATURES, preprocess=PREPROCESS, backbone=backbone)
     rows = [
-        Row(f"../photos/{Path(path).relative_to(root)}", split="ab"[index % 2])
+        ManifestRow(f"../photos/{Path(path).relative_to(root)}", split="ab"[index % 2])
         for index, path in enumerate(files(root))
     ]
-    with features.Writer(folder / "x.npy", shape=(12,), dtype="float32", header=header) as writer:
+    with features.FeatureWriter(folder / "x.npy", shape=(12,), dtype="float32", header=header) as writer:
         writer.write(values, rows)
     return folder / "x.npy"
 
@@ -357,9 +356,9 @@ def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
     """Whole, with normalised input, and the head alone: each answers as torch does."""
     made, backbone = network()
     header = Header(
-        kind=Kind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
+        kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
     )
-    bundle.save(tmp_path / "model.pt", bundle.Bundle(header, made.state_dict()))
+    torch_model.save(tmp_path / "model.pt", torch_model.TorchModel(header, made.state_dict()))
     run("cnn-export", tmp_path / "model.pt", "-o", tmp_path / "written.onnx", *words)
     rows = run("cnn-predict", "-m", tmp_path / "written.onnx", kept if "--head-only" in words else root).rows
     shares, places = in_torch(files(root)).softmax(1).max(1)
@@ -380,7 +379,7 @@ def shares_of(outcome):
 
 
 def squares(paths, preprocess=PREPROCESS):
-    return torch.from_numpy(np.stack([preparing.load(path, preprocess) for path in paths]))
+    return torch.from_numpy(np.stack([preprocessing.load(path, preprocess) for path in paths]))
 
 
 def asked(pixels, made=None):
@@ -409,8 +408,8 @@ def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
     words = ("-m", path, "--top", 3, "--tta", notation, "--views", 5)
     outcome = run("cnn-predict", *words, root)
     plain = squares(paths)
-    prints = [images.read(name).fingerprint for name in paths]
-    augmenter = resample.Augmenter(augment.parse(notation), seed=0)
+    prints = [decode.read(name).fingerprint for name in paths]
+    augmenter = resample.Augmenter(augment_notation.parse(notation), seed=0)
     views = [plain, *(augmenter(plain, prints, [number] * len(paths)) for number in range(1, 5))]
     np.testing.assert_allclose(shares_of(outcome), np.mean([asked(view) for view in views], axis=0), atol=tolerance)
     for more in (("--batch", 1), ("--batch", 7, "--jobs", 1), ("--jobs", 4)):
@@ -496,7 +495,7 @@ def sizes(tmp_path):
 
 def own_size(paths, views=lambda pixels: [pixels]):
     """Torch's answers to pictures as they are, (N, 3)."""
-    whole = [torch.from_numpy(np.array(images.load(path))) for path in paths]
+    whole = [torch.from_numpy(np.array(decode.load(path))) for path in paths]
     return np.stack([np.mean([asked(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole])
 
 
@@ -535,7 +534,7 @@ def test_own_sizes_by_every_way_out(run, model, sizes):
     assert "--size native leaves pictures whole" in refused.err
     single = run("cnn-predict", "-m", path, good[0], "--size", "native", "--logits").rows[0]
     with torch.no_grad():
-        logits = network()[0](torch.from_numpy(np.array(images.load(good[0])))[None])[0]
+        logits = network()[0](torch.from_numpy(np.array(decode.load(good[0])))[None])[0]
     assert float(single["logit"]) == pytest.approx(float(logits.max()), abs=1e-4)
 
 
@@ -777,7 +776,7 @@ def mobilenet(folder):
     torchs.load_state_dict(torch.load(weights, weights_only=True))
     index = json.loads((folder / "imagenet_class_index.json").read_text(encoding="utf-8"))
     header = Header(
-        kind=Kind.ONNX,
+        kind=ArtefactKind.ONNX,
         classes=tuple(index[str(place)][1] for place in range(1000)),
         preprocess=preprocess,
         backbone=backbone,

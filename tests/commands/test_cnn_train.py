@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from cnnkit.choices import Normalize
-from cnnkit.data import preprocess
-from cnnkit.formats import bundle
+from cnnkit.data import preprocessing
+from cnnkit.formats import torch_model
 from cnnkit.nets import classifier
 
 NET = "conv 4 k3 relu, pool 2, conv 6 k3 bn relu, dropout 0.2"
@@ -88,7 +88,7 @@ def test_pictures_to_a_model_and_its_history(run, here):
     best = rows[losses.index(min(losses))]
     assert result["best_epoch"] == best["epoch"]
     assert all(result[name] == best[name] for name in ("train_accuracy", "val_loss", "val_accuracy"))
-    model = bundle.load("m.pt")
+    model = torch_model.load("m.pt")
     assert model.header.classes == ("blue", "red")
     assert model.header.backbone.notation == "conv 4 k3 relu, pool 2, conv 6 k3, bn relu, dropout 0.2"
     assert model.header.head == "flatten, dense 2 softmax"
@@ -141,11 +141,11 @@ def test_what_training_reports_is_what_prediction_gives(run, here, pictures, nor
     assert f"{json.loads(measured)['accuracy']:.6g}" == result["val_accuracy"]
     assert 0 < float(result["val_accuracy"]) < 1
 
-    model = bundle.load("m.pt")
+    model = torch_model.load("m.pt")
     network = classifier.from_header(model.header, model.state, name="m.pt")
     rows = [line.split("\t") for line in predicted.splitlines()[1:]]
     paths = sorted({row[0] for row in rows})
-    images = torch.from_numpy(np.stack([preprocess.load(path, model.header.preprocess) for path in paths]))
+    images = torch.from_numpy(np.stack([preprocessing.load(path, model.header.preprocess) for path in paths]))
     with torch.no_grad():
         expected = classifier.class_logits(network(images)).softmax(1).numpy()
     said = {(path, label): float(probability) for path, _, label, probability in rows}
@@ -160,9 +160,9 @@ def test_measured_normalisation_does_to_the_training_pictures_what_it_says(run, 
     seen = {}
     for normalize in Normalize:
         train(run, "--epochs", "1", "--normalize", normalize, *(["--grey"] if grey else []))
-        prepare = bundle.load("m.pt").header.preprocess
+        prepare = torch_model.load("m.pt").header.preprocess
         paths = sorted(Path("photos/train").rglob("*.png"))
-        images = torch.from_numpy(np.stack([preprocess.load(path, prepare) for path in paths]))
+        images = torch.from_numpy(np.stack([preprocessing.load(path, prepare) for path in paths]))
         seen[normalize] = classifier.Normalise(prepare)(images).double().transpose(0, 1).flatten(1)  # (C, pixels)
     assert len(seen[Normalize.SCALE]) == (1 if grey else 3)
     plain = seen[Normalize.SCALE]
@@ -207,7 +207,7 @@ def test_a_network_by_name_is_whole_and_learns(run, here, arch):
         pytest.importorskip("timm")
     words = ("--arch", arch, "--size", "32", "--epochs", "2", "--device", "cpu", "--lr", "0.001", "--batch", "8")
     (result,) = run("cnn-train", "photos", "-o", "m.pt", *words, "--head", "dense 8 relu").rows
-    header = bundle.load("m.pt").header
+    header = torch_model.load("m.pt").header
     assert header.backbone.layer == ("layer4.1" if arch == "resnet18" else "layer4.0")
     assert header.head == "dense 8 relu, dense 2 softmax"
     run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
@@ -415,14 +415,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatc
         lambda which, *, step, **others: real(which, step=step, **others) * (1e30 if step > 5 else 1),
     )
     outcome = train(run, status=1)
-    best = bundle.load("two.pt").history
+    best = torch_model.load("two.pt").history
     number = 1 + min(range(2), key=lambda index: best[index]["val_loss"])
     line = outcome.err.splitlines()[-1]
     assert line.startswith("cnn-train: the loss is ")
     assert " in epoch 3, step 2, at a learning rate of 1e+28; give a smaller --lr. " in line
     assert line.endswith(f". m.pt holds epoch {number}, the best before")
     assert outcome.out == ""
-    kept, two = bundle.load("m.pt"), bundle.load("two.pt")
+    kept, two = torch_model.load("m.pt"), torch_model.load("two.pt")
     assert kept.history == two.history
     assert all(torch.equal(kept.state[name], tensor) for name, tensor in two.state.items())
     assert len(history()) == 2
@@ -486,9 +486,9 @@ MISTAKES = {
 
 def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
     """What does not fit together is said before any picture is read."""
-    from cnnkit.data import images
+    from cnnkit.data import decode
 
-    monkeypatch.setattr(images, "load", lambda path: pytest.fail("a picture was read"))
+    monkeypatch.setattr(decode, "load", lambda path: pytest.fail("a picture was read"))
     Path("table.csv").write_text("a,b\n1,2\n")
     for words, said in MISTAKES.items():
         outcome = train(run, *words, status=2)
@@ -569,7 +569,7 @@ def test_adamw_decays_as_much_as_is_asked_for(run, here):
         "much": ("--optimizer", "adamw", "--weight-decay", "0.5"),
     }.items():
         train(run, *words, out=f"{name}.pt")
-    models = {name: bundle.load(f"{name}.pt") for name in ("adam", "none", "default", "given", "much")}
+    models = {name: torch_model.load(f"{name}.pt") for name in ("adam", "none", "default", "given", "much")}
 
     def equal(one, other):
         ours, theirs = models[one].state, models[other].state

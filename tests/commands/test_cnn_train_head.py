@@ -17,9 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from cnnkit.engine import onnx_backbone
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.formats import bundle, features
-from cnnkit.formats.header import Header, Kind
-from cnnkit.formats.manifest import Row
+from cnnkit.formats import features, torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.manifest import ManifestRow
 
 BASE = ("--layers", "conv 6 k3 s2 relu, conv 8 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
 FAST = ("--device", "cpu", "--lr", "0.05", "--epochs", "6")
@@ -66,7 +66,7 @@ def test_features_to_a_model_and_its_history(run, here):
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     best = rows[int(result["best_epoch"]) - 1]
     assert (best["val_loss"], best["val_accuracy"]) == (result["val_loss"], result["val_accuracy"])
-    model = bundle.load("head.pt")
+    model = torch_model.load("head.pt")
     assert model.header.classes == ("blue", "red")
     assert [f"{row['val_loss']:.6g}" for row in model.history] == [row["val_loss"] for row in rows]
     assert sorted(os.listdir()) == sorted(
@@ -119,7 +119,7 @@ COMMON = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "-
 @pytest.fixture(scope="module")
 def without_options(extracted, made):
     """What the Header says of a training of two epochs in which nothing else was asked for."""
-    return bundle.load(made((*COMMON, "--epochs", "2"), folder=extracted) / "head.pt").header.training
+    return torch_model.load(made((*COMMON, "--epochs", "2"), folder=extracted) / "head.pt").header.training
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -127,7 +127,7 @@ def test_every_option_arrives(run, here, without_options, name):
     """What was asked for stands in the model's Header, and the others are as they were."""
     plain = without_options if name != "solver" else {}
     run(*COMMON, *(() if name in ("epochs", "solver") else ("--epochs", "2")), *OPTIONS[name])
-    training = bundle.load("head.pt").header.training
+    training = torch_model.load("head.pt").header.training
     word = OPTIONS[name][1] if len(OPTIONS[name]) > 1 else "True"
     assert str(training[name]) == word
     if name != "epochs":
@@ -140,13 +140,13 @@ def test_the_history_can_be_followed_while_training_goes_on(run, here, monkeypat
     from cnnkit.formats import history as histories
 
     seen = []
-    real = histories.Writer.write
+    real = histories.HistoryWriter.write
 
     def write(self, record):
         real(self, record)
         seen.append(len(Path("head.csv").read_text().splitlines()))
 
-    monkeypatch.setattr(histories.Writer, "write", write)
+    monkeypatch.setattr(histories.HistoryWriter, "write", write)
     run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *FAST)
     assert seen == [2, 3, 4, 5, 6, 7]
 
@@ -161,7 +161,7 @@ def test_what_training_reports_is_what_prediction_gives(run, here):
     assert f"{report['accuracy']:.6g}" == result["val_accuracy"]
     assert report["log_loss"] == pytest.approx(float(result["val_loss"]), abs=1e-4)
 
-    kept, model = features.load("val.npy"), bundle.load("head.pt")
+    kept, model = features.load("val.npy"), torch_model.load("head.pt")
     weights = {
         name.removeprefix("head."): tensor.numpy() for name, tensor in model.state.items() if name.startswith("head.")
     }
@@ -260,10 +260,11 @@ def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
 def test_a_row_without_a_label_is_named(run, here):
     """Features of pictures that nobody labelled cannot train a head."""
     model = onnx_backbone.get(BackboneSpec(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
-    header = Header(Kind.FEATURES, None, model.preprocess, model.backbone)
-    with features.Writer("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
+    header = Header(ArtefactKind.FEATURES, None, model.preprocess, model.backbone)
+    with features.FeatureWriter("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
         writer.write(
-            np.zeros((2, 8), dtype=np.float32), [Row("a.png", "cat", None, None), Row("b.png", None, None, None)]
+            np.zeros((2, 8), dtype=np.float32),
+            [ManifestRow("a.png", "cat", None, None), ManifestRow("b.png", None, None, None)],
         )
     outcome = run("cnn-train-head", "bare.npy", "-o", "x.pt", status=1)
     assert (

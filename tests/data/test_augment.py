@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data import augment, images
-from cnnkit.data.augment import Augmentation, Draw, Fill
-from cnnkit.errors import BadPicture, NotationError, UsageError
+from cnnkit.data import augment, augment_notation, decode
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_notation import Augmentation, Fill
+from cnnkit.errors import BadImageError, NotationError, UsageError
 
 ALL = (
     "rotate 40, shift 0.2, shear 0.3, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, contrast 0.3, saturation 1.5, "
@@ -22,7 +23,7 @@ ALL = (
 
 def test_every_word_has_its_field():
     """All words of the notation at once, and `str` writes them out again."""
-    parsed = augment.parse(ALL)
+    parsed = augment_notation.parse(ALL)
     assert parsed == Augmentation(
         rotate=40,
         shift=0.2,
@@ -40,33 +41,33 @@ def test_every_word_has_its_field():
         fill=Fill.WRAP,
     )
     assert str(parsed) == ALL
-    assert augment.parse(str(parsed)) == parsed
+    assert augment_notation.parse(str(parsed)) == parsed
 
 
 def test_order_case_lines_and_comments_do_not_matter(tmp_path):
     """The same words in a file with comments, a line each, are the same augmentation and the same text."""
     file = tmp_path / "some words.txt"
     file.write_text("# mine\nFill Reflect # at the edges, as before\r\n\n  HFLIP,rotate 1e1,\nhue .05\n")
-    parsed = augment.parse(f"@{file}")
-    assert parsed == augment.parse("rotate 10, hflip, hue 0.05, fill reflect")
+    parsed = augment_notation.parse(f"@{file}")
+    assert parsed == augment_notation.parse("rotate 10, hflip, hue 0.05, fill reflect")
     assert str(parsed) == "rotate 10, hflip, hue 0.05, fill reflect"
 
 
 @pytest.mark.parametrize("text", ["", " \n # nothing\n", "rotate 0, crop 1, fill nearest"])
 def test_nothing_said_leaves_pictures_alone(text):
     """An empty notation, and one whose numbers are neutral, is the identity."""
-    parsed = augment.parse(text)
+    parsed = augment_notation.parse(text)
     assert parsed.identity
     assert str(parsed) == ""
-    assert augment.draw(parsed, seed=1, picture="p", copy=2) == Draw()
+    assert augment.draw_params(parsed, seed=1, picture="p", copy=2) == AugmentParams()
 
 
 @pytest.mark.parametrize("text", ["", "rotate 0, fill wrap"])
 def test_what_changes_nothing_can_be_refused(text):
     """Where copies are asked for, an empty notation is a slip, and what to write is said."""
     with pytest.raises(UsageError, match=f'--augment "{text}" changes nothing; .*"rotate 40, hflip"'):
-        augment.demanded(text)
-    assert augment.demanded("hflip").hflip
+        augment_notation.parse_required(text)
+    assert augment_notation.parse_required("hflip").hflip
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_what_changes_nothing_can_be_refused(text):
 def test_errors_point_at_the_word(text, message):
     """Unknown, out of range, without its number, said twice: one line that says which word it is, and what to write."""
     with pytest.raises(NotationError) as error:
-        augment.parse(text)
+        augment_notation.parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -103,7 +104,7 @@ def test_an_error_in_a_file_names_the_file(tmp_path):
     """The file comes first, then the word."""
     (tmp_path / "words").write_text("hflip\nrotat 3\n", encoding="utf-8-sig")  # as Windows' editors write it
     with pytest.raises(NotationError, match=r"words: augmentation word 2: \"rotat\""):
-        augment.parse(f"@{tmp_path}/words")
+        augment_notation.parse(f"@{tmp_path}/words")
 
 
 # ---------------------------------------------------------------- draws
@@ -112,9 +113,9 @@ def test_an_error_in_a_file_names_the_file(tmp_path):
 @pytest.fixture(scope="module")
 def thousands():
     """Give the draws of 4,000 copies, as arrays by their names."""
-    parsed = augment.parse(ALL)
+    parsed = augment_notation.parse(ALL)
     drawn = [
-        dataclasses.asdict(augment.draw(parsed, seed=0, picture=f"{copy % 40}", copy=copy // 40))
+        dataclasses.asdict(augment.draw_params(parsed, seed=0, picture=f"{copy % 40}", copy=copy // 40))
         for copy in range(4000)
     ]
     return {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
@@ -175,20 +176,20 @@ def test_numbers_are_independent_of_one_another(thousands):
 
 def test_a_word_more_changes_no_number_of_the_others():
     """Each word has its own place in the stream, so `hue` leaves the turning as it was; a wider range scales the same draw."""
-    alone = augment.draw(augment.parse("rotate 40"), seed=3, picture="ab", copy=1)
+    alone = augment.draw_params(augment_notation.parse("rotate 40"), seed=3, picture="ab", copy=1)
     for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5"):
-        more = augment.draw(augment.parse(f"{word}, rotate 40"), seed=3, picture="ab", copy=1)
+        more = augment.draw_params(augment_notation.parse(f"{word}, rotate 40"), seed=3, picture="ab", copy=1)
         assert more.rotate == alone.rotate
         assert more != alone
-    assert augment.draw(augment.parse("rotate 80"), seed=3, picture="ab", copy=1).rotate == pytest.approx(
-        2 * alone.rotate, rel=1e-5
-    )
+    assert augment.draw_params(
+        augment_notation.parse("rotate 80"), seed=3, picture="ab", copy=1
+    ).rotate == pytest.approx(2 * alone.rotate, rel=1e-5)
 
 
 def test_small_ranges_are_drawn_from_as_well():
     """Digits are counted from the first that is not nought: a small range is reached to its ends, and nothing is minus nought."""
-    parsed = augment.parse("shift 0.00015, hue 0.00004")
-    drawn = [augment.draw(parsed, seed=0, picture="p", copy=copy) for copy in range(500)]
+    parsed = augment_notation.parse("shift 0.00015, hue 0.00004")
+    drawn = [augment.draw_params(parsed, seed=0, picture="p", copy=copy) for copy in range(500)]
     shifts, hues = [draw.shift_x for draw in drawn], [draw.hue for draw in drawn]
     assert -0.00015 <= min(shifts) < -0.000148
     assert 0.000148 < max(shifts) <= 0.00015
@@ -198,13 +199,13 @@ def test_small_ranges_are_drawn_from_as_well():
 
 def test_seed_picture_and_copy_each_matter():
     """Any of the three changes the draw, and nothing else does."""
-    parsed = augment.parse("rotate 40, noise 0.1")
-    first = augment.draw(parsed, seed=0, picture="a", copy=1)
-    assert augment.draw(parsed, seed=0, picture="a", copy=1) == first
+    parsed = augment_notation.parse("rotate 40, noise 0.1")
+    first = augment.draw_params(parsed, seed=0, picture="a", copy=1)
+    assert augment.draw_params(parsed, seed=0, picture="a", copy=1) == first
     others = [
-        augment.draw(parsed, seed=1, picture="a", copy=1),
-        augment.draw(parsed, seed=0, picture="b", copy=1),
-        augment.draw(parsed, seed=0, picture="a", copy=2),
+        augment.draw_params(parsed, seed=1, picture="a", copy=1),
+        augment.draw_params(parsed, seed=0, picture="b", copy=1),
+        augment.draw_params(parsed, seed=0, picture="a", copy=2),
     ]
     assert len({each.rotate for each in [first, *others]}) == 4
     assert len({each.noise_seed for each in [first, *others]}) == 4
@@ -212,7 +213,7 @@ def test_seed_picture_and_copy_each_matter():
 
 def test_draws_stay_what_they_are():
     """Copies made years ago can be made again: these numbers must never change."""
-    draw = augment.draw(augment.parse(ALL), seed=7, picture="0f" * 32, copy=3)
+    draw = augment.draw_params(augment_notation.parse(ALL), seed=7, picture="0f" * 32, copy=3)
     assert (draw.rotate, draw.shift_y, draw.hflip, draw.crop_width, draw.hue, draw.noise_seed) == (
         *(-1.55613, 0.0422919, False, 0.990404, -0.0394664, 3555341005),
     )
@@ -224,42 +225,44 @@ def test_a_fingerprint_is_the_content(tmp_path):
     other.parent.mkdir()
     Image.new("RGB", (4, 3), "red").save(one)
     shutil.copy(one, other)
-    assert images.read(one).fingerprint == images.read(str(other)).fingerprint
-    assert len(images.read(one).fingerprint) == 64
+    assert decode.read(one).fingerprint == decode.read(str(other)).fingerprint
+    assert len(decode.read(one).fingerprint) == 64
     other.write_bytes(one.read_bytes() + b"z")
-    assert images.read(one).fingerprint != images.read(other).fingerprint
-    with pytest.raises(BadPicture, match="no such file"):
-        images.read(tmp_path / "none.jpg")
+    assert decode.read(one).fingerprint != decode.read(other).fingerprint
+    with pytest.raises(BadImageError, match="no such file"):
+        decode.read(tmp_path / "none.jpg")
 
 
 # ---------------------------------------------------------------- matrices
 
 
 def at(draw, x, y, *, height=5, width=9):
-    return tuple((augment.matrix(draw, height=height, width=width) @ (x, y, 1))[:2])
+    return tuple((augment.affine_matrix(draw, height=height, width=width) @ (x, y, 1))[:2])
 
 
 def test_matrices_of_single_words():
     """Worked by hand on 9 x 5 pixels: where a pixel of the copy comes from."""
-    assert at(Draw(), 3, 1) == (3, 1)
-    assert at(Draw(shift_x=1 / 9), 3, 1) == pytest.approx((2, 1))  # to the right: what was left of it
-    assert at(Draw(shift_y=0.4), 3, 1) == pytest.approx((3, -1))
-    assert at(Draw(rotate=90), 4, 0) == pytest.approx((6, 2))  # counter-clockwise: what was at the right is on top
-    assert at(Draw(rotate=90), 2, 2) == pytest.approx((4, 0))
-    assert at(Draw(shear=0.5), 4, 2) == pytest.approx((4, 2))  # the centre stays
-    assert at(Draw(shear=0.5), 4, 0) == pytest.approx((3, 0))
-    assert at(Draw(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is seen
-    assert at(Draw(hflip=True), 0, 1) == (8, 1)
-    assert at(Draw(vflip=True), 0, 1) == (0, 3)
+    assert at(AugmentParams(), 3, 1) == (3, 1)
+    assert at(AugmentParams(shift_x=1 / 9), 3, 1) == pytest.approx((2, 1))  # to the right: what was left of it
+    assert at(AugmentParams(shift_y=0.4), 3, 1) == pytest.approx((3, -1))
+    assert at(AugmentParams(rotate=90), 4, 0) == pytest.approx(
+        (6, 2)
+    )  # counter-clockwise: what was at the right is on top
+    assert at(AugmentParams(rotate=90), 2, 2) == pytest.approx((4, 0))
+    assert at(AugmentParams(shear=0.5), 4, 2) == pytest.approx((4, 2))  # the centre stays
+    assert at(AugmentParams(shear=0.5), 4, 0) == pytest.approx((3, 0))
+    assert at(AugmentParams(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is seen
+    assert at(AugmentParams(hflip=True), 0, 1) == (8, 1)
+    assert at(AugmentParams(vflip=True), 0, 1) == (0, 3)
     # The window's edges become the picture's: half a pixel outside of the first and the last
-    window = Draw(crop_x=1 / 3, crop_y=0.2, crop_width=1 / 3, crop_height=0.6)
+    window = AugmentParams(crop_x=1 / 3, crop_y=0.2, crop_width=1 / 3, crop_height=0.6)
     assert at(window, -0.5, -0.5) == pytest.approx((2.5, 0.5))
     assert at(window, 8.5, 4.5) == pytest.approx((5.5, 3.5))
 
 
 def test_a_shift_moves_by_its_share_whatever_comes_before():
     """A turned, sheared and zoomed picture is shifted along the axes of the copy, by pixels of the copy."""
-    before = Draw(rotate=30, shear=0.2, zoom_x=0.8, zoom_y=1.1)
+    before = AugmentParams(rotate=30, shear=0.2, zoom_x=0.8, zoom_y=1.1)
     after = dataclasses.replace(before, shift_x=2 / 9, shift_y=-1 / 5)
     assert at(after, 5, 1) == pytest.approx(at(before, 3, 2))
     assert at(dataclasses.replace(after, hflip=True), 3, 1) == pytest.approx(at(after, 5, 1))

@@ -6,17 +6,17 @@ from PIL import Image
 
 from cnnkit.data import contact_sheet
 from cnnkit.data.contact_sheet import GAP, MOST_ROWS, SIDE
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 
 
 def shown(**classes):
-    listed = [Picture(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
+    listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
     return [picture.path for picture in contact_sheet.choose(listed)]
 
 
 def test_few_pictures_are_all_shown_class_by_class():
     """In the order in which they are named, those without a label as a class of their own."""
-    mixed = [Picture("b1", "b"), Picture("x1"), Picture("a1", "a"), Picture("b2", "b"), Picture("x2")]
+    mixed = [ImageFile("b1", "b"), ImageFile("x1"), ImageFile("a1", "a"), ImageFile("b2", "b"), ImageFile("x2")]
     assert [picture.path for picture in contact_sheet.choose(mixed)] == ["b1", "b2", "x1", "x2", "a1"]
     assert contact_sheet.choose([]) == []
 

@@ -5,21 +5,21 @@ import logging
 import pytest
 
 from cnnkit.choices import Fit
-from cnnkit.data import augment, copies
-from cnnkit.data.augment import Draw
-from cnnkit.data.copies import Recipe
-from cnnkit.data.source import Picture
+from cnnkit.data import augment, augment_notation, augment_plan
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_plan import AugmentPlan
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 
-FLIPS = augment.parse("hflip")
+FLIPS = augment_notation.parse("hflip")
 
 
 def names(path, file_format="PNG", *, label="cat", recipe=None):
-    recipe = recipe or Recipe(augmentation=FLIPS, copies=2)
-    picture = Picture(path, label)
+    recipe = recipe or AugmentPlan(augmentation=FLIPS, copies=2)
+    picture = ImageFile(path, label)
     draws = recipe.draws("00")
-    made = copies.named(picture, file_format, draws, place=copies.placing([picture]), recipe=recipe)
+    made = augment_plan.named(picture, file_format, draws, place=augment_plan.placing([picture]), recipe=recipe)
     assert [copy.draw for copy in made if copy.number] == draws
     return [(copy.number, copy.path) for copy in made]
 
@@ -41,26 +41,26 @@ def names(path, file_format="PNG", *, label="cat", recipe=None):
 )
 def test_a_label_is_the_folder_and_what_lies_below_it_stays(path, label, below):
     """Whatever other pictures there are, and whether they are known already."""
-    picture = Picture(path, label)
-    for others in ([picture], [picture, Picture("elsewhere/2.jpg", "cat"), Picture("3.jpg")], iter([picture])):
-        assert copies.placing(others)(picture) == below
+    picture = ImageFile(path, label)
+    for others in ([picture], [picture, ImageFile("elsewhere/2.jpg", "cat"), ImageFile("3.jpg")], iter([picture])):
+        assert augment_plan.placing(others)(picture) == below
 
 
 def test_without_label_it_is_what_the_folders_do_not_share():
     """A labelled picture does not count among them; of a list that is still being read nobody knows what they share."""
-    bare = [Picture("photos/2024/may/1.jpg"), Picture("photos/2024/june/deep/1.jpg")]
-    place = copies.placing([*bare, Picture("other/cat/1.jpg", "cat")])
+    bare = [ImageFile("photos/2024/may/1.jpg"), ImageFile("photos/2024/june/deep/1.jpg")]
+    place = augment_plan.placing([*bare, ImageFile("other/cat/1.jpg", "cat")])
     assert [place(picture) for picture in bare] == ["may", "june/deep"]
-    assert copies.placing(bare[:1])(bare[0]) == ""
-    assert copies.placing(iter(bare))(bare[0]) == "photos/2024/may"
-    assert copies.placing(iter(bare))(Picture("../photos/1.jpg")) == "photos"
+    assert augment_plan.placing(bare[:1])(bare[0]) == ""
+    assert augment_plan.placing(iter(bare))(bare[0]) == "photos/2024/may"
+    assert augment_plan.placing(iter(bare))(ImageFile("../photos/1.jpg")) == "photos"
 
 
 @pytest.mark.parametrize("label", ["", ".hidden", "..", "cat/dog", "cat\0"])
 def test_a_class_that_can_be_no_folder_is_refused(label):
     """It would lie outside of the folder of copies, or be hidden in it."""
     with pytest.raises(CnnkitError, match="cannot be the name of a folder; call it otherwise in the manifest"):
-        copies.placing([])(Picture("photos/1.jpg", label))
+        augment_plan.placing([])(ImageFile("photos/1.jpg", label))
 
 
 # ---------------------------------------------------------------- what they are called
@@ -69,18 +69,20 @@ def test_a_class_that_can_be_no_folder_is_refused(label):
 def test_copies_are_counted_from_one_with_as_many_digits_as_the_last_one_needs():
     """Two at least; a picture that lies beside the manifest has no folder in front."""
     assert names("photos/cat/1.jpg", "JPEG") == [(1, "cat/1~01.jpg"), (2, "cat/1~02.jpg")]
-    many = names("1.png", label=None, recipe=Recipe(augmentation=FLIPS, copies=100))
+    many = names("1.png", label=None, recipe=AugmentPlan(augmentation=FLIPS, copies=100))
     assert (len(many), many[0], many[-1]) == (100, (1, "1~001.png"), (100, "1~100.png"))
 
 
 def test_an_original_that_is_kept_comes_first():
     """As it is, under its own name; prepared, it is a copy with the number 0, and changes nothing else."""
-    kept = Recipe(augmentation=FLIPS, copies=1, keep=True)
+    kept = AugmentPlan(augmentation=FLIPS, copies=1, keep=True)
     assert names("photos/cat/1.gif", "GIF", recipe=kept) == [(0, "cat/1.gif"), (1, "cat/1.gif~01.png")]
-    square = Recipe(augmentation=FLIPS, copies=1, keep=True, square=Preprocess(fit=Fit.PAD, resize=8, size=8))
+    square = AugmentPlan(augmentation=FLIPS, copies=1, keep=True, square=Preprocess(fit=Fit.PAD, resize=8, size=8))
     assert names("photos/cat/1.gif", "GIF", recipe=square) == [(0, "cat/1.gif~00.png"), (1, "cat/1.gif~01.png")]
-    original = copies.named(Picture("1.png"), "PNG", kept.draws("00"), place=copies.placing([]), recipe=kept)[0]
-    assert original.draw == Draw()
+    original = augment_plan.named(
+        ImageFile("1.png"), "PNG", kept.draws("00"), place=augment_plan.placing([]), recipe=kept
+    )[0]
+    assert original.draw == AugmentParams()
 
 
 @pytest.mark.parametrize(
@@ -103,9 +105,9 @@ def test_an_original_that_is_kept_comes_first():
 )
 def test_a_copy_is_saved_as_what_its_name_says(name, content, stem, extension, saved):
     """Its own format where that can be written without loss to speak of, else PNG behind the whole name; a profile goes with it."""
-    assert copies.stem_and_extension(name, content) == (stem, extension)
-    assert copies.saving(name, content) == saved
-    assert copies.saving(name, content, profile=b"colours") == {**saved, "icc_profile": b"colours"}
+    assert augment_plan.stem_and_extension(name, content) == (stem, extension)
+    assert augment_plan.saving(name, content) == saved
+    assert augment_plan.saving(name, content, profile=b"colours") == {**saved, "icc_profile": b"colours"}
 
 
 # ---------------------------------------------------------------- what is written down
@@ -113,35 +115,37 @@ def test_a_copy_is_saved_as_what_its_name_says(name, content, stem, extension, s
 
 def test_copies_have_the_group_of_their_picture_or_are_one():
     """Pictures of one name in two folders are two groups; the original that is kept is of the same group as its copies."""
-    recipe = Recipe(augmentation=FLIPS, copies=2, keep=True)
+    recipe = AugmentPlan(augmentation=FLIPS, copies=2, keep=True)
 
     def groups(picture):
-        made = copies.named(picture, "PNG", recipe.draws("00"), place=copies.placing([]), recipe=recipe)
-        return [copies.record(copy, FLIPS, source=picture.path)["group"] for copy in made]
+        made = augment_plan.named(picture, "PNG", recipe.draws("00"), place=augment_plan.placing([]), recipe=recipe)
+        return [augment_plan.record(copy, FLIPS, source=picture.path)["group"] for copy in made]
 
-    assert groups(Picture("photos/cat/1.png", "cat", "train", "litter-7")) == ["litter-7"] * 3
-    assert groups(Picture("photos/cat/1.png", "cat")) == ["cat/1.png"] * 3
-    assert groups(Picture("photos/cat/indoors/1.png", "cat")) == ["cat/indoors/1.png"] * 3
-    assert groups(Picture("1.png")) == ["1.png"] * 3
+    assert groups(ImageFile("photos/cat/1.png", "cat", "train", "litter-7")) == ["litter-7"] * 3
+    assert groups(ImageFile("photos/cat/1.png", "cat")) == ["cat/1.png"] * 3
+    assert groups(ImageFile("photos/cat/indoors/1.png", "cat")) == ["cat/indoors/1.png"] * 3
+    assert groups(ImageFile("1.png")) == ["1.png"] * 3
 
 
 def test_a_row_has_the_numbers_that_its_words_draw_and_no_others():
     """In the order of the notation's fields, whatever the order of its words; the way to fill is no number."""
-    augmentation = augment.parse("noise 0.02, crop 0.8, vflip, zoom 0.2, shift 0.1, fill wrap")
+    augmentation = augment_notation.parse("noise 0.02, crop 0.8, vflip, zoom 0.2, shift 0.1, fill wrap")
     drawn = [
         *("shift_x", "shift_y", "zoom_x", "zoom_y", "vflip"),
         *("crop_x", "crop_y", "crop_width", "crop_height", "noise", "noise_seed"),
     ]
-    assert copies.numbers(augmentation) == drawn
-    assert copies.columns(augmentation) == ["path", "label", "split", "group", "source", "copy", *drawn]
-    draw = augment.draw(augmentation, seed=0, picture="00", copy=1)
-    row = copies.record(
-        copies.Copy("cat/1~01.png", Picture("1.png", "cat", "train"), 1, draw), augmentation, source="../1.png"
+    assert augment_plan.numbers(augmentation) == drawn
+    assert augment_plan.columns(augmentation) == ["path", "label", "split", "group", "source", "copy", *drawn]
+    draw = augment.draw_params(augmentation, seed=0, picture="00", copy=1)
+    row = augment_plan.record(
+        augment_plan.PlannedCopy("cat/1~01.png", ImageFile("1.png", "cat", "train"), 1, draw),
+        augmentation,
+        source="../1.png",
     )
-    assert list(row) == copies.columns(augmentation)
+    assert list(row) == augment_plan.columns(augmentation)
     assert list(row.values())[:6] == ["cat/1~01.png", "cat", "train", "cat/1.png", "../1.png", 1]
     assert [row[name] for name in drawn] == [getattr(draw, name) for name in drawn]
-    assert copies.numbers(augment.parse("")) == []
+    assert augment_plan.numbers(augment_notation.parse("")) == []
 
 
 def test_two_pictures_that_claim_one_place_are_named(pictures):
@@ -149,8 +153,8 @@ def test_two_pictures_that_claim_one_place_are_named(pictures):
     folder = pictures(red=2) / "red"
     (folder / "00.png").rename(folder / "x.gif.png")
     (folder / "01.png").rename(folder / "x.gif")  # what a file is called does not make it a GIF
-    found = [Picture(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
-    coming = copies.listed(found, Recipe(augmentation=FLIPS, copies=1))
+    found = [ImageFile(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
+    coming = augment_plan.listed(found, AugmentPlan(augmentation=FLIPS, copies=1))
     assert next(coming)["path"] == "red/x.gif~01.png"
     with pytest.raises(CnnkitError, match=r"x\.gif\.png and another picture would both become red/x\.gif~01\.png; "):
         next(coming)
@@ -161,16 +165,16 @@ def test_two_pictures_that_claim_one_place_are_named(pictures):
 
 def test_parts_that_measure_are_refused_at_once_or_in_their_turn(caplog):
     """A list is seen through before the first picture is given; an iterator up to the one that is refused, and no further."""
-    mixed = [Picture("1.png", split="train"), Picture("2.png", split="test"), Picture("3.png", split="val")]
+    mixed = [ImageFile("1.png", split="train"), ImageFile("2.png", split="test"), ImageFile("3.png", split="val")]
     with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or insist with --force$"):
-        copies.checked(mixed)
+        augment_plan.checked(mixed)
     rest = iter(mixed)
-    coming = copies.checked(rest)
+    coming = augment_plan.checked(rest)
     assert next(iter(coming)) is mixed[0]
     with pytest.raises(UsageError, match="belongs to test"):
         next(iter(coming))
     assert next(rest) is mixed[2]
     with caplog.at_level(logging.WARNING):
-        assert list(copies.checked(iter([*mixed, mixed[1]]), force=True)) == [*mixed, mixed[1]]
-        assert copies.checked(mixed[:1], force=True) == mixed[:1]
+        assert list(augment_plan.checked(iter([*mixed, mixed[1]]), force=True)) == [*mixed, mixed[1]]
+        assert augment_plan.checked(mixed[:1], force=True) == mixed[:1]
     assert caplog.messages == ["3 pictures of test, val are augmented because of --force"]

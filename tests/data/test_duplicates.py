@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from cnnkit.data import duplicates
-from cnnkit.data.examine import LOOK_SIDE, examine
+from cnnkit.data.duplicates import LOOK_SIDE, examine
 
 
 def connected(number, pairs):
@@ -58,7 +58,7 @@ def clusters(seed, *, number=6, size=5, spread=30):
 def test_unions_are_connected_components(number, pairs):
     """In whatever order sets are united, what is connected is one set, and every item is in exactly one."""
     pairs = [(one % number, other % number) for one, other in pairs]
-    together = duplicates.Together(number)
+    together = duplicates.DisjointSets(number)
     for one, other in pairs:
         together.unite(one, other)
     sets = together.sets()
@@ -68,15 +68,15 @@ def test_unions_are_connected_components(number, pairs):
 
 def test_equal_values_are_united_and_none_is_not():
     """None stands for no value at all."""
-    together = duplicates.Together(6)
+    together = duplicates.DisjointSets(6)
     together.unite_equal(["a", None, "b", "a", None, "a"])
     assert together.sets() == [[0, 3, 5], [1], [2], [4]]
 
 
 def test_identical_content():
     """Sets of two and more, by position."""
-    assert duplicates.identical([b"a", b"b", b"a", b"c", b"b", b"a"]) == [[0, 2, 5], [1, 4]]
-    assert duplicates.identical([b"a", b"b"]) == duplicates.identical([]) == []
+    assert duplicates.exact_duplicates([b"a", b"b", b"a", b"c", b"b", b"a"]) == [[0, 2, 5], [1, 4]]
+    assert duplicates.exact_duplicates([b"a", b"b"]) == duplicates.exact_duplicates([]) == []
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
@@ -94,7 +94,7 @@ def test_alike_is_every_pair_compared(monkeypatch, block, distance):
             for one in range(other)
             if min(hashes[one] - hashes[other], turned[one] - hashes[other]) <= distance
         ]
-        assert sorted(duplicates.alike(looks, distance=distance)) == connected(len(looks), pairs)
+        assert sorted(duplicates.near_duplicates(looks, distance=distance)) == connected(len(looks), pairs)
 
 
 @settings(max_examples=30)
@@ -104,16 +104,16 @@ def test_alike_does_not_depend_on_the_order(seed, shuffler):
     looks = clusters(seed)
     order = list(range(len(looks)))
     shuffler.shuffle(order)
-    shuffled = duplicates.alike([looks[place] for place in order], distance=25)
+    shuffled = duplicates.near_duplicates([looks[place] for place in order], distance=25)
     assert sorted(sorted(order[place] for place in members) for members in shuffled) == sorted(
-        duplicates.alike(looks, distance=25)
+        duplicates.near_duplicates(looks, distance=25)
     )
 
 
 def test_nothing_is_like_nothing():
     """No pictures, one picture, and two that have nothing in common."""
-    assert duplicates.alike([]) == duplicates.alike([b"\0" * 32]) == []
-    assert duplicates.alike([b"\0" * 32, b"\xff" * 32]) == []
+    assert duplicates.near_duplicates([]) == duplicates.near_duplicates([b"\0" * 32]) == []
+    assert duplicates.near_duplicates([b"\0" * 32, b"\xff" * 32]) == []
 
 
 def encoded(image, quality):
@@ -147,7 +147,7 @@ def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
         with Image.open(path) as image:
             CHANGES[change](image.convert("RGB")).save(tmp_path / f"{number}.png")
         looks += [examine(str(path), look=True).look, examine(str(tmp_path / f"{number}.png"), look=True).look]
-    assert duplicates.alike(looks) == [[2 * number, 2 * number + 1] for number in range(len(paths))]
+    assert duplicates.near_duplicates(looks) == [[2 * number, 2 * number + 1] for number in range(len(paths))]
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_different_photographs_are_not_alike(photos):
     """Among all the flowers the only two that are alike are one photograph, once under a colour filter."""
     paths = sorted((photos / "flowers").glob("*/*"))
     looks = [examine(str(path), look=True).look for path in paths]
-    assert [[paths[place].name for place in members] for members in duplicates.alike(looks)] == [
+    assert [[paths[place].name for place in members] for members in duplicates.near_duplicates(looks)] == [
         ["19177263840_6a316ea639.jpg", "19178753159_a471bf4b6b.jpg"]
     ]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data.examine import LOOK_SIDE, Examined, examine
-from cnnkit.errors import BadPicture
+from cnnkit.data.duplicates import LOOK_SIDE, Examined, examine
+from cnnkit.errors import BadImageError
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def test_the_end_of_the_file_is_reached(picture):
     """A picture that is cut short, if only by its last tenth, is found out."""
     content = picture.read_bytes()
     picture.write_bytes(content[: len(content) * 9 // 10])
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImageError):
         examine(str(picture))
 
 
 def test_a_name_that_claims_another_format(picture):
     """The content decides what it is, and the name has to agree."""
     shutil.copy(picture, picture.with_suffix(".JPG"))
-    with pytest.raises(BadPicture, match=r"a PNG file that is named \.jpg; rename it or convert it"):
+    with pytest.raises(BadImageError, match=r"a PNG file that is named \.jpg; rename it or convert it"):
         examine(str(picture.with_suffix(".JPG")))
 
 
@@ -56,5 +56,5 @@ def test_what_is_no_picture(tmp_path, content, said):
     path = tmp_path / "a.gif"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadPicture, match=said):
+    with pytest.raises(BadImageError, match=said):
         examine(str(path))

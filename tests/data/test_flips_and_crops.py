@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnnkit.data import augment, flips_and_crops
-from cnnkit.data.augment import Draw
+from cnnkit.data import augment, augment_notation
+from cnnkit.data.augment import AugmentParams
 from cnnkit.engine import resample
 
 
@@ -24,8 +24,8 @@ def test_windows_agree_with_torch(height, width, notation):
     pixels = picture(height, width)
     unequal = 0.0
     for number in range(30):
-        draw = augment.draw(augment.parse(notation), seed=3, picture="a", copy=number)
-        here, there = (made.astype(int) for made in (flips_and_crops.copy(pixels, draw), resampled(pixels, draw)))
+        draw = augment.draw_params(augment_notation.parse(notation), seed=3, picture="a", copy=number)
+        here, there = (made.astype(int) for made in (augment.flip_and_crop(pixels, draw), resampled(pixels, draw)))
         assert np.abs(here - there).max() <= 1
         unequal += (here != there).mean() / 30
     assert unequal < 0.01
@@ -35,8 +35,8 @@ def test_windows_agree_with_torch(height, width, notation):
 @pytest.mark.parametrize("vflip", [False, True])
 def test_flips_are_exact(hflip, vflip):
     """A mirrored picture has the same pixels, the other way round."""
-    pixels, draw = picture(5, 8), Draw(hflip=hflip, vflip=vflip)
-    made = flips_and_crops.copy(pixels, draw)
+    pixels, draw = picture(5, 8), AugmentParams(hflip=hflip, vflip=vflip)
+    made = augment.flip_and_crop(pixels, draw)
     np.testing.assert_array_equal(made, resampled(pixels, draw))
     np.testing.assert_array_equal(made[4 if vflip else 0, 7 if hflip else 0], pixels[0, 0])
 
@@ -44,9 +44,9 @@ def test_flips_are_exact(hflip, vflip):
 def test_a_window_by_hand():
     """Half of four columns, from the second on, made four wide: pixel centres at 0.75, 1.25, 1.75 and 2.25."""
     pixels = np.array([[[0], [100], [200], [40]]], dtype=np.uint8).repeat(3, axis=2)
-    made = flips_and_crops.copy(pixels, Draw(crop_x=0.25, crop_width=0.5))
+    made = augment.flip_and_crop(pixels, AugmentParams(crop_x=0.25, crop_width=0.5))
     assert made[0, :, 0].tolist() == [75, 125, 175, 160]
-    turned = flips_and_crops.copy(pixels, Draw(crop_x=0.25, crop_width=0.5, hflip=True))
+    turned = augment.flip_and_crop(pixels, AugmentParams(crop_x=0.25, crop_width=0.5, hflip=True))
     assert turned[0, :, 0].tolist() == [160, 175, 125, 75]
 
 
@@ -63,4 +63,4 @@ def test_a_window_by_hand():
 )
 def test_what_they_suffice_for(notation, expected):
     """Flips and crops, whatever fill says; any other word that does something takes torch."""
-    assert flips_and_crops.suffice(augment.parse(notation)) is expected
+    assert augment.needs_no_resampling(augment_notation.parse(notation)) is expected

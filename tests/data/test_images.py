@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from cnnkit.data import images
-from cnnkit.errors import BadPicture
+from cnnkit.data import decode
+from cnnkit.errors import BadImageError
 
 WRITABLE = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "WEBP": ".webp", "PPM": ".ppm"}
 
@@ -37,19 +37,19 @@ def test_every_format_that_is_let_in(tmp_path, name):
         pytest.skip("this Pillow was built without AVIF")
     path = tmp_path / "picture"
     Image.fromarray(noise(31, 17)).save(path, name)
-    with images.opened(path) as image:
+    with decode.opened(path) as image:
         assert image.format == name
     with Image.open(path) as expected:
-        assert np.array_equal(images.load(path), expected.convert("RGB"))
+        assert np.array_equal(decode.load(path), expected.convert("RGB"))
 
 
 def test_a_file_of_several_jpegs(tmp_path):
     """An MPO file, as phones and stereo cameras write it, is its first picture."""
     first, second = (Image.fromarray(np.full((16, 16, 3), value, dtype=np.uint8)) for value in (40, 200))
     first.save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[second])
-    with images.opened(tmp_path / "stereo.jpg") as image:
+    with decode.opened(tmp_path / "stereo.jpg") as image:
         assert image.format == "MPO"
-    assert abs(int(np.asarray(images.load(tmp_path / "stereo.jpg")).mean()) - 40) <= 1
+    assert abs(int(np.asarray(decode.load(tmp_path / "stereo.jpg")).mean()) - 40) <= 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -61,21 +61,21 @@ def test_every_colour_mode_becomes_rgb_as_torchvision_has_it(tmp_path, mode):
     image.convert(mode).save(tmp_path / "picture.tif")
     with Image.open(tmp_path / "picture.tif") as expected:
         assert expected.mode == mode
-        assert np.array_equal(images.load(tmp_path / "picture.tif"), expected.convert("RGB"))
+        assert np.array_equal(decode.load(tmp_path / "picture.tif"), expected.convert("RGB"))
 
 
 def test_a_palette_with_a_transparent_colour(tmp_path):
     """The colour itself comes out, without a warning from Pillow."""
     image = Image.fromarray(noise(20, 10)).convert("P")
     image.save(tmp_path / "picture.png", transparency=bytes(range(256)))
-    assert np.array_equal(images.load(tmp_path / "picture.png"), image.convert("RGB"))
+    assert np.array_equal(decode.load(tmp_path / "picture.png"), image.convert("RGB"))
 
 
 def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     """A 16-bit ramp from black to white comes out as one; Pillow's own conversion clips it."""
     ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None, :].repeat(4, axis=0)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    loaded = np.asarray(images.load(tmp_path / "ramp.png"))
+    loaded = np.asarray(decode.load(tmp_path / "ramp.png"))
     assert loaded.shape == (4, 256, 3)
     assert np.array_equal(loaded[0, :, 0], np.arange(256))
 
@@ -86,7 +86,7 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
 def test_floating_point_grey(tmp_path, values):
     """A TIFF of floats fills the range, whether it was meant for 8 bits or for 16."""
     Image.fromarray(values[None, :].repeat(4, axis=0)).save(tmp_path / "ramp.tif")
-    loaded = np.asarray(images.load(tmp_path / "ramp.tif"))[0, :, 0]
+    loaded = np.asarray(decode.load(tmp_path / "ramp.tif"))[0, :, 0]
     assert np.abs(loaded.astype(float) - np.linspace(0, 255, 64)).max() <= 0.5
 
 
@@ -100,21 +100,21 @@ def test_the_picture_is_turned_as_its_exif_says(tmp_path, orientation):
     turns = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
     if orientation > 1:
         image = image.transpose(Image.Transpose[turns[orientation - 2]])
-    assert np.array_equal(images.load(tmp_path / "turned.png"), image)
+    assert np.array_equal(decode.load(tmp_path / "turned.png"), image)
 
 
 def test_a_broken_exif_block_does_no_harm(tmp_path):
     """The picture beside it is still a picture."""
     image = Image.fromarray(noise(8, 5))
     image.save(tmp_path / "odd.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
-    assert np.array_equal(images.load(tmp_path / "odd.png"), image)
+    assert np.array_equal(decode.load(tmp_path / "odd.png"), image)
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     """The others do not matter."""
     frames = [Image.fromarray(np.full((6, 6, 3), value, dtype=np.uint8)) for value in (10, 200, 90)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert np.unique(images.load(tmp_path / "moving.gif")).tolist() == [10]
+    assert np.unique(decode.load(tmp_path / "moving.gif")).tolist() == [10]
 
 
 def bad_files():
@@ -145,26 +145,26 @@ def test_what_is_no_whole_picture(tmp_path, name, content, said):
     """It is refused as a bad picture, with one line that says why; decoders that are not let in are not reached."""
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(BadPicture) as caught:
-        images.load(path)
+    with pytest.raises(BadImageError) as caught:
+        decode.load(path)
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_is_not_there(tmp_path):
     """A missing file and a folder are bad pictures too, with the system's reason."""
-    with pytest.raises(BadPicture, match="no such file or directory"):
-        images.load(tmp_path / "nowhere.jpg")
-    with pytest.raises(BadPicture, match="is a directory"):
-        images.load(tmp_path)
+    with pytest.raises(BadImageError, match="no such file or directory"):
+        decode.load(tmp_path / "nowhere.jpg")
+    with pytest.raises(BadImageError, match="is a directory"):
+        decode.load(tmp_path)
 
 
 def test_content_that_was_read_already(tmp_path):
     """From bytes comes what comes from the file."""
     path = tmp_path / "picture.png"
     Image.fromarray(noise(9, 7)).save(path)
-    with images.opened("elsewhere.png", path.read_bytes()) as image:
-        assert np.array_equal(images.upright_rgb(image), images.load(path))
+    with decode.opened("elsewhere.png", path.read_bytes()) as image:
+        assert np.array_equal(decode.upright_rgb(image), decode.load(path))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +182,14 @@ def test_content_that_was_read_already(tmp_path):
 )
 def test_names_that_claim_nothing_wrong(name, kind):
     """Every extension of a format, in any case of letters; and one that is no picture's."""
-    images.check_name(name, kind)
+    decode.check_name(name, kind)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
 def test_names_that_claim_another_format(name, kind):
     """The message names both."""
-    with pytest.raises(BadPicture, match=rf"a {kind} file that is named \.\w+"):
-        images.check_name(name, kind)
+    with pytest.raises(BadImageError, match=rf"a {kind} file that is named \.\w+"):
+        decode.check_name(name, kind)
 
 
 @pytest.mark.photos
@@ -199,22 +199,22 @@ def test_real_pictures_as_pillow_reads_them(photos):
     assert len(paths) > 8
     for path in paths:
         with Image.open(path) as image:
-            assert np.array_equal(images.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
+            assert np.array_equal(decode.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
 
 
 def test_a_picture_and_its_fingerprint_through_one_opening(tmp_path):
     """The picture that `load` gives and the sha256 of its file; of what is no picture, no more than the beginning is read."""
     path = tmp_path / "one.png"
     Image.effect_noise((20, 10), 50).save(path)
-    found = images.read(path)
-    assert found.image.tobytes() == images.load(path).tobytes()
+    found = decode.read(path)
+    assert found.image.tobytes() == decode.load(path).tobytes()
     assert found.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (found.format, found.grey, found.profile) == ("PNG", True, None)
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(1 << 40)  # a tebibyte of nothing
-    with pytest.raises(BadPicture, match="no picture, or none of"):
-        images.read(large)
+    with pytest.raises(BadImageError, match="no picture, or none of"):
+        decode.read(large)
     for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
-        with pytest.raises(BadPicture, match=reason):
-            images.read(other)
+        with pytest.raises(BadImageError, match=reason):
+            decode.read(other)

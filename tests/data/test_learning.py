@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from cnnkit.data import learning
+from cnnkit.data import train_val
 from cnnkit.errors import CnnkitError, UsageError
 
 
@@ -37,7 +37,7 @@ DIVIDED = manifest(
 def test_a_folder_with_both_parts(here):
     """train/ and val/ as cnn-split writes them; test/ is not looked at, nor need it be complete."""
     touch(here, "p/train/dog/1.png", "p/train/cat/1.png", "p/val/cat/2.png", "p/val/dog/2.png", "p/test/bird/3.png")
-    found = learning.find(["p"])
+    found = train_val.find(["p"])
     assert (names(found.train), names(found.val)) == (
         ["p/train/cat/1.png", "p/train/dog/1.png"],
         ["p/val/cat/2.png", "p/val/dog/2.png"],
@@ -50,7 +50,9 @@ def test_a_folder_with_both_parts(here):
 def test_a_manifest_with_a_split(here, way):
     """Its rows of train and val, those of test never; the same from a pipe."""
     (here / "split.tsv").write_text(DIVIDED)
-    found = learning.find(["split.tsv"]) if way == "file" else learning.find(["-"], stdin=io.BytesIO(DIVIDED.encode()))
+    found = (
+        train_val.find(["split.tsv"]) if way == "file" else train_val.find(["-"], stdin=io.BytesIO(DIVIDED.encode()))
+    )
     assert (names(found.train), names(found.val)) == (
         ["train-cat.png", "train-dog.png"],
         ["val-cat.png", "val-dog.png"],
@@ -60,7 +62,7 @@ def test_a_manifest_with_a_split(here, way):
 def test_a_plain_folder_is_all_for_training(here):
     """Deeper folders belong to the class above; without --val nothing validates."""
     touch(here, "p/cat/young/1.png", "p/dog/1.png", "p/.cache/1.png")
-    found = learning.find(["p"])
+    found = train_val.find(["p"])
     assert (names(found.train), found.val) == (["p/cat/young/1.png", "p/dog/1.png"], ())
 
 
@@ -68,9 +70,9 @@ def test_val_comes_in_place_of_the_sources_own(here):
     """A folder of classes, or the part val of what is divided; several are put together."""
     touch(here, "p/train/cat/1.png", "p/train/dog/1.png", "p/val/cat/2.png", "p/val/dog/2.png")
     touch(here, "q/cat/3.png", "q/dog/3.png", "r/train/cat/4.png", "r/val/cat/5.png")
-    assert names(learning.find(["p"], ["q"]).val) == ["q/cat/3.png", "q/dog/3.png"]
-    assert names(learning.find(["p"], ["q", "r"]).val)[2:] == ["r/val/cat/5.png"]
-    assert names(learning.find(["p/train"], ["p"]).val) == names(learning.find(["p"]).val)
+    assert names(train_val.find(["p"], ["q"]).val) == ["q/cat/3.png", "q/dog/3.png"]
+    assert names(train_val.find(["p"], ["q", "r"]).val)[2:] == ["r/val/cat/5.png"]
+    assert names(train_val.find(["p/train"], ["p"]).val) == names(train_val.find(["p"]).val)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +101,13 @@ def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
     (here / "tested.tsv").write_text(manifest(("a.png", "cat", "test"), ("b.png", "dog", "test")))
     (here / "plain.tsv").write_text(manifest(("plain.png",), columns="path"))
     with pytest.raises(CnnkitError, match=message):
-        learning.find(sources, val)
+        train_val.find(sources, val)
 
 
 def test_a_class_that_nothing_checks_is_said(here, caplog):
     """A rare one, say; the others are checked."""
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
-    assert learning.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
+    assert train_val.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
     assert "not in val: bird; nothing says how well it is learnt" in caplog.messages
 
 
@@ -113,12 +115,12 @@ def test_a_class_may_be_called_train(here, caplog):
     """Its folder has pictures where a part has folders; what lies beside parts is left out, and said to be."""
     caplog.set_level("INFO", logger="cnnkit")
     touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png", "p/train/.cache/4.png")
-    found = learning.find(["p"])
+    found = train_val.find(["p"])
     assert (found.classes, len(found.train), found.val) == (("car", "plane", "train"), 3, ())
     assert caplog.messages == []
     touch(here, "q/train/car/1.png", "q/train/plane/2.png", "q/val/car/3.png", "q/val/plane/4.png", "q/wolf/5.png")
     touch(here, "q/test/car/6.png", "q/.git/7.png")
-    found = learning.find(["q"])
+    found = train_val.find(["q"])
     assert (found.classes, len(found.train), len(found.val)) == (("car", "plane"), 2, 2)
     assert caplog.messages == ["q: not looked at: test/, wolf/"]
 
@@ -128,7 +130,7 @@ def test_a_picture_is_not_trained_on_and_validated_with(here):
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
     (here / "q" / "dog").symlink_to(here / "p" / "dog")
     with pytest.raises(UsageError, match=r"^q/dog/1\.png is to train and to validate; validation needs pictures that "):
-        learning.find(["p"], ["q"])
+        train_val.find(["p"], ["q"])
 
 
 @pytest.mark.parametrize(
@@ -146,12 +148,12 @@ def test_parts_go_by_several_names(pictures, tmp_path, train, name):
     pictures(f"photos/{train}", red=3, blue=3)
     pictures("photos/Testing", red=1, blue=1)
     pictures(f"photos/{name}", red=2, blue=2)
-    material = learning.find([str(tmp_path / "photos")])
+    material = train_val.find([str(tmp_path / "photos")])
     assert (len(material.train), len(material.val)) == (6, 4)
     rows = [f"{picture.path}\t{picture.label}\t{train}" for picture in material.train]
     rows += [f"{picture.path}\t{picture.label}\t{name}" for picture in material.val]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
-    assert len(learning.find([str(tmp_path / "split.tsv")]).val) == 4
+    assert len(train_val.find([str(tmp_path / "split.tsv")]).val) == 4
 
 
 def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
@@ -162,7 +164,7 @@ def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
     rows = [f"{path}\t{label}\t{part}" for (path, label), part in zip(named, parts, strict=True)]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     with caplog.at_level("INFO", logger="cnnkit"):
-        material = learning.find([str(tmp_path / "split.tsv")])
+        material = train_val.find([str(tmp_path / "split.tsv")])
     assert len(material.train) == 2
     assert "not looked at: 3 of test, 1 of no part" in caplog.text
 
@@ -181,7 +183,7 @@ def test_one_fold_validates_and_the_others_train(here, way):
     (here / "folds.tsv").write_text(FOLDS)
     touch(here, *(f"p/fold{fold}/{label}/{fold}.png" for fold in range(3) for label in ("cat", "dog")))
     source = {"manifest": "folds.tsv", "stdin": "-", "folder": "p"}[way]
-    found = learning.find([source], hold_out="fold1", stdin=io.BytesIO(FOLDS.encode()))
+    found = train_val.find([source], hold_out="fold1", stdin=io.BytesIO(FOLDS.encode()))
     assert {picture.split for picture in found.train} == {"fold0", "fold2"}
     assert {picture.split for picture in found.val} == {"fold1"}
     assert (len(found.train), len(found.val), found.classes) == (4, 2, ("cat", "dog"))
@@ -192,7 +194,7 @@ def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
     """By whatever of its names; val is, once another part is held out."""
     caplog.set_level("INFO", logger="cnnkit")
     (here / "split.tsv").write_text(DIVIDED.replace("\ttest\n", f"\t{test}\n").replace("train", "fold0"))
-    found = learning.find(["split.tsv"], hold_out="fold0")
+    found = train_val.find(["split.tsv"], hold_out="fold0")
     assert (names(found.train), names(found.val)) == (
         ["val-cat.png", "val-dog.png"],
         ["fold0-cat.png", "fold0-dog.png"],
@@ -215,10 +217,10 @@ def test_a_part_that_cannot_be_held_out_is_one_line(here, text, part, message):
     """Unknown, with those there are; beside pictures of no part; alone; or with classes of its own."""
     (here / "l.tsv").write_text(text)
     with pytest.raises(CnnkitError, match=message.replace("fold1-cat", ".*fold1-cat")):
-        learning.find(["l.tsv"], hold_out=part)
+        train_val.find(["l.tsv"], hold_out=part)
 
 
 def test_two_ways_to_validate_are_refused(here):
     """The part that is held out comes in place of --val."""
     with pytest.raises(UsageError, match=r"^--val and --hold-out both say what validates; give one of them$"):
-        learning.find(["p"], ["q"], hold_out="fold0")
+        train_val.find(["p"], ["q"], hold_out="fold0")

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
-from cnnkit.data import packing
+from cnnkit.data import allocation
 
 UNITS = st.lists(
     st.dictionaries(st.integers(0, 1), st.integers(1, 4), min_size=1).map(lambda counts: tuple(sorted(counts.items()))),
@@ -77,7 +77,7 @@ def test_it_is_exact_wherever_that_is_possible(units, shares):
     """Where any way of dealing small numbers of units meets what is due to the picture, one is found."""
     due = due_of(units, shares)
     assume(can_be_exact(units, due))
-    assert off(units, packing.pack(units, due), due) == 0
+    assert off(units, allocation.pack(units, due), due) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,14 +91,14 @@ def test_what_nobody_asked_for_may_be_parted_with(units, one, other):
         (held(units, [case // 3**unit % 3 for unit in range(len(units))], 3)[:2] >= due[:2]).all()
         for case in random.Random(0).sample(range(3 ** len(units)), min(300, 3 ** len(units)))
     )
-    part_of = packing.pack(units, due.tolist(), spare=True)
+    part_of = allocation.pack(units, due.tolist(), spare=True)
     assert not possible or (held(units, part_of, 3)[:2] >= due[:2]).all()
 
 
 def test_single_pictures_are_dealt_in_proportion():
     """A thousand single pictures fill the parts exactly; any stretch of the draw is spread over all parts."""
     units = [((0, 1),)] * 1000
-    part_of = packing.pack(units, [[500], [300], [200]])
+    part_of = allocation.pack(units, [[500], [300], [200]])
     assert Counter(part_of) == {0: 500, 1: 300, 2: 200}
     assert all(200 < Counter(part_of[start : start + 500])[0] < 300 for start in (0, 250, 500))
 
@@ -106,7 +106,7 @@ def test_single_pictures_are_dealt_in_proportion():
 def test_pairs_are_spread_too():
     """Eight pairs among a thousand do not all go to the largest part."""
     units = [((0, 2),)] * 8 + [((0, 1),)] * 984
-    part_of = packing.pack(units, [[500], [250], [250]])
+    part_of = allocation.pack(units, [[500], [250], [250]])
     assert Counter(part_of[:8]) == {0: 4, 1: 2, 2: 2}
 
 
@@ -120,8 +120,8 @@ def test_equal_parts_are_nearer_than_scikit_learns(number, classes, largest, par
     for part, (_, rows) in enumerate(folds):
         for row in rows:
             theirs[members[row]] = part
-    assert off(units, packing.pack(units, due), due) <= off(units, theirs, due)
-    assert off(units, packing.pack(units, due, start=theirs), due) <= off(units, theirs, due)
+    assert off(units, allocation.pack(units, due), due) <= off(units, theirs, due)
+    assert off(units, allocation.pack(units, due, start=theirs), due) <= off(units, theirs, due)
 
 
 @pytest.mark.parametrize(("number", "classes", "largest"), [(20, 2, 60), (200, 5, 30)])
@@ -133,11 +133,11 @@ def test_unequal_parts_are_nearer_than_scikit_learns(number, classes, largest):
     for _, rows in GroupShuffleSplit(30, test_size=0.3, random_state=0).split(labels, labels, members):
         chosen = set(members[rows])
         best.append(off(units, [int(group in chosen) for group in range(number)], due))
-    assert off(units, packing.pack(units, due), due) <= min(best)
+    assert off(units, allocation.pack(units, due), due) <= min(best)
 
 
 def test_the_same_units_in_the_same_order_give_the_same_parts():
     """Nothing is left to chance."""
     units, *_ = groups(3, number=30, classes=3, largest=20)
     due = due_of(units, [3, 1, 1])
-    assert packing.pack(units, due) == packing.pack(units, due)
+    assert allocation.pack(units, due) == allocation.pack(units, due)

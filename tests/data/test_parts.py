@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnkit.data import parts
-from cnnkit.data.parts import Parts
+from cnnkit.data import allocation
+from cnnkit.data.allocation import SplitShares
 from cnnkit.errors import CnnkitError, UsageError
 
 
@@ -30,8 +30,8 @@ def shares(*values):
 )
 def test_shares_are_exact(text, expected):
     """Decimals, fractions, and whole numbers in proportion, without the rounding of floats; rounded thirds are thirds."""
-    assert parts.by_ratio(text).shares == expected
-    assert sum(parts.by_ratio(text).shares) == 1
+    assert allocation.by_ratio(text).shares == expected
+    assert sum(allocation.by_ratio(text).shares) == 1
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,20 @@ def test_shares_are_exact(text, expected):
 def test_ratios_that_make_no_sense(text, match):
     """The message says which, and what would."""
     with pytest.raises(UsageError, match=match):
-        parts.by_ratio(text)
+        allocation.by_ratio(text)
 
 
 def test_counts_and_folds():
     """So many of every class; equal parts."""
-    assert parts.by_count("1000,500,500") == Parts(
+    assert allocation.by_count("1000,500,500") == SplitShares(
         ("train", "val", "test"), shares("1/2", "1/4", "1/4"), (1000, 500, 500)
     )
-    assert parts.by_folds(3) == Parts(("fold0", "fold1", "fold2"), shares("1/3", "1/3", "1/3"))
+    assert allocation.by_folds(3) == SplitShares(("fold0", "fold1", "fold2"), shares("1/3", "1/3", "1/3"))
     for bad in ("10,2.5", "10,-1", "ten", "0,1"):
         with pytest.raises(UsageError, match=f"--count {bad}"):
-            parts.by_count(bad)
+            allocation.by_count(bad)
     with pytest.raises(UsageError, match="at least 2"):
-        parts.by_folds(1)
+        allocation.by_folds(1)
 
 
 @pytest.mark.parametrize(
@@ -81,34 +81,36 @@ def test_counts_and_folds():
 )
 def test_names_that_do_not_fit(text, match):
     """As many as parts, each once, and each could be a folder."""
-    assert parts.by_ratio("1,1,1", "Übung, Prüfung,test set").names == ("Übung", "Prüfung", "test set")
+    assert allocation.by_ratio("1,1,1", "Übung, Prüfung,test set").names == ("Übung", "Prüfung", "test set")
     with pytest.raises(UsageError, match=match):
-        parts.by_ratio("1,1,1", text)
+        allocation.by_ratio("1,1,1", text)
 
 
 def test_exactly_one_demand():
     """None and two are usage errors that name what there is."""
-    assert parts.demanded(ratio="1,1", count=None, folds=None) == parts.by_ratio("1,1")
-    assert parts.demanded(ratio=None, count="1,1", folds=None, names="a,b") == parts.by_count("1,1", "a,b")
-    assert parts.demanded(ratio=None, count=None, folds=4) == parts.by_folds(4)
+    assert allocation.parse_shares(ratio="1,1", count=None, folds=None) == allocation.by_ratio("1,1")
+    assert allocation.parse_shares(ratio=None, count="1,1", folds=None, names="a,b") == allocation.by_count(
+        "1,1", "a,b"
+    )
+    assert allocation.parse_shares(ratio=None, count=None, folds=4) == allocation.by_folds(4)
     with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds$"):
-        parts.demanded(ratio=None, count=None, folds=None)
+        allocation.parse_shares(ratio=None, count=None, folds=None)
     with pytest.raises(UsageError, match="not --ratio and --folds"):
-        parts.demanded(ratio="1,1", count=None, folds=2)
+        allocation.parse_shares(ratio="1,1", count=None, folds=2)
     with pytest.raises(UsageError, match="--names and --folds exclude each other"):
-        parts.demanded(ratio=None, count=None, folds=2, names="a,b")
+        allocation.parse_shares(ratio=None, count=None, folds=2, names="a,b")
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 40))
 def test_rounding_is_the_nearest_there_is(proportions, size):
     """No other whole numbers lie nearer to the exact shares, among those that give every part a picture."""
     names = ",".join(f"p{number}" for number in range(len(proportions)))
-    demand = parts.by_ratio(",".join(map(str, proportions)), names)
+    demand = allocation.by_ratio(",".join(map(str, proportions)), names)
     if size < len(proportions):
         with pytest.raises(CnnkitError, match="too few for"):
-            parts.due(demand, [("cat", size)])
+            allocation.due(demand, [("cat", size)])
         return
-    column = [row[0] for row in parts.due(demand, [("cat", size)])]
+    column = [row[0] for row in allocation.due(demand, [("cat", size)])]
     assert sum(column) == size
     assert min(column) >= 1
 
@@ -121,27 +123,27 @@ def test_rounding_is_the_nearest_there_is(proportions, size):
 
 def test_hand_worked_rounding():
     """Quotas 3.5, 1.75, 1.75 of seven: the largest remainders get the two that are left."""
-    demand = parts.by_ratio("0.5,0.25,0.25")
-    assert parts.due(demand, [("cat", 7)]) == [[3], [2], [2]]
-    assert parts.due(demand, [("cat", 2000), ("dog", 10)]) == [[1000, 5], [500, 3], [500, 2]]
+    demand = allocation.by_ratio("0.5,0.25,0.25")
+    assert allocation.due(demand, [("cat", 7)]) == [[3], [2], [2]]
+    assert allocation.due(demand, [("cat", 2000), ("dog", 10)]) == [[1000, 5], [500, 3], [500, 2]]
 
 
 def test_equal_remainders_take_turns():
     """Eleven pictures of each of five classes in five folds: each fold gets the odd one once, not the first fold five times."""
-    due = parts.due(parts.by_folds(5), [(name, 11) for name in "abcde"])
+    due = allocation.due(allocation.by_folds(5), [(name, 11) for name in "abcde"])
     assert [sum(row) for row in due] == [11] * 5
 
 
 def test_a_small_class_reaches_every_part():
     """Three pictures, shares of 98, 1 and 1 %: one each."""
-    assert parts.due(parts.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
+    assert allocation.due(allocation.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
     with pytest.raises(CnnkitError, match="class cat has 2 pictures, too few for train, val, test"):
-        parts.due(parts.by_ratio("98,1,1"), [("cat", 2)])
+        allocation.due(allocation.by_ratio("98,1,1"), [("cat", 2)])
 
 
 def test_counts_leave_a_rest():
     """What is not asked for is a last row."""
-    demand = parts.by_count("10,5")
-    assert parts.due(demand, [("cat", 20), ("dog", 15)]) == [[10, 10], [5, 5], [5, 0]]
+    demand = allocation.by_count("10,5")
+    assert allocation.due(demand, [("cat", 20), ("dog", 15)]) == [[10, 10], [5, 5], [5, 0]]
     with pytest.raises(CnnkitError, match="class cat has 14 pictures, --count 10,5 takes 15; lower it"):
-        parts.due(demand, [("cat", 14)])
+        allocation.due(demand, [("cat", 14)])

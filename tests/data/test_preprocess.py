@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cnnkit.data import images
-from cnnkit.data.preprocess import crops, load, prepare, shown_as, sides, untouched, window, with_size
+from cnnkit.data import decode
+from cnnkit.data.preprocessing import crops, load, prepare, shown_as, sides, untouched, window, with_size
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Fit, Interpolation, Preprocess
 
@@ -86,7 +86,7 @@ def test_a_strip_is_cropped_without_resizing_all_of_it(size):
 def test_crop_on_photographs(photos):
     """And on real pictures."""
     for path in [*sorted((photos / "pictures").iterdir()), *sorted((photos / "flowers/tulip").iterdir())[:60]]:
-        image = images.load(path)
+        image = decode.load(path)
         assert np.array_equal(prepare(image, Preprocess()), by_torchvision(image, Preprocess())), path
 
 

@@ -6,13 +6,13 @@ from itertools import count
 
 import pytest
 
-from cnnkit.data import images, reader
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, FormatError
+from cnnkit.data import decode, reader
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, FormatError
 
 
 def listed(number):
-    return [Picture(str(index)) for index in range(number)]
+    return [ImageFile(str(index)) for index in range(number)]
 
 
 def decoding():
@@ -32,7 +32,7 @@ def test_order_is_that_of_the_pictures(jobs):
         return int(path) * 10
 
     found = list(reader.read(listed(60), load, jobs=jobs))
-    assert found == [(Picture(str(index)), index * 10) for index in range(60)]
+    assert found == [(ImageFile(str(index)), index * 10) for index in range(60)]
 
 
 def test_bad_pictures_stand_in_their_place():
@@ -40,7 +40,7 @@ def test_bad_pictures_stand_in_their_place():
 
     def load(path):
         if int(path) % 4 == 1:
-            raise BadPicture(f"no good: {path}")
+            raise BadImageError(f"no good: {path}")
         return path
 
     found = [(picture.path, str(outcome)) for picture, outcome in reader.read(listed(10), load)]
@@ -69,7 +69,7 @@ def test_it_reads_no_further_ahead_than_it_may(ahead):
         nonlocal taken
         for index in count():
             taken = index + 1
-            yield Picture(str(index))
+            yield ImageFile(str(index))
 
     found = reader.read(endless(), str, jobs=2, ahead=ahead)
     for handed_over in range(1, 30):
@@ -124,8 +124,8 @@ def test_real_files(pictures):
     folder = pictures(red=3) / "red"
     (folder / "01.png").write_bytes(b"")
     paths = [*sorted(str(path) for path in folder.iterdir()), str(folder / "nowhere.png")]
-    outcomes = [outcome for _, outcome in reader.read([Picture(path) for path in paths], images.load, jobs=2)]
-    assert [isinstance(outcome, BadPicture) for outcome in outcomes] == [False, True, False, True]
+    outcomes = [outcome for _, outcome in reader.read([ImageFile(path) for path in paths], decode.load, jobs=2)]
+    assert [isinstance(outcome, BadImageError) for outcome in outcomes] == [False, True, False, True]
     assert outcomes[0].size == (40, 32)
     assert str(outcomes[1]) == "empty file"
 

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from cnnkit.data import relatives
-from cnnkit.data.source import Picture
+from cnnkit.data import train_val
+from cnnkit.data.source import ImageFile
 from cnnkit.formats import manifest
 
 
@@ -19,7 +19,7 @@ def here(run, pictures, tmp_path, monkeypatch):
 
 
 def named(*paths, group=None):
-    return [Picture(path, "red", None, group) for path in paths]
+    return [ImageFile(path, "red", None, group) for path in paths]
 
 
 def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
@@ -29,11 +29,11 @@ def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
     (here / "linked").symlink_to("copies")
     copy, original = named("linked/red/00~01.png"), named("photos/red/00.png")
     others = named("other/red/00.png", "photos/red/01.png", "photos/blue/00.png")
-    found = relatives.find(copy, [*original, *others])
+    found = train_val.find_overlap(copy, [*original, *others])
     assert (found.same, found.copied, found.grouped) == ([], original, [])
-    assert relatives.find(original, copy).copied == copy
-    assert relatives.find(named("copies/red/00~02.png"), copy).copied == copy
-    assert relatives.find(copy, named("copies/red/01~02.png")).copied == []
+    assert train_val.find_overlap(original, copy).copied == copy
+    assert train_val.find_overlap(named("copies/red/00~02.png"), copy).copied == copy
+    assert train_val.find_overlap(copy, named("copies/red/01~02.png")).copied == []
 
 
 def test_a_picture_stands_in_the_first_list_that_it_belongs_to(here):
@@ -50,14 +50,14 @@ def test_a_picture_stands_in_the_first_list_that_it_belongs_to(here):
         *named("photos/blue/00.png", group="b"),
         *named("photos/blue/01.png"),
     ]
-    found = relatives.find(train, val)
+    found = train_val.find_overlap(train, val)
     assert (found.same, found.copied, found.grouped) == (val[:1], val[1:2], val[2:3])
 
 
 def test_a_list_of_somebody_elses_is_no_list_of_copies(here):
     """A file of that name without our columns is passed over."""
     (here / "copies" / "augment.tsv").write_text("path\tprice\nred/00~01.png\t3\n")
-    assert relatives.find(named("copies/red/00~01.png"), named("photos/red/00.png")).copied == []
+    assert train_val.find_overlap(named("copies/red/00~01.png"), named("photos/red/00.png")).copied == []
 
 
 BASE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
@@ -66,16 +66,19 @@ BASE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--de
 def test_the_commands_that_train_warn_of_them(run, here):
     """cnn-train of a folder of copies, and cnn-train-head of features: how many, with an example; the training goes on."""
     rows = [row for row in manifest.load("copies/augment.tsv") if "0~" in row.path]
-    manifest.save("photos/some.tsv", [manifest.Row("red/00.png", "red"), manifest.Row("blue/00.png", "blue")])
+    manifest.save(
+        "photos/some.tsv", [manifest.ManifestRow("red/00.png", "red"), manifest.ManifestRow("blue/00.png", "blue")]
+    )
     net = ("--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu")
     said = run("cnn-train", "copies", "--val", "photos/some.tsv", "-o", "m.pt", *net).err
     assert "2 pictures that validate are trained on as augmented copies, such as photos/red/00.png: " in said
     (here / "apart").mkdir()
     manifest.save(
-        "apart/grouped.tsv", [manifest.Row(f"../copies/{row.path}", row.label, None, row.group) for row in rows]
+        "apart/grouped.tsv", [manifest.ManifestRow(f"../copies/{row.path}", row.label, None, row.group) for row in rows]
     )
     manifest.save(
-        "photos/grouped.tsv", [manifest.Row(f"{row.label}/03.png", row.label, None, row.group) for row in rows[::2]]
+        "photos/grouped.tsv",
+        [manifest.ManifestRow(f"{row.label}/03.png", row.label, None, row.group) for row in rows[::2]],
     )
     for name in ("apart/grouped", "photos/grouped", "photos/some"):
         run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BASE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnkit.data import replacing
+from cnnkit.data import atomic_folder
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import tsv
 
@@ -29,11 +29,11 @@ def tree(folder):
 
 def write(folder, files, *, force=False):
     """Write files into a folder as copies are written, with their list."""
-    replaceable = replacing.earlier(folder, force=force)
+    replaceable = atomic_folder.earlier(folder, force=force)
     for path in files:
-        replacing.check_place(folder, path, replaceable)
-    with replacing.workshop(folder, replaceable) as made:
-        put(made, {**files, replacing.MANIFEST: listed(*files)})
+        atomic_folder.check_place(folder, path, replaceable)
+    with atomic_folder.staging_folder(folder, replaceable) as made:
+        put(made, {**files, atomic_folder.MANIFEST: listed(*files)})
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_originals_are_replaced_where_they_lie_somewhere_else_too(folder):
     put(folder, {"1.png": b"kept", "2.png": b"only one", "3~01.png": b"copy", "away/photo.png": b"kept"})
     rows = [("1.png", "away/photo.png", "0"), ("2.png", "away/gone.png", "0"), ("3~01.png", "away/gone.png", "1")]
     (folder / "augment.tsv").write_bytes(tsv.render(COLUMNS, rows))
-    assert replacing.earlier(folder, force=True) == {"1.png", "3~01.png"}
-    assert replacing.earlier(folder.parent / "none", force=False) == frozenset()
+    assert atomic_folder.earlier(folder, force=True) == {"1.png", "3~01.png"}
+    assert atomic_folder.earlier(folder.parent / "none", force=False) == frozenset()
 
 
 def test_a_list_that_leads_out_names_nothing_of_ours(folder, tmp_path):
@@ -85,7 +85,7 @@ def test_a_list_that_leads_out_names_nothing_of_ours(folder, tmp_path):
         "augment.tsv",
     ]
     (folder / "augment.tsv").write_bytes(listed(*paths, "inside/3.png"))
-    assert replacing.earlier(folder, force=True) == {"inside/3.png"}
+    assert atomic_folder.earlier(folder, force=True) == {"inside/3.png"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
@@ -99,7 +99,7 @@ def test_a_list_that_names_no_file_is_refused(folder, kind):
         "pipe": lambda: os.mkfifo(place),
     }[kind]()
     with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is no file; drop its row"):
-        replacing.check(folder, force=True)
+        atomic_folder.check(folder, force=True)
     assert sorted(os.listdir(folder)) == ["1.png", "2.png", "augment.tsv"]
 
 
@@ -109,16 +109,16 @@ def test_a_list_that_names_no_file_is_refused(folder, kind):
 def test_a_folder_that_holds_something_needs_force(folder):
     """But not one that a killed run left as it was; a file in its place is refused with force, too."""
     put(folder, {".augmenting/cat/1.png": b"half"})
-    replacing.check(folder, force=False)
+    atomic_folder.check(folder, force=False)
     put(folder, {"mine.txt": b"mine"})
     with pytest.raises(CnnkitError, match="is not empty"):
-        replacing.check(folder, force=False)
-    replacing.check(folder, force=True)
+        atomic_folder.check(folder, force=False)
+    atomic_folder.check(folder, force=True)
     for place in (folder / "mine.txt", folder / "nowhere"):
         if not place.exists():
             place.symlink_to("gone")
         with pytest.raises(CnnkitError, match=f"{place.name} is no folder; choose another name"):
-            replacing.check(place, force=True)
+            atomic_folder.check(place, force=True)
 
 
 def test_new_files_need_free_places_inside(folder, tmp_path):
@@ -130,7 +130,7 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
     (folder / "broken.png").symlink_to("gone")
     ours = frozenset({"2.png"})
     for path in ("2.png", "4.png", "new/deep/4.png", "real/4.png", "inside/4.png"):
-        replacing.check_place(folder, path, ours)
+        atomic_folder.check_place(folder, path, ours)
     for path, said in {
         "1.png": "more/1.png is in the way; move it away or choose another folder",
         "broken.png": "more/broken.png is in the way; move it away",
@@ -140,25 +140,25 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
         "../4.png": "is a link that leads out of ",
     }.items():
         with pytest.raises(CnnkitError) as refused:
-            replacing.check_place(folder, path, ours)
+            atomic_folder.check_place(folder, path, ours)
         assert said in str(refused.value)
 
 
 def test_a_folder_that_another_run_holds_is_refused(folder):
     """At every door, and the other run comes to its end; what a killed one left holds nobody up, and does not come up."""
     put(folder, {".augmenting/cat/left.png": b"of a killed run"})
-    with replacing.workshop(folder, frozenset()) as made:
+    with atomic_folder.staging_folder(folder, frozenset()) as made:
         assert tree(made) == {}
-        put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+        put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
         for door in (
-            lambda: replacing.check(folder, force=True),
-            lambda: replacing.earlier(folder, force=True),
-            lambda: replacing.workshop(folder, frozenset()).__enter__(),
+            lambda: atomic_folder.check(folder, force=True),
+            lambda: atomic_folder.earlier(folder, force=True),
+            lambda: atomic_folder.staging_folder(folder, frozenset()).__enter__(),
         ):
             with pytest.raises(CnnkitError, match="more: another run is writing into it; wait"):
                 door()
     assert tree(folder) == {**NEW, "augment.tsv": listed(*NEW)}
-    replacing.check(folder, force=True)
+    atomic_folder.check(folder, force=True)
 
 
 # ---------------------------------------------------------------- what comes between
@@ -169,7 +169,7 @@ def test_work_that_fails_has_changed_nothing(folder, tmp_path, error):
     """The folder and those above it are gone where they were not there before; else every file is as it was."""
 
     def fail():
-        with replacing.workshop(folder, replacing.earlier(folder, force=True)) as made:
+        with atomic_folder.staging_folder(folder, atomic_folder.earlier(folder, force=True)) as made:
             put(made, NEW)
             raise error
 
@@ -222,15 +222,15 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
     steps = []
 
     def move(replaceable):
-        with replacing.workshop(folder, replaceable) as made:
-            put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+        with atomic_folder.staging_folder(folder, replaceable) as made:
+            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
 
     for step in range(2, 99):  # the first clears away what a killed run might have left
         caplog.clear()
         shutil.rmtree(folder, ignore_errors=True)
         write(folder, OLD)
         put(folder, mine)
-        replaceable = replacing.earlier(folder, force=True)
+        replaceable = atomic_folder.earlier(folder, force=True)
         if cut_at(step, monkeypatch, lambda replaceable=replaceable: move(replaceable)):
             assert tree(folder) == whole
             break
@@ -242,10 +242,10 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
             continue
         assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
         again = 1
-        while not cut_at(again, monkeypatch, lambda: replacing.earlier(folder, force=False)):
+        while not cut_at(again, monkeypatch, lambda: atomic_folder.earlier(folder, force=False)):
             assert (folder / ".augmented").is_dir()
             again += 1
-        assert replacing.earlier(folder, force=True) == set(NEW)
+        assert atomic_folder.earlier(folder, force=True) == set(NEW)
         assert tree(folder) == whole
         assert sorted(os.listdir(folder)) == ["augment.tsv", "bird", "cat"]
         steps.append(again - 1)
@@ -258,11 +258,11 @@ def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch)
     """As the interrupted one was to leave them: the same command ends as one that nobody disturbed."""
     write(folder, OLD)
     put(folder, {"cat/mine.txt": b"mine"})
-    replaceable = replacing.earlier(folder, force=True)
+    replaceable = atomic_folder.earlier(folder, force=True)
 
     def move():
-        with replacing.workshop(folder, replaceable) as made:
-            put(made, {**NEW, replacing.MANIFEST: listed(*NEW)})
+        with atomic_folder.staging_folder(folder, replaceable) as made:
+            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
 
     assert not cut_at(4, monkeypatch, move)
     assert (folder / ".augmented").is_dir()
@@ -276,15 +276,15 @@ def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog):
     put(folder / ".augmented", {"4.png": b"new", "augment.tsv": listed("4.png")})
     put(folder, {"4.png": b"mine"})
     with pytest.raises(CnnkitError, match=r"4\.png is in the way; move it away or choose another folder$"):
-        replacing.earlier(folder, force=False)
+        atomic_folder.earlier(folder, force=False)
     assert (folder / "4.png").read_bytes() == b"mine"
     assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
     (folder / "4.png").unlink()
-    assert replacing.earlier(folder, force=False) == {"4.png"}
+    assert atomic_folder.earlier(folder, force=False) == {"4.png"}
     assert tree(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}
     put(folder / ".augmented", {"cat/4.png": b"newer", "augment.tsv": listed("cat/4.png")})
     put(tmp_path / "outside", {"4.png": b"theirs"})
     (folder / "cat").symlink_to(tmp_path / "outside")
     with pytest.raises(CnnkitError, match="is a link that leads out of"):
-        replacing.earlier(folder, force=True)
+        atomic_folder.earlier(folder, force=True)
     assert (tmp_path / "outside" / "4.png").read_bytes() == b"theirs"

@@ -3,12 +3,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cnnkit.data.room import Room
+from cnnkit.data.reader import MemoryBudget
 
 
 def test_large_pictures_wait_for_memory():
     """What is over the budget is let in alone, and its end lets the next one in."""
-    room, order = Room(10), []
+    room, order = MemoryBudget(10), []
 
     def work(size):
         with room.taken(size):

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from cnnkit.data import images, source
-from cnnkit.data.source import Picture
+from cnnkit.data import decode, source
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 
 
@@ -55,7 +55,7 @@ def test_only_pictures_that_are_not_hidden(tmp_path):
 
 def test_every_extension_that_is_searched_for_can_be_read():
     """What a folder search finds is what some decoder is let in for."""
-    assert frozenset().union(*images.FORMATS.values()) >= source.EXTENSIONS
+    assert frozenset().union(*decode.FORMATS.values()) >= source.EXTENSIONS
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     assert find("lists/all.TSV") == [
-        Picture("lists/../photos/1.jpg", "cat", "train", "g"),
-        Picture("/abs/2.jpg", None, "val", None),
+        ImageFile("lists/../photos/1.jpg", "cat", "train", "g"),
+        ImageFile("/abs/2.jpg", None, "val", None),
     ]
-    assert find("lists/all.TSV", split="val") == [Picture("/abs/2.jpg", None, "val", None)]
+    assert find("lists/all.TSV", split="val") == [ImageFile("/abs/2.jpg", None, "val", None)]
     with pytest.raises(CnnkitError, match=r"no rows with split test; it has train, val"):
         find("lists/all.TSV", split="test")
 
@@ -142,7 +142,7 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
 def test_a_single_picture_stands_for_itself(tmp_path):
     """Whatever its name; it belongs to no part."""
     touch(tmp_path, ".odd name")
-    assert find(tmp_path / ".odd name") == [Picture(str(tmp_path / ".odd name"))]
+    assert find(tmp_path / ".odd name") == [ImageFile(str(tmp_path / ".odd name"))]
     with pytest.raises(UsageError, match="single picture"):
         find(tmp_path / ".odd name", split="val")
 
@@ -155,7 +155,7 @@ def test_sources_come_in_the_order_given(tmp_path):
         "b/1.jpg",
         "a/1.jpg",
     ]
-    assert found[1] == Picture("x.png")
+    assert found[1] == ImageFile("x.png")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_sources_come_in_the_order_given(tmp_path):
 )
 def test_a_list_on_standard_input(text, null, paths):
     """One path a line, or between NULs; empty lines and Windows line ends do no harm, and nothing in a name is interpreted."""
-    assert find("-", stdin=text, null=null) == [Picture(path) for path in paths]
+    assert find("-", stdin=text, null=null) == [ImageFile(path) for path in paths]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -181,13 +181,13 @@ def test_a_manifest_on_standard_input(mark, end):
     """A header row makes a manifest of a list, as an editor on Windows writes it, too."""
     lines = [b"path\tlabel\tsplit", b"a.jpg\tcat\ttrain", b"b\\tc.jpg\tdog\tval"]
     text = mark + end.join(lines) + end
-    assert find("-", stdin=text) == [Picture("a.jpg", "cat", "train"), Picture("b\tc.jpg", "dog", "val")]
-    assert find("-", stdin=text, split="val") == [Picture("b\tc.jpg", "dog", "val")]
+    assert find("-", stdin=text) == [ImageFile("a.jpg", "cat", "train"), ImageFile("b\tc.jpg", "dog", "val")]
+    assert find("-", stdin=text, split="val") == [ImageFile("b\tc.jpg", "dog", "val")]
 
 
 def test_a_manifest_of_paths_alone_on_standard_input():
     """`cut -f 1 split.tsv` leaves a manifest, whose header row is no picture."""
-    assert find("-", stdin=b"path\na.jpg\n") == [Picture("a.jpg")]
+    assert find("-", stdin=b"path\na.jpg\n") == [ImageFile("a.jpg")]
 
 
 def test_standard_input_is_read_as_far_as_it_is_asked():
@@ -196,7 +196,7 @@ def test_standard_input_is_read_as_far_as_it_is_asked():
     with os.fdopen(reading, "rb") as pipe:
         os.write(writing, b"a.jpg\n")
         try:
-            assert next(iter(source.find(["-"], stdin=pipe))) == Picture("a.jpg")
+            assert next(iter(source.find(["-"], stdin=pipe))) == ImageFile("a.jpg")
         finally:
             os.close(writing)
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cnnkit.data import assign, duplicates, parts, source
+from cnnkit.data import allocation, duplicates, source, split
 from cnnkit.data import split as splitting
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 
-HALVES = parts.by_ratio("1,1")
-ROAD = parts.by_ratio("0.5,0.25,0.25")
+HALVES = allocation.by_ratio("1,1")
+ROAD = allocation.by_ratio("0.5,0.25,0.25")
 
 
-def split(folder, demand=ROAD, **words):
-    return splitting.split(source.find([str(folder)]), demand, **words)
+def split_folder(folder, demand=ROAD, **words):
+    return splitting.split_images(source.find([str(folder)]), demand, **words)
 
 
 def part_of(outcome, root=None):
@@ -31,7 +31,7 @@ def part_of(outcome, root=None):
 def drawn(pictures, contents, *, seed=0):
     """Draw pictures of which only the content's name is known."""
     digests = [hashlib.sha256(content.encode()).digest() for content in contents]
-    return assign.draw(pictures, digests, duplicates.identical(digests), seed=seed)
+    return split.draw_splits(pictures, digests, duplicates.exact_duplicates(digests), seed=seed)
 
 
 SETS = st.lists(  # label, group, content of each picture: some contents and groups occur more than once
@@ -43,7 +43,7 @@ SETS = st.lists(  # label, group, content of each picture: some contents and gro
 
 def listed(rows, *, grouped):
     pictures = [
-        Picture(f"{number}.jpg", label, None, group if grouped else None)
+        ImageFile(f"{number}.jpg", label, None, group if grouped else None)
         for number, (label, group, _) in enumerate(rows)
     ]
     return pictures, [f"{content}" for _, _, content in rows]
@@ -65,19 +65,19 @@ def test_groups_and_copies_are_never_parted(rows, grouped, seed):
     """By shares, by counts and by folds: what must stay together does, every class is everywhere, and counts are exact."""
     pictures, contents = listed(rows, grouped=grouped)
     given_away = drawn(pictures, contents, seed=seed)
-    for demand in (HALVES, parts.by_ratio("2,1"), parts.by_folds(3)):
+    for demand in (HALVES, allocation.by_ratio("2,1"), allocation.by_folds(3)):
         try:
-            part, exact = assign.by_share(given_away, demand, seed=seed)
+            part, exact = split.by_share(given_away, demand, seed=seed)
         except CnnkitError:
             continue
         undivided(pictures, contents, part)
         held = given_away.held(part, len(demand.names))
         assert min(map(min, held)) > 0
         sizes = Counter(given_away.numbers)
-        due = parts.due(demand, [(name, sizes[number]) for number, name in enumerate(given_away.classes)])
+        due = allocation.due(demand, [(name, sizes[number]) for number, name in enumerate(given_away.classes)])
         assert exact == (held == due)
     try:
-        taken = assign.by_count(given_away, parts.by_count("3,2"))
+        taken = split.by_count(given_away, allocation.by_count("3,2"))
     except CnnkitError:
         return
     undivided(pictures, contents, taken)
@@ -97,7 +97,7 @@ def test_stable_parts_do_not_move(contents, data):
             dict(
                 zip(
                     each,
-                    assign.by_content(drawn([Picture(f"{c}.jpg") for c in each], list(map(str, each))), ROAD, seed=5),
+                    split.by_content(drawn([ImageFile(f"{c}.jpg") for c in each], list(map(str, each))), ROAD, seed=5),
                     strict=True,
                 )
             )
@@ -115,8 +115,8 @@ def test_stable_groups_do_not_move(seed):
     generator = random.Random(seed)
 
     def draw(number, names):
-        pictures = [Picture(f"{each}.jpg", None, None, generator.choice(names)) for each in range(number)]
-        part = assign.by_content(drawn(pictures, [f"{seed} {each}" for each in range(number)]), HALVES, seed=seed)
+        pictures = [ImageFile(f"{each}.jpg", None, None, generator.choice(names)) for each in range(number)]
+        part = split.by_content(drawn(pictures, [f"{seed} {each}" for each in range(number)]), HALVES, seed=seed)
         return {picture.group: name for picture, name in zip(pictures, part, strict=True)}
 
     names = [f"patient {number}" for number in range(40)]
@@ -131,9 +131,9 @@ def test_stable_groups_do_not_move(seed):
 
 def test_stable_shares_are_met_on_average():
     """Ten thousand pictures fall into parts of 80, 10 and 10 % within what chance allows."""
-    pictures = [Picture(f"{number}.jpg") for number in range(10_000)]
-    part = assign.by_content(
-        drawn(pictures, [str(number) for number in range(10_000)]), parts.by_ratio("8,1,1"), seed=0
+    pictures = [ImageFile(f"{number}.jpg") for number in range(10_000)]
+    part = split.by_content(
+        drawn(pictures, [str(number) for number in range(10_000)]), allocation.by_ratio("8,1,1"), seed=0
     )
     for number, share in enumerate((0.8, 0.1, 0.1)):
         assert abs(part.count(number) / 10_000 - share) < 4 * (share * (1 - share) / 10_000) ** 0.5
@@ -142,10 +142,10 @@ def test_stable_shares_are_met_on_average():
 def test_stable_parts_of_real_files(pictures):
     """And so with files: new pictures, a new class and a copy move none of the old ones."""
     root = pictures(red=30, blue=30)
-    before = part_of(split(root, stable=True))
+    before = part_of(split_folder(root, stable=True))
     pictures(green=30)
     shutil.copy(root / "red/00.png", root / "red/copy of 00.png")
-    after = part_of(split(root, stable=True))
+    after = part_of(split_folder(root, stable=True))
     assert {path: after[path] for path in before} == before
     assert after[f"{root}/red/copy of 00.png"] == after[f"{root}/red/00.png"]
     assert len(after) == 91
@@ -156,22 +156,22 @@ def test_stable_copies_in_groups_of_different_parts(pictures):
     root = pictures(**{f"patient{number}": 6 for number in range(8)})
 
     def flat():
-        return [Picture(picture.path, "xray") for picture in source.find([str(root)])]
+        return [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
 
-    outcome = splitting.split(flat(), HALVES, stable=True, group="patient.")
+    outcome = splitting.split_images(flat(), HALVES, stable=True, group="patient.")
     one, other = {row.split: row.group for row in outcome.rows}.values()
     shutil.copy(root / one / "00.png", root / other / "99.png")
     with pytest.raises(
         CnnkitError, match=r"are byte-identical, but their groups fall into (train and val|val and train)"
     ):
-        splitting.split(flat(), HALVES, stable=True, group="patient.")
+        splitting.split_images(flat(), HALVES, stable=True, group="patient.")
 
 
 def test_a_seed_is_another_draw(pictures):
     """The same seed gives the same parts, another one gives others, stable or not."""
     root = pictures(red=20, blue=20)
     for stable in (False, True):
-        first, again, other = (part_of(split(root, HALVES, seed=seed, stable=stable)) for seed in (3, 3, 4))
+        first, again, other = (part_of(split_folder(root, HALVES, seed=seed, stable=stable)) for seed in (3, 3, 4))
         assert first == again
         assert first != other
 
@@ -179,10 +179,10 @@ def test_a_seed_is_another_draw(pictures):
 def test_neither_order_nor_names_nor_jobs_change_anything(pictures, tmp_path):
     """A picture's part follows from what all the pictures hold, not from where they lie or who read them first."""
     root = pictures(red=13, blue=9)
-    expected = part_of(split(root), root)
+    expected = part_of(split_folder(root), root)
     found = source.find([str(root)])
     random.Random(0).shuffle(found)
-    shuffled = splitting.split(iter(found), ROAD, jobs=1)
+    shuffled = splitting.split_images(iter(found), ROAD, jobs=1)
     assert part_of(shuffled, root) == expected
     assert [row.path for row in shuffled.rows] == sorted(row.path for row in shuffled.rows)
 
@@ -190,7 +190,7 @@ def test_neither_order_nor_names_nor_jobs_change_anything(pictures, tmp_path):
         (tmp_path / "elsewhere" / label).mkdir(parents=True)
         for path in (root / label).iterdir():
             shutil.copy(path, tmp_path / "elsewhere" / label / f"{100 - int(path.stem)} renamed.png")
-    renamed = part_of(split(tmp_path / "elsewhere", jobs=5), tmp_path / "elsewhere")
+    renamed = part_of(split_folder(tmp_path / "elsewhere", jobs=5), tmp_path / "elsewhere")
     assert {
         re.sub(r"(\d+) renamed", lambda name: f"{100 - int(name[1]):02d}", path): part for path, part in renamed.items()
     } == expected
@@ -198,7 +198,7 @@ def test_neither_order_nor_names_nor_jobs_change_anything(pictures, tmp_path):
 
 def test_every_class_has_its_share(pictures):
     """Twenty-three and eight pictures in halves and quarters, to the picture."""
-    outcome = split(pictures(red=23, blue=8))
+    outcome = split_folder(pictures(red=23, blue=8))
     assert outcome.table() == [
         {"class": "blue", "train": 4, "val": 2, "test": 2, "total": 8},
         {"class": "red", "train": 11, "val": 6, "test": 6, "total": 23},
@@ -208,7 +208,7 @@ def test_every_class_has_its_share(pictures):
 
 def test_a_flat_folder_is_one_class(pictures):
     """Without labels all the pictures are one class that has no name."""
-    outcome = split(pictures(red=8) / "red", HALVES)
+    outcome = split_folder(pictures(red=8) / "red", HALVES)
     assert outcome.table() == [{"class": None, "train": 4, "val": 4, "total": 8}]
 
 
@@ -217,7 +217,7 @@ def test_a_stray_picture_without_a_class(pictures):
     root = pictures(red=4, blue=4)
     shutil.copy(root / "red/00.png", root / "cover.png")
     with pytest.raises(CnnkitError, match=r"cover.png has no class, but other pictures have"):
-        split(root, HALVES)
+        split_folder(root, HALVES)
 
 
 def test_a_file_that_is_named_twice_is_taken_once(pictures, monkeypatch):
@@ -226,9 +226,9 @@ def test_a_file_that_is_named_twice_is_taken_once(pictures, monkeypatch):
     monkeypatch.chdir(root)
     (root.parent / "link").symlink_to(root)
     twice = source.find([".", str(root.parent / "link")])
-    assert len(splitting.split(twice, HALVES).rows) == 8
+    assert len(splitting.split_images(twice, HALVES).rows) == 8
     with pytest.raises(CnnkitError, match="is listed twice, with classes red and "):
-        splitting.split([*source.find(["."]), Picture("red/../red/00.png", "rose")], HALVES)
+        splitting.split_images([*source.find(["."]), ImageFile("red/../red/00.png", "rose")], HALVES)
 
 
 def test_duplicates_stay_together_and_counts_are_exact_all_the_same(pictures):
@@ -237,8 +237,8 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(pictures):
     for label in ("red", "blue"):
         for number in range(4):
             shutil.copy(root / label / f"{number:02d}.png", root / label / f"copy {number}.png")
-    for demand in (ROAD, parts.by_count("10,4,4"), parts.by_folds(4)):
-        outcome = split(root, demand)
+    for demand in (ROAD, allocation.by_count("10,4,4"), allocation.by_folds(4)):
+        outcome = split_folder(root, demand)
         where = part_of(outcome, root)
         for label in ("red", "blue"):
             for number in range(4):
@@ -250,7 +250,7 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(pictures):
             assert "12 pictures left out: --count asks for no more" in outcome.remarks
         else:
             sizes = [(record["class"], record["total"]) for record in outcome.table()]
-            due = parts.due(demand, sizes)
+            due = allocation.due(demand, sizes)
             assert [[record[name] for record in outcome.table()] for name in demand.names] == due
             assert not any("cut to size" in remark for remark in outcome.remarks)
 
@@ -264,15 +264,15 @@ def test_a_count_that_only_parting_copies_would_meet(pictures):
         CnnkitError,
         match=r"class red: --count asks for 5 pictures in (train|val), but only 4 can be had without parting",
     ):
-        split(root, parts.by_count("5,5"))
-    assert [record["total"] for record in split(root, parts.by_count("5,4")).table()] == [9]
+        split_folder(root, allocation.by_count("5,5"))
+    assert [record["total"] for record in split_folder(root, allocation.by_count("5,4")).table()] == [9]
 
 
 def test_copies_with_different_labels_are_named(pictures, caplog):
     """Both paths and both labels, as a warning; they stay in one part."""
     root = pictures(red=6, blue=6)
     shutil.copy(root / "red/00.png", root / "blue/99.png")
-    outcome = split(root, HALVES)
+    outcome = split_folder(root, HALVES)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert f"{root}/blue/99.png (blue) and {root}/red/00.png (red) are byte-identical" in warning
     assert len({row.split for row in outcome.rows if row.path.endswith(("blue/99.png", "red/00.png"))}) == 1
@@ -286,14 +286,14 @@ def test_near_duplicates_stay_together_when_asked(pictures):
     for number in range(6):
         with Image.open(root / f"red/{number:02d}.png") as image:
             image.resize((80, 60)).save(root / f"red/small {number}.png")
-    outcome = split(root, near=duplicates.NEAR)
+    outcome = split_folder(root, near=duplicates.NEAR)
     where = part_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
         re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ pictures in \d+ sets?, .*", each)
         for each in outcome.remarks
     )
-    assert not any("look alike" in remark for remark in split(root).remarks)
+    assert not any("look alike" in remark for remark in split_folder(root).remarks)
 
 
 def test_groups_from_the_path(pictures):
@@ -310,12 +310,12 @@ def test_groups_from_the_path(pictures):
         splitting.with_groups(found, "patient")
 
 
-@pytest.mark.parametrize("demand", [HALVES, ROAD, parts.by_folds(4), parts.by_count("9,5")])
+@pytest.mark.parametrize("demand", [HALVES, ROAD, allocation.by_folds(4), allocation.by_count("9,5")])
 def test_groups_of_files_stay_together(pictures, demand):
     """Thirty-two pictures by eight patients, whose part is one each; shares that cannot be met are said."""
     root = pictures(**{f"patient{number}": 4 for number in range(8)})
-    flat = [Picture(picture.path, "xray") for picture in source.find([str(root)])]
-    outcome = splitting.split(flat, demand, group=r"patient\d")
+    flat = [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
+    outcome = splitting.split_images(flat, demand, group=r"patient\d")
     where = defaultdict(set)
     for row in outcome.rows:
         where[row.group].add(row.split)
@@ -331,8 +331,8 @@ def test_groups_of_files_stay_together(pictures, demand):
 def test_shares_that_groups_do_not_allow_are_said(pictures):
     """Groups of 4 pictures do not make thirds of 20: the remark has what was asked and what came out."""
     root = pictures(**{f"patient{number}": 4 for number in range(5)})
-    flat = [Picture(picture.path, "xray") for picture in source.find([str(root)])]
-    outcome = splitting.split(flat, parts.by_ratio("1,1,1"), group=r"patient\d")
+    flat = [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
+    outcome = splitting.split_images(flat, allocation.by_ratio("1,1,1"), group=r"patient\d")
     held = sorted(Counter(row.split for row in outcome.rows).values())
     assert held == [4, 8, 8]
     assert any(
@@ -348,25 +348,27 @@ def test_a_class_that_groups_keep_out_of_a_part(pictures):
         CnnkitError,
         match=r"class red has 6 pictures in 1 set that stays together, and none of them is in (train|val)",
     ):
-        split(root, HALVES, group="red")
+        split_folder(root, HALVES, group="red")
 
 
 def test_the_groups_of_a_manifest_count(pictures):
     """Pictures bring their groups with them, unless an expression names others."""
     root = pictures(red=8)
-    found = [Picture(each.path, "red", None, str(number // 2)) for number, each in enumerate(source.find([str(root)]))]
-    outcome = splitting.split(found, HALVES)
+    found = [
+        ImageFile(each.path, "red", None, str(number // 2)) for number, each in enumerate(source.find([str(root)]))
+    ]
+    outcome = splitting.split_images(found, HALVES)
     for number in range(0, 8, 2):
         assert outcome.rows[number].split == outcome.rows[number + 1].split
-    assert [row.group for row in splitting.split(found, HALVES, group=r"\d\.png").rows][:2] == ["0.png", "1.png"]
+    assert [row.group for row in splitting.split_images(found, HALVES, group=r"\d\.png").rows][:2] == ["0.png", "1.png"]
 
 
 def test_contradictions():
     """What cannot be had together is a usage error that says why."""
     with pytest.raises(UsageError, match="--stable and --count contradict each other"):
-        splitting.split([], parts.by_count("1,1"), stable=True)
+        splitting.split_images([], allocation.by_count("1,1"), stable=True)
     with pytest.raises(UsageError, match="--stable and --near contradict each other"):
-        splitting.split([], HALVES, stable=True, near=40)
+        splitting.split_images([], HALVES, stable=True, near=40)
 
 
 def test_bad_files_are_left_out_and_told(pictures):
@@ -378,7 +380,7 @@ def test_bad_files_are_left_out_and_told(pictures):
     (root / "red/named.jpg").write_bytes(whole)
     (root / "red/away.png").symlink_to(root / "nowhere.png")
     skipped, steps = {}, []
-    outcome = split(
+    outcome = split_folder(
         root,
         HALVES,
         skip=lambda path, reason: skipped.update({path.removeprefix(f"{root}/red/"): reason}),
@@ -397,4 +399,4 @@ def test_nothing_that_can_be_used(pictures):
     for path in (root / "red").iterdir():
         path.write_bytes(b"")
     with pytest.raises(CnnkitError, match="none of the pictures can be used"):
-        split(root)
+        split_folder(root)

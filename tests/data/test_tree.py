@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cnnkit.data import moves, tree
+from cnnkit.data import tree
 from cnnkit.data.tree import Link
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.manifest import ManifestRow
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def rows_of(root="photos", parts=("train", "val")):
     """Deal the pictures to parts in turn."""
     found = sorted(os.path.join(below, name) for below, _, names in os.walk(root) for name in names)
     return [
-        Row(path, os.path.relpath(path, root).split("/")[0], parts[number % len(parts)])
+        ManifestRow(path, os.path.relpath(path, root).split("/")[0], parts[number % len(parts)])
         for number, path in enumerate(found)
     ]
 
@@ -117,7 +117,7 @@ def test_files_of_one_name_from_several_places(photos, tmp_path):
     """From two folders with nothing in common but the root, both arrive, under what tells them apart."""
     (tmp_path / "more/kitten").mkdir(parents=True)
     (tmp_path / "more/kitten/1.jpg").write_bytes(b"another")
-    rows = [Row("photos/cat/1.jpg", "cat", "train"), Row("more/kitten/1.jpg", "cat", "train")]
+    rows = [ManifestRow("photos/cat/1.jpg", "cat", "train"), ManifestRow("more/kitten/1.jpg", "cat", "train")]
     write("sets", rows)
     assert contents("sets") == {
         "train/cat/photos/cat/1.jpg": b"content of cat/1.jpg",
@@ -141,15 +141,15 @@ def test_any_name(tmp_path, monkeypatch, name, link):
 
 def test_pictures_without_a_class(photos):
     """They stand in the part's own folder; groups are listed."""
-    write("sets", [Row("photos/dog/1.jpg", None, "train", "g")])
-    assert manifest.load("sets/split.tsv") == [Row("train/1.jpg", None, "train", "g")]
+    write("sets", [ManifestRow("photos/dog/1.jpg", None, "train", "g")])
+    assert manifest.load("sets/split.tsv") == [ManifestRow("train/1.jpg", None, "train", "g")]
 
 
 @pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "."])
 def test_labels_that_cannot_be_folders(photos, label):
     """They are refused before anything is written."""
     with pytest.raises(CnnkitError, match="cannot be the name of a folder"):
-        write("sets", [Row("photos/dog/1.jpg", label, "train")])
+        write("sets", [ManifestRow("photos/dog/1.jpg", label, "train")])
     assert not os.path.exists("sets")
 
 
@@ -280,13 +280,13 @@ class TestMove:
         assert everywhere(photos) == sorted(EXPECTED.values())
         assert not os.path.exists("sets/split.tsv")
         assert "not all pictures are moved; run the command again to go on" in caplog.text
-        assert moves.unfinished("sets")
+        assert tree.has_unfinished_moves("sets")
         with pytest.raises(CnnkitError, match="finish that with --link move"):
             tree.check_free("sets", force=True)
-        assert moves.finish("sets", "split.tsv") == manifest.load("sets/split.tsv")
+        assert tree.finish_moves("sets", "split.tsv") == manifest.load("sets/split.tsv")
         assert contents("sets") == EXPECTED
         assert contents(photos) == {}
-        assert not moves.unfinished("sets")
+        assert not tree.has_unfinished_moves("sets")
 
     @pytest.fixture
     def other_disk(self, monkeypatch):
@@ -314,7 +314,7 @@ class TestMove:
             write("sets", rows_of(), Link.MOVE)
         restore()
         assert set(everywhere(photos)) == set(EXPECTED.values())
-        moves.finish("sets", "split.tsv")
+        tree.finish_moves("sets", "split.tsv")
         assert contents("sets") == EXPECTED
         assert contents(photos) == {}
 
@@ -332,7 +332,7 @@ class TestMove:
                 write("sets", rows_of(), Link.MOVE)
         assert contents("sets") == {}
         assert [name for _, _, names in os.walk("sets") for name in names] == [".moves.tsv"]
-        moves.finish("sets", "split.tsv")
+        tree.finish_moves("sets", "split.tsv")
         assert contents("sets") == EXPECTED
 
     def test_links_arrive_as_pictures(self, photos):
@@ -353,7 +353,7 @@ class TestMove:
         restore()
         (photos / "dog/1.jpg").unlink()
         with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is gone, and is not at sets/val/dog/1.jpg"):
-            moves.finish("sets", "split.tsv")
+            tree.finish_moves("sets", "split.tsv")
         assert len(everywhere(photos)) == 5
 
     def test_something_else_at_the_new_place(self, photos, monkeypatch):
@@ -366,5 +366,5 @@ class TestMove:
         with open("sets/val/dog/1.jpg", "wb") as file:
             file.write(b"else")
         with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg is in the way of .*photos/dog/1.jpg"):
-            moves.finish("sets", "split.tsv")
+            tree.finish_moves("sets", "split.tsv")
         assert contents(photos)["dog/1.jpg"] == b"content of dog/1.jpg"

@@ -15,9 +15,9 @@ from cnnkit.engine.config import OPSETS, ExportConfig
 from cnnkit.engine.export import ClassifierOutputs, HeadOutputs
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build
 from cnnkit.nets import classifier as classifiers
 
@@ -40,7 +40,9 @@ def network(head="dense 3 softmax", pool=Pool.AVG, text=TEXT, seed=0):
             nn.init.normal_(part.running_mean, std=0.3, generator=generator)
             nn.init.uniform_(part.running_var, 0.5, 2.0, generator=generator)
     classes = CLASSES[:2] if head.endswith("sigmoid") else CLASSES
-    header = Header(Kind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"}, {"cnnkit": "0"})
+    header = Header(
+        ArtefactKind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"}, {"cnnkit": "0"}
+    )
     return classifiers.Classifier(base, made, preprocess=preprocess, pool=pool).eval(), header
 
 
@@ -52,7 +54,7 @@ def written(tmp_path, made=None, header=None, **options):
     """Write a model, export it, and give the records and the bytes."""
     if made is None:
         made, header = network()
-    bundle.save(tmp_path / "model.pt", Bundle(header, made.state_dict()))
+    torch_model.save(tmp_path / "model.pt", TorchModel(header, made.state_dict()))
     config = {name: options.pop(name) for name in list(options) if name in ExportConfig.__dataclass_fields__}
     records = export.export_model(
         tmp_path / "model.pt",
@@ -328,8 +330,8 @@ def test_the_file_is_valid_whole_and_says_nothing_of_this_machine(tmp_path):
     onnx.checker.check_model(content, full_check=True)
     proto = onnx.load_model_from_string(content)
     assert [entry.key for entry in proto.metadata_props] == ["cnnkit"]
-    found = Header.from_json(proto.metadata_props[0].value, name="x", kind=Kind.ONNX)
-    assert found == header.but(kind=Kind.ONNX, made_by=found.made_by)
+    found = Header.from_json(proto.metadata_props[0].value, name="x", kind=ArtefactKind.ONNX)
+    assert found == header.but(kind=ArtefactKind.ONNX, made_by=found.made_by)
     assert set(found.made_by) == {"cnnkit", "torch", "onnx", "onnxscript"}
     for trace in (str(tmp_path), "site-packages", ".py", "/home", "/tmp", "stack_trace", "Traceback"):
         assert trace.encode() not in content

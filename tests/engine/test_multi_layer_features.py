@@ -11,7 +11,7 @@ from cnnkit.engine import multi_layer_features
 from cnnkit.engine.multi_layer_features import MultiLayerExtractor
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import catalogue, cutting
+from cnnkit.nets import catalogue, subgraph
 from cnnkit.nets.classifier import Extractor
 
 SIZE = 32
@@ -42,7 +42,7 @@ class Stage(nn.Module):
 
 
 def extractor(module, layer):
-    return Extractor(cutting.cut(module.eval(), layer), preprocess=PREPARE, pool=Pool.AVG).eval()
+    return Extractor(subgraph.cut(module.eval(), layer), preprocess=PREPARE, pool=Pool.AVG).eval()
 
 
 def images(count):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data import images
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.source import Picture
+from cnnkit.data import decode, preprocessing
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.errors import BadPicture
+from cnnkit.errors import BadImageError
 from cnnkit.formats.header import Preprocess
 
 OWN = Preprocess(resize=12, size=10)
@@ -27,7 +26,7 @@ def files(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "03.png").write_bytes(b"")
     (folder / "26.png").write_bytes((folder / "26.png").read_bytes()[:-40])  # its head is good
-    return [Picture(str(path)) for path in sorted(folder.iterdir())]
+    return [ImageFile(str(path)) for path in sorted(folder.iterdir())]
 
 
 class Means:
@@ -40,7 +39,7 @@ class Means:
         (pixels,) = batches
         self.shapes.append(pixels.shape)
         if pixels.shape[1] < 6:
-            raise BadPicture("too small")
+            raise BadImageError("too small")
         return [pixels.reshape(len(pixels), -1).mean(1)[:, None]]
 
 
@@ -66,7 +65,7 @@ def test_every_picture_once_and_in_order(files, batch, jobs, monkeypatch):
     assert [reason for _, reason in skipped][:2] == ["empty file", "too small"]
     results = runner.run_native_size(files, OWN, Means(), batch=batch, jobs=jobs)
     assert [picture for picture, _ in results] == files
-    expected = [np.asarray(images.load(picture.path)).mean() for picture in shown]
+    expected = [np.asarray(decode.load(picture.path)).mean() for picture in shown]
     np.testing.assert_allclose(values, expected)
 
 
@@ -88,7 +87,7 @@ def test_views_of_a_picture_come_together(files):
         copies = 2
 
         def __call__(self, picture, original, preprocess):
-            square = preparing.prepare(original.image, preprocess)
+            square = preprocessing.prepare(original.image, preprocess)
             return [square, 255 - square, square // 2]
 
     network = Means()

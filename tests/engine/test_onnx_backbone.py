@@ -17,9 +17,9 @@ from cnnkit.engine import export, onnx_backbone, torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, DeviceError, FormatError, UsageError
-from cnnkit.formats import bundle, onnx_model
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Backbone, Header, Kind
+from cnnkit.formats import onnx_model, torch_model
+from cnnkit.formats.header import ArtefactKind, Backbone, Header
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
@@ -62,8 +62,8 @@ def model_file(path, *, pool=Pool.MAX, layer=None, seed=3):
     base, backbone, preprocess = backbones.by_notation(TEXT, size=21, layer=layer, pool=pool, seed=seed)
     head = build_head("dense 2", (8,))
     whole = Classifier(base, head, preprocess=preprocess, pool=pool)
-    header = Header(Kind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
-    bundle.save(path, Bundle(header, whole.state_dict()))
+    header = Header(ArtefactKind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
+    torch_model.save(path, TorchModel(header, whole.state_dict()))
     return str(path)
 
 
@@ -75,7 +75,7 @@ def test_onnx_and_torch_agree(pool):
     """For every way to pool and for any batch, ONNX Runtime gives torch's features, same-padding and all."""
     asked = request(pool=pool)
     model = onnx_backbone.get(asked)
-    assert model.header.kind is Kind.ONNX
+    assert model.header.kind is ArtefactKind.ONNX
     assert model.header.backbone.pool == (pool or Pool.AVG)
     for batch in (1, 2, 5):
         images = pictures(21, batch)
@@ -134,8 +134,8 @@ def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, 
     """Files with the same base in them, under whatever names; another cut, size or weight is another one."""
     caplog.set_level(logging.INFO, "cnnkit")
     first = onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "one.pt")))
-    two = bundle.load(model_file(tmp_path / "two.pt"))
-    bundle.save(tmp_path / "two.pt", Bundle(two.header.but(training={"epochs": 3}), two.state))
+    two = torch_model.load(model_file(tmp_path / "two.pt"))
+    torch_model.save(tmp_path / "two.pt", TorchModel(two.header.but(training={"epochs": 3}), two.state))
     caplog.clear()
     assert onnx_backbone.get(BackboneSpec(backbone=str(tmp_path / "two.pt"))).content == first.content
     assert not caplog.records
@@ -256,7 +256,7 @@ def test_a_base_that_cannot_be_exported(cache, monkeypatch):
 def test_a_model_as_a_base(tmp_path):
     """A `.pt` of ours gives the features that its own head sees: its weights, its layer, its pooling; or what is asked for."""
     file = model_file(tmp_path / "head.pt")
-    model = bundle.load(file)
+    model = torch_model.load(file)
     own = onnx_backbone.get(BackboneSpec(backbone=file))
     assert own.header.backbone == model.header.backbone
     assert own.header.preprocess == model.header.preprocess

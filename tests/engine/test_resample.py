@@ -8,7 +8,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from cnnkit.data import augment as drawing
-from cnnkit.data.augment import Draw, Fill
+from cnnkit.data import augment_notation
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_notation import Fill
 from cnnkit.engine import resample
 from cnnkit.engine.resample import Augmenter, augment
 from cnnkit.engine.torch_device import threads
@@ -51,8 +53,8 @@ def greys(images):
 def test_identity_leaves_pictures_alone(fill):
     """A copy whose numbers are neutral has the bytes of its picture, beside others that have not."""
     images = photographs()
-    assert torch.equal(augment(images, [Draw()] * 6, fill=fill), images)
-    mixed = augment(images, [Draw(), *[Draw(rotate=20, hue=0.2, blur=1)] * 5], fill=fill)
+    assert torch.equal(augment(images, [AugmentParams()] * 6, fill=fill), images)
+    mixed = augment(images, [AugmentParams(), *[AugmentParams(rotate=20, hue=0.2, blur=1)] * 5], fill=fill)
     assert torch.equal(mixed[0], images[0])
     assert not torch.equal(mixed[1], images[1])
 
@@ -60,7 +62,12 @@ def test_identity_leaves_pictures_alone(fill):
 def test_a_flip_is_exact():
     """Mirrored pictures are those of torch, to the bit; both ways at once, too."""
     images = photographs()
-    draws = [Draw(hflip=True), Draw(vflip=True), Draw(hflip=True, vflip=True), Draw()]
+    draws = [
+        AugmentParams(hflip=True),
+        AugmentParams(vflip=True),
+        AugmentParams(hflip=True, vflip=True),
+        AugmentParams(),
+    ]
     expected = [images[0].flip(1), images[1].flip(0), images[2].flip(0, 1), images[3]]
     assert torch.equal(augment(images[:4], draws), torch.stack(expected))
 
@@ -69,10 +76,10 @@ def test_a_shift_of_known_size_moves_a_known_pixel():
     """A white pixel goes 2 to the right and 1 up, and no light is lost."""
     image = torch.zeros((1, 8, 10, 3), dtype=torch.uint8)
     image[0, 5, 3] = torch.tensor([255, 100, 7], dtype=torch.uint8)
-    moved = augment(image, [Draw(shift_x=0.2, shift_y=-1 / 8)])
+    moved = augment(image, [AugmentParams(shift_x=0.2, shift_y=-1 / 8)])
     assert moved[0, 4, 5].tolist() == [255, 100, 7]
     assert int(moved.sum()) == 362
-    half = augment(image, [Draw(shift_x=0.05)])  # half a pixel
+    half = augment(image, [AugmentParams(shift_x=0.05)])  # half a pixel
     assert half[0, 5, 3:5, 0].tolist() == [128, 128]
 
 
@@ -88,17 +95,17 @@ def test_a_shift_of_known_size_moves_a_known_pixel():
 def test_the_four_fills_by_hand(fill, right, far):
     """The row 10 20 30 40 50 shifted by two pixels; and by seven, which is more than the picture is wide; in rows and in columns."""
     row = grey([10, 20, 30, 40, 50])
-    assert greys(augment(row, [Draw(shift_x=0.4)], fill=fill)) == [right]
-    assert greys(augment(row, [Draw(shift_x=1.4)], fill=fill)) == [far]
+    assert greys(augment(row, [AugmentParams(shift_x=0.4)], fill=fill)) == [right]
+    assert greys(augment(row, [AugmentParams(shift_x=1.4)], fill=fill)) == [far]
     column = row.permute(0, 2, 1, 3)
-    assert greys(augment(column, [Draw(shift_y=0.4)], fill=fill)) == [[value] for value in right]
+    assert greys(augment(column, [AugmentParams(shift_y=0.4)], fill=fill)) == [[value] for value in right]
 
 
 def test_fills_between_pixels_by_hand():
     """Half a pixel over the edge: the edge goes on, fades out, is mirrored, or meets the other end."""
     row = grey([10, 20, 30, 50])
     between = {
-        fill: greys(augment(row, [Draw(shift_x=1 / 8)], fill=fill))[0] for fill in Fill
+        fill: greys(augment(row, [AugmentParams(shift_x=1 / 8)], fill=fill))[0] for fill in Fill
     }  # from x = -0.5, 0.5, 1.5, 2.5
     assert between == {
         Fill.NEAREST: [10, 15, 25, 40],
@@ -123,12 +130,12 @@ def test_fills_between_pixels_by_hand():
 def test_geometry_is_scipys_affine_transform(fill, mode):
     """Any composition, far over the edges, is one linear interpolation by the matrix; rounded once, so at most half a level away."""
     images = photographs(12)
-    words = drawing.parse(f"rotate 180, shift 0.9, shear 0.5, zoom 0.5, hflip, vflip, crop 0.5, fill {fill}")
-    draws = [drawing.draw(words, seed=0, picture="p", copy=copy) for copy in range(12)]
+    words = augment_notation.parse(f"rotate 180, shift 0.9, shear 0.5, zoom 0.5, hflip, vflip, crop 0.5, fill {fill}")
+    draws = [drawing.draw_params(words, seed=0, picture="p", copy=copy) for copy in range(12)]
     found = augment(images, draws, fill=fill).numpy()
     turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy counts rows first
     for image, draw, copy in zip(images.numpy(), draws, found, strict=True):
-        matrix = turned @ drawing.matrix(draw, height=31, width=43) @ turned
+        matrix = turned @ drawing.affine_matrix(draw, height=31, width=43) @ turned
         for channel in range(3):
             values = image[..., channel].astype(float)
             expected = ndimage.affine_transform(values, matrix, order=1, mode=mode)
@@ -138,11 +145,11 @@ def test_geometry_is_scipys_affine_transform(fill, mode):
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
-        (Draw(rotate=30), {"angle": -30}),  # torchvision turns clockwise here
-        (Draw(rotate=-75), {"angle": 75}),
-        (Draw(shift_x=4 / 43, shift_y=-3 / 31), {"translate": [4, -3]}),
-        (Draw(zoom_x=0.8, zoom_y=0.8), {"scale": 1.25}),
-        (Draw(shear=np.tan(np.radians(20))), {"shear": [20.0, 0.0]}),
+        (AugmentParams(rotate=30), {"angle": -30}),  # torchvision turns clockwise here
+        (AugmentParams(rotate=-75), {"angle": 75}),
+        (AugmentParams(shift_x=4 / 43, shift_y=-3 / 31), {"translate": [4, -3]}),
+        (AugmentParams(zoom_x=0.8, zoom_y=0.8), {"scale": 1.25}),
+        (AugmentParams(shear=np.tan(np.radians(20))), {"shear": [20.0, 0.0]}),
     ],
 )
 def test_single_words_are_torchvisions_affine(draw, words):
@@ -156,7 +163,7 @@ def test_single_words_are_torchvisions_affine(draw, words):
 def test_a_crop_is_the_window_enlarged():
     """Torch's own resizing of the window gives the same, but for its edges: behind them the picture goes on."""
     images = photographs(2, 40, 40)
-    window = Draw(crop_x=0.25, crop_y=0.5, crop_width=0.5, crop_height=0.5)
+    window = AugmentParams(crop_x=0.25, crop_y=0.5, crop_width=0.5, crop_height=0.5)
     expected = torch.nn.functional.interpolate(
         channels_first(images)[:, :, 20:40, 10:30].float(), size=(40, 40), mode="bilinear"
     )
@@ -173,7 +180,7 @@ def test_factors_are_those_of_color_jitter(word, factor):
     """As torchvision's function of that name, which cuts fractions off, once or twice."""
     images = photographs()
     expected = getattr(functional, f"adjust_{word}")(channels_first(images), factor)
-    assert furthest(channels_first(augment(images, [Draw(**{word: factor})] * 6)), expected) <= 2
+    assert furthest(channels_first(augment(images, [AugmentParams(**{word: factor})] * 6)), expected) <= 2
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.03, 0.5])
@@ -181,7 +188,7 @@ def test_hue_is_that_of_color_jitter(turn):
     """As torchvision's adjust_hue; greys have no hue and stay."""
     images = photographs()
     images[0] = images[0, :, :, :1]
-    found = augment(images, [Draw(hue=turn)] * 6)
+    found = augment(images, [AugmentParams(hue=turn)] * 6)
     assert furthest(channels_first(found), functional.adjust_hue(channels_first(images), turn)) <= 1
     assert torch.equal(found[0], images[0])
 
@@ -190,7 +197,7 @@ def test_hue_is_that_of_color_jitter(turn):
 def test_blur_is_scipys_gaussian(deviation):
     """A Gaussian of that deviation in pixels, cut off after three of them, whose edges go on."""
     images = photographs(2)
-    found = augment(images, [Draw(blur=deviation)] * 2).numpy()
+    found = augment(images, [AugmentParams(blur=deviation)] * 2).numpy()
     reach = max(1, round(3 * deviation))
     expected = ndimage.gaussian_filter(
         images.numpy().astype(float), (0, deviation, deviation, 0), mode="nearest", radius=(0, reach, reach, 0)
@@ -202,7 +209,7 @@ def test_noise_has_its_deviation():
     """On mid grey it is normal with the asked share of white, different in every channel; another seed is other noise."""
     images = torch.full((2, 100, 100, 3), 128, dtype=torch.uint8)
     images[:, 0, 0, 0] = 129  # not grey all over
-    first, second = augment(images, [Draw(noise=0.05, noise_seed=seed) for seed in (1, 2)]).double() - 128
+    first, second = augment(images, [AugmentParams(noise=0.05, noise_seed=seed) for seed in (1, 2)]).double() - 128
     assert first.std().item() == pytest.approx(12.75, rel=0.02)
     assert abs(first.mean().item()) < 0.3
     correlations = np.corrcoef(torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)], dim=1).T.numpy())
@@ -213,7 +220,7 @@ def test_grey_pictures_get_grey_noise():
     """Without a colour in it a picture stays without, whatever its neighbours are; its noise is the first channel's."""
     images = torch.full((2, 9, 9, 3), 128, dtype=torch.uint8)
     images[1, 8, 8, 2] = 127
-    found = augment(images, [Draw(noise=0.1, noise_seed=4, contrast=1.5, hue=0.3)] * 2)
+    found = augment(images, [AugmentParams(noise=0.1, noise_seed=4, contrast=1.5, hue=0.3)] * 2)
     assert (found[0] == found[0][..., :1]).all()
     assert torch.equal(found[0, :8, :8, 0], found[1, :8, :8, 0])
     assert not torch.equal(found[1, ..., 0], found[1, ..., 1])
@@ -221,8 +228,8 @@ def test_grey_pictures_get_grey_noise():
 
 def test_colours_are_rounded_once_and_clipped_each_time():
     """Between two words nothing is rounded: 0.4 survives and becomes 1.2; but what is brighter than white is white for the next."""
-    assert greys(augment(grey([1, 1]), [Draw(brightness=0.4, contrast=3.0)])) == [[1, 1]]
-    assert greys(augment(grey([255, 255]), [Draw(brightness=3.0, contrast=0.5)])) == [[254, 254]]
+    assert greys(augment(grey([1, 1]), [AugmentParams(brightness=0.4, contrast=3.0)])) == [[1, 1]]
+    assert greys(augment(grey([255, 255]), [AugmentParams(brightness=3.0, contrast=0.5)])) == [[254, 254]]
 
 
 # ---------------------------------------------------------------- what a copy does not depend on
@@ -233,7 +240,7 @@ def test_neighbours_and_threads_change_no_bit(fill):
     """Alone, in a batch, in another order, with one thread or four: the same bytes; and the pictures that went in are as they were."""
     images = photographs(13, 37, 41)
     before = images.clone()
-    augmenter = Augmenter(drawing.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
+    augmenter = Augmenter(augment_notation.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
     names, copies = [f"{number}" for number in range(13)], list(range(13))
     with threads(4):
         together = augmenter(images, names, copies)
@@ -252,7 +259,9 @@ def test_neighbours_and_threads_change_no_bit(fill):
 def test_rows_of_a_large_picture_are_the_whole_ones(fill, monkeypatch):
     """Worked on a few rows at a time, which is what keeps memory small, a copy is to the bit what it is in one piece."""
     images = photographs(1, 90, 70)
-    draws = [drawing.draw(drawing.parse(EVERYTHING), seed=seed, picture="p", copy=1) for seed in range(4)]
+    draws = [
+        drawing.draw_params(augment_notation.parse(EVERYTHING), seed=seed, picture="p", copy=1) for seed in range(4)
+    ]
     assert all(draw.blur and draw.noise for draw in draws)
     whole = [augment(images, [draw], fill=fill) for draw in draws]
     monkeypatch.setattr(resample, "_AT_ONCE", 7 * 70)
@@ -272,8 +281,8 @@ def test_taps_for_a_batch_are_those_for_each():
 def test_an_augmenter_draws_by_picture_and_copy():
     """It does what `draw` and `augment` do; another epoch, picture or seed gives another copy."""
     images = photographs(1)
-    words = drawing.parse("rotate 40, noise 0.1, fill reflect")
-    expected = augment(images, [drawing.draw(words, seed=2, picture="p", copy=9)], fill=Fill.REFLECT)
+    words = augment_notation.parse("rotate 40, noise 0.1, fill reflect")
+    expected = augment(images, [drawing.draw_params(words, seed=2, picture="p", copy=9)], fill=Fill.REFLECT)
     assert torch.equal(Augmenter(words, seed=2)(images, ["p"], [9]), expected)
     for seed, picture, copy in ((3, "p", 9), (2, "q", 9), (2, "p", 8)):
         assert not torch.equal(Augmenter(words, seed=seed)(images, [picture], [copy]), expected)
@@ -284,8 +293,8 @@ def test_pictures_of_any_shape(shape):
     """A single pixel, a line and a strip go through every word."""
     images = photographs(3, *shape)
     for fill in Fill:
-        words = drawing.parse(f"{EVERYTHING}, fill {fill}")
-        draws = [drawing.draw(words, seed=0, picture="p", copy=copy) for copy in range(3)]
+        words = augment_notation.parse(f"{EVERYTHING}, fill {fill}")
+        draws = [drawing.draw_params(words, seed=0, picture="p", copy=copy) for copy in range(3)]
         assert augment(images, draws, fill=fill).shape == (3, *shape, 3)
     assert augment(images[:0], []).shape == (0, *shape, 3)
 
@@ -294,7 +303,7 @@ def test_pictures_of_any_shape(shape):
 def test_the_gpu_agrees():
     """On CUDA the same copies, but for rounding."""
     images = photographs(8)
-    augmenter = Augmenter(drawing.parse(EVERYTHING), seed=5)
+    augmenter = Augmenter(augment_notation.parse(EVERYTHING), seed=5)
     names, copies = [f"{number}" for number in range(8)], [0] * 8
     expected, found = augmenter(images, names, copies), augmenter(images.cuda(), names, copies)
     assert found.is_cuda

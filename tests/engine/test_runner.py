@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from cnnkit.choices import Fit
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.source import Picture
+from cnnkit.data import preprocessing
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
 
 SMALL = Preprocess(Fit.SQUASH, 6, 6)
@@ -26,7 +26,7 @@ def files(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "04.png").write_bytes(b"")
     (folder / "19.png").write_bytes(b"no picture")
-    return [Picture(str(folder / f"{index:02d}.png"), str(index)) for index in range(20)]
+    return [ImageFile(str(folder / f"{index:02d}.png"), str(index)) for index in range(20)]
 
 
 def good(files):
@@ -53,7 +53,7 @@ def test_every_picture_once_and_in_order(files, batch, jobs):
     """Whatever the batch and the threads, each good picture gives its own answer, in the order given."""
     shown, (mean, corner) = collected(files, batch=batch, jobs=jobs)
     assert shown == good(files)
-    expected = np.stack([preparing.load(picture.path, SMALL) for picture in shown])
+    expected = np.stack([preprocessing.load(picture.path, SMALL) for picture in shown])
     np.testing.assert_array_equal(mean, means([expected])[0])
     np.testing.assert_array_equal(corner, expected[:, 0, 0])
 
@@ -87,7 +87,7 @@ def test_several_preparations_of_one_decoding(files, monkeypatch):
     found = list(runner.run(good(files), ways, network, batch=4))
     assert sorted(loaded) == sorted(picture.path for picture in good(files))
     for picture, outputs in found:
-        expected = [means([preparing.load(picture.path, way)[None]]) for way in ways]
+        expected = [means([preprocessing.load(picture.path, way)[None]]) for way in ways]
         for output, wanted in zip(outputs, [*expected[0], *expected[1]], strict=True):
             np.testing.assert_array_equal(output, wanted)
     assert len(found) == 18
@@ -99,7 +99,7 @@ class Tripled:
     copies = 2
 
     def __call__(self, picture, original, preprocess):
-        square = preparing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original.image, preprocess)
         return [square, 255 - square, square // 2]
 
 
@@ -112,10 +112,10 @@ def test_views_of_an_image_come_together(files, batch, begun):
     seen = []
     for picture, outputs in results:
         seen.append(picture)
-        if isinstance(outputs, BadPicture):
+        if isinstance(outputs, BadImageError):
             continue
         for way, pixels in zip(ways, outputs, strict=True):
-            square = preparing.load(picture.path, way)
+            square = preprocessing.load(picture.path, way)
             expected = [square, 255 - square, square // 2][begun if picture is files[0] else 0 :]
             np.testing.assert_array_equal(pixels, expected)
     assert seen == files
@@ -126,7 +126,7 @@ def test_every_image_comes_with_its_outputs_or_its_error(files, batch):
     """In the order given; what cannot be read has its reason in its turn."""
     found = list(runner.run(files, [SMALL], means, batch=batch))
     assert [picture for picture, _ in found] == files
-    errors = {index: str(outputs) for index, (_, outputs) in enumerate(found) if isinstance(outputs, BadPicture)}
+    errors = {index: str(outputs) for index, (_, outputs) in enumerate(found) if isinstance(outputs, BadImageError)}
     assert list(errors) == [4, 19]
     assert errors[4] == "empty file"
 
@@ -140,7 +140,7 @@ def test_bad_images_are_named_in_their_turn(files):
     assert [event if isinstance(event, str) else event[0] for event in events] == [picture.path for picture in files]
     assert events[4] == (files[4].path, "empty file")
     before = threading.active_count()
-    with pytest.raises(BadPicture, match=r"04\.png: empty file"):
+    with pytest.raises(BadImageError, match=r"04\.png: empty file"):
         list(runner.usable(runner.run(files, [SMALL], means, batch=4), runner.raise_bad))
     assert threading.active_count() == before
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cnnkit.errors import UsageError
-from cnnkit.evaluation import confusion_picture, report
-from cnnkit.evaluation.matching import Answers
+from cnnkit.evaluation import plots, report
+from cnnkit.evaluation.matching import MatchedPredictions
 
 
 def make(classes, *, n=60, withheld=0):
@@ -19,7 +19,7 @@ def make(classes, *, n=60, withheld=0):
     answer = np.where(generator.uniform(size=n) < 0.67, truth, generator.integers(classes, size=n))
     answer[:withheld] = -1
     return report.measure(
-        Answers(
+        MatchedPredictions(
             paths=tuple(map(str, range(n))),
             resolved=tuple(map(str, range(n))),
             classes=tuple(f"class {index}" for index in range(classes)),
@@ -33,7 +33,7 @@ def make(classes, *, n=60, withheld=0):
 
 def render(made):
     support = [made.per_class[label].support for label in made.classes]
-    return confusion_picture.render(made.confusion, made.classes, support=support)
+    return plots.draw_confusion(made.confusion, made.classes, support=support)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
@@ -87,8 +87,8 @@ def test_withheld_answers_have_a_column():
 def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begins):
     """The same report gives the same bytes: no date, no version, no random names."""
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
-    confusion_picture.save(first, make(3))
-    confusion_picture.save(second, make(3))
+    plots.save_confusion(first, make(3))
+    plots.save_confusion(second, make(3))
     assert first.read_bytes().startswith(begins)
     assert first.read_bytes() == second.read_bytes()
 
@@ -96,7 +96,7 @@ def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begi
 def test_the_picture_is_of_a_sensible_size(tmp_path):
     """From two classes to a hundred, it fits on a screen and is no stamp."""
     for classes in (2, 100):
-        confusion_picture.save(tmp_path / "c.png", make(classes))
+        plots.save_confusion(tmp_path / "c.png", make(classes))
         with Image.open(tmp_path / "c.png") as image:
             assert 400 < min(image.size) <= max(image.size) < 3000
 
@@ -105,7 +105,7 @@ def test_names_are_no_formulas(tmp_path):
     """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
     made = make(2)
     odd = report.measure(replace(made.answers, classes=("$x$", "a$b")))
-    confusion_picture.save(tmp_path / "c.svg", odd)
+    plots.save_confusion(tmp_path / "c.svg", odd)
     assert (tmp_path / "c.svg").stat().st_size > 1000
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())
 
@@ -113,5 +113,5 @@ def test_names_are_no_formulas(tmp_path):
 def test_another_ending_is_refused(tmp_path):
     """A format that cannot be drawn is a usage error that names those that can, and leaves no file."""
     with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
-        confusion_picture.save(tmp_path / "c.bmp", make(2))
+        plots.save_confusion(tmp_path / "c.bmp", make(2))
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import pytest
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import coverage
-from cnnkit.evaluation.matching import Answers
+from cnnkit.evaluation.matching import MatchedPredictions
 
 
 def answers(confidence, correct, *, withheld=0):
@@ -15,7 +15,9 @@ def answers(confidence, correct, *, withheld=0):
     answer[len(answer) - withheld :] = -1
     names = tuple(map(str, range(len(answer))))
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    return Answers(names, names, ("a", "b"), np.zeros(len(answer), dtype=np.int64), answer, confidence, probabilities)
+    return MatchedPredictions(
+        names, names, ("a", "b"), np.zeros(len(answer), dtype=np.int64), answer, confidence, probabilities
+    )
 
 
 def draw(n, *, seed=0, digits=None):

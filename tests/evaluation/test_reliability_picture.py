@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.evaluation import reliability_picture, report
+from cnnkit.evaluation import plots, report
 from cnnkit.evaluation.calibration import reliability
-from cnnkit.evaluation.matching import Answers
+from cnnkit.evaluation.matching import MatchedPredictions
 
 
 def draw(n=500, *, digits=None):
@@ -23,14 +23,14 @@ def make(confidence, correct):
     truth = np.zeros(len(correct), dtype=np.int64)
     both = np.stack([confidence, 1 - np.asarray(confidence)], axis=1)
     return report.measure(
-        Answers(names, names, ("a", "b"), truth, np.where(correct, 0, 1), np.asarray(confidence), both)
+        MatchedPredictions(names, names, ("a", "b"), truth, np.where(correct, 0, 1), np.asarray(confidence), both)
     )
 
 
 def test_the_bars_are_accuracy_and_its_gap():
     """A bar a bin as high as its accuracy; the gap reaches from there to the mean confidence, above or below."""
     found = reliability(*draw())
-    upper, lower = reliability_picture.render({"": found}).axes
+    upper, lower = plots.draw_reliability({"": found}).axes
     accuracy, sure, modest = (list(bars) for bars in upper.containers)
     known = found.counts > 0
     assert np.allclose([bar.get_height() for bar in accuracy], np.nan_to_num(found.accuracy))
@@ -49,17 +49,17 @@ def test_two_stand_side_by_side(tmp_path):
     for suffix in (".png", ".svg", ".pdf"):
         first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
         for path in (first, second):
-            reliability_picture.save(path, {"before $x$": made, "after": made})
+            plots.save_reliability(path, {"before $x$": made, "after": made})
         assert first.read_bytes() == second.read_bytes()
     with Image.open(tmp_path / "first.png") as image:
         assert 1000 < image.width < 2000
-    figure = reliability_picture.render({"before $x$": reliability(*draw()), "after": reliability(*draw())})
+    figure = plots.draw_reliability({"before $x$": reliability(*draw()), "after": reliability(*draw())})
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["before $x$", "after", "", ""]
 
 
 def test_the_legend_is_no_wider_than_one_diagram():
     """Nothing of it is cut off, and the diagram keeps its width."""
-    figure = reliability_picture.render({"": reliability(*draw())})
+    figure = plots.draw_reliability({"": reliability(*draw())})
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert legend.get_window_extent().width < figure.bbox.width
@@ -68,7 +68,7 @@ def test_the_legend_is_no_wider_than_one_diagram():
 @pytest.mark.parametrize("n", [5000, 20_000])
 def test_counts_do_not_run_into_one_another(n):
     """Large numbers stand upright."""
-    figure = reliability_picture.render({"": reliability(*draw(n))})
+    figure = plots.draw_reliability({"": reliability(*draw(n))})
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
     assert all(one.x1 <= other.x0 for one, other in pairwise(boxes))
@@ -78,7 +78,7 @@ def test_counts_do_not_run_into_one_another(n):
 def test_what_has_no_probability_has_no_diagram(tmp_path):
     """The reason is said, and no file is left; nor for another ending."""
     with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probability"):
-        reliability_picture.save(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
+        plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
     with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
-        reliability_picture.save(tmp_path / "r.bmp", {"": make(*draw())})
+        plots.save_reliability(tmp_path / "r.bmp", {"": make(*draw())})
     assert not list(tmp_path.iterdir())

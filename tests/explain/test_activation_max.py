@@ -10,7 +10,7 @@ from cnnkit.errors import UsageError
 from cnnkit.explain import activation_max
 from cnnkit.explain.activation_max import ActivationMaximizer
 from cnnkit.explain.config import AscentOptions, DreamOptions
-from cnnkit.nets import backbones, layered
+from cnnkit.nets import backbones, layer_graph
 from cnnkit.nets.classifier import Classifier, build_head
 
 SMALL = AscentOptions(steps=3)
@@ -23,7 +23,7 @@ def network():
         "conv 5 k3 bn relu, dropout 0.5, conv 4 k3 relu, pool 2", size=20, seed=2
     )
     whole = Classifier(base, build_head("dense 2 softmax", (4,)), preprocess=preprocess, pool=Pool.AVG)
-    found = layered.of_classifier(whole, name="m.pt")
+    found = layer_graph.of_classifier(whole, name="m.pt")
     whole.eval()
     base.bn1.train()
     for module in (base.conv1, whole.head[0]):
@@ -140,7 +140,7 @@ def test_the_ascent_is_before_the_activation(network):
     conv = found.find("conv2")
     assert [node.meta["path"] for node in found.before_activation(conv)] == ["conv2"]
     assert [node.meta["path"] for node in found.before_activation(found.find("bn1"))] == ["bn1"]
-    fire, _ = layered.of_name("squeezenet1_1", weights="none")
+    fire, _ = layer_graph.of_name("squeezenet1_1", weights="none")
     before = fire.before_activation(fire.find("features.3"))
     assert [node.meta["path"] for node in before] == ["features.3.expand1x1", "features.3.expand3x3"]
     asked = ActivationMaximizer(fire, fire.find("features.3"))
@@ -153,10 +153,10 @@ def test_a_network_without_kernels_to_draw():
     """Only a first convolution that looks at a picture has kernels that are pictures."""
     base, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
     whole = Classifier(base, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
-    found = layered.of_classifier(whole, name="m.pt")
+    found = layer_graph.of_classifier(whole, name="m.pt")
     name, weights = activation_max.first_kernels(found)
     assert (name, tuple(weights.shape)) == ("conv1", (4, 3, 3, 3))
     base, _, preprocess = backbones.by_notation("pool 2", size=20)
     whole = Classifier(base, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
     with pytest.raises(UsageError, match=r"m\.pt does not begin with a convolution"):
-        activation_max.first_kernels(layered.of_classifier(whole, name="m.pt"))
+        activation_max.first_kernels(layer_graph.of_classifier(whole, name="m.pt"))

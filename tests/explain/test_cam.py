@@ -13,11 +13,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 from cnnkit.choices import CamMethod, Pool
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam import TorchCam
 from cnnkit.explain.cam_methods import METHODS, EigenCam
-from cnnkit.nets import backbones, classifier, layered
+from cnnkit.nets import backbones, classifier, layer_graph
 
 THEIRS = {
     CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
@@ -64,7 +64,7 @@ def same_maps(found, theirs):
 @pytest.fixture(scope="module")
 def vgg():
     """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
-    network, classes = layered.of_name("vgg11", weights="none", seed=3)
+    network, classes = layer_graph.of_name("vgg11", weights="none", seed=3)
     network.resize(replace(network.preprocess, size=64, resize=64))
     with torch.device("meta"):  # no random values of its own
         own = torchvision.models.vgg11(weights=None).eval()
@@ -118,11 +118,11 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
 def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
     """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
     weights = photos / "weights" / "mobilenet_v2.pth"
-    network, classes = layered.of_name("mobilenet_v2", weights=weights)
+    network, classes = layer_graph.of_name("mobilenet_v2", weights=weights)
     own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
     own.load_state_dict(torch.load(weights, weights_only=True))
     names = ["both.png", "dog_cat.jfif", "creative_commons_elephant.jpg"][: 1 if method is CamMethod.SCORECAM else 3]
-    pictures = np.stack([preparing.load(photos / "pictures" / name, network.preprocess) for name in names])
+    pictures = np.stack([preprocessing.load(photos / "pictures" / name, network.preprocess) for name in names])
     layer = network.find("features.1") if method is CamMethod.SCORECAM else network.last_spatial()
     target = own.features[1] if method is CamMethod.SCORECAM else own.features[-1]
     with loud(network.module.get_submodule("classifier.1"), method), loud(own.classifier[1], method):
@@ -153,7 +153,7 @@ CHOSEN = np.array([0, 2, 1, 2])
 
 
 def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer=None, **options):
-    whole = layered.of_classifier(network, name="small.pt")
+    whole = layer_graph.of_classifier(network, name="small.pt")
     place = whole.last_spatial() if layer is None else whole.find(layer)
     return TorchCam(whole, classes, layer=place, method=method, **options)
 
@@ -317,6 +317,6 @@ def test_a_gpu_makes_the_same_maps(method):
     """Within rounding, without TF32."""
     network = small()
     expected = maps_of(network, method=method).forward(PICTURES).maps(CHOSEN)
-    whole = layered.of_classifier(network, name="small.pt").to(torch.device("cuda"))
+    whole = layer_graph.of_classifier(network, name="small.pt").to(torch.device("cuda"))
     found = TorchCam(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).forward(PICTURES).maps(CHOSEN)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())

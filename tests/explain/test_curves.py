@@ -11,7 +11,7 @@ from PIL import Image
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.explain import curves, curves_plot, curves_text
-from cnnkit.formats.history import COLUMNS, Row
+from cnnkit.formats.history import COLUMNS, HistoryRow
 
 HEADER = ",".join(COLUMNS)
 
@@ -33,7 +33,7 @@ def make(seed, *, epochs=30, validated=True):
         noise = generator.uniform(-0.05, 0.05, 4).round(4)
         measures = [loss, 1 - loss / 3, loss + 0.01 * epoch, 1 - loss / 2.5]
         kept = [round(value + float(shift), 4) for value, shift in zip(measures, noise, strict=True)]
-        rows.append(Row(epoch, *(kept if validated else [*kept[:2], None, None]), 0.001, 1.5))
+        rows.append(HistoryRow(epoch, *(kept if validated else [*kept[:2], None, None]), 0.001, 1.5))
     return rows
 
 
@@ -66,16 +66,16 @@ def test_smoothing_is_a_weighted_mean_of_what_was():
 def test_the_best_epoch_is_the_one_that_training_keeps():
     """The lowest loss, the first of equals; the highest accuracy, of equals the one with the lower loss, then the first."""
     rows = [
-        Row(1, val_loss=0.5, val_accuracy=0.9),
-        Row(2, val_loss=math.nan, val_accuracy=0.95),
-        Row(3, val_loss=0.3, val_accuracy=0.8),
-        Row(4, val_loss=0.6, val_accuracy=0.95),
-        Row(5, val_loss=0.6, val_accuracy=0.95),
-        Row(6, val_loss=0.3, val_accuracy=0.9),
+        HistoryRow(1, val_loss=0.5, val_accuracy=0.9),
+        HistoryRow(2, val_loss=math.nan, val_accuracy=0.95),
+        HistoryRow(3, val_loss=0.3, val_accuracy=0.8),
+        HistoryRow(4, val_loss=0.6, val_accuracy=0.95),
+        HistoryRow(5, val_loss=0.6, val_accuracy=0.95),
+        HistoryRow(6, val_loss=0.3, val_accuracy=0.9),
     ]
     assert curves.best(rows, Monitor.VAL_LOSS).epoch == 3
     assert curves.best(rows, Monitor.VAL_ACCURACY).epoch == 4
-    assert curves.best([Row(1, train_loss=0.5)], Monitor.VAL_LOSS) is None
+    assert curves.best([HistoryRow(1, train_loss=0.5)], Monitor.VAL_LOSS) is None
     (run,) = collect(rows, smooth=0.9)
     assert run.best == rows[2]  # measured values decide, not smoothed ones
 
@@ -135,7 +135,7 @@ def test_every_point_is_drawn_where_it_belongs():
 
 def test_without_validation_there_is_training_alone():
     """No solid line, no disc, and a legend that speaks of neither; epochs without a number are passed over."""
-    rows = [*make(3, epochs=5, validated=False), Row(6, math.nan), Row(7, 0.1, 0.9)]
+    rows = [*make(3, epochs=5, validated=False), HistoryRow(6, math.nan), HistoryRow(7, 0.1, 0.9)]
     figure = curves_plot.render(collect(rows))
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert (line.get_linestyle(), list(line.get_xdata())) == ("--", [1, 2, 3, 4, 5, 7])
@@ -237,7 +237,7 @@ def text(runs, *, columns, rows=24, **options):
 
 def test_the_drawing_is_the_golden_one():
     """A loss that falls by the same amount every epoch is a straight line, an accuracy that rises another."""
-    rows = [Row(n, 2 - n / 10, n / 20, 1.5 - n / 20, 0.4 + n / 40, 0.1, 1.0) for n in range(1, 13)]
+    rows = [HistoryRow(n, 2 - n / 10, n / 20, 1.5 - n / 20, 0.4 + n / 40, 0.1, 1.0) for n in range(1, 13)]
     found = text(collect(("straight.csv", rows)), columns=60, rows=20)
     assert found == GOLDEN.splitlines()
 
@@ -258,7 +258,7 @@ def dots(drawing):
 def test_the_dots_are_the_values_to_scale():
     """A line through the values passes within a dot of every dot, from the first column to the last."""
     values = [math.sin(n / 8) for n in range(60)]
-    rows = [Row(n, val_loss=value) for n, value in enumerate(values)]
+    rows = [HistoryRow(n, val_loss=value) for n, value in enumerate(values)]
     found = np.array(dots(text(collect(rows, monitor=Monitor.VAL_ACCURACY), columns=70, rows=60)[1:17]))
     (left, top), (right, bottom) = found.min(0), found.max(0)
     # The first and the last value lie in the middle of a letter, which is two dots wide and four high
@@ -317,11 +317,11 @@ def test_names_do_not_steer_the_terminal():
 @pytest.mark.parametrize(
     "rows",
     [
-        [Row(1, 0.5, 0.5)],
-        [Row(5, 0.5, 0.5, 0.5, 0.5), Row(6, 0.5, 0.5, 0.5, 0.5)],
-        [Row(1), Row(2)],
-        [Row(1, math.nan, 0.0, math.inf, 0.0)],
-        [Row(1, 1e9, 0.0, 1e-9, 1.0), Row(100_000, 1e-9, 1.0, 1e9, 0.0)],
+        [HistoryRow(1, 0.5, 0.5)],
+        [HistoryRow(5, 0.5, 0.5, 0.5, 0.5), HistoryRow(6, 0.5, 0.5, 0.5, 0.5)],
+        [HistoryRow(1), HistoryRow(2)],
+        [HistoryRow(1, math.nan, 0.0, math.inf, 0.0)],
+        [HistoryRow(1, 1e9, 0.0, 1e-9, 1.0), HistoryRow(100_000, 1e-9, 1.0, 1e9, 0.0)],
     ],
     ids=["one epoch", "a plain", "nothing measured", "no number", "extremes"],
 )
@@ -339,8 +339,8 @@ def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
 )
 def test_values_at_the_ends_of_what_numbers_can_be(losses):
     """The nearest to nought, the largest, and two that are hardly apart: the panel has its scale, and is as large as ever."""
-    rows = [Row(epoch, loss, 0.5) for epoch, loss in enumerate(losses, start=1)]
+    rows = [HistoryRow(epoch, loss, 0.5) for epoch, loss in enumerate(losses, start=1)]
     drawn = text(collect(rows), columns=80)
-    usual = text(collect([Row(1, 0.5, 0.5), Row(2, 1.0, 0.5)]), columns=80)
+    usual = text(collect([HistoryRow(1, 0.5, 0.5), HistoryRow(2, 1.0, 0.5)]), columns=80)
     assert len(drawn) == len(usual)
     assert 2 <= sum("┤" in line.partition("accuracy")[0][:12] for line in drawn) <= 8

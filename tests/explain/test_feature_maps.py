@@ -9,7 +9,7 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import config, feature_maps
 from cnnkit.explain.feature_maps import OnnxFeatureMaps
 from cnnkit.formats import onnx_model
-from cnnkit.formats.header import Header, Kind, Preprocess
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 
 
 def test_scaled_by_hand():
@@ -95,7 +95,7 @@ def write(path, *, batch="N", header=True, body=True):
     if body:
         graph.output.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, [batch, 2, 4, 4]))
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    told = Header(Kind.ONNX, ("a", "b"), PREPROCESS, None, "dense 2 softmax", {"command": "cnn-export"})
+    told = Header(ArtefactKind.ONNX, ("a", "b"), PREPROCESS, None, "dense 2 softmax", {"command": "cnn-export"})
     path.write_bytes(onnx_model.finished(proto, told) if header else proto.SerializeToString())
     return str(path)
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError
-from cnnkit.formats import bundle, cache
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats import cache, torch_model
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
+from cnnkit.formats.torch_model import TorchModel
 
 HEADER = Header(
-    Kind.MODEL,
+    ArtefactKind.MODEL,
     ("cat", "dog"),
     Preprocess(),
     Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"),
@@ -32,7 +32,7 @@ HISTORY = [{"epoch": 1, "train_loss": 0.5, "val_loss": None}, {"epoch": 2, "trai
 def model(seed=0):
     generator = torch.Generator().manual_seed(seed)
     state = {"base.conv1.weight": torch.randn(4, 3, 3, 3, generator=generator), "head.steps": torch.tensor(7)}
-    return Bundle(HEADER, state, HISTORY)
+    return TorchModel(HEADER, state, HISTORY)
 
 
 def saved(content):
@@ -46,8 +46,8 @@ def saved(content):
 
 def test_round_trip(tmp_path):
     """Header, weights and history come back as they were, types and shapes included."""
-    bundle.save(tmp_path / "model.pt", model())
-    loaded = bundle.load(tmp_path / "model.pt")
+    torch_model.save(tmp_path / "model.pt", model())
+    loaded = torch_model.load(tmp_path / "model.pt")
     assert loaded.header == HEADER
     assert loaded.history == HISTORY
     assert list(loaded.state) == list(model().state)
@@ -58,7 +58,7 @@ def test_round_trip(tmp_path):
 
 def test_torch_reads_it_plainly(tmp_path):
     """Anybody can read a model with torch alone, and without running code."""
-    bundle.save(tmp_path / "model.pt", model())
+    torch_model.save(tmp_path / "model.pt", model())
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert list(content) == ["header", "state", "history"]
     assert content["header"]["backbone"]["name"] == "mobilenet_v2"
@@ -66,28 +66,30 @@ def test_torch_reads_it_plainly(tmp_path):
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
     """Neither the file's name nor how a tensor lies in memory shows in the bytes."""
-    bundle.save(tmp_path / "a.pt", model())
+    torch_model.save(tmp_path / "a.pt", model())
     view = model()
     large = torch.zeros(8, 3, 3, 3)
     large[2:6] = view.state["base.conv1.weight"]
     turned = large[2:6].to(memory_format=torch.channels_last)
-    bundle.save(tmp_path / "other-name.pt", Bundle(HEADER, {**view.state, "base.conv1.weight": turned}, HISTORY))
+    torch_model.save(
+        tmp_path / "other-name.pt", TorchModel(HEADER, {**view.state, "base.conv1.weight": turned}, HISTORY)
+    )
     trained = nn.Parameter(view.state["base.conv1.weight"])
-    bundle.save(tmp_path / "c.pt", Bundle(HEADER, {**view.state, "base.conv1.weight": trained}, HISTORY))
+    torch_model.save(tmp_path / "c.pt", TorchModel(HEADER, {**view.state, "base.conv1.weight": trained}, HISTORY))
     first = (tmp_path / "a.pt").read_bytes()
     assert (tmp_path / "other-name.pt").read_bytes() == first
     assert (tmp_path / "c.pt").read_bytes() == first
-    bundle.save(tmp_path / "d.pt", model(seed=1))
+    torch_model.save(tmp_path / "d.pt", model(seed=1))
     assert (tmp_path / "d.pt").read_bytes() != first
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     """A model that cannot be written leaves what stood there."""
-    bundle.save(tmp_path / "model.pt", model())
+    torch_model.save(tmp_path / "model.pt", model())
     before = (tmp_path / "model.pt").read_bytes()
     monkeypatch.setattr("os.fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match=r"No space left on device: .*model\.pt"):
-        bundle.save(tmp_path / "model.pt", model(seed=1))
+        torch_model.save(tmp_path / "model.pt", model(seed=1))
     assert (tmp_path / "model.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["model.pt"]
 
@@ -110,7 +112,7 @@ def test_state_dicts_of_the_world(tmp_path, wrap, zipped):
     """Bare, below a key, with DataParallel's prefix, in torch's new and old file format: the tensors come by their names."""
     state = nn.Linear(3, 2).state_dict()
     torch.save(wrap(state), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    loaded = bundle.load_state(tmp_path / "w.pth")
+    loaded = torch_model.load_state(tmp_path / "w.pth")
     assert list(loaded) == ["weight", "bias"]
     assert torch.equal(loaded["weight"], state["weight"])
 
@@ -120,14 +122,14 @@ def test_what_is_no_state_dict(tmp_path, content):
     """A file of torch's that holds no tensors by name is refused."""
     (tmp_path / "w.pth").write_bytes(saved(content))
     with pytest.raises(FormatError, match=r"w\.pth: no state_dict in it \(expected tensors by parameter name\)"):
-        bundle.load_state(tmp_path / "w.pth")
+        torch_model.load_state(tmp_path / "w.pth")
 
 
 def test_a_model_and_weights_are_not_mistaken(tmp_path):
     """A bare state_dict given as a model is refused, with the option that takes it."""
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
     with pytest.raises(FormatError, match=r"w\.pth: no cnnkit header in it; a bare state_dict goes to --weights"):
-        bundle.load(tmp_path / "w.pth")
+        torch_model.load(tmp_path / "w.pth")
 
 
 # ---------------------------------------------------------------- what is not let in
@@ -143,7 +145,7 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("read", [bundle.load, bundle.load_state])
+@pytest.mark.parametrize("read", [torch_model.load, torch_model.load_state])
 @pytest.mark.parametrize("legacy", [True, False])
 def test_code_is_not_run(tmp_path, read, legacy):
     """A file that would run code when unpickled is refused in one line, and runs nothing."""
@@ -164,7 +166,7 @@ def test_whole_modules_are_not_loaded(tmp_path):
     """A pickled module, as torch.save(model) writes it, is refused: its class could be anything."""
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(FormatError, match="holds more than tensors"):
-        bundle.load_state(tmp_path / "module.pt")
+        torch_model.load_state(tmp_path / "module.pt")
 
 
 def zip_of(name, content):
@@ -197,7 +199,7 @@ def npy():
 def test_other_files_and_halves(tmp_path, content):
     """What is no file of torch's, or half of one, is said to be that, whatever torch stumbles over."""
     (tmp_path / "w.pth").write_bytes(content)
-    for read in (bundle.load, bundle.load_state):
+    for read in (torch_model.load, torch_model.load_state):
         with pytest.raises(FormatError, match=r"^\S+w\.pth: not a file that torch can read, or cut short$"):
             read(tmp_path / "w.pth")
 
@@ -214,7 +216,7 @@ def test_flipped_bytes_are_one_line_at_worst(tmp_path, zipped):
             broken[drawn.randrange(min(len(broken), 900))] = drawn.randrange(256)
         (tmp_path / "w.pth").write_bytes(broken)
         try:
-            bundle.load_state(tmp_path / "w.pth")
+            torch_model.load_state(tmp_path / "w.pth")
         except FormatError:
             refused += 1
     assert refused > 100
@@ -235,12 +237,12 @@ def test_models_of_another_kind(tmp_path, content, message):
     """A header of another kind or version, or none, is refused with what was found."""
     (tmp_path / "model.pt").write_bytes(saved(content))
     with pytest.raises(FormatError, match=rf"model\.pt: {message}"):
-        bundle.load(tmp_path / "model.pt")
+        torch_model.load(tmp_path / "model.pt")
 
 
 def test_missing_files_keep_their_error(tmp_path):
     """A missing file is the operating system's error, which names it."""
-    for read in (bundle.load, bundle.load_state):
+    for read in (torch_model.load, torch_model.load_state):
         with pytest.raises(FileNotFoundError, match=r"none\.pt"):
             read(tmp_path / "none.pt")
 
@@ -252,11 +254,11 @@ def test_weights_are_kept_under_their_hash(tmp_path, monkeypatch):
     """What is kept is found by the hash of its bytes, is a state_dict of torch's, and is the same for the same values."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path))
     state = nn.Linear(3, 2).state_dict()
-    digest = bundle.keep_state(state)
-    assert bundle.keep_state({key: value.clone() for key, value in state.items()}) == digest
+    digest = torch_model.keep_state(state)
+    assert torch_model.keep_state({key: value.clone() for key, value in state.items()}) == digest
     kept = cache.find_weights(digest)
     assert sha256(kept.read_bytes()).hexdigest() == digest == cache.sha256(kept)
-    assert torch.equal(bundle.load_state(kept)["weight"], state["weight"])
+    assert torch.equal(torch_model.load_state(kept)["weight"], state["weight"])
     assert cache.find_weights("0" * 64) is None
 
 
@@ -264,7 +266,7 @@ def test_a_file_is_kept_as_it_is(tmp_path, monkeypatch):
     """A user's file goes into the cache byte for byte."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
-    digest = bundle.keep_state_file(tmp_path / "w.pth")
+    digest = torch_model.keep_state_file(tmp_path / "w.pth")
     assert cache.find_weights(digest).read_bytes() == (tmp_path / "w.pth").read_bytes()
 
 

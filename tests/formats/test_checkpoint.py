@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import atomic, bundle, checkpoint
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats import atomic, checkpoint, torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
 
 
 def test_its_name_follows_from_the_models():
     """Beside it; dots before the last one stay."""
-    assert checkpoint.beside(Path("out/model.pt")) == Path("out/model.checkpoint.pt")
-    assert checkpoint.beside(Path("v1.2.pt")) == Path("v1.2.checkpoint.pt")
+    assert checkpoint.path_for(Path("out/model.pt")) == Path("out/model.checkpoint.pt")
+    assert checkpoint.path_for(Path("v1.2.pt")) == Path("v1.2.checkpoint.pt")
 
 
 def test_what_was_kept_comes_back(tmp_path):
@@ -36,7 +36,7 @@ def test_what_was_kept_comes_back(tmp_path):
 def test_another_file_is_refused(tmp_path):
     """A model, a broken file, and a checkpoint of another version: one line with the remedy."""
     path = tmp_path / "m.pt"
-    bundle.save(path, Bundle(Header(Kind.MODEL), {}))
+    torch_model.save(path, TorchModel(Header(ArtefactKind.MODEL), {}))
     with pytest.raises(
         FormatError, match=r"m\.pt: no checkpoint of this version; remove it, or begin anew without --re"
     ):

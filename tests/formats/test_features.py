@@ -9,12 +9,12 @@ import pytest
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import features, manifest
-from cnnkit.formats.features import Writer
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.features import FeatureWriter
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
+from cnnkit.formats.manifest import ManifestRow
 
 HEADER = Header(
-    Kind.FEATURES,
+    ArtefactKind.FEATURES,
     None,
     Preprocess(),
     Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"),
@@ -25,7 +25,8 @@ NAMES = ["plain.jpg", "tab\there.jpg", "Ünïcode ☃.png", "back\\slash.png", "
 
 def rows(count, start=0):
     return [
-        Row(f"{index}-{NAMES[index % 6]}", ("cat", "dog")[index % 2], "train") for index in range(start, start + count)
+        ManifestRow(f"{index}-{NAMES[index % 6]}", ("cat", "dog")[index % 2], "train")
+        for index in range(start, start + count)
     ]
 
 
@@ -36,7 +37,7 @@ def values(count, start=0, shape=(5,), dtype=np.float32):
 
 def writer(path, **changes):
     words = {"shape": (5,), "dtype": "float32", "header": HEADER, "settings": {"batch": 4}, **changes}
-    return Writer(path, **words)
+    return FeatureWriter(path, **words)
 
 
 def write(path, count=10, batch=4, **changes):
@@ -110,7 +111,7 @@ def test_old_features_stand_until_new_ones_are_whole(tmp_path):
 def test_labels_in_another_encoding(tmp_path):
     """A class named by a folder whose name is no UTF-8 goes through the Header unharmed."""
     with writer(tmp_path / "x.npy") as file:
-        file.write(values(3), [Row("1.jpg", "кошка"), Row("2.jpg", "caf\udce9"), Row("3.jpg")])
+        file.write(values(3), [ManifestRow("1.jpg", "кошка"), ManifestRow("2.jpg", "caf\udce9"), ManifestRow("3.jpg")])
     assert features.load(tmp_path / "x.npy").header.classes == ("caf\udce9", "кошка")
 
 
@@ -143,7 +144,7 @@ def test_another_number_of_rows(tmp_path):
 def test_another_kind_of_header(tmp_path):
     """A .json of something else is refused with what was found and what was expected."""
     path = write(tmp_path / "train.npy")
-    path.with_suffix(".json").write_text(HEADER.but(kind=Kind.MODEL).to_json())
+    path.with_suffix(".json").write_text(HEADER.but(kind=ArtefactKind.MODEL).to_json())
     with pytest.raises(FormatError, match=r"train\.json: found model, expected features; make one with cnn-extract"):
         features.load(path)
     path.with_suffix(".json").write_bytes(b"\xff\xfe{}")

@@ -10,11 +10,11 @@ from cnnkit import __version__
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
+    ArtefactKind,
     Backbone,
     Fit,
     Header,
     Interpolation,
-    Kind,
     Pool,
     Preprocess,
     difference,
@@ -26,7 +26,7 @@ COLOURS = st.tuples(FLOATS, FLOATS, FLOATS)
 TEXT = st.text(max_size=10)
 HEADERS = st.builds(
     Header,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from(ArtefactKind),
     classes=st.none() | st.lists(TEXT, max_size=4).map(tuple),
     preprocess=st.none()
     | st.builds(
@@ -48,7 +48,7 @@ HEADERS = st.builds(
     made_by=st.dictionaries(TEXT, TEXT, max_size=3),
 )
 WHOLE = Header(
-    kind=Kind.FEATURES,
+    kind=ArtefactKind.FEATURES,
     classes=("cat", "Hündin"),
     preprocess=Preprocess(),
     backbone=Backbone("mobilenet_v2", "features.18", Pool.AVG, weights_sha256="ab12"),
@@ -119,7 +119,7 @@ def test_fields_that_a_later_cnnkit_adds_are_passed_over():
 def test_what_carries_no_header(text):
     """Any other text, JSON or not, is told from a header, with the command that makes one."""
     with pytest.raises(FormatError, match=r"train.json: no cnnkit header in it; make one with cnn-extract"):
-        read(text, Kind.FEATURES)
+        read(text, ArtefactKind.FEATURES)
     with pytest.raises(FormatError, match="was it made by cnnkit"):
         read(text)
 
@@ -133,11 +133,12 @@ def test_another_version(version):
 
 
 @pytest.mark.parametrize(
-    ("kind", "command"), [(Kind.MODEL, "cnn-train-head"), (Kind.ONNX, "cnn-export"), (Kind.FEATURES, "cnn-extract")]
+    ("kind", "command"),
+    [(ArtefactKind.MODEL, "cnn-train-head"), (ArtefactKind.ONNX, "cnn-export"), (ArtefactKind.FEATURES, "cnn-extract")],
 )
 def test_another_kind(kind, command):
     """The message names both kinds and the command that makes the right one."""
-    other = Kind.MODEL if kind is not Kind.MODEL else Kind.ONNX
+    other = ArtefactKind.MODEL if kind is not ArtefactKind.MODEL else ArtefactKind.ONNX
     with pytest.raises(FormatError, match=f"train.json: found {other}, expected {kind}; make one with {command}"):
         read(WHOLE.but(kind=other).to_json(), kind)
     assert read(WHOLE.but(kind=kind).to_json(), kind).kind is kind

@@ -7,20 +7,20 @@ import pytest
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import history
-from cnnkit.formats.history import COLUMNS, Row
+from cnnkit.formats.history import COLUMNS, HistoryRow
 
 HEADER = ",".join(COLUMNS)
 ROWS = [
-    Row(1, 1.94567, 0.3125, 1.43812, 0.672222, 0.001, 0.049),
-    Row(2, 1.25, 0.5, None, None, 0.001, 12.5),
-    Row(3, math.nan, 0.5, math.inf, 0.1, 1e-05, None),
+    HistoryRow(1, 1.94567, 0.3125, 1.43812, 0.672222, 0.001, 0.049),
+    HistoryRow(2, 1.25, 0.5, None, None, 0.001, 12.5),
+    HistoryRow(3, math.nan, 0.5, math.inf, 0.1, 1e-05, None),
 ]
 
 
 @pytest.fixture
 def written(tmp_path):
     """A history as a Writer leaves it."""
-    with history.Writer(tmp_path / "model.csv") as writer:
+    with history.HistoryWriter(tmp_path / "model.csv") as writer:
         for row in ROWS:
             writer.write(row)
     return tmp_path / "model.csv"
@@ -55,7 +55,7 @@ def test_a_file_that_went_through_a_spreadsheet_is_read(tmp_path):
         b"\xef\xbb\xbfnote,epoch,val_loss,train_loss,train_accuracy,val_accuracy,lr,seconds\r\n"
         b"x,1,0.5,0.25,0.75,1,0.1,2\r\n\r\n"
     )
-    assert history.read(path) == [Row(1, 0.25, 0.75, 0.5, 1.0, 0.1, 2.0)]
+    assert history.read(path) == [HistoryRow(1, 0.25, 0.75, 0.5, 1.0, 0.1, 2.0)]
 
 
 @pytest.mark.parametrize(

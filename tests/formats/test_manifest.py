@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import manifest
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.manifest import ManifestRow
 
 NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"0")))
-ROWS = st.builds(Row, NAMES, *[st.none() | NAMES] * 3)
+ROWS = st.builds(ManifestRow, NAMES, *[st.none() | NAMES] * 3)
 
 
 @given(st.lists(ROWS, max_size=8))
@@ -26,22 +26,27 @@ def test_only_the_path_is_required(tmp_path):
     """Other columns may be missing, empty, in any order, or not ours."""
     path = tmp_path / "rows.tsv"
     path.write_text("weight\tlabel\tpath\n3\tcat\ta.jpg\n1\t\tb.jpg\n")
-    assert manifest.load(path) == [Row("a.jpg", "cat"), Row("b.jpg")]
+    assert manifest.load(path) == [ManifestRow("a.jpg", "cat"), ManifestRow("b.jpg")]
     path.write_text("path\nb.jpg\n")
-    assert manifest.load(path) == [Row("b.jpg")]
+    assert manifest.load(path) == [ManifestRow("b.jpg")]
 
 
 def test_what_is_written():
     """The text is what the format's description says, with the columns that were asked for."""
-    rows = [Row("cats/1.jpg", "cat", "train", "litter-7"), Row("x\ty.jpg")]
+    rows = [ManifestRow("cats/1.jpg", "cat", "train", "litter-7"), ManifestRow("x\ty.jpg")]
     assert manifest.render(rows) == b"path\tlabel\tsplit\tgroup\ncats/1.jpg\tcat\ttrain\tlitter-7\nx\\ty.jpg\t\t\t\n"
     assert manifest.render(rows, columns=("path", "label")) == b"path\tlabel\ncats/1.jpg\tcat\nx\\ty.jpg\t\n"
 
 
 def test_groups_have_a_column_where_there_are_groups():
     """Without groups nobody has to look at an empty column."""
-    assert manifest.columns([Row("a", "cat", "train")]) == ("path", "label", "split")
-    assert manifest.columns([Row("a", "cat", "train"), Row("b", group="g")]) == ("path", "label", "split", "group")
+    assert manifest.columns([ManifestRow("a", "cat", "train")]) == ("path", "label", "split")
+    assert manifest.columns([ManifestRow("a", "cat", "train"), ManifestRow("b", group="g")]) == (
+        "path",
+        "label",
+        "split",
+        "group",
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_paths_as_seen_from_a_folder(tmp_path, monkeypatch, folder, path, seen):
     assert manifest.seen_from(folder, path) == seen
     if not os.path.isabs(path):
         assert os.path.samefile(os.path.join(folder, seen), path)
-        assert manifest.moved([Row(path, "cat", "val", "g")], folder) == [Row(seen, "cat", "val", "g")]
+        assert manifest.moved([ManifestRow(path, "cat", "val", "g")], folder) == [ManifestRow(seen, "cat", "val", "g")]
 
 
 def test_a_linked_picture_keeps_its_name(tmp_path, monkeypatch):

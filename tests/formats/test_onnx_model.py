@@ -14,10 +14,12 @@ from onnx.reference import ReferenceEvaluator
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError
 from cnnkit.formats import onnx_model
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
 from cnnkit.formats.onnx_model import OnnxModel
 
-HEADER = Header(Kind.ONNX, ("cat", "dog"), Preprocess(), Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee"))
+HEADER = Header(
+    ArtefactKind.ONNX, ("cat", "dog"), Preprocess(), Backbone("mobilenet_v2", "features.18", Pool.AVG, "c0ffee")
+)
 
 
 def floats(name, shape=(1,)):
@@ -275,7 +277,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 def test_a_header_of_another_kind_is_refused(tmp_path):
     """A Header that says something else, or nothing that can be read, is named with what was expected."""
-    (tmp_path / "model.onnx").write_bytes(onnx_model.finished(network(), HEADER.but(kind=Kind.MODEL)))
+    (tmp_path / "model.onnx").write_bytes(onnx_model.finished(network(), HEADER.but(kind=ArtefactKind.MODEL)))
     with pytest.raises(FormatError, match=r"model\.onnx: found model, expected onnx; make one with cnn-export"):
         onnx_model.load(tmp_path / "model.onnx")
     broken = network()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import pictures
+from cnnkit.formats import image_files
 
 
 def image(seed, size=(6, 4)):
@@ -25,14 +25,14 @@ def everything(folder):
 def test_a_picture(tmp_path):
     """Is a PNG with the pixels given, replaces an older one, and is the only file there is."""
     for seed in (0, 1):
-        pictures.save(tmp_path / "one.png", image(seed))
+        image_files.save(tmp_path / "one.png", image(seed))
         assert same(tmp_path / "one.png", image(seed))
     assert everything(tmp_path) == ["one.png"]
 
 
 def test_a_picture_in_another_format(tmp_path):
     """What Pillow's format takes is passed on."""
-    pictures.save(tmp_path / "one.jpg", image(0), format="JPEG", quality=95)
+    image_files.save(tmp_path / "one.jpg", image(0), format="JPEG", quality=95)
     with Image.open(tmp_path / "one.jpg") as found:
         assert (found.format, found.size) == ("JPEG", (6, 4))
 
@@ -47,9 +47,9 @@ class Broken(Image.Image):
 
 def test_a_picture_that_cannot_be_written(tmp_path):
     """The older file stays as it was."""
-    pictures.save(tmp_path / "one.png", image(0))
+    image_files.save(tmp_path / "one.png", image(0))
     with pytest.raises(OSError, match="no encoder"):
-        pictures.save(tmp_path / "one.png", Broken())
+        image_files.save(tmp_path / "one.png", Broken())
     assert same(tmp_path / "one.png", image(0))
     assert everything(tmp_path) == ["one.png"]
 
@@ -59,7 +59,7 @@ def test_a_folder(tmp_path):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "old.png").write_text("old")
     (tmp_path / "maps" / "deep").mkdir()
-    pictures.save_folder(tmp_path / "maps", ((f"{index:03d}.png", image(index)) for index in range(3)))
+    image_files.save_folder(tmp_path / "maps", ((f"{index:03d}.png", image(index)) for index in range(3)))
     assert everything(tmp_path) == ["maps", "maps/000.png", "maps/001.png", "maps/002.png"]
     assert all(same(tmp_path / "maps" / f"{index:03d}.png", image(index)) for index in range(3))
 
@@ -68,7 +68,7 @@ def test_a_folder_by_a_bare_name(tmp_path, monkeypatch):
     """Stands in the working folder, with the rights that a new folder has."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
-    pictures.save_folder("maps", [("a.png", image(0))])
+    image_files.save_folder("maps", [("a.png", image(0))])
     assert everything(tmp_path) == ["maps", "maps/a.png", "plain"]
     assert (tmp_path / "maps").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -78,7 +78,7 @@ def test_a_folder_by_a_bare_name(tmp_path, monkeypatch):
 def test_an_exception_in_the_middle(tmp_path, older, error):
     """Leaves the older folder as it was, or none, and nothing beside it."""
     if older:
-        pictures.save_folder(tmp_path / "maps", [("old.png", image(0))])
+        image_files.save_folder(tmp_path / "maps", [("old.png", image(0))])
 
     def breaking():
         yield "new.png", image(1)
@@ -86,35 +86,35 @@ def test_an_exception_in_the_middle(tmp_path, older, error):
         raise error
 
     with pytest.raises(error):
-        pictures.save_folder(tmp_path / "maps", breaking())
+        image_files.save_folder(tmp_path / "maps", breaking())
     assert everything(tmp_path) == (["maps", "maps/old.png"] if older else [])
 
 
 def test_a_folder_where_there_is_none_to_hold_it(tmp_path):
     """The error tells a path that the user knows."""
     with pytest.raises(FileNotFoundError) as error:
-        pictures.save_folder(tmp_path / "missing" / "maps", [("a.png", image(0))])
+        image_files.save_folder(tmp_path / "missing" / "maps", [("a.png", image(0))])
     assert str(tmp_path / "missing") in str(error.value.filename)
 
 
 def test_an_array(tmp_path):
     """Is read by numpy without pickling, to the bit; one of objects is refused and nothing left."""
     values = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
-    pictures.save_array(tmp_path / "map.npy", values)
+    image_files.save_array(tmp_path / "map.npy", values)
     found = np.load(tmp_path / "map.npy", allow_pickle=False)
     assert found.dtype == np.float32
     assert np.array_equal(found, values)
     with pytest.raises(ValueError, match="Object arrays"):
-        pictures.save_array(tmp_path / "map.npy", np.array([None]))
+        image_files.save_array(tmp_path / "map.npy", np.array([None]))
     assert np.array_equal(np.load(tmp_path / "map.npy"), values)
     assert everything(tmp_path) == ["map.npy"]
 
 
 def test_names_that_are_no_pngs(tmp_path):
     """Are refused with the option and the name, letters may be large; and so are those in a folder that is not there."""
-    pictures.check_png(tmp_path / "b.PNG", option="-o")
+    image_files.check_png(tmp_path / "b.PNG", option="-o")
     with pytest.raises(CnnkitError, match=r"nowhere: no such folder to write b\.png into$"):
-        pictures.check_png(tmp_path / "nowhere" / "b.png", option="-o")
+        image_files.check_png(tmp_path / "nowhere" / "b.png", option="-o")
     for name in ("map.jpg", "map", "png", ".png"):
         with pytest.raises(UsageError, match=rf"^-o {name}: it is written as PNG; give it a name that ends in \.png$"):
-            pictures.check_png(name, option="-o")
+            image_files.check_png(name, option="-o")

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnkit.choices import Fit, Interpolation
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.source import Picture
+from cnnkit.data import preprocessing
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 from cnnkit.infer import external_model
@@ -76,16 +76,16 @@ def describe(labels):
 @pytest.fixture
 def shown(pictures):
     """Five pictures, and their channels' means as the network should see them, (5, 3)."""
-    found = [Picture(str(path)) for path in sorted(pictures(red=3, blue=2).rglob("*.png"))]
+    found = [ImageFile(str(path)) for path in sorted(pictures(red=3, blue=2).rglob("*.png"))]
 
     def means(description, *, normalised=True):
-        preprocess = preparing.with_size(
+        preprocess = preprocessing.with_size(
             Preprocess(interpolation=description.interpolation or Interpolation.BILINEAR, mean=MEAN, std=STD),
             size=SIZE,
             resize=description.resize,
             fit=description.fit,
         )
-        pixels = np.stack([preparing.load(picture.path, preprocess) for picture in found]).astype(np.float64)
+        pixels = np.stack([preprocessing.load(picture.path, preprocess) for picture in found]).astype(np.float64)
         pixels = (pixels / 255 - MEAN) / STD if normalised else pixels
         return pixels.mean(axis=(1, 2))
 

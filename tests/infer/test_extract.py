@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from cnnkit.choices import Engine, FeatureDtype, Pool
-from cnnkit.data import augment, images, source
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.source import Picture
+from cnnkit.data import augment_notation, decode, preprocessing, source
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner, torch_backbone
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
-from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features
-from cnnkit.formats.header import Kind
+from cnnkit.formats.header import ArtefactKind
 from cnnkit.infer import extract
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.views import ExtractViews
@@ -49,7 +48,7 @@ def content(path):
 def reference(photographs, asked=BASE):
     """What torch gives for the same pictures, one by one."""
     module, header = torch_backbone.build_extractor(asked)
-    rows = [preparing.load(picture.path, header.preprocess) for picture in photographs]
+    rows = [preprocessing.load(picture.path, header.preprocess) for picture in photographs]
     with torch.no_grad():
         return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
 
@@ -69,7 +68,7 @@ def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
     np.testing.assert_allclose(loaded.values, reference(photographs, asked), rtol=1e-4, atol=1e-5)
     assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [picture.path for picture in photographs]
     assert [row.label for row in loaded.rows] == [picture.label for picture in photographs]
-    assert loaded.header.kind is Kind.FEATURES
+    assert loaded.header.kind is ArtefactKind.FEATURES
     assert loaded.header.classes == ("blue", "red")
     assert loaded.header.backbone.pool is pool
 
@@ -133,14 +132,14 @@ def test_classes_are_the_labels_of_the_rows(photographs, tmp_path):
         open(picture.path, "wb").close()
     run(photographs, tmp_path / "x.npy", skip=lambda *_: None)
     assert features.load(tmp_path / "x.npy").header.classes == ("red",)
-    run([Picture(picture.path) for picture in photographs[15:]], tmp_path / "x.npy")
+    run([ImageFile(picture.path) for picture in photographs[15:]], tmp_path / "x.npy")
     assert features.load(tmp_path / "x.npy").header.classes is None
 
 
 def test_parts_and_groups_go_along(photographs, tmp_path):
     """What a manifest says of a picture stands in the .tsv, with paths as seen from there."""
     (tmp_path / "out").mkdir()
-    pictures = [Picture(os.path.relpath(picture.path), "cat", "train", "g1") for picture in photographs[:2]]
+    pictures = [ImageFile(os.path.relpath(picture.path), "cat", "train", "g1") for picture in photographs[:2]]
     run(pictures, tmp_path / "out" / "x.npy")
     rows = features.load(tmp_path / "out" / "x.npy").rows
     assert [(row.label, row.split, row.group) for row in rows] == [("cat", "train", "g1")] * 2
@@ -177,7 +176,7 @@ def test_bad_pictures_are_left_out(photographs, tmp_path):
 def test_bad_pictures_are_errors_to_who_says_nothing(photographs, tmp_path):
     """Without a way to report, the library raises."""
     spoil(photographs)
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImageError):
         run(photographs, tmp_path / "x.npy")
 
 
@@ -204,7 +203,7 @@ def stop_after(batches, monkeypatch):
         nonlocal count
         for item in real(*words, **options):
             yield item
-            count += 0 if isinstance(item[1], BadPicture) else len(item[1][0])  # rows
+            count += 0 if isinstance(item[1], BadImageError) else len(item[1][0])  # rows
             if count >= 4 * batches:
                 raise Stop
 
@@ -302,7 +301,7 @@ def test_other_pictures_are_refused(photographs, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=message.replace("x", "y", 1).format("blue/04.png", "nothing")):
         run(iter(photographs[:4]), tmp_path / "y.npy", resume=True)
     with pytest.raises(UsageError, match="came next then, now it is another label, part or group"):
-        run([Picture(photographs[0].path, "red"), *photographs[1:]], path, resume=True)
+        run([ImageFile(photographs[0].path, "red"), *photographs[1:]], path, resume=True)
     assert run([*photographs], path, resume=True).resumed == 8
     stopped(photographs, path, monkeypatch)
     assert run(photographs[1:], path).rows == 29
@@ -420,7 +419,9 @@ def test_photographs_against_torchvision(photos, tmp_path):
 # ---------------------------------------------------------------- several views
 
 
-VIEWS = ExtractViews(augment.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5)
+VIEWS = ExtractViews(
+    augment_notation.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5
+)
 
 
 def parted(photographs):
@@ -440,9 +441,9 @@ def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tm
     augmenter = Augmenter(VIEWS.augmentation, seed=5)
     expected, rows = [], []
     for picture in parted(photographs):
-        square = torch.from_numpy(preparing.load(picture.path, header.preprocess).copy())[None]
+        square = torch.from_numpy(preprocessing.load(picture.path, header.preprocess).copy())[None]
         for view in [0] if picture.split == "val" else [0, 1, 2]:
-            seen = augmenter(square, [images.read(picture.path).fingerprint], [view]) if view else square
+            seen = augmenter(square, [decode.read(picture.path).fingerprint], [view]) if view else square
             with torch.no_grad():
                 expected.append(module(seen).numpy())
             rows.append((os.path.basename(picture.path), picture.label, picture.split, view))
@@ -485,7 +486,7 @@ def test_views_are_gone_on_with_in_the_middle_of_a_picture(photographs, tmp_path
         (dataclasses.replace(VIEWS, copies=3), "begun with training views 2, now 3"),
         (dataclasses.replace(VIEWS, seed=6), "begun with training augment_seed 5, now 6"),
         (
-            dataclasses.replace(VIEWS, augmentation=augment.parse("hflip")),
+            dataclasses.replace(VIEWS, augmentation=augment_notation.parse("hflip")),
             "begun with training augment rotate 30.*, now hflip",
         ),
         (None, "begun with training augment rotate 30.*, now None"),

@@ -6,13 +6,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnkit.choices import Fit, Pool, Vote
-from cnnkit.data import images
-from cnnkit.data.source import Picture
+from cnnkit.data import decode
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.onnx_classifier import OnnxNetwork
-from cnnkit.errors import BadPicture, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, onnx_model
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
-from cnnkit.formats.manifest import Row
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import Predictor
@@ -25,7 +25,7 @@ WEIGHTS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=np.float32) / 20
 
 
 def header(**changes):
-    made = Header(kind=Kind.ONNX, classes=CLASSES, preprocess=PREPROCESS, backbone=BACKBONE, head="dense 3")
+    made = Header(kind=ArtefactKind.ONNX, classes=CLASSES, preprocess=PREPROCESS, backbone=BACKBONE, head="dense 3")
     return made.but(**changes)
 
 
@@ -64,9 +64,9 @@ def head(path, **changes):
 
 def keep_features(path, values, *, rows=None, **changes):
     """Write features as cnn-extract does."""
-    saved = header(kind=Kind.FEATURES, head=None, **changes)
-    rows = rows or [Row(f"photos/{number}.png", split="ab"[number % 2]) for number in range(len(values))]
-    with features.Writer(path, shape=values.shape[1:], dtype=str(values.dtype), header=saved) as writer:
+    saved = header(kind=ArtefactKind.FEATURES, head=None, **changes)
+    rows = rows or [ManifestRow(f"photos/{number}.png", split="ab"[number % 2]) for number in range(len(values))]
+    with features.FeatureWriter(path, shape=values.shape[1:], dtype=str(values.dtype), header=saved) as writer:
         writer.write(values, rows)
     return path
 
@@ -78,7 +78,7 @@ def load(*models, **options):
 
 @pytest.fixture
 def found(pictures):
-    return [Picture(str(path)) for path in sorted(pictures(red=4, blue=3).rglob("*.png"))]
+    return [ImageFile(str(path)) for path in sorted(pictures(red=4, blue=3).rglob("*.png"))]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
     ]
     alone = [np.stack([answer.probabilities for answer in load(model).pictures(found)]) for model in models]
     decoded = []
-    monkeypatch.setattr(images, "load", lambda path, load=images.load: decoded.append(path) or load(path))
+    monkeypatch.setattr(decode, "load", lambda path, load=decode.load: decoded.append(path) or load(path))
     together = np.stack([answer.probabilities for answer in load(*models).pictures(found)])
     assert sorted(decoded) == sorted(picture.path for picture in found)
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
@@ -169,7 +169,7 @@ def test_skipped_pictures_keep_their_place_among_views(tmp_path, found):
     """A picture that cannot be used has no views, and those behind it keep theirs."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    order = [Picture(str(broken)), found[0], Picture(str(broken)), *found[1:]]
+    order = [ImageFile(str(broken)), found[0], ImageFile(str(broken)), *found[1:]]
     predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD)
     answers = list(predictor.pictures(order, batch=8, skip=lambda *_: None))
     assert [answer.path for answer in answers] == [picture.path for picture in order]
@@ -193,7 +193,7 @@ def test_skipped_pictures_keep_their_place(tmp_path, found):
     """One answer for every picture in its order, whether it can be used or not; the same picture may come twice."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    bad = Picture(str(broken))
+    bad = ImageFile(str(broken))
     order = [bad, found[0], found[0], bad, bad, *found[1:], bad]
     skipped = []
     answers = load(whole(tmp_path / "net.onnx")).pictures(
@@ -210,8 +210,8 @@ def test_skipped_pictures_keep_their_place(tmp_path, found):
 def test_without_a_way_to_skip_a_bad_picture_is_an_error(tmp_path):
     """A caller who did not say what to do is told."""
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(BadPicture, match=r"broken\.png: empty file"):
-        list(load(whole(tmp_path / "net.onnx")).pictures([Picture(str(tmp_path / "broken.png"))]))
+    with pytest.raises(BadImageError, match=r"broken\.png: empty file"):
+        list(load(whole(tmp_path / "net.onnx")).pictures([ImageFile(str(tmp_path / "broken.png"))]))
 
 
 def test_an_answer_that_is_no_number_is_skipped_and_named(tmp_path):
@@ -246,7 +246,7 @@ def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
     path.with_suffix(".tsv").write_text("path\tview\na.png\t0\na.png\t1\nb.png\t2\n")
     assert feature_input.find([str(path)])[0].rows == [0, 1, 2]
     for training, found, views in (({}, [0, 1, 2], [None] * 3), ({"views": 2}, [0], [0, 1, 2])):
-        path.with_suffix(".json").write_text(Header(Kind.FEATURES, training=training).to_json())
+        path.with_suffix(".json").write_text(Header(ArtefactKind.FEATURES, training=training).to_json())
         assert feature_input.find([str(path)])[0].rows == found
         assert [row.view for row in features.load(path).rows] == views
 

@@ -7,9 +7,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cnnkit.choices import Crops, Fit
-from cnnkit.data import augment, images
-from cnnkit.data import preprocess as preparing
-from cnnkit.data.source import Picture
+from cnnkit.data import augment_notation, decode, preprocessing
+from cnnkit.data.source import ImageFile
 from cnnkit.engine import resample
 from cnnkit.errors import NotationError, UsageError
 from cnnkit.formats.header import Preprocess
@@ -23,11 +22,11 @@ def picture(tmp_path):
     """Write noise of 50 by 37 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
-    return Picture(str(tmp_path / "noise.png"))
+    return ImageFile(str(tmp_path / "noise.png"))
 
 
 def views_of(picture, views, preprocess=PREPROCESS):
-    made = views(picture, images.read(picture.path), preprocess)
+    made = views(picture, decode.read(picture.path), preprocess)
     assert len(made) == 1 + views.copies
     return [np.asarray(view) for view in made]
 
@@ -42,8 +41,8 @@ def views_of(picture, views, preprocess=PREPROCESS):
 )
 def test_flips_are_listed(picture, notation, turns):
     """Each mirroring once, the plain picture first, at a rectangle, too."""
-    for preprocess in (PREPROCESS, preparing.shown_as(PREPROCESS, size="20x30")):
-        square = preparing.load(picture.path, preprocess)
+    for preprocess in (PREPROCESS, preprocessing.shown_as(PREPROCESS, size="20x30")):
+        square = preprocessing.load(picture.path, preprocess)
         for view, (down, across) in zip(views_of(picture, parse_test_views(notation), preprocess), turns, strict=True):
             np.testing.assert_array_equal(view, square[::down, ::across])
 
@@ -52,9 +51,9 @@ def test_flips_are_listed(picture, notation, turns):
 def test_drawn_views_are_the_copies_of_training(picture, notation):
     """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
     views = parse_test_views(notation, views=5, seed=3)
-    square = preparing.load(picture.path, PREPROCESS)
-    fingerprint = images.read(picture.path).fingerprint
-    augmenter = resample.Augmenter(augment.parse(notation), seed=3)
+    square = preprocessing.load(picture.path, PREPROCESS)
+    fingerprint = decode.read(picture.path).fingerprint
+    augmenter = resample.Augmenter(augment_notation.parse(notation), seed=3)
     squares = torch.from_numpy(square.copy())
     expected = augmenter(squares.expand(4, *square.shape), [fingerprint] * 4, [1, 2, 3, 4]).numpy()
     plain, *copies = views_of(picture, views)
@@ -74,7 +73,7 @@ def test_crops_are_those_of_torchvision(picture):
         fives = [expected[start : start + 5] for start in range(0, len(expected), 5)]
         found = views_of(picture, parse_test_views(crops=crops))
         np.testing.assert_array_equal(found, [view for *corners, centre in fives for view in (centre, *corners)])
-        np.testing.assert_array_equal(found[0], preparing.load(picture.path, PREPROCESS))
+        np.testing.assert_array_equal(found[0], preprocessing.load(picture.path, PREPROCESS))
 
 
 @pytest.mark.parametrize(

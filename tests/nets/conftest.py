@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from cnnkit.nets import catalogue, layered
+from cnnkit.nets import catalogue, layer_graph
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def published():
 
     @functools.lru_cache(maxsize=6)
     def build(name):
-        return layered.of_name(name, weights="none")[0]
+        return layer_graph.of_name(name, weights="none")[0]
 
     return build
 

@@ -8,8 +8,8 @@ import torch
 from cnnkit.choices import Fit, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import cache
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
+from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
 from cnnkit.nets.notation import parse
 
@@ -146,8 +146,8 @@ def test_a_grey_base_by_notation():
     given = inputs(16)[:, :1]
     assert (preprocess.grey, preprocess.channels) == (True, 1)
     again = backbones.restore(backbone, cache.find_weights(backbone.weights_sha256), size=16, grey=True)
-    header = Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2")
-    model = Bundle(header, {f"base.{key}": value for key, value in base.state_dict().items()})
+    header = Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2")
+    model = TorchModel(header, {f"base.{key}": value for key, value in base.state_dict().items()})
     third, _, same = backbones.from_model(model, name="model.pt")
     assert same == preprocess
     with torch.no_grad():
@@ -173,17 +173,17 @@ def test_a_base_out_of_a_model(by):
     else:
         base, backbone, preprocess = backbones.by_notation(TEXT, size=64, seed=4, pool=Pool.MAX)
         earlier = "pool1"
-    header = Header(Kind.MODEL, preprocess=preprocess, backbone=backbone, head="dense 2")
+    header = Header(ArtefactKind.MODEL, preprocess=preprocess, backbone=backbone, head="dense 2")
     state = {**{f"base.{key}": value for key, value in base.state_dict().items()}, "head.dense1.bias": torch.zeros(2)}
-    taken, record, prepared = backbones.from_model(Bundle(header, state), name="head.pt")
+    taken, record, prepared = backbones.from_model(TorchModel(header, state), name="head.pt")
     assert (record, prepared) == (backbone, preprocess)
     with torch.no_grad():
         assert torch.equal(taken(inputs()), base(inputs()))
-    shorter, record, _ = backbones.from_model(Bundle(header, state), name="head.pt", layer=earlier, pool=Pool.AVG)
+    shorter, record, _ = backbones.from_model(TorchModel(header, state), name="head.pt", layer=earlier, pool=Pool.AVG)
     assert (record.layer, record.pool) == (earlier, Pool.AVG)
     assert set(shorter.state_dict()) < set(base.state_dict())
     with pytest.raises(FormatError, match=r"head\.pt: its header names no base"):
-        backbones.from_model(Bundle(header.but(backbone=None), state), name="head.pt")
+        backbones.from_model(TorchModel(header.but(backbone=None), state), name="head.pt")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torchvision.transforms import functional as transforms
 
 from cnnkit.choices import Fit, Pool
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats.header import Backbone, Header, Kind, Preprocess
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
 from cnnkit.nets import backbones, classifier
 from cnnkit.nets.classifier import Classifier, Extractor, Normalise, Pooling
 
@@ -21,7 +21,7 @@ def pixels(batch=3, size=12, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
 
-def base(layer="conv2", pool=Pool.AVG):
+def make_backbone(layer="conv2", pool=Pool.AVG):
     return backbones.by_notation(TEXT, size=12, layer=layer, pool=pool, seed=1)[:2]
 
 
@@ -73,7 +73,7 @@ def test_pooling_is_torchs(pool, reference):
 
 def test_the_extractor_is_its_parts_in_a_row():
     """Pictures go through normalisation, base and pooling, in this order and no other."""
-    network, _ = base()
+    network, _ = make_backbone()
     images = torch.from_numpy(pixels())
     extractor = Extractor(network, preprocess=PREPROCESS, pool=Pool.MAX).eval()
     floats = torch.stack(
@@ -126,11 +126,11 @@ def test_an_empty_head_is_refused(text):
 
 
 def model(pool=Pool.AVG, head="dropout 0.5, dense 2 softmax", layer="conv2"):
-    network, backbone = base(layer, pool)
+    network, backbone = make_backbone(layer, pool)
     extractor = Extractor(network, preprocess=PREPROCESS, pool=pool).eval()
     built = classifier.build_head(head, classifier.feature_shape(extractor, PREPROCESS))
     whole = Classifier(network, built, preprocess=PREPROCESS, pool=pool).eval()
-    return whole, Header(Kind.MODEL, ("cat", "dog"), PREPROCESS, backbone, head)
+    return whole, Header(ArtefactKind.MODEL, ("cat", "dog"), PREPROCESS, backbone, head)
 
 
 @pytest.mark.parametrize("pool", list(Pool))
@@ -151,7 +151,7 @@ def test_a_header_builds_torchvisions_networks_again():
     """The same for a base by name."""
     network, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", layer="features.5", seed=2)
     whole = Classifier(network, classifier.build_head("dense 2", (128,)), preprocess=preprocess, pool=Pool.AVG).eval()
-    header = Header(Kind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
+    header = Header(ArtefactKind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
     again = classifier.from_header(header, whole.state_dict(), name="model.pt")
     images = torch.from_numpy(pixels(1, 224))
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import nn
 
 from cnnkit.choices import Fit
 from cnnkit.errors import UsageError
-from cnnkit.nets import catalogue, cutting
+from cnnkit.nets import catalogue, subgraph
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -41,9 +41,9 @@ def test_the_textbooks_networks(outline, name, resize, size, normalisation, laye
     assert (preprocess.resize, preprocess.size, preprocess.fit) == (resize, size, Fit.CROP)
     assert (preprocess.mean, preprocess.std) == normalisation
     with torch.device("meta"):
-        found = cutting.find_layer(catalogue.canonical(name), module, None, size=size)
+        found = subgraph.find_layer(catalogue.canonical(name), module, None, size=size)
         assert found == layer
-        assert cutting.cut(module, found)(torch.zeros(1, 3, size, size)).shape == (1, *shape)
+        assert subgraph.cut(module, found)(torch.zeros(1, 3, size, size)).shape == (1, *shape)
 
 
 KERAS_VGG16 = {
@@ -74,12 +74,12 @@ def test_keras_names_of_vgg16s_layers():
     module.eval().features.to_empty(device="cpu")  # its dense layers, nine tenths of it, are not asked for values
     for value in module.features.parameters():
         nn.init.normal_(value, std=0.05, generator=torch.Generator().manual_seed(0))
-    assert [name for name in cutting.keras_names("vgg16") if name.startswith("block")] == list(KERAS_VGG16)
+    assert [name for name in subgraph.keras_names("vgg16") if name.startswith("block")] == list(KERAS_VGG16)
     for name, (channels, size) in KERAS_VGG16.items():
-        layer = cutting.find_layer("vgg16", module, name, size=224)
+        layer = subgraph.find_layer("vgg16", module, name, size=224)
         if name in ("block1_conv1", "block3_conv3", "block5_pool"):  # the others would take long and show no more
             with torch.no_grad():
-                seen = cutting.cut(module, layer)(inputs(batch=1))
+                seen = subgraph.cut(module, layer)(inputs(batch=1))
             assert seen.shape == (1, channels, size, size)
             assert seen.min() == 0
         index = int(layer.removeprefix("features."))
@@ -91,11 +91,11 @@ def test_keras_names_of_vgg16s_layers():
 
 def test_keras_names_of_the_other_vggs():
     """VGG19 has four convolutions in its later blocks; batch norm does not change what a name means; others have no such names."""
-    names = cutting.keras_names("vgg19")
+    names = subgraph.keras_names("vgg19")
     assert names["block5_conv4"] == "features.35"
     assert names["fc1"] == "classifier.1"
-    assert cutting.keras_names("vgg16_bn")["block1_conv1"] == "features.2"
-    assert cutting.keras_names("resnet50") == {}
+    assert subgraph.keras_names("vgg16_bn")["block1_conv1"] == "features.2"
+    assert subgraph.keras_names("resnet50") == {}
 
 
 # ---------------------------------------------------------------- layers and cuts
@@ -123,7 +123,7 @@ def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
     given = inputs(96 if name == "googlenet" else 64)
     total = sum(value.numel() for value in module.parameters())
     for layer in layers:
-        base = cutting.cut(module, cutting.find_layer(name, module, layer, size=224))
+        base = subgraph.cut(module, subgraph.find_layer(name, module, layer, size=224))
         with torch.no_grad():
             assert torch.equal(base(given), hooked(module, layer, given))
         assert set(base.state_dict()) <= set(module.state_dict())
@@ -137,20 +137,20 @@ def test_channels_come_first(whole, hooked):
     given = inputs()
     for layer, shape in {"features.0": (96, 16, 16), "features.3.1": (192, 8, 8), "norm": (768, 2, 2)}.items():
         with torch.no_grad():
-            seen = cutting.cut(module, cutting.find_layer("swin_t", module, layer, size=224))(given)
+            seen = subgraph.cut(module, subgraph.find_layer("swin_t", module, layer, size=224))(given)
         assert seen.shape == (2, *shape)
         assert torch.equal(seen, hooked(module, layer, given).permute(0, 3, 1, 2))
     for layer in ("features.0.0", "permute"):  # before and behind
         with torch.no_grad():
-            assert cutting.cut(module, layer)(given).shape[1] in (96, 768)
+            assert subgraph.cut(module, layer)(given).shape[1] in (96, 768)
 
 
 def test_channels_come_first_for_timm(whole):
     """The same for the networks of timm that say so."""
     module, preprocess = whole("timm:mambaout_femto")
-    layer = cutting.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
+    layer = subgraph.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
     with torch.no_grad():
-        assert cutting.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
+        assert subgraph.cut(module, layer)(inputs(224, batch=1)).shape == (1, 288, 7, 7)
 
 
 def test_functional_nodes_can_be_cut_at(whole, hooked):
@@ -158,14 +158,14 @@ def test_functional_nodes_can_be_cut_at(whole, hooked):
     module, _ = whole("resnet18")
     block, given = module.layer1[1], inputs()
     with torch.no_grad():
-        coming = cutting.cut(module, "layer1.0")(given)
+        coming = subgraph.cut(module, "layer1.0")(given)
         expected = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(coming))))) + coming
-        assert torch.equal(cutting.cut(module, "layer1.1.add")(given), expected)
+        assert torch.equal(subgraph.cut(module, "layer1.1.add")(given), expected)
     densenet, _ = whole("densenet121")
     with torch.no_grad():
         expected = torch.relu(hooked(densenet, "features", given))
-        assert torch.equal(cutting.cut(densenet, "relu")(given), expected)
-        assert torch.equal(cutting.cut(densenet, "flatten")(given), expected.mean((2, 3)))
+        assert torch.equal(subgraph.cut(densenet, "relu")(given), expected)
+        assert torch.equal(subgraph.cut(densenet, "flatten")(given), expected.mean((2, 3)))
 
 
 @pytest.mark.parametrize("name", [pytest.param("inception_v3", marks=pytest.mark.slow), "googlenet"])
@@ -173,8 +173,8 @@ def test_cuts_switch_between_training_and_evaluation(whole, name):
     """A base may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
     module, preprocess = whole(name)
     module = copy.deepcopy(module)
-    layer = cutting.find_layer(name, module, None, size=preprocess.size)
-    base, given = cutting.cut(module, layer), inputs(96)
+    layer = subgraph.find_layer(name, module, None, size=preprocess.size)
+    base, given = subgraph.cut(module, layer), inputs(96)
     with torch.no_grad():
         before = base.eval()(given)
         assert base.train()(given).shape == before.shape
@@ -186,12 +186,12 @@ def test_an_unknown_layer_is_answered_with_near_ones(outline):
     """A wrong layer is a usage error that proposes layers there are, by Keras' names too."""
     module, _ = outline("squeezenet1_1")
     with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):
-        cutting.find_layer("squeezenet1_1", module, "feature.7", size=224)
+        subgraph.find_layer("squeezenet1_1", module, "feature.7", size=224)
     for layer in ("???", "x"):  # the input has a name in the graph, and is no layer
         with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
-            cutting.find_layer("squeezenet1_1", module, layer, size=224)
+            subgraph.find_layer("squeezenet1_1", module, layer, size=224)
     with pytest.raises(UsageError, match="block4_pool"):
-        cutting.find_layer("vgg16", outline("vgg16")[0], "block4_pol", size=224)
+        subgraph.find_layer("vgg16", outline("vgg16")[0], "block4_pol", size=224)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
     """Without a word about the layer, a base ends with the last map (C, h, w) before pooling and classifier."""
     module, preprocess = outline(name)
     with torch.device("meta"):
-        found = cutting.find_layer(name, module, None, size=preprocess.size)
+        found = subgraph.find_layer(name, module, None, size=preprocess.size)
         assert found == layer
-        assert cutting.cut(module, found)(torch.zeros(1, 3, 224, 224)).shape == (1, *shape)
+        assert subgraph.cut(module, found)(torch.zeros(1, 3, 224, 224)).shape == (1, *shape)
 
 
 def test_a_transformer_gives_what_its_classifier_reads():
@@ -220,7 +220,7 @@ def test_a_transformer_gives_what_its_classifier_reads():
     assert (module.image_size, preprocess.size) == (64, 224)
     module.eval()
     nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))  # torchvision starts it at 0
-    base = cutting.cut(module, cutting.find_layer("vit_b_32", module, None, size=64))
+    base = subgraph.cut(module, subgraph.find_layer("vit_b_32", module, None, size=64))
     with torch.no_grad():
         assert torch.equal(module.heads(base(inputs())), module(inputs()))
 
@@ -233,7 +233,7 @@ def test_modes_are_as_before_whatever_happens(monkeypatch):
     module = torchvision.models.squeezenet1_0(weights=None).train()
     module.features[3].eval()
     modes = {name: each.training for name, each in module.named_modules()}
-    with cutting.mode(module, training=False):
+    with subgraph.mode(module, training=False):
         assert not any(each.training for each in module.modules())
     assert {name: each.training for name, each in module.named_modules()} == modes
 
@@ -241,6 +241,6 @@ def test_modes_are_as_before_whatever_happens(monkeypatch):
         raise RuntimeError("not to be traced")
 
     monkeypatch.setattr(type(module), "forward", broken)
-    with pytest.raises(RuntimeError, match="not to be traced"), cutting.mode(module, training=False):
+    with pytest.raises(RuntimeError, match="not to be traced"), subgraph.mode(module, training=False):
         module(inputs())
     assert {name: each.training for name, each in module.named_modules()} == modes

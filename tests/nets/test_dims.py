@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.nets import build, dims, formulas, stage, table
+from cnnkit.nets import build, dims, dims_pipe
+from cnnkit.nets.dims import Window
 from cnnkit.nets.notation import parse
-from cnnkit.nets.window import Window
 
 
 def measure(text, height, width, channels, **words):
@@ -341,7 +341,7 @@ def test_every_formula_comes_to_its_value(text):
     """What is written out is arithmetic that Python agrees with, and its values are the table's."""
     rows = measure(text, 61, 64, 4, batch=3)
     start = dims.start(height=61, width=64, channels=4)
-    lines = list(formulas.explain(start, parse(text), batch=3))
+    lines = list(dims_pipe.explain(start, parse(text), batch=3))
     values = []
     for line in lines:
         parts = line.split(" = ")
@@ -358,7 +358,7 @@ def test_every_formula_comes_to_its_value(text):
 def test_the_formulas_of_the_card():
     """The first example of all is written as a teacher would write it."""
     start = dims.start(height=128, width=128, channels=3)
-    assert list(formulas.explain(start, parse("conv 32 k3 s2 same"))) == [
+    assert list(dims_pipe.explain(start, parse("conv 32 k3 s2 same"))) == [
         "conv1: conv 32 k3 s2 same, input 128x128x3",
         "  height = ceil(128 / 2) = 64",
         "  width = ceil(128 / 2) = 64",
@@ -373,7 +373,7 @@ def test_the_formulas_of_the_card():
 
 
 def as_tsv(rows):
-    records = list(table.records(rows))
+    records = list(dims_pipe.records(rows))
     lines = [
         list(records[0]),
         *([("" if cell is None else str(cell)) for cell in record.values()] for record in records),
@@ -384,7 +384,7 @@ def as_tsv(rows):
 def test_a_table_is_read_as_it_was_written():
     """Rows with maps, vectors and two-sided strides come back from TSV as they were, totals left out."""
     rows = measure(MANY, 61, 64, 4)
-    assert table.read(as_tsv([*rows, dims.total(rows)]), name="a pipe") == rows
+    assert dims_pipe.read(as_tsv([*rows, dims.total(rows)]), name="a pipe") == rows
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
@@ -392,14 +392,14 @@ def test_stages_add_up_to_the_whole_chain(cut):
     """Wherever a chain is cut, the rows of two stages are those of the one."""
     texts = MANY.split(", ")
     first = measure(", ".join(texts[:cut]), 61, 64, 4, batch=2, bytes_per_value=2)
-    later = stage.later(", ".join(texts[cut:]), as_tsv(first), name="a pipe")
+    later = dims_pipe.later(", ".join(texts[cut:]), as_tsv(first), name="a pipe")
     assert later.rows() == measure(MANY, 61, 64, 4, batch=2, bytes_per_value=2)
 
 
 def test_a_later_stage_may_change_the_bytes_of_the_whole_table():
     """--batch and --dtype hold for all rows, those of earlier stages too."""
     first = measure("conv 8 k3", 9, 9, 1)
-    later = stage.later("pool 2", as_tsv(first), name="a pipe", bytes_per_value=64)
+    later = dims_pipe.later("pool 2", as_tsv(first), name="a pipe", bytes_per_value=64)
     assert later.rows() == measure("conv 8 k3, pool 2", 9, 9, 1, bytes_per_value=64)
 
 
@@ -412,23 +412,23 @@ def test_a_later_stage_may_change_the_bytes_of_the_whole_table():
         ([b'{"layer": "conv1"}\n'], FormatError, "no table of cnn-dims"),
         ([b"{not json\n"], FormatError, "no table of cnn-dims"),
         ([b"\xff\xfe\n"], FormatError, "no table of cnn-dims"),
-        (["\t".join(table.COLUMNS).encode()], FormatError, "without layers"),
+        (["\t".join(dims_pipe.COLUMNS).encode()], FormatError, "without layers"),
     ],
 )
 def test_what_is_no_table_is_refused(lines, kind, message):
     """Anything else than a table of cnn-dims is an error of one line that names the place."""
     with pytest.raises(kind, match=message):
-        stage.later("pool 2", lines, name="a pipe")
+        dims_pipe.later("pool 2", lines, name="a pipe")
 
 
 @pytest.mark.parametrize("text", ["128", "128,128,3", "128x128x3", " 128, 128, 3"])
 def test_sizes_are_read_as_people_write_them(text):
     """H,W,C or HxWxC, or a number for a vector."""
-    assert stage.size(text) in ((128,), (128, 128, 3))
+    assert dims_pipe.size(text) in ((128,), (128, 128, 3))
 
 
 @pytest.mark.parametrize("text", ["", "128,128", "a,b,c", "1,2,3,4", "-1,2,3", "1.5,2,3"])
 def test_what_is_no_size_is_refused(text):
     """The message shows what was given and how it is written."""
     with pytest.raises(UsageError, match="is no size; give H,W,C"):
-        stage.size(text)
+        dims_pipe.size(text)

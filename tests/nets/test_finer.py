@@ -5,7 +5,7 @@ import torch
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.nets import backbones, classifier, finer, layered
+from cnnkit.nets import backbones, classifier, dilation, layer_graph
 from cnnkit.nets.classifier import Classifier
 
 
@@ -14,7 +14,7 @@ def by_notation(text, *, head="dense 3 softmax", pool=Pool.AVG, size=32):
     maps = base(torch.zeros(1, 3, size, size)).shape[1:]
     shape = {Pool.AVG: maps[:1], Pool.FLATTEN: (maps.numel(),), Pool.NONE: tuple(maps)}[pool]
     network = Classifier(base, classifier.build_head(head, tuple(shape)), preprocess=preprocess, pool=pool).eval()
-    return layered.of_classifier(network, name="model.pt")
+    return layer_graph.of_classifier(network, name="model.pt")
 
 
 def answer(network, layer, pictures):
@@ -24,7 +24,7 @@ def answer(network, layer, pictures):
 
 def check(network, layer, *, sizes, factor=2):
     """Compare at several sizes, and give the finer network."""
-    made, fine_layer = finer.finer(network, layer)
+    made, fine_layer = dilation.remove_last_stride(network, layer)
     assert fine_layer.name == layer.name
     for size in sizes:
         pictures = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
@@ -95,7 +95,7 @@ def test_a_network_shares_its_weights_and_stays_as_it_was(published):
     flags = {name: module.training for name, module in modules.items()}
     with torch.no_grad():
         before = network.module(pictures)
-    made, layer = finer.finer(network, network.last_spatial())
+    made, layer = dilation.remove_last_stride(network, network.last_spatial())
     with torch.no_grad():
         made.module(pictures)
     ours, theirs = ({id(each) for each in part.module.parameters()} for part in (made, network))
@@ -112,7 +112,7 @@ def test_a_network_shares_its_weights_and_stays_as_it_was(published):
 def test_every_layer_keeps_its_name():
     """What was before the stride keeps its size; what is behind it is finer, also behind the layer asked for."""
     network = by_notation("conv 4 k3 s2 p1 relu, conv 5 k3 s2 p1 relu, conv 6 k3 same relu, conv 7 k3 same relu")
-    made, _ = finer.finer(network, network.find("conv3"))
+    made, _ = dilation.remove_last_stride(network, network.find("conv3"))
     assert [each.name for each in made.layers()] == [each.name for each in network.layers()]
     assert [each.shape for each in made.layers()] == [(4, 16, 16), (5, 16, 16), (6, 16, 16), (7, 16, 16)]
 
@@ -138,7 +138,7 @@ def test_published_networks_that_cannot(published, name, part):
     """Say which of their parts it is."""
     network = published(name)
     with pytest.raises(UsageError) as error:
-        finer.finer(network, network.last_spatial())
+        dilation.remove_last_stride(network, network.last_spatial())
     assert str(error.value) == f"{name}: {part} cannot be dilated, so --fine does not go with it"
 
 
@@ -149,7 +149,7 @@ def test_a_head_for_maps_of_one_size():
         UsageError,
         match=r"^--fine: what follows in model.pt takes maps of one size alone, .* --pool avg and --pool max",
     ):
-        finer.finer(network, network.last_spatial())
+        dilation.remove_last_stride(network, network.last_spatial())
     assert network.last_spatial().shape == (4, 16, 16)
 
 
@@ -159,7 +159,7 @@ def test_a_network_without_a_stride():
     for text in ("conv 4 k3 same relu", "conv 4 k3 same relu, pool 2, conv 5 k3"):
         network = by_notation(text)
         with pytest.raises(UsageError, match=message):
-            finer.finer(network, network.find("conv1"))
+            dilation.remove_last_stride(network, network.find("conv1"))
 
 
 @pytest.mark.parametrize("name", ["layer4.0.conv1", "layer4.0.bn2"])
@@ -167,6 +167,6 @@ def test_a_layer_beside_a_shortcut(published, name):
     """The stride of the shortcut is taken out as well: what both give is added, behind the layer."""
     network = published("resnet18")
     layer = network.find(name)
-    _, there = finer.finer(network, layer)
+    _, there = dilation.remove_last_stride(network, layer)
     assert there.shape == (layer.shape[0], 2 * layer.shape[1], 2 * layer.shape[2])
     assert there.name == name

@@ -11,10 +11,10 @@ from cnnkit.choices import Pool
 from cnnkit.engine import config, onnx_backbone
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind
-from cnnkit.nets import backbones, build, catalogue, cutting, freezing
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.torch_model import TorchModel
+from cnnkit.nets import backbones, build, catalogue, freezing, subgraph
 from cnnkit.nets.notation import parse
 
 TEXT = "conv 4 k3 same bn relu, pool 2, conv 6 k3 s2 same relu, dropout 0.5, conv 8 k3 bn relu, flatten, dense 5"
@@ -24,13 +24,13 @@ TEXT = "conv 4 k3 same bn relu, pool 2, conv 6 k3 s2 same relu, dropout 0.5, con
 def whole(name):
     module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, name, size=64))
     module.eval()
-    return module, cutting.find_layer(name, module, None, size=64 if name.startswith("vit") else preprocess.size)
+    return module, subgraph.find_layer(name, module, None, size=64 if name.startswith("vit") else preprocess.size)
 
 
 @functools.cache
 def base_of(name):
     """Cut once: splitting sets anew which of its parameters are trained, and its mode."""
-    return cutting.cut(*whole(name))
+    return subgraph.cut(*whole(name))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,8 +175,8 @@ def test_both_parts_in_a_row_are_the_base(name, unfreeze, boundary):
         kept = between.clone()
         assert torch.equal(parts.upper(between), expected)
         assert torch.equal(between, kept)  # what is kept for the next epoch is not changed in place
-        layer = cutting.find_layer(name, module, boundary, size=64)
-        assert torch.equal(cutting.cut(module, layer)(given), kept)
+        layer = subgraph.find_layer(name, module, boundary, size=64)
+        assert torch.equal(subgraph.cut(module, layer)(given), kept)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,10 @@ def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
         unfreeze, size = "features.4", 224
     parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
-    bundle.save(tmp_path / "model.pt", Bundle(Header(Kind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state))
+    torch_model.save(
+        tmp_path / "model.pt",
+        TorchModel(Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state),
+    )
     found = onnx_backbone.get(
         config.BackboneSpec(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE)
     )

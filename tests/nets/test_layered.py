@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Pool
-from cnnkit.data import preprocess as preparing
+from cnnkit.data import preprocessing
 from cnnkit.errors import UsageError
-from cnnkit.formats import bundle
-from cnnkit.formats.bundle import Bundle
-from cnnkit.formats.header import Header, Kind, Preprocess
-from cnnkit.nets import backbones, classifier, layered
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Header, Preprocess
+from cnnkit.formats.torch_model import TorchModel
+from cnnkit.nets import backbones, classifier, layer_graph
 
 TEXT = "conv 4 k3 relu, pool 2, dropout 0.3, conv 6 k3 s2 p1 bn relu"
 HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
@@ -22,9 +22,11 @@ def write(path, text=TEXT, head=HEAD, *, pool=Pool.AVG, size=20):
     base, backbone, preprocess = backbones.by_notation(text, size=size, pool=pool)
     extractor = classifier.Extractor(base, preprocess=preprocess, pool=pool).eval()
     made = classifier.build_head(head, classifier.feature_shape(extractor, preprocess))
-    header = Header(Kind.MODEL, ("blue", "red"), preprocess, backbone, head)
+    header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head)
     state = {f"base.{key}": value for key, value in base.state_dict().items()}
-    bundle.save(path, Bundle(header, state | {f"head.{key}": value for key, value in made.state_dict().items()}))
+    torch_model.save(
+        path, TorchModel(header, state | {f"head.{key}": value for key, value in made.state_dict().items()})
+    )
     return path
 
 
@@ -35,7 +37,7 @@ def model(tmp_path):
 
 
 def read(path):
-    return layered.of_model(bundle.load(path), name=path.name)[0]
+    return layer_graph.of_model(torch_model.load(path), name=path.name)[0]
 
 
 def pictures(size=64, batch=2):
@@ -107,7 +109,7 @@ def test_padding_is_no_layer(tmp_path):
 def test_names_of_a_model_by_notation(tmp_path, model):
     """A layer's name means its activation, as cnn-dims has it; its modules have theirs; those of the head are called head.NAME."""
     given = pictures(20)
-    stored = bundle.load(tmp_path / "model.pt")
+    stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
     names = {"conv1": "conv1_relu", "bn1": "bn1_relu", "head.dense1": "head.dense1_relu", "head.dense2": "head.dense2"}
     for name, path in names.items():
@@ -234,7 +236,7 @@ def test_divided_inside_of_a_branch(published, name, layer):
 
 def test_a_trained_model_divided(tmp_path, model):
     """Both parts give the logits that the classifier itself gives of pictures."""
-    stored = bundle.load(tmp_path / "model.pt")
+    stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -313,11 +315,11 @@ def state_of(module):
 def test_modes_hooks_and_gradients_are_left(tmp_path):
     """A network half in training, half frozen is so afterwards as well, after an exception too; batch norm has learnt nothing."""
     path = write(tmp_path / "flat.pt", head="dense 2", pool=Pool.FLATTEN)
-    stored = bundle.load(path)
+    stored = torch_model.load(path)
     whole = classifier.from_header(stored.header, stored.state, name="flat.pt").train()
     whole.base.conv1.requires_grad_(False).eval()
     before = state_of(whole)
-    network = layered.of_classifier(whole, name="flat.pt")
+    network = layer_graph.of_classifier(whole, name="flat.pt")
     front, behind = network.divide(network.last_spatial().node)
     network.upto([network.find("conv1").node])
     assert state_of(whole) == before
@@ -343,12 +345,12 @@ def test_a_network_that_keeps_channels_last(published, whole):
     expected = hooked(module, names, pictures(224, batch=1))
     found = answers(network, [each.node for each in layers], pictures(224, batch=1))
     for name, layer, answer in zip(names, layers, found, strict=True):
-        torch.testing.assert_close(layered.as_maps(layer.node, answer), expected[name].permute(0, 3, 1, 2))
+        torch.testing.assert_close(layer_graph.as_maps(layer.node, answer), expected[name].permute(0, 3, 1, 2))
 
 
 def test_other_sizes(tmp_path):
     """A head behind global pooling takes any, rectangles too, and the shapes follow; a flattening one takes its own alone."""
-    network, _ = layered.of_name("squeezenet1_1", weights="none")
+    network, _ = layer_graph.of_name("squeezenet1_1", weights="none")
     network.resize(Preprocess(resize=96, size=96, across=160))
     assert network.last_spatial().shape == (512, 5, 9)
     assert (network.preprocess.height, network.preprocess.width) == (96, 160)
@@ -356,7 +358,7 @@ def test_other_sizes(tmp_path):
     assert network.last_spatial().shape == (512, 4, 4)
     for pool, fits in ((Pool.AVG, True), (Pool.MAX, True), (Pool.FLATTEN, False)):
         model = read(write(tmp_path / "model.pt", head="dense 2", pool=pool))
-        wanted = preparing.with_size(model.preprocess, size=36)
+        wanted = preprocessing.with_size(model.preprocess, size=36)
         if fits:
             model.resize(wanted)
             assert model.last_spatial().shape == (6, 9, 9)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit.errors import NotationError
-from cnnkit.nets.notation import MOST_LAYERS, Activation, Kind, Padding, parse
+from cnnkit.nets.notation import MOST_LAYERS, Activation, LayerKind, Padding, parse
 
 
 def names(text):
@@ -17,7 +17,7 @@ def names(text):
 def test_every_option_of_a_convolution_is_read():
     """A convolution says filters, kernel, stride, padding, dilation, groups, bias and activation, in any order."""
     (layer,) = parse("conv 64 nobias g4 d2x1 p3 s1x2 k3x5 leaky_relu")
-    assert (layer.kind, layer.name, layer.filters) == (Kind.conv, "conv1", 64)
+    assert (layer.kind, layer.name, layer.filters) == (LayerKind.conv, "conv1", 64)
     assert (layer.kernel, layer.stride, layer.dilation) == ((3, 5), (1, 2), (2, 1))
     assert (layer.padding, layer.groups, layer.bias) == (3, 4, False)
     assert layer.activation is Activation.leaky_relu
@@ -39,7 +39,7 @@ def test_an_activation_belongs_to_what_stands_before_it():
     conv, bn = parse("conv 64 k3 relu bn")
     assert (conv.activation, bn.activation) == (Activation.relu, None)
     conv, relu = parse("conv 64 k3, relu")
-    assert (conv.activation, relu.kind, relu.name) == (None, Kind.activation, "relu1")
+    assert (conv.activation, relu.kind, relu.name) == (None, LayerKind.activation, "relu1")
 
 
 def test_each_activation_word_stands_behind_a_layer_and_alone():

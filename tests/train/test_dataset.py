@@ -8,7 +8,7 @@ import torch
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit
-from cnnkit.data import augment, preprocess
+from cnnkit.data import augment_notation, preprocessing
 from cnnkit.data.source import find
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
@@ -45,7 +45,7 @@ def shown(pictures, *, epoch, batch=4, count=None):
 def test_from_memory_and_from_disk_the_batches_are_the_same(pictures):
     """With augmentation, several threads and a last odd batch; validation shows plain pictures, as prediction prepares them."""
     root = pictures(red=5, blue=6)
-    augmenter = Augmenter(augment.parse("rotate 30, hflip, noise 0.1"), seed=3)
+    augmenter = Augmenter(augment_notation.parse("rotate 30, hflip, noise 0.1"), seed=3)
     kept = opened(root, augmenter=augmenter)
     read = [opened(root, budget=11 * 16 * 16 * 3 - 1, augmenter=augmenter, jobs=jobs) for jobs in (1, 3)]
     assert kept.nbytes == 11 * 16 * 16 * 3
@@ -58,7 +58,7 @@ def test_from_memory_and_from_disk_the_batches_are_the_same(pictures):
         torch.cat(shown(kept, epoch=1)).float().sum(0), torch.cat(shown(kept, epoch=2)).float().sum(0)
     )
     (plain,) = kept.inputs([torch.arange(11)], None)
-    wanted = [preprocess.load(picture.path, SQUARE) for picture in kept.pictures]
+    wanted = [preprocessing.load(picture.path, SQUARE) for picture in kept.pictures]
     assert np.array_equal(plain.numpy(), np.stack(wanted))
     assert kept.targets.tolist() == [0] * 6 + [1] * 5
 
@@ -66,7 +66,7 @@ def test_from_memory_and_from_disk_the_batches_are_the_same(pictures):
 def test_every_epoch_shows_each_picture_another_copy_by_its_content(pictures):
     """A copy does not depend on the batch, the order or the neighbours."""
     root = pictures(red=4, blue=4)
-    augmenter = Augmenter(augment.parse("shift 0.2"), seed=0)
+    augmenter = Augmenter(augment_notation.parse("shift 0.2"), seed=0)
     read = opened(root, augmenter=augmenter)
     (together,) = read.inputs([torch.arange(8)], 2)
     for row, alone in enumerate(read.inputs([torch.tensor([row]) for row in range(8)], 2)):
@@ -76,7 +76,7 @@ def test_every_epoch_shows_each_picture_another_copy_by_its_content(pictures):
 
 def test_pictures_are_blended_with_their_partners(pictures):
     """Each keeps its share, whether its partner is in the batch too or not; copies are blended as this epoch shows them."""
-    read = opened(pictures(red=4, blue=4), augmenter=Augmenter(augment.parse("shift 0.2"), seed=0))
+    read = opened(pictures(red=4, blue=4), augmenter=Augmenter(augment_notation.parse("shift 0.2"), seed=0))
     rows, partners = torch.tensor([6, 1, 3]), torch.tensor([1, 1, 7])
     everything = next(read.inputs([torch.arange(8)], 2)).double()
     (blended,) = read.inputs([rows], 2, [MixupPairs(partners, 0.7)])
@@ -108,7 +108,7 @@ def test_statistics_are_those_of_all_pixels(pictures, grey):
     root = pictures(red=3, green=4)
     prepare = Preprocess(fit=Fit.SQUASH, resize=16, size=16, grey=grey)
     read = opened(root, budget=0, prepare=prepare)
-    values = np.stack([preprocess.load(picture.path, prepare) for picture in read.pictures]).reshape(-1, 3) / 255
+    values = np.stack([preprocessing.load(picture.path, prepare) for picture in read.pictures]).reshape(-1, 3) / 255
     if grey:
         values = (values @ np.array(LUMA))[:, None].repeat(3, axis=1)
     for measured, wanted in (

@@ -14,10 +14,10 @@ from torch import nn
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Amp, Initializer, Loss, Monitor, Optimizer
-from cnnkit.data import learning, preprocess
+from cnnkit.data import preprocessing, train_val
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 from cnnkit.nets import classifier
 from cnnkit.train import frozen, optim
 from cnnkit.train.config import (
@@ -46,7 +46,7 @@ def draw_pictures(folder, classes):
             for index in range(count):
                 pixels = np.array(TINTS[label]) + generator.uniform(0, 130, (18, 18, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index}.png")
-    return learning.find([str(folder)])
+    return train_val.find([str(folder)])
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +89,22 @@ def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None,
         run=running,
         callbacks=Callbacks(**({"report": report} if report else {})),
     )
-    return result, bundle.load(output)
+    return result, torch_model.load(output)
 
 
 def tensors(pictures, material, prepare):
-    images = np.stack([preprocess.load(picture.path, prepare) for picture in pictures])
+    images = np.stack([preprocessing.load(picture.path, prepare) for picture in pictures])
     return torch.from_numpy(images), torch.tensor([material.classes.index(picture.label) for picture in pictures])
 
 
 def network(path):
-    model = bundle.load(path)
+    model = torch_model.load(path)
     return classifier.from_header(model.header, model.state, name=str(path))
 
 
 def moved(before, after):
     """The names of what changed; all that did not is the same to the bit."""
-    before, after = bundle.load(before).state, bundle.load(after).state
+    before, after = torch_model.load(before).state, torch_model.load(after).state
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -200,7 +200,7 @@ def test_lower_blocks_learn_more_slowly(material, start, tmp_path):
     at its convolution's."""
     for name, decay in (("whole", None), ("slowed", 0.5)):
         tune(start, material, tmp_path / f"{name}.pt", "conv2", layer_decay=decay, recipe={"epochs": 1, "lr": 1.0})
-    states = [bundle.load(path).state for path in (start, tmp_path / "whole.pt", tmp_path / "slowed.pt")]
+    states = [torch_model.load(path).state for path in (start, tmp_path / "whole.pt", tmp_path / "slowed.pt")]
     depths = {"conv4": 1, "conv3": 2, "bn3": 2, "conv2": 3, "bn2": 3}
     compared = set()
     for name, before in states[0].items():
@@ -331,7 +331,7 @@ def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, sta
     assert {name.split(".")[0] for name in moved(start, tmp_path / "worse.pt")} == {"head"}
     with pytest.raises(CnnkitError, match=r"the network answers with no numbers .* holds epoch 3, the best before"):
         tune(start, material, tmp_path / "wrecked.pt", warmup_head=3, recipe={"lr": 1e30})
-    assert bundle.load(tmp_path / "wrecked.pt").state.keys() == model.state.keys()
+    assert torch_model.load(tmp_path / "wrecked.pt").state.keys() == model.state.keys()
 
 
 def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(material, start, tmp_path, monkeypatch):
@@ -344,11 +344,11 @@ def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(material, start,
     )
     with pytest.raises(CnnkitError, match=r" epoch 3.* holds epoch 2, the best before"):
         tune(start, material, tmp_path / "kept.pt", warmup_head=5)
-    kept = bundle.load(tmp_path / "kept.pt")
+    kept = torch_model.load(tmp_path / "kept.pt")
     assert [row["epoch"] for row in kept.history] == [1, 2]
     monkeypatch.undo()
     tune(start, material, tmp_path / "alone.pt", "none", recipe={"epochs": 2, "lr": None})
-    for name, tensor in bundle.load(tmp_path / "alone.pt").state.items():
+    for name, tensor in torch_model.load(tmp_path / "alone.pt").state.items():
         torch.testing.assert_close(kept.state[name], tensor, rtol=1e-3, atol=1e-5)
 
 

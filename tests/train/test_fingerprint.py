@@ -7,7 +7,7 @@ import pytest
 
 from cnnkit.choices import Amp, Optimizer, Schedule
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import Backbone, Fit, Header, Kind, Pool, Preprocess
+from cnnkit.formats.header import ArtefactKind, Backbone, Fit, Header, Pool, Preprocess
 from cnnkit.train.config import ImageTrainConfig
 from cnnkit.train.trainer import check_same_run, fingerprint
 
@@ -20,7 +20,7 @@ def header(recipe=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense
         {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (recipe or ImageTrainConfig()).described()
     )
     return Header(
-        Kind.MODEL,
+        ArtefactKind.MODEL,
         classes=("cat", "dog"),
         preprocess=preprocess,
         backbone=backbone,

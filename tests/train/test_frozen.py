@@ -10,8 +10,8 @@ from PIL import Image
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
-from cnnkit.data import augment
-from cnnkit.data.source import Picture
+from cnnkit.data import augment_notation
+from cnnkit.data.source import ImageFile
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import CnnkitError
@@ -45,14 +45,14 @@ def seen(tmp_path, base):
         Image.effect_noise((12, 12), 20).convert("RGB").point(lambda value, index=index: value // 3 + 2 * index).save(
             path
         )
-        listed.append(Picture(str(path), "ab"[index % 2]))
+        listed.append(ImageFile(str(path), "ab"[index % 2]))
     return ImageSet(
         listed,
         ("a", "b"),
         backbones.by_notation(TEXT, size=12)[2],
         device=CPU,
         budget=1 << 20,
-        augmenter=Augmenter(augment.parse("hflip, brightness 0.5"), seed=0),
+        augmenter=Augmenter(augment_notation.parse("hflip, brightness 0.5"), seed=0),
         callbacks=Callbacks(),
     )
 

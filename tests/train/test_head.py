@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Schedule, Solver
 from cnnkit.errors import CnnkitError, FormatError, NotationError, UsageError
-from cnnkit.formats import bundle, cache, features
-from cnnkit.formats.header import Header, Kind
-from cnnkit.formats.manifest import Row
+from cnnkit.formats import cache, features, torch_model
+from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.manifest import ManifestRow
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
 from cnnkit.train import feature_sets
@@ -41,7 +41,7 @@ def images(classes, counts, seed):
     return pixels.astype(np.uint8), targets
 
 
-def base(pool=Pool.AVG, seed=3):
+def make_backbone(pool=Pool.AVG, seed=3):
     return backbones.by_notation(TEXT, size=9, pool=pool, seed=seed)
 
 
@@ -61,7 +61,7 @@ def make(tmp_path):
         dtype="float32",
         parts=None,
     ):
-        network, backbone, preprocess = base(pool)
+        network, backbone, preprocess = make_backbone(pool)
         pixels, targets = images(len(counts), counts, seed)
         extractor = classifiers.Extractor(network, preprocess=preprocess, pool=pool).eval()
         with torch.no_grad():
@@ -70,11 +70,13 @@ def make(tmp_path):
             seen = values(seen)
         labels = labels or [CLASSES[target] for target in targets]
         rows = [
-            Row(f"{name}-{index}.png", label, None if parts is None else parts[index % len(parts)])
+            ManifestRow(f"{name}-{index}.png", label, None if parts is None else parts[index % len(parts)])
             for index, label in enumerate(labels)
         ]
-        header = Header(Kind.FEATURES, None, preprocess, backbone)
-        with features.Writer(tmp_path / f"{name}.npy", shape=seen.shape[1:], dtype=dtype, header=header) as writer:
+        header = Header(ArtefactKind.FEATURES, None, preprocess, backbone)
+        with features.FeatureWriter(
+            tmp_path / f"{name}.npy", shape=seen.shape[1:], dtype=dtype, header=header
+        ) as writer:
             writer.write(seen, rows)
         described = tmp_path / f"{name}.json"
         described.write_text(change(Header.from_json(described.read_text(), name=name)).to_json())
@@ -92,7 +94,7 @@ def train(pair, *, name="head.pt", weights=None, **settings):
     features_file, val = pair
     output = model_path(Path(features_file).with_name(name))
     result = trained(features_file, output, val=val, weights=weights, **{"epochs": 4, "lr": 0.05, **settings})
-    return result, bundle.load(output)
+    return result, torch_model.load(output)
 
 
 def trained(features_file, output, *, val=None, hold_out=None, weights=None, **settings):
@@ -300,7 +302,7 @@ def test_the_optimizer_and_its_rate(pair, optimizer):
 def test_momentum_weight_decay_clip_schedule_and_ema_are_torchs(pair, reference, settings):
     """Each trains as torch's own does, and is recorded; without them a Header is as it was before there were any."""
     check(pair, by_hand(pair, lr=0.02, **reference), lr=0.02, **settings)
-    recorded = bundle.load(pair[0].with_name("head.pt")).header.training
+    recorded = torch_model.load(pair[0].with_name("head.pt")).header.training
     assert {name: recorded.get(name) for name in settings} == settings
     optional = {"momentum", "weight_decay", "clip", "schedule", "ema"}
     assert recorded.keys() & optional == settings.keys() & optional
@@ -339,7 +341,7 @@ def test_the_binary_loss(make):
         return nn.functional.binary_cross_entropy_with_logits(given[:, 0], wanted.float())
 
     check(pair, by_hand(pair, criterion=criterion, outputs=1), loss=Loss.BINARY)
-    model = bundle.load(pair[0].with_name("head.pt"))
+    model = torch_model.load(pair[0].with_name("head.pt"))
     assert model.header.head == "dense 4 relu, dense 1 sigmoid"
     assert logits(model, pair[0]).shape == (27, 1)
 
@@ -664,7 +666,7 @@ def test_weights_that_are_in_no_cache_are_asked_for(own_cache, pair):
     result, _ = train(pair, weights=mine, epochs=12)
     assert result.val_accuracy > 0.8
     other = own_cache / "other.pth"
-    network = base(seed=9)[0]
+    network = make_backbone(seed=9)[0]
     torch.save(network.state_dict(), other)
     with pytest.raises(
         CnnkitError, match=rf"other\.pth has sha256 {cache.sha256(other)[:12]}\.\.\., .*made with {digest[:12]}"
@@ -756,13 +758,13 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
     found = features.load(whole)
     for name, parts in (("others", ("fold0", "fold2")), ("own", ("fold1",))):
         kept = [index for index, row in enumerate(found.rows) if row.split in parts]
-        with features.Writer(
+        with features.FeatureWriter(
             tmp_path / f"{name}.npy", shape=found.values.shape[1:], dtype="float32", header=found.header
         ) as writer:
             writer.write(found.values[kept], [found.rows[index] for index in kept])
     result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
     held = trained(whole, tmp_path / "held.pt", hold_out="fold1", epochs=4, lr=0.05)
-    model = bundle.load(tmp_path / "held.pt")
+    model = torch_model.load(tmp_path / "held.pt")
     assert all(torch.equal(model.state[name], tensor) for name, tensor in expected.state.items())
     assert replace(held, model=result.model) == result
     assert (held.train_rows, held.val_rows) == (24, 12)
@@ -776,7 +778,7 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
     header = replace(found.header, training={"views": 2})
     assert header.has_views
     columns = (*features.COLUMNS, "view")
-    with features.Writer(
+    with features.FeatureWriter(
         tmp_path / "all.npy", shape=found.values.shape[1:], dtype="float32", header=header, columns=columns
     ) as writer:
         writer.write(np.repeat(found.values, 3, axis=0), viewed)

@@ -8,7 +8,7 @@ import torch
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit
-from cnnkit.data import learning
+from cnnkit.data import train_val
 from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import Preprocess
 from cnnkit.train import dataset
@@ -28,7 +28,7 @@ def photos(pictures):
 
 def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, progress=lambda done, total: None, val=()):
     return dataset.load_train_val(
-        learning.find([str(folder)], list(val)),
+        train_val.find([str(folder)], list(val)),
         SQUARE,
         ImageTrainConfig(augment=augment),
         RunConfig(cache=str(cache), jobs=1),

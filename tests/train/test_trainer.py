@@ -11,8 +11,8 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import bundle
-from cnnkit.formats.header import Backbone, Fit, Header, Kind, Preprocess
+from cnnkit.formats import torch_model
+from cnnkit.formats.header import ArtefactKind, Backbone, Fit, Header, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import distributed
@@ -40,7 +40,9 @@ def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
         for part in (slice(0, 13), slice(13, 22))
     )
     backbone = Backbone("layers", "bn1", Pool.NONE, notation=layers)
-    header = Header(Kind.MODEL, classes=("a", "b"), preprocess=SQUARE, backbone=backbone, head="gap, dense 2 softmax")
+    header = Header(
+        ArtefactKind.MODEL, classes=("a", "b"), preprocess=SQUARE, backbone=backbone, head="gap, dense 2 softmax"
+    )
     return dataclasses.replace(Task(whole, whole, train, val, header, identity="these"), **changes)
 
 
@@ -114,7 +116,7 @@ def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
     run(small, recipe, place("small.pt"))
     assert {size for size, _ in sizes} <= {1, 2}
     assert not all(training for _, training in sizes)
-    ours, theirs = bundle.load("small.pt"), bundle.load("large.pt")
+    ours, theirs = torch_model.load("small.pt"), torch_model.load("large.pt")
     for one, other in zip(ours.history, theirs.history, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
 

@@ -53,7 +53,7 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
     return part  # type: ignore[no-any-return] # torchvision ships no types
 
 
-def narrow(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
+def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
     """Find the places at which one tensor alone is on its way, parameters aside: a network can be cut in two there.
 
     Args:
@@ -80,7 +80,7 @@ def _is_several(node: fx.Node) -> bool:
     return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
 
 
-def piece(end: fx.Node, *, behind: bool) -> fx.Graph:
+def extract(end: fx.Node, *, behind: bool) -> fx.Graph:
     """Copy the part of a graph that ends with a node, or the one behind it.
 
     Args:
@@ -166,7 +166,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     raise UsageError(f'{name} has no layer "{layer}"; {proposal}')
 
 
-def last(module: nn.Module) -> str:
+def output_layer(module: nn.Module) -> str:
     """Name the node that a whole network answers with, for `cut`."""
     nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
     return nodes[-1]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
-from cnnkit.formats.header import Header, Kind
+from cnnkit.formats.header import ArtefactKind, Header
 
 State = dict[str, Tensor]
 
@@ -24,7 +24,7 @@ _REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class TorchModel:
     """A self-contained model: the weights of base and head, and how the training went, one mapping an epoch."""
 
     header: Header
@@ -32,14 +32,14 @@ class Bundle:
     history: list[dict[str, float | None]] = field(default_factory=list)
 
 
-def save(path: str | Path, bundle: Bundle) -> None:
+def save(path: str | Path, bundle: TorchModel) -> None:
     """Write a model in one step; the same model gives the same bytes."""
     content = {"header": json.loads(bundle.header.to_json()), "state": _plain(bundle.state), "history": bundle.history}
     with atomic.writing(path) as file:
         file.write(serialised(content))
 
 
-def load(path: str | Path) -> Bundle:
+def load(path: str | Path) -> TorchModel:
     """Read a model, onto the CPU.
 
     Raises:
@@ -51,10 +51,10 @@ def load(path: str | Path) -> Bundle:
         raise FormatError(
             f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
         )
-    header = Header.from_json(json.dumps(content["header"], default=str), name=str(path), kind=Kind.MODEL)
+    header = Header.from_json(json.dumps(content["header"], default=str), name=str(path), kind=ArtefactKind.MODEL)
     if not isinstance(content.get("state"), Mapping):
         raise FormatError(f"{path}: a model without its weights; make it again with cnn-train-head")
-    return Bundle(header, dict(content["state"]), list(content.get("history") or []))
+    return TorchModel(header, dict(content["state"]), list(content.get("history") or []))
 
 
 def load_state(path: str | Path) -> State:

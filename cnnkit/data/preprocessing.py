@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnkit.choices import Fit, Interpolation
-from cnnkit.data import images
+from cnnkit.data import decode
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Preprocess
 
@@ -103,7 +103,7 @@ def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         BadPicture: As `images.load`.
     """
-    return prepare(images.load(path), preprocess)
+    return prepare(decode.load(path), preprocess)
 
 
 def _inside(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:

@@ -90,7 +90,7 @@ def _check_place(folder: Path, path: str, replaceable: Set[str], lies_inside: Ca
 
 
 @contextlib.contextmanager
-def workshop(folder: Path, replaceable: Set[str]) -> Generator[Path]:
+def staging_folder(folder: Path, replaceable: Set[str]) -> Generator[Path]:
     """Make a hidden folder to work in; what is listed there in `augment.tsv` goes up into the folder at the end.
 
     What was made is gone again should the work not come to its end, with the folder itself where it was not there before.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from cnnkit.data.source import Picture
+    from cnnkit.data.source import ImageFile
     from cnnkit.evaluation.matching import FolderTruth, Truth
 
 
-def pictures(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[Picture]":
+def pictures(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[ImageFile]":
     """Find the pictures that the words on the command line name.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.cli.run import complain, current
+from cnnkit.cli.invocation import complain, current
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
 
@@ -198,3 +198,25 @@ def _missed(checks: Mapping[str, tuple[float | None, float]], sign: int, relatio
             yield f"{name} is not known, so {cell(bound)} is not shown to be kept"
         elif not sign * value >= sign * bound:  # written so that NaN misses every bound
             yield f"{name} {cell(value)} is {relation} {cell(bound)}"
+
+
+def for_people() -> bool:
+    """Say whether stdout is looked at: a terminal."""
+    return current().drawing
+
+
+def screen_size() -> tuple[int, int]:
+    """Give columns and lines of the screen; 80 and 25 where nobody knows."""
+    from rich.console import Console
+
+    return Console(file=current().out).size
+
+
+def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
+    """Write lines of text and styles to stdout; styles only where that is a terminal, colours not with NO_COLOR."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=current().out, highlight=False)
+    for line in lines:
+        console.print(Text.assemble(*line), no_wrap=True, overflow="ignore", crop=False)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
 from cnnkit.nets.classifier import Pooling
-from cnnkit.nets.layered import Layer, Layered
+from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 _STRIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 #: What does the same to every place, or takes all places together.
@@ -60,7 +60,7 @@ _INDIFFERENT_FUNCTIONS = frozenset(
 )
 
 
-def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
+def remove_last_stride(layered: LayerGraph, layer: GraphLayer) -> tuple[LayerGraph, GraphLayer]:
     """Take the last stride before a layer out.
 
     Args:
@@ -90,7 +90,7 @@ def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
     replaced: dict[str, nn.Module] = {}
     for node in graph.nodes:
         if node in last:
-            replaced[str(node.target)] = Unstrided(layered.module.get_submodule(str(node.target)), stride)
+            replaced[str(node.target)] = UnstridedConv(layered.module.get_submodule(str(node.target)), stride)
         elif node in behind and (other := _dilated(layered, node, stride)) is not None:
             replaced[str(node.target)] = other
     for path, module in replaced.items():
@@ -107,7 +107,7 @@ def finer(layered: Layered, layer: Layer) -> tuple[Layered, Layer]:
     return made, made.layer(list(changed.graph.nodes)[place])
 
 
-class Unstrided(nn.Module):
+class UnstridedConv(nn.Module):
     """A convolution or pooling without its stride, (N, C, H, W) -> (N, C', stride*n, stride*m) where it gave (n, m)."""
 
     def __init__(self, module: nn.Module, stride: int) -> None:
@@ -227,7 +227,7 @@ def _reached(nodes: list[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]])
     return found
 
 
-def _dilated(layered: Layered, node: fx.Node, factor: int) -> nn.Module | None:
+def _dilated(layered: LayerGraph, node: fx.Node, factor: int) -> nn.Module | None:
     """Give what takes the place of a module on a finer map; None where the same one does.
 
     Raises:
@@ -273,5 +273,5 @@ def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
     return made
 
 
-def _undilatable(layered: Layered, node: fx.Node, what: str) -> UsageError:
+def _undilatable(layered: LayerGraph, node: fx.Node, what: str) -> UsageError:
     return UsageError(f"{layered.name}: {what} at {node.meta['path']} cannot be dilated, so --fine does not go with it")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cnnkit.errors import BadPicture, CnnkitError
+from cnnkit.errors import BadImageError, CnnkitError
 
 #: Pillow's decoders that a file may reach, with the extensions it may carry. The other readers are attack surface without use here.
 FORMATS: dict[str, frozenset[str]] = {
@@ -69,7 +69,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else image.size
 
 
-def demanded(path: str | Path) -> Image.Image:
+def load_required(path: str | Path) -> Image.Image:
     """Read the one picture that there is to read, as `load` does.
 
     Raises:
@@ -77,7 +77,7 @@ def demanded(path: str | Path) -> Image.Image:
     """
     try:
         return load(path)
-    except BadPicture as error:
+    except BadImageError as error:
         raise CnnkitError(f"{path}: {error}") from error
 
 
@@ -103,7 +103,7 @@ def read(path: str | Path) -> Original:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BadPicture("not a regular file")
+                raise BadImageError("not a regular file")
             with opened(path, file) as image:
                 image.load()
                 file_format = "JPEG" if image.format == "MPO" else str(image.format)
@@ -113,7 +113,7 @@ def read(path: str | Path) -> Original:
             file.seek(0)
             fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadPicture(reason(path, error)) from error
+        raise BadImageError(reason(path, error)) from error
     fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")  # the colour space, in the profile's head
     return Original(upright, fingerprint, file_format, grey, profile if fits else None)
 
@@ -138,14 +138,14 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
         source = path if content is None else io.BytesIO(content) if isinstance(content, bytes) else content
         with Image.open(source, formats=_OPENERS) as image:
             yield image
-    except BadPicture:
+    except BadImageError:
         raise
     except (MemoryError, ImportError):  # no fault of the picture
         raise
     except (
         Exception
     ) as error:  # decoders raise everything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
-        raise BadPicture(reason(path, error)) from error
+        raise BadImageError(reason(path, error)) from error
 
 
 def check_name(path: str | Path, file_format: str) -> None:
@@ -162,7 +162,7 @@ def check_name(path: str | Path, file_format: str) -> None:
     """
     extension = os.path.splitext(path)[1].lower()
     if extension not in FORMATS[file_format] and any(extension in known for known in FORMATS.values()):
-        raise BadPicture(f"a {file_format} file that is named {extension}; rename it or convert it")
+        raise BadImageError(f"a {file_format} file that is named {extension}; rename it or convert it")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -2,15 +2,15 @@
 
 import os
 
-from cnnkit.data.source import Picture
+from cnnkit.data.source import ImageFile
 
 #: What parts are called: those that are looked at during training, and those that measure something in the end.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
-NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
+HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
 
-def part_of(picture: Picture) -> str | None:
+def held_out_split(picture: ImageFile) -> str | None:
     """Name the part that holds a picture out, if one does: an augmented copy of it would measure something else.
 
     A part that is said counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
@@ -21,7 +21,9 @@ def part_of(picture: Picture) -> str | None:
         cv/test/cat/1.jpg   label test      test
     """
     if picture.split is not None:
-        return picture.split if picture.split.lower() in NAMES else None
+        return picture.split if picture.split.lower() in HELD_OUT_NAMES else None
     folders = os.path.dirname(os.path.abspath(picture.path)).split(os.sep)
     above = [folders[place - 1] for place, name in enumerate(folders) if place and name == picture.label]
-    return next((name for name in (picture.label, *(above or folders[-1:])) if name and name.lower() in NAMES), None)
+    return next(
+        (name for name in (picture.label, *(above or folders[-1:])) if name and name.lower() in HELD_OUT_NAMES), None
+    )

@@ -15,11 +15,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from cnnkit import spelling
+from cnnkit import messages
 from cnnkit.cli.help import Command
-from cnnkit.cli.run import Run, complain, rank, running
+from cnnkit.cli.invocation import Invocation, complain, rank, running
+from cnnkit.cli.options import QUIET, VERSION
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
-from cnnkit.cli.words import QUIET, VERSION
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.options import Option, has_options, options
 
@@ -186,7 +186,7 @@ def _plain(message: str) -> str:
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
     if choice is not None:
         known = re.findall(r"'([^']*)'", choice[2])
-        message += spelling.proposal(choice[1], known, foreign={})
+        message += messages.proposal(choice[1], known, foreign={})
     return message
 
 
@@ -208,7 +208,7 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
         stack.enter_context(notices(name, level=level))
-        run = stack.enter_context(running(Run(name, out, quiet=quiet)))
+        run = stack.enter_context(running(Invocation(name, out, quiet=quiet)))
         try:
             yield
         except BaseException:

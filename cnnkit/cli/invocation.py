@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import TextIO
 
 
-class Run:
+class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
 
     def __init__(self, name: str, out: TextIO, *, quiet: bool) -> None:
@@ -22,11 +22,11 @@ class Run:
         return self.out.isatty()
 
 
-_running: list[Run] = []
+_running: list[Invocation] = []
 
 
 @contextlib.contextmanager
-def running(run: Run) -> Generator[Run]:
+def running(run: Invocation) -> Generator[Invocation]:
     """Make a run the current one."""
     _running.append(run)
     try:
@@ -35,7 +35,7 @@ def running(run: Run) -> Generator[Run]:
         _running.pop()
 
 
-def current() -> Run:
+def current() -> Invocation:
     """Give the run that the command's body is in."""
     assert _running, "called outside of a command"
     return _running[-1]

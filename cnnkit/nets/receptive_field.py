@@ -8,13 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnkit.nets.window import Sides, Windows, look, whole
+from cnnkit.nets.dims import Sides, Windows, receptive_field, whole_map
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReceptiveField:
     """How a tensor looks at the picture; `field` and `step` as in `dims.Volume`, `last` where its channels stand last."""
 
     field: Sides = None
@@ -37,12 +37,12 @@ class Look:
 
 
 def follow(
-    inputs: Sequence[tuple[Shape, Look]],
+    inputs: Sequence[tuple[Shape, ReceptiveField]],
     made: Shape,
     *,
     windows: Windows | None = None,
     order: Sequence[int] = (),
-) -> Look:
+) -> ReceptiveField:
     """Find out how the result of an operation looks at the picture.
 
     Args:
@@ -53,21 +53,21 @@ def follow(
     """
     shape, found = max(inputs, key=lambda pair: math.prod(pair[0]))
     if windows:
-        field, step = look(found.field, found.step, windows)
-        return Look(field, step if len(made) == 4 else None)
+        field, step = receptive_field(found.field, found.step, windows)
+        return ReceptiveField(field, step if len(made) == 4 else None)
     if len(shape) == 4 and tuple(order) in ((0, 2, 3, 1), (0, 3, 1, 2)):
-        return Look(found.field, found.step, last=tuple(order) == (0, 2, 3, 1))
-    merged = Look(
+        return ReceptiveField(found.field, found.step, last=tuple(order) == (0, 2, 3, 1))
+    merged = ReceptiveField(
         _largest([other.field for _, other in inputs]), _largest([other.step for _, other in inputs]), found.last
     )
     if len(shape) == len(made) == 2:
         return merged
     if len(shape) == 4 and len(made) == 2 and math.prod(shape) == math.prod(made) and shape[0] == made[0]:
-        field, _ = look(found.field, found.step, whole(found.size(shape)))
-        return Look(field)
+        field, _ = receptive_field(found.field, found.step, whole_map(found.size(shape)))
+        return ReceptiveField(field)
     if len(shape) < 3 or len(made) < 3 or (found.last and len(shape) != len(made)):
-        return Look()
-    return merged if found.size(shape) == merged.size(made) else Look(last=found.last)
+        return ReceptiveField()
+    return merged if found.size(shape) == merged.size(made) else ReceptiveField(last=found.last)
 
 
 def _largest(sides: Sequence[Sides]) -> Sides:

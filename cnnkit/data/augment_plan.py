@@ -13,22 +13,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnkit.data import augment, held_out, images, reader
-from cnnkit.data.augment import Augmentation, Draw
+from cnnkit.data import augment, decode, reader, split_names
+from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.reader import Progress, no_progress
-from cnnkit.data.source import Picture
-from cnnkit.errors import BadPicture, CnnkitError, UsageError
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 
 _log = logging.getLogger(__name__)
 
 #: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
-    "JPEG": (images.FORMATS["JPEG"], {"quality": 95}),
+    "JPEG": (decode.FORMATS["JPEG"], {"quality": 95}),
     "PNG": (frozenset({".png"}), {}),
     "BMP": (frozenset({".bmp"}), {}),
-    "TIFF": (images.FORMATS["TIFF"], {"compression": "tiff_deflate"}),
-    "WEBP": (images.FORMATS["WEBP"], {"lossless": True}),
+    "TIFF": (decode.FORMATS["TIFF"], {"compression": "tiff_deflate"}),
+    "WEBP": (decode.FORMATS["WEBP"], {"lossless": True}),
     "PPM": (frozenset({".ppm", ".pnm"}), {}),
 }
 
@@ -42,7 +43,7 @@ _NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class AugmentPlan:
     """Which copies of each picture."""
 
     augmentation: Augmentation
@@ -51,23 +52,26 @@ class Recipe:
     keep: bool = False  # the original is among them
     square: Preprocess | None = None  # prepared before anything else; as it is unless said
 
-    def draws(self, fingerprint: str) -> list[Draw]:
+    def draws(self, fingerprint: str) -> list[AugmentParams]:
         """Draw the numbers of a picture's copies, which are counted from 1."""
         numbers = range(1, self.copies + 1)
-        return [augment.draw(self.augmentation, seed=self.seed, picture=fingerprint, copy=number) for number in numbers]
+        return [
+            augment.draw_params(self.augmentation, seed=self.seed, picture=fingerprint, copy=number)
+            for number in numbers
+        ]
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class PlannedCopy:
     """One copy of a picture: what becomes of it, and where it goes, as seen from the folder of all copies."""
 
     path: str
-    source: Picture
+    source: ImageFile
     number: int  # 0 is the original
-    draw: Draw
+    draw: AugmentParams
 
 
-def checked(pictures: Iterable[Picture], *, force: bool = False) -> Iterable[Picture]:
+def checked(pictures: Iterable[ImageFile], *, force: bool = False) -> Iterable[ImageFile]:
     """Demand of all pictures that they are there to be learnt from: at once where they are known, else of each in its turn.
 
     Args:
@@ -84,10 +88,10 @@ def checked(pictures: Iterable[Picture], *, force: bool = False) -> Iterable[Pic
     return pictures
 
 
-def _watched(pictures: Iterable[Picture], *, force: bool) -> Iterator[Picture]:
+def _watched(pictures: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]:
     parts: list[str] = []
     for picture in pictures:
-        part = held_out.part_of(picture)
+        part = split_names.held_out_split(picture)
         if part is not None and not force:
             raise UsageError(
                 f"{picture.path} belongs to {part}, and what is augmented measures something else; "
@@ -102,8 +106,8 @@ def _watched(pictures: Iterable[Picture], *, force: bool) -> Iterator[Picture]:
 
 
 def listed(
-    pictures: Iterable[Picture],
-    recipe: Recipe,
+    pictures: Iterable[ImageFile],
+    recipe: AugmentPlan,
     *,
     force: bool = False,
     jobs: int | None = None,
@@ -121,8 +125,8 @@ def listed(
 
 
 def _records(
-    pictures: Iterable[Picture],
-    recipe: Recipe,
+    pictures: Iterable[ImageFile],
+    recipe: AugmentPlan,
     *,
     jobs: int | None,
     skip: Callable[[str, str], None],
@@ -131,9 +135,9 @@ def _records(
     place = placing(pictures)
     taken: set[str] = set()
     total, used = len(pictures) if isinstance(pictures, Sized) else None, 0
-    originals = reader.read(pictures, images.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    originals = reader.read(pictures, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
     for done, (picture, original) in enumerate(originals, start=1):
-        if isinstance(original, BadPicture):
+        if isinstance(original, BadImageError):
             skip(picture.path, str(original))
         else:
             used += 1
@@ -150,7 +154,7 @@ def _records(
 # ---------------------------------------------------------------- names
 
 
-def placing(pictures: Iterable[Picture]) -> Callable[[Picture], str]:
+def placing(pictures: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
     """Find out where below the folder of copies a picture's own folder is.
 
     With a label it is the label, then what lies below the folder of that name. Without one it is what the folder has beyond the
@@ -160,7 +164,7 @@ def placing(pictures: Iterable[Picture]) -> Callable[[Picture], str]:
     bare = {os.path.dirname(os.path.abspath(picture.path)) for picture in known if picture.label is None}
     common = os.path.commonpath(bare) if bare else None
 
-    def place(picture: Picture) -> str:
+    def place(picture: ImageFile) -> str:
         folder = os.path.dirname(picture.path)
         if picture.label is None and common is not None:
             folder = os.path.relpath(os.path.abspath(folder), common)
@@ -178,8 +182,13 @@ def placing(pictures: Iterable[Picture]) -> Callable[[Picture], str]:
 
 
 def named(
-    picture: Picture, file_format: str, draws: Sequence[Draw], *, place: Callable[[Picture], str], recipe: Recipe
-) -> list[Copy]:
+    picture: ImageFile,
+    file_format: str,
+    draws: Sequence[AugmentParams],
+    *,
+    place: Callable[[ImageFile], str],
+    recipe: AugmentPlan,
+) -> list[PlannedCopy]:
     """Name a picture's copies, the original first where it is kept.
 
     Args:
@@ -193,8 +202,8 @@ def named(
     stem, extension = stem_and_extension(name, file_format)
     digits = max(2, len(str(recipe.copies)))
     copies = [
-        Copy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), picture, number, draw)
-        for number, draw in enumerate([Draw(), *draws])
+        PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), picture, number, draw)
+        for number, draw in enumerate([AugmentParams(), *draws])
     ]
     if not recipe.keep:
         return copies[1:]
@@ -203,7 +212,7 @@ def named(
     return copies
 
 
-def claimed_twice(copy: Copy) -> CnnkitError:
+def claimed_twice(copy: PlannedCopy) -> CnnkitError:
     """Say that the place of a copy belongs to another one."""
     return CnnkitError(
         f"{copy.source.path} and another picture would both become {copy.path}; name one of them otherwise, or leave it out"
@@ -241,7 +250,7 @@ def columns(augmentation: Augmentation) -> list[str]:
     return ["path", "label", "split", "group", "source", "copy", *numbers(augmentation)]
 
 
-def record(copy: Copy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
+def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
     """Describe a copy by the columns of the manifest.
 
     Copies of a picture without a group are one, called by its own name: whoever splits them keeps them together.

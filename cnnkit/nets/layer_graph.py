@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.formats import bundle
+from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import backbones, build, catalogue, classifier, cutting
+from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
 from cnnkit.nets.classifier import Classifier, Normalise
 
 # What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
@@ -33,7 +33,7 @@ _ELEMENTWISE_MODULES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class GraphLayer:
     """A place in a network that can be looked at.
 
     Attributes:
@@ -52,7 +52,7 @@ class Layer:
         return len(self.shape) == 3
 
 
-class Layered:
+class LayerGraph:
     """A network in eval mode, as one graph.
 
     Attributes:
@@ -86,11 +86,11 @@ class Layered:
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self._measure(preprocess.height, preprocess.width)
 
-    def but(self, module: fx.GraphModule) -> "Layered":
+    def but(self, module: fx.GraphModule) -> "LayerGraph":
         """Put another graph with the same names in the place of this one's."""
-        return Layered(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, behind=self._behind)
+        return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, behind=self._behind)
 
-    def to(self, device: torch.device) -> "Layered":
+    def to(self, device: torch.device) -> "LayerGraph":
         """Move to a device, in place."""
         self.module.to(device)
         self.normalise.to(device)
@@ -115,7 +115,7 @@ class Layered:
         place = self.normalise.scale.device
         empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=place)
         measuring = _Measuring(self.module)
-        with cutting.mode(self.module, training=False), torch.no_grad():
+        with subgraph.mode(self.module, training=False), torch.no_grad():
             measuring.run(self.normalise(empty))
         self.shapes = {
             node: tuple(as_maps(node, torch.empty(shape, device="meta")).shape[1:])
@@ -125,13 +125,13 @@ class Layered:
 
     # ---------------------------------------------------------------- which layers
 
-    def layer(self, node: fx.Node) -> Layer:
+    def layer(self, node: fx.Node) -> GraphLayer:
         """Name a node as the user would."""
         path, name = node.meta["path"], node.meta["layer"]
         known = {meant: alias for alias, meant in self.aliases.items()}
-        return Layer(known.get(path, known.get(name, name)), node, self.shapes[node])
+        return GraphLayer(known.get(path, known.get(name, name)), node, self.shapes[node])
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[GraphLayer]:
         """List the layers that have maps, in order: the largest modules, activations included, dropout left out."""
         names = {node.meta["layer"] for node in self.shapes}
         nodes = list(self.shapes)
@@ -152,7 +152,7 @@ class Layered:
                 found.append(self.layer(node))
         return found
 
-    def find(self, wanted: str) -> Layer:
+    def find(self, wanted: str) -> GraphLayer:
         """Find the layer that a name, or a number counted from 0 or from the end, means.
 
         Raises:
@@ -179,7 +179,7 @@ class Layered:
         )
         raise UsageError(f'{self.name} has no layer "{wanted}"; {proposal}')
 
-    def last_spatial(self) -> Layer:
+    def last_spatial(self) -> GraphLayer:
         """Find the last layer with spatial extent before the classifier.
 
         Raises:
@@ -212,7 +212,7 @@ class Layered:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         return name in _ELEMENTWISE
 
-    def before_activation(self, layer: Layer) -> list[fx.Node]:
+    def before_activation(self, layer: GraphLayer) -> list[fx.Node]:
         """Give what a layer's activation function is applied to: one node, its own where it has no such function.
 
         Of a layer that puts several answers together along the channels, a node for each.
@@ -325,7 +325,7 @@ class _Measuring(fx.Interpreter):
 # ---------------------------------------------------------------- where they come from
 
 
-def of_classifier(network: Classifier, *, name: str) -> Layered:
+def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
     """Make one graph of a trained model's network; it shares the modules.
 
     Args:
@@ -351,7 +351,7 @@ def of_classifier(network: Classifier, *, name: str) -> Layered:
     logits = _chained(graph, network.head, maps, below="head", prefix="head.", aliases=aliases)
     graph.output(logits)
     module = fx.GraphModule(network, graph, "Layered")
-    return Layered(module, preprocess=network.preprocess, name=name, aliases=aliases, behind=_BEHIND - {"head"})
+    return LayerGraph(module, preprocess=network.preprocess, name=name, aliases=aliases, behind=_BEHIND - {"head"})
 
 
 def _chained(
@@ -367,7 +367,7 @@ def _chained(
     return given
 
 
-def of_model(model: bundle.Bundle, *, name: str) -> tuple[Layered, tuple[str, ...]]:
+def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, tuple[str, ...]]:
     """Take the network of a trained model.
 
     Args:
@@ -384,7 +384,7 @@ def of_model(model: bundle.Bundle, *, name: str) -> tuple[Layered, tuple[str, ..
     return of_classifier(network, name=name), tuple(model.header.classes or ())
 
 
-def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[Layered, tuple[str, ...]]:
+def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[LayerGraph, tuple[str, ...]]:
     """Take a whole network of torchvision's or timm's, with its classifier of ImageNet's 1,000 classes.
 
     Args:
@@ -404,12 +404,12 @@ def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tup
     if weights == "default":
         module.load_state_dict(catalogue.default_weights(name)[0])
     elif weights != "none":
-        backbones.load_into(module, bundle.load_state(weights), source=str(weights))
-    whole = cutting.cut(module, cutting.last(module))
+        backbones.load_into(module, torch_model.load_state(weights), source=str(weights))
+    whole = subgraph.cut(module, subgraph.output_layer(module))
     assert isinstance(whole, fx.GraphModule)
-    layered = Layered(whole, preprocess=preprocess, name=name, aliases=cutting.keras_names(name))
+    layered = LayerGraph(whole, preprocess=preprocess, name=name, aliases=subgraph.keras_names(name))
     return layered, catalogue.class_names(_outputs(layered))
 
 
-def _outputs(layered: Layered) -> int:
+def _outputs(layered: LayerGraph) -> int:
     return list(layered.shapes.values())[-1][0]

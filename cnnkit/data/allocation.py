@@ -1,0 +1,344 @@
+"""What is demanded of a split: the names of its parts, and how many pictures of each class are due to each."""
+
+import math
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+from cnnkit.errors import CnnkitError, UsageError
+
+DEFAULT_SPLITS = ("train", "val", "test")
+
+#: What shares may miss of 1 and still be rounded ones: 0.33,0.33,0.33
+_ROUNDING = Fraction(1, 100)
+
+#: Columns of the table that counts what came out
+_TAKEN = ("class", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitShares:
+    """The parts by name, with their shares of every class, and with their pictures per class where those are demanded."""
+
+    names: tuple[str, ...]
+    shares: tuple[Fraction, ...]  # they sum up to 1
+    counts: tuple[int, ...] | None = None
+
+
+def parse_shares(*, ratio: str | None, count: str | None, folds: int | None, names: str | None = None) -> SplitShares:
+    """Read the one demand that was made, as it stands on the command line.
+
+    Raises:
+        UsageError: There is none, or more than one, or it makes no sense.
+    """
+    made = [f"--{name}" for name, value in (("ratio", ratio), ("count", count), ("folds", folds)) if value is not None]
+    if len(made) != 1:
+        raise UsageError(f"give one of --ratio, --count and --folds{', not ' + ' and '.join(made) if made else ''}")
+    if ratio is not None:
+        return by_ratio(ratio, names)
+    if count is not None:
+        return by_count(count, names)
+    if names is not None:
+        raise UsageError("--names and --folds exclude each other; folds are called fold0, fold1 and so on")
+    return by_folds(folds or 0)
+
+
+def by_ratio(text: str, names: str | None = None) -> SplitShares:
+    """Read shares: `0.5,0.25,0.25`, or whole numbers in that proportion: `70,20,10`, `2,1,1`.
+
+    Raises:
+        UsageError: Something is no positive number, the shares do not sum up to 1, or the names are not as many.
+    """
+    option = f"--ratio {text}"
+    shares = [_positive(word, option) for word in text.split(",")]
+    total = sum(shares, Fraction())
+    if any(share.denominator > 1 for share in shares) and abs(total - 1) > _ROUNDING:
+        raise UsageError(
+            f"{option} sums up to {float(total):g}; give shares that sum up to 1, or whole numbers as 2,1,1"
+        )
+    return SplitShares(_names(names, len(shares), option), tuple(share / total for share in shares))
+
+
+def by_count(text: str, names: str | None = None) -> SplitShares:
+    """Read how many pictures of every class each part gets: `1000,500,500`.
+
+    Raises:
+        UsageError: Something is no positive whole number, or the names are not as many.
+    """
+    option = f"--count {text}"
+    counts = [_positive(word, option) for word in text.split(",")]
+    if any(count.denominator > 1 for count in counts):
+        raise UsageError(f"{option}: pictures come whole; --ratio takes shares")
+    total = sum(counts, Fraction())
+    return SplitShares(
+        _names(names, len(counts), option), tuple(count / total for count in counts), tuple(map(int, counts))
+    )
+
+
+def by_folds(number: int) -> SplitShares:
+    """Make equal parts, `fold0` and so on, to leave one out at a time.
+
+    Raises:
+        UsageError: Fewer than two.
+    """
+    if number < 2:
+        raise UsageError(f"--folds {number}: there must be at least 2")
+    return SplitShares(tuple(f"fold{fold}" for fold in range(number)), (Fraction(1, number),) * number)
+
+
+def _positive(word: str, option: str) -> Fraction:
+    try:
+        value = Fraction(word)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(
+            f"{option}: {word.strip() or 'nothing'!r} is no number; give numbers with commas between"
+        ) from error
+    if value <= 0:
+        raise UsageError(f"{option}: every part needs a number above 0")
+    return value
+
+
+def _names(text: str | None, number: int, option: str) -> tuple[str, ...]:
+    if text is None:
+        if number > len(DEFAULT_SPLITS):
+            raise UsageError(f"{option} makes {number} parts; name them with --names")
+        return DEFAULT_SPLITS[:number]
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) != number:
+        raise UsageError(f"--names {text} has {len(names)} names, {option} makes {number} parts")
+    for name in names:
+        # A part is a folder, too, and folders that begin with a dot are hidden
+        if not name or name.startswith(".") or os.sep in name or "\0" in name or name in _TAKEN:
+            raise UsageError(f"--names {text}: {name!r} cannot name a part")
+    if len(set(names)) < number:
+        raise UsageError(f"--names {text}: a name stands twice")
+    return names
+
+
+def due(parts: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Say how many pictures of each class are due to each part.
+
+    Shares become whole pictures by the largest remainder, class by class; between equal remainders the part goes first that earlier
+    classes left furthest behind. Every part gets at least one picture of every class.
+
+    Args:
+        parts: What is demanded.
+        classes: For each its name and how many pictures it has.
+
+    Returns:
+        One row a part, one column a class. Where counts are demanded, a last row with what nobody asked for.
+
+    Raises:
+        CnnkitError: A class has too few pictures.
+    """
+    columns = []
+    ahead = [Fraction()] * len(parts.names)
+    for name, size in classes:
+        column = _of_counts(parts.counts, name, size) if parts.counts else _of_shares(parts, name, size, ahead)
+        columns.append(column)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _of_counts(counts: Sequence[int], name: str, size: int) -> list[int]:
+    if size < sum(counts):
+        asked = ",".join(map(str, counts))
+        raise CnnkitError(f"class {name} has {size} pictures, --count {asked} takes {sum(counts)}; lower it")
+    return [*counts, size - sum(counts)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} and {len(names) - 3:,} more parts"
+
+
+def _of_shares(parts: SplitShares, name: str, size: int, ahead: list[Fraction]) -> list[int]:
+    if size < len(parts.names):
+        pictures = "1 picture" if size == 1 else f"{size} pictures"
+        raise CnnkitError(
+            f"class {name} has {pictures}, too few for {_some(parts.names)}; add some or remove the class"
+        )
+    quotas = [share * size for share in parts.shares]
+    column = [math.floor(quota) for quota in quotas]
+    order = sorted(range(len(quotas)), key=lambda part: (column[part] - quotas[part], ahead[part], part))
+    for part in order[: size - sum(column)]:
+        column[part] += 1
+    while 0 in column:
+        several = [part for part, number in enumerate(column) if number > 1]
+        column[max(several, key=lambda part: column[part] - quotas[part])] -= 1
+        column[column.index(0)] += 1
+    for part, quota in enumerate(quotas):
+        ahead[part] += column[part] - quota
+    return column
+
+
+#: How many pictures of each class a unit holds: (class number, count), by class. Most units are one picture: ((class, 1),).
+Counts = tuple[tuple[int, int], ...]
+
+#: Moves and swaps that are weighed at most, about a second of them: with hundreds of units that all differ there are too many to try.
+_TRIALS = 100_000
+
+#: How often to begin anew, with the units in another order, while the parts are not exact.
+_ATTEMPTS = 1000
+
+
+class _Filling:
+    """How many pictures of each class the parts hold, are due, and what the difference costs.
+
+    The cost is the sum over parts and classes of (held - due)² / due: large where a small part is off, zero where all is as demanded.
+    """
+
+    def __init__(self, due: Sequence[Sequence[int]], *, forgiving: int = 0) -> None:
+        self.due = due  # (parts, classes)
+        self.held = [[0] * len(row) for row in due]
+        self._forgiving = forgiving
+
+    def _cost(self, part: int, number: int, held: int) -> float:
+        due = self.due[part][number]
+        off = held - due
+        if self._forgiving and (off > 0 or part >= self._forgiving):
+            return 0.0
+        return off * off / max(due, 1)
+
+    def change(self, part: int, counts: Counts, sign: int = 1) -> float:
+        """Say by how much the cost grows when the part receives these, or with sign -1 gives them away."""
+        growth = 0.0
+        for number, count in counts:
+            held = self.held[part][number]
+            growth += self._cost(part, number, held + sign * count) - self._cost(part, number, held)
+        return growth
+
+    def receive(self, part: int, counts: Counts, sign: int = 1) -> None:
+        """Add these to the part, or with sign -1 take them away."""
+        for number, count in counts:
+            self.held[part][number] += sign * count
+
+    def total(self) -> float:
+        """Sum up the cost."""
+        return sum(self._cost(p, c, held) for p, row in enumerate(self.held) for c, held in enumerate(row))
+
+
+def pack(
+    units: Sequence[Counts],
+    due: Sequence[Sequence[int]],
+    *,
+    spare: bool = False,
+    start: Sequence[int] | None = None,
+) -> list[int]:
+    """Give every unit to a part so that the parts hold of each class what is due to them, or nearly.
+
+    Units of several pictures go first, the large ones before the small ones, each to the part where it mends most; the single
+    pictures fill up what is missing. Where that is not exact, units are moved and swapped as long as it helps, from several
+    starts. What scikit-learn's StratifiedGroupKFold does for equal parts, this does for parts of any size.
+
+    Args:
+        units: In random order: among equal units the order decides.
+        due: For each part and class how many pictures; the columns sum up to what the units hold.
+        spare: The last part is what nobody asked for: the others must get at least their due, more does no harm.
+        start: The part of each unit that somebody else found; the outcome is no worse.
+
+    Returns:
+        The part of each unit.
+    """
+    trials = iter(range(_TRIALS))
+    best: list[int] = []
+    least = float("inf")
+    order = sorted(range(len(units)), key=lambda unit: -sum(count for _, count in units[unit]))
+    for attempt in range(_ATTEMPTS):
+        if start is None:
+            start = _deal(units, due, order)
+        part_of, cost = polish(units, due, start, spare=spare, trials=trials)
+        if cost < least:
+            best, least = part_of, cost
+        if not least or next(trials, None) is None:
+            break
+        start = None
+        random.Random(attempt).shuffle(order)
+    return best
+
+
+def _deal(units: Sequence[Counts], due: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
+    """Give the units away in this order, each to the part where it mends most."""
+    filling = _Filling(due)
+    part_of = [0] * len(units)
+    for unit in order:
+        counts = units[unit]
+        part_of[unit] = min(range(len(due)), key=lambda part: filling.change(part, counts))
+        filling.receive(part_of[unit], counts)
+    return part_of
+
+
+def polish(
+    units: Sequence[Counts],
+    due: Sequence[Sequence[int]],
+    part_of: Sequence[int],
+    *,
+    spare: bool = False,
+    trials: Iterator[int] | None = None,
+) -> tuple[list[int], float]:
+    """Move and swap units between parts as long as that brings the parts nearer to their due.
+
+    Args:
+        units: As for `pack`.
+        due: As for `pack`.
+        part_of: Where to start from.
+        spare: As for `pack`.
+        trials: As many moves and swaps are weighed as it yields.
+
+    Returns:
+        The part of each unit, and what is left of the cost: 0 where the parts hold exactly their due.
+    """
+    trials = trials or iter(range(_TRIALS))
+    filling = _Filling(due, forgiving=len(due) - 1 if spare else 0)
+    alike: defaultdict[tuple[int, Counts], list[int]] = defaultdict(list)
+    for unit, part in enumerate(part_of):
+        filling.receive(part, units[unit])
+        alike[part, units[unit]].append(unit)
+    best = list(part_of)
+    while filling.total() > 0 and _improve(filling, alike, best, trials):
+        pass
+    return best, filling.total()
+
+
+def _improve(
+    filling: _Filling,
+    alike: defaultdict[tuple[int, Counts], list[int]],
+    part_of: list[int],
+    trials: Iterator[int],
+) -> bool:
+    """Try every move and every swap of two units once, do those that help, and say whether there was one."""
+    helped = False
+    nothing: Counts = ()
+    parts = range(len(filling.due))
+    kinds = sorted({counts for _, counts in alike})
+    for (one, other), (gives, takes) in (
+        (pair, exchange)
+        for exchange in [*((kind, nothing) for kind in kinds), *combinations(kinds, 2)]
+        for pair in ((one, other) for one in parts for other in parts if one != other)
+    ):
+        while alike.get((one, gives)) and (takes is nothing or alike.get((other, takes))):
+            if next(trials, None) is None:
+                return False
+            net = _difference(gives, takes)
+            if filling.change(one, net, -1) + filling.change(other, net) > -1e-9:
+                break
+            filling.receive(one, net, -1)
+            filling.receive(other, net)
+            moved = alike[one, gives].pop()
+            part_of[moved] = other
+            if takes is not nothing:
+                returned = alike[other, takes].pop()
+                part_of[returned] = one
+                alike[one, takes].append(returned)
+            alike[other, gives].append(moved)
+            helped = True
+    return helped
+
+
+def _difference(gives: Counts, takes: Counts) -> Counts:
+    counts = dict(gives)
+    for number, count in takes:
+        counts[number] = counts.get(number, 0) - count
+    return tuple((number, count) for number, count in sorted(counts.items()) if count)

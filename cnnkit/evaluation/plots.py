@@ -1,0 +1,224 @@
+"""A confusion matrix as a picture: counts in the cells, the share of the true class as their colour."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cnnkit.errors import CnnkitError
+from cnnkit.evaluation import calibration
+from cnnkit.evaluation.calibration import Reliability
+from cnnkit.evaluation.report import EvaluationReport
+from cnnkit.formats import figures
+from cnnkit.formats.predictions import WITHHELD
+
+# Inches and points: a cell is as large as is comfortable, unless the whole would then be a stamp or fit on no screen
+_CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
+_POINTS_PER_INCH = 72
+_SMALLEST_FONT = 4.5
+
+
+def save_confusion(path: str | Path, report: EvaluationReport) -> None:
+    """Draw a report's confusion matrix into a file, in one step; the same matrix gives the same bytes.
+
+    Args:
+        path: Its ending names the format: .png, .svg or .pdf.
+        report: What was measured.
+
+    Raises:
+        UsageError: Another format.
+        OSError: The file cannot be written.
+    """
+    support = [report.per_class[label].support for label in report.classes]
+    title = (
+        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} pictures"
+    )
+    figures.save(path, lambda: draw_confusion(report.confusion, report.classes, support=support, title=title))
+
+
+def draw_confusion(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, support: Sequence[int], title: str = ""
+) -> Figure:
+    """Draw a confusion matrix.
+
+    Args:
+        confusion: (C, C), rows are the truth.
+        classes: (C,).
+        support: (C,), pictures of each class; more than a row of `confusion` adds up to where answers were withheld.
+        title: A line above it.
+
+    Returns:
+        A figure that pyplot does not know of, so nothing is left behind.
+    """
+    counts, columns = _with_withheld(np.asarray(confusion), classes, np.asarray(support))
+    shares = counts / np.maximum(np.asarray(support), 1)[:, None]  # (C, C or C + 1)
+
+    cell = min(max(_CELL, _SMALLEST_SIDE / len(columns)), _LARGEST_SIDE / len(columns))
+    figure = Figure(figsize=(cell * len(columns), cell * len(classes)))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))  # labels stand outside; the file is cut to what is drawn
+    # The root: the errors of a good network are a few in a hundred, and should be seen
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+
+    font = float(np.clip(cell * _POINTS_PER_INCH * 0.3, _SMALLEST_FONT, 11))
+    for axis, count in ((axes.xaxis, len(columns)), (axes.yaxis, len(classes))):
+        axis.set_ticks(np.arange(1, count) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=min(0.8, cell))  # to follow a row with the eye
+    _label(axes, classes, columns, cell=cell, font=font)
+    _write_counts(axes, counts, shares, cell=cell)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left", pad=10, parse_math=False)
+    height = min(1.0, 3.0 / (cell * len(classes)))
+    bar = figure.add_axes((1 + 0.2 / (cell * len(columns)), 1 - height, 0.15 / (cell * len(columns)), height))
+    figure.colorbar(image, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.set_ylabel("share of the true class", fontsize=8)
+    bar.tick_params(labelsize=7)
+    return figure
+
+
+def _with_withheld(
+    confusion: NDArray[np.int64], classes: Sequence[str], support: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Add a column for answers that were withheld, where there are any."""
+    withheld = support - confusion.sum(axis=1)
+    if not withheld.any():
+        return confusion, list(classes)
+    return np.hstack([confusion, withheld[:, None]]), [*classes, WITHHELD]
+
+
+def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: float, font: float) -> None:
+    """Name rows and columns, every so many where they would run into one another."""
+    step = int(np.ceil(font * 1.1 / (cell * _POINTS_PER_INCH)))
+    upright = max(map(len, columns)) * font * 0.6 > cell * _POINTS_PER_INCH  # a letter is about 0.6 of its height wide
+    axes.set_xticks(
+        range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False
+    )
+    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=font, parse_math=False)
+    axes.set_xlabel("answer", fontsize=max(font, 9))
+    axes.set_ylabel("truth", fontsize=max(font, 9))
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], *, cell: float) -> None:
+    """Write the counts into their cells, zeros left out, if the cells are large enough to read them."""
+    digits = len(str(counts.max()))
+    font = min(cell * _POINTS_PER_INCH * 0.9 / (digits * 0.65), cell * _POINTS_PER_INCH * 0.45, 11)
+    if font < _SMALLEST_FONT:
+        return
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.3 else "black"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
+
+
+_WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
+_ACCURACY, _TOO_SURE, _TOO_MODEST, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
+_LONGEST_COUNT = 3  # digits; longer ones would run into their neighbours, and stand upright
+
+
+def save_reliability(path: str | Path, reports: Mapping[str, EvaluationReport]) -> None:
+    """Draw reliability diagrams side by side into a file, in one step; the same answers give the same bytes.
+
+    Args:
+        path: Its ending names the format: .png, .svg or .pdf.
+        reports: What was measured, by the titles of the diagrams. Answers that were withheld are left out.
+
+    Raises:
+        CnnkitError: The predictions carry no probabilities, or every answer was withheld.
+        UsageError: Another format.
+        OSError: The file cannot be written.
+    """
+    figures.save(path, lambda: draw_reliability({title: _measured(report) for title, report in reports.items()}))
+
+
+def _measured(report: EvaluationReport) -> Reliability:
+    answers = report.answers
+    given = answers.answer >= 0
+    found = calibration.reliability(answers.confidence[given], (answers.answer == answers.truth)[given])
+    if found is None:
+        reason = "the predictions have no probability" if given.any() else "every answer was withheld"
+        raise CnnkitError(f"no reliability diagram: {reason}")
+    return found
+
+
+def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
+    """Draw reliability diagrams side by side.
+
+    Args:
+        diagrams: By their titles; an empty title leaves no room.
+
+    Returns:
+        A figure that pyplot does not know of, so nothing is left behind.
+    """
+    figure = Figure(figsize=(_WIDTH * len(diagrams), _HEIGHT), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, len(diagrams), sharex=True, squeeze=False, height_ratios=(3, 1))
+    for place, (title, found) in enumerate(diagrams.items()):
+        _draw_accuracy(upper[place], found, title=title)
+        _draw_counts(lower[place], found)
+        lower[place].set_xlabel("confidence")
+    upper[0].set_ylabel("accuracy")
+    lower[0].set_ylabel("pictures")
+    drawn, labels = upper[0].get_legend_handles_labels()
+    figure.legend(drawn, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
+    return figure
+
+
+def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
+    """Draw a bar of accuracy for each bin, and its gap to the mean confidence there: above the bar, or the top of it."""
+    left, width = _bins(found)
+    accuracy, confidence = np.nan_to_num(found.accuracy), np.nan_to_num(found.confidence)
+    axes.bar(left, accuracy, width, align="edge", color=_ACCURACY, edgecolor="white", label="accuracy")
+    for label, bottom, top, colour in (
+        ("too sure by", accuracy, confidence, _TOO_SURE),
+        ("too modest by", confidence, accuracy, _TOO_MODEST),
+    ):
+        height = np.maximum(top - bottom, 0)
+        axes.bar(left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", label=label)
+    axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.text(
+        0.03,
+        0.96,
+        f"ECE {found.error:.4f}",
+        ha="left",
+        va="top",
+        fontsize=10,
+        bbox={"color": "white", "alpha": 0.85},
+    )
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_counts(axes: Axes, found: Reliability) -> None:
+    """Draw how many pictures each bin holds, with the number above it."""
+    left, width = _bins(found)
+    axes.bar(left, found.counts, width, align="edge", color=_COUNTS, edgecolor="white")
+    upright = len(str(found.counts.max())) > _LONGEST_COUNT
+    for start, count in zip(left, found.counts.tolist(), strict=True):
+        if count:
+            axes.annotate(
+                str(count),
+                (start + width / 2, count),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6.5,
+                rotation=90 if upright else 0,
+            )
+    axes.margins(y=0.45 if upright else 0.2)  # room for the numbers
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _bins(found: Reliability) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+    """Give where bins begin, and how wide they are."""
+    count = len(found.counts)
+    return np.arange(count) / count, 1 / count

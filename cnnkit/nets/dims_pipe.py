@@ -1,0 +1,301 @@
+"""The formulas behind a table of dimensions, written out with their numbers in.
+
+Every line reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any
+
+from cnnkit.errors import FormatError, UsageError
+from cnnkit.formats import tsv
+from cnnkit.nets import dims, notation
+from cnnkit.nets.dims import DimsRow, Volume, Window, measure_from, walk, windows
+from cnnkit.nets.notation import Layer, LayerKind, Padding
+
+
+def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per_value: int = 4) -> Iterator[str]:
+    """Write out how every number of a chain's table comes about.
+
+    Args:
+        given: What the chain starts from: `dims.start` or `dims.behind`.
+        layers: The chain.
+        batch: Pictures at once.
+        bytes_per_value: Bytes for one value of a layer's output.
+
+    Yields:
+        For each layer a line that names it and its input, and one indented line for each number.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    rows = measure_from(given, layers, bytes_per_value=batch * bytes_per_value)
+    for (layer, before, _), row in zip(walk(layers, given), rows, strict=True):
+        yield f"{layer.name}: {layer.text}, input {_product(_shape_formula(before), sign='x')}"
+        for name, expression, value in _lines(layer, before, row, batch, bytes_per_value):
+            yield _written(name, expression, value)
+    if len(rows) > 1:
+        yield "total"
+        for name in ("params", "macs", "activation_bytes"):
+            parts = [value for row in rows if (value := getattr(row, name))]
+            yield _written(name, " + ".join(map(str, parts)), sum(parts))
+
+
+def _written(name: str, expression: str, value: int | str | None) -> str:
+    return f"  {name} = {value}" if expression in ("", str(value)) else f"  {name} = {expression} = {value}"
+
+
+_Line = tuple[str, str, int | str | None]
+
+
+def _lines(layer: Layer, before: Volume, row: DimsRow, batch: int, bytes_per_value: int) -> Iterator[_Line]:
+    """Give name, expression and value of every number of a row, in the table's order."""
+    if before.size and row.height and row.width:
+        for name, size, window, value in zip(
+            ("height", "width"), before.size, windows(layer), (row.height, row.width), strict=True
+        ):
+            if window.dilation > 1 and (name == "height" or len(set(windows(layer))) > 1):
+                yield "span", f"{window.dilation}*({window.kernel} - 1) + 1", window.span
+            yield name, _side(layer, size, window), value
+    yield "channels", _product(_shape_formula(before)) if layer.kind is LayerKind.flatten else "", row.channels
+    yield "params", _params_formula(layer, before), row.params
+    yield "macs", _macs_formula(layer, before, row), row.macs
+    yield from _receptive_field_formula(layer, before, row)
+    yield from _stride_formula(layer, before, row)
+    yield "activation_bytes", _product([batch, *row.shape, bytes_per_value]), row.activation_bytes
+    if layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool) and before.size:
+        height, width = before.size
+        down, across = (window.unread(size) for window, size in zip(windows(layer), before.size, strict=True))
+        expression = f"{height}*{width} - ({height} - {down})*({width} - {across})"
+        yield "dropped", expression if row.dropped else "", row.dropped
+
+
+def _shape_formula(volume: Volume) -> tuple[int, ...]:
+    return (*(volume.size or ()), volume.channels)
+
+
+def _product(factors: Sequence[int], sign: str = "*") -> str:
+    return sign.join(str(factor) for factor in factors)
+
+
+def _side(layer: Layer, size: int, window: Window) -> str:
+    """Write how one side of the output follows from the same side of the input."""
+    if layer.kind is LayerKind.pad:
+        return f"{size} + 2*{layer.padding}"
+    if layer.kind not in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool):
+        return str(size)
+    match layer.padding:
+        case Padding.same:
+            return f"ceil({size} / {window.stride})"
+        case Padding.valid:
+            return f"ceil(({size} - {window.span} + 1) / {window.stride})"
+        case pixels:
+            return f"floor(({size} + 2*{pixels} - {window.span}) / {window.stride}) + 1"
+
+
+def _params_formula(layer: Layer, before: Volume) -> str:
+    bias = f" + {layer.filters}" if layer.bias else ""
+    match layer.kind:
+        case LayerKind.conv:
+            depth = f"({before.channels}/{layer.groups})" if layer.groups > 1 else str(before.channels)
+            return f"{layer.filters}*{_product(layer.kernel)}*{depth}{bias}"
+        case LayerKind.dense:
+            return f"{layer.filters}*{before.channels}{bias}"
+        case LayerKind.bn:
+            return f"2*{before.channels}"
+        case _:
+            return ""
+
+
+def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
+    weights = _params_formula(layer, before).partition(" + ")[0]
+    match layer.kind:
+        case LayerKind.conv:
+            return f"{row.height}*{row.width}*{weights}"
+        case LayerKind.dense:
+            return weights
+        case _:
+            return ""
+
+
+def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
+    """Write field + (span - 1) * stride along each side; what pools globally or flattens looks at the whole map."""
+    if before.size is None or before.field is None or before.step is None:
+        yield "receptive_field", "", row.receptive_field
+        return
+    whole = layer.kind in (LayerKind.gap, LayerKind.gmp, LayerKind.flatten)
+    spans = before.size if whole else [window.span for window in windows(layer)]
+    sides = [
+        f"{field} + ({span} - 1)*{step}"
+        if whole or layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+        else str(field)
+        for field, span, step in zip(before.field, spans, before.step, strict=True)
+    ]
+    yield from _both("receptive_field", sides, row.receptive_field)
+
+
+def _stride_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
+    """Write stride so far times the layer's own; a vector has none."""
+    if before.step is None or row.stride is None:
+        return
+    slides = layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+    sides = [f"{step}*{own}" if slides else str(step) for step, own in zip(before.step, layer.stride, strict=True)]
+    yield from _both("stride", sides, row.stride)
+
+
+def _both(name: str, sides: Sequence[str], value: int | str | None) -> Iterator[_Line]:
+    """Give one line where both sides come to the same number, else one a side."""
+    if isinstance(value, int):
+        yield name, sides[0], value
+        return
+    values = str(value).split("x")
+    for side, expression, number in zip(("height", "width"), sides, values, strict=True):
+        yield f"{name} ({side})", expression, number
+
+
+COLUMNS = ("layer", "kind", "output", "params", "macs", "receptive_field", "stride", "activation_bytes", "dropped")
+
+
+def records(
+    rows: Iterable[DimsRow], *, keras: Mapping[str, str] | None = None
+) -> Iterator[dict[str, int | str | None]]:
+    """Give rows for people and for TSV: their shape in one column, "64x64x32" or "10".
+
+    Args:
+        rows: What was measured.
+        keras: Keras' names for some layers, which get a column of their own.
+    """
+    for row in rows:
+        record: dict[str, int | str | None] = {column: getattr(row, column, None) for column in COLUMNS}
+        record["output"] = "x".join(map(str, row.shape))
+        yield record | {"keras": keras.get(row.layer, "")} if keras else record
+
+
+def read(lines: Iterable[bytes], *, name: str) -> tuple[DimsRow, ...]:
+    """Read a table that cnn-dims printed, as TSV or as JSON Lines.
+
+    Args:
+        lines: The table.
+        name: Where it comes from, for messages.
+
+    Returns:
+        Its layers, without the row of totals.
+
+    Raises:
+        UsageError: It is empty.
+        FormatError: It is no such table, or has no layers.
+    """
+    text = [line for line in lines if line.strip()]
+    remedy = "give --input H,W,C, or pipe in what cnn-dims prints"
+    if not text:
+        raise UsageError(f"{name} is empty; {remedy}")
+    try:
+        records = _from_json(text) if text[0].lstrip().startswith(b"{") else _from_tsv(text, name=name)
+        rows = tuple(_row(record) for record in records if record["kind"] != "total")
+    except (ValueError, KeyError, TypeError, FormatError) as error:
+        raise FormatError(f"{name}: no table of cnn-dims; {remedy}") from error
+    if not rows:
+        raise FormatError(f"{name}: a table without layers; {remedy}")
+    return rows
+
+
+def _from_json(lines: Sequence[bytes]) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
+    """Read TSV, where empty means None and the shape is one column."""
+    records: list[Mapping[str, Any]] = []
+    for cells in tsv.parse(lines, name=name, required=COLUMNS):
+        record: dict[str, Any] = {column: cell or None for column, cell in cells.items()}
+        *size, record["channels"] = cells["output"].split("x")
+        record["height"], record["width"] = [*size, None, None][:2]
+        records.append(record)
+    return records
+
+
+def _row(record: Mapping[str, Any]) -> DimsRow:
+    """Build a row, every number a number again."""
+    names = [field.name for field in fields(DimsRow)]
+    values: dict[str, Any] = {name: _number(record[name]) for name in names if name not in ("layer", "kind")}
+    return DimsRow(layer=record["layer"], kind=record["kind"], **values)
+
+
+def _number(value: int | str | None) -> int | str | None:
+    """Read a number; of two, as in "3x5", make sure that they are two."""
+    if value is None or isinstance(value, int):
+        return value
+    sides = [int(side) for side in value.split("x")]
+    return sides[0] if len(sides) == 1 else "{}x{}".format(*sides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimsStage:
+    """Layers, what they start from, and the rows of the stages before; bytes are for one value of all pictures at once."""
+
+    layers: tuple[Layer, ...]
+    start: Volume
+    before: tuple[DimsRow, ...]
+    bytes_per_value: int
+
+    def rows(self) -> tuple[DimsRow, ...]:
+        """Measure the layers, and give their rows behind those of the stages before."""
+        return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
+
+    def formulas(self, *, batch: int = 1) -> Iterator[str]:
+        """Write out the arithmetic of this stage's own layers, for so many pictures at once."""
+        return explain(self.start, self.layers, batch=batch, bytes_per_value=self.bytes_per_value // batch)
+
+
+def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStage:
+    """Put layers behind an input of a given size, (height, width, channels) or (units,).
+
+    Raises:
+        UsageError: The notation or the size is wrong.
+    """
+    height, width, channels = size if len(size) == 3 else (None, None, size[0])
+    start = dims.start(height=height, width=width, channels=channels)
+    return DimsStage(layers=_layers(text, ()), start=start, before=(), bytes_per_value=bytes_per_value)
+
+
+def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int | None = None) -> DimsStage:
+    """Put layers behind the last of a table.
+
+    Args:
+        text: The layers, by notation.
+        lines: The table that a stage before printed.
+        name: Where that comes from, for messages.
+        bytes_per_value: Holds for the whole table; what the table was made for unless given.
+
+    Raises:
+        UsageError: The notation is wrong, or there is no table.
+        FormatError: It is no table of cnn-dims.
+    """
+    rows = read(lines, name=name)
+    # A module that runs twice has twice as many bytes, one that holds others none.
+    made_for = min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
+    scale = bytes_per_value or made_for
+    before = tuple(replace(row, activation_bytes=row.activation_bytes * scale // made_for) for row in rows)
+    return DimsStage(layers=_layers(text, before), start=dims.behind(rows[-1]), before=before, bytes_per_value=scale)
+
+
+def size(text: str) -> tuple[int, ...]:
+    """Read `128,128,3`, or as the table has it `128x128x3`, and `1280` for a vector.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    words = re.split("[,x]", text)
+    if len(words) not in (1, 3) or not all(re.fullmatch(r" *[0-9]{1,9} *", word) for word in words):
+        raise UsageError(f'--input "{text}" is no size; give H,W,C as in 128,128,3, or one number for a vector')
+    return tuple(int(word) for word in words)
+
+
+def _layers(text: str, before: Iterable[DimsRow]) -> tuple[Layer, ...]:
+    layers = notation.parse(text, taken={row.layer for row in before})
+    if not layers:
+        raise UsageError("no layer is given; --layers is empty")
+    return layers
