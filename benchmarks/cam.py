@@ -1,14 +1,14 @@
-"""Milliseconds a picture of cnn-cam beside pytorch-grad-cam: `python benchmarks/cam.py FOLDER [WEIGHTS [PICTURES [BATCH [ROUNDS]]]]`.
+"""Milliseconds an image of cnn-cam beside pytorch-grad-cam: `python benchmarks/cam.py FOLDER [WEIGHTS [PICTURES [BATCH [ROUNDS]]]]`.
 
-FOLDER holds pictures; WEIGHTS is a state_dict of MobileNetV2, without which its values are random. Both make maps of the best class at
-the last layer, on the CPU, with the same method, batch and pictures; starting and loading are not counted. They take turns, so that a
+FOLDER holds images; WEIGHTS is a state_dict of MobileNetV2, without which its values are random. Both make maps of the best class at
+the last layer, on the CPU, with the same method, batch and images; starting and loading are not counted. They take turns, so that a
 busy machine slows both alike:
 
 - maps: from a batch in memory to its maps;
 - whole: from files to overlays as files, decoding and drawing included. The rival's loop is its README's: Pillow, torchvision's
-  transforms, `show_cam_on_image` on the crop, a JPEG. cnn-cam draws on the whole picture.
+  transforms, `show_cam_on_image` on the crop, a JPEG. cnn-cam draws on the whole image.
 
-Score-CAM runs the network once for each of 1,280 channels, so it gets one picture.
+Score-CAM runs the network once for each of 1,280 channels, so it gets one image.
 """
 
 import sys
@@ -55,35 +55,35 @@ def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tens
         maps(input_tensor=batch, targets=None)
 
 
-def our_whole(opened: CamModel, pictures: list[ImageFile], batch: int) -> None:
+def our_whole(opened: CamModel, images: list[ImageFile], batch: int) -> None:
     """Go from files to overlays."""
     with tempfile.TemporaryDirectory() as folder:
         options = RenderOptions(output=Path(folder, "maps"))
-        count = sum(1 for _ in cam_run.explain(pictures, opened, options=options, batch=batch))
-        assert count == len(pictures)
+        count = sum(1 for _ in cam_run.explain(images, opened, options=options, batch=batch))
+        assert count == len(images)
 
 
-def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, pictures: list[ImageFile], batch: int) -> None:
+def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, images: list[ImageFile], batch: int) -> None:
     """Likewise."""
     prepare = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor()]
     )
     normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with tempfile.TemporaryDirectory() as folder:
-        for start in range(0, len(pictures), batch):
-            some = pictures[start : start + batch]
-            crops = torch.stack([prepare(Image.open(picture.path).convert("RGB")) for picture in some])
+        for start in range(0, len(images), batch):
+            some = images[start : start + batch]
+            crops = torch.stack([prepare(Image.open(image.path).convert("RGB")) for image in some])
             found = maps(input_tensor=normalise(crops), targets=None)
             for index, (crop, values) in enumerate(zip(crops, found, strict=True), start=start):
                 drawn = show_cam_on_image(crop.permute(1, 2, 0).numpy(), values, use_rgb=True)
                 Image.fromarray(drawn).save(Path(folder, f"{index}.jpg"), quality=95)
 
 
-def main(folder: str, weights: str = "none", pictures: str = "64", batch: str = "16", rounds: str = "5") -> None:
+def main(folder: str, weights: str = "none", images: str = "64", batch: str = "16", rounds: str = "5") -> None:
     """Print a row for each method."""
     found = source.find([folder])
     assert isinstance(found, list)
-    chosen = found[:: max(1, len(found) // int(pictures))][: int(pictures)]
+    chosen = found[:: max(1, len(found) // int(images))][: int(images)]
     network = torchvision.models.mobilenet_v2(weights=None).eval()
     if weights != "none":
         network.load_state_dict(torch.load(weights, weights_only=True))
@@ -93,7 +93,7 @@ def main(folder: str, weights: str = "none", pictures: str = "64", batch: str = 
         opened = cam_run.open_model(
             "mobilenet_v2", CamOptions(weights=str(weights), method=method, device="cpu", batch=16)
         )
-        prepared = [preprocessing.load(picture.path, opened.preprocess) for picture in some]
+        prepared = [preprocessing.load(image.path, opened.preprocess) for image in some]
         ours = [np.stack(prepared[start : start + int(batch)]) for start in range(0, len(some), int(batch))]
         normalise = opened.maps.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes
         theirs = [normalise(torch.from_numpy(pixels)) for pixels in ours]

@@ -1,7 +1,7 @@
-"""Pictures a second of cnn-extract beside its rivals: `python benchmarks/extract.py FOLDER [WEIGHTS [PICTURES [ROUNDS]]]`.
+"""Images a second of cnn-extract beside its rivals: `python benchmarks/extract.py FOLDER [WEIGHTS [PICTURES [ROUNDS]]]`.
 
-FOLDER holds a folder of pictures for each class; WEIGHTS is a state_dict of MobileNetV2, without which its values are random.
-All run MobileNetV2 up to its last map, averaged, on the same pictures, on the CPU; starting and loading are not counted. The
+FOLDER holds a folder of images for each class; WEIGHTS is a state_dict of MobileNetV2, without which its values are random.
+All run MobileNetV2 up to its last map, averaged, on the same images, on the CPU; starting and loading are not counted. The
 rivals take turns, so that a busy machine slows all of them alike:
 
 - cnn-extract: what it says itself, files written;
@@ -38,7 +38,7 @@ BATCH = 32
 
 
 def extract(listed: Path, weights: str, output: Path) -> float:
-    """Let cnn-extract say how many pictures a second it did."""
+    """Let cnn-extract say how many images a second it did."""
     words = ["--weights", weights, "--device", "cpu", "--batch", str(BATCH), "--json", "--quiet", "-"]
     return float(_called(listed, [*words, "-o", str(output)])["per_second"])
 
@@ -51,8 +51,8 @@ def bench(listed: Path, weights: str) -> dict[str, float]:
 
 def _called(listed: Path, words: list[str]) -> dict[str, float]:
     command = [sys.executable, "-m", "cnnkit_tools.cnn_extract", *words]
-    with listed.open("rb") as pictures:
-        done = subprocess.run(command, stdin=pictures, stdout=subprocess.PIPE, check=True)
+    with listed.open("rb") as images:
+        done = subprocess.run(command, stdin=images, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return] # one object of numbers
 
 
@@ -84,12 +84,12 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
     if weights != "none":
         network.load_state_dict(torch_model.load_state(weights))
     network.eval()
-    pictures = torchvision.datasets.ImageFolder(
+    folder = torchvision.datasets.ImageFolder(
         folder,
         torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms(),
         is_valid_file=set(paths).__contains__,
     )
-    loader = torch.utils.data.DataLoader(pictures, BATCH, num_workers=os.cpu_count() or 1)
+    loader = torch.utils.data.DataLoader(folder, BATCH, num_workers=os.cpu_count() or 1)
     with torch.inference_mode():
         network(torch.zeros(BATCH, 3, 224, 224))
         started = time.perf_counter()
@@ -99,11 +99,11 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
 
 def main() -> None:
     """Print the parts of cnn-extract, then the median rate of each program and how many times slower it is."""
-    folder, weights, pictures, rounds = (*sys.argv[1:], *["", "none", "1000", "3"][len(sys.argv) - 1 :])
+    folder, weights, images, rounds = (*sys.argv[1:], *["", "none", "1000", "3"][len(sys.argv) - 1 :])
     found = sorted(str(path) for path in Path(folder).glob("*/*.*"))
     if not found:
         sys.exit(__doc__)
-    paths = found[:: max(1, len(found) // int(pictures))][: int(pictures)]
+    paths = found[:: max(1, len(found) // int(images))][: int(images)]
     content = onnx_backbone.get(BackboneSpec(backbone="mobilenet_v2", weights=weights)).content
     with tempfile.TemporaryDirectory() as made:
         listed = Path(made, "pictures.txt")

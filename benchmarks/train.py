@@ -1,6 +1,6 @@
-"""Pictures a second in training: in which numbers a step is fastest, and what it saves that the frozen part runs once.
+"""Images a second in training: in which numbers a step is fastest, and what it saves that the frozen part runs once.
 
-python benchmarks/train.py                        steps alone, random pictures, both networks, every kind of number
+python benchmarks/train.py                        steps alone, random images, both networks, every kind of number
 python benchmarks/train.py WEIGHTS PHOTOS...      an epoch of cnn-finetune's top, with and without kept answers
 """
 
@@ -29,7 +29,7 @@ SECONDS = 5
 
 
 def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: bool, device: torch.device) -> float:
-    """Measure steps on one batch of random pictures, in pictures a second."""
+    """Measure steps on one batch of random images, in images a second."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(device).to(memory_format=layout)
     inputs = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
@@ -62,13 +62,13 @@ def steps() -> None:
 
 def kept(weights: str, photos: list[str]) -> None:
     """Print the seconds of the later epochs with the frozen part's answers kept and without, and those of everything."""
-    base = ["--backbone", "mobilenet_v2", "--weights", weights, "--warmup-head", "1", "--unfreeze", "features.16"]
+    backbone = ["--backbone", "mobilenet_v2", "--weights", weights, "--warmup-head", "1", "--unfreeze", "features.16"]
     print("views", "first_epoch", "later_epochs", "all", sep="\t")
     with tempfile.TemporaryDirectory() as folder:
         # The first one exports the frozen part, which is kept from then on
         for views in ("1", "0", "1"):
             model = Path(folder, f"views{views}.pt")
-            words = [*base, "--epochs", "5", "--views", views, "--json", "-q"]
+            words = [*backbone, "--epochs", "5", "--views", views, "--json", "-q"]
             done = subprocess.run(
                 [COMMAND, *photos, "-o", model, *words], check=True, stdout=subprocess.PIPE, text=True
             )

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Fit(StrEnum):
-    """How a picture of any shape becomes a square."""
+    """How an image of any shape becomes a square."""
 
     CROP = "crop"  # shorter side to `resize`, then the centre
     SQUASH = "squash"  # both sides to `size`, the aspect is lost
@@ -104,7 +104,7 @@ class Solver(StrEnum):
 
 
 class ClassWeights(StrEnum):
-    """What a picture of each class counts for."""
+    """What an image of each class counts for."""
 
     NONE = "none"
     BALANCED = "balanced"  # inversely to how many there are, as scikit-learn has it
@@ -113,12 +113,12 @@ class ClassWeights(StrEnum):
 class ExportInput(StrEnum):
     """What an exported network takes."""
 
-    UINT8 = "uint8"  # pictures as files have them, (N, H, W, 3); normalised inside
+    UINT8 = "uint8"  # images as files have them, (N, H, W, 3); normalised inside
     FLOAT = "float"  # normalised, (N, 3, H, W); grey (N, 1, H, W)
 
 
 class Vote(StrEnum):
-    """How several models, or several views of a picture, come to one answer."""
+    """How several models, or several views of an image, come to one answer."""
 
     SOFT = "soft"  # the mean of their probabilities
     HARD = "hard"  # the class that most of them name
@@ -148,7 +148,7 @@ class Amp(StrEnum):
 
 
 class Normalize(StrEnum):
-    """What is done to values from 0 to 1 before the first layer; the last three are measured on the training pictures, per channel."""
+    """What is done to values from 0 to 1 before the first layer; the last three are measured on the training images, per channel."""
 
     IMAGENET = "imagenet"  # ImageNet's mean and deviation
     SCALE = "scale"  # nothing more
@@ -158,7 +158,7 @@ class Normalize(StrEnum):
 
 
 class Unfreeze(StrEnum):
-    """Which layers of a base are trained, beside a layer's name and a number of layers."""
+    """Which layers of a backbone are trained, beside a layer's name and a number of layers."""
 
     ALL = "all"
     NONE = "none"
@@ -184,7 +184,7 @@ class MapScale(StrEnum):
 
 
 class ProbeName(StrEnum):
-    """What may give a class away that is not a picture's content."""
+    """What may give a class away that is not an image's content."""
 
     WIDTH = "width"
     HEIGHT = "height"
@@ -202,7 +202,7 @@ class ProbeName(StrEnum):
 
 
 class Crops(StrEnum):
-    """How many crops of a resized picture are asked about."""
+    """How many crops of a resized image are asked about."""
 
     FIVE = "5"  # the centre and the corners, torchvision's FiveCrop
     TEN = "10"  # and each of them mirrored, torchvision's TenCrop

@@ -5,7 +5,7 @@ CnnkitError              one line: what, where, remedy               exit 1
 │   └── NotationError    a word in a notation; points at it          exit 2
 ├── FormatError          a file is not what its place asks for       exit 1
 ├── DeviceError          the device asked for is not to be had       exit 1
-├── BadPicture           one picture cannot be used                  skipped, exit 3
+├── BadPicture           one image cannot be used                  skipped, exit 3
 └── GateError            a measure is below what was demanded        exit 4
 """
 
@@ -35,7 +35,7 @@ class DeviceError(CnnkitError):
 
 
 class BadImageError(CnnkitError):
-    """One picture that cannot be used; whoever reads many skips and names it."""
+    """One image that cannot be used; whoever reads many skips and names it."""
 
     exit_status = 3
 

@@ -23,5 +23,5 @@ def shortened(names: Sequence[str], most: int) -> str:
 
 
 def count_images(count: int) -> str:
-    """Count pictures: "1 picture", "2,000 pictures"."""
+    """Count images: "1 image", "2,000 images"."""
     return "1 picture" if count == 1 else f"{count:,} pictures"

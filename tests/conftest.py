@@ -1,4 +1,4 @@
-"""What tests share: running a command as its entry point, small pictures, and the photographs where they stand."""
+"""What tests share: running a command as its entry point, small images, and the photographs where they stand."""
 
 import contextlib
 import fcntl
@@ -234,8 +234,8 @@ def terminal():
 
 def shared_folder(tmp_path_factory):
     """Give the folder that all processes of pytest-xdist share, each of which has its own in there."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    backbone = tmp_path_factory.getbasetemp()
+    return backbone.parent if "PYTEST_XDIST_WORKER" in os.environ else backbone
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -267,7 +267,7 @@ def photos():
 
 
 def draw(seed, *, size=(40, 32), colour=None):
-    """Make a small picture: noise over a gradient, tinted so that classes can be told apart."""
+    """Make a small image: noise over a gradient, tinted so that classes can be told apart."""
     generator = np.random.default_rng(seed)
     width, height = size
     gradient = np.linspace(0, 90, width, dtype=np.float64)[None, :, None].repeat(height, axis=0)
@@ -277,8 +277,8 @@ def draw(seed, *, size=(40, 32), colour=None):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Make a folder of small PNG pictures: `pictures(red=6, blue=6)` gives photos/red/00.png and so on."""
+def images(tmp_path):
+    """Make a folder of small PNG images: `pictures(red=6, blue=6)` gives photos/red/00.png and so on."""
     tints = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
 
     def make(name="photos", /, *, size=(40, 32), suffix=".png", **classes):

@@ -272,7 +272,7 @@ def test_a_bug_keeps_its_traceback(program, bug):
     assert err.count("Traceback") == 1
 
 
-def test_skipped_pictures_are_named_and_counted(program):
+def test_skipped_images_are_named_and_counted(program):
     """Exit 3; each on stderr with its reason, in the file as TSV; the rest is done, and `--quiet` hides none of it."""
     program.write(
         """

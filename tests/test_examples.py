@@ -17,9 +17,9 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 
 @pytest.mark.slow
 @needs_make
-def test_the_four_cases_of_transfer_learning(shell, commands, pictures):
-    """All four are worked on pictures that the test draws, and come together in one table; a second run makes nothing anew."""
-    sets = [pictures(name, red=13, blue=13) for name in ("things", "signs")]
+def test_the_four_cases_of_transfer_learning(shell, commands, images):
+    """All four are worked on images that the test draws, and come together in one table; a second run makes nothing anew."""
+    sets = [images(name, red=13, blue=13) for name in ("things", "signs")]
     make = (
         f"make -f {EXAMPLES / 'transfer' / 'Makefile'} QUICK=1 SIMILAR={sets[0].name} DIFFERENT={sets[1].name} "
         f"BACKBONE=squeezenet1_1 WEIGHTS=none SIZE=32 EARLY=features.5 BIN={commands}/"
@@ -39,15 +39,15 @@ def test_the_four_cases_of_transfer_learning(shell, commands, pictures):
 
 
 #: A pretrained network that is quick to export and to run; what it sees is noise.
-BASE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
+BACKBONE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
 
 
 @pytest.fixture
 def make_line(commands):
-    """Write the line that makes an example on the pictures of a folder."""
+    """Write the line that makes an example on the images of a folder."""
 
     def write(example, *, folder, words):
-        return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={commands}/ {BASE} {words}"
+        return f"make -s -f {EXAMPLES / example} PHOTOS={folder} OUT=out BIN={commands}/ {BACKBONE} {words}"
 
     return write
 
@@ -57,9 +57,9 @@ RUNGS = ["scratch", "augmented", "head", "endtoend", "tuned"]
 
 @pytest.mark.slow
 @needs_make
-def test_the_ladder(shell, make_line, pictures):
-    """All rungs are climbed for a seed, past a picture that is none; the table has what the histories and cnn-eval's records have."""
-    photos = pictures("photos", red=12, blue=12)
+def test_the_ladder(shell, make_line, images):
+    """All rungs are climbed for a seed, past an image that is none; the table has what the histories and cnn-eval's records have."""
+    photos = images("photos", red=12, blue=12)
     (photos / "red" / "broken.png").write_bytes(b"no picture")
     line = make_line(
         "dogs-vs-cats/Makefile",
@@ -106,14 +106,14 @@ def test_the_table_of_the_ladder(shell, tmp_path):
 
 @pytest.mark.slow
 @needs_make
-def test_flowers(shell, make_line, pictures):
-    """The second lesson goes from pictures to curves and a confusion matrix."""
-    photos = pictures("photos", red=10, blue=10, green=10)
+def test_flowers(shell, make_line, images):
+    """The second lesson goes from images to curves and a confusion matrix."""
+    photos = images("photos", red=10, blue=10, green=10)
     words = "RATIO=0.6,0.2,0.2 EPOCHS=2 EPOCHS_TUNED=1 VIEWS=2 LEAST=0"
     outcome = shell(make_line("flowers/Makefile", folder="photos", words=words), cwd=photos.parent)
     assert "\naccuracy\t" in outcome.out
-    for picture in ("curves.png", "confusion.png"):
-        with Image.open(photos.parent / "out" / picture) as image:
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(photos.parent / "out" / name) as image:
             assert min(image.size) > 100
 
 
@@ -132,7 +132,7 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
 @pytest.mark.slow
 @needs_make
 def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
-    """Every step prints its figures, and they hang together; each picture is answered once out of fold, and the vote is a mean."""
+    """Every step prints its figures, and they hang together; each image is answered once out of fold, and the vote is a mean."""
     words = {"BIN": f"{commands}/", "OUT": "out", "DATA": "none"}
     steps = shell(f"{EXAMPLES / 'trust.sh'} FOLDS=2 -j2", cwd=tmp_path, env=words).out.strip().split("\n\n")
     titles = [step.splitlines()[0] for step in steps]
@@ -156,7 +156,7 @@ def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
     log_loss = dict(zip(temperature[0], temperature[4], strict=True))
     assert float(log_loss["after"]) <= float(
         log_loss["before"]
-    )  # on the pictures that it was fitted on; on others it may not
+    )  # on the images that it was fitted on; on others it may not
     measured = {(name, measure): float(value) for name, measure, value in calibrated}
     assert measured["folds/test-fold0", "accuracy"] == measured["calibrated", "accuracy"]
     assert float(coverage[1][3]) == pytest.approx(measured["calibrated", "accuracy"])
@@ -169,13 +169,13 @@ def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
 
 
 def probabilities(path):
-    """Read predictions by picture and class."""
+    """Read predictions by image and class."""
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-    return {(picture, label): float(probability) for picture, _, label, probability in rows}
+    return {(image, label): float(probability) for image, _, label, probability in rows}
 
 
 def see(shell, commands, folder, **env):
-    """Run see.sh, and demand every kind of picture, none of one colour."""
+    """Run see.sh, and demand every kind of image, none of one colour."""
     words = {"BIN": f"{commands}/", "OUT": "out", **env}
     outcome = shell(str(EXAMPLES / "see.sh"), cwd=folder, env=words)
     kinds = [
@@ -198,8 +198,8 @@ def see(shell, commands, folder, **env):
 
 @pytest.mark.slow
 @needs_make
-def test_all_pictures_of_the_digits(shell, commands, quickstart, tmp_path):
-    """Where there are no photographs, all pictures are of the network that reads digits."""
+def test_all_images_of_the_digits(shell, commands, quickstart, tmp_path):
+    """Where there are no photographs, all images are of the network that reads digits."""
     # Most of what the script would make; not the predictions, in which the folder has its name
     shutil.copytree(quickstart, tmp_path / "out" / "digits", ignore=shutil.ignore_patterns("predictions.tsv"))
     outcome = see(shell, commands, tmp_path, DATA=str(tmp_path / "none"))
@@ -210,7 +210,7 @@ def test_all_pictures_of_the_digits(shell, commands, quickstart, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_all_pictures_of_real_networks(shell, commands, tmp_path, photos):
+def test_all_images_of_real_networks(shell, commands, tmp_path, photos):
     """Where there are some, of MobileNetV2 and SqueezeNet; more values are nought in the late layer than in the early one."""
     outcome = see(shell, commands, tmp_path, DATA=str(photos))
     zeros = {

@@ -22,16 +22,16 @@ import pytest
 COMMANDS = sorted(entry.name for entry in distribution("cnnkit").entry_points if entry.group == "console_scripts")
 
 NET = ["--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu"]
-BASE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
+BACKBONE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
 ADVISER = ["--backbone", "squeezenet1_1", "--weights", "adviser.pth", "--device", "cpu"]
 
-#: The road on small pictures, in this order; what each command prints there is looked at below.
+#: The road on small images, in this order; what each command prints there is looked at below.
 ROAD = {
     "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
     "cnn-split": ["photos", "--ratio", "0.5,0.25,0.25"],
     "cnn-check": ["split.tsv", "--probes", "mean-colour"],
     "cnn-augment": ["split.tsv", "--split", "train", "-o", "-", "--copies", "2", "--augment", "rotate 40, hflip"],
-    "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BASE],
+    "cnn-extract": ["split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE],
     "cnn-train-head": ["train.npy", "--val", "test.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu"],
     "cnn-advise": ["split.tsv", *ADVISER],
     "cnn-train": ["split.tsv", "-o", "net.pt", *NET],
@@ -74,7 +74,7 @@ MISSING = {
     "cnn-split": ["no-such", "--ratio", "0.5,0.5"],
     "cnn-check": ["no-such"],
     "cnn-augment": ["no-such", "-o", "x", "--augment", "rotate 40, hflip"],
-    "cnn-extract": ["no-such", "-o", "x.npy", *BASE],
+    "cnn-extract": ["no-such", "-o", "x.npy", *BACKBONE],
     "cnn-train-head": ["no-such.npy", "-o", "x.pt"],
     "cnn-advise": ["no-such"],
     "cnn-train": ["no-such", "-o", "x.pt", *NET],
@@ -97,7 +97,7 @@ SOURCELESS = {
     "cnn-split": ["--ratio", "0.5,0.5"],
     "cnn-check": [],
     "cnn-augment": ["-o", "x", "--augment", "rotate 40, hflip"],
-    "cnn-extract": ["-o", "x.npy", *BASE],
+    "cnn-extract": ["-o", "x.npy", *BACKBONE],
     "cnn-train-head": ["-o", "x.pt"],
     "cnn-advise": [],
     "cnn-train": ["-o", "x.pt", *NET],
@@ -120,7 +120,7 @@ ENDLESS = {
     "cnn-split": ["-", "--ratio", "0.5,0.5"],
     "cnn-check": ["-"],
     "cnn-augment": ["-", "-o", "x", "--augment", "rotate 40, hflip"],
-    "cnn-extract": ["-", "-o", "x.npy", *BASE],
+    "cnn-extract": ["-", "-o", "x.npy", *BACKBONE],
     "cnn-train-head": ["train.npy", "-o", "x.pt", "--epochs", "1000000"],
     "cnn-advise": ["-"],
     "cnn-train": ["split.tsv", "-o", "x.pt", *NET, "--epochs", "1000000"],
@@ -137,11 +137,11 @@ ENDLESS = {
     "cnn-dream": ["head.pt", "photos/red/00.png", "-o", "x.png", "--steps", "1000000", "--octaves", "1"],
 }
 
-#: Those that read many pictures and go on after a broken one; photos-and-one/ holds one.
+#: Those that read many images and go on after a broken one; photos-and-one/ holds one.
 SKIPPING = {
     "cnn-split": ["photos-and-one", "--ratio", "0.5,0.5"],
     "cnn-augment": ["photos-and-one", "-o", "-", "--augment", "rotate 40, hflip"],
-    "cnn-extract": ["photos-and-one", "-o", "skipping/x.npy", *BASE],
+    "cnn-extract": ["photos-and-one", "-o", "skipping/x.npy", *BACKBONE],
     "cnn-finetune": ["head.pt", "photos-and-one", "-o", "skipping/x.pt", "--epochs", "1", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
     "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
@@ -188,7 +188,7 @@ def run_in(run, monkeypatch):
 def road(tmp_path_factory, commands):
     """Walk the road once. Returns the folder, and what each command did."""
     folder = tmp_path_factory.mktemp("road")
-    make_pictures(folder / "photos")
+    make_images(folder / "photos")
     make_weights(folder / "adviser.pth")
     done = {}
     for name, words in ROAD.items():
@@ -203,7 +203,7 @@ def road(tmp_path_factory, commands):
         if name == "cnn-train-head":  # the tests run it again, in other seconds
             shutil.copy(folder / "head.csv", folder / "kept.csv")
         if name == "cnn-extract":
-            start(commands / name, "split.tsv", "--split", "test", "-o", "test.npy", *BASE, cwd=folder)
+            start(commands / name, "split.tsv", "--split", "test", "-o", "test.npy", *BACKBONE, cwd=folder)
     return folder, done
 
 
@@ -217,8 +217,8 @@ def make_weights(path):
     torch.save(module.state_dict(), path)
 
 
-def make_pictures(folder):
-    """Write a dozen pictures of each of two classes, in two colours."""
+def make_images(folder):
+    """Write a dozen images of each of two classes, in two colours."""
     from PIL import Image
 
     for label, colour in (("red", (150, 30, 30)), ("blue", (30, 30, 150))):
@@ -272,7 +272,7 @@ def test_every_option_says_what_it_does(name):
         with pytest.raises(Stop):
             entry.load()([])
     assert seen
-    assert [parameter.name for parameter in seen if not parameter.help] == []
+    assert [parameter.name for parameter in seen if not parameter.help and not parameter.hidden] == []
 
 
 @four_commands
@@ -317,7 +317,7 @@ def test_an_unknown_option_is_a_usage_error(name, run):
 @every_command
 def test_a_missing_file_is_one_line(name, run_in, tmp_path):
     """Exit 1, one line that names it, nothing on stdout, nothing written."""
-    make_pictures(tmp_path / "photos")
+    make_images(tmp_path / "photos")
     done = run_in(tmp_path, name, *MISSING[name], status=1)
     assert done.out == ""
     assert re.fullmatch(rf"{name}: .*no-such.*\n", done.err)
@@ -406,10 +406,10 @@ def test_a_reader_that_has_gone_is_no_fault(name, road):
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-def test_a_broken_picture_is_skipped_and_named(name, run_in, road):
+def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     """Exit 3: the rest is done; the one is named on stderr, and with its reason in the file of errors."""
     folder, _ = road
-    make_pictures(folder / "photos-and-one")
+    make_images(folder / "photos-and-one")
     broken = folder / "photos-and-one" / "red" / "broken.png"
     broken.write_bytes(b"no picture")
     (folder / "skipping").mkdir()

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-BASE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 12 --pool avg'
+BACKBONE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 12 --pool avg'
 
 
 def make_head(shell, folder, photos, *, jobs, **others):
     """Go from photographs to an exported head in a folder, and return what the training reported."""
     shell(f"cnn-split {photos} --ratio 0.5,0.25,0.25 --seed 3 --manifest split.tsv -q", cwd=folder, **others)
     for split in ("train", "val"):
-        line = f"cnn-extract split.tsv --split {split} -o {split}.npy {BASE} --jobs {jobs} -q"
+        line = f"cnn-extract split.tsv --split {split} -o {split}.npy {BACKBONE} --jobs {jobs} -q"
         shell(line, cwd=folder, **others)
     trained = shell(
         "cnn-train-head train.npy --val val.npy -o head.pt --head 'dense 8 relu' --epochs 20 -q --json",
@@ -23,9 +23,9 @@ def make_head(shell, folder, photos, *, jobs, **others):
 
 
 @pytest.fixture
-def tinted(pictures):
-    """Small pictures of three classes."""
-    return pictures(red=16, blue=16, green=16, size=(31, 23))
+def tinted(images):
+    """Small images of three classes."""
+    return images(red=16, blue=16, green=16, size=(31, 23))
 
 
 def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, tinted, tmp_path):
@@ -49,10 +49,10 @@ def test_training_and_prediction_agree_and_the_road_is_reproducible(shell, tinte
 
 
 @pytest.mark.parametrize(
-    "command", ["cnn-split {} --ratio 1,1 -q", f"cnn-extract {{}} -o x.npy {BASE} -q && cat x.tsv && od x.npy"]
+    "command", ["cnn-split {} --ratio 1,1 -q", f"cnn-extract {{}} -o x.npy {BACKBONE} -q && cat x.tsv && od x.npy"]
 )
 def test_three_ways_in_give_the_same(shell, tinted, command):
-    """Pictures named by arguments, by a list for `-`, and by a list in a pipe without a word."""
+    """Images named by arguments, by a list for `-`, and by a list in a pipe without a word."""
     cwd = tinted.parent
     if "split" in command:  # labels are needed: a manifest, in all three ways
         shell("cnn-split photos --ratio 1,1 --manifest all.tsv -q", cwd=cwd)
@@ -77,10 +77,10 @@ def test_three_ways_in_give_the_same(shell, tinted, command):
 def test_a_manifest_flows_through_a_pipe(shell, tinted):
     """cnn-split's stdout is a SOURCE for the next command."""
     piped = shell(
-        f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BASE} -q", cwd=tinted.parent
+        f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BACKBONE} -q", cwd=tinted.parent
     )
     shell(
-        f"cnn-split photos --ratio 1,1 -q > split.tsv; cnn-extract split.tsv --split val -o named.npy {BASE} -q",
+        f"cnn-split photos --ratio 1,1 -q > split.tsv; cnn-extract split.tsv --split val -o named.npy {BACKBONE} -q",
         cwd=tinted.parent,
     )
     assert piped.rows[0]["rows"] == "24"

@@ -1,4 +1,4 @@
-"""Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
+"""Measure which case of transfer learning a set of images is, and print the command that follows from it.
 
 photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; nothing is written
 """

@@ -1,4 +1,4 @@
-"""cnn-augment: changed copies of pictures, exactly so many of each.
+"""cnn-augment: changed copies of images, exactly so many of each.
 
 photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
 photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         what is not written in its own format becomes PNG
@@ -109,28 +109,28 @@ def main(
     recipe = augment_plan.AugmentPlan(
         augmentation=augment_notation.parse_required(augment), copies=copies, seed=seed, keep=keep, square=square
     )
-    pictures = cli.pictures(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null)
     with cli.skipping(errors) as skip:
         if sheet is not None:
             from cnnkit.engine import augment_files
 
             if output is not None and str(output) != "-":
-                augment_files.check(pictures, output, force=force)
+                augment_files.check(images, output, force=force)
             # Unless this is all that is done, what cannot be used is named later, once
-            pictures = augment_files.sheet(
-                pictures, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None
+            images = augment_files.sheet(
+                images, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None
             )
         if output is None:
             return
         with cli.progress("augmenting", streaming=str(output) == "-") as progress:
             if str(output) == "-":
-                records = augment_plan.listed(pictures, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
+                records = augment_plan.listed(images, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
                 cli.emit(records, as_json, columns=augment_plan.columns(recipe.augmentation))
                 return
             from cnnkit.engine import augment_files
 
             cli.emit(
-                [augment_files.write(pictures, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)],
+                [augment_files.write(images, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)],
                 as_json,
             )
 

@@ -1,10 +1,10 @@
-"""cnn-cam: where in a picture a network sees what speaks for a class.
+"""cnn-cam: where in an image a network sees what speaks for a class.
 
-photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the picture's size and format
+photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
                         OUT/cat/1~dog.jpg           likewise, where maps of several classes are asked for
 photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
                         OUT/cat/1.jpg.map.npy       with --raw: the map as the layer has it
-                        OUT/cat/1.jpg.pixels.npy    and in pixels of the picture
+                        OUT/cat/1.jpg.pixels.npy    and in pixels of the image
 """
 
 import inspect
@@ -140,7 +140,7 @@ def main(
         force=force,
     )
     cam_render.check(render)
-    pictures = cli.pictures(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null)
     cam = CamOptions(
         weights=weights,
         method=method,
@@ -155,7 +155,7 @@ def main(
     network = cam_run.open_model(model, cam)
     with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
         records = cam_run.explain(
-            pictures,
+            images,
             network,
             wanted=classes or ["top"],
             options=render,

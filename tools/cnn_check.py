@@ -1,4 +1,4 @@
-"""cnn-check: is this set of pictures fit for training?"""
+"""cnn-check: is this set of images fit for training?"""
 
 import os
 from pathlib import Path
@@ -95,7 +95,7 @@ def main(
             raise UsageError(f"--fix {fix} would replace what is checked, and what was left out would be forgotten")
     with cli.progress("checking") as progress:
         found = check.check(
-            cli.pictures(sources, split=split, null=null),
+            cli.images(sources, split=split, null=null),
             features=features,
             near=near_bits,
             similarity=neighbours.NEAR if similarity is None else similarity,

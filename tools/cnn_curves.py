@@ -1,4 +1,4 @@
-"""Draw training histories: into a picture, or in the terminal.
+"""Draw training histories: into an image, or in the terminal.
 
 model.csv  other.csv   ->   curves.png    loss and accuracy, training and validation
 """

@@ -159,8 +159,10 @@ def main(
         elif coverage:
             from cnnkit.evaluation.coverage import area, curve
 
-            cli.emit(curve(result.answers), as_json)
-            cli.notice(f"area under the risk-coverage curve (AURC): {area(result.answers):.6g}, the lower the better")
+            cli.emit(curve(result.predictions), as_json)
+            cli.notice(
+                f"area under the risk-coverage curve (AURC): {area(result.predictions):.6g}, the lower the better"
+            )
         else:
             for notice in report.about_unknown(result):
                 cli.notice(notice)
@@ -173,7 +175,7 @@ def _check(files: Sequence[Path], *, instead: Mapping[str, bool], drawn: Mapping
     Args:
         files: The predictions.
         instead: Whether each word stands that prints something else than the measures.
-        drawn: Likewise, for pictures.
+        drawn: Likewise, for images.
 
     Raises:
         UsageError: They do not.

@@ -87,8 +87,8 @@ def main(
         jobs=jobs,
         device=device,
     )
-    pictures = cli.pictures(verify, split=split, null=null) if verify else None
-    config.check(model, output, verifies=pictures is not None)
+    images = cli.images(verify, split=split, null=null) if verify else None
+    config.check(model, output, verifies=images is not None)
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
 
     with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
@@ -96,7 +96,7 @@ def main(
             model,
             output,
             config,
-            verify=pictures,
+            verify=images,
             verify_name=" ".join(verify or []),
             skip=skip,
             progress=progress,

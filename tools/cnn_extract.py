@@ -1,10 +1,10 @@
-"""Run a convolutional base once over pictures and keep what it saw.
+"""Run a convolutional backbone once over images and keep what it saw.
 
-photos/cat/1.jpg       ->  train.npy     row i: the features of picture i
+photos/cat/1.jpg       ->  train.npy     row i: the features of image i
 photos/dog/2.jpg           train.tsv     row i: path label split group
-                           train.json    base, layer, preprocessing, classes
+                           train.json    backbone, layer, preprocessing, classes
 
-with --views K:            train.npy     K+1 rows a picture, the plain one first; one where it is held out (val, test)
+with --views K:            train.npy     K+1 rows an image, the plain one first; one where it is held out (val, test)
                            train.tsv     path label split group view
 """
 
@@ -158,14 +158,14 @@ def main(
     )
     from cnnkit.infer import extract
 
-    pictures = cli.pictures(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null)
     if bench:
-        cli.emit([extract.bench(list(pictures), config, spec=spec)], as_json)
+        cli.emit([extract.bench(list(images), config, spec=spec)], as_json)
         return
     if output is None:
         raise UsageError("say where the features go with -o FILE.npy, or --bench")
     with cli.skipping(errors) as skip, cli.progress("extracting") as progress:
-        summary = extract.extract(pictures, output, config, spec=spec, skip=skip, progress=progress)
+        summary = extract.extract(images, output, config, spec=spec, skip=skip, progress=progress)
     if stats:
         from cnnkit.infer import feature_stats
 

@@ -1,4 +1,4 @@
-"""Train the top of a pretrained base further, together with its head.
+"""Train the top of a pretrained backbone further, together with its head.
 
 head.pt                  ->  tuned.pt               the whole network, with the weights of its best epoch
 photos/train/cat/1.jpg       tuned.csv              its history, one row an epoch

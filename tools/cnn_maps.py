@@ -1,4 +1,4 @@
-"""cnn-maps: what the layers of a network answer to a picture.
+"""cnn-maps: what the layers of a network answer to an image.
 
 OUT/block1_conv1.png            all channels side by side
 OUT/block1_conv1/007.png        each by itself
@@ -23,7 +23,7 @@ def main(
             help="A trained .pt, an exported .onnx, or a network of torchvision's or timm's by name.",
         ),
     ],
-    picture: Annotated[Path, cli.Argument(metavar="PICTURE", show_default=False, help="What the network looks at.")],
+    image: Annotated[Path, cli.Argument(metavar="PICTURE", show_default=False, help="What the network looks at.")],
     output: Annotated[
         Path | None,
         cli.Option("--output", "-o", metavar="DIR", help="Where the pictures go; none are drawn unless said."),
@@ -82,7 +82,7 @@ def main(
     options = FeatureMapOptions(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
     feature_maps.check(options)
     network = feature_maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
-    cli.emit(feature_maps.explain(network, picture, layers or ["all"], options=options), as_json)
+    cli.emit(feature_maps.explain(network, image, layers or ["all"], options=options), as_json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Name what pictures show, with one exported network or several that vote."""
+"""Name what images show, with one exported network or several that vote."""
 
 from pathlib import Path
 from typing import Annotated
@@ -169,7 +169,7 @@ def main(
                 f"features are not decoded, and no list of them is read; drop {'--jobs' if jobs is not None else '--null'}"
             )
         found = feature_input.find(sources or [], split=split)
-    pictures = cli.pictures(sources, split=split, null=null) if found is None else []
+    images = cli.images(sources, split=split, null=null) if found is None else []
     predictor = predict.Predictor(
         models,
         PredictConfig(vote=vote, logits=logits, tta=tta, views=views, crops=crops, seed=seed, device=device),
@@ -184,16 +184,16 @@ def main(
         ),
     )
     with cli.skipping(errors) as skip, cli.progress("predicting", streaming=True) as progress:
-        answers = (
-            predictor.pictures(pictures, batch=batch, jobs=jobs, skip=skip, progress=progress)
+        predictions = (
+            predictor.images(images, batch=batch, jobs=jobs, skip=skip, progress=progress)
             if found is None
             else predictor.features(found, batch=batch, skip=skip, progress=progress)
         )
         if labels_only:
-            cli.emit_lines(predict.labels(answers, predictor.classes, min_probability=min_probability))
+            cli.emit_lines(predict.labels(predictions, predictor.classes, min_probability=min_probability))
         else:
             cli.emit(
-                predict.rows(answers, predictor.classes, top=top, min_probability=min_probability),
+                predict.rows(predictions, predictor.classes, top=top, min_probability=min_probability),
                 as_json,
                 columns=("path", "rank", "label", "probability", *(("logit",) if logits else ())),
             )

@@ -1,4 +1,4 @@
-"""cnn-split: from a folder of pictures to training, validation and test.
+"""cnn-split: from a folder of images to training, validation and test.
 
 What it reads (the first folder is the class, deeper ones do not matter, hidden files are ignored):
 
@@ -88,7 +88,7 @@ def main(
     dry_run: Annotated[
         bool, cli.Option("--dry-run", help="Only print how many pictures of each class each part would get.")
     ] = False,
-    part: cli.Split = None,
+    only: cli.Split = None,
     null: cli.Null = False,
     seed: cli.Seed = 0,
     jobs: cli.Jobs = None,
@@ -131,7 +131,7 @@ def main(
 
     with cli.skipping(errors) as skip, cli.progress("reading") as progress:
         outcome = split.split_images(
-            cli.pictures(sources, split=part, null=null),
+            cli.images(sources, split=only, null=null),
             demanded,
             seed=seed,
             group=group,

@@ -1,6 +1,6 @@
-"""Train a head on features from disk, and put it on the base that made them.
+"""Train a head on features from disk, and put it on the backbone that made them.
 
-train.npy train.tsv train.json   ->  head.pt    the whole network: base and head
+train.npy train.tsv train.json   ->  head.pt    the whole network: backbone and head
 val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
 
 with --with, nothing is written: three records on stdout, of the features, of more inputs beside them, and of those alone

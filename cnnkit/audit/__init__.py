@@ -1,1 +1,1 @@
-"""Whether a set of pictures is fit for training: what is broken, what is there twice, and what gives the class away."""
+"""Whether a set of images is fit for training: what is broken, what is there twice, and what gives the class away."""

@@ -1,6 +1,6 @@
 """Ablation of side information: the same training of a head with it, without it, and on it alone.
 
-The experiment that exposed the fisheries competition: there the size of a picture told the boat, and the boat the fish.
+The experiment that exposed the fisheries competition: there the size of an image told the boat, and the boat the fish.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """How a head did on some inputs; `gain` is its accuracy less that on the features alone, on the same pictures.
+    """How a head did on some inputs; `gain` is its accuracy less that on the features alone, on the same images.
 
     The intervals are of 95 %; `p_value` is that of McNemar's exact test.
     """
@@ -112,7 +112,7 @@ def measure(
 
 
 def _luck(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
-    """Give the share of pictures for which the most frequent class is right, and say so."""
+    """Give the share of images for which the most frequent class is right, and say so."""
     most = int(torch.bincount(train.targets).argmax())
     share = float((val.targets == most).double().mean())
     log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
@@ -127,7 +127,7 @@ def _encoded(data: FeatureSets, columns: Columns) -> list[NDArray[np.float32]]:
     val = columns.of(feature_sets.paths(data.val, data.val_path))
     fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, train, val, strict=True)]
     return [
-        np.hstack([encoding(values) for encoding, values in zip(fitted, part, strict=True)]) for part in (train, val)
+        np.hstack([encoding(values) for encoding, values in zip(fitted, split, strict=True)]) for split in (train, val)
     ]
 
 

@@ -11,7 +11,7 @@ from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import DatasetSize
 from cnnkit.formats.manifest import ManifestRow
 
-#: What to do with a set that a pretrained base is similar to, and with one that it is not, by the textbook.
+#: What to do with a set that a pretrained backbone is similar to, and with one that it is not, by the textbook.
 _CASES = {
     DatasetSize.SMALL: ("a head on a pretrained base's features", "on those of an earlier layer"),
     DatasetSize.LARGE: ("fine-tuning of all layers of a pretrained base", "training from scratch"),
@@ -19,7 +19,7 @@ _CASES = {
 
 
 def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[ManifestRow] | None = None) -> Iterator[str]:
-    """Say how many pictures there are to learn from, which cases of transfer learning come into question, and which command is next.
+    """Say how many images there are to learn from, which cases of transfer learning come into question, and which command is next.
 
     Args:
         report: Of the check.
@@ -40,18 +40,18 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         alike, different = _CASES[size]
         yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
         yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
-    parts = {each.split for each in left if each.split is not None}
-    yield f"next: {_next(report, named, parts=parts, fixed=fixed is not None)}"
+    splits = {each.split for each in left if each.split is not None}
+    yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"
 
 
-def _next(report: CheckReport, named: str, *, parts: set[str], fixed: bool) -> str:
+def _next(report: CheckReport, named: str, *, splits: set[str], fixed: bool) -> str:
     if report.count(Level.ERROR) and not fixed:
         return f"look at the errors, then cnn-check {named} --fix clean.tsv"
     if any(finding.finding is FindingKind.LEAK for finding in report.findings):
         return "look at what leaks; a network will learn that, too"
-    if "train" in parts:
+    if "train" in splits:
         return f"cnn-extract {named} --split train -o train.npy"
-    if parts:
-        return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(parts)} -o {min(parts)}.pt"
+    if splits:
+        return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(splits)} -o {min(splits)}.pt"
     near = " --near" if any(pair.kind is FindingKind.ALIKE for pair in report.pairs) and not fixed else ""
     return f"cnn-split {named} --ratio 70,15,15{near} > split.tsv"

@@ -1,4 +1,4 @@
-"""Is this set of pictures fit for training? Every file is looked at, then all of them together."""
+"""Is this set of images fit for training? Every file is looked at, then all of them together."""
 
 import logging
 import os
@@ -24,11 +24,11 @@ from cnnkit.errors import BadImageError, CnnkitError, UsageError
 
 log = logging.getLogger("cnnkit")
 
-#: Of features, for the question whether parts differ: principal components that are looked at.
+#: Of features, for the question whether splits differ: principal components that are looked at.
 _COMPONENTS = 10
 
-#: Pictures with shorter sides look like each other whatever they show: 8 x 8 pixels of two digits differ by 34 bits of 256 only, where
-#: `duplicates.NEAR` is measured on pictures of this size and larger.
+#: Images with shorter sides look like each other whatever they show: 8 x 8 pixels of two digits differ by 34 bits of 256 only, where
+#: `duplicates.NEAR` is measured on images of this size and larger.
 _SEEABLE = 32
 
 
@@ -48,7 +48,7 @@ def parse_probes(names: str) -> tuple[ProbeName, ...]:
 
 
 def check(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     *,
     features: str | Path | None = None,
     near: int = duplicates.NEAR,
@@ -58,30 +58,30 @@ def check(
     jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
-    """Look at every picture of a set, and at the set.
+    """Look at every image of a set, and at the set.
 
     Args:
-        pictures: With labels and parts where there are any; of a folder of parts (train/cat/1.jpg) those are found.
+        images: With labels and splits where there are any; of a folder of splits (train/cat/1.jpg) those are found.
         features: A `.npy` of cnn-extract in which neighbours are looked for.
-        near: Bits of 256 by which the perceptual hashes of two pictures that look alike may differ.
-        similarity: The cosine from which on two pictures are neighbours.
+        near: Bits of 256 by which the perceptual hashes of two images that look alike may differ.
+        similarity: The cosine from which on two images are neighbours.
         names: The leak probes.
         seed: Of the probes.
         jobs: Threads that decode.
-        progress: Called as pictures are read.
+        progress: Called as images are read.
 
     Raises:
-        CnnkitError: None of the pictures can be used, or none is in the features.
+        CnnkitError: None of the images can be used, or none is in the features.
     """
-    listed = divided(list(pictures))
+    listed = divided(list(images))
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
-    for done, (picture, outcome) in enumerate(reader.read(once, inspect, jobs=jobs), start=1):
+    for done, (image, outcome) in enumerate(reader.read(once, inspect, jobs=jobs), start=1):
         if isinstance(outcome, BadImageError):
             kind = outcome.kind if isinstance(outcome, Unusable) else FindingKind.BROKEN
-            found.append(findings.of_unusable(picture.path, str(outcome), kind=kind))
+            found.append(findings.of_unusable(image.path, str(outcome), kind=kind))
         else:
-            sound.append(picture)
+            sound.append(image)
             inspected.append(outcome)
         progress(done, len(once))
     if not sound:
@@ -93,25 +93,25 @@ def check(
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
     places = list(_pairs(sound, inspected, near=near, seen=seen, similarity=similarity))
     together = DisjointSets(len(sound))
-    together.unite_equal(picture.group for picture in sound)
+    together.unite_equal(image.group for image in sound)
     for _, one, other, _ in places:
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
     known = side_information.probe_columns(sound, inspected, names)
     probed = [
-        *_probed("class", sound, [picture.label for picture in sound], roots, known, seed=seed),
+        *_probed("class", sound, [image.label for image in sound], roots, known, seed=seed),
         *_probed(
             "part",
             sound,
-            [picture.split for picture in sound],
+            [image.split for image in sound],
             roots,
             known | _components(seen, sound) if names else {},
             seed=seed,
         ),
     ]
     found += [
-        *findings.of_pictures(sound, inspected),
+        *findings.of_images(sound, inspected),
         *findings.of_pairs(pairs),
         *findings.of_labels(sound),
         *findings.of_classes(sound),
@@ -126,51 +126,51 @@ def check(
     return CheckReport(len(listed), found, probed, sound, inspected, pairs, again, roots)
 
 
-def divided(pictures: list[ImageFile]) -> list[ImageFile]:
-    """Take folders of parts for what they are: of train/cat/1.jpg and test/cat/2.jpg the first folders are no classes."""
+def divided(images: list[ImageFile]) -> list[ImageFile]:
+    """Take folders of splits for what they are: of train/cat/1.jpg and test/cat/2.jpg the first folders are no classes."""
     names = split_names.TRAIN_NAMES | split_names.HELD_OUT_NAMES
-    labels = {picture.label for picture in pictures}
-    if len(labels) < 2 or any(picture.split for picture in pictures):
-        return pictures
+    labels = {image.label for image in images}
+    if len(labels) < 2 or any(image.split for image in images):
+        return images
     called = sorted(label for label in labels if label is not None and label.lower() in names)
     if len(called) < len(labels):
         if called:
             log.info("taken for classes, since other folders stand beside them: %s", ", ".join(called))
-        return pictures
+        return images
     found = []
-    for picture in pictures:
-        folders = os.path.dirname(picture.path).split(os.sep)
-        place = len(folders) - 1 - folders[::-1].index(picture.label or "")
+    for image in images:
+        folders = os.path.dirname(image.path).split(os.sep)
+        place = len(folders) - 1 - folders[::-1].index(image.label or "")
         label = folders[place + 1] if place + 1 < len(folders) else None
-        found.append(ImageFile(picture.path, label, picture.label, picture.group))
+        found.append(ImageFile(image.path, label, image.label, image.group))
     return found
 
 
-def _once_each(pictures: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:
+def _once_each(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:
     """Take each file once, the first time that it is listed; and pair what came again with it."""
     first: dict[str, ImageFile] = {}
     again = []
-    for picture in pictures:
-        real = os.path.realpath(picture.path)
-        known = first.setdefault(real, picture)
-        if known is not picture:
-            again.append(Pair(FindingKind.TWICE, picture, known))
+    for image in images:
+        real = os.path.realpath(image.path)
+        known = first.setdefault(real, image)
+        if known is not image:
+            again.append(Pair(FindingKind.TWICE, image, known))
             if known.group is None:
-                first[real] = replace(known, group=picture.group)
+                first[real] = replace(known, group=image.group)
     return list(first.values()), again
 
 
 def _pairs(
-    pictures: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     inspected: Sequence[Inspected],
     *,
     near: int,
     seen: neighbours.Seen | None,
     similarity: float,
 ) -> Iterator[tuple[FindingKind, int, int, str]]:
-    """Find what belongs together: each picture beside the first of its like, as positions."""
+    """Find what belongs together: each image beside the first of its like, as positions."""
     digests = [each.digest for each in inspected]
-    found = DisjointSets(len(pictures))
+    found = DisjointSets(len(images))
     for members in duplicates.exact_duplicates(digests):
         for member in members[1:]:
             found.unite(members[0], member)
@@ -188,7 +188,7 @@ def _pairs(
         known = {digests[members[0]]}
         for member in members[1:]:
             found.unite(members[0], member)
-            if digests[member] not in known:  # byte-identical pictures look alike, too
+            if digests[member] not in known:  # byte-identical images look alike, too
                 known.add(digests[member])
                 bits = duplicates.distance(inspected[members[0]].look, inspected[member].look)
                 by_way = ", alike by way of others" if bits > near else ""
@@ -208,14 +208,14 @@ def _pairs(
 
 def _probed(
     target: str,
-    pictures: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     values: Sequence[str | None],
     roots: Sequence[int],
     columns: dict[str, np.ndarray],
     *,
     seed: int,
 ) -> list[Probe]:
-    """Probe the pictures that have a value; of those that belong together and have the same one, the first speaks for all."""
+    """Probe the images that have a value; of those that belong together and have the same one, the first speaks for all."""
     first: dict[tuple[int, str], int] = {}
     for place, value in enumerate(values):
         if value is not None:
@@ -225,11 +225,11 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.Seen | None, pictures: Sequence[ImageFile]) -> dict[str, np.ndarray]:
-    """Give the first principal components of features, (N, components): by their content, too, parts should not differ.
+def _components(seen: neighbours.Seen | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
+    """Give the first principal components of features, (N, components): by their content, too, splits should not differ.
 
-    Nothing where there are no parts, or some pictures have no features: that would tell the parts apart.
+    Nothing where there are no splits, or some images have no features: that would tell the splits apart.
     """
-    if seen is None or len(seen.positions) < len(pictures) or not any(picture.split for picture in pictures):
+    if seen is None or len(seen.positions) < len(images) or not any(image.split for image in images):
         return {}
     return {"features": PCA(min(_COMPONENTS, *seen.values.shape), random_state=0).fit_transform(seen.values)}

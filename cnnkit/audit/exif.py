@@ -1,4 +1,4 @@
-"""What a camera wrote beside a picture: whether the EXIF block is whole, which camera it was, when, and which way up.
+"""What a camera wrote beside an image: whether the EXIF block is whole, which camera it was, when, and which way up.
 
 Pillow reads what it can of a broken block and passes over the rest; here is told that it is broken.
 """
@@ -25,7 +25,7 @@ class Exif:
 
 
 def read(image: Image.Image) -> Exif:
-    """Read the block of an opened picture."""
+    """Read the block of an opened image."""
     block = image.info.get("exif")
     if isinstance(block, bytes) and (error := broken(block)):
         return Exif(error)

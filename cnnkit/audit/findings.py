@@ -1,4 +1,4 @@
-"""What is wrong with a set of pictures, or odd about it: records, one a finding."""
+"""What is wrong with a set of images, or odd about it: records, one a finding."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -12,35 +12,35 @@ from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.source import ImageFile
 
-#: So many times smaller or larger than the median picture is absurd, by the side.
+#: So many times smaller or larger than the median image is absurd, by the side.
 _ABSURD = 8
 #: Fewer pixels a side than this show nothing; more in all are beyond what a camera gives.
 _TINY = 8
 _HUGE = 100_000_000
-#: A picture so many times as long as wide: a square shows little of it.
+#: An image so many times as long as wide: a square shows little of it.
 _STRIP = 5
-#: The largest class has so many times as many pictures as the smallest.
+#: The largest class has so many times as many images as the smallest.
 _UNBALANCED = 10
-#: Fewer pictures of a class than this cannot be learnt from and tested on.
+#: Fewer images of a class than this cannot be learnt from and tested on.
 _FEW = 10
 
 
 def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
-    """Name a file that is no picture."""
+    """Name a file that is no image."""
     return Finding(Level.ERROR, kind, path, None, reason)
 
 
-def of_pictures(pictures: Sequence[ImageFile], inspected: Sequence[Inspected]) -> Iterator[Finding]:
-    """Look at each picture beside the others: its size, its EXIF block, its colour mode."""
-    if not pictures:
+def of_images(images: Sequence[ImageFile], inspected: Sequence[Inspected]) -> Iterator[Finding]:
+    """Look at each image beside the others: its size, its EXIF block, its colour mode."""
+    if not images:
         return
     side = statistics.median(min(each.width, each.height) for each in inspected)
     usual, _ = Counter(each.mode for each in inspected).most_common(1)[0]
-    for picture, each in zip(pictures, inspected, strict=True):
+    for image, each in zip(images, inspected, strict=True):
         for level, kind, detail in (*_about_size(each, side), *_about_content(each), *_about_exif(each)):
-            yield Finding(level, kind, picture.path, None, detail)
+            yield Finding(level, kind, image.path, None, detail)
         if each.mode != usual:
-            yield Finding(Level.NOTE, FindingKind.MODE, picture.path, None, f"{each.mode}, where most are {usual}")
+            yield Finding(Level.NOTE, FindingKind.MODE, image.path, None, f"{each.mode}, where most are {usual}")
 
 
 def _about_content(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
@@ -77,7 +77,7 @@ def _about_exif(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
 
 
 def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
-    """Say of pictures that belong together whether their labels contradict each other, and whether they stand in different parts."""
+    """Say of images that belong together whether their labels contradict each other, and whether they stand in different splits."""
     for pair in pairs:
         remarks = [pair.detail] if pair.detail else []
         torn = pair.path.label != pair.other.label
@@ -91,21 +91,21 @@ def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
 
 
 def apart(one: ImageFile, other: ImageFile) -> bool:
-    """Say whether two pictures stand in different parts."""
+    """Say whether two images stand in different splits."""
     return one.split is not None and other.split is not None and one.split != other.split
 
 
-def of_labels(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name pictures without a class beside others that have one."""
-    bare = [picture for picture in pictures if picture.label is None]
-    if len(bare) < len(pictures):
-        for picture in bare:
-            yield Finding(Level.ERROR, FindingKind.LABEL, picture.path, None, "has no class, but other pictures have")
+def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Name images without a class beside others that have one."""
+    bare = [image for image in images if image.label is None]
+    if len(bare) < len(images):
+        for image in bare:
+            yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class, but other pictures have")
 
 
-def of_classes(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Look at how many pictures each class has, as a whole and in each part."""
-    counts = Counter(picture.label for picture in pictures if picture.label is not None)
+def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Look at how many images each class has, as a whole and in each split."""
+    counts = Counter(image.label for image in images if image.label is not None)
     if not counts:
         return
     if len(counts) == 1:
@@ -126,22 +126,22 @@ def of_classes(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
             f"class {most} has {messages.count_images(largest)}, {least} {smallest}: look at balanced accuracy, and consider "
             "--class-weights balanced",
         )
-    parts: defaultdict[str, set[str]] = defaultdict(set)
-    for picture in pictures:
-        if picture.split is not None and picture.label is not None:
-            parts[picture.split].add(picture.label)
-    for part, labels in sorted(parts.items()):
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.split is not None and image.label is not None:
+            splits[image.split].add(image.label)
+    for split, labels in sorted(splits.items()):
         for label in sorted(set(counts) - labels):
-            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no picture of class {label} in {part}")
+            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no picture of class {label} in {split}")
 
 
-def of_groups(pictures: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name groups that stand in several parts."""
-    parts: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for picture in pictures:
-        if picture.group is not None and picture.split is not None:
-            parts[picture.group].setdefault(picture.split, picture.path)
-    for group, first in parts.items():
+def of_groups(images: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Name groups that stand in several splits."""
+    splits: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for image in images:
+        if image.group is not None and image.split is not None:
+            splits[image.group].setdefault(image.split, image.path)
+    for group, first in splits.items():
         if len(first) > 1:
             (one, path), (other, second), *_ = first.items()
             yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"group {group} stands in {one} and {other}")

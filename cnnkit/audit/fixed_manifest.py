@@ -21,11 +21,11 @@ class Fixed:
 
 
 def fixed(report: CheckReport) -> Fixed:
-    """Choose the pictures to go on with, and name what must not be parted.
+    """Choose the images to go on with, and name what must not be parted.
 
-    Left out are broken pictures, those without a class among others that have one, and all whose labels contradict each other: the same
+    Left out are broken images, those without a class among others that have one, and all whose labels contradict each other: the same
     file, identical ones or such that look alike, under two classes. Of identical files one stays, the one that is held out, or the first
-    by its name. Of pictures that look alike all stay, as one group; unless they stand in different parts: then those that are held out
+    by its name. Of images that look alike all stay, as one group; unless they stand in different splits: then those that are held out
     stay. Neighbours in feature space become a group and no more.
 
     Returns:
@@ -34,41 +34,39 @@ def fixed(report: CheckReport) -> Fixed:
     listings: defaultdict[str, list[ImageFile]] = defaultdict(list)
     for pair in report.again:
         listings[pair.other.path].append(pair.path)
-    pictures = [_most_held_out([picture, *listings[picture.path]]) for picture in report.sound]
-    torn = [len({each.label for each in [picture, *listings[picture.path]]}) > 1 for picture in report.sound]
-    labelled = any(picture.label is not None for picture in pictures)
-    left_out = {"no picture": report.listed - len(report.again) - len(pictures), "listed twice": len(report.again)}
+    images = [_most_held_out([image, *listings[image.path]]) for image in report.sound]
+    torn = [len({each.label for each in [image, *listings[image.path]]}) > 1 for image in report.sound]
+    labelled = any(image.label is not None for image in images)
+    left_out = {"no picture": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
 
     kept = []
     alike = _united(report, {FindingKind.IDENTICAL, FindingKind.ALIKE})
     for members in alike.sets():
-        if len({pictures[member].label for member in members}) == 1 and not any(torn[member] for member in members):
+        if len({images[member].label for member in members}) == 1 and not any(torn[member] for member in members):
             kept += members
-    left_out["contradictory labels"] = len(pictures) - len(kept)
-    classless = [member for member in kept if labelled and pictures[member].label is None]
+    left_out["contradictory labels"] = len(images) - len(kept)
+    classless = [member for member in kept if labelled and images[member].label is None]
     left_out["no class"] = len(classless)
 
     copies: defaultdict[int, list[int]] = defaultdict(list)
     same = _united(report, {FindingKind.IDENTICAL})
     for member in sorted(set(kept) - set(classless)):
         copies[same.root(member)].append(member)
-    single = [min(members, key=lambda member: (-_rank(pictures[member]), member)) for members in copies.values()]
+    single = [min(members, key=lambda member: (-_rank(images[member]), member)) for members in copies.values()]
     left_out["copies"] = sum(map(len, copies.values())) - len(single)
 
     sets: defaultdict[int, list[int]] = defaultdict(list)
     for member in sorted(single):
         sets[alike.root(member)].append(member)
-    whole = sorted(member for members in sets.values() for member in _undivided(pictures, members))
+    whole = sorted(member for members in sets.values() for member in _undivided(images, members))
     left_out["known to another part"] = len(single) - len(whole)
     groups = _groups(report, whole)
-    rows = [
-        ManifestRow(pictures[each].path, pictures[each].label, pictures[each].split, groups[each]) for each in whole
-    ]
+    rows = [ManifestRow(images[each].path, images[each].label, images[each].split, groups[each]) for each in whole]
     return Fixed(rows, {reason: count for reason, count in left_out.items() if count})
 
 
 def _united(report: CheckReport, kinds: set[FindingKind]) -> DisjointSets:
-    place_of = {picture.path: place for place, picture in enumerate(report.sound)}
+    place_of = {image.path: place for place, image in enumerate(report.sound)}
     together = DisjointSets(len(report.sound))
     for pair in report.pairs:
         if pair.kind in kinds:
@@ -80,16 +78,16 @@ def _most_held_out(listed: Sequence[ImageFile]) -> ImageFile:
     return max(listed, key=_rank)  # the first of equals
 
 
-def _rank(picture: ImageFile) -> int:
-    """Say how much a part is held out: what tests before what validates, before all others."""
-    part = (picture.split or "").lower()
-    return 0 if part not in split_names.HELD_OUT_NAMES else 1 if part in split_names.VALIDATION_NAMES else 2
+def _rank(image: ImageFile) -> int:
+    """Say how much a split is held out: what tests before what validates, before all others."""
+    split = (image.split or "").lower()
+    return 0 if split not in split_names.HELD_OUT_NAMES else 1 if split in split_names.VALIDATION_NAMES else 2
 
 
-def _undivided(pictures: Sequence[ImageFile], members: Sequence[int]) -> list[int]:
-    """Keep those of one part: of the one that is held out most, or the first."""
-    best = min(members, key=lambda member: (-_rank(pictures[member]), member))
-    return [member for member in members if pictures[member].split == pictures[best].split]
+def _undivided(images: Sequence[ImageFile], members: Sequence[int]) -> list[int]:
+    """Keep those of one split: of the one that is held out most, or the first."""
+    best = min(members, key=lambda member: (-_rank(images[member]), member))
+    return [member for member in members if images[member].split == images[best].split]
 
 
 def _groups(report: CheckReport, kept: Sequence[int]) -> dict[int, str | None]:

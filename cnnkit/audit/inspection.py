@@ -1,4 +1,4 @@
-"""One file, looked at whole: whether it is a sound picture, and what can be measured of it without knowing what it shows."""
+"""One file, looked at whole: whether it is a sound image, and what can be measured of it without knowing what it shows."""
 
 import hashlib
 import statistics
@@ -15,7 +15,7 @@ from cnnkit.audit.record import FindingKind
 from cnnkit.data import decode, duplicates
 from cnnkit.errors import BadImageError
 
-#: Of the picture's shorter side, how much belongs to its border.
+#: Of the image's shorter side, how much belongs to its border.
 _BORDER = 1 / 32
 
 #: Values that differ by no more than this look the same.
@@ -37,7 +37,7 @@ _LUMINANCE = (
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What a file that is a picture holds; sizes are of the picture as it is seen, colours from 0 to 255."""
+    """What a file that is an image holds; sizes are of the image as it is seen, colours from 0 to 255."""
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes  # the perceptual hash, as `examine.look_of` gives it
@@ -54,7 +54,7 @@ class Inspected:
 
 
 class Unusable(BadImageError):
-    """A file that is no picture, and in which way it is none."""
+    """A file that is no image, and in which way it is none."""
 
     def __init__(self, kind: FindingKind, reason: str) -> None:
         super().__init__(reason)

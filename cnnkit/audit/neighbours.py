@@ -1,4 +1,4 @@
-"""Pictures that are near each other in the feature space of a network: the same scene once more, where a perceptual hash sees two."""
+"""Images that are near each other in the feature space of a network: the same scene once more, where a perceptual hash sees two."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,18 +23,18 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Features of pictures: row i of `values`, (N, D) of length 1, belongs to the picture at `positions[i]`."""
+    """Features of images: row i of `values`, (N, D) of length 1, belongs to the image at `positions[i]`."""
 
     positions: list[int]
     values: NDArray[np.float32]
 
 
-def load(path: str | Path, pictures: Sequence[ImageFile]) -> Seen:
-    """Find the features of pictures; rows of others, and augmented views, are passed over.
+def load(path: str | Path, images: Sequence[ImageFile]) -> Seen:
+    """Find the features of images; rows of others, and augmented views, are passed over.
 
     Raises:
         FormatError: They are maps, or broken.
-        CnnkitError: None of the pictures is in them.
+        CnnkitError: None of the images is in them.
     """
     found = features.load(path)
     if found.values.ndim != 2:
@@ -47,8 +47,8 @@ def load(path: str | Path, pictures: Sequence[ImageFile]) -> Seen:
     }
     known = [
         (position, rows[real])
-        for position, picture in enumerate(pictures)
-        if (real := os.path.realpath(picture.path)) in rows
+        for position, image in enumerate(images)
+        if (real := os.path.realpath(image.path)) in rows
     ]
     if not known:
         raise CnnkitError(f"{path}: has none of the pictures; run cnn-extract on them")
@@ -63,7 +63,7 @@ def near(seen: Seen, *, similarity: float = NEAR) -> Iterator[tuple[int, int, fl
     """Find all pairs whose cosine is at least `similarity`.
 
     Yields:
-        Positions of the earlier and of the later picture, and their cosine.
+        Positions of the earlier and of the later image, and their cosine.
     """
     for start in range(0, len(seen.values), _BLOCK):
         block = seen.values[start : start + _BLOCK]

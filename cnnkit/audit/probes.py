@@ -1,7 +1,7 @@
-"""Leak probes: how well something that is not a picture's content tells the class, or the part, that it is in.
+"""Leak probes: how well something that is not an image's content tells the class, or the split, that it is in.
 
 A decision tree is cross-validated on one such thing alone. How often trees do as well on shuffled labels is the p-value. Whatever tells
-classes apart without a look at the picture is what a network will learn in place of them, and what it will miss elsewhere.
+classes apart without a look at the image is what a network will learn in place of them, and what it will miss elsewhere.
 """
 
 import logging
@@ -23,14 +23,14 @@ from cnnkit.data.reader import usable_cores
 log = logging.getLogger("cnnkit")
 
 #: The share of sets without any leak in which a probe of a target is called significant nevertheless, at most: once for the class, and
-#: once for the parts.
+#: once for the splits.
 RATE = 0.05
 
 #: Significant is not yet much: a finding lies this far on the way from chance to certainty.
 WELL_ABOVE = 0.1
 
 _FOLDS = 5
-#: Pictures that are looked at: an accuracy's standard error is then about 0.01, and a probe takes seconds.
+#: Images that are looked at: an accuracy's standard error is then about 0.01, and a probe takes seconds.
 _AT_MOST = 2000
 #: Shufflings, at most and unless so many of them have done as well: then the rest would not make it significant any more. With many
 #: probes more, or none of them could be significant. What is not well above chance, and so no finding, gets by with fewer.
@@ -66,13 +66,13 @@ def probe(
     """Probe a target by every thing that is known.
 
     Args:
-        target: What the labels are, for the records: "class" or "part".
-        labels: N of them, of pictures that do not belong together: copies would be recognised.
-        columns: For each thing (N, numbers), NaN where it is not known. What is the same for all pictures is left out.
-        seed: Of the folds, the shufflings and the choice of pictures where there are many.
+        target: What the labels are, for the records: "class" or "split".
+        labels: N of them, of images that do not belong together: copies would be recognised.
+        columns: For each thing (N, numbers), NaN where it is not known. What is the same for all images is left out.
+        seed: Of the folds, the shufflings and the choice of images where there are many.
 
     Returns:
-        The best probe first. None where there are not two classes with a picture for each fold.
+        The best probe first. None where there are not two classes with an image for each fold.
 
     Source:
         p-values: Ojala and Garriga, Permutation tests for studying classifier performance, JMLR 11 (2010), test 1; stopped early as in
@@ -91,7 +91,7 @@ def probe(
 
 
 def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Choose pictures of every class that has enough of them: their positions, and their classes as numbers from 0."""
+    """Choose images of every class that has enough of them: their positions, and their classes as numbers from 0."""
     counts = Counter(labels)
     names = sorted(label for label, count in counts.items() if count >= _FOLDS)
     _say_what_is_left_out(target, sorted(set(counts) - set(names)), probed=len(names))
@@ -158,7 +158,7 @@ class _Trees:
         self._weights = [compute_sample_weight("balanced", numbers[known]) for known, _ in self._folds]
 
     def recalls(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Give the share of each class that is recognised, (classes,), every picture by a tree that has not seen it."""
+        """Give the share of each class that is recognised, (classes,), every image by a tree that has not seen it."""
         hits = np.zeros(len(self._counts))
         for (known, asked), weights in zip(self._folds, self._weights, strict=True):
             tree = DecisionTreeClassifier(

@@ -1,4 +1,4 @@
-"""The records of a check: findings, and pairs of pictures that belong together."""
+"""The records of a check: findings, and pairs of images that belong together."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from cnnkit.data.source import ImageFile
 class Level(StrEnum):
     """How much a finding matters."""
 
-    ERROR = "error"  # no picture, contradictory, or known to both training and test
+    ERROR = "error"  # no image, contradictory, or known to both training and test
     WARNING = "warning"  # results will mislead unless somebody looks
     NOTE = "note"  # good to know
 
@@ -30,14 +30,14 @@ class FindingKind(StrEnum):
     ALIKE = "alike"  # to the eye
     NEIGHBOUR = "neighbour"  # in feature space
     LABEL = "label"
-    GROUP = "group"  # in several parts
+    GROUP = "group"  # in several splits
     BALANCE = "balance"
-    LEAK = "leak"  # what is not content tells the class, or the part
+    LEAK = "leak"  # what is not content tells the class, or the split
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding, about a picture, about two, or about the whole set."""
+    """One finding, about an image, about two, or about the whole set."""
 
     level: Level
     finding: FindingKind
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pictures that belong together, the earlier one second."""
+    """Two images that belong together, the earlier one second."""
 
     kind: FindingKind
     path: ImageFile

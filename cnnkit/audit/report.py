@@ -20,7 +20,7 @@ _LISTED = 10
 class CheckReport:
     """What was found.
 
-    `sound` are the pictures that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
+    `sound` are the images that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
     again, beside its first listing; `together[i]` is the same number for all that belong together.
     """
 
@@ -38,16 +38,16 @@ class CheckReport:
         return sum(finding.level is level for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """Sum every class up: how many pictures, in which parts, and of which sizes (smallest, median, largest)."""
+        """Sum every class up: how many images, in which splits, and of which sizes (smallest, median, largest)."""
         members: dict[str, list[int]] = {}
-        for place, picture in enumerate(self.sound):
-            members.setdefault(picture.label or "(none)", []).append(place)
-        parts = sorted({picture.split for picture in self.sound if picture.split is not None})
+        for place, image in enumerate(self.sound):
+            members.setdefault(image.label or "(none)", []).append(place)
+        splits = sorted({image.split for image in self.sound if image.split is not None})
         records = []
         for label, places in sorted(members.items()):
             held = Counter(self.sound[place].split for place in places)
             record: dict[str, Any] = {"class": label, "pictures": len(places), "share": len(places) / len(self.sound)}
-            record |= {part: held[part] for part in parts}
+            record |= {split: held[split] for split in splits}
             seen = [self.inspected[place] for place in places]
             for name, values in (
                 ("width", [each.width for each in seen]),

@@ -35,15 +35,15 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 def probe_columns(
-    pictures: Sequence[ImageFile], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
+    images: Sequence[ImageFile], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
 ) -> dict[str, NDArray[np.float64]]:
-    """Measure N pictures.
+    """Measure N images.
 
     Returns:
         For each name (N, numbers), NaN where it is not known.
     """
-    labels = sorted({picture.label for picture in pictures if picture.label is not None})
-    stems = [_stem(picture, labels) for picture in pictures]
+    labels = sorted({image.label for image in images if image.label is not None})
+    stems = [_stem(image, labels) for image in images]
     made: dict[ProbeName, Callable[[], NDArray[np.float64]]] = {
         ProbeName.WIDTH: lambda: _numbers([each.width] for each in inspected),
         ProbeName.HEIGHT: lambda: _numbers([each.height] for each in inspected),
@@ -70,21 +70,21 @@ def _numbers(rows: Iterable[Iterable[float | None]]) -> NDArray[np.float64]:
 
 
 def _words(words: Sequence[str | None]) -> NDArray[np.float64]:
-    """One column a word: 1 where a picture has it."""
+    """One column a word: 1 where an image has it."""
     known = [word for word, _ in Counter(words).most_common(_WORDS)]
     return np.array([[word == each for each in known] for word in words], dtype=np.float64)
 
 
-def _stem(picture: ImageFile, labels: Sequence[str]) -> str:
+def _stem(image: ImageFile, labels: Sequence[str]) -> str:
     """Take a file's name without its ending, and without the words that are classes: a label in a name is no leak but a label.
 
     Every label is taken from every name, and as a word alone: the class i is not in img_0001.
     """
-    stem = os.path.splitext(os.path.basename(picture.path))[0]
+    stem = os.path.splitext(os.path.basename(image.path))[0]
     for label in labels:
         before = r"(?<![^\W\d_])" if label[0].isalpha() else r"(?<!\d)" if label[0].isdigit() else ""
-        behind = r"(?![^\W\d_])" if label[-1].isalpha() else r"(?!\d)" if label[-1].isdigit() else ""
-        stem = re.sub(before + re.escape(label) + behind, "", stem, flags=re.IGNORECASE)
+        after = r"(?![^\W\d_])" if label[-1].isalpha() else r"(?!\d)" if label[-1].isdigit() else ""
+        stem = re.sub(before + re.escape(label) + after, "", stem, flags=re.IGNORECASE)
     return stem
 
 
@@ -94,14 +94,14 @@ def _pattern(stem: str) -> str:
 
 
 def _numbers_in(stem: str) -> list[float | None]:
-    """Give the first numbers in a name: pictures of one series have them in the order in which they were taken."""
+    """Give the first numbers in a name: images of one series have them in the order in which they were taken."""
     found: list[float | None] = [float(digits[:30]) for digits in _DIGITS.findall(stem)[:_NUMBERS]]
     return found + [None] * (_NUMBERS - len(found))
 
 
 log = logging.getLogger("cnnkit")
 
-#: What is known of every picture without decoding it: its sides in pixels, upright, their quotient, and its file's size.
+#: What is known of every image without decoding it: its sides in pixels, upright, their quotient, and its file's size.
 MEASURES: Mapping[str, Callable[[str], float]] = {
     "width": lambda path: decode.upright_size(path)[0],
     "height": lambda path: decode.upright_size(path)[1],
@@ -128,7 +128,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 class Columns:
-    """Where the values of columns come from: the pictures themselves, or a manifest that lists them."""
+    """Where the values of columns come from: the images themselves, or a manifest that lists them."""
 
     def __init__(self, names: Sequence[str], manifest: str | Path | None) -> None:
         """Prepare to read columns.
@@ -142,7 +142,7 @@ class Columns:
             OSError: The manifest cannot be read.
         """
         self.names, self.manifest = tuple(names), manifest
-        self._listed = {} if manifest is None else _by_picture(manifest)
+        self._listed = {} if manifest is None else _by_image(manifest)
         there = next(iter(self._listed.values()), {})
         for name in names:
             if name == "label":
@@ -158,12 +158,12 @@ class Columns:
         self._measured = {name: MEASURES[name] for name in names if name not in there}
 
     def of(self, paths: Iterable[str]) -> list[list[str | float]]:
-        """Give a list for each name, with a value for each picture; those from a manifest are words still.
+        """Give a list for each name, with a value for each image; those from a manifest are words still.
 
         Raises:
-            CnnkitError: A picture is not in the manifest, or not on the disk.
+            CnnkitError: An image is not in the manifest, or not on the disk.
         """
-        known: dict[str, list[str | float]] = {}  # views of a picture share its path
+        known: dict[str, list[str | float]] = {}  # views of an image share its path
         rows = [known[path] if path in known else known.setdefault(path, self._row(path)) for path in paths]
         return [list(column) for column in zip(*rows, strict=True)]
 
@@ -178,7 +178,7 @@ class Columns:
             raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
 
 
-def _by_picture(manifest: str | Path) -> dict[str, dict[str, str]]:
+def _by_image(manifest: str | Path) -> dict[str, dict[str, str]]:
     folder = os.path.dirname(manifest)
     rows = tsv.load(manifest, required=["path"])
     return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}

@@ -1,8 +1,8 @@
-"""Which of the four textbook cases of transfer learning a set of pictures is, and the command that follows from it.
+"""Which of the four textbook cases of transfer learning a set of images is, and the command that follows from it.
 
             similar                                   different
-    small   a new head on the base's features         a head on features of an earlier layer
-    large   all layers trained, from the base's own   from scratch
+    small   a new head on the backbone's features         a head on features of an earlier layer
+    large   all layers trained, from the backbone's own   from scratch
 
 Source: Stanford CS231n, Transfer Learning; Udacity's Deep Learning course, whose table of the four cases this is.
 """
@@ -35,10 +35,10 @@ from cnnkit.nets.classifier import Extractor
 
 log = logging.getLogger("cnnkit")
 
-#: How many pictures are looked at: enough for a standard error of 2 or 3 %, in seconds.
+#: How many images are looked at: enough for a standard error of 2 or 3 %, in seconds.
 SAMPLE = 300
 
-# At least so many pictures of each class, one for each fold of the cross-validation.
+# At least so many images of each class, one for each fold of the cross-validation.
 _FOLDS = 5
 
 # The difference of two layers counts from here on, in standard errors: about 95 %.
@@ -48,7 +48,7 @@ _BATCH = 32
 
 
 class Similarity(StrEnum):
-    """Whether what the base has learnt last serves these pictures, too."""
+    """Whether what the backbone has learnt last serves these images, too."""
 
     SIMILAR = "similar"
     DIFFERENT = "different"
@@ -58,7 +58,7 @@ class Similarity(StrEnum):
 class Advice:
     """What a set is like, and what to do.
 
-    `accuracy` is that of a logistic regression on the averaged features of a layer of the base, cross-validated on the pictures that
+    `accuracy` is that of a logistic regression on the averaged features of a layer of the backbone, cross-validated on the images that
     were looked at, the last layer first; `gain` how much better the best of the earlier layers is, and `gain_error` its standard error.
     """
 
@@ -94,24 +94,24 @@ def advise(
     seed: int = 0,
     callbacks: Callbacks | None = None,
 ) -> Advice:
-    """Measure whether a pretrained base's last layer serves a set best, and name the case.
+    """Measure whether a pretrained backbone's last layer serves a set best, and name the case.
 
-    The set is similar to what the base was trained on unless an earlier layer is clearly better than the last one: features that
-    tell ImageNet's classes apart have then lost what these pictures would need.
+    The set is similar to what the backbone was trained on unless an earlier layer is clearly better than the last one: features that
+    tell ImageNet's classes apart have then lost what these images would need.
 
     Args:
-        data: The set; the pictures for training alone are looked at.
+        data: The set; the images for training alone are looked at.
         sources: How the command line names it, for the command that is proposed.
-        backbone: The base, by name.
+        backbone: The backbone, by name.
         weights: Its weights: default, or a file.
         device: Where it runs.
         jobs: Threads that decode.
-        seed: Chooses the pictures that are looked at, and divides them.
+        seed: Chooses the images that are looked at, and divides them.
         callbacks: Progress and skipped images.
 
     Raises:
-        UsageError: Random weights, or a base without earlier layers to compare with.
-        CnnkitError: The weights cannot be had, or a class has too few pictures.
+        UsageError: Random weights, or a backbone without earlier layers to compare with.
+        CnnkitError: The weights cannot be had, or a class has too few images.
     """
     callbacks = callbacks or Callbacks()
     if backbone.endswith((".pt", ".onnx")):
@@ -122,7 +122,7 @@ def advise(
         raise UsageError(
             "--weights none: random layers say nothing about what a set is similar to; give a FILE or default"
         )
-    counts = np.bincount([data.classes.index(picture.label or "") for picture in data.train])
+    counts = np.bincount([data.classes.index(image.label or "") for image in data.train])
     chosen_device = torch_device.choose(devices.parse(device))
     extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
@@ -139,14 +139,14 @@ def advise(
     features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
     results = runner.run(chosen, [header.preprocess], network, batch=_BATCH, jobs=jobs, progress=callbacks.progress)
     for shown, answers in runner.in_batches(results, _BATCH, skip=callbacks.skip):
-        labels += [picture.label or "" for picture in shown]
+        labels += [image.label or "" for image in shown]
         features.append(answers)
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
-    gained = right[best] - right[0]  # on the same pictures: those that both get right or wrong say nothing
+    gained = right[best] - right[0]  # on the same images: those that both get right or wrong say nothing
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
     size = train_val.dataset_size(len(data.train))
@@ -179,18 +179,18 @@ def advise(
             similarity,
             sources=sources,
             data=data,
-            base=["--backbone", backbone, *([] if weights == "default" else ["--weights", weights])],
+            backbone=["--backbone", backbone, *([] if weights == "default" else ["--weights", weights])],
             layer=watched.names[best],
         ),
     )
 
 
 def _sample(data: TrainValImages, *, seed: int) -> list[ImageFile]:
-    """Choose as many pictures of every class, at least one for each fold."""
+    """Choose as many images of every class, at least one for each fold."""
     each = max(SAMPLE // len(data.classes), _FOLDS)
     chosen = []
     for label in data.classes:
-        found = [picture for picture in data.train if picture.label == label]
+        found = [image for image in data.train if image.label == label]
         _check_enough(label, len(found))
         chosen += random.Random(seed).sample(found, min(each, len(found)))
     return chosen
@@ -202,7 +202,7 @@ def _check_enough(label: str, count: int) -> None:
 
 
 def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, seed: int) -> list[NDArray[np.float64]]:
-    """Tell for each layer which pictures a logistic regression gets right that was fitted on the other folds."""
+    """Tell for each layer which images a logistic regression gets right that was fitted on the other folds."""
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     right = []
     for rows in features:
@@ -218,10 +218,10 @@ def _command(
     *,
     sources: SourceNames,
     data: TrainValImages,
-    base: Sequence[str],
+    backbone: Sequence[str],
     layer: str,
 ) -> str:
-    named = shlex.join(base)
+    named = shlex.join(backbone)
     train, split = shlex.join(sources.words), data.train[0].split
     prepared: list[str] = []
     if not data.val and split is None:
@@ -234,7 +234,7 @@ def _command(
         case [DatasetSize.LARGE, Similarity.SIMILAR]:
             steps = [f"cnn-finetune {named} {both} -o model.pt --warmup-head 5 --unfreeze all"]
         case [DatasetSize.LARGE, Similarity.DIFFERENT]:
-            steps = [f"cnn-train --arch {shlex.quote(base[1])} {both} -o model.pt"]
+            steps = [f"cnn-train --arch {shlex.quote(backbone[1])} {both} -o model.pt"]
         case [DatasetSize.SMALL, Similarity.DIFFERENT]:
             extract = f"cnn-extract {named} --layer {layer}"
             val_split = data.val[0].split if data.val else "val"

@@ -4,7 +4,7 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 
     @cli.command
     def main(sources: cli.Sources = None, device: cli.Device = "auto", as_json: cli.Json = False) -> None:
-        \"\"\"Do one thing to pictures.
+        \"\"\"Do one thing to images.
 
         Examples:
           cnn-thing photos/
@@ -13,13 +13,13 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 
         cli.emit(thing.run(cli.pictures(sources), device=device), as_json)
 
-Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some pictures were skipped; 4 a gate was not met;
+Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
 """
 
 from cnnkit.cli import options
 from cnnkit.cli.command import command
-from cnnkit.cli.input import pictures, reading, reading_each, truth
+from cnnkit.cli.input import images, reading, reading_each, truth
 from cnnkit.cli.options import (
     Argument,
     Batch,
@@ -86,11 +86,11 @@ __all__ = [
     "for_people",
     "gate",
     "gated",
+    "images",
     "labelled_images",
     "model_first",
     "notice",
     "options",
-    "pictures",
     "progress",
     "reading",
     "reading_each",

@@ -176,7 +176,7 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
 
 
 def _speaker(name: str) -> str:
-    """Name a process of several, too: a picture that only one machine lacks, a GPU's memory that only one has filled."""
+    """Name a process of several, too: an image that only one machine lacks, a GPU's memory that only one has filled."""
     return f"{name} (rank {rank()})" if rank() else name
 
 

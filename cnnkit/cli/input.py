@@ -1,4 +1,4 @@
-"""What comes in: pictures by the words of the command line, and files or standard input."""
+"""What comes in: images by the words of the command line, and files or standard input."""
 
 import contextlib
 import sys
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from cnnkit.evaluation.matching import FolderTruth, Truth
 
 
-def pictures(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[ImageFile]":
-    """Find the pictures that the words on the command line name.
+def images(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[ImageFile]":
+    """Find the images that the words on the command line name.
 
     Args:
-        sources: Pictures, folders, manifests, or `-`; without any, standard input, unless that is a terminal.
-        split: Keep this part alone.
+        sources: Images, folders, manifests, or `-`; without any, standard input, unless that is a terminal.
+        split: Keep this split alone.
         null: The list on standard input is separated by NUL.
 
     Returns:
@@ -26,7 +26,7 @@ def pictures(sources: list[str] | None, *, split: str | None = None, null: bool 
 
     Raises:
         UsageError: There is no source.
-        CnnkitError: A source does not exist or holds no picture.
+        CnnkitError: A source does not exist or holds no image.
     """
     from cnnkit.data import source
 
@@ -76,13 +76,13 @@ def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[Bina
 def truth(
     source: str | None, *, predictions: Sequence[Path] | None, split: str | None = None, complete: bool = False
 ) -> "Truth | FolderTruth":
-    """Take the truth that the command line names; without one, a picture's class is the name of its folder.
+    """Take the truth that the command line names; without one, an image's class is the name of its folder.
 
     Args:
         source: The word on the command line.
         predictions: Those of the predictions, since standard input can be read once.
-        split: Keep this part alone.
-        complete: Every picture of the truth will have to be predicted.
+        split: Keep this split alone.
+        complete: Every image of the truth will have to be predicted.
 
     Raises:
         UsageError: Words that need a truth, without one; or standard input asked for more than once.
@@ -98,7 +98,7 @@ def truth(
         )
     if source is not None:
         name = f"{source} ({split})" if split is not None else source
-        return matching.Truth(pictures([source], split=split), name=name)
+        return matching.Truth(images([source], split=split), name=name)
     if split is not None or complete:
         raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
     return matching.FolderTruth()

@@ -48,6 +48,6 @@ def rank() -> int:
 
 
 def complain(name: str, message: str) -> None:
-    """Say one line on stderr, whatever happens: errors and skipped pictures."""
+    """Say one line on stderr, whatever happens: errors and skipped images."""
     with contextlib.suppress(BrokenPipeError):
         print(f"{name}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

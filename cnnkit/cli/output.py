@@ -1,4 +1,4 @@
-"""What goes out: data on stdout; progress, skipped pictures and gates for people."""
+"""What goes out: data on stdout; progress, skipped images and gates for people."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def emit_report(
     rows: Iterable[Any],
     tables: Mapping[str, Iterable[Any]],
 ) -> None:
-    """Write one result that has parts, in the shape that its reader can use.
+    """Write one result that has splits, in the shape that its reader can use.
 
     Args:
         record: All of it, as one JSON object.
@@ -130,13 +130,13 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int,
 
 @contextlib.contextmanager
 def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]]:
-    """Name every picture that is skipped, on stderr and in a file; the command then ends with status 3.
+    """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
 
     Args:
         errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
 
     Yields:
-        A function to call with the path of the picture and the reason.
+        A function to call with the path of the image and the reason.
     """
     from cnnkit.formats import tsv
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def labelled_images(
     sources: list[str] | None, *, val: list[str] | None, hold_out: str | None = None
 ) -> "TrainValImages":
-    """Find the pictures that the words on the command line name, for training and for validation.
+    """Find the images that the words on the command line name, for training and for validation.
 
     Raises:
         UsageError: There is no source, and standard input is a terminal; or as `learning.find`.

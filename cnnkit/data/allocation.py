@@ -1,4 +1,4 @@
-"""What is demanded of a split: the names of its parts, and how many pictures of each class are due to each."""
+"""What is demanded of a split: the names of its splits, and how many images of each class are due to each."""
 
 import math
 import os
@@ -22,7 +22,7 @@ _TAKEN = ("class", "total")
 
 @dataclass(frozen=True, slots=True)
 class SplitShares:
-    """The parts by name, with their shares of every class, and with their pictures per class where those are demanded."""
+    """The splits by name, with their shares of every class, and with their images per class where those are demanded."""
 
     names: tuple[str, ...]
     shares: tuple[Fraction, ...]  # they sum up to 1
@@ -64,7 +64,7 @@ def by_ratio(text: str, names: str | None = None) -> SplitShares:
 
 
 def by_count(text: str, names: str | None = None) -> SplitShares:
-    """Read how many pictures of every class each part gets: `1000,500,500`.
+    """Read how many images of every class each split gets: `1000,500,500`.
 
     Raises:
         UsageError: Something is no positive whole number, or the names are not as many.
@@ -80,7 +80,7 @@ def by_count(text: str, names: str | None = None) -> SplitShares:
 
 
 def by_folds(number: int) -> SplitShares:
-    """Make equal parts, `fold0` and so on, to leave one out at a time.
+    """Make equal splits, `fold0` and so on, to leave one out at a time.
 
     Raises:
         UsageError: Fewer than two.
@@ -111,7 +111,7 @@ def _names(text: str | None, number: int, option: str) -> tuple[str, ...]:
     if len(names) != number:
         raise UsageError(f"--names {text} has {len(names)} names, {option} makes {number} parts")
     for name in names:
-        # A part is a folder, too, and folders that begin with a dot are hidden
+        # A split is a folder, too, and folders that begin with a dot are hidden
         if not name or name.startswith(".") or os.sep in name or "\0" in name or name in _TAKEN:
             raise UsageError(f"--names {text}: {name!r} cannot name a part")
     if len(set(names)) < number:
@@ -119,26 +119,26 @@ def _names(text: str | None, number: int, option: str) -> tuple[str, ...]:
     return names
 
 
-def due(parts: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Say how many pictures of each class are due to each part.
+def due(splits: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Say how many images of each class are due to each split.
 
-    Shares become whole pictures by the largest remainder, class by class; between equal remainders the part goes first that earlier
-    classes left furthest behind. Every part gets at least one picture of every class.
+    Shares become whole images by the largest remainder, class by class; between equal remainders the split goes first that earlier
+    classes left furthest behind. Every split gets at least one image of every class.
 
     Args:
-        parts: What is demanded.
-        classes: For each its name and how many pictures it has.
+        splits: What is demanded.
+        classes: For each its name and how many images it has.
 
     Returns:
-        One row a part, one column a class. Where counts are demanded, a last row with what nobody asked for.
+        One row a split, one column a class. Where counts are demanded, a last row with what nobody asked for.
 
     Raises:
-        CnnkitError: A class has too few pictures.
+        CnnkitError: A class has too few images.
     """
     columns = []
-    ahead = [Fraction()] * len(parts.names)
+    ahead = [Fraction()] * len(splits.names)
     for name, size in classes:
-        column = _of_counts(parts.counts, name, size) if parts.counts else _of_shares(parts, name, size, ahead)
+        column = _of_counts(splits.counts, name, size) if splits.counts else _of_shares(splits, name, size, ahead)
         columns.append(column)
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -154,66 +154,64 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} and {len(names) - 3:,} more parts"
 
 
-def _of_shares(parts: SplitShares, name: str, size: int, ahead: list[Fraction]) -> list[int]:
-    if size < len(parts.names):
-        pictures = "1 picture" if size == 1 else f"{size} pictures"
-        raise CnnkitError(
-            f"class {name} has {pictures}, too few for {_some(parts.names)}; add some or remove the class"
-        )
-    quotas = [share * size for share in parts.shares]
+def _of_shares(splits: SplitShares, name: str, size: int, ahead: list[Fraction]) -> list[int]:
+    if size < len(splits.names):
+        images = "1 picture" if size == 1 else f"{size} pictures"
+        raise CnnkitError(f"class {name} has {images}, too few for {_some(splits.names)}; add some or remove the class")
+    quotas = [share * size for share in splits.shares]
     column = [math.floor(quota) for quota in quotas]
-    order = sorted(range(len(quotas)), key=lambda part: (column[part] - quotas[part], ahead[part], part))
-    for part in order[: size - sum(column)]:
-        column[part] += 1
+    order = sorted(range(len(quotas)), key=lambda split: (column[split] - quotas[split], ahead[split], split))
+    for split in order[: size - sum(column)]:
+        column[split] += 1
     while 0 in column:
-        several = [part for part, number in enumerate(column) if number > 1]
-        column[max(several, key=lambda part: column[part] - quotas[part])] -= 1
+        several = [split for split, number in enumerate(column) if number > 1]
+        column[max(several, key=lambda split: column[split] - quotas[split])] -= 1
         column[column.index(0)] += 1
-    for part, quota in enumerate(quotas):
-        ahead[part] += column[part] - quota
+    for split, quota in enumerate(quotas):
+        ahead[split] += column[split] - quota
     return column
 
 
-#: How many pictures of each class a unit holds: (class number, count), by class. Most units are one picture: ((class, 1),).
+#: How many images of each class a unit holds: (class number, count), by class. Most units are one image: ((class, 1),).
 Counts = tuple[tuple[int, int], ...]
 
 #: Moves and swaps that are weighed at most, about a second of them: with hundreds of units that all differ there are too many to try.
 _TRIALS = 100_000
 
-#: How often to begin anew, with the units in another order, while the parts are not exact.
+#: How often to begin anew, with the units in another order, while the splits are not exact.
 _ATTEMPTS = 1000
 
 
 class _Filling:
-    """How many pictures of each class the parts hold, are due, and what the difference costs.
+    """How many images of each class the splits hold, are due, and what the difference costs.
 
-    The cost is the sum over parts and classes of (held - due)² / due: large where a small part is off, zero where all is as demanded.
+    The cost is the sum over splits and classes of (held - due)² / due: large where a small split is off, zero where all is as demanded.
     """
 
     def __init__(self, due: Sequence[Sequence[int]], *, forgiving: int = 0) -> None:
-        self.due = due  # (parts, classes)
+        self.due = due  # (splits, classes)
         self.held = [[0] * len(row) for row in due]
         self._forgiving = forgiving
 
-    def _cost(self, part: int, number: int, held: int) -> float:
-        due = self.due[part][number]
+    def _cost(self, split: int, number: int, held: int) -> float:
+        due = self.due[split][number]
         off = held - due
-        if self._forgiving and (off > 0 or part >= self._forgiving):
+        if self._forgiving and (off > 0 or split >= self._forgiving):
             return 0.0
         return off * off / max(due, 1)
 
-    def change(self, part: int, counts: Counts, sign: int = 1) -> float:
-        """Say by how much the cost grows when the part receives these, or with sign -1 gives them away."""
+    def change(self, split: int, counts: Counts, sign: int = 1) -> float:
+        """Say by how much the cost grows when the split receives these, or with sign -1 gives them away."""
         growth = 0.0
         for number, count in counts:
-            held = self.held[part][number]
-            growth += self._cost(part, number, held + sign * count) - self._cost(part, number, held)
+            held = self.held[split][number]
+            growth += self._cost(split, number, held + sign * count) - self._cost(split, number, held)
         return growth
 
-    def receive(self, part: int, counts: Counts, sign: int = 1) -> None:
-        """Add these to the part, or with sign -1 take them away."""
+    def receive(self, split: int, counts: Counts, sign: int = 1) -> None:
+        """Add these to the split, or with sign -1 take them away."""
         for number, count in counts:
-            self.held[part][number] += sign * count
+            self.held[split][number] += sign * count
 
     def total(self) -> float:
         """Sum up the cost."""
@@ -227,20 +225,20 @@ def pack(
     spare: bool = False,
     start: Sequence[int] | None = None,
 ) -> list[int]:
-    """Give every unit to a part so that the parts hold of each class what is due to them, or nearly.
+    """Give every unit to a split so that the splits hold of each class what is due to them, or nearly.
 
-    Units of several pictures go first, the large ones before the small ones, each to the part where it mends most; the single
-    pictures fill up what is missing. Where that is not exact, units are moved and swapped as long as it helps, from several
-    starts. What scikit-learn's StratifiedGroupKFold does for equal parts, this does for parts of any size.
+    Units of several images go first, the large ones before the small ones, each to the split where it mends most; the single
+    images fill up what is missing. Where that is not exact, units are moved and swapped as long as it helps, from several
+    starts. What scikit-learn's StratifiedGroupKFold does for equal splits, this does for splits of any size.
 
     Args:
         units: In random order: among equal units the order decides.
-        due: For each part and class how many pictures; the columns sum up to what the units hold.
-        spare: The last part is what nobody asked for: the others must get at least their due, more does no harm.
-        start: The part of each unit that somebody else found; the outcome is no worse.
+        due: For each split and class how many images; the columns sum up to what the units hold.
+        spare: The last split is what nobody asked for: the others must get at least their due, more does no harm.
+        start: The split of each unit that somebody else found; the outcome is no worse.
 
     Returns:
-        The part of each unit.
+        The split of each unit.
     """
     trials = iter(range(_TRIALS))
     best: list[int] = []
@@ -249,9 +247,9 @@ def pack(
     for attempt in range(_ATTEMPTS):
         if start is None:
             start = _deal(units, due, order)
-        part_of, cost = polish(units, due, start, spare=spare, trials=trials)
+        split_of, cost = polish(units, due, start, spare=spare, trials=trials)
         if cost < least:
-            best, least = part_of, cost
+            best, least = split_of, cost
         if not least or next(trials, None) is None:
             break
         start = None
@@ -260,25 +258,25 @@ def pack(
 
 
 def _deal(units: Sequence[Counts], due: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
-    """Give the units away in this order, each to the part where it mends most."""
+    """Give the units away in this order, each to the split where it mends most."""
     filling = _Filling(due)
-    part_of = [0] * len(units)
+    split_of = [0] * len(units)
     for unit in order:
         counts = units[unit]
-        part_of[unit] = min(range(len(due)), key=lambda part: filling.change(part, counts))
-        filling.receive(part_of[unit], counts)
-    return part_of
+        split_of[unit] = min(range(len(due)), key=lambda split: filling.change(split, counts))
+        filling.receive(split_of[unit], counts)
+    return split_of
 
 
 def polish(
     units: Sequence[Counts],
     due: Sequence[Sequence[int]],
-    part_of: Sequence[int],
+    split_of: Sequence[int],
     *,
     spare: bool = False,
     trials: Iterator[int] | None = None,
 ) -> tuple[list[int], float]:
-    """Move and swap units between parts as long as that brings the parts nearer to their due.
+    """Move and swap units between splits as long as that brings the splits nearer to their due.
 
     Args:
         units: As for `pack`.
@@ -288,15 +286,15 @@ def polish(
         trials: As many moves and swaps are weighed as it yields.
 
     Returns:
-        The part of each unit, and what is left of the cost: 0 where the parts hold exactly their due.
+        The split of each unit, and what is left of the cost: 0 where the splits hold exactly their due.
     """
     trials = trials or iter(range(_TRIALS))
     filling = _Filling(due, forgiving=len(due) - 1 if spare else 0)
     alike: defaultdict[tuple[int, Counts], list[int]] = defaultdict(list)
-    for unit, part in enumerate(part_of):
-        filling.receive(part, units[unit])
-        alike[part, units[unit]].append(unit)
-    best = list(part_of)
+    for unit, split in enumerate(split_of):
+        filling.receive(split, units[unit])
+        alike[split, units[unit]].append(unit)
+    best = list(split_of)
     while filling.total() > 0 and _improve(filling, alike, best, trials):
         pass
     return best, filling.total()
@@ -305,18 +303,18 @@ def polish(
 def _improve(
     filling: _Filling,
     alike: defaultdict[tuple[int, Counts], list[int]],
-    part_of: list[int],
+    split_of: list[int],
     trials: Iterator[int],
 ) -> bool:
     """Try every move and every swap of two units once, do those that help, and say whether there was one."""
     helped = False
     nothing: Counts = ()
-    parts = range(len(filling.due))
+    splits = range(len(filling.due))
     kinds = sorted({counts for _, counts in alike})
     for (one, other), (gives, takes) in (
         (pair, exchange)
         for exchange in [*((kind, nothing) for kind in kinds), *combinations(kinds, 2)]
-        for pair in ((one, other) for one in parts for other in parts if one != other)
+        for pair in ((one, other) for one in splits for other in splits if one != other)
     ):
         while alike.get((one, gives)) and (takes is nothing or alike.get((other, takes))):
             if next(trials, None) is None:
@@ -327,10 +325,10 @@ def _improve(
             filling.receive(one, net, -1)
             filling.receive(other, net)
             moved = alike[one, gives].pop()
-            part_of[moved] = other
+            split_of[moved] = other
             if takes is not nothing:
                 returned = alike[other, takes].pop()
-                part_of[returned] = one
+                split_of[returned] = one
                 alike[one, takes].append(returned)
             alike[other, gives].append(moved)
             helped = True

@@ -1,10 +1,10 @@
-"""From an augmentation to the numbers of each copy of a picture: draws and matrices, no pixels. Its words: augment_notation.py.
+"""From an augmentation to the numbers of each copy of an image: draws and matrices, no pixels. Its words: augment_notation.py.
 
-The picture is turned, sheared, zoomed, shifted, cropped and mirrored, in this order, then blurred; then its colours are changed, and
+The image is turned, sheared, zoomed, shifted, cropped and mirrored, in this order, then blurred; then its colours are changed, and
 noise comes last. All geometry is one matrix, so that pixels are interpolated once.
 
-The random numbers of a copy derive from the seed, the picture's content and the number of the copy: not from its name, the order of
-work, or what other pictures there are. Each word has a place of its own among them, so a word that is added changes none of the others.
+The random numbers of a copy derive from the seed, the image's content and the number of the copy: not from its name, the order of
+work, or what other images there are. Each word has a place of its own among them, so a word that is added changes none of the others.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from cnnkit.data.augment_notation import Augmentation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentParams:
-    """The numbers of one copy, named by the words that they are drawn for; the defaults leave the picture alone."""
+    """The numbers of one copy, named by the words that they are drawn for; the defaults leave the image alone."""
 
     rotate: float = 0.0  # degrees, counter-clockwise
     shift_x: float = 0.0  # shares of the width, to the right
@@ -49,7 +49,7 @@ class AugmentParams:
         return slid or any(side != 1 for side in (self.zoom_x, self.zoom_y, self.crop_width, self.crop_height))
 
 
-#: Of the numbers of a copy: in the widest picture less than a hundredth of a pixel, however small a range is.
+#: Of the numbers of a copy: in the widest image less than a hundredth of a pixel, however small a range is.
 _DIGITS = 6
 
 # Where each number stands among the random ones of a copy. New words take new places: then old copies stay what they are.
@@ -65,19 +65,19 @@ _PLACES = {
 }
 
 
-def draw_params(augmentation: Augmentation, *, seed: int, picture: str, copy: int) -> AugmentParams:
+def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int) -> AugmentParams:
     """Draw the numbers of one copy.
 
     Args:
         augmentation: From which ranges.
         seed: Another number gives other copies.
-        picture: Its fingerprint, as `images.read` gives it.
+        image: Its fingerprint, as `images.read` gives it.
         copy: Which copy it is; in training, the epoch.
 
     Returns:
         Numbers of few digits: what a table shows is what was done.
     """
-    key = hashlib.blake2b(f"{seed}:{copy}:{picture}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    key = hashlib.blake2b(f"{seed}:{copy}:{image}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
     # The raw stream, which numpy will not change: 53 bits of each word, 0 <= share < 1
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(len(_PLACES))
     shares = dict(zip(_PLACES, ((raw >> np.uint64(11)) * 2.0**-53).tolist(), strict=True))
@@ -123,9 +123,9 @@ def noise(
 
     Args:
         draw: The copy's numbers.
-        height: Of the picture.
-        width: Of the picture.
-        rows: How many rows each part of it is to have; all in one unless said.
+        height: Of the image.
+        width: Of the image.
+        rows: How many rows each split of it is to have; all in one unless said.
 
     Yields:
         Shape (rows, width, 3); one below the other they are the same noise, however it is cut.
@@ -136,11 +136,11 @@ def noise(
 
 
 def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np.float64]:
-    """Compose the geometry of a copy: where in the picture each pixel of the copy comes from.
+    """Compose the geometry of a copy: where in the image each pixel of the copy comes from.
 
-    Pixels are counted from 0, (x, y) at their centres. Read from the right, it undoes what was done to the picture from the last step back:
+    Pixels are counted from 0, (x, y) at their centres. Read from the right, it undoes what was done to the image from the last step back:
 
-        (x, y, 1) in the picture = turn · shear · zoom · shift · crop · mirror · (x, y, 1) in the copy
+        (x, y, 1) in the image = turn · shear · zoom · shift · crop · mirror · (x, y, 1) in the copy
 
     Returns:
         Shape (3, 3).
@@ -168,7 +168,7 @@ def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np
 def needs_no_resampling(augmentation: Augmentation) -> bool:
     """Tell whether flips and crops are all that an augmentation does.
 
-    Its `fill` is left out of account: a flip and a crop never look beyond the picture.
+    Its `fill` is left out of account: a flip and a crop never look beyond the image.
     """
     known = Augmentation(
         hflip=augmentation.hflip, vflip=augmentation.vflip, crop=augmentation.crop, fill=augmentation.fill
@@ -176,26 +176,26 @@ def needs_no_resampling(augmentation: Augmentation) -> bool:
     return augmentation == known
 
 
-def flip_and_crop(picture: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.uint8]:
+def flip_and_crop(image: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.uint8]:
     """Make the copy that some numbers describe, of which those of flips and crops are heeded.
 
-    A window is made as large as the picture by linear interpolation both ways, between the four nearest pixels: what `engine.resample`
+    A window is made as large as the image by linear interpolation both ways, between the four nearest pixels: what `engine.resample`
     gives with `fill nearest`, but for the rounding of single values. Where there is no window the copy is exact.
 
     Args:
-        picture: (height, width, 3).
+        image: (height, width, 3).
         draw: The copy's numbers.
 
     Returns:
         (height, width, 3).
     """
     if not draw.resamples:
-        return picture[:: -1 if draw.vflip else 1, :: -1 if draw.hflip else 1]
-    height, width, _ = picture.shape
+        return image[:: -1 if draw.vflip else 1, :: -1 if draw.hflip else 1]
+    height, width, _ = image.shape
     matrix = affine_matrix(
         draw, height=height, width=width
     )  # rows and columns do not mix: there is no turn and no shear
-    by_rows = _interpolated(picture.astype(np.float32), 0, scale=matrix[1, 1], start=matrix[1, 2])
+    by_rows = _interpolated(image.astype(np.float32), 0, scale=matrix[1, 1], start=matrix[1, 2])
     values = _interpolated(by_rows, 1, scale=matrix[0, 0], start=matrix[0, 2])
     return np.rint(values).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""The augmentation notation: what may become of a picture, in words.
+"""The augmentation notation: what may become of an image, in words.
 
     rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, vflip, crop 0.8,
     brightness 0.2, contrast 0.2, saturation 0.2, hue 0.05, blur 1, noise 0.02, fill nearest
@@ -10,12 +10,12 @@ Words in any order, separated by commas or new lines; `#` begins a comment; `@fi
     shear S         -S to S: by how many pixels a row slides for each pixel that it lies off the centre. 0.2 leans by 11 degrees
     zoom Z          1-Z to 1+Z of the width, and of the height, are seen: below 1 things get larger, as in Keras
     hflip, vflip    mirrored, or not: one half each
-    crop S          a window with sides of S to 1 of the picture's, anywhere in it, is made as large as the picture
+    crop S          a window with sides of S to 1 of the image's, anywhere in it, is made as large as the image
     brightness B, contrast C, saturation S      factors 1-B to 1+B, as torchvision's ColorJitter has them
     hue H           -H to H of the colour circle
     blur P          a Gaussian of 0 to P pixels' deviation
     noise N         Gaussian noise of a deviation of N, where white is 1; the noise itself is drawn, not its strength
-    fill MODE       what lies outside of the picture: nearest aaaa|abcd|dddd, constant (black), reflect dcba|abcd|dcba, wrap abcd|abcd|abcd
+    fill MODE       what lies outside of the image: nearest aaaa|abcd|dddd, constant (black), reflect dcba|abcd|dcba, wrap abcd|abcd|abcd
 
 as Keras' ImageDataGenerator has them; but Keras counts shear in degrees, where the usual 0.2 does nothing to be seen.
 """
@@ -30,7 +30,7 @@ from cnnkit.errors import NotationError, UsageError
 
 
 class Fill(StrEnum):
-    """What lies outside of a picture, by Keras' names."""
+    """What lies outside of an image, by Keras' names."""
 
     NEAREST = "nearest"  # aaaa|abcd|dddd
     CONSTANT = "constant"  # 0000|abcd|0000
@@ -40,7 +40,7 @@ class Fill(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """What may become of a picture: one field for each word of the notation; `str` writes it as notation again."""
+    """What may become of an image: one field for each word of the notation; `str` writes it as notation again."""
 
     rotate: float = 0.0
     shift: float = 0.0
@@ -65,7 +65,7 @@ class Augmentation:
 
     @property
     def identity(self) -> bool:
-        """Whether every copy is the picture itself."""
+        """Whether every copy is the image itself."""
         return self == Augmentation(fill=self.fill)
 
 
@@ -105,7 +105,7 @@ def parse(text: str) -> Augmentation:
     """Read the notation.
 
     Args:
-        text: The words, or `@` and the name of a file that holds them. Empty text leaves pictures alone.
+        text: The words, or `@` and the name of a file that holds them. Empty text leaves images alone.
 
     Raises:
         NotationError: A word is unknown, lacks its number, is out of range or said twice. Words are counted with their numbers.
@@ -121,7 +121,7 @@ def parse_required(text: str, *, option: str = "--augment") -> Augmentation:
         option: Where it stood, for the message.
 
     Raises:
-        UsageError: Every copy would be the picture itself; or as `parse`.
+        UsageError: Every copy would be the image itself; or as `parse`.
     """
     augmentation = parse(text)
     if augmentation.identity:

@@ -1,10 +1,10 @@
-"""Which copies of which pictures, under which names, and which numbers made each. No pixels are changed here.
+"""Which copies of which images, under which names, and which numbers made each. No pixels are changed here.
 
     photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
     photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         a format that is not written becomes PNG
     photos/dog/1.png                DIR/dog/1~01.png, ...
 
-A place follows from the picture's own path and label, not from what other pictures there are.
+A place follows from the image's own path and label, not from what other images there are.
 """
 
 import logging
@@ -44,7 +44,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentPlan:
-    """Which copies of each picture."""
+    """Which copies of each image."""
 
     augmentation: Augmentation
     copies: int
@@ -53,17 +53,16 @@ class AugmentPlan:
     square: Preprocess | None = None  # prepared before anything else; as it is unless said
 
     def draws(self, fingerprint: str) -> list[AugmentParams]:
-        """Draw the numbers of a picture's copies, which are counted from 1."""
+        """Draw the numbers of an image's copies, which are counted from 1."""
         numbers = range(1, self.copies + 1)
         return [
-            augment.draw_params(self.augmentation, seed=self.seed, picture=fingerprint, copy=number)
-            for number in numbers
+            augment.draw_params(self.augmentation, seed=self.seed, image=fingerprint, copy=number) for number in numbers
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCopy:
-    """One copy of a picture: what becomes of it, and where it goes, as seen from the folder of all copies."""
+    """One copy of an image: what becomes of it, and where it goes, as seen from the folder of all copies."""
 
     path: str
     source: ImageFile
@@ -71,42 +70,42 @@ class PlannedCopy:
     draw: AugmentParams
 
 
-def checked(pictures: Iterable[ImageFile], *, force: bool = False) -> Iterable[ImageFile]:
-    """Demand of all pictures that they are there to be learnt from: at once where they are known, else of each in its turn.
+def checked(images: Iterable[ImageFile], *, force: bool = False) -> Iterable[ImageFile]:
+    """Demand of all images that they are there to be learnt from: at once where they are known, else of each in its turn.
 
     Args:
-        pictures: The originals.
-        force: Those of parts that measure are counted, and named when all have come.
+        images: The originals.
+        force: Those of splits that measure are counted, and named when all have come.
 
     Raises:
-        UsageError: One belongs to a part that measures, and there is no `force`.
+        UsageError: One belongs to a split that measures, and there is no `force`.
     """
-    if not isinstance(pictures, Sequence):
-        return _watched(pictures, force=force)
-    for _ in _watched(pictures, force=force):
+    if not isinstance(images, Sequence):
+        return _watched(images, force=force)
+    for _ in _watched(images, force=force):
         pass
-    return pictures
+    return images
 
 
-def _watched(pictures: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]:
-    parts: list[str] = []
-    for picture in pictures:
-        part = split_names.held_out_split(picture)
-        if part is not None and not force:
+def _watched(images: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]:
+    splits: list[str] = []
+    for image in images:
+        split = split_names.held_out_split(image)
+        if split is not None and not force:
             raise UsageError(
-                f"{picture.path} belongs to {part}, and what is augmented measures something else; "
+                f"{image.path} belongs to {split}, and what is augmented measures something else; "
                 "take the training part with --split train, or insist with --force"
             )
-        if part is not None:
-            parts.append(part)
-        yield picture
-    if parts:
-        names = ", ".join(sorted(set(parts)))
-        _log.warning("%d pictures of %s are augmented because of --force", len(parts), names)
+        if split is not None:
+            splits.append(split)
+        yield image
+    if splits:
+        names = ", ".join(sorted(set(splits)))
+        _log.warning("%d pictures of %s are augmented because of --force", len(splits), names)
 
 
 def listed(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     recipe: AugmentPlan,
     *,
     force: bool = False,
@@ -114,38 +113,38 @@ def listed(
     skip: Callable[[str, str], None] = lambda path, reason: None,
     progress: Progress = no_progress,
 ) -> Iterator[dict[str, Any]]:
-    """Say what the copies of pictures would be, without making any.
+    """Say what the copies of images would be, without making any.
 
     Args and Raises as `cnnkit.engine.augment_files.write`.
 
     Returns:
         One record a copy, as the manifest would have it, but for `source`, which is as seen from the current folder.
     """
-    return _records(checked(pictures, force=force), recipe, jobs=jobs, skip=skip, progress=progress)
+    return _records(checked(images, force=force), recipe, jobs=jobs, skip=skip, progress=progress)
 
 
 def _records(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     recipe: AugmentPlan,
     *,
     jobs: int | None,
     skip: Callable[[str, str], None],
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
-    place = placing(pictures)
+    place = placing(images)
     taken: set[str] = set()
-    total, used = len(pictures) if isinstance(pictures, Sized) else None, 0
-    originals = reader.read(pictures, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
-    for done, (picture, original) in enumerate(originals, start=1):
+    total, used = len(images) if isinstance(images, Sized) else None, 0
+    originals = reader.read(images, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    for done, (image, original) in enumerate(originals, start=1):
         if isinstance(original, BadImageError):
-            skip(picture.path, str(original))
+            skip(image.path, str(original))
         else:
             used += 1
-            for copy in named(picture, original.format, recipe.draws(original.fingerprint), place=place, recipe=recipe):
+            for copy in named(image, original.format, recipe.draws(original.fingerprint), place=place, recipe=recipe):
                 if copy.path in taken:
                     raise claimed_twice(copy)
                 taken.add(copy.path)
-                yield record(copy, recipe.augmentation, source=picture.path)
+                yield record(copy, recipe.augmentation, source=image.path)
         progress(done, total)
     if not used:
         raise CnnkitError("no picture could be used")
@@ -154,55 +153,55 @@ def _records(
 # ---------------------------------------------------------------- names
 
 
-def placing(pictures: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
-    """Find out where below the folder of copies a picture's own folder is.
+def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
+    """Find out where below the folder of copies an image's own folder is.
 
     With a label it is the label, then what lies below the folder of that name. Without one it is what the folder has beyond the
-    folder that all pictures without label have in common; of a list that is still being read, the folder as it was named.
+    folder that all images without label have in common; of a list that is still being read, the folder as it was named.
     """
-    known = pictures if isinstance(pictures, Sequence) else []
-    bare = {os.path.dirname(os.path.abspath(picture.path)) for picture in known if picture.label is None}
+    known = images if isinstance(images, Sequence) else []
+    bare = {os.path.dirname(os.path.abspath(image.path)) for image in known if image.label is None}
     common = os.path.commonpath(bare) if bare else None
 
-    def place(picture: ImageFile) -> str:
-        folder = os.path.dirname(picture.path)
-        if picture.label is None and common is not None:
+    def place(image: ImageFile) -> str:
+        folder = os.path.dirname(image.path)
+        if image.label is None and common is not None:
             folder = os.path.relpath(os.path.abspath(folder), common)
-        parts = [part for part in folder.split(os.sep) if part not in ("", os.curdir, os.pardir)]
-        if picture.label is None:
-            return "/".join(parts)
-        if not picture.label or picture.label.startswith(".") or {os.sep, "/", "\0"} & set(picture.label):
+        splits = [split for split in folder.split(os.sep) if split not in ("", os.curdir, os.pardir)]
+        if image.label is None:
+            return "/".join(splits)
+        if not image.label or image.label.startswith(".") or {os.sep, "/", "\0"} & set(image.label):
             raise CnnkitError(
-                f"class {picture.label!r} cannot be the name of a folder; call it otherwise in the manifest"
+                f"class {image.label!r} cannot be the name of a folder; call it otherwise in the manifest"
             )
-        below = parts[parts.index(picture.label) + 1 :] if picture.label in parts else parts
-        return "/".join([picture.label, *below])
+        below = splits[splits.index(image.label) + 1 :] if image.label in splits else splits
+        return "/".join([image.label, *below])
 
     return place
 
 
 def named(
-    picture: ImageFile,
+    image: ImageFile,
     file_format: str,
     draws: Sequence[AugmentParams],
     *,
     place: Callable[[ImageFile], str],
     recipe: AugmentPlan,
 ) -> list[PlannedCopy]:
-    """Name a picture's copies, the original first where it is kept.
+    """Name an image's copies, the original first where it is kept.
 
     Args:
-        picture: The original. As it is, it keeps its name; prepared, it is a copy with the number 0.
+        image: The original. As it is, it keeps its name; prepared, it is a copy with the number 0.
         file_format: What its content is.
         draws: The numbers of its copies.
         place: As `placing` gives it.
         recipe: Which copies.
     """
-    folder, name = place(picture), os.path.basename(picture.path)
+    folder, name = place(image), os.path.basename(image.path)
     stem, extension = stem_and_extension(name, file_format)
     digits = max(2, len(str(recipe.copies)))
     copies = [
-        PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), picture, number, draw)
+        PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), image, number, draw)
         for number, draw in enumerate([AugmentParams(), *draws])
     ]
     if not recipe.keep:
@@ -230,7 +229,7 @@ def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
 
 
 def saving(name: str, file_format: str, *, profile: bytes | None = None) -> dict[str, Any]:
-    """Give what Pillow's `save` is told about the copies of a picture of this name, format and colour profile."""
+    """Give what Pillow's `save` is told about the copies of an image of this name, format and colour profile."""
     chosen = file_format if stem_and_extension(name, file_format)[0] != name else "PNG"
     return {"format": chosen, **_WRITTEN[chosen][1], **({"icc_profile": profile} if profile else {})}
 
@@ -253,16 +252,16 @@ def columns(augmentation: Augmentation) -> list[str]:
 def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
     """Describe a copy by the columns of the manifest.
 
-    Copies of a picture without a group are one, called by its own name: whoever splits them keeps them together.
+    Copies of an image without a group are one, called by its own name: whoever splits them keeps them together.
     """
-    picture = copy.source
+    image = copy.source
     folder = os.path.dirname(copy.path)
-    own = "/".join(filter(None, (folder, os.path.basename(picture.path))))
+    own = "/".join(filter(None, (folder, os.path.basename(image.path))))
     return {
         "path": copy.path,
-        "label": picture.label,
-        "split": picture.split,
-        "group": picture.group or own,
+        "label": image.label,
+        "split": image.split,
+        "group": image.group or own,
         "source": source,
         "copy": copy.number,
         **{name: getattr(copy.draw, name) for name in numbers(augmentation)},

@@ -71,26 +71,26 @@ MOST_ROWS, MOST_COPIES = 12, 9
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    """Shrink a picture to what the sheet shows; small ones stay as they are."""
+    """Shrink an image to what the sheet shows; small ones stay as they are."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     return small
 
 
-def choose(pictures: Sequence[ImageFile]) -> list[ImageFile]:
-    """Choose the pictures that are shown: as many of each class as of the others, evenly from all of it.
+def choose(images: Sequence[ImageFile]) -> list[ImageFile]:
+    """Choose the images that are shown: as many of each class as of the others, evenly from all of it.
 
     Of more classes than rows, some are chosen evenly, too.
     """
     classes: dict[str | None, list[ImageFile]] = {}
-    for picture in pictures:
-        classes.setdefault(picture.label, []).append(picture)
+    for image in images:
+        classes.setdefault(image.label, []).append(image)
     held = _evenly(list(classes.values()), min(len(classes), MOST_ROWS))
     rows = [0] * len(held)
-    for _ in range(min(MOST_ROWS, len(pictures))):  # a row to the class with the fewest that has another picture
+    for _ in range(min(MOST_ROWS, len(images))):  # a row to the class with the fewest that has another image
         free = [number for number, each in enumerate(held) if rows[number] < len(each)]
         rows[min(free, key=rows.__getitem__)] += 1
-    return [picture for each, count in zip(held, rows, strict=True) for picture in _evenly(each, count)]
+    return [image for each, count in zip(held, rows, strict=True) for image in _evenly(each, count)]
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:

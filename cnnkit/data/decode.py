@@ -1,4 +1,4 @@
-"""One picture, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
+"""One image, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
 
 import contextlib
 import hashlib
@@ -29,18 +29,18 @@ FORMATS: dict[str, frozenset[str]] = {
     "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
 }
 
-#: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several pictures in the file.
+#: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several images in the file.
 _OPENERS = tuple(name for name in FORMATS if name != "MPO")
 
-#: EXIF's words for pictures that lie on their side.
+#: EXIF's words for images that lie on their side.
 _TURNED = frozenset({5, 6, 7, 8})
 
 
 def load(path: str | Path) -> Image.Image:
-    """Read a picture as RGB, turned the way up that its EXIF says.
+    """Read an image as RGB, turned the way up that its EXIF says.
 
     An alpha channel is dropped, as torchvision's loader does; 16-bit grey is scaled, not clipped; of an animation the first
-    frame is taken. Pictures beyond Pillow's bound for decompression bombs (179 million pixels) are refused.
+    frame is taken. Images beyond Pillow's bound for decompression bombs (179 million pixels) are refused.
 
     Args:
         path: The file.
@@ -57,7 +57,7 @@ def load(path: str | Path) -> Image.Image:
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """Give the width and height that `load` would give a picture, without decoding it.
+    """Give the width and height that `load` would give an image, without decoding it.
 
     Raises:
         BadPicture: As `load`, as far as the head of the file tells.
@@ -70,7 +70,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 
 def load_required(path: str | Path) -> Image.Image:
-    """Read the one picture that there is to read, as `load` does.
+    """Read the one image that there is to read, as `load` does.
 
     Raises:
         CnnkitError: It cannot be used; the message names it.
@@ -83,7 +83,7 @@ def load_required(path: str | Path) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture with what identifies its file."""
+    """An image with what identifies its file."""
 
     image: Image.Image  # upright, RGB
     fingerprint: str  # the sha256 of the file's bytes, in hexadecimal
@@ -93,9 +93,9 @@ class Original:
 
 
 def read(path: str | Path) -> Original:
-    """Read a picture and the fingerprint of its file through one opening of it, so that both belong together.
+    """Read an image and the fingerprint of its file through one opening of it, so that both belong together.
 
-    Only a file that proves to be a picture is read to its end.
+    Only a file that proves to be an image is read to its end.
 
     Raises:
         BadPicture: As `load`, or it is no file that has an end.
@@ -125,7 +125,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generator[Image.Image]:
-    """Open a picture without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
+    """Open an image without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
 
     Args:
         path: The file, also for messages.
@@ -140,7 +140,7 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
             yield image
     except BadImageError:
         raise
-    except (MemoryError, ImportError):  # no fault of the picture
+    except (MemoryError, ImportError):  # no fault of the image
         raise
     except (
         Exception
@@ -151,7 +151,7 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
 def check_name(path: str | Path, file_format: str) -> None:
     """Demand that a file's extension does not claim another format than its content has.
 
-    A name without an extension, or with one that no picture has, claims nothing.
+    A name without an extension, or with one that no image has, claims nothing.
 
     Args:
         path: The file.
@@ -166,12 +166,12 @@ def check_name(path: str | Path, file_format: str) -> None:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded picture the way up that its EXIF says, and give it the mode RGB."""
+    """Turn a decoded image the way up that its EXIF says, and give it the mode RGB."""
     return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block says nothing about the picture beside it
+    # A broken EXIF block says nothing about the image beside it
     with contextlib.suppress(Exception):
         return ImageOps.exif_transpose(image)
     return image
@@ -188,7 +188,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def reason(path: str | Path, error: Exception) -> str:
-    """Say in a few words why a file could not be read as a picture."""
+    """Say in a few words why a file could not be read as an image."""
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError):
             if Path(path).stat().st_size == 0:

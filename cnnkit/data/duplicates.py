@@ -12,13 +12,13 @@ from PIL import Image
 from cnnkit.data import decode
 from cnnkit.errors import BadImageError
 
-#: Side of the perceptual hash. 16 x 16 bits tell small pictures apart, which the usual 8 x 8 do not (see `duplicates.NEAR`).
+#: Side of the perceptual hash. 16 x 16 bits tell small images apart, which the usual 8 x 8 do not (see `duplicates.NEAR`).
 LOOK_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a file that is a picture holds."""
+    """What a file that is an image holds."""
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes | None = None  # LOOK_SIDE² bits, packed; None unless asked for
@@ -45,7 +45,7 @@ def examine(path: str, *, look: bool = False) -> Examined:
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """Hash the low frequencies of a picture as it is seen: upright, RGB; they are taken in grey.
+    """Hash the low frequencies of an image as it is seen: upright, RGB; they are taken in grey.
 
     Returns:
         LOOK_SIDE² bits, packed; rows and columns of frequencies.
@@ -64,7 +64,7 @@ NEAR = 40
 #: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
 _BLOCK = 1024
 
-# Mirroring a picture changes the sign of every second column of its cosine transform.
+# Mirroring an image changes the sign of every second column of its cosine transform.
 _MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
 
 
@@ -116,13 +116,13 @@ def exact_duplicates(digests: Sequence[bytes]) -> list[list[int]]:
 
 
 def near_duplicates(looks: Sequence[bytes], *, distance: int = NEAR) -> list[list[int]]:
-    """Find the sets of two and more pictures that look alike, or like each other's mirror image.
+    """Find the sets of two and more images that look alike, or like each other's mirror image.
 
     Likeness is passed on: where A is like B and B like C, all three are one set. All pairs are compared, as a product of
-    matrices: 10,000 pictures take a second or two, and no set of pictures makes it slower.
+    matrices: 10,000 images take a second or two, and no set of images makes it slower.
 
     Args:
-        looks: Perceptual hash of every picture, as `examine` gives it.
+        looks: Perceptual hash of every image, as `examine` gives it.
         distance: Bits by which two may differ.
 
     Returns:

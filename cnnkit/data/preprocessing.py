@@ -1,4 +1,4 @@
-"""The one way from a picture to the square that a network takes: of training, extraction, prediction and maps."""
+"""The one way from an image to the square that a network takes: of training, extraction, prediction and maps."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ _LONGEST = 16
 
 
 def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resize and crop a picture; scaling, mean and deviation are applied inside the network.
+    """Resize and crop an image; scaling, mean and deviation are applied inside the network.
 
-    `crop` gives what torchvision's `Resize(resize, antialias=True)` and `CenterCrop(size)` give on the same image, to the bit (of a
-    picture that is more than 16 times as long as wide, nearly to the bit).
+    `crop` gives what torchvision's `Resize(resize, antialias=True)` and `CenterCrop(size)` give on the same image, to the bit (of an
+    image that is more than 16 times as long as wide, nearly to the bit).
 
     Args:
         image: Any size, mode RGB.
@@ -52,14 +52,14 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Say which part of a picture becomes what the network takes.
+    """Say which split of an image becomes what the network takes.
 
     Args:
-        size: Of the picture, (width, height).
+        size: Of the image, (width, height).
         preprocess: What `prepare` does.
 
     Returns:
-        left, top, right, bottom in pixels of the picture; of one that is padded, the margins lie outside of it.
+        left, top, right, bottom in pixels of the image; of one that is padded, the margins lie outside of it.
     """
     width, height = preprocess.width, preprocess.height
     if preprocess.fit is Fit.SQUASH:
@@ -74,12 +74,12 @@ def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float,
 
 
 def crops(image: Image.Image, preprocess: Preprocess, *, mirrored: bool = False) -> list[NDArray[np.uint8]]:
-    """Resize a picture as `fit crop` has it, and cut out its centre and its corners.
+    """Resize an image as `fit crop` has it, and cut out its centre and its corners.
 
     Args:
         image: Any size, mode RGB.
         preprocess: What to do; its `fit` is crop.
-        mirrored: Do the same with the resized picture's mirroring, too.
+        mirrored: Do the same with the resized image's mirroring, too.
 
     Returns:
         Five or ten, (height, width, 3) each: the centre, which is what `prepare` gives; top left, top right, bottom left, bottom right.
@@ -90,8 +90,8 @@ def crops(image: Image.Image, preprocess: Preprocess, *, mirrored: bool = False)
     right, bottom = scaled[0] - width, scaled[1] - preprocess.height
     places = [_centred(scaled, preprocess), (0, 0), (right, 0), (0, bottom), (right, bottom)]
     turned = [(scaled[0] - width - left, top) for left, top in places] if mirrored else []
-    parts = [np.asarray(part, dtype=np.uint8) for part in _cut(image, preprocess, scaled, [*places, *turned])]
-    return parts[:5] + [part[:, ::-1] for part in parts[5:]]
+    splits = [np.asarray(split, dtype=np.uint8) for split in _cut(image, preprocess, scaled, [*places, *turned])]
+    return splits[:5] + [split[:, ::-1] for split in splits[5:]]
 
 
 def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -133,14 +133,14 @@ def _cut(
     """Resize until the crops' surroundings are covered, and cut them out, each given by its left and top.
 
     Resizing a crop alone would save a third of the time, but Pillow keeps the bounds of a box as float32 and chooses the order of
-    its two passes by the size of the outcome: every fortieth value would differ by one from what the whole picture gives.
+    its two passes by the size of the outcome: every fortieth value would differ by one from what the whole image gives.
     """
     resample, width, height = _FILTERS[preprocess.interpolation], preprocess.width, preprocess.height
     if max(scaled) <= _LONGEST * preprocess.resize:
         whole = image.resize(scaled, resample)
         return [whole.crop((left, top, left + width, top + height)) for left, top in places]
     boxes = [_from_scaled(image.size, scaled, left, top, preprocess) for left, top in places]
-    # The last bits of a product must not put a box outside of the picture
+    # The last bits of a product must not put a box outside of the image
     bounds = [(box[0], box[1], min(box[2], image.width), min(box[3], image.height)) for box in boxes]
     return [image.resize((width, height), resample, box=box) for box in bounds]
 
@@ -148,7 +148,7 @@ def _cut(
 def _from_scaled(
     size: tuple[int, int], scaled: tuple[int, int], left: int, top: int, preprocess: Preprocess
 ) -> tuple[float, float, float, float]:
-    """Say where in a picture of some size a crop of its resized form comes from: left, top, right, bottom."""
+    """Say where in an image of some size a crop of its resized form comes from: left, top, right, bottom."""
     columns, rows = size[0] / scaled[0], size[1] / scaled[1]  # source pixels per resized pixel
     return left * columns, top * rows, (left + preprocess.width) * columns, (top + preprocess.height) * rows
 
@@ -170,7 +170,7 @@ def sides(text: str) -> tuple[int, int]:
 def with_size(
     preprocess: Preprocess, *, size: int | None = None, resize: int | None = None, fit: Fit | None = None
 ) -> Preprocess:
-    """Change the size, keeping the share of the picture that the centre crop sees.
+    """Change the size, keeping the share of the image that the centre crop sees.
 
     Args:
         preprocess: The network's own.
@@ -207,6 +207,6 @@ def shown_as(preprocess: Preprocess, *, size: str | None, fit: Fit | None = None
 
 
 def untouched(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
-    """Say how a picture of some (width, height) is shown whole, undistorted and in its own size: it is resized to what it is."""
+    """Say how an image of some (width, height) is shown whole, undistorted and in its own size: it is resized to what it is."""
     width, height = size
     return replace(preprocess, fit=Fit.SQUASH, size=height, resize=height, across=None if width == height else width)

@@ -36,7 +36,7 @@ class MemoryBudget:
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: How many pictures are done, and of how many (None where nobody knows).
+#: How many images are done, and of how many (None where nobody knows).
 Progress = Callable[[int, int | None], None]
 
 
@@ -50,20 +50,20 @@ def usable_cores() -> int:
 
 
 def read(
-    pictures: Iterable[ImageFile], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
+    images: Iterable[ImageFile], load: Callable[[str], T], *, jobs: int | None = None, ahead: int = 64
 ) -> Iterator[tuple[ImageFile, T | BadImageError]]:
-    """Load pictures in threads, each by its path, as `each` does.
+    """Load images in threads, each by its path, as `each` does.
 
     Args:
-        pictures: Read as far as `ahead` goes, no further.
+        images: Read as far as `ahead` goes, no further.
         load: From a path to whatever is wanted; it may raise BadPicture.
         jobs: Threads; as many as cores unless said.
-        ahead: How many pictures may wait to be asked for: the bound on memory.
+        ahead: How many images may wait to be asked for: the bound on memory.
 
     Returns:
-        Every picture in the order given, with what `load` made of it or with the reason why it could not.
+        Every image in the order given, with what `load` made of it or with the reason why it could not.
     """
-    return each(pictures, lambda picture: load(picture.path), jobs=jobs, ahead=ahead)
+    return each(images, lambda image: load(image.path), jobs=jobs, ahead=ahead)
 
 
 def each(

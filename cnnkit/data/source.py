@@ -1,4 +1,4 @@
-"""Which pictures: from the words of a command line to pictures with labels.
+"""Which images: from the words of a command line to images with labels.
 
 A folder is read like this (a name's first folder is its label, deeper folders do not matter, hidden files are ignored):
 
@@ -43,7 +43,7 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file to be read as a picture; `path` opens from the current folder."""
+    """A file to be read as an image; `path` opens from the current folder."""
 
     path: str
     label: str | None = None
@@ -54,11 +54,11 @@ class ImageFile:
 def find(
     sources: Iterable[str], *, split: str | None = None, stdin: BinaryIO | None = None, null: bool = False
 ) -> list[ImageFile] | Iterator[ImageFile]:
-    """Find the pictures that sources name, folders in the order of their names, the rest as given.
+    """Find the images that sources name, folders in the order of their names, the rest as given.
 
     Args:
-        sources: Pictures, folders, manifests (`.tsv`), or `-` for standard input: one path a line, or a manifest with its header row.
-        split: Only this part of a manifest, or this subfolder of a folder. Single pictures belong to no part.
+        sources: Images, folders, manifests (`.tsv`), or `-` for standard input: one path a line, or a manifest with its header row.
+        split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Where `-` reads from.
         null: The list on standard input is separated by NUL instead.
 
@@ -66,14 +66,14 @@ def find(
         A list; with `-` among the sources an iterator, which reads no further than it is asked.
 
     Raises:
-        UsageError: `split` with a list that has no parts, or `-` twice.
-        CnnkitError: A source does not exist or holds no picture.
+        UsageError: `split` with a list that has no splits, or `-` twice.
+        CnnkitError: A source does not exist or holds no image.
     """
     sources = list(sources)
     if sources.count("-") > 1:
         raise UsageError("standard input (-) can be read once")
     if "-" not in sources:
-        return [picture for source in sources for picture in _one(source, split)]
+        return [image for source in sources for image in _one(source, split)]
     assert stdin is not None, "a caller that takes - hands over standard input"
     return chain.from_iterable(
         _from_list(stdin, split, null=null) if source == "-" else _one(source, split) for source in sources
@@ -99,20 +99,20 @@ def _folder(folder: str, split: str | None) -> list[ImageFile]:
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            parts = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
-            raise CnnkitError(f"{folder}: no subfolder {split}; it has {parts or 'none'}")
-    pictures = [
+            splits = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
+            raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
+    images = [
         ImageFile(path, _label(path, root), split)
         for path in _below(root)
         if has_image_extension(os.path.basename(path))
     ]
-    if not pictures:
+    if not images:
         raise CnnkitError(f"{root}: no pictures in it (looked for {' '.join(sorted(EXTENSIONS))})")
-    return sorted(pictures, key=lambda picture: name_order(picture.path))
+    return sorted(images, key=lambda image: name_order(image.path))
 
 
 def has_image_extension(name: str) -> bool:
-    """Say whether a search of folders takes a file of this name for a picture."""
+    """Say whether a search of folders takes a file of this name for an image."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
@@ -146,15 +146,15 @@ def name_order(path: str) -> bytes:
 def _manifest(path: str, split: str | None) -> list[ImageFile]:
     folder = os.path.dirname(path)
     rows = manifest.load(path)
-    pictures = [
+    images = [
         ImageFile(os.path.join(folder, row.path), row.label, row.split, row.group)
         for row in rows
         if split is None or row.split == split
     ]
-    if not pictures:
-        parts = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
-        raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {parts}" if split is not None else ""))
-    return pictures
+    if not images:
+        splits = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
+        raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {splits}" if split is not None else ""))
+    return images
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[ImageFile]:
@@ -183,7 +183,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Im
 
 
 def _is_header(line: bytes) -> bool:
-    # A picture that is called just "path" can be written ./path
+    # An image that is called just "path" can be written ./path
     return b"path" in line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
 
 

@@ -1,6 +1,6 @@
-"""Which part each picture goes to: by what is due to the parts, or by what the picture holds.
+"""Which split each image goes to: by what is due to the splits, or by what the image holds.
 
-Nothing here draws random numbers. A picture's place in the draw is a hash of the seed and of what its file holds, so the same pictures
+Nothing here draws random numbers. An image's place in the draw is a hash of the seed and of what its file holds, so the same images
 are split alike on every machine, in every folder, under every name.
 """
 
@@ -28,16 +28,16 @@ from cnnkit.formats.manifest import ManifestRow
 class SplitDraw:
     """What there is to give away."""
 
-    pictures: Sequence[ImageFile]
+    images: Sequence[ImageFile]
     classes: list[str]  # every label once, sorted; "(none)" where there are no labels
-    numbers: list[int]  # the class of each picture, as a position in `classes`
-    keys: list[bytes]  # the place of each picture in the draw
+    numbers: list[int]  # the class of each image, as a position in `classes`
+    keys: list[bytes]  # the place of each image in the draw
     units: list[list[int]]  # what must stay together, as positions in `pictures`; in the order of the draw
 
-    def held(self, part_of: Sequence[int], parts: int) -> list[list[int]]:
-        """Count the pictures: one row a part, one column a class."""
-        counts = Counter(zip(part_of, self.numbers, strict=True))
-        return [[counts[part, number] for number in range(len(self.classes))] for part in range(parts)]
+    def held(self, split_of: Sequence[int], splits: int) -> list[list[int]]:
+        """Count the images: one row a split, one column a class."""
+        counts = Counter(zip(split_of, self.numbers, strict=True))
+        return [[counts[split, number] for number in range(len(self.classes))] for split in range(splits)]
 
 
 def name_of(label: str | None) -> str:
@@ -46,103 +46,103 @@ def name_of(label: str | None) -> str:
 
 
 def draw_splits(
-    pictures: Sequence[ImageFile], digests: Sequence[bytes], together: Iterable[Sequence[int]], *, seed: int
+    images: Sequence[ImageFile], digests: Sequence[bytes], together: Iterable[Sequence[int]], *, seed: int
 ) -> SplitDraw:
-    """Put pictures in random order, those in one unit that must not be parted.
+    """Put images in random order, those in one unit that must not be parted.
 
     Args:
-        pictures: Those of one group stay together.
+        images: Those of one group stay together.
         digests: Hash of each file's content.
-        together: Further sets of pictures, as positions, that stay together; those with the same content are among them.
+        together: Further sets of images, as positions, that stay together; those with the same content are among them.
         seed: Another number gives another order.
     """
-    classes = sorted({name_of(picture.label) for picture in pictures})
+    classes = sorted({name_of(image.label) for image in images})
     number_of = {name: number for number, name in enumerate(classes)}
     keys = [_drawn(seed, digest) for digest in digests]
-    joined = DisjointSets(len(pictures))
-    joined.unite_equal(picture.group for picture in pictures)
+    joined = DisjointSets(len(images))
+    joined.unite_equal(image.group for image in images)
     for members in together:
         for member in members[1:]:
             joined.unite(members[0], member)
     units = sorted(joined.sets(), key=lambda members: min(keys[member] for member in members))
-    return SplitDraw(pictures, classes, [number_of[name_of(picture.label)] for picture in pictures], keys, units)
+    return SplitDraw(images, classes, [number_of[name_of(image.label)] for image in images], keys, units)
 
 
 def _drawn(seed: int, content: bytes) -> bytes:
     return hashlib.sha256(f"{seed}:".encode() + content).digest()
 
 
-def by_content(drawn: SplitDraw, parts: SplitShares, *, seed: int) -> list[int]:
-    """Let each picture's content, or the name of its group, say the part: whatever else there is changes nothing.
+def by_content(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> list[int]:
+    """Let each image's content, or the name of its group, say the split: whatever else there is changes nothing.
 
     Returns:
-        The part of each picture.
+        The split of each image.
 
     Raises:
-        CnnkitError: Identical pictures belong to groups that fall into different parts, or a part lacks a class.
+        CnnkitError: Identical images belong to groups that fall into different splits, or a split lacks a class.
     """
-    bounds = list(accumulate(parts.shares))[:-1]
-    part_of = []
-    for picture, key in zip(drawn.pictures, drawn.keys, strict=True):
-        text = key if picture.group is None else _drawn(seed, os.fsencode(f"group:{picture.group}"))
+    bounds = list(accumulate(splits.shares))[:-1]
+    split_of = []
+    for image, key in zip(drawn.images, drawn.keys, strict=True):
+        text = key if image.group is None else _drawn(seed, os.fsencode(f"group:{image.group}"))
         place = Fraction(int.from_bytes(text), 1 << 8 * len(text))  # 0 <= place < 1
-        part_of.append(sum(place >= bound for bound in bounds))
+        split_of.append(sum(place >= bound for bound in bounds))
     for one, *others in drawn.units:
         for other in others:
-            if part_of[other] != part_of[one]:
+            if split_of[other] != split_of[one]:
                 raise CnnkitError(
-                    f"{drawn.pictures[one].path} and {drawn.pictures[other].path} are byte-identical, but their groups fall into "
-                    f"{parts.names[part_of[one]]} and {parts.names[part_of[other]]}; give them one group, remove one or drop --stable"
+                    f"{drawn.images[one].path} and {drawn.images[other].path} are byte-identical, but their groups fall into "
+                    f"{splits.names[split_of[one]]} and {splits.names[split_of[other]]}; give them one group, remove one or drop --stable"
                 )
-    _check_every_class(drawn, part_of, parts)
-    return part_of
+    _check_every_class(drawn, split_of, splits)
+    return split_of
 
 
-def by_share(drawn: SplitDraw, parts: SplitShares, *, seed: int) -> tuple[list[int], bool]:
-    """Fill the parts with their shares of every class, as nearly as what stays together allows.
+def by_share(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> tuple[list[int], bool]:
+    """Fill the splits with their shares of every class, as nearly as what stays together allows.
 
     Returns:
-        The part of each picture, and whether every part holds exactly what is due to it.
+        The split of each image, and whether every split holds exactly what is due to it.
 
     Raises:
-        CnnkitError: A class cannot be in every part.
+        CnnkitError: A class cannot be in every split.
     """
-    due = allocation.due(parts, _sizes(drawn))
-    equal = len(set(parts.shares)) == 1
-    grouped = any(picture.group for picture in drawn.pictures)
+    due = allocation.due(splits, _sizes(drawn))
+    equal = len(set(splits.shares)) == 1
+    grouped = any(image.group for image in drawn.images)
     start = _group_folds(drawn, len(due), seed) if equal and grouped and len(drawn.units) >= len(due) else None
-    part_of = _of_members(drawn, allocation.pack(_counts(drawn), due, start=start))
-    _check_every_class(drawn, part_of, parts)
-    return part_of, drawn.held(part_of, len(due)) == due
+    split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, start=start))
+    _check_every_class(drawn, split_of, splits)
+    return split_of, drawn.held(split_of, len(due)) == due
 
 
-def by_count(drawn: SplitDraw, parts: SplitShares) -> list[int | None]:
-    """Fill the parts with so many pictures of every class, to the picture.
+def by_count(drawn: SplitDraw, splits: SplitShares) -> list[int | None]:
+    """Fill the splits with so many images of every class, to the image.
 
-    Where a group or a set of duplicates is larger than what a part lacks, the rest of it is left out: what is in no part leaks
+    Where a group or a set of duplicates is larger than what a split lacks, the rest of it is left out: what is in no split leaks
     into none.
 
     Returns:
-        The part of each picture; None for what nobody asked for.
+        The split of each image; None for what nobody asked for.
 
     Raises:
         CnnkitError: There are too few, or what stays together is in the way.
     """
-    due = allocation.due(parts, _sizes(drawn))  # with a last row for what nobody asked for
-    part_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
+    due = allocation.due(splits, _sizes(drawn))  # with a last row for what nobody asked for
+    split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
     room = [list(row) for row in due]
-    taken: list[int | None] = [None] * len(part_of)
-    for member in sorted(range(len(part_of)), key=drawn.keys.__getitem__):
-        part, number = part_of[member], drawn.numbers[member]
-        if part < len(parts.names) and room[part][number]:
-            room[part][number] -= 1
-            taken[member] = part
-    for part, name in enumerate(parts.names):
-        for number, lacking in enumerate(room[part]):
+    taken: list[int | None] = [None] * len(split_of)
+    for member in sorted(range(len(split_of)), key=drawn.keys.__getitem__):
+        split, number = split_of[member], drawn.numbers[member]
+        if split < len(splits.names) and room[split][number]:
+            room[split][number] -= 1
+            taken[member] = split
+    for split, name in enumerate(splits.names):
+        for number, lacking in enumerate(room[split]):
             if lacking:
                 raise CnnkitError(
-                    f"class {drawn.classes[number]}: --count asks for {due[part][number]} pictures in {name}, but only "
-                    f"{due[part][number] - lacking} can be had without parting groups or duplicates; lower it or use --ratio"
+                    f"class {drawn.classes[number]}: --count asks for {due[split][number]} pictures in {name}, but only "
+                    f"{due[split][number] - lacking} can be had without parting groups or duplicates; lower it or use --ratio"
                 )
     return taken
 
@@ -156,34 +156,34 @@ def _counts(drawn: SplitDraw) -> list[allocation.Counts]:
     return [tuple(sorted(Counter(drawn.numbers[member] for member in members).items())) for members in drawn.units]
 
 
-def _of_members(drawn: SplitDraw, part_of_unit: Sequence[int]) -> list[int]:
-    part_of = [0] * len(drawn.pictures)
-    for members, part in zip(drawn.units, part_of_unit, strict=True):
+def _of_members(drawn: SplitDraw, split_of_unit: Sequence[int]) -> list[int]:
+    split_of = [0] * len(drawn.images)
+    for members, split in zip(drawn.units, split_of_unit, strict=True):
         for member in members:
-            part_of[member] = part
-    return part_of
+            split_of[member] = split
+    return split_of
 
 
-def _group_folds(drawn: SplitDraw, parts: int, seed: int) -> list[int]:
-    """Let scikit-learn deal the groups to equal parts, for a start."""
+def _group_folds(drawn: SplitDraw, splits: int, seed: int) -> list[int]:
+    """Let scikit-learn deal the groups to equal splits, for a start."""
     from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for groups alone
 
     members = [member for unit in drawn.units for member in unit]
     unit_of = [place for place, unit in enumerate(drawn.units) for _ in unit]
     labels = [drawn.numbers[member] for member in members]
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32)
-    part_of = [0] * len(drawn.units)
-    for part, (_, held_out) in enumerate(folds.split(labels, labels, unit_of)):
+    folds = StratifiedGroupKFold(splits, shuffle=True, random_state=seed % 2**32)
+    split_of = [0] * len(drawn.units)
+    for split, (_, held_out) in enumerate(folds.split(labels, labels, unit_of)):
         for row in held_out:
-            part_of[unit_of[row]] = part
-    return part_of
+            split_of[unit_of[row]] = split
+    return split_of
 
 
-def _check_every_class(drawn: SplitDraw, part_of: Sequence[int], parts: SplitShares) -> None:
-    held = drawn.held(part_of, len(parts.names))
+def _check_every_class(drawn: SplitDraw, split_of: Sequence[int], splits: SplitShares) -> None:
+    held = drawn.held(split_of, len(splits.names))
     for number, label in enumerate(drawn.classes):
-        for part, name in enumerate(parts.names):
-            if not held[part][number]:
+        for split, name in enumerate(splits.names):
+            if not held[split][number]:
                 size = sum(row[number] for row in held)
                 units = sum(any(drawn.numbers[member] == number for member in members) for members in drawn.units)
                 sets = "1 set that stays together" if units == 1 else f"{units} sets that stay together"
@@ -204,24 +204,24 @@ _NAMED = 20
 class Outcome:
     """A finished split."""
 
-    parts: tuple[str, ...]
-    rows: list[ManifestRow]  # every picture that is in a part, by its name; paths as they were given
+    splits: tuple[str, ...]
+    rows: list[ManifestRow]  # every image that is in a split, by its name; paths as they were given
     digests: dict[str, bytes]  # for every path of the rows, the hash of the file's content
     remarks: list[str]  # what people should know, a line each
 
     def table(self) -> list[dict[str, str | int | None]]:
-        """Count the pictures: a record for each class, with one field for each part."""
+        """Count the images: a record for each class, with one field for each split."""
         held = Counter((row.label, row.split) for row in self.rows)
         sizes = Counter(row.label for row in self.rows)
         return [
-            {"class": label, **{part: held[label, part] for part in self.parts}, "total": sizes[label]}
+            {"class": label, **{split: held[label, split] for split in self.splits}, "total": sizes[label]}
             for label in sorted(sizes, key=name_of)
         ]
 
 
 def split_images(
-    pictures: Iterable[ImageFile],
-    parts: SplitShares,
+    images: Iterable[ImageFile],
+    splits: SplitShares,
     *,
     seed: int = 0,
     group: str | None = None,
@@ -231,31 +231,31 @@ def split_images(
     skip: Callable[[str, str], None] = lambda path, reason: None,
     progress: reader.Progress = reader.no_progress,
 ) -> Outcome:
-    """Give every picture to a part; each class in its due shares, duplicates and groups undivided.
+    """Give every image to a split; each class in its due shares, duplicates and groups undivided.
 
     Args:
-        pictures: Their own parts are ignored; their groups stay together unless `group` is given.
-        parts: What is demanded.
+        images: Their own splits are ignored; their groups stay together unless `group` is given.
+        splits: What is demanded.
         seed: Another number gives another split.
         group: A regular expression, searched in the path: what its first parentheses match, or all of it, is the group.
-        stable: The part follows from the content alone (from the group's name, where there is one), so that pictures which
+        stable: The split follows from the content alone (from the group's name, where there is one), so that images which
             are added later move none of the old ones. The shares are then met on average only.
         near: Keep together what looks alike, too: perceptual hashes that differ by at most this many bits of 256.
         jobs: Threads that decode.
-        skip: Called with path and reason for what is no whole picture, or not what its extension says.
-        progress: Called with how many pictures were read, and of how many.
+        skip: Called with path and reason for what is no whole image, or not what its extension says.
+        progress: Called with how many images were read, and of how many.
 
     Raises:
         UsageError: Demands that contradict each other.
-        CnnkitError: A class cannot be in every part, or labels are missing or contradictory.
+        CnnkitError: A class cannot be in every split, or labels are missing or contradictory.
     """
-    if stable and parts.counts:
+    if stable and splits.counts:
         raise UsageError(
             "--stable and --count contradict each other: a count moves pictures when some are added; use --ratio"
         )
     if stable and near is not None:
         raise UsageError("--stable and --near contradict each other: a new picture may look like old ones of two parts")
-    listed = with_groups(once_each(pictures), group)
+    listed = with_groups(once_each(images), group)
     kept, seen = _examined(listed, near=near, jobs=jobs, skip=skip, progress=progress)
     _check_labels(kept)
     digests = [each.digest for each in seen]
@@ -263,66 +263,66 @@ def split_images(
     lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
     drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
     remarks = [*_about_groups(kept), *_about_duplicates(kept, digests, copies, lookalikes, near=near)]
-    part_of: Sequence[int | None]
+    split_of: Sequence[int | None]
     if stable:
-        part_of = by_content(drawn, parts, seed=seed)
-        remarks.append(f"--stable: {_about_shares(part_of, parts)}")
-    elif parts.counts:
-        part_of = by_count(drawn, parts)
+        split_of = by_content(drawn, splits, seed=seed)
+        remarks.append(f"--stable: {_about_shares(split_of, splits)}")
+    elif splits.counts:
+        split_of = by_count(drawn, splits)
         remarks += (
             [f"{messages.count_images(rest)} left out: --count asks for no more"]
-            if (rest := part_of.count(None))
+            if (rest := split_of.count(None))
             else []
         )
     else:
-        part_of, exact = by_share(drawn, parts, seed=seed)
-        remarks += [] if exact else [f"what stays together cannot be cut to size: {_about_shares(part_of, parts)}"]
+        split_of, exact = by_share(drawn, splits, seed=seed)
+        remarks += [] if exact else [f"what stays together cannot be cut to size: {_about_shares(split_of, splits)}"]
     taken = [
-        (picture, digest, part)
-        for picture, digest, part in zip(kept, digests, part_of, strict=True)
-        if part is not None
+        (image, digest, split)
+        for image, digest, split in zip(kept, digests, split_of, strict=True)
+        if split is not None
     ]
-    remarks.append(_about_parts(part_of, parts, drawn.classes))
+    remarks.append(_about_splits(split_of, splits, drawn.classes))
     return Outcome(
-        parts=parts.names,
-        rows=[ManifestRow(picture.path, picture.label, parts.names[part], picture.group) for picture, _, part in taken],
-        digests={picture.path: digest for picture, digest, _ in taken},
+        splits=splits.names,
+        rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
+        digests={image.path: digest for image, digest, _ in taken},
         remarks=remarks,
     )
 
 
-def once_each(pictures: Iterable[ImageFile]) -> list[ImageFile]:
-    """Sort pictures by name, and take a file that is named twice once.
+def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
+    """Sort images by name, and take a file that is named twice once.
 
     Raises:
         CnnkitError: A file is named twice with different labels or groups.
     """
     found: dict[str, ImageFile] = {}
     real = {}  # folders, as they really lie
-    for picture in pictures:
-        folder, name = os.path.split(picture.path)
+    for image in images:
+        folder, name = os.path.split(image.path)
         if folder not in real:
             real[folder] = os.path.realpath(folder)
-        first = found.setdefault(os.path.join(real[folder], name), picture)
-        for one, other, what in ((first.label, picture.label, "classes"), (first.group, picture.group, "groups")):
+        first = found.setdefault(os.path.join(real[folder], name), image)
+        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
             if one != other:
                 raise CnnkitError(
-                    f"{picture.path} is listed twice, with {what} {name_of(one)} and {name_of(other)}; "
+                    f"{image.path} is listed twice, with {what} {name_of(one)} and {name_of(other)}; "
                     "leave one of them out"
                 )
-    return sorted(found.values(), key=lambda picture: source.name_order(picture.path))
+    return sorted(found.values(), key=lambda image: source.name_order(image.path))
 
 
-def with_groups(pictures: list[ImageFile], expression: str | None) -> list[ImageFile]:
-    """Name the group of each picture by what a regular expression finds in its path; None leaves the groups that they have.
+def with_groups(images: list[ImageFile], expression: str | None) -> list[ImageFile]:
+    """Name the group of each image by what a regular expression finds in its path; None leaves the groups that they have.
 
-    A picture in whose path nothing is found belongs to no group.
+    An image in whose path nothing is found belongs to no group.
 
     Raises:
         UsageError: The expression is none, or finds nothing in any path.
     """
     if expression is None:
-        return pictures
+        return images
     try:
         pattern = re.compile(expression)
     except re.error as error:
@@ -332,14 +332,14 @@ def with_groups(pictures: list[ImageFile], expression: str | None) -> list[Image
         found = pattern.search(path)
         return (found[1 if pattern.groups else 0] or None) if found else None
 
-    named = [ImageFile(each.path, each.label, each.split, group_of(each.path)) for each in pictures]
-    if named and not any(picture.group for picture in named):
+    named = [ImageFile(each.path, each.label, each.split, group_of(each.path)) for each in images]
+    if named and not any(image.group for image in named):
         raise UsageError(f"--group {expression}: found in no path, for example not in {named[0].path}")
     return named
 
 
 def _examined(
-    pictures: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     *,
     near: int | None,
     jobs: int | None,
@@ -347,22 +347,22 @@ def _examined(
     progress: Callable[[int, int | None], None],
 ) -> tuple[list[ImageFile], list[Examined]]:
     kept, seen = [], []
-    found = reader.read(pictures, partial(examine, look=near is not None), jobs=jobs)
-    for done, (picture, outcome) in enumerate(found, start=1):
+    found = reader.read(images, partial(examine, look=near is not None), jobs=jobs)
+    for done, (image, outcome) in enumerate(found, start=1):
         if isinstance(outcome, BadImageError):
-            skip(picture.path, str(outcome))
+            skip(image.path, str(outcome))
         else:
-            kept.append(picture)
+            kept.append(image)
             seen.append(outcome)
-        progress(done, len(pictures))
+        progress(done, len(images))
     if not kept:
         raise CnnkitError("none of the pictures can be used; there is nothing to split")
     return kept, seen
 
 
-def _check_labels(pictures: Sequence[ImageFile]) -> None:
-    bare = [picture.path for picture in pictures if picture.label is None]
-    if bare and len(bare) == len(pictures):
+def _check_labels(images: Sequence[ImageFile]) -> None:
+    bare = [image.path for image in images if image.label is None]
+    if bare and len(bare) == len(images):
         _log.warning(
             "no picture has a label, so the parts know no classes; name the folder of the class folders, or a manifest"
         )
@@ -373,8 +373,8 @@ def _check_labels(pictures: Sequence[ImageFile]) -> None:
         )
 
 
-def _about_groups(pictures: Sequence[ImageFile]) -> list[str]:
-    sizes = Counter(picture.group for picture in pictures)
+def _about_groups(images: Sequence[ImageFile]) -> list[str]:
+    sizes = Counter(image.group for image in images)
     alone = sizes.pop(None, 0)
     if not sizes:
         return []
@@ -383,17 +383,17 @@ def _about_groups(pictures: Sequence[ImageFile]) -> list[str]:
 
 
 def _about_duplicates(
-    pictures: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     digests: Sequence[bytes],
     copies: Sequence[Sequence[int]],
     lookalikes: Sequence[Sequence[int]],
     *,
     near: int | None,
 ) -> list[str]:
-    # Byte-identical pictures look alike, too: what is new are the sets that hold more than one file's content
+    # Byte-identical images look alike, too: what is new are the sets that hold more than one file's content
     resembling = [members for members in lookalikes if len({digests[member] for member in members}) > 1]
-    _warn_of_labels(pictures, copies, "are byte-identical")
-    _warn_of_labels(pictures, resembling, "look alike")
+    _warn_of_labels(images, copies, "are byte-identical")
+    _warn_of_labels(images, resembling, "look alike")
     remarks = [f"byte-identical: {_about_sets(copies)}"]
     return remarks if near is None else [*remarks, f"look alike (up to {near} bits of 256): {_about_sets(resembling)}"]
 
@@ -406,10 +406,10 @@ def _about_sets(sets: Sequence[Sequence[int]]) -> str:
     return f"{messages.count_images(sum(len(members) for members in sets))} in {number} stays in one part"
 
 
-def _warn_of_labels(pictures: Sequence[ImageFile], sets: Sequence[Sequence[int]], relation: str) -> None:
+def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], relation: str) -> None:
     torn = []
     for members in sets:
-        first_of = {pictures[member].label: pictures[member].path for member in reversed(members)}
+        first_of = {images[member].label: images[member].path for member in reversed(members)}
         if len(first_of) > 1:
             torn.append([f"{path} ({name_of(label)})" for label, path in reversed(first_of.items())])
     for named in torn[:_NAMED]:
@@ -418,16 +418,16 @@ def _warn_of_labels(pictures: Sequence[ImageFile], sets: Sequence[Sequence[int]]
         _log.warning("and %d more sets of pictures that %s with different labels", len(torn) - _NAMED, relation)
 
 
-def _about_parts(part_of: Sequence[int | None], parts: SplitShares, classes: Sequence[str]) -> str:
-    held = Counter(part_of)
-    sizes = ", ".join(f"{name} {held[part]:,}" for part, name in enumerate(parts.names))
+def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: Sequence[str]) -> str:
+    held = Counter(split_of)
+    sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
     return f"{sizes} pictures of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 
-def _about_shares(part_of: Sequence[int | None], parts: SplitShares) -> str:
-    held = Counter(part_of)
+def _about_shares(split_of: Sequence[int | None], splits: SplitShares) -> str:
+    held = Counter(split_of)
     shares = (
-        f"{name} {held[part] / len(part_of):.3f} (asked {float(share):.3g})"
-        for part, (name, share) in enumerate(zip(parts.names, parts.shares, strict=True))
+        f"{name} {held[split] / len(split_of):.3f} (asked {float(share):.3g})"
+        for split, (name, share) in enumerate(zip(splits.names, splits.shares, strict=True))
     )
     return ", ".join(shares)

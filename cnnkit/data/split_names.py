@@ -1,29 +1,29 @@
-"""Which pictures are held out of learning: those of a part that validates or tests, however one was told so."""
+"""Which images are held out of learning: those of a split that validates or tests, however one was told so."""
 
 import os
 
 from cnnkit.data.source import ImageFile
 
-#: What parts are called: those that are looked at during training, and those that measure something in the end.
+#: What splits are called: those that are looked at during training, and those that measure something in the end.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
 HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
 
-def held_out_split(picture: ImageFile) -> str | None:
-    """Name the part that holds a picture out, if one does: an augmented copy of it would measure something else.
+def held_out_split(image: ImageFile) -> str | None:
+    """Name the split that holds an image out, if one does: an augmented copy of it would measure something else.
 
-    A part that is said counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
-    folder of parts as one of classes:
+    A split that is said counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
+    folder of splits as one of classes:
 
         cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it
         cv/val/1.jpg        no label        val: it lies in it
         cv/test/cat/1.jpg   label test      test
     """
-    if picture.split is not None:
-        return picture.split if picture.split.lower() in HELD_OUT_NAMES else None
-    folders = os.path.dirname(os.path.abspath(picture.path)).split(os.sep)
-    above = [folders[place - 1] for place, name in enumerate(folders) if place and name == picture.label]
+    if image.split is not None:
+        return image.split if image.split.lower() in HELD_OUT_NAMES else None
+    folders = os.path.dirname(os.path.abspath(image.path)).split(os.sep)
+    above = [folders[place - 1] for place, name in enumerate(folders) if place and name == image.label]
     return next(
-        (name for name in (picture.label, *(above or folders[-1:])) if name and name.lower() in HELD_OUT_NAMES), None
+        (name for name in (image.label, *(above or folders[-1:])) if name and name.lower() in HELD_OUT_NAMES), None
     )

@@ -1,4 +1,4 @@
-"""Whether a set of pictures is small or large, as the textbook's four cases of transfer learning have it."""
+"""Whether a set of images is small or large, as the textbook's four cases of transfer learning have it."""
 
 import contextlib
 import logging
@@ -16,21 +16,21 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import tsv
 
-#: So many pictures for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
+#: So many images for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
 #: 50,000, on which networks are trained from scratch (their geometric mean).
 LARGE = 10_000
 
 
 class DatasetSize(StrEnum):
-    """How many pictures there are for training."""
+    """How many images there are for training."""
 
     SMALL = "small"
     LARGE = "large"
 
 
-def dataset_size(pictures: int) -> DatasetSize:
+def dataset_size(images: int) -> DatasetSize:
     """Name the size of a set for training."""
-    return DatasetSize.LARGE if pictures >= LARGE else DatasetSize.SMALL
+    return DatasetSize.LARGE if images >= LARGE else DatasetSize.SMALL
 
 
 log = logging.getLogger("cnnkit")
@@ -38,7 +38,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class TrainValOverlap:
-    """Pictures that validate, but that training knows in some form; each stands once, in the first list that it belongs to."""
+    """Images that validate, but that training knows in some form; each stands once, in the first list that it belongs to."""
 
     same: list[ImageFile]  # the very file is trained on
     copied: list[ImageFile]  # an augmented copy of it is, or of what it is a copy of
@@ -46,25 +46,25 @@ class TrainValOverlap:
 
 
 def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainValOverlap:
-    """Find the pictures of `val` that `train` knows in some form: of them the accuracy tells more than it will be on new ones.
+    """Find the images of `val` that `train` knows in some form: of them the accuracy tells more than it will be on new ones.
 
     What cnn-augment made is known by the list that it leaves in its folder.
     """
     if not val:
         return TrainValOverlap([], [], [])
     listed: dict[str, dict[str, str]] = {}
-    real = [os.path.realpath(picture.path) for picture in train]
-    files, groups = set(real), {picture.group for picture in train} - {None}
+    real = [os.path.realpath(image.path) for image in train]
+    files, groups = set(real), {image.group for image in train} - {None}
     originals = {_original(path, listed) for path in real}
     found = TrainValOverlap([], [], [])
-    for picture in val:
-        path = os.path.realpath(picture.path)
+    for image in val:
+        path = os.path.realpath(image.path)
         if path in files:
-            found.same.append(picture)
+            found.same.append(image)
         elif _original(path, listed) in originals:
-            found.copied.append(picture)
-        elif picture.group in groups:
-            found.grouped.append(picture)
+            found.copied.append(image)
+        elif image.group in groups:
+            found.grouped.append(image)
     return found
 
 
@@ -91,14 +91,12 @@ def warn_of_overlap(known: TrainValOverlap) -> None:
         )
 
 
-def _that_validate(pictures: Sequence[ImageFile], one: str, many: str) -> str:
-    return (
-        f"1 picture that validates {one}" if len(pictures) == 1 else f"{len(pictures):,} pictures that validate {many}"
-    )
+def _that_validate(images: Sequence[ImageFile], one: str, many: str) -> str:
+    return f"1 picture that validates {one}" if len(images) == 1 else f"{len(images):,} pictures that validate {many}"
 
 
 def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
-    """Name the picture that a file was made of by cnn-augment, or the file itself.
+    """Name the image that a file was made of by cnn-augment, or the file itself.
 
     Args:
         path: Without links.
@@ -134,7 +132,7 @@ TRAIN, VAL = "train", "val"
 
 @dataclass(frozen=True, slots=True)
 class TrainValImages:
-    """Labelled pictures for training and, where there are any, for validation; `classes` in the order of their names."""
+    """Labelled images for training and, where there are any, for validation; `classes` in the order of their names."""
 
     train: tuple[ImageFile, ...]
     val: tuple[ImageFile, ...]
@@ -144,18 +142,18 @@ class TrainValImages:
 def find(
     sources: Sequence[str], val: Sequence[str] = (), *, hold_out: str | None = None, stdin: BinaryIO | None = None
 ) -> TrainValImages:
-    """Find both parts.
+    """Find both splits.
 
     Args:
         sources: As `source.find` takes them.
-        val: Sources for validation, in place of the part `val` of `sources`; of one that is divided, its part `val`.
-        hold_out: In place of `val` the part that validates; all others train, but for one that is called test.
+        val: Sources for validation, in place of the split `val` of `sources`; of one that is divided, its split `val`.
+        hold_out: In place of `val` the split that validates; all others train, but for one that is called test.
         stdin: Where `-` reads a manifest from.
 
     Raises:
-        UsageError: A picture is in both parts, or both `val` and `hold_out` are given.
-        CnnkitError: A picture without a label, a class without pictures, a single class, or a class in `val` alone; no part
-            `hold_out`, or a picture in no part.
+        UsageError: An image is in both splits, or both `val` and `hold_out` are given.
+        CnnkitError: An image without a label, a class without images, a single class, or a class in `val` alone; no split
+            `hold_out`, or an image in no split.
     """
     if hold_out is not None and val:
         raise UsageError("--val and --hold-out both say what validates; give one of them")
@@ -168,7 +166,7 @@ def find(
     if len(classes) < 2:
         raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
     if checked:
-        _check_same_classes(classes, _classes(checked, VAL), part=hold_out or VAL)
+        _check_same_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -181,18 +179,18 @@ def find(
 def _train_and_val(
     sources: Sequence[str], val: Sequence[str], *, stdin: BinaryIO | None
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Divide sources as their own parts say, or as they are named."""
+    """Divide sources as their own splits say, or as they are named."""
     train: list[ImageFile] = []
     checked: list[ImageFile] = []
     for each in sources:
-        for part, found in _by_split(each, stdin=stdin).items():
-            if part != VAL:
+        for split, found in _by_split(each, stdin=stdin).items():
+            if split != VAL:
                 train += found
             elif not val:
                 checked += found
     for each in val:
-        parts = _by_split(each, stdin=stdin)
-        more = parts.get(VAL) or parts.get(None)
+        splits = _by_split(each, stdin=stdin)
+        more = splits.get(VAL) or splits.get(None)
         if not more:
             raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
         checked += more
@@ -202,52 +200,52 @@ def _train_and_val(
 
 
 def _all_but_one_split(
-    part: str, sources: Sequence[str], *, stdin: BinaryIO | None
+    split: str, sources: Sequence[str], *, stdin: BinaryIO | None
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Take one part for validation, and all others that measure nothing for training."""
-    found = [picture for each in sources for picture in _of_all_splits(each, stdin=stdin)]
-    uses = hold_out_roles([(picture.path, picture.split) for picture in found], part, name=" ".join(sources))
-    train = [picture for picture, use in zip(found, uses, strict=True) if use == TRAIN]
-    return train, [picture for picture, use in zip(found, uses, strict=True) if use == VAL]
+    """Take one split for validation, and all others that measure nothing for training."""
+    found = [image for each in sources for image in _of_all_splits(each, stdin=stdin)]
+    uses = hold_out_roles([(image.path, image.split) for image in found], split, name=" ".join(sources))
+    train = [image for image, use in zip(found, uses, strict=True) if use == TRAIN]
+    return train, [image for image, use in zip(found, uses, strict=True) if use == VAL]
 
 
-def hold_out_roles(rows: Sequence[tuple[str, str | None]], part: str, *, name: str) -> list[str | None]:
-    """Say what becomes of each row when one part is held out.
+def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, name: str) -> list[str | None]:
+    """Say what becomes of each row when one split is held out.
 
     Args:
-        rows: Path and part.
-        part: It validates.
+        rows: Path and split.
+        split: It validates.
         name: Where they stand, for messages.
 
     Returns:
-        For each row VAL, TRAIN, or None where it belongs to another part that is called test: those are not learnt from.
+        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not learnt from.
 
     Raises:
-        CnnkitError: No row is in that part, or none in another, or one is in no part at all.
+        CnnkitError: No row is in that split, or none in another, or one is in no split at all.
     """
-    parts = Counter(split for _, split in rows)
-    if part not in parts:
-        there = ", ".join(sorted(filter(None, parts))) or "none; cnn-split --folds makes some"
-        raise CnnkitError(f"{name}: no part {part} to hold out; it has {there}")
-    if None in parts:
+    splits = Counter(split for _, split in rows)
+    if held_out not in splits:
+        there = ", ".join(sorted(filter(None, splits))) or "none; cnn-split --folds makes some"
+        raise CnnkitError(f"{name}: no part {held_out} to hold out; it has {there}")
+    if None in splits:
         bare = next(path for path, split in rows if split is None)
         raise CnnkitError(f"{name}: {bare} is in no part; with --hold-out every picture has to be in one")
-    measuring = {each: count for each, count in parts.items() if each != part and _is_test_split(each)}
-    if len(parts) - len(measuring) < 2:
-        raise CnnkitError(f"{name}: no other part than {part} to learn from; cnn-split --folds makes several")
+    measuring = {each: count for each, count in splits.items() if each != held_out and _is_test_split(each)}
+    if len(splits) - len(measuring) < 2:
+        raise CnnkitError(f"{name}: no other part than {held_out} to learn from; cnn-split --folds makes several")
     if measuring:
         said = ", ".join(f"{count:,} of {each}" for each, count in measuring.items())
         log.info("%s: not looked at: %s", name, said)
-    return [VAL if split == part else None if split in measuring else TRAIN for _, split in rows]
+    return [VAL if split == held_out else None if split in measuring else TRAIN for _, split in rows]
 
 
-def _is_test_split(part: str | None) -> bool:
-    """Tell whether a part measures in the end, by its name."""
-    return (part or "").lower() in split_names.HELD_OUT_NAMES - split_names.VALIDATION_NAMES
+def _is_test_split(split: str | None) -> bool:
+    """Tell whether a split measures in the end, by its name."""
+    return (split or "").lower() in split_names.HELD_OUT_NAMES - split_names.VALIDATION_NAMES
 
 
 def _of_all_splits(each: str, *, stdin: BinaryIO | None) -> list[ImageFile]:
-    """Find the pictures of a source with their parts; the parts of a folder are the folders in it."""
+    """Find the images of a source with their splits; the splits of a folder are the folders in it."""
     if not os.path.isdir(each):
         return list(source.find([each], stdin=stdin))
     found: list[ImageFile] = []
@@ -258,30 +256,30 @@ def _of_all_splits(each: str, *, stdin: BinaryIO | None) -> list[ImageFile]:
 
 
 def _by_split(each: str, *, stdin: BinaryIO | None) -> dict[str | None, list[ImageFile]]:
-    """Give the pictures of a source by part: train and val, or all under None."""
+    """Give the images of a source by split: train and val, or all under None."""
     if os.path.isdir(each):
         names = _split_folders(each)
         for name in names or [""]:
             _refuse_empty(os.path.join(each, name))
         if not names:
             return {None: list(source.find([each]))}
-        parts: dict[str | None, list[ImageFile]] = {}
+        splits: dict[str | None, list[ImageFile]] = {}
         for name in names:
-            parts.setdefault(_split_named(name), []).extend(source.find([each], split=name))
-        return parts
+            splits.setdefault(_split_named(name), []).extend(source.find([each], split=name))
+        return splits
     found = list(source.find([each], stdin=stdin))
-    if not any(picture.split is not None for picture in found):
+    if not any(image.split is not None for image in found):
         return {None: found}
-    unused = Counter(picture.split or "no part" for picture in found if not _split_named(picture.split or ""))
+    unused = Counter(image.split or "no part" for image in found if not _split_named(image.split or ""))
     if unused:
         log.info("%s: not looked at: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
-    return {part: [picture for picture in found if _split_named(picture.split or "") == part] for part in (TRAIN, VAL)}
+    return {split: [image for image in found if _split_named(image.split or "") == split] for split in (TRAIN, VAL)}
 
 
 def _split_folders(folder: str) -> list[str]:
     """Find train/ and val/ in a folder, by whatever names; nothing where it is a folder of classes.
 
-    A class that is called train, beside car and plane, has pictures in it and no folders.
+    A class that is called train, beside car and plane, has images in it and no folders.
     """
     below = _folders(folder)
     names = [name for name in below if _split_named(name)]
@@ -301,13 +299,13 @@ def _folders(folder: str) -> list[str]:
 
 
 def _split_named(name: str) -> str | None:
-    """Say which part a name means."""
+    """Say which split a name means."""
     low = name.lower()
     return VAL if low in split_names.VALIDATION_NAMES else TRAIN if low in split_names.TRAIN_NAMES else None
 
 
 def _refuse_empty(folder: str) -> None:
-    """Refuse a class without a picture: its name would be no class of the network's, and nobody would know."""
+    """Refuse a class without an image: its name would be no class of the network's, and nobody would know."""
     for name in _folders(folder):
         below = os.path.join(folder, name)
         if not any(
@@ -316,25 +314,25 @@ def _refuse_empty(folder: str) -> None:
             raise CnnkitError(f"{below}: a class without pictures; put some in, or remove the folder")
 
 
-def _classes(pictures: Iterable[ImageFile], part: str) -> tuple[str, ...]:
+def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
     labels = set()
-    for picture in pictures:
-        if picture.label is None:
+    for image in images:
+        if image.label is None:
             raise CnnkitError(
-                f"{picture.path}: no label to {'learn' if part == TRAIN else 'check'}; "
+                f"{image.path}: no label to {'learn' if split == TRAIN else 'check'}; "
                 "put pictures into a folder a class, or give a manifest with a column label"
             )
-        labels.add(picture.label)
+        labels.add(image.label)
     return tuple(sorted(labels))
 
 
-def _check_same_classes(train: Sequence[str], val: Sequence[str], *, part: str) -> None:
+def _check_same_classes(train: Sequence[str], val: Sequence[str], *, split: str) -> None:
     if strange := sorted(set(val) - set(train)):
-        raise CnnkitError(f"the class {strange[0]} is in {part} alone; {TRAIN} has {', '.join(train)}")
+        raise CnnkitError(f"the class {strange[0]} is in {split} alone; {TRAIN} has {', '.join(train)}")
     if missing := sorted(set(train) - set(val)):
         log.warning(
             "not in %s: %s; nothing says how well %s learnt",
-            part,
+            split,
             ", ".join(missing),
             "it is" if len(missing) == 1 else "they are",
         )

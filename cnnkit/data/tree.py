@@ -1,6 +1,6 @@
-"""Moves of many pictures that lose none of them, whatever comes between.
+"""Moves of many images that lose none of them, whatever comes between.
 
-They are written down in DIR/.moves.tsv before the first one is done. At every moment each picture is whole at its old place or at
+They are written down in DIR/.moves.tsv before the first one is done. At every moment each image is whole at its old place or at
 its new one; what is written down is done by `finish`, as often as it takes.
 """
 
@@ -29,23 +29,23 @@ _log = logging.getLogger(__name__)
 
 
 def has_unfinished_moves(folder: str | Path) -> bool:
-    """Say whether pictures were being moved into this folder when something came between."""
+    """Say whether images were being moved into this folder when something came between."""
     return (Path(folder) / _MOVES).is_file()
 
 
 def finish_moves(folder: str | Path, name: str, *, progress: Progress = no_progress) -> list[ManifestRow]:
-    """Do the moves that are written down in a folder, those that are still to be done, and list the pictures in a manifest.
+    """Do the moves that are written down in a folder, those that are still to be done, and list the images in a manifest.
 
     Args:
         folder: Where they go.
-        name: The manifest's, in that folder; it is written when all the pictures are there.
-        progress: Called with how many pictures are in place, and of how many.
+        name: The manifest's, in that folder; it is written when all the images are there.
+        progress: Called with how many images are in place, and of how many.
 
     Returns:
         The rows of the manifest.
 
     Raises:
-        CnnkitError: A picture is neither at its old place nor at its new one, or at both and not the same.
+        CnnkitError: An image is neither at its old place nor at its new one, or at both and not the same.
     """
     folder = Path(folder)
     lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
@@ -54,7 +54,7 @@ def finish_moves(folder: str | Path, name: str, *, progress: Progress = no_progr
     ]
     moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
     try:
-        # Links to pictures go before the pictures, while there still is something to copy
+        # Links to images go before the images, while there still is something to copy
         for done, (path, target) in enumerate(sorted(moves, key=lambda move: not os.path.islink(move[0])), start=1):
             _move(path, target)
             progress(done, len(moves))
@@ -71,7 +71,7 @@ def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None
 
     Args:
         folder: Where it goes.
-        moves: For each picture its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
+        moves: For each image its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
     """
     lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
     tsv.save(folder / _MOVES, _COLUMNS, lines)
@@ -134,10 +134,10 @@ MANIFEST = "split.tsv"
 
 
 class Link(StrEnum):
-    """How a picture comes into the tree."""
+    """How an image comes into the tree."""
 
     COPY = "copy"
-    SYMLINK = "symlink"  # relative, unless the picture was named absolutely: it survives where both are moved together
+    SYMLINK = "symlink"  # relative, unless the image was named absolutely: it survives where both are moved together
     HARDLINK = "hardlink"
     MOVE = "move"
 
@@ -151,22 +151,22 @@ def write(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> list[ManifestRow]:
-    """Lay pictures out by part and class, and list them in `split.tsv`.
+    """Lay images out by split and class, and list them in `split.tsv`.
 
     Args:
         folder: Made where it is missing, with its parents.
-        rows: Paths as seen from the current folder; every row is in a part.
+        rows: Paths as seen from the current folder; every row is in a split.
         digests: For each path the sha256 of the file.
         link: How.
         force: The folder may hold something. What an earlier split left there is replaced.
-        progress: Called with how many pictures are in place, and of how many.
+        progress: Called with how many images are in place, and of how many.
 
     Returns:
         The rows of `split.tsv`, whose paths are as seen from the folder.
 
     Raises:
-        CnnkitError: The folder is not empty, or holds the pictures themselves; a label cannot be a folder; `force` would remove
-            a picture that lies nowhere else.
+        CnnkitError: The folder is not empty, or holds the images themselves; a label cannot be a folder; `force` would remove
+            an image that lies nowhere else.
     """
     folder = Path(folder)
     places = _places(rows)
@@ -196,7 +196,7 @@ def write(
 
 
 def check_free(folder: str | Path, *, force: bool) -> None:
-    """Demand that a folder can be written to: before hours of work, and again before the first picture.
+    """Demand that a folder can be written to: before hours of work, and again before the first image.
 
     Raises:
         CnnkitError: It is not empty, no folder, or moves into it were interrupted.
@@ -214,7 +214,7 @@ def check_free(folder: str | Path, *, force: bool) -> None:
 
 
 def _places(rows: Sequence[ManifestRow]) -> list[str]:
-    """Give each picture a place of its own below the folder: part, class, and its name as seen from what its class has in common."""
+    """Give each image a place of its own below the folder: split, class, and its name as seen from what its class has in common."""
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
     for row in rows:
         folders[row.label].add(os.path.dirname(os.path.abspath(row.path)))
@@ -235,11 +235,11 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
-    """Demand that the folder of what is made is not one, or above one, that pictures come from.
+    """Demand that the folder of what is made is not one, or above one, that images come from.
 
     Args:
         folder: For what is made.
-        paths: Of the pictures.
+        paths: Of the images.
         to_be: What is done to them, for the message.
 
     Raises:
@@ -254,10 +254,10 @@ def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None
 
 
 def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes]) -> set[Path]:
-    """Find the pictures that an earlier split left, and make sure that none of them would be lost."""
+    """Find the images that an earlier split left, and make sure that none of them would be lost."""
     old = manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else []
-    parts = {row.split for row in [*rows, *old] if row.split}
-    found = {Path(below, name) for part in parts for below, _, names in os.walk(folder / part) for name in names}
+    splits = {row.split for row in [*rows, *old] if row.split}
+    found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
     left = {path for path in found if source.has_image_extension(path.name)} | {folder / row.path for row in old}
     left = {path for path in left if os.path.lexists(path)}
     elsewhere = {digest: path for path, digest in digests.items()}

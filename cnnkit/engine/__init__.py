@@ -1,1 +1,1 @@
-"""From a network to answers: devices, export, sessions, and the loop that feeds them."""
+"""From a network to outputs: devices, export, sessions, and the loop that feeds them."""

@@ -1,4 +1,4 @@
-"""Augmented copies of pictures as files, with the manifest that says what made each.
+"""Augmented copies of images as files, with the manifest that says what made each.
 
     DIR/cat/1~01.jpg        copies of photos/cat/1.jpg
     DIR/cat/1~02.jpg
@@ -53,7 +53,7 @@ class AugmentSummary:
     per_second: float
 
 
-#: For pictures that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
+#: For images that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
 _ROOM = MemoryBudget(700 << 20)
 #: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
 _BYTES_A_PIXEL = 24
@@ -61,7 +61,7 @@ _BYTES_A_PIXEL = 24
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A picture's copies as files: their bytes in the order of their numbers, the original's first where it is kept."""
+    """An image's copies as files: their bytes in the order of their numbers, the original's first where it is kept."""
 
     format: str
     draws: list[AugmentParams]
@@ -69,7 +69,7 @@ class _Made:
 
 
 def write(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     folder: str | Path,
     recipe: AugmentPlan,
     *,
@@ -78,42 +78,42 @@ def write(
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
 ) -> AugmentSummary:
-    """Write copies of pictures, each class in its folder, and list them in `augment.tsv`.
+    """Write copies of images, each class in its folder, and list them in `augment.tsv`.
 
-    A copy's bytes follow from the picture's content, the recipe and the seed alone. Memory does not grow with the number of pictures.
+    A copy's bytes follow from the image's content, the recipe and the seed alone. Memory does not grow with the number of images.
 
     Args:
-        pictures: The originals.
+        images: The originals.
         folder: Made where it is missing, with its parents.
         recipe: Which copies.
         force: The folder may hold something, where an earlier run's copies are replaced; and parts that measure may be augmented.
         jobs: Threads that read, augment and encode.
-        skip: Called for every picture that cannot be used.
-        progress: Called after every picture.
+        skip: Called for every image that cannot be used.
+        progress: Called after every image.
 
     Raises:
-        UsageError: A picture belongs to a part that measures.
-        CnnkitError: The folder is not empty, or holds the pictures themselves; two copies would have one name; no picture can be used.
+        UsageError: An image belongs to a part that measures.
+        CnnkitError: The folder is not empty, or holds the images themselves; two copies would have one name; no image can be used.
     """
     folder, started = Path(folder), time.perf_counter()
-    pictures = augment_plan.checked(pictures, force=force)
-    check(pictures, folder, force=force)
+    images = augment_plan.checked(images, force=force)
+    check(images, folder, force=force)
     replaceable = atomic_folder.earlier(folder, force=force)
-    place = augment_plan.placing(pictures)
-    total, used, written, skipped = len(pictures) if isinstance(pictures, Sized) else None, 0, 0, 0
+    place = augment_plan.placing(images)
+    total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
         with tsv.Writer(workshop / MANIFEST, augment_plan.columns(recipe.augmentation)) as listed:
             ready = reader.read(
-                pictures, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
+                images, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
             )
-            for done, (picture, made) in enumerate(ready, start=1):
-                tree.check_apart(folder, [picture.path], to_be="augmented")
+            for done, (image, made) in enumerate(ready, start=1):
+                tree.check_apart(folder, [image.path], to_be="augmented")
                 if isinstance(made, BadImageError):
                     skipped += 1
-                    skip(picture.path, str(made))
+                    skip(image.path, str(made))
                 else:
-                    named = augment_plan.named(picture, made.format, made.draws, place=place, recipe=recipe)
+                    named = augment_plan.named(image, made.format, made.draws, place=place, recipe=recipe)
                     for copy, content in zip(named, made.files, strict=True):
                         _put(folder, workshop, copy, content, replaceable)
                         listed.write(_fields(copy, recipe, folder))
@@ -125,65 +125,65 @@ def write(
     return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
 
 
-def check(pictures: Iterable[ImageFile], folder: str | Path, *, force: bool = False) -> None:
+def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = False) -> None:
     """Demand that copies can be written into a folder: before the work, and before anything else is drawn.
 
     Raises:
-        CnnkitError: As `write`, of pictures only where they are known already.
+        CnnkitError: As `write`, of images only where they are known already.
     """
-    if isinstance(pictures, Sequence):
-        tree.check_apart(folder, (picture.path for picture in pictures), to_be="augmented")
+    if isinstance(images, Sequence):
+        tree.check_apart(folder, (image.path for image in images), to_be="augmented")
     atomic_folder.check(folder, force=force)
 
 
 def sheet(
-    pictures: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_bad
+    images: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_bad
 ) -> Iterable[ImageFile]:
-    """Draw a contact sheet: some of the pictures, each with its first copies behind it.
+    """Draw a contact sheet: some of the images, each with its first copies behind it.
 
     Args:
-        pictures: The originals; of a list that is still being read, the first are shown.
+        images: The originals; of a list that is still being read, the first are shown.
         path: The PNG.
         recipe: Which copies.
         force: As `write`.
-        skip: Called for every picture that cannot be shown.
+        skip: Called for every image that cannot be shown.
 
     Returns:
-        The pictures, all of them.
+        The images, all of them.
 
     Raises:
         UsageError: As `write`, or the path does not end in .png.
-        CnnkitError: No picture can be used.
+        CnnkitError: No image can be used.
     """
     image_files.check_png(path, option="--sheet")
     if not force:  # else `write` counts them
-        pictures = augment_plan.checked(pictures)
-    known = pictures if isinstance(pictures, Sequence) else list(islice(pictures, contact_sheet.MOST_ROWS))
+        images = augment_plan.checked(images)
+    known = images if isinstance(images, Sequence) else list(islice(images, contact_sheet.MOST_ROWS))
     chosen = contact_sheet.choose(known)
     few = replace(recipe, copies=min(recipe.copies, contact_sheet.MOST_COPIES))
     rows = []
-    for picture, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
+    for image, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
         if isinstance(shown, BadImageError):
-            skip(picture.path, str(shown))
+            skip(image.path, str(shown))
         else:
             rows.append(shown)
     if not rows:
         raise CnnkitError("no picture could be used; there is nothing to show")
     contact_sheet.save(path, rows)
-    if not isinstance(pictures, Sequence):
+    if not isinstance(images, Sequence):
         _log.info("%s shows the first %d pictures", path, len(chosen))
     elif len(chosen) < len(known):
         _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
     if few.copies < recipe.copies:
         _log.info("%s shows %d of %d copies of each", path, few.copies, recipe.copies)
-    return pictures if isinstance(pictures, Sequence) else chain(known, pictures)
+    return images if isinstance(images, Sequence) else chain(known, images)
 
 
-# ---------------------------------------------------------------- one picture
+# ---------------------------------------------------------------- one image
 
 
 def _images(original: Original, recipe: AugmentPlan, draws: Sequence[AugmentParams]) -> Iterator[Image.Image]:
-    """Give the original, prepared where that is asked for, then its copies, one by one: a large picture's need much memory."""
+    """Give the original, prepared where that is asked for, then its copies, one by one: a large image's need much memory."""
     image = original.image
     if recipe.square is not None:
         image = Image.fromarray(preprocessing.prepare(image, recipe.square))

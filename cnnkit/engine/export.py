@@ -55,7 +55,7 @@ class ClassifierOutputs(nn.Module):
             half: Compute in float16 between input and outputs.
 
         Raises:
-            CnnkitError: `cam` for a head whose map is no weighted sum of the base's maps.
+            CnnkitError: `cam` for a head whose map is no weighted sum of the backbone's maps.
         """
         super().__init__()
         self.classifier = copy.deepcopy(classifier) if half else classifier
@@ -71,16 +71,16 @@ class ClassifierOutputs(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Give the outputs in the order of `names`, all float32."""
         network = self.classifier
-        pictures = images if self.normalised else network.normalise(images)
-        maps = network.base(pictures.half() if self.half_inside else pictures)
+        inputs = images if self.normalised else network.normalise(images)
+        maps = network.base(inputs.half() if self.half_inside else inputs)
         features = network.pool(maps)
         logits = class_logits(network.head(features).float())
-        answers = [logits.softmax(1), logits]
+        outputs = [logits.softmax(1), logits]
         if self.wants_features:
-            answers.append(features.float())
+            outputs.append(features.float())
         if self.wants_cam:
-            answers.append(nn.functional.conv2d(maps, cam_weights(network)[:, :, None, None].to(maps.dtype)).float())
-        return tuple(answers)
+            outputs.append(nn.functional.conv2d(maps, cam_weights(network)[:, :, None, None].to(maps.dtype)).float())
+        return tuple(outputs)
 
 
 class HeadOutputs(nn.Module):
@@ -99,7 +99,7 @@ class HeadOutputs(nn.Module):
 
 
 def _check_maps(classifier: Classifier) -> None:
-    """Refuse a base that ends in a vector, which says nothing about places."""
+    """Refuse a backbone that ends in a vector, which says nothing about places."""
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     with torch.no_grad():
         shape = tuple(classifier.base(torch.zeros(1, channels, size, size)).shape[1:])
@@ -111,7 +111,7 @@ def _check_maps(classifier: Classifier) -> None:
 
 
 def cam_weights(classifier: Classifier) -> Tensor:
-    """Give the weights (classes, C) that sum the base's maps up to class activation maps.
+    """Give the weights (classes, C) that sum the backbone's maps up to class activation maps.
 
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
@@ -259,7 +259,7 @@ def compare(
         session: The exported graph.
         batches: Inputs, the first axis a batch of any size.
         source: What the inputs are, for the record.
-        classes: The first output holds probabilities: count equal top-1 answers.
+        classes: The first output holds probabilities: count equal top-1 outputs.
 
     Returns:
         The largest difference over all batches. A value that is not a number counts as an infinite difference.
@@ -268,8 +268,8 @@ def compare(
     largest, equal, rows, batch = 0.0, 0, 0, 0
     for inputs in batches:
         with torch.no_grad():
-            answer = reference(torch.from_numpy(inputs))
-        expected = [output.numpy() for output in (answer if isinstance(answer, tuple) else (answer,))]
+            result = reference(torch.from_numpy(inputs))
+        expected = [output.numpy() for output in (result if isinstance(result, tuple) else (result,))]
         found = session.run({name: inputs})
         for place, (wanted, got) in enumerate(zip(expected, found, strict=True)):
             scale = max(1.0, float(np.abs(wanted).max(initial=0.0))) if place else 1.0
@@ -283,7 +283,7 @@ def compare(
 
 
 def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, seed: int = 0) -> NDArray[Any]:
-    """Draw a batch: uint8 over its whole range, or floats as normalised pictures and features have them."""
+    """Draw a batch: uint8 over its whole range, or floats as normalised images and features have them."""
     generator = np.random.default_rng([seed, batch])
     if dtype == np.uint8:
         return generator.integers(0, 256, (batch, *shape), dtype=np.uint8)
@@ -343,7 +343,7 @@ class HeadExport:
 
 
 def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
-    """Demand of a network that pictures of any size go through it.
+    """Demand of a network that images of any size go through it.
 
     Raises:
         CnnkitError: A part of it fixes the size; the message names the part and the size.
@@ -380,7 +380,7 @@ def image_batches(
     skip: Skip,
     progress: Progress,
 ) -> Iterator[NDArray[Any]]:
-    """Read real pictures in batches; the last one may be smaller, which is a batch size more that is compared."""
+    """Read real images in batches; the last one may be smaller, which is a batch size more that is compared."""
     good: list[NDArray[np.uint8]] = []
     total = len(verify) if isinstance(verify, Sized) else None
 
@@ -390,9 +390,9 @@ def image_batches(
 
     done = 0
     ready = reader.read(verify, partial(preprocessing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
-    for done, (picture, loaded) in enumerate(ready, start=1):
+    for done, (image, loaded) in enumerate(ready, start=1):
         if isinstance(loaded, BadImageError):
-            skip(picture.path, str(loaded))
+            skip(image.path, str(loaded))
             continue
         good.append(loaded)
         if len(good) == batch:

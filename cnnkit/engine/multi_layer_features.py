@@ -10,13 +10,13 @@ from cnnkit.errors import UsageError
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import Extractor, Pooling
 
-# Where in the base its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
+# Where in the backbone its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
 _EARLIER = (0.85, 0.5)
 _ABOUT = 0.06
 
 
 class MultiLayerExtractor:
-    """A base whose features at the last layer and at some earlier ones come of one pass."""
+    """A backbone whose features at the last layer and at some earlier ones come of one pass."""
 
     def __init__(self, extractor: Extractor, *, size: int) -> None:
         assert isinstance(extractor.base, fx.GraphModule)
@@ -26,7 +26,7 @@ class MultiLayerExtractor:
         self._interpreter = _Interpreter(extractor.base)
         self._interpreter.wanted = dict(subgraph.cut_points(graph, len(nodes) - 1))
         vectors = [
-            name for name, answer in self._answers(torch.zeros(1, size, size, 3, dtype=torch.uint8)) if answer.ndim == 2
+            name for name, output in self._outputs(torch.zeros(1, size, size, 3, dtype=torch.uint8)) if output.ndim == 2
         ]
         depth = {name: nodes.index(self._interpreter.wanted[name]) / len(nodes) for name in vectors}
         last = max(depth, key=depth.__getitem__)
@@ -38,11 +38,11 @@ class MultiLayerExtractor:
         self._interpreter.wanted = {name: self._interpreter.wanted[name] for name in self.names}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Give the features of uint8 pictures (N, H, W, 3) at each of `names`, (N, D)."""
-        answers = dict(self._answers(images))
-        return [answers[name] for name in self.names]
+        """Give the features of uint8 images (N, H, W, 3) at each of `names`, (N, D)."""
+        outputs = dict(self._outputs(images))
+        return [outputs[name] for name in self.names]
 
-    def _answers(self, images: Tensor) -> list[tuple[str, Tensor]]:
+    def _outputs(self, images: Tensor) -> list[tuple[str, Tensor]]:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             self._interpreter.seen = {}
             self._interpreter.run(self.module.normalise(images))
@@ -50,17 +50,17 @@ class MultiLayerExtractor:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a graph, and keeps what some of its nodes answer, averaged as `cnn-extract --layer` does."""
+    """Runs a graph, and keeps what some of its nodes output, averaged as `cnn-extract --layer` does."""
 
     wanted: dict[str, fx.Node]
     seen: dict[str, Tensor]
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the node gives
         """Run one node."""
-        answer = super().run_node(n)
+        output = super().run_node(n)
         if any(n is node for node in self.wanted.values()):
-            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layer_graph.as_maps(n, answer))
-        return answer
+            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layer_graph.as_maps(n, output))
+        return output
 
 
 def _nearest(depth: dict[str, float], share: float) -> str:

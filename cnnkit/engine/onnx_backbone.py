@@ -52,7 +52,7 @@ def _is_file(value: str) -> bool:
 
 
 def get(spec: BackboneSpec) -> OnnxModel:
-    """Get a base: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
+    """Get a backbone: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
 
     Raises:
         UsageError: The spec contradicts itself, or names what does not exist.
@@ -84,7 +84,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
 
 
 def _digest(module: "nn.Module", header: Header) -> str:
-    """Name a base by what it is, whichever file or name it was asked for by: weights, cut, pooling, preprocessing, and the versions."""
+    """Name a backbone by what it is, whichever file or name it was asked for by: weights, cut, pooling, preprocessing, and the versions."""
     digest = hashlib.sha256(json.dumps([_REVISION, _versions(), json.loads(header.to_json())], sort_keys=True).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

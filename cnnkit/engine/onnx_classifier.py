@@ -21,7 +21,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-#: Pictures of one colour, as different as they can be: some of them wake a network that has nothing to say to others.
+#: Images of one colour, as different as they can be: some of them wake a network that has nothing to say to others.
 _COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128))
 
 
@@ -55,7 +55,7 @@ class OnnxNetwork:
 
     @property
     def sides(self) -> tuple[int | None, int | None]:
-        """Height and width of the pictures that it takes; None where any goes."""
+        """Height and width of the images that it takes; None where any goes."""
         height, width = self.shape[1:3] if self.shape[-1] == 3 else self.shape[2:4]
         return height, width
 
@@ -81,7 +81,7 @@ class OnnxNetwork:
                 piece = _normalised(piece, preprocess, channels_first=self.channels_first)
             given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
             pieces.append(self.session.run(given, outputs, quiet=quiet))
-        return [np.concatenate(answers)[: len(inputs)] for answers in zip(*pieces, strict=True)]
+        return [np.concatenate(arrays)[: len(inputs)] for arrays in zip(*pieces, strict=True)]
 
 
 def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_f
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """Which outputs hold the answer; a network has at least one of the two."""
+    """Which outputs hold the output; a network has at least one of the two."""
 
     probabilities: str | None
     logits: str | None
@@ -118,8 +118,8 @@ class OnnxClassifier:
         name: The file.
         network: What computes.
         header: None for a network from elsewhere.
-        classes: In the order of the answers' columns.
-        preprocess: How pictures are prepared; None for a head, which takes features.
+        classes: In the order of the outputs' columns.
+        preprocess: How images are prepared; None for a head, which takes features.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class OnnxClassifier:
         return self._outputs.logits is not None
 
     def __call__(self, inputs: NDArray[Any], *, logits: bool = False, quiet: bool = False) -> list[NDArray[np.float32]]:
-        """Compute the answers.
+        """Compute the outputs.
 
         Args:
             inputs: As `OnnxNetwork.run`.
@@ -156,8 +156,8 @@ class OnnxClassifier:
             FormatError: The network gives another number of classes than it has names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        answers = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess, quiet=quiet)
-        rows = [answer.astype(np.float32, copy=False).reshape(len(inputs), -1) for answer in answers]
+        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess, quiet=quiet)
+        rows = [output.astype(np.float32, copy=False).reshape(len(inputs), -1) for output in outputs]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])
             rows = [_softmax(raw), raw]
@@ -171,14 +171,14 @@ class OnnxClassifier:
         return rows if logits else rows[:1]
 
     def resized(self, size: str | None, *, fit: Fit | None = None) -> "OnnxClassifier":
-        """Give the same classifier, shown pictures that are prepared otherwise.
+        """Give the same classifier, shown images that are prepared otherwise.
 
         Args:
             size: `448` or `320x480`; its own unless said.
-            fit: How a picture becomes that; as it learnt unless said.
+            fit: How an image becomes that; as it learnt unless said.
 
         Raises:
-            UsageError: It takes features, pictures of another size alone, or none as small.
+            UsageError: It takes features, images of another size alone, or none as small.
         """
         if self.preprocess is None:
             raise UsageError(f"{self.name} is a head and takes features; --size is for networks of pictures")
@@ -197,7 +197,7 @@ class OnnxClassifier:
         return changed
 
     def on_any(self, images: NDArray[np.uint8], *, logits: bool = False) -> list[NDArray[np.float32]]:
-        """Compute the answers to pictures of some other size than the network's own, (N, height, width, 3).
+        """Compute the outputs to images of some other size than the network's own, (N, height, width, 3).
 
         Args, Returns as `__call__`.
 
@@ -219,10 +219,10 @@ class OnnxClassifier:
             raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
 
     def _sees(self, height: int, width: int) -> bool:
-        """Tell whether anything of a picture of some size reaches the answer.
+        """Tell whether anything of an image of some size reaches the output.
 
         Where no place is left on the way, ONNX Runtime fails at some layers, and at others takes a mean of nothing for 0: then the
-        answers to all pictures are equal.
+        outputs to all images are equal.
         """
         if any(found and height >= above and width >= across for (above, across), found in self._seen.items()):
             return True
@@ -231,15 +231,15 @@ class OnnxClassifier:
             plain[:] = np.array(_COLOURS, dtype=np.uint8)[:, None, None]
             noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
             try:
-                answers = self(np.concatenate([plain, noise]), logits=self.gives_logits, quiet=True)[-1]
+                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits, quiet=True)[-1]
             except Exception:  # onnxruntime's exceptions share no base class
                 self._seen[height, width] = False
             else:
-                self._seen[height, width] = bool(np.isfinite(answers).all() and (answers != answers[0]).any())
+                self._seen[height, width] = bool(np.isfinite(outputs).all() and (outputs != outputs[0]).any())
         return self._seen[height, width]
 
     def fixed(self) -> UsageError:
-        """Say that it takes pictures of one size alone."""
+        """Say that it takes images of one size alone."""
         height, width = self.network.sides
         return UsageError(
             f"{self.name} takes {_by((height, width))} pixels alone; export it again with cnn-export --dynamic-size, or drop --size"

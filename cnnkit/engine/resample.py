@@ -1,6 +1,6 @@
 """From the numbers of an augmentation to pixels: one interpolation for all geometry, then blur, colours and noise; on any device.
 
-What becomes of a picture depends on its own numbers alone: on the CPU it is the same to the bit whatever else is in the batch and however
+What becomes of an image depends on its own numbers alone: on the CPU it is the same to the bit whatever else is in the batch and however
 many threads compute. Every sum is therefore one of whole numbers or is taken in a fixed order.
 """
 
@@ -15,7 +15,7 @@ from cnnkit.data import augment as drawing
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation, Fill
 
-#: Pixels that are worked on at once on the CPU, whole pictures or rows of one: their floats stay in its caches, and memory small.
+#: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
 _AT_ONCE = 1 << 17
 #: A Gaussian ends after this many deviations, as Pillow's and scipy's of the same strength nearly do.
 _BLUR_REACH = 3
@@ -25,38 +25,38 @@ _GREY = (0.2989, 0.587, 0.114)
 
 
 class Augmenter:
-    """Augmented copies of pictures that are in memory: in training, another one each epoch."""
+    """Augmented copies of images that are in memory: in training, another one each epoch."""
 
     def __init__(self, augmentation: Augmentation, *, seed: int) -> None:
         self.augmentation, self.seed = augmentation, seed
 
-    def __call__(self, images: Tensor, pictures: Sequence[str], copies: Sequence[int]) -> Tensor:
-        """Make one copy of each picture.
+    def __call__(self, images: Tensor, fingerprints: Sequence[str], copies: Sequence[int]) -> Tensor:
+        """Make one copy of each image.
 
         Args:
             images: uint8, (N, H, W, 3), on any device.
-            pictures: Their fingerprints.
+            images: Their fingerprints.
             copies: Which copy of each.
 
         Returns:
             uint8, (N, H, W, 3), on the same device.
         """
         draws = [
-            drawing.draw_params(self.augmentation, seed=self.seed, picture=picture, copy=copy)
-            for picture, copy in zip(pictures, copies, strict=True)
+            drawing.draw_params(self.augmentation, seed=self.seed, image=image, copy=copy)
+            for image, copy in zip(fingerprints, copies, strict=True)
         ]
         return augment(images, draws, fill=self.augmentation.fill)
 
 
 def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill.NEAREST) -> Tensor:
-    """Make of each picture the copy that its numbers describe.
+    """Make of each image the copy that its numbers describe.
 
     Where they leave it alone, or mirror it, the copy is exact.
 
     Args:
         images: uint8, (N, H, W, 3), on any device.
         draws: N of them.
-        fill: What lies outside of a picture.
+        fill: What lies outside of an image.
 
     Returns:
         uint8, (N, H, W, 3), on the same device; rounded once.
@@ -96,7 +96,7 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
 
 
 def _tiles(pixels: Tensor) -> list[slice]:
-    """Cut rows of large pictures apart, so that what is worked with on the way stays small; on a GPU all are one."""
+    """Cut rows of large images apart, so that what is worked with on the way stays small; on a GPU all are one."""
     count, _, height, width = pixels.shape
     rows = max(1, _AT_ONCE // max(count * width, 1)) if pixels.device.type == "cpu" else height
     return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
@@ -105,7 +105,7 @@ def _tiles(pixels: Tensor) -> list[slice]:
 def _where(
     draws: Sequence[AugmentParams], chosen: Sequence[bool], device: torch.device
 ) -> Iterator[tuple[Tensor | slice, list[AugmentParams]]]:
-    """Give the rows of the pictures that something is done to, with their draws; nothing if there are none."""
+    """Give the rows of the images that something is done to, with their draws; nothing if there are none."""
     rows = [row for row, wanted in enumerate(chosen) if wanted]
     if len(rows) == len(draws):
         yield slice(None), list(draws)
@@ -117,7 +117,7 @@ def _where(
 
 
 def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles: Sequence[slice]) -> Tensor:
-    """Interpolate each copy from its picture, (N, 3, H, W); twice linearly, between the four nearest pixels."""
+    """Interpolate each copy from its image, (N, 3, H, W); twice linearly, between the four nearest pixels."""
     height, width = pixels.shape[2:]
     matrices = np.stack([drawing.affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
     across, down = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
@@ -125,7 +125,7 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
     by_column = matrices[:, :2, 0, None] * across + matrices[:, :2, 2, None]
     by_row = matrices[:, :2, 1, None] * down
     sides = np.array([width, height], dtype=np.float64)[:, None]
-    if fill is not Fill.WRAP:  # to the units of grid_sample: -1 and 1 are the outer edges of the picture
+    if fill is not Fill.WRAP:  # to the units of grid_sample: -1 and 1 are the outer edges of the image
         by_column, by_row = (2 * by_column + 1) / sides - 1, 2 * by_row / sides
     columns = torch.from_numpy(by_column.astype(np.float32)).to(pixels.device).permute(0, 2, 1)[:, None]  # (N, 1, W, 2)
     rows = torch.from_numpy(by_row.astype(np.float32)).to(pixels.device).permute(0, 2, 1)[:, :, None]  # (N, H, 1, 2)
@@ -150,7 +150,7 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
 
 
 def _blurred(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
-    """Blur pictures, (N, 3, H, W), by a Gaussian each; outside of them their edges go on."""
+    """Blur images, (N, 3, H, W), by a Gaussian each; outside of them their edges go on."""
     if pixels.device.type != "cpu" or len(deviations) == 1:
         return _blurred_at_once(pixels, deviations, tiles)
     # Each with no more taps than it needs; a GPU would rather wait for the longest than be asked so often
@@ -180,7 +180,7 @@ def _clamped(start: int, stop: int, side: int, device: torch.device) -> Tensor:
 
 
 def _tapped(padded: Tensor, taps: Tensor, axis: int, side: int) -> Tensor:
-    """Sum up shifted pictures: one after the other, since a convolution would choose its order by the number of threads."""
+    """Sum up shifted images: one after the other, since a convolution would choose its order by the number of threads."""
     first = padded.narrow(axis, 0, side)
     total = torch.zeros_like(first, memory_format=torch.contiguous_format)
     for step in range(taps.shape[1]):
@@ -189,14 +189,14 @@ def _tapped(padded: Tensor, taps: Tensor, axis: int, side: int) -> Tensor:
 
 
 def _have_colours(images: Tensor) -> Tensor:
-    """Tell which pictures, (N, H, W, 3), are not grey all over, (N,)."""
+    """Tell which images, (N, H, W, 3), are not grey all over, (N,)."""
     return (images != images[..., :1]).flatten(1).any(1)
 
 
 def _add_noise(
     pixels: Tensor, rows: Tensor | slice, tiles: Sequence[slice], draws: Sequence[AugmentParams], *, colours: Tensor
 ) -> None:
-    """Add to each picture its noise; grey pictures stay grey.
+    """Add to each image its noise; grey images stay grey.
 
     numpy draws it, on one core, for a GPU as well: the numbers of a copy are then the same on every machine. That takes about 2 ms
     for 224 x 224 pixels, which a GPU waits for; a training on a GPU that shall not wait leaves `noise` out.
@@ -222,7 +222,7 @@ def _recolour(
     change: Callable[..., Tensor],
     amounts: Sequence[float],
 ) -> None:
-    """Change the colours of pictures in their place, and clip them."""
+    """Change the colours of images in their place, and clip them."""
     amount = torch.tensor(amounts, device=pixels.device)[:, None, None, None]
     more = [_mean_grey(pixels, rows, tiles)] if change is _contrasted else []
     for tile in tiles:
@@ -234,7 +234,7 @@ def _brightened(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _contrasted(pixels: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
-    """Move every value from or towards the picture's mean grey."""
+    """Move every value from or towards the image's mean grey."""
     return pixels * factors + mean * (1 - factors)
 
 

@@ -23,7 +23,7 @@ from cnnkit.formats.header import Preprocess
 
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
 _BATCHES_IN_A_TURN = 8
-#: Pictures of equal shape are looked for among so many batches' worth.
+#: Images of equal shape are looked for among so many batches' worth.
 _WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
@@ -40,18 +40,18 @@ Skip = Callable[[str, str], None]
 
 
 class Views(Protocol):
-    """What goes through the network in a picture's place: its square, and others that are made of it."""
+    """What goes through the network in an image's place: its square, and others that are made of it."""
 
     @property
     def copies(self) -> int:
         """How many there are at most, beside the square itself."""
 
-    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
 
 
 def raise_bad(path: str, reason: str) -> None:
-    """The way of a caller who did not say what to do about a bad picture."""
+    """The way of a caller who did not say what to do about a bad image."""
     raise BadImageError(f"{path}: {reason}")
 
 
@@ -73,7 +73,7 @@ class _Pending:
 
 
 def run(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     preprocess: Sequence[Preprocess],
     network: Network,
     *,
@@ -89,7 +89,7 @@ def run(
     place gives the same bits. Memory holds a few batches, whatever the number of images.
 
     Args:
-        pictures: Read as far ahead as two batches.
+        images: Read as far ahead as two batches.
         preprocess: The network's own; several where it takes the same images prepared in several ways. Every file is decoded once.
         network: From a batch to its outputs.
         batch: Images at once.
@@ -101,7 +101,7 @@ def run(
     Yields:
         Every image, in order, as soon as all its views have their outputs.
     """
-    total = len(pictures) if isinstance(pictures, Sized) else None
+    total = len(images) if isinstance(images, Sized) else None
     done = 0
     pending: deque[_Pending] = deque()  # in the order of the images
     rows: list[tuple[_Pending, Squares]] = []  # of the next batch
@@ -127,17 +127,17 @@ def run(
         load = partial(_load_views, ways=preprocess, views=views)
         filling = -(-batch // (1 if views is None else 1 + views.copies))  # images that fill a batch
         try:
-            for picture, loaded in reader.each(
-                pictures, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
+            for image, loaded in reader.each(
+                images, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
             ):
                 done += 1
                 if isinstance(loaded, BadImageError):
-                    pending.append(_Pending(picture, error=loaded))
+                    pending.append(_Pending(image, error=loaded))
                     yield from complete()
                     continue
                 left = loaded[begun:]
                 begun = 0
-                pending.append(_Pending(picture, missing=len(left)))
+                pending.append(_Pending(image, missing=len(left)))
                 item = pending[-1]
                 for squares in left:
                     rows.append((item, squares))
@@ -168,11 +168,11 @@ def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> N
 def usable(results: Results, skip: Skip) -> Generator[tuple[ImageFile, Outputs]]:
     """Give the images that have outputs, and name the others to `skip`, each in its turn."""
     with contextlib.closing(results):  # also where `skip` raises
-        for picture, outputs in results:
+        for image, outputs in results:
             if isinstance(outputs, BadImageError):
-                skip(picture.path, str(outputs))
+                skip(image.path, str(outputs))
             else:
-                yield picture, outputs
+                yield image, outputs
 
 
 def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[list[ImageFile], Outputs]]:
@@ -189,7 +189,7 @@ def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[li
     found = usable(results, skip)
     while group := list(islice(found, batch)):
         rows = zip(*(outputs for _, outputs in group), strict=True)
-        yield [picture for picture, _ in group], [np.concatenate(each) for each in rows]
+        yield [image for image, _ in group], [np.concatenate(each) for each in rows]
 
 
 def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
@@ -197,11 +197,11 @@ def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
     return [preprocessing.prepare(image, way) for way in ways]
 
 
-def _load_views(picture: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
+def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
     if views is None:
-        return [_load(picture.path, ways=ways)]
-    original = decode.read(picture.path)
-    return [list(view) for view in zip(*(views(picture, original, way) for way in ways), strict=True)]
+        return [_load(image.path, ways=ways)]
+    original = decode.read(image.path)
+    return [list(view) for view in zip(*(views(image, original, way) for way in ways), strict=True)]
 
 
 def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
@@ -218,7 +218,7 @@ def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Pictures a second: decoding and resizing alone, the network alone, both together; and the last against what is possible.
+    """Images a second: decoding and resizing alone, the network alone, both together; and the last against what is possible.
 
     `possible` is 1 / (1/decode + 1/network) where both share the cores, and the smaller of the two where a GPU computes.
     """
@@ -232,7 +232,7 @@ class Rates:
 
 
 def measure(
-    pictures: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     preprocess: Sequence[Preprocess],
     network: Network,
     *,
@@ -246,17 +246,17 @@ def measure(
     caches and devices up is done before.
 
     Args:
-        pictures: As many as there is time for; those that do not decode are left out.
+        images: As many as there is time for; those that do not decode are left out.
         preprocess: As `run`, likewise network, batch, jobs.
         shared_cores: The network computes on the same cores as the decoding.
 
     Raises:
-        CnnkitError: None of the pictures can be used.
+        CnnkitError: None of the images can be used.
     """
     load = partial(_load, ways=preprocess)
     ready = [
         loaded
-        for _, loaded in islice(reader.read(pictures, load, jobs=jobs), batch)
+        for _, loaded in islice(reader.read(images, load, jobs=jobs), batch)
         if not isinstance(loaded, BadImageError)
     ]
     if not ready:
@@ -265,16 +265,16 @@ def measure(
     for _ in range(3):
         network(pixels)
     for (
-        picture
-    ) in pictures:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
+        image
+    ) in images:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
         with contextlib.suppress(OSError):
-            Path(picture.path).read_bytes()
+            Path(image.path).read_bytes()
 
     count = computed = 0
     decoding = computing = overlapped = 0.0
     width = _BATCHES_IN_A_TURN * batch
-    for start in range(0, len(pictures), width):
-        part = pictures[start : start + width]
+    for start in range(0, len(images), width):
+        part = images[start : start + width]
         began = time.perf_counter()
         usable = sum(not isinstance(loaded, BadImageError) for _, loaded in reader.read(part, load, jobs=jobs))
         decoded = time.perf_counter()
@@ -295,17 +295,17 @@ def measure(
 class _Window:
     """Images that follow one another, and what became of each."""
 
-    pictures: list[ImageFile]
+    images: list[ImageFile]
     outcomes: dict[int, Outputs | BadImageError] = field(default_factory=dict)
 
     def results(self) -> Results:
-        for place, picture in enumerate(self.pictures):
-            yield picture, self.outcomes[place]
+        for place, image in enumerate(self.images):
+            yield image, self.outcomes[place]
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Pictures of one size (width, height) by their places in a window; after the last one the window is done."""
+    """Images of one size (width, height) by their places in a window; after the last one the window is done."""
 
     window: _Window
     size: tuple[int, int]
@@ -314,7 +314,7 @@ class _Group:
 
 
 def run_native_size(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     preprocess: Preprocess,
     network: Network,
     *,
@@ -326,34 +326,32 @@ def run_native_size(
     """Send images through a network as they are, undistorted and uncropped.
 
     The heads of some hundred files tell which are of one size, before any of them is decoded. A batch holds no more pixels than one of
-    the network's own size does, so large pictures go in smaller batches, and memory is that of a few batches.
+    the network's own size does, so large images go in smaller batches, and memory is that of a few batches.
 
     Args:
-        pictures: Read as far ahead as 16 batches.
+        images: Read as far ahead as 16 batches.
         preprocess: The network's own, whose size says how large a batch is.
         network: From one batch, of one shape, to its outputs.
-        batch: Pictures, or views, of the network's own size at once.
+        batch: Images, or views, of the network's own size at once.
         jobs: Threads that decode.
-        views: Of each picture; made in the threads that decode. As many for each.
+        views: Of each image; made in the threads that decode. As many for each.
         progress: Called after every batch.
 
     Yields:
         Every image, in order.
     """
-    total = len(pictures) if isinstance(pictures, Sized) else None
+    total = len(images) if isinstance(images, Sized) else None
     pixels = batch * preprocess.height * preprocess.width
 
     def at_once(size: tuple[int, int]) -> int:
         return max(1, min(batch, pixels // (size[0] * size[1])))
 
     def load(group: _Group) -> list[Squares | BadImageError]:
-        return [
-            _load_native_size(group.window.pictures[place], group.size, preprocess, views) for place in group.places
-        ]
+        return [_load_native_size(group.window.images[place], group.size, preprocess, views) for place in group.places]
 
     passed = 0
     groups = _groups(
-        pictures, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
+        images, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
     )
     for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
         assert not isinstance(loaded, BadImageError)
@@ -367,15 +365,15 @@ def run_native_size(
 
 
 def _groups(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     at_once: Callable[[tuple[int, int]], int],
     *,
     window: int,
     views: int,
     jobs: int | None,
 ) -> Iterator[_Group]:
-    """Deal pictures out to batches by their sizes, one window after the other."""
-    coming = iter(pictures)
+    """Deal images out to batches by their sizes, one window after the other."""
+    coming = iter(images)
     while found := list(islice(coming, window)):
         here = _Window(found)
         by_size: dict[tuple[int, int], list[int]] = {}
@@ -395,22 +393,24 @@ def _groups(
 
 
 def _load_native_size(
-    picture: ImageFile, size: tuple[int, int], preprocess: Preprocess, views: Views | None
+    image: ImageFile, size: tuple[int, int], preprocess: Preprocess, views: Views | None
 ) -> Squares | BadImageError:
-    """Decode a picture and make its views, all of its own size."""
+    """Decode an image and make its views, all of its own size."""
     try:
         own = preprocessing.untouched(preprocess, size)
         if views is None:
-            image = decode.load(picture.path)
-            made = [preprocessing.prepare(image, own)]
+            decoded = decode.load(image.path)
+            made = [preprocessing.prepare(decoded, own)]
         else:
-            original = decode.read(picture.path)
-            image = original.image
-            made = list(views(picture, original, own))
+            original = decode.read(image.path)
+            decoded = original.image
+            made = list(views(image, original, own))
     except BadImageError as error:
         return error
-    if image.size != size:
-        return BadImageError(f"its head says {size[0]} x {size[1]} pixels, and it has {image.width} x {image.height}")
+    if decoded.size != size:
+        return BadImageError(
+            f"its head says {size[0]} x {size[1]} pixels, and it has {decoded.width} x {decoded.height}"
+        )
     return made
 
 

@@ -85,7 +85,7 @@ class Session:
 def _open(content: bytes, device: devices.Device, *, threads: int | None, name: str) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Threads that spin while they wait would take the cores from the threads that decode the next pictures.
+    # Threads that spin while they wait would take the cores from the threads that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or usable_cores()
     providers: list[Any] = [_CPU]

@@ -21,22 +21,22 @@ from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.nets import backbones, classifier
 
-#: How far ONNX Runtime may be from torch, as a share of the largest feature, before a base is refused.
+#: How far ONNX Runtime may be from torch, as a share of the largest feature, before a backbone is refused.
 TOLERANCE = 1e-3
 
 
 def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
-    """Build a base in torch: the network that is exported, and that `--engine torch` runs.
+    """Build a backbone in torch: the network that is exported, and that `--engine torch` runs.
 
     Returns:
         uint8 (N, size, size, 3) -> features, in eval mode; and its Header.
 
     Raises:
-        UsageError: The spec names what does not exist, or pictures of a size that the network cannot take.
+        UsageError: The spec names what does not exist, or images of a size that the network cannot take.
         CnnkitError: The weights cannot be had, or do not fit.
     """
     if spec.layers is not None:
-        base, backbone, preprocess = backbones.by_notation(
+        extractor, backbone, preprocess = backbones.by_notation(
             spec.layers,
             weights=spec.weights,
             layer=spec.layer,
@@ -48,9 +48,11 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
         if spec.weights != "default":
             raise UsageError(f"{spec.backbone} has its own weights; --weights goes with a name or a notation")
         model = torch_model.load(spec.backbone)
-        base, backbone, preprocess = backbones.from_model(model, name=spec.backbone, layer=spec.layer, pool=spec.pool)
+        extractor, backbone, preprocess = backbones.from_model(
+            model, name=spec.backbone, layer=spec.layer, pool=spec.pool
+        )
     else:
-        base, backbone, preprocess = backbones.pretrained(
+        extractor, backbone, preprocess = backbones.pretrained(
             str(spec.backbone),
             weights=spec.weights,
             layer=spec.layer,
@@ -58,7 +60,7 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
             seed=spec.seed,
         )
     preprocess = preprocessing.with_size(preprocess, size=spec.size, resize=spec.resize, fit=spec.fit)
-    module = classifier.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    module = classifier.Extractor(extractor, preprocess=preprocess, pool=backbone.pool).eval()
     _check_shape(spec, module, preprocess)
     header = Header(
         kind=ArtefactKind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision")
@@ -67,7 +69,7 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
 
 
 def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> None:
-    """Run the base once: its layer may give no tensor, or something that is no map, and its size may be too small."""
+    """Run the backbone once: its layer may give no tensor, or something that is no map, and its size may be too small."""
     said = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(spec, name)) is not None]
     try:
         shape = classifier.feature_shape(module, preprocess)
@@ -113,10 +115,10 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
 
 
 def load(spec: BackboneSpec, *, device: str) -> tuple[Network, Header, str]:
-    """Get a base as a function that runs in torch.
+    """Get a backbone as a function that runs in torch.
 
     Returns:
-        From a batch of pictures to its features; the Header; and the device it runs on.
+        From a batch of images to its features; the Header; and the device it runs on.
 
     Raises:
         DeviceError: `cuda` was asked for and torch has none.

@@ -10,7 +10,7 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Answers by their confidence, in B bins of equal width; `accuracy` and `confidence` (B,) are NaN where `counts` (B,) is 0.
+    """Predictions by their confidence, in B bins of equal width; `accuracy` and `confidence` (B,) are NaN where `counts` (B,) is 0.
 
     `error` is the expected calibration error.
     """
@@ -22,17 +22,17 @@ class Reliability:
 
 
 def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability | None:
-    """Set accuracy beside confidence, bin by bin, and average their gap, weighted by how many pictures each bin holds.
+    """Set accuracy beside confidence, bin by bin, and average their gap, weighted by how many images each bin holds.
 
     A bin includes its upper bound and not its lower one; 0 belongs to the first.
 
     Args:
-        confidence: (N,), the probability of each answer.
+        confidence: (N,), the probability of each prediction.
         correct: (N,), whether it was right.
         bins: How many.
 
     Returns:
-        None without pictures, and where a confidence is not known (NaN).
+        None without images, and where a confidence is not known (NaN).
 
     Source:
         Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, equation 3 and figure 1.

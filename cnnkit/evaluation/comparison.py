@@ -1,4 +1,4 @@
-"""Is one model better than another? Two sets of predictions for the same pictures, which is more than two accuracies side by side."""
+"""Is one model better than another? Two sets of predictions for the same images, which is more than two accuracies side by side."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ _SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How models a and b fare on the same n pictures.
+    """How models a and b fare on the same n images.
 
     `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count who was right;
     `p_value` is that of McNemar's exact test.
@@ -48,27 +48,27 @@ def compare(
     classes: Sequence[str] | None = None,
     complete: bool = False,
 ) -> Comparison:
-    """Compare two files of predictions for the same pictures.
+    """Compare two files of predictions for the same images.
 
-    An answer that was withheld counts as wrong.
+    A prediction that was withheld counts as wrong.
 
     Args:
         files: For each the lines and where they come from, for messages.
-        truth: Where labels are looked up, and groups of pictures that belong together.
+        truth: Where labels are looked up, and groups of images that belong together.
         names: What to call the two.
         classes: The classes and their order; those of the truth, sorted, unless given.
-        complete: Every picture of the truth must be predicted.
+        complete: Every image of the truth must be predicted.
 
     Raises:
-        CnnkitError: One has a picture that the other lacks, and as `report.read`.
+        CnnkitError: One has an image that the other lacks, and as `report.read`.
     """
     one, other = report.read(files, truth, classes=classes, complete=complete)
     _check_same(one, other, names=names)
     places = {resolved: row for row, resolved in enumerate(other.resolved)}
     other = other.of([places[resolved] for resolved in one.resolved])
-    result = paired(one.answer == one.truth, other.answer == other.truth)
+    result = paired(one.prediction == one.truth, other.prediction == other.truth)
     _log.info("%s", _in_words(result, *names))
-    groups = Counter(picture.group for picture in map(truth.pictures.get, one.resolved) if picture and picture.group)
+    groups = Counter(image.group for image in map(truth.images.get, one.resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
     if together:
         _log.warning(
@@ -92,7 +92,7 @@ def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Se
 
 
 def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Comparison:
-    """Compare who was right about the same pictures, (N,) each."""
+    """Compare who was right about the same images, (N,) each."""
     return summarise(
         both=int((correct_a & correct_b).sum()),
         only_a=int((correct_a & ~correct_b).sum()),
@@ -121,14 +121,14 @@ def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Compariso
 
 
 def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Bound the difference of two proportions of the same pictures, first minus second, with 95 % confidence.
+    """Bound the difference of two proportions of the same images, first minus second, with 95 % confidence.
 
     Wilson's intervals of both are squared and added, less what they share by their correlation. The usual interval, ± 2 standard
     errors, has no width where the two never differ.
 
     Args:
-        both: Pictures on which both succeed.
-        only_first: Pictures on which the first one alone does.
+        both: Images on which both succeed.
+        only_first: Images on which the first one alone does.
         only_second: Likewise.
         neither: The rest.
 
@@ -153,7 +153,7 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Give the chance of counts at least as far apart, if each picture that one alone gets right were anybody's: the exact test.
+    """Give the chance of counts at least as far apart, if each image that one alone gets right were anybody's: the exact test.
 
     Source:
         McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947); two-sided

@@ -1,4 +1,4 @@
-"""Cross-validation: a report of every fold, their mean and spread, and the figure of all pictures together, each predicted once."""
+"""Cross-validation: a report of every fold, their mean and spread, and the figure of all images together, each predicted once."""
 
 import logging
 import re
@@ -20,13 +20,13 @@ _SINGLE = ("n", "accuracy_low", "accuracy_high")  # folds have these one by one;
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """A report of each fold by its name; `pooled` is that of all their pictures, None where folds share some."""
+    """A report of each fold by its name; `pooled` is that of all their images, None where folds share some."""
 
     folds: dict[str, EvaluationReport]
     pooled: EvaluationReport | None
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give a row a fold, then `mean`, `sd` (of the sample of folds) and, where each picture is in one fold, `out_of_fold`."""
+        """Give a row a fold, then `mean`, `sd` (of the sample of folds) and, where each image is in one fold, `out_of_fold`."""
         rows = [_row(name, each.measures()) for name, each in self.folds.items()]
         rows += [_row("mean", self.means()), _row("sd", self._deviations())]
         return rows if self.pooled is None else [*rows, _row("out_of_fold", self.pooled.measures())]
@@ -71,24 +71,24 @@ def evaluate(
 ) -> Folds:
     """Measure the folds of a cross-validation.
 
-    Several files are a fold each. The pictures of a single one belong to the folds that the truth has as its parts.
+    Several files are a fold each. The images of a single one belong to the folds that the truth has as its splits.
 
     Args:
         files: For each the lines and where they come from, for messages.
-        truth: Where labels, and the parts, are looked up.
+        truth: Where labels, and the splits, are looked up.
         names: What to call the files, where there are several.
         classes: The classes and their order; those of the truth, sorted, unless given.
-        complete: Every picture of the truth must be predicted.
+        complete: Every image of the truth must be predicted.
 
     Raises:
-        UsageError: A single file, and a truth without parts; or a file that is given twice.
-        CnnkitError: A single fold, a picture that belongs to no part, and as `report.read`.
+        UsageError: A single file, and a truth without splits; or a file that is given twice.
+        CnnkitError: A single fold, an image that belongs to no split, and as `report.read`.
     """
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise UsageError(f"{twice}: given twice; a fold is counted once")
-    answers = reports.read(files, truth, classes=classes, complete=complete)
-    by_name = _by_part(answers[0], truth) if len(answers) == 1 else dict(zip(names, answers, strict=True))
+    predictions = reports.read(files, truth, classes=classes, complete=complete)
+    by_name = _by_split(predictions[0], truth) if len(predictions) == 1 else dict(zip(names, predictions, strict=True))
     if len(by_name) < 2:
         raise CnnkitError(
             f"a single fold, {next(iter(by_name))}: there is nothing to compare; --folds measures two and more"
@@ -105,11 +105,11 @@ def evaluate(
     return folds
 
 
-def _by_part(answers: MatchedPredictions, truth: Truth | FolderTruth) -> dict[str, MatchedPredictions]:
-    """Sort pictures into the parts that the truth names; fold10 comes after fold9."""
+def _by_split(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> dict[str, MatchedPredictions]:
+    """Sort images into the splits that the truth names; fold10 comes after fold9."""
     rows: dict[str, list[int]] = {}
-    for row, resolved in enumerate(answers.resolved):
-        known = truth.pictures.get(resolved)
+    for row, resolved in enumerate(predictions.resolved):
+        known = truth.images.get(resolved)
         rows.setdefault((known.split if known is not None else None) or "", []).append(row)
     if set(rows) == {""}:
         raise UsageError(
@@ -117,8 +117,10 @@ def _by_part(answers: MatchedPredictions, truth: Truth | FolderTruth) -> dict[st
             "with --truth, or a file of predictions for each fold"
         )
     if "" in rows:
-        raise CnnkitError(f"{truth.name}: {answers.paths[rows[''][0]]} belongs to no fold: its column split is empty")
-    return {name: answers.of(rows[name]) for name in sorted(rows, key=_by_number)}
+        raise CnnkitError(
+            f"{truth.name}: {predictions.paths[rows[''][0]]} belongs to no fold: its column split is empty"
+        )
+    return {name: predictions.of(rows[name]) for name in sorted(rows, key=_by_number)}
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -126,7 +128,7 @@ def _by_number(name: str) -> list[str | int]:
 
 
 def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
-    """Say that there is no out-of-fold figure where a picture is in two folds; None where none is."""
+    """Say that there is no out-of-fold figure where an image is in two folds; None where none is."""
     sets = [set(each.resolved) for each in folds.values()]
     if len(sets) > 1 and all(each == sets[0] for each in sets):
         return (
@@ -142,7 +144,7 @@ def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
 
 
 def _explain(folds: Folds) -> None:
-    """Say why measures are not known, once, beginning with all pictures."""
+    """Say why measures are not known, once, beginning with all images."""
     told: set[str] = set()
     pooled = [] if folds.pooled is None else [("", folds.pooled)]
     for name, each in (*pooled, *folds.folds.items()):

@@ -1,4 +1,4 @@
-"""Predictions set beside the truth, picture by picture; whatever does not fit is an error that names it."""
+"""Predictions set beside the truth, image by image; whatever does not fit is an error that names it."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ COMPLEMENT_FLOOR = 5e-7
 
 
 class Labelled(Protocol):
-    """A picture as a manifest or a folder gives it; `path` opens from the current folder."""
+    """An image as a manifest or a folder gives it; `path` opens from the current folder."""
 
     @property
     def path(self) -> str: ...
@@ -32,51 +32,51 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MatchedPredictions:
-    """What was predicted for N pictures of C classes, beside what is true.
+    """What was predicted for N images of C classes, beside what is true.
 
-    `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which pictures are told apart.
-    `truth` and `answer` are (N,) indices of `classes`, an answer that was withheld is -1; `confidence` (N,) is the probability of
-    the answer; `probabilities` is (N, C). What was not predicted is NaN.
+    `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which images are told apart.
+    `truth` and `answer` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
+    the prediction; `probabilities` is (N, C). What was not predicted is NaN.
     """
 
     paths: tuple[str, ...]
     resolved: tuple[str, ...]
     classes: tuple[str, ...]
     truth: NDArray[np.int64]
-    answer: NDArray[np.int64]
+    prediction: NDArray[np.int64]
     confidence: NDArray[np.float64]
     probabilities: NDArray[np.float64]
 
     def of(self, rows: Sequence[int]) -> "MatchedPredictions":
-        """Take some of the pictures, in this order."""
+        """Take some of the images, in this order."""
         places = list(rows)
         return MatchedPredictions(
             paths=tuple(self.paths[row] for row in places),
             resolved=tuple(self.resolved[row] for row in places),
             classes=self.classes,
             truth=self.truth[places],
-            answer=self.answer[places],
+            prediction=self.prediction[places],
             confidence=self.confidence[places],
             probabilities=self.probabilities[places],
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
-        """Put the pictures of others, of the same classes, behind these."""
+        """Put the images of others, of the same classes, behind these."""
         every = [self, *others]
         return MatchedPredictions(
             paths=tuple(path for each in every for path in each.paths),
             resolved=tuple(path for each in every for path in each.resolved),
             classes=self.classes,
             truth=np.concatenate([each.truth for each in every]),
-            answer=np.concatenate([each.answer for each in every]),
+            prediction=np.concatenate([each.prediction for each in every]),
             confidence=np.concatenate([each.confidence for each in every]),
             probabilities=np.concatenate([each.probabilities for each in every]),
         )
 
 
 @dataclass(slots=True)
-class _Picture:
-    """The rows of one picture; `path` as it was first written."""
+class _Image:
+    """The rows of one image; `path` as it was first written."""
 
     path: str
     truth: str
@@ -85,30 +85,30 @@ class _Picture:
 
 
 class Truth:
-    """The class that each picture really has.
+    """The class that each image really has.
 
     Paths are compared resolved, so that it does not matter from which folder, or through which link, either side was written.
     """
 
-    def __init__(self, pictures: Iterable[Labelled], *, name: str) -> None:
-        """Take labels from pictures of a manifest or a folder.
+    def __init__(self, images: Iterable[Labelled], *, name: str) -> None:
+        """Take labels from images of a manifest or a folder.
 
         Args:
-            pictures: Whoever has no label is known to exist, and an error once it is predicted.
+            images: Whoever has no label is known to exist, and an error once it is predicted.
             name: The manifest or folder, for messages.
 
         Raises:
-            CnnkitError: No picture has a label, or one has two.
+            CnnkitError: No image has a label, or one has two.
         """
         self.name, self.verb = name, "has"
-        self.pictures: dict[str, Labelled] = {}
-        for picture in pictures:
-            known = self.pictures.setdefault(os.path.realpath(picture.path), picture)
-            if known.label != picture.label:
+        self.images: dict[str, Labelled] = {}
+        for image in images:
+            known = self.images.setdefault(os.path.realpath(image.path), image)
+            if known.label != image.label:
                 raise CnnkitError(
-                    f'{name}: {picture.path} is "{picture.label or ""}", but also "{known.label or ""}" as {known.path}'
+                    f'{name}: {image.path} is "{image.label or ""}", but also "{known.label or ""}" as {known.path}'
                 )
-        if not any(picture.label for picture in self.pictures.values()):
+        if not any(image.label for image in self.images.values()):
             raise CnnkitError(
                 f"{name}: no labels in it; the truth is a manifest with a label column, or a folder of folders"
             )
@@ -116,27 +116,27 @@ class Truth:
     @property
     def labels(self) -> set[str]:
         """Every label that occurs."""
-        return {picture.label for picture in self.pictures.values() if picture.label}
+        return {image.label for image in self.images.values() if image.label}
 
     def of(self, path: str, resolved: str) -> str | None:
-        """Look up the label of a picture; None where there is none."""
+        """Look up the label of an image; None where there is none."""
         del path
-        picture = self.pictures.get(resolved)
-        return picture.label if picture is not None else None
+        image = self.images.get(resolved)
+        return image.label if image is not None else None
 
     def without(self, predicted: Container[str]) -> list[Labelled]:
-        """List the pictures whose resolved path is not among those predicted."""
-        return [picture for resolved, picture in self.pictures.items() if resolved not in predicted]
+        """List the images whose resolved path is not among those predicted."""
+        return [image for resolved, image in self.images.items() if resolved not in predicted]
 
 
 class FolderTruth:
-    """The truth where no list gives it: a picture's class is the name of the folder that holds it."""
+    """The truth where no list gives it: an image's class is the name of the folder that holds it."""
 
     name, verb = "the folders of the pictures", "have"
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
-        self.pictures: dict[str, Labelled] = {}  # nobody said what there is
+        self.images: dict[str, Labelled] = {}  # nobody said what there is
 
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
@@ -158,10 +158,10 @@ def match(
     """Set predictions beside the truth, as `match_each` does with several files of them.
 
     Returns:
-        The answers; and the pictures of the truth that were not predicted.
+        The predictions; and the images of the truth that were not predicted.
     """
-    (answers,), missing = match_each([(predictions, name)], truth, classes=classes)
-    return answers, missing
+    (matched,), missing = match_each([(predictions, name)], truth, classes=classes)
+    return matched, missing
 
 
 def match_each(
@@ -171,9 +171,9 @@ def match_each(
     classes: Sequence[str] | None = None,
     beyond: bool = False,
 ) -> tuple[list[MatchedPredictions], list[Labelled]]:
-    """Set the predictions of several files beside one truth; the answers of all have the same classes.
+    """Set the predictions of several files beside one truth; the predictions of all have the same classes.
 
-    Where all classes of a picture but one have a probability, the last one has what is left up to 1: with two classes, the answer
+    Where all classes of an image but one have a probability, the last one has what is left up to 1: with two classes, the prediction
     alone is enough.
 
     Args:
@@ -183,18 +183,16 @@ def match_each(
         beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
 
     Returns:
-        The answers of each file, in the order in which its pictures were first predicted; and the pictures of the truth that no file
+        The predictions of each file, in the order in which its images were first predicted; and the images of the truth that no file
         predicts.
 
     Raises:
-        CnnkitError: A prediction without truth, a doubled one, a picture without an answer, or a label that is no class.
+        CnnkitError: A prediction without truth, a doubled one, an image without a prediction, or a label that is no class.
     """
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
     known = set(truth.labels)
     if beyond:
-        known |= {label for found, _ in collected for picture in found.values() for label in picture.labels} - {
-            WITHHELD
-        }
+        known |= {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
     ordered = tuple(classes) if classes is not None else tuple(sorted(known))
     for found, name in collected:
         _check_labels(found.values(), ordered, truth, name=name, given=classes is not None)
@@ -202,54 +200,54 @@ def match_each(
     return [_as_arrays(found, ordered) for found, _ in collected], truth.without(predicted)
 
 
-def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Picture]:
-    """Gather the rows of each picture, by its resolved path."""
-    pictures: dict[str, _Picture] = {}
-    by_written: dict[str, _Picture] = {}  # resolving asks the file system: once a picture, not once a row
+def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Image]:
+    """Gather the rows of each image, by its resolved path."""
+    images: dict[str, _Image] = {}
+    by_written: dict[str, _Image] = {}  # resolving asks the file system: once an image, not once a row
     without_truth: dict[str, str] = {}
     for row in predictions:
-        picture = by_written.get(row.path)
-        if picture is None:
+        image = by_written.get(row.path)
+        if image is None:
             resolved = os.path.realpath(row.path)
-            if resolved not in pictures:
+            if resolved not in images:
                 label = truth.of(row.path, resolved)
-                pictures[resolved] = _Picture(row.path, label or "")
+                images[resolved] = _Image(row.path, label or "")
                 if label is None:
                     without_truth[row.path] = resolved
-            picture = by_written[row.path] = pictures[resolved]
-        _add(picture, row, name=name)
+            image = by_written[row.path] = images[resolved]
+        _add(image, row, name=name)
     if without_truth:
         resolved = next(iter(without_truth.values()))
         raise CnnkitError(
             f"{name}: no truth in {truth.name} for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
         )
-    for picture in pictures.values():
-        if 1 not in picture.ranks:
-            raise FormatError(f"{name}: {picture.path} has no answer: rank 1 is missing")
-    return pictures
+    for image in images.values():
+        if 1 not in image.ranks:
+            raise FormatError(f"{name}: {image.path} has no answer: rank 1 is missing")
+    return images
 
 
-def _add(picture: _Picture, row: Prediction, *, name: str) -> None:
-    """Take one more row of a picture, unless it is a second one of its rank or its label."""
-    twin = picture.ranks.get(row.rank) or (None if row.label == WITHHELD else picture.labels.get(row.label))
+def _add(image: _Image, row: Prediction, *, name: str) -> None:
+    """Take one more row of an image, unless it is a second one of its rank or its label."""
+    twin = image.ranks.get(row.rank) or (None if row.label == WITHHELD else image.labels.get(row.label))
     if twin is not None:
         also = f", also as {twin.path}" if twin.path != row.path else ""
         raise FormatError(
             f'{name}: {row.path} is predicted twice{also}: "{twin.label}" on rank {twin.rank}, "{row.label}" on rank {row.rank}'
         )
-    picture.ranks[row.rank] = picture.labels[row.label] = row
+    image.ranks[row.rank] = image.labels[row.label] = row
 
 
 def _check_labels(
-    pictures: Iterable[_Picture], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
+    images: Iterable[_Image], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
 ) -> None:
-    """Refuse a label that is no class: every answer with it would count as wrong without a word."""
+    """Refuse a label that is no class: every prediction with it would count as wrong without a word."""
     known = {*classes, WITHHELD}
     if odd := sorted(truth.labels - known):
         raise CnnkitError(
             f'"{odd[0]}" is a label in {truth.name}, but not among the classes {messages.shortened(classes, 8)} that were given'
         )
-    unknown = {label: picture.path for picture in pictures for label in picture.labels if label not in known}
+    unknown = {label: image.path for image in images for label in image.labels if label not in known}
     if unknown:
         label, path = next(iter(unknown.items()))
         near = difflib.get_close_matches(label, classes, n=1)
@@ -263,31 +261,32 @@ def _check_labels(
         )
 
 
-def _as_arrays(found: Mapping[str, _Picture], classes: tuple[str, ...]) -> MatchedPredictions:
-    pictures = list(found.values())
+def _as_arrays(found: Mapping[str, _Image], classes: tuple[str, ...]) -> MatchedPredictions:
+    images = list(found.values())
     index = {label: position for position, label in enumerate(classes)}
     index.setdefault(WITHHELD, -1)
-    answers = [picture.ranks[1] for picture in pictures]
-    probabilities = np.full((len(pictures), len(classes)), np.nan)
-    for row, picture in enumerate(pictures):
-        for label, prediction in picture.labels.items():
-            if index[label] >= 0 and prediction.probability is not None:
-                probabilities[row, index[label]] = prediction.probability
+    predictions = [image.ranks[1] for image in images]
+    probabilities = np.full((len(images), len(classes)), np.nan)
+    for row, image in enumerate(images):
+        for label, listed in image.labels.items():
+            if index[label] >= 0 and listed.probability is not None:
+                probabilities[row, index[label]] = listed.probability
     return MatchedPredictions(
-        paths=tuple(picture.path for picture in pictures),
+        paths=tuple(image.path for image in images),
         resolved=tuple(found),
         classes=classes,
-        truth=np.array([index[picture.truth] for picture in pictures], dtype=np.int64),
-        answer=np.array([index[answer.label] for answer in answers], dtype=np.int64),
+        truth=np.array([index[image.truth] for image in images], dtype=np.int64),
+        prediction=np.array([index[prediction.label] for prediction in predictions], dtype=np.int64),
         confidence=np.array(
-            [np.nan if answer.probability is None else answer.probability for answer in answers], dtype=np.float64
+            [np.nan if prediction.probability is None else prediction.probability for prediction in predictions],
+            dtype=np.float64,
         ),
         probabilities=_completed(probabilities),
     )
 
 
 def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the one class of a picture that has no probability what the others leave up to 1."""
+    """Give the one class of an image that has no probability what the others leave up to 1."""
     unknown = np.isnan(probabilities)  # (N, C)
     rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
     left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), COMPLEMENT_FLOOR, 1.0)

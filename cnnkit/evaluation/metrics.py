@@ -1,6 +1,6 @@
 """Measures of classification, in numpy alone. What is not defined is None, never NaN.
 
-Throughout, N pictures, C classes; `truth` (N,) and `answer` (N,) hold the indices of classes, an answer that was withheld is -1;
+Throughout, N images, C classes; `truth` (N,) and `answer` (N,) hold the indices of classes, a prediction that was withheld is -1;
 `probabilities` is (N, C), NaN where nobody knows.
 """
 
@@ -19,7 +19,7 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ClassMeasures:
-    """How one class fared; `support` is the number of its pictures."""
+    """How one class fared; `support` is the number of its images."""
 
     precision: float | None
     recall: float | None
@@ -48,14 +48,14 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
     return low, high
 
 
-def confusion_matrix(truth: Indices, answer: Indices, classes: int) -> Indices:
-    """Count how often class `row` was answered with class `column`; answers withheld are in no column.
+def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indices:
+    """Count how often class `row` was answered with class `column`; predictions withheld are in no column.
 
     Returns:
         (C, C).
     """
-    given = answer >= 0
-    counts = np.bincount(truth[given] * classes + answer[given], minlength=classes * classes)
+    given = prediction >= 0
+    counts = np.bincount(truth[given] * classes + prediction[given], minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
@@ -64,7 +64,7 @@ def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
 
     Args:
         confusion: (C, C), rows are the truth.
-        support: (C,), pictures of each class, those whose answer was withheld included.
+        support: (C,), images of each class, those whose prediction was withheld included.
     """
     hits = confusion.diagonal()
     answered = confusion.sum(axis=0)
@@ -79,8 +79,8 @@ def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
     ]
 
 
-def _ratio(part: np.int64, whole: np.int64) -> float | None:
-    return float(part / whole) if whole else None
+def _ratio(split: np.int64, whole: np.int64) -> float | None:
+    return float(split / whole) if whole else None
 
 
 def balanced_accuracy(classes: list[ClassMeasures]) -> float:
@@ -89,7 +89,7 @@ def balanced_accuracy(classes: list[ClassMeasures]) -> float:
 
 
 def log_loss(truth: Indices, probabilities: Floats) -> float | None:
-    """Average -ln of the probability that was given to the true class; None where that is not known for every picture.
+    """Average -ln of the probability that was given to the true class; None where that is not known for every image.
 
     A probability of 0 counts as the smallest that can be told from it, 2.2e-16, as in scikit-learn.
     """
@@ -100,7 +100,7 @@ def log_loss(truth: Indices, probabilities: Floats) -> float | None:
 
 
 def roc_auc(truth: Indices, probabilities: Floats) -> float | None:
-    """Measure how well probabilities rank: the chance that a picture of a class gets more of it than one of another class.
+    """Measure how well probabilities rank: the chance that an image of a class gets more of it than one of another class.
 
     Two classes: the area under the one curve. More: each class against the rest, averaged over the classes that occur.
     None with a single class, and where a probability is not known.

@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture: counts in the cells, the share of the true class as their colour."""
+"""A confusion matrix as an image: counts in the cells, the share of the true class as their colour."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def draw_confusion(
     Args:
         confusion: (C, C), rows are the truth.
         classes: (C,).
-        support: (C,), pictures of each class; more than a row of `confusion` adds up to where answers were withheld.
+        support: (C,), images of each class; more than a row of `confusion` adds up to where predictions were withheld.
         title: A line above it.
 
     Returns:
@@ -85,7 +85,7 @@ def draw_confusion(
 def _with_withheld(
     confusion: NDArray[np.int64], classes: Sequence[str], support: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Add a column for answers that were withheld, where there are any."""
+    """Add a column for predictions that were withheld, where there are any."""
     withheld = support - confusion.sum(axis=1)
     if not withheld.any():
         return confusion, list(classes)
@@ -124,14 +124,14 @@ _LONGEST_COUNT = 3  # digits; longer ones would run into their neighbours, and s
 
 
 def save_reliability(path: str | Path, reports: Mapping[str, EvaluationReport]) -> None:
-    """Draw reliability diagrams side by side into a file, in one step; the same answers give the same bytes.
+    """Draw reliability diagrams side by side into a file, in one step; the same predictions give the same bytes.
 
     Args:
         path: Its ending names the format: .png, .svg or .pdf.
-        reports: What was measured, by the titles of the diagrams. Answers that were withheld are left out.
+        reports: What was measured, by the titles of the diagrams. Predictions that were withheld are left out.
 
     Raises:
-        CnnkitError: The predictions carry no probabilities, or every answer was withheld.
+        CnnkitError: The predictions carry no probabilities, or every prediction was withheld.
         UsageError: Another format.
         OSError: The file cannot be written.
     """
@@ -139,9 +139,9 @@ def save_reliability(path: str | Path, reports: Mapping[str, EvaluationReport]) 
 
 
 def _measured(report: EvaluationReport) -> Reliability:
-    answers = report.answers
-    given = answers.answer >= 0
-    found = calibration.reliability(answers.confidence[given], (answers.answer == answers.truth)[given])
+    predictions = report.predictions
+    given = predictions.prediction >= 0
+    found = calibration.reliability(predictions.confidence[given], (predictions.prediction == predictions.truth)[given])
     if found is None:
         reason = "the predictions have no probability" if given.any() else "every answer was withheld"
         raise CnnkitError(f"no reliability diagram: {reason}")
@@ -198,7 +198,7 @@ def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
 
 
 def _draw_counts(axes: Axes, found: Reliability) -> None:
-    """Draw how many pictures each bin holds, with the number above it."""
+    """Draw how many images each bin holds, with the number above it."""
     left, width = _bins(found)
     axes.bar(left, found.counts, width, align="edge", color=_COUNTS, edgecolor="white")
     upright = len(str(found.counts.max())) > _LONGEST_COUNT

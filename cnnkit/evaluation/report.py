@@ -1,4 +1,4 @@
-"""From predictions and truth to a report: every measure, the confusion matrix, and the answers that were most confidently wrong."""
+"""From predictions and truth to a report: every measure, the confusion matrix, and the predictions that were most confidently wrong."""
 
 import logging
 from collections import Counter
@@ -17,7 +17,7 @@ from cnnkit.formats.predictions import WITHHELD
 _log = logging.getLogger(__name__)
 
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-_ANSWERED = ("answered", "accuracy_answered")  # of interest where answers were withheld
+_ANSWERED = ("answered", "accuracy_answered")  # of interest where predictions were withheld
 _WORDS = {"n": "pictures", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
 
 #: What a terminal of 80 columns can hold of a confusion matrix; wider ones are summed up.
@@ -26,7 +26,7 @@ _TABLE_WIDTH = 78
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A picture whose answer is not the truth."""
+    """An image whose prediction is not the truth."""
 
     path: str
     truth: str
@@ -38,8 +38,8 @@ class Wrong:
 class EvaluationReport:
     """What a set of predictions is worth. Measures that are not defined, or not known, are None.
 
-    `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Answers that were withheld (label `?`) count
-    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts pictures of class i answered with class j.
+    `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Predictions that were withheld (label `?`) count
+    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i answered with class j.
     """
 
     n: int
@@ -55,7 +55,7 @@ class EvaluationReport:
     classes: tuple[str, ...]
     per_class: dict[str, metrics.ClassMeasures]
     confusion: list[list[int]]
-    answers: MatchedPredictions
+    predictions: MatchedPredictions
 
     def measures(self) -> dict[str, float | None]:
         """Give every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
@@ -65,7 +65,7 @@ class EvaluationReport:
         return found
 
     def record(self) -> dict[str, Any]:
-        """Give all of it as one JSON object; what concerns withheld answers only where there are some."""
+        """Give all of it as one JSON object; what concerns withheld predictions only where there are some."""
         return {
             **{name: getattr(self, name) for name in self._names()},
             "classes": list(self.classes),
@@ -106,46 +106,46 @@ class EvaluationReport:
         return _OVERALL if self.answered == self.n else (*_OVERALL, *_ANSWERED)
 
     def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
-        answers = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
-        drawn = max(map(len, self.classes)) + sum(len(f"   → {answer}") for answer in answers)
+        predictions = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
+        drawn = max(map(len, self.classes)) + sum(len(f"   → {prediction}") for prediction in predictions)
         if drawn <= _TABLE_WIDTH:
             rows = []
             for label, counts in zip(self.classes, self.confusion, strict=True):
                 withheld = self.per_class[label].support - sum(counts)
                 columns = zip(
-                    answers, [*counts, withheld], strict=False
+                    predictions, [*counts, withheld], strict=False
                 )  # the last only where there is a column for it
-                rows.append({"truth": label, **{f"→ {answer}": count for answer, count in columns}})
+                rows.append({"truth": label, **{f"→ {prediction}": count for prediction, count in columns}})
             return {"Confusion: truth → answer": rows}
         pairs = [
-            (count, truth, answer)
+            (count, truth, prediction)
             for truth, counts in zip(self.classes, self.confusion, strict=True)
-            for answer, count in zip(self.classes, counts, strict=True)
-            if count and truth != answer
+            for prediction, count in zip(self.classes, counts, strict=True)
+            if count and truth != prediction
         ]
         most = sorted(pairs, key=lambda pair: -pair[0])[:10]
-        rows = [{"truth": truth, "answer": answer, "pictures": count} for count, truth, answer in most]
+        rows = [{"truth": truth, "answer": prediction, "pictures": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[Wrong]:
-        """List the answers that were wrong and surest of it, surest first; answers withheld claimed nothing.
+        """List the predictions that were wrong and surest of it, surest first; predictions withheld claimed nothing.
 
         Raises:
             CnnkitError: The predictions carry no probabilities.
         """
-        answers = self.answers
-        wrong = np.flatnonzero((answers.answer >= 0) & (answers.answer != answers.truth))
-        if np.isnan(answers.confidence[wrong]).any():
+        predictions = self.predictions
+        wrong = np.flatnonzero((predictions.prediction >= 0) & (predictions.prediction != predictions.truth))
+        if np.isnan(predictions.confidence[wrong]).any():
             raise CnnkitError(
                 "which answers are most confidently wrong is not known: the predictions have no probability"
             )
-        order = sorted(wrong.tolist(), key=lambda row: (-answers.confidence[row], answers.paths[row]))
+        order = sorted(wrong.tolist(), key=lambda row: (-predictions.confidence[row], predictions.paths[row]))
         return [
             Wrong(
-                answers.paths[row],
-                answers.classes[answers.truth[row]],
-                answers.classes[answers.answer[row]],
-                float(answers.confidence[row]),
+                predictions.paths[row],
+                predictions.classes[predictions.truth[row]],
+                predictions.classes[predictions.prediction[row]],
+                float(predictions.confidence[row]),
             )
             for row in order[:count]
         ]
@@ -172,22 +172,22 @@ def read(
         truth: Where labels are looked up.
         classes: The classes and their order; those of the truth, sorted, unless given.
         beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
-        complete: Every picture of the truth must be predicted.
+        complete: Every image of the truth must be predicted.
 
     Returns:
-        The answers of each file.
+        The predictions of each file.
 
     Raises:
         CnnkitError: Predictions and truth do not fit together, see `match_each`, or are not complete.
     """
     parsed = ((predictions.parse(lines, name=name), name) for lines, name in files)
-    answers, missing = match_each(parsed, truth, classes=classes, beyond=beyond)
+    matched, missing = match_each(parsed, truth, classes=classes, beyond=beyond)
     if missing and isinstance(truth, Truth):
         message = _about_missing(missing, truth)
         if complete:
             raise CnnkitError(message)
         _log.info(message)
-    return answers
+    return matched
 
 
 def evaluate(
@@ -201,18 +201,18 @@ def evaluate(
 
     Args, Raises as `read`.
     """
-    (answers,) = read(files, truth, classes=classes, complete=complete)
-    return measure(answers)
+    (predictions,) = read(files, truth, classes=classes, complete=complete)
+    return measure(predictions)
 
 
-def measure(answers: MatchedPredictions) -> EvaluationReport:
-    """Compute every measure of answers that were set beside the truth."""
-    classes = len(answers.classes)
-    correct = answers.answer == answers.truth  # (N,)
-    given = answers.answer >= 0
+def measure(predictions: MatchedPredictions) -> EvaluationReport:
+    """Compute every measure of predictions that were set beside the truth."""
+    classes = len(predictions.classes)
+    correct = predictions.prediction == predictions.truth  # (N,)
+    given = predictions.prediction >= 0
     n, hits, answered = len(correct), int(correct.sum()), int(given.sum())
-    confusion = metrics.confusion_matrix(answers.truth, answers.answer, classes)
-    per_class = metrics.per_class(confusion, np.bincount(answers.truth, minlength=classes))
+    confusion = metrics.confusion_matrix(predictions.truth, predictions.prediction, classes)
+    per_class = metrics.per_class(confusion, np.bincount(predictions.truth, minlength=classes))
     low, high = metrics.wilson_interval(hits, n)
     return EvaluationReport(
         n=n,
@@ -220,59 +220,59 @@ def measure(answers: MatchedPredictions) -> EvaluationReport:
         accuracy_low=low,
         accuracy_high=high,
         balanced_accuracy=metrics.balanced_accuracy(per_class),
-        log_loss=metrics.log_loss(answers.truth, answers.probabilities),
-        roc_auc=metrics.roc_auc(answers.truth, answers.probabilities),
-        ece=calibration.expected_calibration_error(answers.confidence[given], correct[given]),
+        log_loss=metrics.log_loss(predictions.truth, predictions.probabilities),
+        roc_auc=metrics.roc_auc(predictions.truth, predictions.probabilities),
+        ece=calibration.expected_calibration_error(predictions.confidence[given], correct[given]),
         answered=answered,
         accuracy_answered=hits / answered if answered else None,
-        classes=answers.classes,
-        per_class=dict(zip(answers.classes, per_class, strict=True)),
+        classes=predictions.classes,
+        per_class=dict(zip(predictions.classes, per_class, strict=True)),
         confusion=confusion.tolist(),
-        answers=answers,
+        predictions=predictions,
     )
 
 
 def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
-    """Say how much of the truth has no prediction, and whether that is as it should be: whole parts that nobody asked about."""
-    total = Counter(picture.split for picture in truth.pictures.values())
-    gone = Counter(picture.split for picture in missing)
-    have = f"{len(missing)} of {len(truth.pictures)} pictures in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
+    """Say how much of the truth has no prediction, and whether that is as it should be: whole splits that nobody asked about."""
+    total = Counter(image.split for image in truth.images.values())
+    gone = Counter(image.split for image in missing)
+    have = f"{len(missing)} of {len(truth.images)} pictures in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
     if len(total) == 1:
         return f"{have}, the first is {missing[0].path}"
-    counts = ", ".join(f"{part or 'no part'} {count}" for part, count in gone.items())
-    first = next((picture for picture in missing if gone[picture.split] < total[picture.split]), None)
-    covered = " and ".join(str(part) for part in total if part not in gone)
+    counts = ", ".join(f"{split or 'no part'} {count}" for split, count in gone.items())
+    first = next((image for image in missing if gone[image.split] < total[image.split]), None)
+    covered = " and ".join(str(split) for split in total if split not in gone)
     where = f"the first of them {first.path}" if first else f"every one of {covered} has"
     return f"{have}: {counts}; {where} (--split keeps the truth to one part)"
 
 
 def unknown(report: EvaluationReport) -> list[str]:
-    """Name the measures that came out as None though there are pictures."""
+    """Name the measures that came out as None though there are images."""
     return [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
 
 
 def about_unknown(report: EvaluationReport) -> Iterator[str]:
     """Explain the measures that came out as None."""
     missing = unknown(report)
-    answers = report.answers
-    if missing and np.isnan(answers.confidence).all():
+    predictions = report.predictions
+    if missing and np.isnan(predictions.confidence).all():
         yield f"{_and(missing)} not known: the predictions have no probability"
         return
     needing = [name for name in missing if name != "ece"]
-    short = about_short(answers)
+    short = about_short(predictions)
     if needing and short is not None:
         yield f"{_and(needing)} not known: {short}"
     elif "roc_auc" in missing:
         yield "roc_auc is not defined: all pictures are of one class"
 
 
-def about_short(answers: MatchedPredictions) -> str | None:
-    """Say how many pictures lack the probability of a class, and what prints it; None where none does."""
-    short, classes = int(np.isnan(answers.probabilities).any(axis=1).sum()), len(answers.classes)
+def about_short(predictions: MatchedPredictions) -> str | None:
+    """Say how many images lack the probability of a class, and what prints it; None where none does."""
+    short, classes = int(np.isnan(predictions.probabilities).any(axis=1).sum()), len(predictions.classes)
     if not short:
         return None
     return (
-        f"{short} of {len(answers.paths)} pictures lack a probability for some of the {classes} classes; "
+        f"{short} of {len(predictions.paths)} pictures lack a probability for some of the {classes} classes; "
         f"cnn-predict --top {classes} prints them all"
     )
 

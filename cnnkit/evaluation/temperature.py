@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MEASURES = ("n", "accuracy", "log_loss", "ece")
-#: Of the pictures whose logits are lost to rounding, the share that may be passed over in silence.
+#: Of the images whose logits are lost to rounding, the share that may be passed over in silence.
 _FEW = 0.01
 #: A class with no more than this anywhere is one that the predictions do not know.
 _NOTHING = 1e-5
@@ -30,7 +30,7 @@ _AS_IT_WAS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a temperature changes on the pictures that it was fitted on."""
+    """What a temperature changes on the images that it was fitted on."""
 
     temperature: float
     before: EvaluationReport
@@ -49,7 +49,7 @@ class Calibration:
 def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     """Find the temperature T whose softmax(logits / T) makes the negative log-likelihood of the truth smallest.
 
-    Logits are known up to a constant a picture, which the softmax does not see: their place is taken by log-probabilities. The
+    Logits are known up to a constant an image, which the softmax does not see: their place is taken by log-probabilities. The
     likelihood is convex in 1 / T, so its one minimum is where the derivative is zero.
 
     Args:
@@ -57,7 +57,7 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
         probabilities: (N, C), of every class.
 
     Raises:
-        CnnkitError: Every answer is right, so the surest is the best; or the true classes are no more probable than the others.
+        CnnkitError: Every prediction is right, so the surest is the best; or the true classes are no more probable than the others.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, section 4.2.
@@ -83,7 +83,7 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
             "predictions?"
         )
     highest = 1.0
-    while slope(highest) < 0:  # ends, since some answer is wrong
+    while slope(highest) < 0:  # ends, since some prediction is wrong
         highest *= 2
     return 1 / float(brentq(slope, 0.0, highest, xtol=1e-12, rtol=1e-10))
 
@@ -110,40 +110,40 @@ def calibrate(
     *,
     model: Path | None = None,
     output: Path | None = None,
-    demand: Callable[[MatchedPredictions], None] = lambda _answers: None,
+    demand: Callable[[MatchedPredictions], None] = lambda _predictions: None,
 ) -> Calibration:
     """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
 
-    What is measured afterwards is measured on the same pictures, so it flatters a little: one number was fitted to them.
+    What is measured afterwards is measured on the same images, so it flatters a little: one number was fitted to them.
 
     Args:
         files: One: its lines, and where they come from, for messages.
         truth: Where labels are looked up.
         model: The `.onnx` that predicted; not changed, unless it is the output as well.
         output: Where the network goes that has the temperature in it; written last.
-        demand: Called with the answers before anything is made of them; it may refuse them.
+        demand: Called with the predictions before anything is made of them; it may refuse them.
 
     Raises:
         UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
-        CnnkitError: A class without probability, answers that were withheld, no temperature to be found (see `fit`), or predictions
+        CnnkitError: A class without probability, predictions that were withheld, no temperature to be found (see `fit`), or predictions
             of other classes than the network's.
         FormatError: The network is none that a temperature can be put into.
     """
     _check_files(model, output)
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
-    (answers,) = reports.read(files, truth, classes=classes, beyond=True)
-    _check(answers)
-    demand(answers)
-    temperature = fit(answers.truth, answers.probabilities)
-    probabilities = scaled(answers.probabilities, temperature)
+    (predictions,) = reports.read(files, truth, classes=classes, beyond=True)
+    _check(predictions)
+    demand(predictions)
+    temperature = fit(predictions.truth, predictions.probabilities)
+    probabilities = scaled(predictions.probabilities, temperature)
     result = Calibration(
         temperature,
-        before=reports.measure(answers),
+        before=reports.measure(predictions),
         after=reports.measure(
             replace(
-                answers,
-                confidence=probabilities[np.arange(len(answers.answer)), answers.answer],
+                predictions,
+                confidence=probabilities[np.arange(len(predictions.prediction)), predictions.prediction],
                 probabilities=probabilities,
             )
         ),
@@ -153,8 +153,8 @@ def calibrate(
         _log.info(
             "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d pictures, %d answered "
             "wrongly, little can be told",
-            len(answers.answer),
-            int((answers.answer != answers.truth).sum()),
+            len(predictions.prediction),
+            int((predictions.prediction != predictions.truth).sum()),
         )
     if network is not None and output is not None:
         _write(network, temperature, model=str(model), output=output)
@@ -192,39 +192,41 @@ def _load(model: Path) -> "OnnxModel":
     return network
 
 
-def _check(answers: MatchedPredictions) -> None:
+def _check(predictions: MatchedPredictions) -> None:
     """Refuse what has no logits; warn where rounding took them."""
-    withheld = int((answers.answer < 0).sum())
+    withheld = int((predictions.prediction < 0).sum())
     if withheld:
         raise CnnkitError(
-            f"{withheld} of {len(answers.paths)} answers were withheld; predict without --min-probability"
+            f"{withheld} of {len(predictions.paths)} answers were withheld; predict without --min-probability"
         )
     # What no row lists has what the others leave up to 1, which is nothing but their rounding
-    highest = np.nan_to_num(answers.probabilities).max(axis=0)  # (C,)
+    highest = np.nan_to_num(predictions.probabilities).max(axis=0)  # (C,)
     strange = [
-        label for place, label in enumerate(answers.classes) if highest[place] < _NOTHING and place in answers.truth
+        label
+        for place, label in enumerate(predictions.classes)
+        if highest[place] < _NOTHING and place in predictions.truth
     ]
-    if strange and len(answers.classes) > 2:
+    if strange and len(predictions.classes) > 2:
         raise CnnkitError(
             f'no picture has a probability for "{strange[0]}": is that a class of the network? '
-            f"cnn-predict --top {len(answers.classes)} prints every class"
+            f"cnn-predict --top {len(predictions.classes)} prints every class"
         )
-    short = reports.about_short(answers)
+    short = reports.about_short(predictions)
     if short is not None:
         raise CnnkitError(f"a temperature needs the probability of every class: {short}")
-    if len(answers.classes) < 2:
+    if len(predictions.classes) < 2:
         raise CnnkitError(
-            f"all pictures are {answers.classes[0]}, and no other class is predicted: nothing to calibrate"
+            f"all pictures are {predictions.classes[0]}, and no other class is predicted: nothing to calibrate"
         )
-    lowest = answers.probabilities.min(axis=1)
+    lowest = predictions.probabilities.min(axis=1)
     lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
-    if lost > _FEW * len(answers.paths):
+    if lost > _FEW * len(predictions.paths):
         _log.warning(
             "%d of %d pictures have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
             "prints every class with all its digits",
             lost,
-            len(answers.paths),
-            len(answers.classes),
+            len(predictions.paths),
+            len(predictions.classes),
         )
 
 

@@ -1,1 +1,1 @@
-"""Pictures of what networks learn and see: training curves, maps, filters."""
+"""Images of what networks learn and see: training curves, maps, filters."""

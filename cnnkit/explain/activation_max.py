@@ -46,7 +46,7 @@ class Pattern:
     Attributes:
         number: Of the filter.
         image: uint8 (H, W, 3).
-        start: The mean of what the filter answers to the noise that the search began with.
+        start: The mean of what the filter outputs to the noise that the search began with.
         activation: Likewise to the image.
     """
 
@@ -87,14 +87,14 @@ class ActivationMaximizer:
 
         Args:
             numbers: Of filters.
-            size: Of the pictures, (height, width).
+            size: Of the images, (height, width).
             ascent: How.
             seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
             batch: Filters at once.
             progress: Called after every step, of those of all batches.
 
         Raises:
-            UsageError: The pictures are too small for the network, or for the blur.
+            UsageError: The images are too small for the network, or for the blur.
         """
         self._demand_room(size, ascent)
         total = -(-len(numbers) // batch) * ascent.steps
@@ -104,8 +104,8 @@ class ActivationMaximizer:
             generator = torch.Generator().manual_seed(seed)
             chosen = torch.tensor(some, device=self._device)
 
-            def objective(pictures: Tensor, chosen: Tensor = chosen) -> Tensor:
-                return self._means(pictures)[0].gather(1, chosen[:, None]).sum()
+            def objective(batch: Tensor, chosen: Tensor = chosen) -> Tensor:
+                return self._means(batch)[0].gather(1, chosen[:, None]).sum()
 
             images = self._started(some, objective, size=size, seed=seed)
             start = self._activations(images, chosen)
@@ -129,7 +129,7 @@ class ActivationMaximizer:
         seed: int = 0,
         progress: Progress = no_progress,
     ) -> tuple[NDArray[np.uint8], float, float]:
-        """Strengthen in a picture what a layer sees in it, from coarse to fine.
+        """Strengthen in an image what a layer sees in it, from coarse to fine.
 
         Args:
             image: uint8 (H, W, 3).
@@ -139,7 +139,7 @@ class ActivationMaximizer:
             progress: Called after every step, of those of all octaves.
 
         Returns:
-            The picture; and the mean square of what the filters answer, before and after.
+            The image; and the mean square of what the filters output, before and after.
 
         Raises:
             UsageError: The smallest octave is too small for the network.
@@ -148,8 +148,8 @@ class ActivationMaximizer:
         whole = torch.tensor(image, device=self._device, dtype=torch.float32)[None]
         chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._device)
 
-        def objective(pictures: Tensor) -> Tensor:
-            return self._run(pictures)[1][:, chosen].square().mean()
+        def objective(images: Tensor) -> Tensor:
+            return self._run(images)[1][:, chosen].square().mean()
 
         sizes = [
             (
@@ -162,7 +162,7 @@ class ActivationMaximizer:
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
-            # What the picture lost when it was smaller comes back, beside what was dreamt
+            # What the image lost when it was smaller comes back, beside what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
             before = (number - 1) * options.steps
 
@@ -190,7 +190,7 @@ class ActivationMaximizer:
         return images
 
     def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
-        """Demand that pictures of a size (height, width) go through the network, and through the blur.
+        """Demand that images of a size (height, width) go through the network, and through the blur.
 
         Raises:
             UsageError: They do not.
@@ -212,23 +212,23 @@ class ActivationMaximizer:
     def _device(self) -> torch.device:
         return self.network.normalise.scale.device
 
-    def _run(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what goes into the activation and what the layer answers, for float pictures (N, H, W, 3) of 0 to 255."""
-        answers = self._part(self.network.normalise(pictures))
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what goes into the activation and what the layer outputs, for float images (N, H, W, 3) of 0 to 255."""
+        outputs = self._part(self.network.normalise(images))
         *before, after = (
-            layer_graph.as_maps(node, answer)
-            for node, answer in zip([*self._before, self.layer.node], answers, strict=True)
+            layer_graph.as_maps(node, output)
+            for node, output in zip([*self._before, self.layer.node], outputs, strict=True)
         )
         return torch.cat(before, 1), after
 
-    def _means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def _means(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Average both over places, (N, K) each."""
-        before, after = (answer.flatten(2).mean(2) if answer.ndim == 4 else answer for answer in self._run(pictures))
+        before, after = (output.flatten(2).mean(2) if output.ndim == 4 else output for output in self._run(images))
         return before, after
 
-    def _activations(self, pictures: Tensor, chosen: Tensor) -> Tensor:
+    def _activations(self, images: Tensor, chosen: Tensor) -> Tensor:
         with torch.no_grad(), self._running():
-            return self._means(pictures.float())[1].gather(1, chosen[:, None])[:, 0]
+            return self._means(images.float())[1].gather(1, chosen[:, None])[:, 0]
 
     def _climb(
         self,
@@ -238,7 +238,7 @@ class ActivationMaximizer:
         generator: torch.Generator,
         tick: Callable[[int], None],
     ) -> Tensor:
-        """Follow the gradient, normalised for each picture by its quadratic mean, (N, H, W, 3) -> the same.
+        """Follow the gradient, normalised for each image by its quadratic mean, (N, H, W, 3) -> the same.
 
         A step may lead to where the filter is silent, and no gradient leads back: such a step is taken back, and smaller ones follow.
         """
@@ -289,7 +289,7 @@ def _blurred(images: Tensor, deviation: float) -> Tensor:
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize pictures, (N, H, W, 3)."""
+    """Resize images, (N, H, W, 3)."""
     small = functional.interpolate(images.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
     return small.permute(0, 2, 3, 1).clamp(0, 255)
 
@@ -299,7 +299,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class FilterRecord:
-    """What a filter answers in the mean, to the noise that its pattern began with, and to the pattern."""
+    """What a filter outputs in the mean, to the noise that its pattern began with, and to the pattern."""
 
     layer: str
     filter: int
@@ -320,7 +320,7 @@ class KernelRecord:
 
 @dataclass(frozen=True, slots=True)
 class DreamRecord:
-    """What became of a picture: the mean square of what the layer answers, to the picture and to the dream."""
+    """What became of an image: the mean square of what the layer outputs, to the image and to the dream."""
 
     layer: str
     picture: str
@@ -382,13 +382,13 @@ def draw_patterns(
 
 
 def dream(
-    layer: LayerOptions, picture: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
+    layer: LayerOptions, source: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
 ) -> DreamRecord:
     """Strengthen in an image what a layer sees in it.
 
     Args:
         layer: Which layer.
-        picture: The image, of any size.
+        image: The image, of any size.
         output: The PNG.
         options: Which filters, and how.
         progress: As `ActivationMaximizer.dream`.
@@ -398,9 +398,9 @@ def dream(
         UsageError: As `draw_patterns`, or the dream would replace the image.
     """
     image_files.check_png(output, option="-o")
-    if output.exists() and picture.exists() and output.samefile(picture):
+    if output.exists() and source.exists() and output.samefile(source):
         raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
-    image = decode.load_required(picture)
+    image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
         longest = max(preprocessing.sides(options.size))
@@ -415,7 +415,7 @@ def dream(
         np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
     )
     image_files.save(output, Image.fromarray(dreamt))
-    return DreamRecord(name, str(picture), f"{image.height}x{image.width}", start, activation)
+    return DreamRecord(name, str(source), f"{image.height}x{image.width}", start, activation)
 
 
 # ---------------------------------------------------------------- kernels
@@ -428,7 +428,7 @@ def first_kernels(network: LayerGraph) -> tuple[str, Tensor]:
         Its name, and (F, C, h, w), C being 1 or 3.
 
     Raises:
-        UsageError: There is none that looks at the picture.
+        UsageError: There is none that looks at the image.
     """
     for node in network.module.graph.nodes:
         if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):

@@ -20,7 +20,7 @@ from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 #: By how much gradients may differ, as a share of the largest, to be called the same everywhere.
 _SAME = 1e-3
-#: How many answers of a layer are tried for that.
+#: How many outputs of a layer are tried for that.
 _PROBES = 8
 
 
@@ -65,7 +65,7 @@ class TorchCam:
             )
         self.network, self.classes, self.layer = network, classes, layer
         self.method, self.contrast, self.batch = METHODS[method], contrast, batch
-        self._front, self._behind = network.divide(layer.node)
+        self._front, self._after = network.divide(layer.node)
         if self.method.needs_linear_head:
             self._demand_averaging()
 
@@ -88,7 +88,7 @@ class TorchCam:
             leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
                 # A copy goes on, since what comes first behind the layer may work in place
-                logits = self._behind(leaf.clone(), *others)
+                logits = self._after(leaf.clone(), *others)
         probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
 
@@ -118,15 +118,15 @@ class TorchCam:
         generator = torch.Generator().manual_seed(0)
         with self.running():
             with torch.no_grad():
-                answer, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
-                maps = layer_graph.as_maps(self.layer.node, answer)
+                output, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
+                maps = layer_graph.as_maps(self.layer.node, output)
                 # In the mean over places each channel is anything, of both signs: what is not linear in that bends somewhere
                 means = torch.randn(*maps.shape[:2], 1, 1, generator=generator)
                 probe = (means + torch.randn(maps.shape, generator=generator)).to(self._device)
                 maps.copy_(probe)
-            leaf = answer.detach().requires_grad_(True)
+            leaf = output.detach().requires_grad_(True)
             with torch.enable_grad():
-                total = class_scores(self._behind(leaf.clone(), *others))[:, : _PROBES // 2]
+                total = class_scores(self._after(leaf.clone(), *others))[:, : _PROBES // 2]
             for number in range(total.shape[1]):
                 (gradients,) = torch.autograd.grad(total[:, number].sum(), leaf, retain_graph=True)
                 gradients = layer_graph.as_maps(self.layer.node, gradients)  # (N, C, h, w)

@@ -1,10 +1,10 @@
-"""What is drawn of the class activation maps of a picture: overlays, arrays, and its cell of a sheet.
+"""What is drawn of the class activation maps of an image: overlays, arrays, and its cell of a sheet.
 
-photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the picture's size and format
+photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
                         OUT/cat/1~dog.jpg           likewise, where maps of several classes are asked for
 photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
                         OUT/cat/1.jpg.map.npy       with `raw`: the map as the layer has it, float32 (h, w)
-                        OUT/cat/1.jpg.pixels.npy    and in pixels of the picture, (H, W); zero where the network did not look
+                        OUT/cat/1.jpg.pixels.npy    and in pixels of the image, (H, W); zero where the network did not look
 """
 
 import os
@@ -30,7 +30,7 @@ from cnnkit.explain.upsampling import Box
 from cnnkit.formats import image_files
 from cnnkit.formats.header import Preprocess
 
-#: For pictures that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
+#: For images that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
 _ROOM = MemoryBudget(700 << 20)
 #: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over.
 _BYTES_A_PIXEL = 32
@@ -52,14 +52,14 @@ class ClassMap:
 class ImageMaps:
     """The maps of an image, and what the network takes it for."""
 
-    picture: ImageFile
+    image: ImageFile
     label: str
     maps: list[ClassMap]
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
-    """What became of a picture: a record of each map, and its cell of the sheet, if there is to be one."""
+    """What became of an image: a record of each map, and its cell of the sheet, if there is to be one."""
 
     records: list[dict[str, Any]]
     cell: SheetCell | None
@@ -82,7 +82,7 @@ def check(options: RenderOptions) -> None:
 
 
 class CamRenderer:
-    """Draws what was found in pictures, of several at once in several threads."""
+    """Draws what was found in images, of several at once in several threads."""
 
     def __init__(
         self,
@@ -98,41 +98,41 @@ class CamRenderer:
         Args:
             options: What is made.
             palette: The colours of maps, (256, 3).
-            prepared: How pictures came to the network.
+            prepared: How images came to the network.
             place: As `copies.placing` gives it.
-            classes: All that the network knows, where a picture may have maps of several, which their names then tell.
+            classes: All that the network knows, where an image may have maps of several, which their names then tell.
         """
         self.options = options
         self._palette, self._prepared, self._place = palette, prepared, place
         self._endings = _endings(classes)
         self._taken: dict[str, str] = {}
 
-    def check(self, pictures: Sequence[ImageFile]) -> None:
-        """Demand of pictures that are known already that each has a place of its own, before the first is drawn.
+    def check(self, images: Sequence[ImageFile]) -> None:
+        """Demand of images that are known already that each has a place of its own, before the first is drawn.
 
         Raises:
-            CnnkitError: Two share one, a class cannot be a folder, or the pictures lie where the overlays would.
+            CnnkitError: Two share one, a class cannot be a folder, or the images lie where the overlays would.
         """
         if self.options.output is None:
             return
-        tree.check_apart(self.options.output, (picture.path for picture in pictures), to_be="looked into")
+        tree.check_apart(self.options.output, (image.path for image in images), to_be="looked into")
         taken: dict[str, str] = {}
-        for picture in pictures:
-            below = _joined(self._place(picture), os.path.basename(picture.path))
-            if taken.setdefault(below, picture.path) != picture.path:
-                raise CnnkitError(_claimed_twice(taken[below], picture.path, below))
+        for image in images:
+            below = _joined(self._place(image), os.path.basename(image.path))
+            if taken.setdefault(below, image.path) != image.path:
+                raise CnnkitError(_claimed_twice(taken[below], image.path, below))
 
     def draw(self, found: ImageMaps) -> RenderedImage:
-        """Draw all maps of a picture, and describe them.
+        """Draw all maps of an image, and describe them.
 
         Raises:
-            BadPicture: The picture is not there any more, or has no place of its own.
+            BadPicture: The image is not there any more, or has no place of its own.
         """
         if self.options.output is None and self.options.sheet is None:
-            width, height = decode.upright_size(found.picture.path)
+            width, height = decode.upright_size(found.image.path)
             with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0):
                 return self._described(found, (width, height))
-        original = decode.read(found.picture.path)
+        original = decode.read(found.image.path)
         with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
             return self._drawn(found, original)
 
@@ -165,13 +165,13 @@ class CamRenderer:
             )
             file = None
             if self.options.output is not None:
-                file = self._write(self.options.output, found.picture, each, original, drawn, heat, part)
+                file = self._write(self.options.output, found.image, each, original, drawn, heat, part)
             if self.options.sheet is not None:
                 shown.append((each.name, each.probability, contact_sheets.thumbnail(drawn)))
             records.append(self._record(found, each, file, box, upsampling.argmax_pixel(each.values, window, part)))
         if self.options.sheet is None:
             return RenderedImage(records, None)
-        return RenderedImage(records, SheetCell(found.picture.path, contact_sheets.thumbnail(original.image), shown))
+        return RenderedImage(records, SheetCell(found.image.path, contact_sheets.thumbnail(original.image), shown))
 
     def _record(
         self, found: ImageMaps, shown: ClassMap, file: str | None, box: Box | None, peak: tuple[int, int] | None
@@ -179,7 +179,7 @@ class CamRenderer:
         scored = shown.faithfulness
         scores = {name: None if scored is None else float(f"{getattr(scored, name):.6g}") for name in SCORES}
         return {
-            "path": found.picture.path,
+            "path": found.image.path,
             "label": found.label,
             "probability": shown.probability,
             "class": shown.name,
@@ -193,7 +193,7 @@ class CamRenderer:
     def _write(
         self,
         folder: Path,
-        picture: ImageFile,
+        image: ImageFile,
         shown: ClassMap,
         original: Original,
         drawn: Image.Image,
@@ -205,15 +205,15 @@ class CamRenderer:
         Returns:
             The overlay's path.
         """
-        tree.check_apart(folder, [picture.path], to_be="looked into")
-        name = os.path.basename(picture.path)
+        tree.check_apart(folder, [image.path], to_be="looked into")
+        name = os.path.basename(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
-            below = _joined(self._place(picture), f"{stem}{self._endings.get(shown.name, '')}{extension}")
+            below = _joined(self._place(image), f"{stem}{self._endings.get(shown.name, '')}{extension}")
         except CnnkitError as error:
             raise BadImageError(str(error)) from error
-        if self._taken.setdefault(below, picture.path) != picture.path:
-            raise BadImageError(_claimed_twice(self._taken[below], picture.path, below))
+        if self._taken.setdefault(below, image.path) != image.path:
+            raise BadImageError(_claimed_twice(self._taken[below], image.path, below))
         target = folder / below
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
@@ -243,7 +243,7 @@ def _endings(classes: Sequence[str]) -> dict[str, str]:
     }
 
 
-#: A picture whose shorter side has fewer pixels would vanish behind its frame.
+#: An image whose shorter side has fewer pixels would vanish behind its frame.
 _LEAST_FRAMED = 32
 
 
@@ -257,7 +257,7 @@ def draw_overlay(
     alpha: float,
     box: Box | None = None,
 ) -> Image.Image:
-    """Lay a map over the part of a picture that it belongs to; the rest stays as it is.
+    """Lay a map over the part of an image that it belongs to; the rest stays as it is.
 
     Args:
         image: RGB.
@@ -269,7 +269,7 @@ def draw_overlay(
         box: A frame to be drawn around something.
 
     Returns:
-        A new picture of the same size. Where the map is zero everywhere it is the old one.
+        A new image of the same size. Where the map is zero everywhere it is the old one.
     """
     drawn = image.copy()
     if highest > 0:
@@ -281,7 +281,7 @@ def draw_overlay(
 
 
 def _draw_frame(image: Image.Image, box: Box) -> None:
-    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; none on a very small picture."""
+    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; none on a very small image."""
     if min(image.size) < _LEAST_FRAMED:
         return
     width = max(1, round(min(image.size) / 150))

@@ -1,4 +1,4 @@
-"""Class activation maps of many pictures: a record of each, and what `cam_render` draws. No torch but for models that need it."""
+"""Class activation maps of many images: a record of each, and what `cam_render` draws. No torch but for models that need it."""
 
 import difflib
 import logging
@@ -120,7 +120,7 @@ def _differentiable(model: str, options: CamOptions) -> CamModel:
 
 
 def explain(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     model: CamModel,
     *,
     wanted: Sequence[str] = ("top",),
@@ -130,25 +130,25 @@ def explain(
     skip: Skip = raise_bad,
     progress: Progress = no_progress,
 ) -> Iterator[dict[str, Any]]:
-    """Make the maps of pictures. Memory holds a few batches, whatever the number of pictures, and the thumbnails of a sheet.
+    """Make the maps of images. Memory holds a few batches, whatever the number of images, and the thumbnails of a sheet.
 
     Args:
-        pictures: What to look at; of a list, one is waited for before this returns.
+        images: What to look at; of a list, one is waited for before this returns.
         model: From `open_model`.
-        wanted: Names of classes; or `top` for the one that the network names, `true` for the picture's label, `all`.
+        wanted: Names of classes; or `top` for the one that the network names, `true` for the image's label, `all`.
         options: What is made of them.
-        batch: Pictures at once.
+        batch: Images at once.
         jobs: Threads that decode, and as many that draw.
-        skip: Called for every picture that cannot be used.
-        progress: Called after every picture.
+        skip: Called for every image that cannot be used.
+        progress: Called after every image.
 
     Returns:
         A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
-        `overlay`, the file; `box` and `peak` in pixels of the picture; `maximum`, the map's largest value.
+        `overlay`, the file; `box` and `peak` in pixels of the image; `maximum`, the map's largest value.
 
     Raises:
         UsageError: A class that the network does not know.
-        CnnkitError: The folder holds the pictures themselves, or two of them would become one overlay.
+        CnnkitError: The folder holds the images themselves, or two of them would become one overlay.
     """
     palette = colormaps.color_table(options.colormap)
     choose = _chooser(wanted, model.classes)
@@ -157,16 +157,16 @@ def explain(
         options,
         palette,
         model.preprocess,
-        augment_plan.placing(pictures),
+        augment_plan.placing(images),
         classes=model.classes if several else (),
     )
-    if isinstance(pictures, Sequence):
-        renderer.check(pictures)
+    if isinstance(images, Sequence):
+        renderer.check(images)
     else:  # nothing is said before there is anything to say
-        coming = iter(pictures)
-        pictures = chain(list(islice(coming, 1)), coming)
+        coming = iter(images)
+        images = chain(list(islice(coming, 1)), coming)
     return _records(
-        pictures,
+        images,
         model,
         renderer,
         choose,
@@ -187,7 +187,7 @@ _Chooser = Callable[[ImageFile, int], list[int]]
 
 
 def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
-    """Give the function from a picture, and the number of the class that the network names, to the classes that are asked for."""
+    """Give the function from an image, and the number of the class that the network names, to the classes that are asked for."""
     for word in wanted:
         if word not in ("top", "true", "all") and word not in classes:
             near = difflib.get_close_matches(word, classes, n=3)
@@ -196,7 +196,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
             raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
     numbers = {name: number for number, name in enumerate(classes)}
 
-    def choose(picture: ImageFile, top: int) -> list[int]:
+    def choose(image: ImageFile, top: int) -> list[int]:
         chosen: list[int] = []
         for word in wanted:
             if word == "all":
@@ -204,16 +204,16 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
             elif word == "top":
                 chosen.append(top)
             elif word == "true":
-                if picture.label not in numbers:
+                if image.label not in numbers:
                     known = (
                         "it has no label"
-                        if picture.label is None
-                        else f"its label {picture.label} is no class of the model"
+                        if image.label is None
+                        else f"its label {image.label} is no class of the model"
                     )
                     raise BadImageError(
                         f"{known}, and --class true asks for that one's map; give class folders or a manifest"
                     )
-                chosen.append(numbers[picture.label])
+                chosen.append(numbers[image.label])
             else:
                 chosen.append(numbers[word])
         return list(dict.fromkeys(chosen))
@@ -222,7 +222,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
 
 
 def _records(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     model: CamModel,
     renderer: CamRenderer,
     choose: _Chooser,
@@ -234,7 +234,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     scored: list[Faithfulness] = []
     done, empty, total, first_empty = 0, 0, 0, ""
-    expected = len(pictures) if isinstance(pictures, Sized) else None
+    expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
     progress(0, expected)
 
@@ -244,10 +244,10 @@ def _records(
         progress(done, expected)
         skip(path, reason)
 
-    found = _found(pictures, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
+    found = _found(images, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
     for item, drawn in reader.each(found, renderer.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
         if isinstance(drawn, BadImageError):
-            count(item.picture.path, str(drawn))
+            count(item.image.path, str(drawn))
             continue
         done += 1
         progress(done, expected)
@@ -256,7 +256,7 @@ def _records(
         for shown, record in zip(item.maps, drawn.records, strict=True):
             total += 1
             if not record["maximum"] > 0:
-                empty, first_empty = empty + 1, first_empty or f"that of {shown.name} in {item.picture.path}"
+                empty, first_empty = empty + 1, first_empty or f"that of {shown.name} in {item.image.path}"
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
@@ -275,7 +275,7 @@ def _records(
 
 
 def _found(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     model: CamModel,
     options: RenderOptions,
     choose: _Chooser,
@@ -284,26 +284,26 @@ def _found(
     jobs: int | None,
     skip: Skip,
 ) -> Iterator[ImageMaps]:
-    """Run the network over pictures in batches, and give each picture with its maps."""
+    """Run the network over images in batches, and give each image with its maps."""
 
-    results = runner.run(pictures, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
+    results = runner.run(images, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
     for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
         seen = model.network.forward(pixels)
         chosen: list[list[int]] = []
-        for picture, row in zip(shown, seen.probabilities, strict=True):
+        for image, row in zip(shown, seen.probabilities, strict=True):
             try:
                 if not np.isfinite(row).all():
                     raise BadImageError(_NO_NUMBER)
-                chosen.append(choose(picture, int(row.argmax())))
+                chosen.append(choose(image, int(row.argmax())))
             except BadImageError as error:
-                skip(picture.path, str(error))
+                skip(image.path, str(error))
                 chosen.append([])
         rounds = max(map(len, chosen), default=0)
         maps = [
             seen.maps(np.array([each[number] if number < len(each) else 0 for each in chosen], dtype=np.int64))
             for number in range(rounds)
         ]
-        for index, (picture, numbers) in enumerate(zip(shown, chosen, strict=True)):
+        for index, (image, numbers) in enumerate(zip(shown, chosen, strict=True)):
             row = seen.probabilities[index]
             found = [
                 ClassMap(
@@ -317,7 +317,7 @@ def _found(
                 for place, number in enumerate(numbers)
             ]
             if found:
-                yield ImageMaps(picture, model.classes[int(row.argmax())], found)
+                yield ImageMaps(image, model.classes[int(row.argmax())], found)
 
 
 def _faithfulness(

@@ -44,9 +44,9 @@ def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) ->
 
 # ---------------------------------------------------------------- sheets of class activation maps
 
-#: Pixels: the side of a thumbnail, between thumbnails, and between pictures.
+#: Pixels: the side of a thumbnail, between thumbnails, and between images.
 SIDE, GAP, SPACE = 160, 4, 16
-#: So many thumbnails of a picture stand in a line.
+#: So many thumbnails of an image stand in a line.
 _ACROSS = 9
 #: Thumbnails, which the memory holds until all are there.
 MOST = 1000
@@ -56,10 +56,10 @@ _BAR_HEIGHT = 6
 
 @dataclass(frozen=True, slots=True)
 class SheetCell:
-    """A picture and its overlays, as thumbnails; each overlay with its class and that one's probability."""
+    """An image and its overlays, as thumbnails; each overlay with its class and that one's probability."""
 
     path: str
-    picture: Image.Image
+    image: Image.Image
     overlays: list[tuple[str, float, Image.Image]]
 
     @property
@@ -92,7 +92,7 @@ class SheetCells:
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    """Make a picture as large as a sheet shows it."""
+    """Make an image as large as a sheet shows it."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # A digit of eight pixels is looked at as well, and its pixels are what there is to see
@@ -100,7 +100,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def save(path: str | Path, cells: SheetCells) -> None:
-    """Draw a sheet into a PNG, in one step; of no pictures nothing is drawn."""
+    """Draw a sheet into a PNG, in one step; of no images nothing is drawn."""
     if not len(cells):
         return
     image_files.save(path, render(list(cells)))
@@ -121,7 +121,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for index, each in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
-        thumbnails.place(sheet, each.picture, 0, 0, origin=(left, top))
+        thumbnails.place(sheet, each.image, 0, 0, origin=(left, top))
         text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
         pen.text((left, top + SIDE + GAP), text, fill=_INK, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):

@@ -1,4 +1,4 @@
-"""Training curves as a picture: loss and accuracy side by side, one colour a run."""
+"""Training curves as an image: loss and accuracy side by side, one colour a run."""
 
 from collections.abc import Sequence
 from pathlib import Path

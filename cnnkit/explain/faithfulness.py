@@ -14,7 +14,7 @@ from cnnkit.explain import upsampling
 
 #: Into how many equal parts the pixels are divided.
 STEPS = 20
-#: Deviation of the blur that hides a picture from which pixels are shown, as a share of its side.
+#: Deviation of the blur that hides an image from which pixels are shown, as a share of its side.
 _BLUR = 0.05
 
 
@@ -35,15 +35,15 @@ def measure(
     hidden: tuple[int, int, int],
     batch: int = 32,
 ) -> Faithfulness:
-    """Hide and show the pixels of a picture, the hottest first.
+    """Hide and show the pixels of an image, the hottest first.
 
     Args:
         image: What the network sees, (H, W, 3).
         found: The map, (h, w).
         number: Of the class.
-        probabilities: From pictures (N, H, W, 3) to those of all classes (N, classes).
+        probabilities: From images (N, H, W, 3) to those of all classes (N, classes).
         hidden: The colour of pixels that are hidden.
-        batch: Pictures at once.
+        batch: Images at once.
     """
     height, width = image.shape[:2]
     heat = upsampling.resize(found, (width, height))
@@ -57,16 +57,16 @@ def measure(
     hottest = [(rank < count)[:, :, None] for count in counts]
     deleted = np.stack([np.where(which, grey, image) for which in hottest])
     inserted = np.stack([np.where(which, image, blurred) for which in hottest])
-    return Faithfulness(*(_area(pictures, number, probabilities, batch) for pictures in (deleted, inserted)))
+    return Faithfulness(*(_area(images, number, probabilities, batch) for images in (deleted, inserted)))
 
 
 def _area(
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     number: int,
     probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     batch: int,
 ) -> float:
     curve = np.concatenate(
-        [probabilities(pictures[start : start + batch])[:, number] for start in range(0, len(pictures), batch)]
+        [probabilities(images[start : start + batch])[:, number] for start in range(0, len(images), batch)]
     )
     return float((curve[1:] + curve[:-1]).mean() / 2)  # trapezoids of equal width

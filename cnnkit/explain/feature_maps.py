@@ -43,18 +43,18 @@ class FeatureMapNetwork(Protocol):
 
     @property
     def layers(self) -> Sequence[Any]:
-        """Those that answer with maps, in order."""
+        """Those that output with maps, in order."""
 
     def find(self, wanted: str) -> Any:  # noqa: ANN401 - a layer, as the network has them
         """Find one by name or number."""
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
-        """Give what layers answer to one picture, (H, W, 3) -> (C, h, w) each."""
+        """Give what layers output to one image, (H, W, 3) -> (C, h, w) each."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMapRecord:
-    """What a layer answers to a picture; `silent` is the share of channels without any response, `zeros` that of values."""
+    """What a layer outputs to an image; `silent` is the share of channels without any response, `zeros` that of values."""
 
     layer: str
     shape: str
@@ -112,13 +112,13 @@ def open_model(
 
 
 def explain(
-    network: FeatureMapNetwork, picture: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
+    network: FeatureMapNetwork, source: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
 ) -> Iterator[FeatureMapRecord]:
-    """Draw what layers answer to a picture.
+    """Draw what layers output to an image.
 
     Args:
         network: From `open_model`.
-        picture: The file.
+        image: The file.
         layers: Names or numbers; `all` for all that have maps.
         options: How, and where to.
 
@@ -126,21 +126,21 @@ def explain(
         A record for each layer, as it is drawn.
 
     Raises:
-        UsageError: There is no such layer or channel, or no such colour map; a layer answers with a vector.
-        CnnkitError: The picture cannot be used, or the folder holds it.
+        UsageError: There is no such layer or channel, or no such colour map; a layer outputs with a vector.
+        CnnkitError: The image cannot be used, or the folder holds it.
     """
     palette = colormaps.color_table(options.colormap)
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:
-        tree.check_apart(options.output, [str(picture)], to_be="looked into")
-    image = preprocessing.prepare(decode.load_required(picture), network.preprocess)
-    answers = network.activations(image, chosen)
-    for layer, maps in zip(chosen, answers, strict=True):
+        tree.check_apart(options.output, [str(source)], to_be="looked into")
+    image = preprocessing.prepare(decode.load_required(source), network.preprocess)
+    outputs = network.activations(image, chosen)
+    for layer, maps in zip(chosen, outputs, strict=True):
         if maps.ndim != 3:
             raise UsageError(f"{layer.name} answers with a vector of {maps.size}, which is no map")
         parse_index_ranges(options.channels, len(maps), option="--channels", of=layer.name)
-    return (_explained(layer.name, maps, options, palette) for layer, maps in zip(chosen, answers, strict=True))
+    return (_explained(layer.name, maps, options, palette) for layer, maps in zip(chosen, outputs, strict=True))
 
 
 def _explained(
@@ -160,7 +160,7 @@ def _explained(
 
 
 def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, palette: NDArray[np.uint8]) -> Path:
-    """Write the pictures of a layer.
+    """Write the images of a layer.
 
     Returns:
         The mosaic's path.
@@ -168,16 +168,16 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     assert options.output is not None
     numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
     tiles = list(colormaps.colorize(scaled(maps, options.scale)[numbers], palette))  # (h, w, 3) each
-    base = options.output / name.replace("/", "_")
+    backbone = options.output / name.replace("/", "_")
     options.output.mkdir(parents=True, exist_ok=True)
     digits = max(3, len(str(len(maps) - 1)))
     singles = (
         (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
     )
-    image_files.save_folder(base, singles)
+    image_files.save_folder(backbone, singles)
     if options.raw:
-        image_files.save_array(f"{base}.npy", maps)
-    file = Path(f"{base}.png")
+        image_files.save_array(f"{backbone}.npy", maps)
+    file = Path(f"{backbone}.png")
     image_files.save(file, contact_sheets.mosaic(tiles))
     return file
 
@@ -202,7 +202,7 @@ _ELEMENTWISE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class OnnxLayer:
-    """A layer's name, and the value in the graph that it answers with."""
+    """A layer's name, and the value in the graph that it outputs with."""
 
     name: str
     value: str
@@ -212,15 +212,15 @@ class OnnxFeatureMaps:
     """An exported network whose layers can be looked at.
 
     Attributes:
-        layers: Those that answer with maps, in order: named as cnn-dims names them, what follows every value included.
-        preprocess: How a picture is prepared for it.
+        layers: Those that output with maps, in order: named as cnn-dims names them, what follows every value included.
+        preprocess: How an image is prepared for it.
     """
 
     def __init__(self, path: str, *, device: str) -> None:
         """Load a network.
 
         Raises:
-            FormatError: It has no Header, or takes no pictures.
+            FormatError: It has no Header, or takes no images.
         """
         model = onnx_model.load(path)
         if model.header is None or model.header.preprocess is None:
@@ -247,7 +247,7 @@ class OnnxFeatureMaps:
         raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
-        """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
+        """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
         proto = ModelProto()
         proto.CopyFrom(self._proto)
         given = {value.name for value in proto.graph.output}
@@ -258,7 +258,7 @@ class OnnxFeatureMaps:
         session = Session(proto.SerializeToString(), device=self._device, name=self.name)
         network = OnnxNetwork(self.name, session)
         found = network.run(image[None], list(wanted), preprocess=self.preprocess)
-        by_value = {value: answer[0].astype(np.float32) for value, answer in zip(wanted, found, strict=True)}
+        by_value = {value: output[0].astype(np.float32) for value, output in zip(wanted, found, strict=True)}
         return [by_value[layer.value] for layer in layers]
 
 
@@ -276,7 +276,7 @@ def _spatial_layers(proto: ModelProto) -> list[OnnxLayer]:
     first = next((index for index, node in enumerate(nodes) if node.op_type == "Conv"), len(nodes))
     included: set[str] = set()
     found = []
-    for node in nodes[first:]:  # what comes before scales the picture
+    for node in nodes[first:]:  # what comes before scales the image
         if not node.output or node.output[0] in included:
             continue
         value = node.output[0]

@@ -33,7 +33,7 @@ def load_network(
         model: A `.pt`, or a network's name.
         weights: For a name: default, none, or a state_dict file.
         size: Of what it sees, in place of its own: `448` or `320x480`.
-        fit: How a picture becomes that.
+        fit: How an image becomes that.
         device: auto, cpu, cuda or cuda:N.
         seed: For random weights.
 
@@ -70,7 +70,7 @@ class TorchFeatureMaps:
     """A network whose layers can be looked at.
 
     Attributes:
-        preprocess: How a picture is prepared for it.
+        preprocess: How an image is prepared for it.
     """
 
     def __init__(self, network: LayerGraph) -> None:
@@ -78,7 +78,7 @@ class TorchFeatureMaps:
 
     @property
     def layers(self) -> list[GraphLayer]:
-        """Those that answer with maps, in order."""
+        """Those that output with maps, in order."""
         return self.network.layers()
 
     def find(self, wanted: str) -> GraphLayer:
@@ -86,12 +86,12 @@ class TorchFeatureMaps:
         return self.network.find(wanted)
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[GraphLayer]) -> list[NDArray[np.float32]]:
-        """Run the network on one picture, (H, W, 3), and give what layers answer, (C, h, w) each."""
+        """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
         place = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)
         with subgraph.mode(part, training=False), torch.no_grad():
             found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=place)))
         return [
-            layer_graph.as_maps(layer.node, answer)[0].float().cpu().numpy()
-            for layer, answer in zip(layers, found, strict=True)
+            layer_graph.as_maps(layer.node, output)[0].float().cpu().numpy()
+            for layer, output in zip(layers, found, strict=True)
         ]

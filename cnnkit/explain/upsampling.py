@@ -1,4 +1,4 @@
-"""From a map of a few cells to the pixels of a picture: where each cell lies, where the map is hot, and where it peaks."""
+"""From a map of a few cells to the pixels of an image: where each cell lies, where the map is hot, and where it peaks."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def upsample(found: NDArray[np.float32], window: tuple[float, float, float, floa
 
     Args:
         found: (h, w).
-        window: Where the map lies, in pixels of the picture, as `preprocess.window` gives it.
+        window: Where the map lies, in pixels of the image, as `preprocess.window` gives it.
         part: The pixels that are asked for.
 
     Returns:
@@ -44,7 +44,7 @@ def _between(
 
 
 def visible_box(window: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
-    """Give the pixels of a picture of a size (W, H) that a network saw, one at least."""
+    """Give the pixels of an image of a size (W, H) that a network saw, one at least."""
     left, top, right, bottom = (round(edge) for edge in window)
     left, top = min(max(left, 0), size[0] - 1), min(max(top, 0), size[1] - 1)
     return left, top, min(max(right, left + 1), size[0]), min(max(bottom, top + 1), size[1])
@@ -69,12 +69,12 @@ def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
     """Bound the hot region: of the pixels that have `share` of the largest value at least, the largest that hang together.
 
     Args:
-        heat: (H, W), of a part of a picture.
+        heat: (H, W), of a part of an image.
         share: 0 to 1.
         part: Where that part lies.
 
     Returns:
-        In pixels of the picture; right and bottom are the first ones outside. None where the map is zero everywhere.
+        In pixels of the image; right and bottom are the first ones outside. None where the map is zero everywhere.
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2.
     """

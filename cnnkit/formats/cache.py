@@ -1,4 +1,4 @@
-"""The user's cache: exported bases and the weights they were made from, by content. Deleting it costs time, never results."""
+"""The user's cache: exported backbones and the weights they were made from, by content. Deleting it costs time, never results."""
 
 import hashlib
 import os

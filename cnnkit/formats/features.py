@@ -1,4 +1,4 @@
-"""Features on disk: `train.npy`, plain numpy rows; `train.tsv`, row i names picture i; `train.json`, the Header, written last.
+"""Features on disk: `train.npy`, plain numpy rows; `train.tsv`, row i names image i; `train.json`, the Header, written last.
 
     train.npy        float32 or float16, (N, D) or (N, C, H, W)
     train.tsv        path label split group (view), paths as seen from this folder
@@ -24,7 +24,7 @@ from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-#: Of the `.tsv` that names the rows. Where pictures have several views, `view` comes behind them.
+#: Of the `.tsv` that names the rows. Where images have several views, `view` comes behind them.
 COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
@@ -33,7 +33,7 @@ _MOST_ROWS = 10**15
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a network answers to pictures; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
+    """What a network answers to images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
 
     values: NDArray[Any]
     rows: list[ManifestRow]
@@ -254,7 +254,7 @@ class FeatureWriter:
         return rows[:count]
 
     def write(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
-        """Add rows: the values first, so that a listed picture always has its values."""
+        """Add rows: the values first, so that a listed image always has its values."""
         assert values.shape == (len(rows), *self.shape)
         with atomic.naming(self.path):
             self._values.write(np.ascontiguousarray(values, dtype=self.dtype).data)

@@ -33,10 +33,10 @@ _MADE_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a picture becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
+    """How an image becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
 
     `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: the normalised channels
-    become one, their luma, inside the network. `across` is the width where that is not `size`: of a picture to be looked at, never
+    become one, their luma, inside the network. `across` is the width where that is not `size`: of an image to be looked at, never
     of one to be learnt from, so no file says it.
     """
 
@@ -61,15 +61,15 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """How many channels the base gets."""
+        """How many channels the backbone gets."""
         return 1 if self.grey else 3
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Which convolutional base, with which weights, cut where."""
+    """Which convolutional backbone, with which weights, cut where."""
 
-    name: str  # torchvision's name, timm:NAME, or "layers" for a base given by notation
+    name: str  # torchvision's name, timm:NAME, or "layers" for a backbone given by notation
     layer: str
     pool: Pool
     weights_sha256: str | None = None  # of the state_dict file; None once its values were trained further
@@ -90,7 +90,7 @@ class Header:
 
     @property
     def has_views(self) -> bool:
-        """Whether these are features with a row for each of several views of a picture."""
+        """Whether these are features with a row for each of several views of an image."""
         return bool(self.training.get("views"))
 
     @property
@@ -186,7 +186,7 @@ def made_by(*distributions: str) -> dict[str, str]:
 
 
 def difference(one: Header, other: Header) -> tuple[str, Any, Any] | None:
-    """Find the first thing in which the bases of two files differ: its field, and both values; None if they are the same."""
+    """Find the first thing in which the backbones of two files differ: its field, and both values; None if they are the same."""
     for part in ("backbone", "preprocess"):
         here, there = (asdict(record) if record else {} for record in (getattr(one, part), getattr(other, part)))
         for name in here | there:

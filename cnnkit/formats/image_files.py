@@ -1,4 +1,4 @@
-"""Pictures and arrays as files, in one step: a reader never sees half of one."""
+"""Images and arrays as files, in one step: a reader never sees half of one."""
 
 import io
 import tempfile
@@ -29,7 +29,7 @@ def check_png(path: str | Path, *, option: str) -> None:
 
 
 def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: ANN401 - what Pillow's formats take
-    """Write a picture, as PNG unless `saving` names another format."""
+    """Write an image, as PNG unless `saving` names another format."""
     encoded = io.BytesIO()
     image.save(encoded, **{"format": "PNG", **saving})
     with atomic.writing(path) as file:
@@ -37,7 +37,7 @@ def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: 
 
 
 def create(path: Path, content: bytes) -> None:
-    """Write an encoded picture where there is no file yet.
+    """Write an encoded image where there is no file yet.
 
     Raises:
         FileExistsError: There is one.
@@ -47,7 +47,7 @@ def create(path: Path, content: bytes) -> None:
 
 
 def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
-    """Write pictures by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
+    """Write images by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
     folder = Path(folder)
     with atomic.naming(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
         made = Path(beside, "made")

@@ -1,4 +1,4 @@
-"""The manifest: a TSV that lists pictures with their label, part and group; paths are as seen from the manifest's own folder.
+"""The manifest: a TSV that lists images with their label, part and group; paths are as seen from the manifest's own folder.
 
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
@@ -20,9 +20,9 @@ _COUNTED = re.compile("[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One picture of a manifest; `path` as it stands in the file.
+    """One image of a manifest; `path` as it stands in the file.
 
-    `view` counts the augmented views of one picture in features, 0 is the plain one; None where there are none.
+    `view` counts the augmented views of one image in features, 0 is the plain one; None where there are none.
     """
 
     path: str

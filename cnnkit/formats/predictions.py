@@ -4,7 +4,7 @@
     photos/cat/1.jpg	1	cat	0.9871
     photos/cat/1.jpg	2	dog	0.0129
 
-One row for each of a picture's top K classes, rank 1 being the answer. Other programs' predictions are read too: only `path` and
+One row for each of an image's top K classes, rank 1 being the answer. Other programs' predictions are read too: only `path` and
 `label` are required, and rows without a rank are ranked as they stand. Files may be joined with `cat`, header rows and all.
 """
 
@@ -26,7 +26,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row: that this picture shows this class. `path` is as seen from the current folder, `rank` counts from 1."""
+    """One row: that this image shows this class. `path` is as seen from the current folder, `rank` counts from 1."""
 
     path: str
     rank: int

@@ -25,7 +25,7 @@ _REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A self-contained model: the weights of base and head, and how the training went, one mapping an epoch."""
+    """A self-contained model: the weights of backbone and head, and how the training went, one mapping an epoch."""
 
     header: Header
     state: State

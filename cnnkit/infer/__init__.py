@@ -1,1 +1,1 @@
-"""Whole runs of a trained network over pictures."""
+"""Whole runs of a trained network over images."""

@@ -24,10 +24,10 @@ from cnnkit.infer.config import ModelSpec
 
 log = logging.getLogger("cnnkit")
 
-#: What --size says where every picture is shown as it is.
+#: What --size says where every image is shown as it is.
 NATIVE = "native"
 
-#: Of N pictures: what each class gets (N, classes), and the classes from the best to the last (N, classes).
+#: Of N images: what each class gets (N, classes), and the classes from the best to the last (N, classes).
 Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -65,17 +65,17 @@ def class_order(
 
 
 def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
-    """Come to one answer a picture.
+    """Come to one prediction an image.
 
-    soft: a class gets the mean of its probabilities. hard: a class gets the share of the answers whose first choice it is; among
-    equals the mean of the probabilities decides, and after that the order of the classes. A single answer's soft vote is itself.
+    soft: a class gets the mean of its probabilities. hard: a class gets the share of the predictions whose first choice it is; among
+    equals the mean of the probabilities decides, and after that the order of the classes. A single prediction's soft vote is itself.
 
     Args:
         probabilities: (N, classes) of each model and view, classes in the same order.
         vote: How.
 
     Returns:
-        What each class gets, from 0 to 1; NaN in the whole row where one answer is not a number. And the ranking.
+        What each class gets, from 0 to 1; NaN in the whole row where one prediction is not a number. And the ranking.
     """
     stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
     mean = stacked.mean(axis=0)
@@ -96,7 +96,7 @@ class Ensemble:
     Attributes:
         models: One or more.
         classes: In the order of the first one's.
-        native: Every picture is shown at its own size.
+        native: Every image is shown at its own size.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Ensemble:
             models: One `.onnx` or more.
             spec: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
                 `native`.
-            logits: Of a single one: answers have these as well.
+            logits: Of a single one: predictions have these as well.
             device: Where they run.
 
         Raises:
@@ -139,7 +139,7 @@ class Ensemble:
         ]
 
     def _show(self, size: str) -> None:
-        """Show the networks pictures of another size than their own."""
+        """Show the networks images of another size than their own."""
         self.native = size == NATIVE
         before = [model.preprocess for model in self.models]
         for place, model in enumerate(self.models):
@@ -152,7 +152,7 @@ class Ensemble:
 
     def run(
         self,
-        pictures: Iterable[ImageFile],
+        images: Iterable[ImageFile],
         *,
         batch: int,
         jobs: int | None,
@@ -173,9 +173,9 @@ class Ensemble:
 
         if self.native:
             return runner.run_native_size(
-                pictures, ways[0], network, batch=batch, jobs=jobs, views=views, progress=progress
+                images, ways[0], network, batch=batch, jobs=jobs, views=views, progress=progress
             )
-        return runner.run(pictures, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
+        return runner.run(images, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
 
     def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Give the probabilities of each model, (N, classes), and behind them the logits where they are wanted.
@@ -184,17 +184,17 @@ class Ensemble:
             inputs: Of each model.
 
         Raises:
-            BadPicture: With `native`, a network does not take pictures of that size.
+            BadPicture: With `native`, a network does not take images of that size.
         """
-        answers = [
+        predictions = [
             (model.on_any if self.native else model)(values, logits=self._logits)
             for model, values in zip(self.models, inputs, strict=True)
         ]
         probabilities = [
-            answer[0] if order is None else answer[0][:, order]
-            for answer, order in zip(answers, self._orders, strict=True)
+            prediction[0] if order is None else prediction[0][:, order]
+            for prediction, order in zip(predictions, self._orders, strict=True)
         ]
-        return [*probabilities, *answers[0][1:]]
+        return [*probabilities, *predictions[0][1:]]
 
 
 def _load(path: str | Path, spec: ModelSpec, *, device: str) -> OnnxClassifier:

@@ -48,13 +48,13 @@ def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxC
     """Take a network for what the command line says it is, and for what it shows itself.
 
     Args:
-        network: Anything that takes one picture array.
+        network: Anything that takes one image array.
         spec: The rest.
         graph: The network's own.
 
     Raises:
         UsageError: Something is missing from the spec, or contradicts the network.
-        FormatError: The network takes no RGB pictures, does not run, or has no output for the classes.
+        FormatError: The network takes no RGB images, does not run, or has no output for the classes.
     """
     if len(network.shape) != 4 or 3 not in (network.shape[1], network.shape[3]):
         shown = ", ".join("any" if size is None else str(size) for size in network.shape)
@@ -65,18 +65,20 @@ def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxC
     preprocess = _preprocess(network, spec)
     assert spec.labels is not None
     classes = labels.load(spec.labels)
-    answers = _tried(network, preprocess)
+    predictions = _tried(network, preprocess)
     widths = {len(classes)} | ({1} if len(classes) == 2 else set())
-    for name, answer in answers.items():
-        if answer.dtype.kind == "f" and answer[0].size in widths:
-            outputs = OutputNames(name, None) if _are_probabilities(answer, name, graph) else OutputNames(None, name)
+    for name, prediction in predictions.items():
+        if prediction.dtype.kind == "f" and prediction[0].size in widths:
+            outputs = (
+                OutputNames(name, None) if _are_probabilities(prediction, name, graph) else OutputNames(None, name)
+            )
             return OnnxClassifier(network, classes=classes, preprocess=preprocess, outputs=outputs)
-    shapes = " and ".join(f"{name} of shape {answer.shape[1:]}" for name, answer in answers.items())
+    shapes = " and ".join(f"{name} of shape {prediction.shape[1:]}" for name, prediction in predictions.items())
     raise FormatError(f"{network.name} gives {shapes} for one picture, but {spec.labels} has {len(classes)} classes")
 
 
 def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
-    """Put together how pictures are prepared."""
+    """Put together how images are prepared."""
     takes_bytes = network.dtype is np.uint8
     needed = ["--size", "--labels"] if takes_bytes else ["--size", "--mean", "--std", "--labels"]
     missing = [option for option in needed if option not in spec.given()]
@@ -104,25 +106,25 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
 
 
 def _tried(network: OnnxNetwork, preprocess: Preprocess) -> dict[str, NDArray[Any]]:
-    """Run a network once, on four pictures from black to strong noise, and give all of its outputs that have a row for each."""
+    """Run a network once, on four images from black to strong noise, and give all of its outputs that have a row for each."""
     size = preprocess.size
     noise = np.random.default_rng(0).uniform(0, 256, (4, size, size, 3)) * np.array([0, 1 / 3, 2 / 3, 1]).reshape(
         4, 1, 1, 1
     )
     try:
-        answers = network.run(noise.astype(np.uint8), network.session.outputs, preprocess=preprocess)
+        predictions = network.run(noise.astype(np.uint8), network.session.outputs, preprocess=preprocess)
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"{network.name} does not run on {size} x {size} pixels: {reason}") from error
-    pairs = zip(network.session.outputs, answers, strict=True)
-    return {name: answer for name, answer in pairs if answer.ndim > 1 and len(answer) == len(noise)}
+    pairs = zip(network.session.outputs, predictions, strict=True)
+    return {name: prediction for name, prediction in pairs if prediction.ndim > 1 and len(prediction) == len(noise)}
 
 
-def _are_probabilities(answer: NDArray[Any], output: str, graph: GraphProto) -> bool:
+def _are_probabilities(prediction: NDArray[Any], output: str, graph: GraphProto) -> bool:
     """Tell probabilities from logits: by the operator that they come from, else by whether they sum up to 1."""
     if _last_operator(graph, output) in ("Softmax", "Sigmoid", "HardSigmoid"):
         return True
-    rows = answer.reshape(len(answer), -1).astype(np.float64)
+    rows = prediction.reshape(len(prediction), -1).astype(np.float64)
     return rows.shape[1] > 1 and bool((rows >= 0).all()) and np.allclose(rows.sum(axis=1), 1, atol=_SUM_TOLERANCE)
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class ExtractSummary:
-    """What an extraction came to; `per_second` counts the pictures of this run, decoding included."""
+    """What an extraction came to; `per_second` counts the images of this run, decoding included."""
 
     features: str
     rows: int
@@ -46,7 +46,7 @@ class ExtractSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Backbone:
-    """A base, ready: from pictures to features, with its Header and where it runs."""
+    """A backbone, ready: from images to features, with its Header and where it runs."""
 
     network: runner.Network
     header: Header
@@ -54,13 +54,13 @@ class _Backbone:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures are prepared for it."""
+        """How images are prepared for it."""
         assert self.header.preprocess is not None
         return self.header.preprocess
 
 
 def extract(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     output: str | Path,
     config: ExtractConfig | None = None,
     *,
@@ -71,7 +71,7 @@ def extract(
     """Write the features of images to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
 
     Args:
-        pictures: Their labels, splits and groups go into the `.tsv`.
+        images: Their labels, splits and groups go into the `.tsv`.
         output: The `.npy`.
         config: How. With views, an image has a row for each of them, one after the other; the `.tsv` numbers them in `view`.
         spec: Which backbone.
@@ -87,14 +87,14 @@ def extract(
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
     views = ExtractViews.from_config(config)
-    base = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = _batch_size(config.batch, pictures, views)
-    writer = _writer(output, base, config, batch=batch, views=views)
-    if views is not None and isinstance(pictures, Sequence):
-        _log_plain_splits(pictures)
+    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = _batch_size(config.batch, images, views)
+    writer = _writer(output, backbone, config, batch=batch, views=views)
+    if views is not None and isinstance(images, Sequence):
+        _log_plain_splits(images)
     started = time.perf_counter()
-    if config.resume and isinstance(pictures, Sequence):
-        complete = _summary_if_complete(writer, pictures, base, views=views, skip=skip, started=started)
+    if config.resume and isinstance(images, Sequence):
+        complete = _summary_if_complete(writer, images, backbone, views=views, skip=skip, started=started)
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
@@ -106,39 +106,44 @@ def extract(
         skip(path, reason)
 
     with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
-        left, passed, begun = _remaining(pictures, done, output, preprocess=base.preprocess, views=views, skip=count)
+        left, passed, begun = _remaining(images, done, output, preprocess=backbone.preprocess, views=views, skip=count)
         results = runner.run(
             left,
-            [base.preprocess],
-            base.network,
+            [backbone.preprocess],
+            backbone.network,
             batch=batch,
             jobs=config.jobs,
             views=views,
             begun=begun,
             progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
         )
-        for picture, (values, *_) in runner.usable(results, count):
-            rows = rows_of(picture, output.parent, views)
+        for image, (values, *_) in runner.usable(results, count):
+            rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
-def bench(pictures: Sequence[ImageFile], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
+def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
     """Measure decoding alone, the backbone alone, and both together; nothing is written.
 
     Args:
-        pictures: As many as there is time for.
+        images: As many as there is time for.
         config: Its engine, device, batch and jobs.
         spec: Which backbone.
     """
     config = config or ExtractConfig()
-    base = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = max(1, min(config.batch, len(pictures)))
-    log.info("measuring with %d pictures", len(pictures))
+    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
+    batch = max(1, min(config.batch, len(images)))
+    log.info("measuring with %d pictures", len(images))
     return runner.measure(
-        pictures, [base.preprocess], base.network, batch=batch, jobs=config.jobs, shared_cores=base.device == "cpu"
+        images,
+        [backbone.preprocess],
+        backbone.network,
+        batch=batch,
+        jobs=config.jobs,
+        shared_cores=backbone.device == "cpu",
     )
 
 
@@ -148,7 +153,7 @@ def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backb
 
         network, header, place = torch_backbone.load(spec, device=device)
         return _Backbone(network, header, place.partition(":")[0])
-    devices.existing(device)  # before a base is exported, which takes its time
+    devices.existing(device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
     session = Session(model.content, device=device, name="the base")
@@ -160,54 +165,54 @@ def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backb
     return _Backbone(run, model.header, session.device.kind)
 
 
-def _row_shape(base: _Backbone) -> tuple[int, ...]:
-    """Find the shape of one picture's features."""
-    size = base.preprocess.size
-    return base.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
+def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
+    """Find the shape of one image's features."""
+    size = backbone.preprocess.size
+    return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
-def _header(base: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
+def _header(backbone: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
     return Header(
         kind=ArtefactKind.FEATURES,
-        preprocess=base.preprocess,
-        backbone=base.header.backbone,
+        preprocess=backbone.preprocess,
+        backbone=backbone.header.backbone,
         training={} if views is None else views.described(),
         made_by=made_by("numpy", "pillow", *runtime),
     )
 
 
-def _batch_size(batch: int, pictures: Iterable[ImageFile], views: ExtractViews | None) -> int:
-    """Make a batch no larger than what there is: a few pictures need not fill up a large one."""
-    if not isinstance(pictures, Sized):
+def _batch_size(batch: int, images: Iterable[ImageFile], views: ExtractViews | None) -> int:
+    """Make a batch no larger than what there is: a few images need not fill up a large one."""
+    if not isinstance(images, Sized):
         return batch
-    return max(1, min(batch, len(pictures) * (1 if views is None else 1 + views.copies)))
+    return max(1, min(batch, len(images) * (1 if views is None else 1 + views.copies)))
 
 
 def _writer(
-    output: Path, base: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
+    output: Path, backbone: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
 ) -> features.FeatureWriter:
     return features.FeatureWriter(
         output,
-        shape=_row_shape(base),
+        shape=_row_shape(backbone),
         dtype=config.dtype,
-        header=_header(base, config.engine, views),
-        settings={"batch": batch, "engine": config.engine.value, "device": base.device},
+        header=_header(backbone, config.engine, views),
+        settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
     )
 
 
 def _summary_if_complete(
     writer: features.FeatureWriter,
-    pictures: Sequence[ImageFile],
-    base: _Backbone,
+    images: Sequence[ImageFile],
+    backbone: _Backbone,
     *,
     views: ExtractViews | None,
     skip: Skip,
     started: float,
 ) -> ExtractSummary | None:
-    """Sum up an earlier run that came to its end with these very pictures; None if there was none."""
-    bad = _bad_images_if_complete(writer, pictures, preprocess=base.preprocess, views=views)
+    """Sum up an earlier run that came to its end with these very images; None if there was none."""
+    bad = _bad_images_if_complete(writer, images, preprocess=backbone.preprocess, views=views)
     if bad is None:
         return None
     for path, reason in bad:
@@ -237,9 +242,9 @@ def _summary(
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
-def _log_plain_splits(pictures: Sequence[ImageFile]) -> None:
+def _log_plain_splits(images: Sequence[ImageFile]) -> None:
     """Say which parts are not augmented, since that was not asked for."""
-    parts = [part for part in map(split_names.held_out_split, pictures) if part is not None]
+    parts = [part for part in map(split_names.held_out_split, images) if part is not None]
     if parts:
         names = " and ".join(sorted(set(parts)))
         log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)
@@ -258,38 +263,38 @@ def _one_thread_each(views: ExtractViews | None, engine: Engine) -> Generator[No
 
 
 def _bad_images_if_complete(
-    writer: features.FeatureWriter, pictures: Sequence[ImageFile], *, preprocess: Preprocess, views: ExtractViews | None
+    writer: features.FeatureWriter, images: Sequence[ImageFile], *, preprocess: Preprocess, views: ExtractViews | None
 ) -> list[tuple[str, str]] | None:
-    """Find out whether an earlier run was through with these very pictures.
+    """Find out whether an earlier run was through with these very images.
 
     Returns:
-        The pictures that it had to leave out, with their reasons; None if there is something to do.
+        The images that it had to leave out, with their reasons; None if there is something to do.
     """
     listed = writer.finished() or []
     at = 0
     bad: list[tuple[str, str]] = []
-    for picture in pictures:
-        rows = rows_of(picture, writer.path.parent, views)
+    for image in images:
+        rows = rows_of(image, writer.path.parent, views)
         if listed[at : at + len(rows)] == rows:
             at += len(rows)
-        elif (reason := _load_error(picture, preprocess)) is not None:
-            bad.append((picture.path, reason))
+        elif (reason := _load_error(image, preprocess)) is not None:
+            bad.append((image.path, reason))
         else:
             return None
-    return bad if at == len(listed) and len(bad) < len(pictures) else None
+    return bad if at == len(listed) and len(bad) < len(images) else None
 
 
-def _load_error(picture: ImageFile, preprocess: Preprocess) -> str | None:
-    """Say why a picture cannot be used, if it cannot."""
+def _load_error(image: ImageFile, preprocess: Preprocess) -> str | None:
+    """Say why an image cannot be used, if it cannot."""
     try:
-        preprocessing.load(picture.path, preprocess)
+        preprocessing.load(image.path, preprocess)
     except BadImageError as error:
         return str(error)
     return None
 
 
 def _remaining(
-    pictures: Iterable[ImageFile],
+    images: Iterable[ImageFile],
     done: Sequence[ManifestRow],
     output: Path,
     *,
@@ -297,27 +302,27 @@ def _remaining(
     views: ExtractViews | None,
     skip: Skip,
 ) -> tuple[Iterable[ImageFile], int, int]:
-    """Find where an interrupted run stopped, naming again the pictures that it had skipped.
+    """Find where an interrupted run stopped, naming again the images that it had skipped.
 
     Returns:
-        The pictures that are left, how many were passed, and how many views of the first that is left are done.
+        The images that are left, how many were passed, and how many views of the first that is left are done.
 
     Raises:
-        UsageError: The pictures are not those that the run began with.
+        UsageError: The images are not those that the run began with.
     """
     if not done:
-        return pictures, 0, 0
-    coming: Iterator[ImageFile] = iter(pictures)
+        return images, 0, 0
+    coming: Iterator[ImageFile] = iter(images)
     passed = at = 0
-    for picture in coming:
+    for image in coming:
         passed += 1
-        rows = rows_of(picture, output.parent, views)
+        rows = rows_of(image, output.parent, views)
         here = list(done[at : at + len(rows)])
         if here != rows[: len(here)]:
-            reason = _load_error(picture, preprocess)
+            reason = _load_error(image, preprocess)
             if reason is None:
                 raise _other_images(output, done[at], rows[0])
-            skip(picture.path, reason)
+            skip(image.path, reason)
             continue
         at += len(here)
         if at == len(done):
@@ -325,12 +330,12 @@ def _remaining(
     else:
         raise _other_images(output, done[at], None)
     log.info("going on after %d rows", len(done))
-    begun = len(here) % len(rows)  # the last batch may have ended in the middle of a picture
-    if begun and _load_error(picture, preprocess) is not None:
+    begun = len(here) % len(rows)  # the last batch may have ended in the middle of an image
+    if begun and _load_error(image, preprocess) is not None:
         raise _other_images(output, done[-1], None)
     if begun:
-        passed, coming = passed - 1, chain([picture], coming)
-    return pictures[passed:] if isinstance(pictures, Sequence) else coming, passed, begun
+        passed, coming = passed - 1, chain([image], coming)
+    return images[passed:] if isinstance(images, Sequence) else coming, passed, begun
 
 
 def _other_images(output: Path, expected: ManifestRow, found: ManifestRow | None) -> UsageError:

@@ -48,7 +48,7 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
     """Open features; their values are mapped, not read.
 
     The `.tsv` beside a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
-    counted from 0 as numpy does. Augmented views are left out: what is asked about is the picture itself.
+    counted from 0 as numpy does. Augmented views are left out: what is asked about is the image itself.
 
     Args:
         sources: `.npy` files.
@@ -89,7 +89,7 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
     """Demand that features are what a head was trained on.
 
     Raises:
-        FormatError: They come from another base, layer, pooling, weights or preprocessing, or have another shape; both are named.
+        FormatError: They come from another backbone, layer, pooling, weights or preprocessing, or have another shape; both are named.
     """
     shape = head.network.shape[1:]
     given = found.values.shape[1:]

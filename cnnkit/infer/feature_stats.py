@@ -1,4 +1,4 @@
-"""Statistics of the columns of features: what a base's channels tell, and which of them tell nothing, or nothing of their own.
+"""Statistics of the columns of features: what a backbone's channels tell, and which of them tell nothing, or nothing of their own.
 
 The rows are gone through once, a block of them at a time: memory depends on the number of columns alone.
 """
@@ -24,7 +24,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ColumnStats:
-    """One column of (N, D), or one channel of (N, C, H, W) over all pictures and places.
+    """One column of (N, D), or one channel of (N, C, H, W) over all images and places.
 
     `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` where all values are the same.
     `duplicate_of` is the first column that holds the very same values; dead columns have none. Where a value is no number, all but

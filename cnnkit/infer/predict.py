@@ -26,7 +26,7 @@ from cnnkit.infer.views import check_test_views, parse_test_views, single_thread
 
 log = logging.getLogger("cnnkit")
 
-#: So many pictures are asked about, those that the answers are least sure of: there networks differ most.
+#: So many images are asked about, those that the predictions are least sure of: there networks differ most.
 _PROVENANCE_IMAGES = 8
 
 #: A probability of another device, or of float16, may differ by so much; those of another network, another temperature or a vote do not
@@ -45,7 +45,7 @@ class PredictionWithLogit(Prediction):
 
 @dataclass(frozen=True, slots=True)
 class ImageOutput:
-    """What became of one picture; `probabilities` is None where it could not be used.
+    """What became of one image; `probabilities` is None where it could not be used.
 
     `probabilities` (classes,) holds what each class gets, `ranking` (classes,) the classes from the best on, `logits` (classes,).
     """
@@ -57,7 +57,7 @@ class ImageOutput:
 
 
 class Predictor:
-    """Networks that answer together, to one view of each picture or to several."""
+    """Networks that prediction together, to one view of each image or to several."""
 
     def __init__(
         self, models: Sequence[str | Path], config: PredictConfig | None = None, *, spec: ModelSpec | None = None
@@ -86,25 +86,25 @@ class Predictor:
 
     @property
     def takes_features(self) -> bool:
-        """Whether one of the networks is a head, which sees no pictures."""
+        """Whether one of the networks is a head, which sees no images."""
         return any(model.preprocess is None for model in self._ensemble.models)
 
-    def pictures(
+    def images(
         self,
-        pictures: Iterable[ImageFile],
+        images: Iterable[ImageFile],
         *,
         batch: int = 32,
         jobs: int | None = None,
         skip: Skip = raise_bad,
         progress: Progress = no_progress,
     ) -> Iterator[ImageOutput]:
-        """Answer for pictures, in their order, as batches are done.
+        """Prediction for images, in their order, as batches are done.
 
         Args:
-            pictures: Looked at as far as one batch before this returns, then read as answers are asked for.
-            batch: Pictures at once, or views of them; fewer where there are fewer.
+            images: Looked at as far as one batch before this returns, then read as predictions are asked for.
+            batch: Images at once, or views of them; fewer where there are fewer.
             jobs: Threads that decode.
-            skip: Called for every picture that cannot be used.
+            skip: Called for every image that cannot be used.
             progress: Called after every batch.
 
         Raises:
@@ -118,10 +118,10 @@ class Predictor:
                 )
         views = 1 if self._views is None else 1 + self._views.copies
         at_once = max(1, batch // views)
-        coming = iter(pictures)
+        coming = iter(images)
         first = list(islice(coming, at_once))
-        total = len(pictures) if isinstance(pictures, Sequence) else len(first) if len(first) < at_once else None
-        return self._pictures(
+        total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
+        return self._images(
             chain(first, coming),
             batch=views * (at_once if self._ensemble.native else _even(at_once, total)),
             jobs=jobs,
@@ -129,19 +129,19 @@ class Predictor:
             progress=lambda done, _: progress(done, total),
         )
 
-    def _pictures(
-        self, pictures: Iterable[ImageFile], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
+    def _images(
+        self, images: Iterable[ImageFile], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
     ) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
-        results = self._ensemble.run(pictures, batch=batch, jobs=jobs, views=self._views, progress=progress)
+        results = self._ensemble.run(images, batch=batch, jobs=jobs, views=self._views, progress=progress)
         with single_threaded_torch(self._views), contextlib.closing(results):
-            for picture, outputs in results:
+            for image, outputs in results:
                 if isinstance(outputs, BadImageError):
-                    skip(picture.path, str(outputs))
-                    yield ImageOutput(picture.path)
+                    skip(image.path, str(outputs))
+                    yield ImageOutput(image.path)
                 else:
                     (values,) = zip(*self._voted(outputs, views), strict=True)
-                    yield _image_output(picture.path, values, skip)
+                    yield _image_output(image.path, values, skip)
 
     def features(
         self,
@@ -151,16 +151,16 @@ class Predictor:
         skip: Skip = raise_bad,
         progress: Progress = no_progress,
     ) -> Iterator[ImageOutput]:
-        """Answer for rows of features, in their order.
+        """Prediction for rows of features, in their order.
 
         Args:
             found: From `feature_input.find`.
             batch: Rows at once.
-            skip: Called for every row whose answer is not a number.
+            skip: Called for every row whose prediction is not a number.
             progress: Called after every batch.
 
         Raises:
-            UsageError: A model takes pictures.
+            UsageError: A model takes images.
             FormatError: The features are not what a model was trained on.
         """
         if self._views is not None:
@@ -189,16 +189,16 @@ class Predictor:
                 filled = np.zeros((size, *values.shape[1:]), dtype=np.float32)
                 filled[: len(values)] = values
                 arrays = [array[: len(paths)] for array in self._ensemble.ask([filled] * len(self._ensemble.models))]
-                for path, *answer in zip(paths, *self._voted(arrays, 1), strict=True):
-                    yield _image_output(path, answer, skip)
+                for path, *prediction in zip(paths, *self._voted(arrays, 1), strict=True):
+                    yield _image_output(path, prediction, skip)
                 done += len(paths)
                 progress(done, total)
 
     def _voted(self, arrays: Sequence[NDArray[np.float32]], views: int) -> list[NDArray[Any]]:
-        """Come to one answer a picture.
+        """Come to one prediction an image.
 
         Args:
-            arrays: As `Ensemble.ask` gives them; the rows of one picture's views stand one behind the other.
+            arrays: As `Ensemble.ask` gives them; the rows of one image's views stand one behind the other.
             views: How many each has.
 
         Returns:
@@ -210,7 +210,7 @@ class Predictor:
 
 
 def _even(batch: int, total: int | None) -> int:
-    """Choose the batch that all get, at most `batch`: 33 pictures go as 17 and 16, not as 32 and 1 with 31 empty places."""
+    """Choose the batch that all get, at most `batch`: 33 images go as 17 and 16, not as 32 and 1 with 31 empty places."""
     if not total:
         return batch
     return -(-total // -(-total // batch))
@@ -224,38 +224,40 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 
 
 def rows(
-    answers: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
+    predictions: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
-    """Write answers as predictions, the best `top` classes of each picture; pictures that were skipped have none.
+    """Write predictions as predictions, the best `top` classes of each image; images that were skipped have none.
 
     Args:
-        answers: From a Predictor.
+        predictions: From a Predictor.
         classes: Its classes.
         top: How many; all where there are fewer.
         min_probability: A row below it keeps its probability, and has `?` for its label.
 
     Yields:
-        Rows of rank 1 to `top`; with a logit where answers carry them.
+        Rows of rank 1 to `top`; with a logit where predictions carry them.
     """
-    for answer in answers:
-        if answer.probabilities is None or answer.ranking is None:
+    for prediction in predictions:
+        if prediction.probabilities is None or prediction.ranking is None:
             continue
-        for rank, place in enumerate(answer.ranking[:top], start=1):
-            probability = _number(answer.probabilities[place])
+        for rank, place in enumerate(prediction.ranking[:top], start=1):
+            probability = _number(prediction.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
-            if answer.logits is None:
-                yield Prediction(answer.path, rank, label, probability)
+            if prediction.logits is None:
+                yield Prediction(prediction.path, rank, label, probability)
             else:
-                yield PredictionWithLogit(answer.path, rank, label, probability, _number(answer.logits[place]))
+                yield PredictionWithLogit(prediction.path, rank, label, probability, _number(prediction.logits[place]))
 
 
-def labels(answers: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0) -> Iterator[str]:
-    """Write one line for every picture: its label, `?` below `min_probability`, nothing for one that was skipped.
+def labels(
+    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0
+) -> Iterator[str]:
+    """Write one line for every image: its label, `?` below `min_probability`, nothing for one that was skipped.
 
-    So line n always belongs to the n-th picture.
+    So line n always belongs to the n-th image.
     """
-    for answer in answers:
-        best = next(rows([answer], classes, min_probability=min_probability), None)
+    for prediction in predictions:
+        best = next(rows([prediction], classes, min_probability=min_probability), None)
         yield "" if best is None else tsv.escape(best.label)
 
 
@@ -264,36 +266,37 @@ def _number(value: np.float32) -> float:
     return float(str(value))
 
 
-def check_provenance(model: Path, answers: MatchedPredictions, *, name: str) -> None:
+def check_provenance(model: Path, predictions: MatchedPredictions, *, name: str) -> None:
     """Demand that a network gives the probabilities that stand in a file.
 
-    A head alone takes features, which the predictions do not name: that it is not checked is said, as where no picture is there any more.
+    A head alone takes features, which the predictions do not name: that it is not checked is said, as where no image is there any more.
 
     Args:
         model: The `.onnx`.
-        answers: With the probability of every class, in the network's order.
+        predictions: With the probability of every class, in the network's order.
         name: Where they come from, for messages.
 
     Raises:
         CnnkitError: It gives others.
     """
     predictor = Predictor([model], PredictConfig(device="cpu"))
-    least = np.argsort(answers.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
+    least = np.argsort(predictions.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
     if predictor.takes_features:
         log.info("%s takes features: not checked that %s is what it predicts", model, name)
         return
-    asked = [ImageFile(answers.paths[row]) for row in least]
+    asked = [ImageFile(predictions.paths[row]) for row in least]
     seen = 0
-    for row, answer in zip(least, predictor.pictures(asked, skip=lambda _path, _reason: None), strict=True):
-        if answer.probabilities is None:
+    for row, prediction in zip(least, predictor.images(asked, skip=lambda _path, _reason: None), strict=True):
+        if prediction.probabilities is None:
             continue
         seen += 1
-        said, known = answer.probabilities, answers.probabilities[row]
+        said, known = prediction.probabilities, predictions.probabilities[row]
         worst = int(np.abs(said - known).argmax())
         if abs(said[worst] - known[worst]) > _PROVENANCE_TOLERANCE:
             raise CnnkitError(
-                f"{name} is not what {model} predicts: {answers.paths[row]} has {answers.classes[worst]} {known[worst]:.4g} there, and the "
-                f"network says {said[worst]:.4g}; predict with cnn-predict -m {model}, without --tta and its like"
+                f"{name} is not what {model} predicts: {predictions.paths[row]} has {predictions.classes[worst]} "
+                f"{known[worst]:.4g} there, and the network says {said[worst]:.4g}; "
+                f"predict with cnn-predict -m {model}, without --tta and its like"
             )
     if not seen:
         log.warning(

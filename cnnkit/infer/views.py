@@ -29,7 +29,7 @@ class ExtractViews:
     """Augmented copies of the prepared squares, 1 to `copies`, behind the plain one, which is 0.
 
     What measures (val, test) has the plain view alone. The copies are those that training with the same augmentation and seed makes of
-    the same picture.
+    the same image.
     """
 
     augmentation: Augmentation
@@ -48,19 +48,19 @@ class ExtractViews:
             return None
         return cls(augment_notation.parse_required(config.augment), config.views, config.seed)
 
-    def of(self, picture: ImageFile) -> range:
-        """Count the views of a picture."""
-        return range(1 if split_names.held_out_split(picture) else self.copies + 1)
+    def of(self, image: ImageFile) -> range:
+        """Count the views of an image."""
+        return range(1 if split_names.held_out_split(image) else self.copies + 1)
 
-    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Make the views of a picture, (size, size, 3) each.
+    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of an image, (size, size, 3) each.
 
         Args:
-            picture: Which one.
+            image: Which one.
             original: The same, decoded.
             preprocess: How it is prepared before it is augmented.
         """
-        _, *copies = self.of(picture)
+        _, *copies = self.of(image)
         square = preprocessing.prepare(original.image, preprocess)
         return [square, *augmented_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
@@ -72,7 +72,7 @@ class ExtractViews:
 def augmented_copies(
     square: NDArray[np.uint8], augmentation: Augmentation, fingerprint: str, copies: Sequence[int], *, seed: int
 ) -> Iterable[NDArray[np.uint8]]:
-    """Make augmented copies of a prepared picture, (height, width, 3) each, by their numbers, in torch."""
+    """Make augmented copies of a prepared image, (height, width, 3) each, by their numbers, in torch."""
     if not copies:
         return []
     # Here, since who makes no copies imports no torch
@@ -85,21 +85,21 @@ def augmented_copies(
     return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
 
-def rows_of(picture: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
-    """Give a picture's rows in features that lie in a folder: one, or one for each of its views."""
-    row = ManifestRow(manifest.seen_from(folder, picture.path), picture.label, picture.split, picture.group)
-    return [row] if views is None else [replace(row, view=view) for view in views.of(picture)]
+def rows_of(image: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
+    """Give an image's rows in features that lie in a folder: one, or one for each of its views."""
+    row = ManifestRow(manifest.seen_from(folder, image.path), image.label, image.split, image.group)
+    return [row] if views is None else [replace(row, view=view) for view in views.of(image)]
 
 
 log = logging.getLogger("cnnkit")
 
-#: How many views a picture has where they are drawn, the plain one among them.
+#: How many views an image has where they are drawn, the plain one among them.
 DEFAULT_VIEWS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class FlipViews:
-    """The picture and all its mirrorings that an augmentation can come to: two or four in all."""
+    """The image and all its mirrorings that an augmentation can come to: two or four in all."""
 
     augmentation: Augmentation
 
@@ -112,31 +112,31 @@ class FlipViews:
 
     @property
     def copies(self) -> int:
-        """Count them, the picture itself left out."""
+        """Count them, the image itself left out."""
         return len(self._draws)
 
-    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Make the views of a picture, (height, width, 3) each."""
+    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of an image, (height, width, 3) each."""
         square = preprocessing.prepare(original.image, preprocess)
         return [square, *(augment.flip_and_crop(square, draw) for draw in self._draws)]
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentViews:
-    """The picture and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number."""
+    """The image and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number."""
 
     augmentation: Augmentation
     copies: int
     seed: int
 
-    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Make the views of a picture, (height, width, 3) each."""
+    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of an image, (height, width, 3) each."""
         square = preprocessing.prepare(original.image, preprocess)
         numbers = range(1, self.copies + 1)
         if not augment.needs_no_resampling(self.augmentation):
             return [square, *augmented_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
         draws = [
-            augment.draw_params(self.augmentation, seed=self.seed, picture=original.fingerprint, copy=number)
+            augment.draw_params(self.augmentation, seed=self.seed, image=original.fingerprint, copy=number)
             for number in numbers
         ]
         return [square, *(augment.flip_and_crop(square, draw) for draw in draws)]
@@ -144,7 +144,7 @@ class AugmentViews:
 
 @dataclass(frozen=True, slots=True)
 class CropViews:
-    """The centre of the resized picture, which is the plain view, and its corners; with `mirrored` also those of its mirroring."""
+    """The centre of the resized image, which is the plain view, and its corners; with `mirrored` also those of its mirroring."""
 
     mirrored: bool
 
@@ -153,8 +153,8 @@ class CropViews:
         """Count them, the centre left out."""
         return 9 if self.mirrored else 4
 
-    def __call__(self, picture: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Make the views of a picture, (height, width, 3) each."""
+    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
+        """Make the views of an image, (height, width, 3) each."""
         return preprocessing.crops(original.image, preprocess, mirrored=self.mirrored)
 
 
@@ -204,16 +204,16 @@ def parse_test_views(
 
 
 def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, native: bool) -> None:
-    """Demand that a model's pictures have such views; say so where crops are all the same.
+    """Demand that a model's images have such views; say so where crops are all the same.
 
     Args:
         views: Which ones.
         preprocess: Of the model.
         name: The model's file, for messages.
-        native: It is shown pictures at their own sizes.
+        native: It is shown images at their own sizes.
 
     Raises:
-        UsageError: Crops are asked for, and the model sees whole pictures.
+        UsageError: Crops are asked for, and the model sees whole images.
     """
     if not isinstance(views, CropViews):
         return

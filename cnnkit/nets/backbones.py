@@ -1,6 +1,6 @@
-"""Convolutional bases: out of a network by name, a notation or a trained model, with their weights, cut at a layer.
+"""Convolutional backbones: out of a network by name, a notation or a trained model, with their weights, cut at a layer.
 
-A base takes normalised pictures (N, 3, H, W) and gives what one of its layers answers: a map (N, C, h, w) or a vector (N, D).
+A backbone takes normalised images (N, 3, H, W) and gives what one of its layers outputs: a map (N, C, h, w) or a vector (N, D).
 """
 
 import functools
@@ -20,7 +20,7 @@ from cnnkit.nets import build, catalogue, notation, subgraph
 
 log = logging.getLogger("cnnkit")
 
-#: The name of a base that is given by notation.
+#: The name of a backbone that is given by notation.
 BY_NOTATION = "layers"
 
 # What torch.fx calls tensors that it met while it made a graph: maxvit computes its position biases there.
@@ -30,7 +30,7 @@ _CONSTANT = "_tensor_constant"
 def pretrained(
     name: str, *, weights: str | Path = "default", layer: str | None = None, pool: Pool = Pool.AVG, seed: int = 0
 ) -> tuple[nn.Module, Backbone, Preprocess]:
-    """Build a base with its weights, cut at a layer. The weights are kept in the cache under their hash.
+    """Build a backbone with its weights, cut at a layer. The weights are kept in the cache under their hash.
 
     Args:
         name: A network's name.
@@ -42,7 +42,7 @@ def pretrained(
         seed: For random values.
 
     Returns:
-        The base in eval mode, (N, 3, H, W) -> map or vector; its record; and how pictures are prepared for it.
+        The backbone in eval mode, (N, 3, H, W) -> map or vector; its record; and how images are prepared for it.
 
     Raises:
         UsageError: No such network or layer.
@@ -57,20 +57,20 @@ def pretrained(
     elif weights != "none":
         state, digest = torch_model.load_state(weights), torch_model.keep_state_file(Path(weights))
     layer = subgraph.find_layer(name, module, layer, size=preprocess.size)
-    base = subgraph.cut(module, layer)
+    backbone = subgraph.cut(module, layer)
     if state is not None:
         source = str(weights) if weights != "default" else f"the default weights of {name}"
-        base = _loaded(module, base, layer, state, source=source)
-    digest = digest or torch_model.keep_state(base.state_dict())
-    return base.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
+        backbone = _loaded(module, backbone, layer, state, source=source)
+    digest = digest or torch_model.keep_state(backbone.state_dict())
+    return backbone.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
 
 
 def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> tuple[nn.Module, Backbone]:
-    """Build a base to be trained from its seeded random values: all of the network before its pooling and classifier.
+    """Build a backbone to be trained from its seeded random values: all of the network before its pooling and classifier.
 
     Args:
         name: A network's name.
-        size: Side of the pictures, in pixels, to which a network is made that takes one size alone.
+        size: Side of the images, in pixels, to which a network is made that takes one size alone.
         pool: What is done to the map afterwards; only recorded here.
         seed: For the values.
 
@@ -80,7 +80,7 @@ def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> 
     name = catalogue.canonical(name)
     module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
     module.eval()
-    # At the network's own size: of small pictures nothing spatial is left long before the last layer
+    # At the network's own size: of small images nothing spatial is left long before the last layer
     own = size if name.startswith("vit_") else preprocess.size
     layer = subgraph.find_layer(name, module, None, size=own)
     return subgraph.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
@@ -97,10 +97,10 @@ def by_notation(
     seed: int = 0,
     initializer: Initializer = Initializer.HE,
 ) -> tuple[nn.Module, Backbone, Preprocess]:
-    """Build a base from the layer notation, with seeded random weights or those of a file.
+    """Build a backbone from the layer notation, with seeded random weights or those of a file.
 
-    Args and Returns as `pretrained`; `size` is the side of the pictures, in pixels, to which they are squashed, and of a grey one
-    the base takes (N, 1, H, W).
+    Args and Returns as `pretrained`; `size` is the side of the images, in pixels, to which they are squashed, and of a grey one
+    the backbone takes (N, 1, H, W).
     """
     if weights == "default":
         log.info("random weights, by seed %d", seed)
@@ -114,20 +114,24 @@ def by_notation(
     chain = build.build(layers, channels=preprocess.channels, height=size, width=size)
     build.initialise(chain, initializer, generator=torch.Generator().manual_seed(seed))
     layer = layer or layers[-1].name
-    base = chain.upto(layer).eval()
+    backbone = chain.upto(layer).eval()
     if weights == "none":
-        digest = torch_model.keep_state(base.state_dict())
+        digest = torch_model.keep_state(backbone.state_dict())
     else:
-        load_into(base, torch_model.load_state(weights), source=str(weights))
+        load_into(backbone, torch_model.load_state(weights), source=str(weights))
         digest = torch_model.keep_state_file(Path(weights))
     written = ", ".join(item.text for item in layers)
-    return base, Backbone(name=BY_NOTATION, layer=layer, pool=pool, weights_sha256=digest, notation=written), preprocess
+    return (
+        backbone,
+        Backbone(name=BY_NOTATION, layer=layer, pool=pool, weights_sha256=digest, notation=written),
+        preprocess,
+    )
 
 
 def from_model(
     model: torch_model.TorchModel, *, name: str, layer: str | None = None, pool: Pool | None = None
 ) -> tuple[nn.Module, Backbone, Preprocess]:
-    """Take the base out of a trained model, with the weights that it has there.
+    """Take the backbone out of a trained model, with the weights that it has there.
 
     Args:
         model: A model file's content.
@@ -147,20 +151,20 @@ def from_model(
         size = header.preprocess.size
         whole = _whole(header.backbone, size=size)
         backbone = replace(backbone, layer=subgraph.find_layer(header.backbone.name, whole, layer, size=size))
-    base = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey).eval()
-    load_into(base, state, source=name)
+    extractor = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey).eval()
+    load_into(extractor, state, source=name)
     digest = backbone.weights_sha256
     if digest is None or cache.find_weights(digest) is None:  # a head on these features needs the weights again
-        digest = torch_model.keep_state(base.state_dict())
-    return base, replace(backbone, weights_sha256=digest), header.preprocess
+        digest = torch_model.keep_state(extractor.state_dict())
+    return extractor, replace(backbone, weights_sha256=digest), header.preprocess
 
 
 def skeleton(backbone: Backbone, *, size: int, grey: bool = False) -> nn.Module:
-    """Build the base that a record describes, with values that do not matter: its weights come from a file.
+    """Build the backbone that a record describes, with values that do not matter: its weights come from a file.
 
     Args:
         backbone: From a Header.
-        size: The side of its pictures, in pixels.
+        size: The side of its images, in pixels.
         grey: Whether it takes one channel in place of three.
 
     Raises:
@@ -176,12 +180,12 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False) -> nn.Module:
 
 
 def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False) -> nn.Module:
-    """Build the base that a record describes, with its weights from a file, in eval mode.
+    """Build the backbone that a record describes, with its weights from a file, in eval mode.
 
     Args:
         backbone: From a Header.
         weights: A state_dict that has them.
-        size: The side of its pictures, in pixels.
+        size: The side of its images, in pixels.
         grey: As `skeleton`.
 
     Raises:
@@ -190,33 +194,35 @@ def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False)
     """
     state = torch_model.load_state(weights)
     if backbone.notation is not None or grey:
-        base = skeleton(backbone, size=size, grey=grey)
-        load_into(base, state, source=str(weights))
-        return base.eval()
+        extractor = skeleton(backbone, size=size, grey=grey)
+        load_into(extractor, state, source=str(weights))
+        return extractor.eval()
     module = _whole(backbone, size=size)
     return _loaded(module, subgraph.cut(module, backbone.layer), backbone.layer, state, source=str(weights)).eval()
 
 
 def _whole(backbone: Backbone, *, size: int) -> nn.Module:
-    """Build the network that a base was cut from, in eval mode, with values that do not matter."""
+    """Build the network that a backbone was cut from, in eval mode, with values that do not matter."""
     name = catalogue.canonical(backbone.name)
     return catalogue.seeded(0, functools.partial(catalogue.network, name, size=size))[0].eval()
 
 
-def _loaded(module: nn.Module, base: nn.Module, layer: str, state: Mapping[str, Tensor], *, source: str) -> nn.Module:
-    load_into(base, state, source=source)
-    if any(key.startswith(_CONSTANT) for key in base.state_dict()):
+def _loaded(
+    module: nn.Module, backbone: nn.Module, layer: str, state: Mapping[str, Tensor], *, source: str
+) -> nn.Module:
+    load_into(backbone, state, source=source)
+    if any(key.startswith(_CONSTANT) for key in backbone.state_dict()):
         return subgraph.cut(module, layer)  # anew: what was computed from the weights while the graph was made
-    return base
+    return backbone
 
 
-def load_into(base: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load what a base needs from a state_dict that may hold more, such as the original classifier.
+def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load what a backbone needs from a state_dict that may hold more, such as the original classifier.
 
     Raises:
         FormatError: A tensor is missing or has another shape; the message names the first one.
     """
-    wanted = {key: tensor for key, tensor in base.state_dict().items() if not key.startswith(_CONSTANT)}
+    wanted = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith(_CONSTANT)}
     for key, tensor in wanted.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
@@ -228,4 +234,4 @@ def load_into(base: nn.Module, state: Mapping[str, Tensor], *, source: str) -> N
             raise FormatError(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, the network wants {tuple(tensor.shape)}"
             )
-    base.load_state_dict({key: state.get(key, tensor) for key, tensor in base.state_dict().items()})
+    backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})

@@ -57,7 +57,7 @@ class SamePad(nn.Module):
 
 
 class SameAvgPool(nn.Module):
-    """The mean of what each window sees of the picture; padding does not count, as in Keras."""
+    """The mean of what each window sees of the image; padding does not count, as in Keras."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SameAvgPool(nn.Module):
         self.pool = nn.AvgPool2d(layer.kernel, layer.stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Divide the sum of every window by its share inside the picture."""
+        """Divide the sum of every window by its share inside the image."""
         inside = self.pool(self.pad(torch.ones_like(maps[:1, :1])))
         return self.pool(self.pad(maps)) / inside  # type: ignore[no-any-return] # modules return Any
 

@@ -62,16 +62,16 @@ def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preproces
 
     Args:
         name: As `canonical` gives it. Random values come from torch's global generator: see `seeded`.
-        size: The side of its pictures in pixels, for the networks that are made for one size alone.
+        size: The side of its images in pixels, for the networks that are made for one size alone.
 
     Returns:
-        The network with its 1,000 ImageNet classes, and how pictures are prepared for its first published weights.
+        The network with its 1,000 ImageNet classes, and how images are prepared for its first published weights.
     """
     if name.startswith("timm:"):
         return _timm_network(name)
     preprocess = _torchvision_preprocess(_published(name, "none"))
     settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
-    if name.startswith("vit_"):  # its embedding of positions has the picture's size
+    if name.startswith("vit_"):  # its embedding of positions has the image's size
         settings["image_size"] = size or preprocess.size
     return torchvision.models.get_model(name, weights=None, **settings), preprocess
 
@@ -92,7 +92,7 @@ def network_for(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module
         seed: For the values.
 
     Returns:
-        The network, and how pictures are prepared for those weights.
+        The network, and how images are prepared for those weights.
     """
     published = published_preprocess(name, weights)
     size = published.size if published else None
@@ -111,12 +111,12 @@ def for_dims(name: str) -> tuple[nn.Module, Preprocess]:
 
 
 def published_preprocess(name: str, weights: str | Path) -> Preprocess | None:
-    """Say how pictures are prepared for weights of torchvision's: "default", or a file under a published name; None for timm."""
+    """Say how images are prepared for weights of torchvision's: "default", or a file under a published name; None for timm."""
     return None if name.startswith("timm:") else _torchvision_preprocess(_published(name, weights))
 
 
 def preprocess_of(name: str) -> Preprocess:
-    """Say how pictures are prepared for a network's first published weights.
+    """Say how images are prepared for a network's first published weights.
 
     Raises:
         UsageError: There is no such network.

@@ -1,4 +1,4 @@
-"""The one network that every tool trains and exports: normalise -> base -> pool -> head."""
+"""The one network that every tool trains and exports: normalise -> backbone -> pool -> head."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 
 class Normalise(nn.Module):
-    """From pictures as files have them, uint8 (N, H, W, 3), to what a base takes, float (N, 3, H, W), or grey (N, 1, H, W)."""
+    """From images as files have them, uint8 (N, H, W, 3), to what a backbone takes, float (N, 3, H, W), or grey (N, 1, H, W)."""
 
     scale: Tensor
     shift: Tensor
@@ -38,7 +38,7 @@ class Normalise(nn.Module):
 
 
 class Pooling(nn.Module):
-    """What becomes of the base's map: (N, C, H, W) -> (N, C), (N, C*H*W) or itself. Vectors pass."""
+    """What becomes of the backbone's map: (N, C, H, W) -> (N, C), (N, C*H*W) or itself. Vectors pass."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
@@ -54,36 +54,36 @@ class Pooling(nn.Module):
 
 
 class Extractor(nn.Module):
-    """normalise -> base -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
+    """normalise -> backbone -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
 
-    def __init__(self, base: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
+    def __init__(self, backbone: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
         self.normalise = Normalise(preprocess)
-        self.base = base
+        self.base = backbone
         self.pool = Pooling(pool)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the features of pictures."""
+        """Compute the features of images."""
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
 
 class Classifier(nn.Module):
     """A whole network: `forward` gives logits (N, classes), or (N, 1) where a single sigmoid decides between two classes."""
 
-    def __init__(self, base: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
+    def __init__(self, backbone: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.normalise = Normalise(preprocess)
-        self.base = base
+        self.base = backbone
         self.pool = Pooling(pool)
         self.head = head
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees of uint8 pictures (N, H, W, 3)."""
+        """What the head sees of uint8 images (N, H, W, 3)."""
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of uint8 pictures (N, H, W, 3)."""
+        """Compute the logits of uint8 images (N, H, W, 3)."""
         return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any
 
 
@@ -116,7 +116,7 @@ def build_head(text: str, shape: tuple[int, ...]) -> build.Network:
 
     Args:
         text: The whole head, the last dense layer included.
-        shape: Of one picture's features: (D,) or (C, H, W).
+        shape: Of one image's features: (D,) or (C, H, W).
 
     Raises:
         UsageError: A layer does not fit what comes in.
@@ -127,7 +127,7 @@ def build_head(text: str, shape: tuple[int, ...]) -> build.Network:
 
 
 def feature_shape(extractor: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
-    """Find the shape of one picture's features by looking at an empty picture."""
+    """Find the shape of one image's features by looking at an empty image."""
     size = preprocess.size
     with torch.no_grad():
         return tuple(extractor(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:])
@@ -137,7 +137,7 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     """Build the network that a model file describes, with its weights, in eval mode.
 
     Args:
-        header: Of the file; it names base, layer, pool, preprocessing and head.
+        header: Of the file; it names backbone, layer, pool, preprocessing and head.
         state: Its state_dict.
         name: The file, for messages.
 
@@ -147,10 +147,10 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     if header.backbone is None or header.preprocess is None or header.head is None:
         raise FormatError(f"{name}: its header lacks backbone, preprocess or head")
     preprocess, pool = header.preprocess, header.backbone.pool
-    base = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey).eval()
-    extractor = Extractor(base, preprocess=preprocess, pool=pool).eval()
+    backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey).eval()
+    extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
     head = build_head(header.head, feature_shape(extractor, preprocess))
-    classifier = Classifier(base, head, preprocess=preprocess, pool=pool)
+    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool)
     try:
         classifier.load_state_dict(dict(state))
     except RuntimeError as error:

@@ -86,12 +86,12 @@ def remove_last_stride(layered: LayerGraph, layer: GraphLayer) -> tuple[LayerGra
         )
     (stride,) = factor
     changed = fx.GraphModule(layered.module, graph)
-    behind = _reached(last, lambda node: node.users)
+    after = _reached(last, lambda node: node.users)
     replaced: dict[str, nn.Module] = {}
     for node in graph.nodes:
         if node in last:
             replaced[str(node.target)] = UnstridedConv(layered.module.get_submodule(str(node.target)), stride)
-        elif node in behind and (other := _dilated(layered, node, stride)) is not None:
+        elif node in after and (other := _dilated(layered, node, stride)) is not None:
             replaced[str(node.target)] = other
     for path, module in replaced.items():
         above, _, name = path.rpartition(".")
@@ -115,7 +115,7 @@ class UnstridedConv(nn.Module):
         self.module, self.stride = module, stride
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Compute what lies between the old answers as well; what is missing at the lower and right edge is padded."""
+        """Compute what lies between the old outputs as well; what is missing at the lower and right edge is padded."""
         module = self.module
         (above, left), (kernel_y, kernel_x), (dilation_y, dilation_x) = (
             _pair(getattr(module, name, 1)) for name in ("padding", "kernel_size", "dilation")
@@ -209,7 +209,7 @@ def _stride(module: fx.GraphModule, node: fx.Node) -> int:
 
 
 def _scales(module: fx.GraphModule) -> dict[fx.Node, int]:
-    """Give for every node how many pixels of the picture lie between two of its places, as far as modules tell."""
+    """Give for every node how many pixels of the image lie between two of its places, as far as modules tell."""
     scales: dict[fx.Node, int] = {}
     for node in module.graph.nodes:
         scales[node] = max((scales[given] for given in node.all_input_nodes), default=1) * _stride(module, node)

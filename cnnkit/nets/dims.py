@@ -1,4 +1,4 @@
-"""The arithmetic of a window that slides along one side of a picture."""
+"""The arithmetic of a window that slides along one side of an image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +119,7 @@ class DimsRow:
     """One layer, measured.
 
     `height` and `width` are None where the output is a vector of `channels` values. `receptive_field` and `stride` are a
-    number where both sides agree, else "HxW"; None where there is no picture to look at, or only one output to step from.
+    number where both sides agree, else "HxW"; None where there is no image to look at, or only one output to step from.
     """
 
     layer: str
@@ -136,13 +136,13 @@ class DimsRow:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The output of one picture, (height, width, channels) or (units,)."""
+        """The output of one image, (height, width, channels) or (units,)."""
         return tuple(side for side in (self.height, self.width, self.channels) if side is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What stands between two layers: a map or a vector of values, and how it looks at the picture.
+    """What stands between two layers: a map or a vector of values, and how it looks at the image.
 
     `size` is (height, width), None for a vector. `field` and `step` are receptive field and stride along (height, width).
     """
@@ -169,7 +169,7 @@ def measure(
         height: Rows of the first layer's input; None, as `width`, where that input is a vector.
         width: Columns of it.
         channels: Channels of it, or the vector's length.
-        batch: Pictures at once.
+        batch: Images at once.
         bytes_per_value: Bytes for one value of a layer's output.
 
     Returns:
@@ -183,7 +183,7 @@ def measure(
 
 
 def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
-    """Measure a chain that stands behind something; `bytes_per_value` is for one value of all pictures at once."""
+    """Measure a chain that stands behind something; `bytes_per_value` is for one value of all images at once."""
     return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
 
 
@@ -201,7 +201,7 @@ def total(rows: Sequence[DimsRow]) -> DimsRow:
 
 
 def start(*, height: int | None, width: int | None, channels: int) -> Volume:
-    """Say what a chain starts from: a picture, or a vector where there is neither height nor width.
+    """Say what a chain starts from: an image, or a vector where there is neither height nor width.
 
     Raises:
         UsageError: A side or the number of channels is zero or less.
@@ -214,7 +214,7 @@ def start(*, height: int | None, width: int | None, channels: int) -> Volume:
     return Volume((height, width), channels, (1, 1), (1, 1))
 
 
-def behind(row: DimsRow) -> Volume:
+def after(row: DimsRow) -> Volume:
     """Say what a layer gives to the one behind it."""
     size = None if row.height is None or row.width is None else (row.height, row.width)
     return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride))

@@ -23,7 +23,7 @@ def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per
     Args:
         given: What the chain starts from: `dims.start` or `dims.behind`.
         layers: The chain.
-        batch: Pictures at once.
+        batch: Images at once.
         bytes_per_value: Bytes for one value of a layer's output.
 
     Yields:
@@ -234,7 +234,7 @@ def _number(value: int | str | None) -> int | str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimsStage:
-    """Layers, what they start from, and the rows of the stages before; bytes are for one value of all pictures at once."""
+    """Layers, what they start from, and the rows of the stages before; bytes are for one value of all images at once."""
 
     layers: tuple[Layer, ...]
     start: Volume
@@ -246,7 +246,7 @@ class DimsStage:
         return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
 
     def formulas(self, *, batch: int = 1) -> Iterator[str]:
-        """Write out the arithmetic of this stage's own layers, for so many pictures at once."""
+        """Write out the arithmetic of this stage's own layers, for so many images at once."""
         return explain(self.start, self.layers, batch=batch, bytes_per_value=self.bytes_per_value // batch)
 
 
@@ -279,7 +279,7 @@ def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int 
     made_for = min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
     scale = bytes_per_value or made_for
     before = tuple(replace(row, activation_bytes=row.activation_bytes * scale // made_for) for row in rows)
-    return DimsStage(layers=_layers(text, before), start=dims.behind(rows[-1]), before=before, bytes_per_value=scale)
+    return DimsStage(layers=_layers(text, before), start=dims.after(rows[-1]), before=before, bytes_per_value=scale)
 
 
 def size(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Freezing: which layers of a base are trained, and the base in two where training begins, so that the rest can run once.
+"""Freezing: which layers of a backbone are trained, and the backbone in two where training begins, so that the rest can run once.
 
 A layer here is a module that has parameters of its own, batch norm included, as Keras counts layers with weights; layers stand
 in the order in which they run for the first time.
@@ -26,7 +26,7 @@ _NORMS = (
 
 
 class PartlyFrozen(nn.Module):
-    """A part of a base in which what is frozen stays in eval mode, whatever mode the part is put into."""
+    """A part of a backbone in which what is frozen stays in eval mode, whatever mode the part is put into."""
 
     def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class PartlyFrozen(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenSplit:
-    """A base in two, of which `upper(lower(x))` is what the base gives; both share its modules and parameters.
+    """A backbone in two, of which `upper(lower(x))` is what the backbone gives; both share its modules and parameters.
 
     Attributes:
         lower: (N, 3, H, W) -> the tensor at the boundary; frozen. The identity where nothing below is frozen.
-        upper: The tensor at the boundary -> what the base gives; trained, frozen layers at its start aside. The identity where
+        upper: The tensor at the boundary -> what the backbone gives; trained, frozen layers at its start aside. The identity where
             nothing is trained.
         boundary: By which name `cutting.cut`, or `upto` of a network by notation, gives `lower`; None where that is the identity.
         trained: The layers that are trained, as `find` gives them.
@@ -77,18 +77,18 @@ class _Step:
     module: nn.Module | None = None
 
 
-def _steps(base: nn.Module, *, training: bool = False) -> Iterator[_Step]:
+def _steps(backbone: nn.Module, *, training: bool = False) -> Iterator[_Step]:
     """List what runs, in order."""
-    if isinstance(base, Network):
-        for place, (name, module) in enumerate(base.named_children()):
+    if isinstance(backbone, Network):
+        for place, (name, module) in enumerate(backbone.named_children()):
             yield from _inside(place, name, module)
         return
-    for place, node in enumerate(_graph(base, training=training).nodes):
+    for place, node in enumerate(_graph(backbone, training=training).nodes):
         if node.op == "call_module":
-            yield from _inside(place, node.target, base.get_submodule(node.target))
+            yield from _inside(place, node.target, backbone.get_submodule(node.target))
         elif node.op == "get_attr":
             owner, _, name = node.target.rpartition(".")
-            if isinstance(getattr(base.get_submodule(owner), name), nn.Parameter):
+            if isinstance(getattr(backbone.get_submodule(owner), name), nn.Parameter):
                 yield _Step(place, owner or name, (node.target,))
 
 
@@ -99,29 +99,29 @@ def _inside(place: int, name: str, module: nn.Module) -> Iterator[_Step]:
         yield _Step(place, inner, own, part)
 
 
-def _graph(base: nn.Module, *, training: bool) -> fx.Graph:
-    assert isinstance(base, DualGraphModule), "a base is cut from a network, or a chain by notation"
-    graph: fx.Graph = base.train_graph if training else base.eval_graph
+def _graph(backbone: nn.Module, *, training: bool) -> fx.Graph:
+    assert isinstance(backbone, DualGraphModule), "a base is cut from a network, or a chain by notation"
+    graph: fx.Graph = backbone.train_graph if training else backbone.eval_graph
     return graph
 
 
-def layers(base: nn.Module) -> tuple[str, ...]:
-    """List the layers of a base in the order in which they run.
+def layers(backbone: nn.Module) -> tuple[str, ...]:
+    """List the layers of a backbone in the order in which they run.
 
     Args:
-        base: From `cutting.cut`, or by notation.
+        backbone: From `cutting.cut`, or by notation.
     """
-    return tuple(dict.fromkeys(step.name for step in _steps(base) if step.parameters))
+    return tuple(dict.fromkeys(step.name for step in _steps(backbone) if step.parameters))
 
 
-def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
+def find(backbone: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
     """Find the layers that are trained: from one on, the last so many, all or none.
 
     Args:
-        base: As `layers`.
+        backbone: As `layers`.
         unfreeze: A module's name, where training begins ("features.14", "layer4"; "conv3" in a notation), or Keras' name of a
             layer or block of a VGG ("block5_conv1", "block5"); how many layers, counted from the last; "all" or "none".
-        network: The base's name, for Keras' names and for messages.
+        network: The backbone's name, for Keras' names and for messages.
 
     Returns:
         Their names in the order in which they run: the last ones of `layers`.
@@ -129,7 +129,7 @@ def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
     Raises:
         UsageError: There is no such module, there are not so many layers, or none from that module on.
     """
-    known = layers(base)
+    known = layers(backbone)
     if unfreeze == Unfreeze.NONE:
         return ()
     if not known:
@@ -144,8 +144,8 @@ def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
                 f"--unfreeze {unfreeze}: the base of {network} has {len(known)} layers with weights; give fewer, or all"
             )
         return known[len(known) - int(unfreeze) :]
-    steps = list(_steps(base))
-    start = _start(base, steps, unfreeze, network)
+    steps = list(_steps(backbone))
+    start = _start(backbone, steps, unfreeze, network)
     before = {step.name for step in steps[:start]}
     found = tuple(layer for layer in known if layer not in before)
     if not found:
@@ -153,9 +153,9 @@ def find(base: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
     return found
 
 
-def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> int:
+def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str) -> int:
     """Find the step with which a module begins."""
-    ends = base.ends if isinstance(base, Network) else {}
+    ends = backbone.ends if isinstance(backbone, Network) else {}
     if name in ends:
         before = max((end for end in ends.values() if end < ends[name]), default=-1)
         return next(index for index, step in enumerate(steps) if step.place > before)
@@ -170,9 +170,9 @@ def _start(base: nn.Module, steps: Sequence[_Step], name: str, network: str) -> 
         if step.name == name or step.name.startswith(f"{name}."):
             return index
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
-    names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in base.named_modules() if known)]
+    names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in backbone.named_modules() if known)]
     near = difflib.get_close_matches(name, names, n=3)
-    proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(base))}"
+    proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(backbone))}"
     raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")
 
 
@@ -180,32 +180,32 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else ", ".join([*names[:3], "...", *names[-3:]])
 
 
-def split(base: nn.Module, trained: Sequence[str]) -> FrozenSplit:
-    """Split a base where training begins, and mark which of its parameters are trained.
+def split(backbone: nn.Module, trained: Sequence[str]) -> FrozenSplit:
+    """Split a backbone where training begins, and mark which of its parameters are trained.
 
     The boundary is the last place before the first trained layer at which one tensor alone is on its way, so that no residual
     block is cut through. Layers between the boundary and the first trained one are frozen parts of `upper`.
 
     Args:
-        base: As `layers`. Its parameters' `requires_grad` is set, and it ends in eval mode. Move it to its device before.
+        backbone: As `layers`. Its parameters' `requires_grad` is set, and it ends in eval mode. Move it to its device before.
         trained: From `find`.
 
     Returns:
         Both parts, in eval mode. Train `upper` and not `base`, whose own `train()` knows nothing of what is frozen.
     """
-    known, trained = layers(base), tuple(trained)
+    known, trained = layers(backbone), tuple(trained)
     assert trained == known[len(known) - len(trained) :], "what is trained goes from some layer to the end"
-    steps = list(_steps(base))
+    steps = list(_steps(backbone))
     chosen = {parameter for step in steps if step.name in trained for parameter in step.parameters}
-    for name, parameter in base.named_parameters():
+    for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name in chosen)
     lower: nn.Module = nn.Identity()
-    upper, boundary, frozen = base, None, []
+    upper, boundary, frozen = backbone, None, []
     if not trained:
-        lower, upper, boundary = base, nn.Identity(), _end(base)
+        lower, upper, boundary = backbone, nn.Identity(), _end(backbone)
     elif trained != known:
         lower, upper, boundary = (
-            _split_chain(base, trained) if isinstance(base, Network) else _split_graph(base, trained)
+            _split_chain(backbone, trained) if isinstance(backbone, Network) else _split_graph(backbone, trained)
         )
         frozen = _frozen(steps, trained, set(upper.modules()))
     return FrozenSplit(
@@ -227,46 +227,46 @@ def _frozen(steps: Sequence[_Step], trained: Sequence[str], among: Set[nn.Module
     ]
 
 
-def _first(base: nn.Module, trained: Sequence[str], *, training: bool = False) -> int:
+def _first(backbone: nn.Module, trained: Sequence[str], *, training: bool = False) -> int:
     """Find the place at which the first trained layer runs."""
-    return min(step.place for step in _steps(base, training=training) if step.parameters and step.name in trained)
+    return min(step.place for step in _steps(backbone, training=training) if step.parameters and step.name in trained)
 
 
-def _end(base: nn.Module) -> str:
-    """Name the layer that a base ends with."""
-    if isinstance(base, Network):
-        return list(base.ends)[-1]
-    name: str = next(node for node in _graph(base, training=False).nodes if node.op == "output").meta["layer"]
+def _end(backbone: nn.Module) -> str:
+    """Name the layer that a backbone ends with."""
+    if isinstance(backbone, Network):
+        return list(backbone.ends)[-1]
+    name: str = next(node for node in _graph(backbone, training=False).nodes if node.op == "output").meta["layer"]
     return name
 
 
-def _split_chain(base: Network, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
-    before = [layer for layer, end in base.ends.items() if end < _first(base, trained)]
+def _split_chain(backbone: Network, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
+    before = [layer for layer, end in backbone.ends.items() if end < _first(backbone, trained)]
     if not before:
-        return nn.Identity(), base, None
+        return nn.Identity(), backbone, None
     upper = nn.Sequential()
-    for index, (name, module) in enumerate(base.named_children()):
-        if index > base.ends[before[-1]]:
+    for index, (name, module) in enumerate(backbone.named_children()):
+        if index > backbone.ends[before[-1]]:
             upper.add_module(name, module)
-    return base.upto(before[-1]), upper, before[-1]
+    return backbone.upto(before[-1]), upper, before[-1]
 
 
-def _split_graph(base: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
+def _split_graph(backbone: nn.Module, trained: Sequence[str]) -> tuple[nn.Module, nn.Module, str | None]:
     places = [
-        subgraph.cut_points(_graph(base, training=training), _first(base, trained, training=training))
+        subgraph.cut_points(_graph(backbone, training=training), _first(backbone, trained, training=training))
         for training in (True, False)
     ]
     both = [name for name in places[1] if name in places[0]]
     if not both:
-        return nn.Identity(), base, None
+        return nn.Identity(), backbone, None
     train_node, eval_node = (nodes[both[-1]] for nodes in places)
     upper = DualGraphModule(
-        base, subgraph.extract(train_node, behind=True), subgraph.extract(eval_node, behind=True), "Upper"
+        backbone, subgraph.extract(train_node, after=True), subgraph.extract(eval_node, after=True), "Upper"
     )
-    return fx.GraphModule(base, subgraph.extract(eval_node, behind=False), "Lower"), upper, both[-1]
+    return fx.GraphModule(backbone, subgraph.extract(eval_node, after=False), "Lower"), upper, both[-1]
 
 
-def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Group the parameters that are trained by depth, so that lower layers can learn at lower rates.
 
     A group is a block, the prefix of the module's name through its first number ("features.17", "conv3"), or through the second where
@@ -274,7 +274,7 @@ def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ..
     belongs to the one before it.
 
     Args:
-        base: As `layers`.
+        backbone: As `layers`.
         trained: From `find`.
 
     Returns:
@@ -282,8 +282,8 @@ def depth_groups(base: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ..
     """
     groups: dict[str, list[str]] = {}
     norms_only: dict[str, bool] = {}
-    modules = dict(base.named_modules())
-    for step in _steps(base):
+    modules = dict(backbone.named_modules())
+    for step in _steps(backbone):
         if step.parameters and step.name in trained:
             block = _block(modules, step.name)
             known = groups.setdefault(block, [])

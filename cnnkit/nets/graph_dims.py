@@ -2,7 +2,7 @@
 
 What is counted, and how receptive fields go through branches, is as in `module_dims`. A layer is named by the module that its
 weights come from, where the file still says so, else by its node. Constants before the first layer with weights normalise
-the picture and are no parameters.
+the image and are no parameters.
 """
 
 import itertools
@@ -65,26 +65,26 @@ def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_val
 
     Args:
         path: A file `.onnx`.
-        size: Height, width and channels of the pictures, for what the file leaves open.
-        bytes_per_value: Bytes for one value of all pictures at once.
+        size: Height, width and channels of the images, for what the file leaves open.
+        bytes_per_value: Bytes for one value of all images at once.
 
     Returns:
-        One row for every node that computes on the picture, in the order of the graph.
+        One row for every node that computes on the image, in the order of the graph.
 
     Raises:
         FormatError: The file is no ONNX network, keeps weights in other files, or leaves shapes open that are needed.
-        UsageError: The network takes pictures of another size.
+        UsageError: The network takes images of another size.
         OSError: It cannot be read.
     """
     graph = onnx_model.parse(onnx_model.load(path).content, name=path).graph
-    look, pictures = _fixed_input(graph, path, size)
+    look, images = _fixed_input(graph, path, size)
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
     shapes = _inferred(graph)
-    return tuple(_rows(graph, path, look, shapes, weights, pictures=pictures, bytes_per_value=bytes_per_value))
+    return tuple(_rows(graph, path, look, shapes, weights, images=images, bytes_per_value=bytes_per_value))
 
 
 def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tuple[ReceptiveField, int]:
-    """Fill in, in place, what the input leaves open; give how it looks at itself, and its pictures at once."""
+    """Fill in, in place, what the input leaves open; give how it looks at itself, and its images at once."""
     stored = {tensor.name for tensor in graph.initializer}
     value = next((value for value in graph.input if value.name not in stored), None)
     sides = value.type.tensor_type.shape.dim if value else []
@@ -133,12 +133,12 @@ def _rows(
     shapes: Mapping[str, Shape],
     weights: set[str],
     *,
-    pictures: int,
+    images: int,
     bytes_per_value: int,
 ) -> Iterator[DimsRow]:
     """Go along the graph, whose nodes stand in the order in which they run."""
     looks = {next(value.name for value in graph.input if value.name not in weights): look}
-    stored = {name: {name} for name in weights}  # which weights a value is made of, for values that are no picture
+    stored = {name: {name} for name in weights}  # which weights a value is made of, for values that are no image
     counted: set[str] = set()
     for node in graph.node:
         inputs = [name for name in node.input if name in looks]
@@ -169,10 +169,10 @@ def _rows(
             width=width,
             channels=channels,
             params=sum(math.prod(shapes[name]) for name in own),
-            macs=_macs(node, made, shapes) // pictures,
+            macs=_macs(node, made, shapes) // images,
             receptive_field=shown(found.field),
             stride=shown(found.step),
-            activation_bytes=math.prod(made) // pictures * bytes_per_value,
+            activation_bytes=math.prod(made) // images * bytes_per_value,
             dropped=unread(windows, (given[2], given[3]), (made[2], made[3])) if windows and slides else 0,
         )
 
@@ -206,7 +206,7 @@ def _windows(node: NodeProto, size: tuple[int, int], shapes: Mapping[str, Shape]
 
 
 def _macs(node: NodeProto, made: Shape, shapes: Mapping[str, Shape]) -> int:
-    """Count the multiply-accumulates for all pictures."""
+    """Count the multiply-accumulates for all images."""
     match node.op_type:
         case "Conv":
             return math.prod(made) * math.prod(shapes[node.input[1]][1:])  # (F, C / groups, kh, kw)
@@ -225,7 +225,7 @@ def _kind(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
 
 
 def name_of(node: NodeProto) -> str:
-    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a base."""
+    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a backbone."""
     weights = [name.removesuffix(".weight") for name in node.input if name.endswith(".weight")]
     weights = [name.removeprefix("classifier.").removeprefix("base.") for name in weights]
     return weights[0] if weights else node.name or node.output[0]

@@ -1,4 +1,4 @@
-"""A whole network as one graph, from pictures to logits, whose layers can be looked at by name."""
+"""A whole network as one graph, from images to logits, whose layers can be looked at by name."""
 
 import difflib
 import re
@@ -18,8 +18,8 @@ from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
 from cnnkit.nets.classifier import Classifier, Normalise
 
 # What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
-_BEHIND = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
-#: Functions that change every value by itself: what a layer answers includes them.
+_AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
+#: Functions that change every value by itself: what a layer outputs includes them.
 _ELEMENTWISE = frozenset(
     {
         *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
@@ -39,7 +39,7 @@ class GraphLayer:
     Attributes:
         name: As the user calls it.
         node: Of the graph.
-        shape: Of one picture's answer: (C, h, w), or (D,) and whatever else comes.
+        shape: Of one image's output: (C, h, w), or (D,) and whatever else comes.
     """
 
     name: str
@@ -48,7 +48,7 @@ class GraphLayer:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether it answers with a map."""
+        """Whether it outputs with a map."""
         return len(self.shape) == 3
 
 
@@ -57,11 +57,11 @@ class LayerGraph:
 
     Attributes:
         name: For messages.
-        preprocess: How pictures are prepared for it.
+        preprocess: How images are prepared for it.
         normalise: uint8 or float (N, H, W, 3), 0 to 255 -> (N, C, H, W).
         module: What that gives -> logits (N, classes), or (N, 1) of a single sigmoid.
         aliases: Other names of layers, such as Keras', with the paths that they mean.
-        shapes: Of what every node answers for one picture: (C, h, w), also of networks that keep channels last, or (D,).
+        shapes: Of what every node outputs for one image: (C, h, w), also of networks that keep channels last, or (D,).
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class LayerGraph:
         preprocess: Preprocess,
         name: str,
         aliases: Mapping[str, str],
-        behind: Set[str] = _BEHIND,
+        after: Set[str] = _AFTER,
     ) -> None:
-        """Measure a network by sending an empty picture through it.
+        """Measure a network by sending an empty image through it.
 
         Args:
             module: Its nodes' `meta` is that of `cutting.cut`.
@@ -82,13 +82,13 @@ class LayerGraph:
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = Normalise(preprocess)
-        self._behind = behind
+        self._after = after
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self._measure(preprocess.height, preprocess.width)
 
     def but(self, module: fx.GraphModule) -> "LayerGraph":
         """Put another graph with the same names in the place of this one's."""
-        return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, behind=self._behind)
+        return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, after=self._after)
 
     def to(self, device: torch.device) -> "LayerGraph":
         """Move to a device, in place."""
@@ -97,7 +97,7 @@ class LayerGraph:
         return self
 
     def resize(self, preprocess: Preprocess) -> None:
-        """Let pictures be prepared in another way, of another size.
+        """Let images be prepared in another way, of another size.
 
         Raises:
             UsageError: The network does not take that size.
@@ -183,9 +183,9 @@ class LayerGraph:
         """Find the last layer with spatial extent before the classifier.
 
         Raises:
-            UsageError: There is none, or what follows it has given the picture's grid up for tokens.
+            UsageError: There is none, or what follows it has given the image's grid up for tokens.
         """
-        body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._behind]
+        body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._after]
         maps = [node for node in body if len(self.shapes[node]) == 3 and not self._repeats(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
@@ -215,7 +215,7 @@ class LayerGraph:
     def before_activation(self, layer: GraphLayer) -> list[fx.Node]:
         """Give what a layer's activation function is applied to: one node, its own where it has no such function.
 
-        Of a layer that puts several answers together along the channels, a node for each.
+        Of a layer that puts several outputs together along the channels, a node for each.
         """
         node = layer.node
         parts = node.args[0] if node.args else None
@@ -239,11 +239,11 @@ class LayerGraph:
     # ---------------------------------------------------------------- in two
 
     def upto(self, nodes: Sequence[fx.Node], *, keep: bool = False) -> fx.GraphModule:
-        """Give the part of the network that some nodes need; it answers with a tuple, each as the node has it.
+        """Give the part of the network that some nodes need; it outputs with a tuple, each as the node has it.
 
         Args:
             nodes: Of the graph.
-            keep: Copy each answer at once, since activations that work in place change it afterwards.
+            keep: Copy each output at once, since activations that work in place change it afterwards.
         """
         every = list(self.module.graph.nodes)
         graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
@@ -260,7 +260,7 @@ class LayerGraph:
         """Cut the network in two behind a node, wherever that is.
 
         Returns:
-            From pictures to a tuple: the node's answer, and whatever else the rest needs; and from those, one by one, to logits.
+            From images to a tuple: the node's output, and whatever else the rest needs; and from those, one by one, to logits.
         """
         nodes = list(self.module.graph.nodes)
         place = nodes.index(node) + 1
@@ -277,9 +277,9 @@ class LayerGraph:
         return front, fx.GraphModule(self.module, graph, "Behind")
 
 
-def as_maps(node: fx.Node, answer: Tensor) -> Tensor:
-    """Turn what a node answers to (N, C, h, w), should its network keep channels last; everything else stays."""
-    return answer.permute(0, 3, 1, 2) if answer.ndim == 4 and node.meta.get("channels_last") else answer
+def as_maps(node: fx.Node, output: Tensor) -> Tensor:
+    """Turn what a node outputs to (N, C, h, w), should its network keep channels last; everything else stays."""
+    return output.permute(0, 3, 1, 2) if output.ndim == 4 and node.meta.get("channels_last") else output
 
 
 def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
@@ -316,10 +316,10 @@ class _Measuring(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node."""
-        answer = super().run_node(n)
-        if isinstance(answer, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
-            self.shapes[n] = tuple(answer.shape)
-        return answer
+        output = super().run_node(n)
+        if isinstance(output, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
+            self.shapes[n] = tuple(output.shape)
+        return output
 
 
 # ---------------------------------------------------------------- where they come from
@@ -329,7 +329,7 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
     """Make one graph of a trained model's network; it shares the modules.
 
     Args:
-        network: Its base's layers keep their names; those of its head are called head.NAME.
+        network: Its backbone's layers keep their names; those of its head are called head.NAME.
         name: The file, for messages.
     """
     graph = fx.Graph()
@@ -351,7 +351,7 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
     logits = _chained(graph, network.head, maps, below="head", prefix="head.", aliases=aliases)
     graph.output(logits)
     module = fx.GraphModule(network, graph, "Layered")
-    return LayerGraph(module, preprocess=network.preprocess, name=name, aliases=aliases, behind=_BEHIND - {"head"})
+    return LayerGraph(module, preprocess=network.preprocess, name=name, aliases=aliases, after=_AFTER - {"head"})
 
 
 def _chained(

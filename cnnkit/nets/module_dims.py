@@ -37,11 +37,11 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
 
     Args:
         name: A name that `catalogue` knows, or a file `.pt`.
-        size: Height, width and channels of the pictures; what the network was made for unless given.
-        bytes_per_value: Bytes for one value of all pictures at once.
+        size: Height, width and channels of the images; what the network was made for unless given.
+        bytes_per_value: Bytes for one value of all images at once.
 
     Raises:
-        UsageError: There is no such network, or pictures of that size are not for it.
+        UsageError: There is no such network, or images of that size are not for it.
         FormatError: The file is no model of ours.
         OSError: It cannot be read.
     """
@@ -64,7 +64,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
     except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise where a map shrinks away
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
-    # A trained model's base has the names that --layer takes, as before it was trained
+    # A trained model's backbone has the names that --layer takes, as before it was trained
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
 
 
@@ -81,7 +81,7 @@ def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int =
     Args:
         module: Any network; it runs once, in evaluation mode and without gradients, and is left as it was.
         example: One input, shape (1, C, H, W), or (1, H, W, C) in uint8, on the device of the network.
-        bytes_per_value: Bytes for one value of all pictures at once.
+        bytes_per_value: Bytes for one value of all images at once.
 
     Returns:
         One row for each module that ran and has none inside that ran, and one for each other that has weights or
@@ -111,7 +111,7 @@ class _Seen:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's class is untyped
-    """Look at every operation: what it costs, for which module it works, and how its result looks at the picture."""
+    """Look at every operation: what it costs, for which module it works, and how its result looks at the image."""
 
     def __init__(self, module: nn.Module, example: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's class is untyped

@@ -23,20 +23,20 @@ def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
 
 
 def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -> tuple[str, str]:
-    """Divide a whole network's notation into base and head; its last layer is added unless it stands there.
+    """Divide a whole network's notation into backbone and head; its last layer is added unless it stands there.
 
-    The base ends with the last layer that gives a map, so that cnn-cam finds maps there and cnn-extract features. A network
-    without any such layer has its first one for a base.
+    The backbone ends with the last layer that gives a map, so that cnn-cam finds maps there and cnn-extract features. A network
+    without any such layer has its first one for a backbone.
 
     Args:
-        layers: For pictures of (channels, size, size).
+        layers: For images of (channels, size, size).
         loss: See `whole_head`.
         classes: How many.
         size: Pixels.
         channels: 3, or 1 for grey.
 
     Returns:
-        The notations of base and head.
+        The notations of backbone and head.
 
     Raises:
         UsageError: The last layer is not made for these classes or this loss, or a layer does not fit its input.
@@ -59,9 +59,9 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     outputs = [made for _, _, made in dims.walk(parsed, dims.start(height=size, width=size, channels=channels))]
     spatial = [index for index, made in enumerate(outputs) if made.size is not None]
     end = (spatial[-1] if spatial else 0) + 1
-    base = ", ".join(layer.text for layer in parsed[:end])
+    backbone = ", ".join(layer.text for layer in parsed[:end])
     rest = ", ".join(layer.text for layer in parsed[end:])
-    return base, whole_head(rest, loss=loss, classes=classes, spatial=bool(spatial))
+    return backbone, whole_head(rest, loss=loss, classes=classes, spatial=bool(spatial))
 
 
 def _last(loss: Loss, classes: int) -> str:

@@ -1,4 +1,4 @@
-"""Receptive field and stride through any graph: what a tensor sees of the picture, operation by operation.
+"""Receptive field and stride through any graph: what a tensor sees of the image, operation by operation.
 
 Where branches meet, the largest receptive field and stride hold; where a map is cut into tokens, both are unknown from there
 on. Shapes are those of the network: (N, C, H, W), or (N, H, W, C) where channels stand last.
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReceptiveField:
-    """How a tensor looks at the picture; `field` and `step` as in `dims.Volume`, `last` where its channels stand last."""
+    """How a tensor looks at the image; `field` and `step` as in `dims.Volume`, `last` where its channels stand last."""
 
     field: Sides = None
     step: Sides = None
@@ -27,7 +27,7 @@ class ReceptiveField:
         return height, width
 
     def output(self, shape: Shape) -> tuple[int | None, int | None, int]:
-        """Read (height, width, channels) of one picture; tokens have a length in place of height, a vector neither."""
+        """Read (height, width, channels) of one image; tokens have a length in place of height, a vector neither."""
         sides = [*shape[1:]] or [1]
         if len(shape) == 4 and not self.last:
             sides = [*sides[1:], sides[0]]
@@ -43,10 +43,10 @@ def follow(
     windows: Windows | None = None,
     order: Sequence[int] = (),
 ) -> ReceptiveField:
-    """Find out how the result of an operation looks at the picture.
+    """Find out how the result of an operation looks at the image.
 
     Args:
-        inputs: Shape and look of every input that descends from the picture; at least one.
+        inputs: Shape and look of every input that descends from the image; at least one.
         made: The shape of the result.
         windows: What the operation slides over its input, should it do so.
         order: How the operation reorders the sides of its input, should it do so.

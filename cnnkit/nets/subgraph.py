@@ -18,8 +18,8 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
 
-# The first words of what stands behind the base: pooling and classifier.
-_BEHIND = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
+# The first words of what stands behind the backbone: pooling and classifier.
+_AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
 
 
 def cut(module: nn.Module, layer: str) -> nn.Module:
@@ -30,9 +30,9 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
         layer: From `find_layer`.
 
     Returns:
-        (N, 3, H, W) -> what the layer answers, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
+        (N, 3, H, W) -> what the layer outputs, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
         those of the networks that keep channels last inside. A node's `meta` has as "path" its own place among the modules, as
-        "layer" the name by which this function cuts behind it, and as "channels_last" whether its answer is turned around then.
+        "layer" the name by which this function cuts behind it, and as "channels_last" whether its output is turned around then.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
@@ -43,11 +43,11 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
                 node.meta["channels_last"] = _has_channels_last(module, node.meta["layer"])
         output = next(node for node in graph.nodes if node.op == "output")
         output.meta["layer"] = layer
-        answer = output.args[0]["cut"]
+        result = output.args[0]["cut"]
         if _has_channels_last(module, layer):
             with graph.inserting_before(output):
-                answer = graph.call_function(torch.permute, (answer, (0, 3, 1, 2)))
-        output.args = (answer,)  # the tensor itself, in place of {"cut": tensor}
+                result = graph.call_function(torch.permute, (result, (0, 3, 1, 2)))
+        output.args = (result,)  # the tensor itself, in place of {"cut": tensor}
     part.graph = part.eval_graph  # recompiles
     part.eval()
     return part  # type: ignore[no-any-return] # torchvision ships no types
@@ -61,7 +61,7 @@ def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
         before: How many of its nodes are looked at.
 
     Returns:
-        The nodes that answer with that tensor, in order, by the name that `cut` takes for them.
+        The nodes that output with that tensor, in order, by the name that `cut` takes for them.
     """
     nodes = list(graph.nodes)
     places = {node: index for index, node in enumerate(nodes)}
@@ -76,38 +76,38 @@ def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
 
 
 def _is_several(node: fx.Node) -> bool:
-    """Tell whether a node answers with a tuple, out of which others take one thing."""
+    """Tell whether a node outputs with a tuple, out of which others take one thing."""
     return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
 
 
-def extract(end: fx.Node, *, behind: bool) -> fx.Graph:
+def extract(end: fx.Node, *, after: bool) -> fx.Graph:
     """Copy the part of a graph that ends with a node, or the one behind it.
 
     Args:
-        end: One of those that `narrow` finds. What it answers goes from one part into the other as `cut` gives it, (N, C, h, w).
+        end: One of those that `narrow` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
         behind: Which of the two.
     """
     nodes = list(end.graph.nodes)
     place = nodes.index(end) + 1
-    inside = set(nodes[place:] if behind else nodes[:place])
+    inside = set(nodes[place:] if after else nodes[:place])
     graph, copies = fx.Graph(tracer_cls=end.graph._tracer_cls), dict[fx.Node, fx.Node]()
-    if behind:
+    if after:
         copies[end] = graph.placeholder("given")
         if end.meta["channels_last"]:
             copies[end] = graph.call_function(torch.permute, (copies[end], (0, 2, 3, 1)))
     for node in nodes:
         if any(user in inside for user in node.users) if node.op == "get_attr" else node in inside:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    if not behind:
-        answer = copies[end]
+    if not after:
+        output = copies[end]
         if end.meta["channels_last"]:
-            answer = graph.call_function(torch.permute, (answer, (0, 3, 1, 2)))
-        graph.output(answer)
+            output = graph.call_function(torch.permute, (output, (0, 3, 1, 2)))
+        graph.output(output)
     return graph
 
 
 def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, str]]:
-    """Name what every node of a network's graph answers: by its own path, and by the largest module that it is the end of.
+    """Name what every node of a network's graph outputs: by its own path, and by the largest module that it is the end of.
 
     torchvision's feature extractors keep the nodes, whose own names are the same each time, and not where they come from.
     """
@@ -135,11 +135,11 @@ def mode(module: nn.Module, *, training: bool) -> Generator[None]:
 
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
-    """Tell whether a layer answers (N, h, w, C): Swin transformers do, between the patches and the pooling."""
+    """Tell whether a layer outputs (N, h, w, C): Swin transformers do, between the patches and the pooling."""
     if isinstance(module, SwinTransformer):
         return layer.split(".")[0] in ("features", "norm") and not layer.startswith("features.0.0")
-    behind = ("patch_embed", "head", "global_pool", "fc")
-    return getattr(module, "output_fmt", "NCHW") == "NHWC" and layer.split(".")[0] not in behind  # timm says so
+    after = ("patch_embed", "head", "global_pool", "fc")
+    return getattr(module, "output_fmt", "NCHW") == "NHWC" and layer.split(".")[0] not in after  # timm says so
 
 
 def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) -> str:
@@ -150,7 +150,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
         module: The whole network, in eval mode.
         layer: A module's name, a node of the graph, or Keras' name of a VGG's layer. Without one, the last layer with spatial
             extent before the classifier; for a transformer, whose tokens have none, what its classifier reads.
-        size: Side of the pictures, in pixels.
+        size: Side of the images, in pixels.
 
     Raises:
         UsageError: There is none of that name; the nearest ones are proposed.
@@ -167,7 +167,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
 
 
 def output_layer(module: nn.Module) -> str:
-    """Name the node that a whole network answers with, for `cut`."""
+    """Name the node that a whole network outputs with, for `cut`."""
     nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
     return nodes[-1]
 
@@ -205,16 +205,16 @@ def _tracing(module: nn.Module) -> dict[str, Any]:
 
 
 def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
-    body = [node for node in nodes if node.split(".")[0] not in _BEHIND]
-    answers = create_feature_extractor(
+    body = [node for node in nodes if node.split(".")[0] not in _AFTER]
+    outputs = create_feature_extractor(
         module, eval_return_nodes=body, train_return_nodes=nodes[:1], **_tracing(module)
     ).eval()
     with torch.no_grad():
-        seen = answers(torch.zeros(1, 3, size, size))
+        seen = outputs(torch.zeros(1, 3, size, size))
     shapes = [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]
     spatial = [index for index, (_, shape) in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) > 1]
     last = max(spatial, default=-1)
-    if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the picture's grid was given up on the way
+    if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the image's grid was given up on the way
         last = max(index for index, (_, shape) in enumerate(shapes) if len(shape) == 2)
     return _outermost(dict(module.named_modules()), _last_inside(body), shapes[last][0])
 

@@ -26,7 +26,7 @@ log = logging.getLogger("cnnkit")
 
 _PURPOSES = ("training", "validation")
 
-# A GPU gives up to this share of its free memory to pictures; the network needs the rest.
+# A GPU gives up to this share of its free memory to images; the network needs the rest.
 _SHARE_OF_GPU = 0.25
 
 
@@ -50,15 +50,15 @@ class Examples(Protocol):
 
         Args:
             batches: Numbers of rows.
-            epoch: Which copies of the pictures; None for the plain ones.
-            pairs: For every batch what its pictures are blended with.
+            epoch: Which copies of the images; None for the plain ones.
+            pairs: For every batch what its images are blended with.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PixelStatistics:
-    """Of all pixels, per RGB channel, values from 0 to 1; of grey pictures three times that of the brightness."""
+    """Of all pixels, per RGB channel, values from 0 to 1; of grey images three times that of the brightness."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -66,11 +66,11 @@ class PixelStatistics:
 
 
 class ImageSet:
-    """Prepared pictures, uint8 (N, size, size, 3)."""
+    """Prepared images, uint8 (N, size, size, 3)."""
 
     def __init__(
         self,
-        pictures: Sequence[ImageFile],
+        images: Sequence[ImageFile],
         classes: Sequence[str],
         prepare: Preprocess,
         *,
@@ -81,47 +81,47 @@ class ImageSet:
         jobs: int | None = None,
         callbacks: Callbacks,
     ) -> None:
-        """Look at every picture once.
+        """Look at every image once.
 
         Args:
-            pictures: All with labels out of `classes`.
+            images: All with labels out of `classes`.
             classes: Their number in this order is the target.
             prepare: How they become squares.
             device: Where the inputs shall be.
-            budget: Bytes of memory that decoded pictures may take; more than that are read anew in every epoch.
+            budget: Bytes of memory that decoded images may take; more than that are read anew in every epoch.
             augmenter: Makes the copies.
             measured: Their pixels' statistics are wanted.
             jobs: Threads that decode.
-            callbacks: Hear of every picture, and of those that cannot be used.
+            callbacks: Hear of every image, and of those that cannot be used.
         """
         self._prepare, self._device, self._jobs = prepare, device, jobs
         self.augmenter = augmenter
         size = prepare.size
-        fits = len(pictures) * size * size * 3 <= budget
-        kept = np.empty((len(pictures) if fits else 0, size, size, 3), dtype=np.uint8)
+        fits = len(images) * size * size * 3 <= budget
+        kept = np.empty((len(images) if fits else 0, size, size, 3), dtype=np.uint8)
         moments = _Moments(grey=prepare.grey)
-        self.pictures: list[ImageFile] = []
+        self.images: list[ImageFile] = []
         self.fingerprints: list[str] = []
-        for number, (picture, loaded) in enumerate(reader.read(pictures, self._load, jobs=jobs), start=1):
-            callbacks.progress(number, len(pictures))
+        for number, (image, loaded) in enumerate(reader.read(images, self._load, jobs=jobs), start=1):
+            callbacks.progress(number, len(images))
             if isinstance(loaded, BadImageError):
-                callbacks.skip(picture.path, str(loaded))
+                callbacks.skip(image.path, str(loaded))
                 continue
             pixels, fingerprint = loaded
             if measured:
                 moments.add(pixels)
             if fits:
-                kept[len(self.pictures)] = pixels
-            self.pictures.append(picture)
+                kept[len(self.images)] = pixels
+            self.images.append(image)
             self.fingerprints.append(fingerprint)
         numbers = {label: number for number, label in enumerate(classes)}
-        self.targets = torch.tensor([numbers[picture.label or ""] for picture in self.pictures], dtype=torch.long)
-        self.statistics = moments.statistics() if measured and self.pictures else None
-        self._pixels = self._placed(torch.from_numpy(kept[: len(self.pictures)])) if fits else None
+        self.targets = torch.tensor([numbers[image.label or ""] for image in self.images], dtype=torch.long)
+        self.statistics = moments.statistics() if measured and self.images else None
+        self._pixels = self._placed(torch.from_numpy(kept[: len(self.images)])) if fits else None
 
     @property
     def nbytes(self) -> int:
-        """The memory that decoded pictures take."""
+        """The memory that decoded images take."""
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
@@ -150,7 +150,7 @@ class ImageSet:
             yield _blended(here[ours], here[theirs], pair.share)
 
     def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
-        """Give the pictures of each batch, as they are or as this epoch's copies."""
+        """Give the images of each batch, as they are or as this epoch's copies."""
         for rows, pixels in zip(batches, self._batches(batches), strict=True):
             here = pixels.to(self._device, non_blocking=True)
             if self.augmenter is not None and epoch is not None:
@@ -163,7 +163,7 @@ class ImageSet:
             for rows in batches:
                 yield self._pixels[rows.to(self._pixels.device)]
             return
-        order = [self.pictures[row] for rows in batches for row in rows.tolist()]
+        order = [self.images[row] for rows in batches for row in rows.tolist()]
         longest = max(len(rows) for rows in batches)
         coming = reader.read(
             order, lambda path: preprocessing.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
@@ -171,15 +171,15 @@ class ImageSet:
         for rows in batches:
             squares = torch.empty((len(rows), self._prepare.size, self._prepare.size, 3), dtype=torch.uint8)
             for place in range(len(rows)):
-                picture, pixels = next(coming)
+                image, pixels = next(coming)
                 if isinstance(pixels, BadImageError):
-                    raise CnnkitError(f"{picture.path}: could be read before, and now {pixels}")
+                    raise CnnkitError(f"{image.path}: could be read before, and now {pixels}")
                 squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
             yield squares.pin_memory() if self._device.type == "cuda" else squares
 
 
 def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
-    """Blend pictures, uint8 (n, H, W, 3) all."""
+    """Blend images, uint8 (n, H, W, 3) all."""
     return (share * ours.float() + (1 - share) * theirs.float()).round().to(torch.uint8)
 
 
@@ -265,7 +265,7 @@ def load_train_val(
             jobs=run.jobs,
             callbacks=dataclasses.replace(callbacks, progress=progress),
         )
-        if made.pictures and not made.nbytes:
+        if made.images and not made.nbytes:
             log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
         budget -= made.nbytes
         _refuse_emptied(images_of_split, made)
@@ -273,10 +273,10 @@ def load_train_val(
     return sets[0], sets[1] if data.val else None
 
 
-def _refuse_emptied(pictures: Sequence[ImageFile], loaded: ImageSet) -> None:
-    """Demand that of every class that had pictures one could be used."""
-    left = {picture.label for picture in loaded.pictures}
-    if emptied := sorted({picture.label or "" for picture in pictures} - left):
+def _refuse_emptied(images: Sequence[ImageFile], loaded: ImageSet) -> None:
+    """Demand that of every class that had images one could be used."""
+    left = {image.label for image in loaded.images}
+    if emptied := sorted({image.label or "" for image in images} - left):
         raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
 
 

@@ -18,7 +18,7 @@ from cnnkit.errors import CnnkitError, UsageError
 
 log = logging.getLogger("cnnkit")
 
-# A rank may have a large set of pictures to decode before the others meet it again.
+# A rank may have a large set of images to decode before the others meet it again.
 _PATIENCE = timedelta(hours=2)
 
 
@@ -51,12 +51,12 @@ class World:
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: bool) -> bool:
-        """Give the first process's answer to all."""
+        """Give the first process's output to all."""
         if self.size == 1:
             return value
-        answer = [value]
-        dist.broadcast_object_list(answer)
-        return answer[0]
+        output = [value]
+        dist.broadcast_object_list(output)
+        return output[0]
 
     def check_batch_norm(self, module: nn.Module, device: torch.device) -> None:
         """Refuse to train batch norm in several processes on CPUs: statistics of the whole batch are shared between GPUs alone.

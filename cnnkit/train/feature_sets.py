@@ -1,4 +1,4 @@
-"""Whether the features that a training is given belong together: one base, one preprocessing, one list of classes. No torch."""
+"""Whether the features that a training is given belong together: one backbone, one preprocessing, one list of classes. No torch."""
 
 import logging
 import os
@@ -81,7 +81,7 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
         val: The file of the second.
 
     Raises:
-        FormatError: They come from different bases, are prepared differently, or have other classes; both sides are named. Or what
+        FormatError: They come from different backbones, are prepared differently, or have other classes; both sides are named. Or what
             is to choose by is augmented.
         CnnkitError: A row has no label.
     """
@@ -155,11 +155,11 @@ def _some(found: Features, indices: list[int]) -> Features:
 
 
 def warn_of_relatives(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
-    """Say so where pictures that choose were learnt from in some form, wherever the two files lie."""
-    train_val.warn_of_overlap(train_val.find_overlap(_pictures(train_set, train), _pictures(val_set, val)))
+    """Say so where images that choose were learnt from in some form, wherever the two files lie."""
+    train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
 
 
-def _pictures(found: Features, name: str | Path) -> list[ImageFile]:
+def _images(found: Features, name: str | Path) -> list[ImageFile]:
     return [
         ImageFile(path, row.label, row.split, row.group)
         for path, row in zip(paths(found, name), found.rows, strict=True)
@@ -167,5 +167,5 @@ def _pictures(found: Features, name: str | Path) -> list[ImageFile]:
 
 
 def paths(found: Features, name: str | Path) -> list[str]:
-    """Give the path of every row's picture, as it opens from the current folder."""
+    """Give the path of every row's image, as it opens from the current folder."""
     return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]

@@ -33,10 +33,10 @@ class TrainablePart(nn.Module):
         """Put it together.
 
         Args:
-            upper: The trained part of the base.
+            upper: The trained part of the backbone.
             whole: Whose normalisation, pooling and head it shares.
             from_images: Nothing is frozen.
-            freeze_bn: The statistics of the base's batch norms stay as they are.
+            freeze_bn: The statistics of the backbone's batch norms stay as they are.
         """
         super().__init__()
         self.normalise = whole.normalise if from_images else nn.Identity()
@@ -55,7 +55,7 @@ class TrainablePart(nn.Module):
         return self
 
     def forward(self, given: Tensor) -> Tensor:
-        """From the boundary's tensor, or uint8 pictures (N, H, W, 3), to logits (N, classes) or (N, 1)."""
+        """From the boundary's tensor, or uint8 images (N, H, W, 3), to logits (N, classes) or (N, 1)."""
         return self.head(self.pool(self.upper(self.normalise(given))))  # type: ignore[no-any-return] # modules return Any
 
 
@@ -144,7 +144,7 @@ def _header(
     rows: int,
     moved: bool,
 ) -> Header:
-    """Record what is trained and how; a base that has `moved` is found by no hash any more."""
+    """Record what is trained and how; a backbone that has `moved` is found by no hash any more."""
     return Header(
         kind=ArtefactKind.MODEL,
         classes=classes,
@@ -164,7 +164,7 @@ def _header(
 
 
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:
-    """Group what is trained by its learning rate: the head first, then the base's blocks downwards, each slower than the one above."""
+    """Group what is trained by its learning rate: the head first, then the backbone's blocks downwards, each slower than the one above."""
     parameters = dict(whole.base.named_parameters())
     blocks = freezing.depth_groups(whole.base, trained)
     groups: list[dict[str, Any]] = [{"params": list(whole.head.parameters()), "lr": 1.0}]

@@ -49,17 +49,17 @@ class CachedFeatures:
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give the answers, views in turn; see `Examples`."""
+        """Give the outputs, views in turn; see `Examples`."""
         assert pairs is None, "what is kept are answers to whole pictures"
         first = self._views[0]
         for rows in batches:
             # Neighbours see different views in an epoch, and every row sees all of them in turn
             turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
-            answer = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+            output = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
             for number, view in enumerate(self._views):
                 here = turns == number
-                answer[here] = view[rows[here]]
-            yield answer.to(self._device, non_blocking=True)
+                output[here] = view[rows[here]]
+            yield output.to(self._device, non_blocking=True)
 
 
 class LazyExamples:
@@ -82,21 +82,21 @@ class LazyExamples:
 
 
 class FrozenForward:
-    """Pictures behind a frozen part that answers anew every time."""
+    """Images behind a frozen part that outputs anew every time."""
 
-    def __init__(self, pictures: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
-        self.targets = pictures.targets
-        self._pictures, self._frozen = pictures, frozen
+    def __init__(self, images: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
+        self.targets = images.targets
+        self._images, self._frozen = images, frozen
 
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give the frozen part's answers; see `Examples`."""
-        for pictures in self._pictures.inputs(batches, epoch, pairs):
-            yield self._frozen(pictures)
+        """Give the frozen part's outputs; see `Examples`."""
+        for images in self._images.inputs(batches, epoch, pairs):
+            yield self._frozen(images)
 
 
-#: uint8 pictures (n, size, size, 3), on the device, to float answers (n, ...) there.
+#: uint8 images (n, size, size, 3), on the device, to float outputs (n, ...) there.
 FrozenNetwork = Callable[[Tensor], Tensor]
 
 _BATCH = 32
@@ -120,23 +120,23 @@ def frozen_network(request: BackboneSpec, module: nn.Module, *, device: torch.de
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
     module = module.to(device).to(memory_format=torch.channels_last)
 
-    def answer(images: Tensor) -> Tensor:
+    def output(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return module(images)  # type: ignore[no-any-return] # modules return Any
 
-    return functools.partial(_in_parts, answer)
+    return functools.partial(_in_parts, output)
 
 
-def _in_parts(answer: FrozenNetwork, images: Tensor) -> Tensor:
-    """Answer to all pictures at once, or to halves of what the memory does not hold."""
+def _in_parts(output: FrozenNetwork, images: Tensor) -> Tensor:
+    """Output to all images at once, or to halves of what the memory does not hold."""
     try:
-        return answer(images)
+        return output(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
     # Behind the except clause: the error's traceback would keep the tensors of the attempt
     torch.cuda.empty_cache()
-    return torch.cat([_in_parts(answer, half) for half in images.tensor_split(2)])
+    return torch.cat([_in_parts(output, half) for half in images.tensor_split(2)])
 
 
 def compute_features(
@@ -148,13 +148,13 @@ def compute_features(
     folder: Path,
     progress: Progress,
 ) -> list[Tensor]:
-    """Run the frozen part over every picture, once for each copy.
+    """Run the frozen part over every image, once for each copy.
 
     Args:
-        examples: N pictures, or what another part has answered to them.
-        frozen: What answers.
-        copies: Which augmented copies; None for the plain pictures.
-        budget: Bytes of memory that the answers may take; more than that go to a file without a name in `folder`, which is gone
+        examples: N images, or what another part has answered to them.
+        frozen: What outputs.
+        copies: Which augmented copies; None for the plain images.
+        budget: Bytes of memory that the outputs may take; more than that go to a file without a name in `folder`, which is gone
             with the process.
         folder: On the disk that has room for them.
         progress: Called after every batch.
@@ -177,15 +177,15 @@ def compute_features(
     return kept
 
 
-def seconds_per_epoch(pictures: Examples, frozen: FrozenNetwork) -> float:
-    """Estimate how long an epoch's answers take, augmentation included: from one batch, after another one to warm up with."""
-    rows = torch.arange(min(len(pictures.targets), _BATCH))
+def seconds_per_epoch(images: Examples, frozen: FrozenNetwork) -> float:
+    """Estimate how long an epoch's outputs take, augmentation included: from one batch, after another one to warm up with."""
+    rows = torch.arange(min(len(images.targets), _BATCH))
     for _ in range(2):
         started = time.perf_counter()
-        for images in pictures.inputs([rows], 1):
-            frozen(images).cpu()
+        for batch in images.inputs([rows], 1):
+            frozen(batch).cpu()
         elapsed = time.perf_counter() - started
-    return elapsed * len(pictures.targets) / len(rows)
+    return elapsed * len(images.targets) / len(rows)
 
 
 def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.float32]:
@@ -208,7 +208,7 @@ def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.fl
 
 
 class FrozenPart:
-    """The frozen part and the pictures it answers to."""
+    """The frozen part and the images it outputs to."""
 
     def __init__(
         self,
@@ -227,14 +227,14 @@ class FrozenPart:
 
     @functools.cached_property
     def _lower(self) -> FrozenNetwork:
-        """From pictures to the boundary; to what the head sees where nothing of the base is trained."""
+        """From images to the boundary; to what the head sees where nothing of the backbone is trained."""
         if self.split.trained:
             return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
-        return self._base
+        return self._backbone
 
     @functools.cached_property
-    def _base(self) -> FrozenNetwork:
-        """From pictures to what the head sees."""
+    def _backbone(self) -> FrozenNetwork:
+        """From images to what the head sees."""
         whole = self.pretrained.whole
         return self._network(whole.base, layer=self.pretrained.backbone.layer, pool=whole.pool.pool)
 
@@ -242,17 +242,17 @@ class FrozenPart:
         module = Extractor(part, preprocess=self.pretrained.whole.preprocess, pool=pool).eval()
         return frozen_network(self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device)
 
-    def _upper(self, answers: Tensor) -> Tensor:
+    def _upper(self, outputs: Tensor) -> Tensor:
         """From the boundary to what the head sees, before any of it is trained."""
         with torch.no_grad():
-            return self.pretrained.whole.pool(self.split.upper.eval()(answers))  # type: ignore[no-any-return] # modules return Any
+            return self.pretrained.whole.pool(self.split.upper.eval()(outputs))  # type: ignore[no-any-return] # modules return Any
 
     def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
-        """Give what the trained part sees: pictures where nothing is frozen, else the frozen part's answers, kept if so wished.
+        """Give what the trained part sees: images where nothing is frozen, else the frozen part's outputs, kept if so wished.
 
         Args:
-            views: How many versions of the answers are kept; 0 for none.
-            mixing: Pictures are blended before anything answers to them.
+            views: How many versions of the outputs are kept; 0 for none.
+            mixing: Images are blended before anything outputs to them.
         """
         if self.split.boundary is None:
             return self.train, self.val
@@ -267,7 +267,7 @@ class FrozenPart:
             train = self._answered(self.train)
         if self.val is None:
             return train, None
-        # What validates never changes: one answer is enough
+        # What validates never changes: one output is enough
         return train, self._later(self.val, [None]) if views or changing else self._answered(self.val)
 
     def ready(self) -> None:
@@ -312,18 +312,18 @@ class FrozenPart:
         return CachedFeatures(views, examples.targets, device=self.context.device)
 
     def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
-        """Give what the whole base answers to the plain pictures, from what is kept of them if that is so."""
+        """Give what the whole backbone outputs to the plain images, from what is kept of them if that is so."""
         train, val = task.train, task.val
         network: FrozenNetwork = self._upper
         if self.train.augmenter is not None or not isinstance(train, LazyExamples):
             train, val = self.train, self.val
-            network = self._base if self.split.boundary is None else lambda images: self._upper(self._lower(images))
+            network = self._backbone if self.split.boundary is None else lambda images: self._upper(self._lower(images))
             self._tell_of_pass([None])
         features = self._kept(train, network, copies=[None])
         return features, None if val is None else self._kept(val, network, copies=[None])
 
     def warm_up(self, task: Task, config: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
-        """Train the head alone, on what the whole base answers to the plain pictures, at the optimizer's own learning rate."""
+        """Train the head alone, on what the whole backbone outputs to the plain images, at the optimizer's own learning rate."""
         log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
         train, val = self._seen_by_head(task)
         head = dataclasses.replace(

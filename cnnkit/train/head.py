@@ -339,19 +339,19 @@ def train_head(
 
 
 def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
-    """Build the base that made the features, with the very weights it had."""
+    """Build the backbone that made the features, with the very weights it had."""
     backbone, preprocess = header.backbone, header.preprocess
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
         raise FormatError(f"{name}: its header names no base, or no weights; run cnn-extract again")
     if weights is not None and weights.suffix == ".pt":
         model = torch_model.load(weights)
-        found_base, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
+        found_extractor, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
         if backbone.weights_sha256 not in (
             found_backbone.weights_sha256,
-            torch_model.keep_state(found_base.state_dict()),
+            torch_model.keep_state(found_extractor.state_dict()),
         ):
             raise CnnkitError(f"{weights} holds another base than the one that made {name}; give that one")
-        return found_base
+        return found_extractor
     if weights is not None:
         found = cache.sha256(weights)
         if found != backbone.weights_sha256:
@@ -396,9 +396,9 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
 
 
 def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
-    """Tell whether answers depend on the classes.
+    """Tell whether outputs depend on the classes.
 
-    Who answers without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
+    Who outputs without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
     within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()

@@ -78,7 +78,7 @@ class Criterion:
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Give the mean loss of a batch, logits (N, classes) or (N, 1), targets (N,), without penalties.
 
-        The mean weighs every picture by its class' weight, as torch's cross-entropy does.
+        The mean weighs every image by its class' weight, as torch's cross-entropy does.
         """
         return self.total(logits, targets) / self.weight(targets)
 
@@ -93,7 +93,7 @@ class Criterion:
         )
 
     def weight(self, targets: Tensor) -> Tensor:
-        """Give what the sum is divided by to become the mean: the sum of the pictures' weights, a scalar."""
+        """Give what the sum is divided by to become the mean: the sum of the images' weights, a scalar."""
         if self.class_weights is None:
             return torch.tensor(float(len(targets)), device=targets.device)
         return self.class_weights[targets].sum()
@@ -110,18 +110,18 @@ class Criterion:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Give the class of every row, (N,); a single logit answers with the second class where it is above zero."""
+    """Give the class of every row, (N,); a single logit outputs with the second class where it is above zero."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count right answers; a scalar."""
+    """Count right outputs; a scalar."""
     return (predicted_classes(logits) == targets).sum()
 
 
 @dataclass(frozen=True, slots=True)
 class MixupTargets:
-    """The targets of a batch whose pictures are each `share` of one class and the rest of another; (N,) both.
+    """The targets of a batch whose images are each `share` of one class and the rest of another; (N,) both.
 
     Source: Zhang et al. 2018, mixup.
     """

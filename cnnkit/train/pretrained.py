@@ -20,7 +20,7 @@ from cnnkit.train.config import InitFrom
 
 @dataclass(frozen=True, slots=True)
 class PretrainedModel:
-    """A network to start from: where it comes from, and how its base is asked for to be run by ONNX Runtime."""
+    """A network to start from: where it comes from, and how its backbone is asked for to be run by ONNX Runtime."""
 
     whole: Classifier
     backbone: Backbone
@@ -31,7 +31,7 @@ class PretrainedModel:
     request: BackboneSpec
 
     def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
-        """Ask for the base, cut at a layer."""
+        """Ask for the backbone, cut at a layer."""
         return dataclasses.replace(self.request, layer=layer, pool=pool)
 
     def loss(self, *, asked: Loss | None) -> Loss:
@@ -52,7 +52,7 @@ def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedMode
 
     Args:
         init: Where it comes from.
-        classes: Of the pictures.
+        classes: Of the images.
         seed: For what is random.
 
     Raises:
@@ -86,13 +86,13 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
 
 def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
     name = init.backbone or ""
-    base, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
+    module, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
     preprocess = with_size(preprocess, size=init.size, fit=init.fit)
-    extractor = Extractor(base, preprocess=preprocess, pool=backbone.pool).eval()
+    extractor = Extractor(module, preprocess=preprocess, pool=backbone.pool).eval()
     head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))
     build.initialise(head, init.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
     return PretrainedModel(
-        Classifier(base, head, preprocess=preprocess, pool=backbone.pool),
+        Classifier(module, head, preprocess=preprocess, pool=backbone.pool),
         backbone,
         init.head,
         name,

@@ -79,7 +79,7 @@ def train_from_scratch(
 
 
 def _prepare(network: NetworkConfig) -> Preprocess:
-    """Say how pictures become squares; mean and deviation follow once they are measured."""
+    """Say how images become squares; mean and deviation follow once they are measured."""
     if network.arch is None:
         size = network.size or SIZE
         plain = Preprocess(fit=network.fit or Fit.SQUASH, resize=size, size=size, grey=network.grey)
@@ -102,23 +102,23 @@ def _normalized(prepare: Preprocess, normalize: Normalize, measured: PixelStatis
 
 
 def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tuple[nn.Module, build.Network, Backbone]:
-    """Build base and head with their random weights, all from one seed.
+    """Build backbone and head with their random weights, all from one seed.
 
     Raises:
-        UsageError: The network does not take pictures of this size.
+        UsageError: The network does not take images of this size.
     """
     generator = torch.Generator().manual_seed(seed)
     if network.arch is not None:
-        base, backbone = backbones.untrained(network.arch, size=preprocess.size, seed=seed)
+        module, backbone = backbones.untrained(network.arch, size=preprocess.size, seed=seed)
         if network.init is not None:
-            build.initialise(base, network.init, generator=generator)
+            build.initialise(module, network.init, generator=generator)
     else:
         layers = notation.parse(network.layers or "")
         name = layers[-1].name
         backbone = Backbone(backbones.BY_NOTATION, layer=name, pool=Pool.NONE, notation=network.layers)
-        base = backbones.skeleton(backbone, size=preprocess.size, grey=network.grey)
-        build.initialise(base, network.init or Initializer.GLOROT, generator=generator)
-    extractor = classifier.Extractor(base.eval(), preprocess=preprocess, pool=backbone.pool)
+        module = backbones.skeleton(backbone, size=preprocess.size, grey=network.grey)
+        build.initialise(module, network.init or Initializer.GLOROT, generator=generator)
+    extractor = classifier.Extractor(module.eval(), preprocess=preprocess, pool=backbone.pool)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
             shape = classifier.feature_shape(extractor, preprocess)
@@ -129,4 +129,4 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
         ) from error
     head = classifier.build_head(network.head, shape)
     build.initialise(head, network.init or Initializer.GLOROT, generator=generator)
-    return base, head, backbone
+    return module, head, backbone

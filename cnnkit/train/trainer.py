@@ -36,7 +36,7 @@ class TrainResult:
     """What a training came to; the measures are those of its best epoch, which the model holds.
 
     `majority` is the validation accuracy of always answering with the most frequent class; `seconds` are those of everything, the
-    reading of pictures and the frozen part included.
+    reading of images and the frozen part included.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Task:
     train: Examples
     val: Examples | None
     header: Header
-    identity: str  # of the pictures
+    identity: str  # of the images
     groups: Sequence[dict[str, Any]] | None = None
     begin: Callable[[Report], Sequence[Epoch]] = _nothing
     begins_trained: bool = False
@@ -85,7 +85,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Where a training runs, where it writes, and whom it tells; made before the pictures are read, it knows how long all takes."""
+    """Where a training runs, where it writes, and whom it tells; made before the images are read, it knows how long all takes."""
 
     output: Path
     device: torch.device
@@ -203,7 +203,7 @@ class Batches:
             context.callbacks.progress(shown, last * len(train.targets))
 
     def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
-        """Pair every picture with its counterpart from the other end of the whole batch, whichever process has that."""
+        """Pair every image with its counterpart from the other end of the whole batch, whichever process has that."""
         if not self._config.mixup:
             return None
         random = np.random.default_rng(self._seed(number, _MIXUP))
@@ -212,7 +212,7 @@ class Batches:
         return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
 
     def validation(self, *, pieces: int) -> Iterator[Plain]:
-        """Give the pictures that validate, as they stand.
+        """Give the images that validate, as they stand.
 
         Args:
             pieces: Into how many parts a batch had to be cut: what did not fit into memory at once does not now.

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 
 def main(folder: Path) -> None:
-    """Write every digit as an 8x8 grey picture, its 17 levels spread over 0 to 255."""
+    """Write every digit as an 8x8 grey image, its 17 levels spread over 0 to 255."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         place = folder / str(label)

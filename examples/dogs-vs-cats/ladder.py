@@ -2,7 +2,7 @@
 
 val_accuracy     of the epoch that was kept, the mean over the seeds
 test_accuracy    the mean over the seeds, then each seed's own
-low high         the 95 % interval of the seed in the middle: what another draw of as many test pictures could have given
+low high         the 95 % interval of the seed in the middle: what another draw of as many test images could have given
 
     python ladder.py FOLDER RUNG...
 """

@@ -32,7 +32,7 @@ def test_other_formats_have_no_quality(tmp_path):
     assert (seen.quality, seen.format, seen.mode) == (None, "PNG", "RGB")
 
 
-def test_sizes_and_colours_are_of_the_picture_as_it_is_seen(tmp_path):
+def test_sizes_and_colours_are_of_the_image_as_it_is_seen(tmp_path):
     """EXIF turns it first; the mean colour is numpy's, the border's that of each edge."""
     exif = Image.Exif()
     exif[274] = 6  # lies on its left side
@@ -92,7 +92,7 @@ MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
 )
 @pytest.mark.filterwarnings("ignore:.*(EXIF|Tag data)")  # Pillow's own words on such blocks
 def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, error):
-    """Its bytes lead nowhere; the picture beside it is whole. Of one that is whole nothing is told."""
+    """Its bytes lead nowhere; the image beside it is whole. Of one that is whole nothing is told."""
     plain = io.BytesIO()
     draw(0).save(plain, format="JPEG")
     block = b"Exif\0\0" + block
@@ -103,7 +103,7 @@ def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, e
     assert (seen.width, seen.height) == (40, 32)
 
 
-def test_what_is_no_picture_says_in_which_way(tmp_path):
+def test_what_is_no_image_says_in_which_way(tmp_path):
     """Missing, empty, something else, cut short, or under another format's name."""
     draw(0).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()

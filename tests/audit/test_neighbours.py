@@ -31,7 +31,7 @@ def write(tmp_path):
     return make
 
 
-def pictures(folder, names):
+def images(folder, names):
     return [ImageFile(str(folder / name)) for name in names]
 
 
@@ -48,27 +48,27 @@ def test_pairs_are_those_of_the_plain_definition(write, tmp_path, monkeypatch):
     path = write(values, names)
     for block in (4, 7, 1024):
         monkeypatch.setattr(neighbours, "_BLOCK", block)
-        found = list(neighbours.near(neighbours.load(path, pictures(tmp_path, names)), similarity=0.95))
+        found = list(neighbours.near(neighbours.load(path, images(tmp_path, names)), similarity=0.95))
         assert {(i, j) for i, j, _ in found} == expected
         assert all(cosine == pytest.approx(cosines[i, j], abs=1e-6) for i, j, cosine in found)
 
 
-def test_rows_are_found_by_their_picture(write, tmp_path):
-    """Whatever their order; those of other pictures, augmented views and rows of zeros or NaN are passed over."""
+def test_rows_are_found_by_their_image(write, tmp_path):
+    """Whatever their order; those of other images, augmented views and rows of zeros or NaN are passed over."""
     values = np.eye(6, dtype=np.float32)
     values[5] = np.nan
     values[4] = 0
     path = write(values, ["b.png", "b.png", "a.png", "other.png", "zero.png", "nan.png"], views=[0, 1, 0, 0, 0, 0])
-    seen = neighbours.load(path, pictures(tmp_path, ["a.png", "b.png", "not-there.png", "zero.png", "nan.png"]))
+    seen = neighbours.load(path, images(tmp_path, ["a.png", "b.png", "not-there.png", "zero.png", "nan.png"]))
     assert seen.positions == [0, 1]
     np.testing.assert_array_equal(seen.values, values[[2, 0]])
 
 
 def test_features_that_do_not_fit_are_refused(write, tmp_path):
-    """Of other pictures, or maps."""
+    """Of other images, or maps."""
     path = write(np.eye(2, dtype=np.float32), ["a.png", "b.png"])
     with pytest.raises(CnnkitError, match="none of the pictures; run cnn-extract"):
-        neighbours.load(path, pictures(tmp_path, ["c.png"]))
+        neighbours.load(path, images(tmp_path, ["c.png"]))
     path = write(np.zeros((1, 2, 3, 3), dtype=np.float32), ["a.png"])
     with pytest.raises(FormatError, match="--pool avg"):
-        neighbours.load(path, pictures(tmp_path, ["a.png"]))
+        neighbours.load(path, images(tmp_path, ["a.png"]))

@@ -45,7 +45,7 @@ def test_the_interval_worked_by_hand():
 
 
 def test_what_betrays_the_class_is_found():
-    """A number, one of several numbers, what only some pictures have; and what no straight line divides."""
+    """A number, one of several numbers, what only some images have; and what no straight line divides."""
     generator = np.random.default_rng(1)
     labels = labels_of(50, 50)
     second = np.repeat([0.0, 1.0], 50)
@@ -122,7 +122,7 @@ def test_many_probes_can_still_be_significant(monkeypatch):
 
 
 def test_significant_alone_is_no_finding():
-    """A tenth of the way from chance to certainty is demanded, too: of many pictures 55 % instead of 50 are certain, but little."""
+    """A tenth of the way from chance to certainty is demanded, too: of many images 55 % instead of 50 are certain, but little."""
     generator = np.random.default_rng(0)
     labels = labels_of(1000, 1000)
     values = (generator.random(2000) < np.repeat([0.46, 0.54], 1000)).astype(float)[:, None]
@@ -147,7 +147,7 @@ def test_several_probes_share_the_rate(values, expected):
 
 
 def test_what_cannot_be_probed_is_left_out():
-    """Classes of fewer pictures than folds, and what is the same for all; with one class left there is nothing to tell."""
+    """Classes of fewer images than folds, and what is the same for all; with one class left there is nothing to tell."""
     labels = labels_of(12, 12, 4)
     columns = {"width": np.arange(28.0)[:, None], "same": np.ones((28, 2)), "unknown": np.full((28, 1), np.nan)}
     (found,) = probes.probe("class", labels, columns)
@@ -157,7 +157,7 @@ def test_what_cannot_be_probed_is_left_out():
 
 
 def test_the_same_seed_gives_the_same():
-    """And of many pictures a share of every class is looked at."""
+    """And of many images a share of every class is looked at."""
     labels = labels_of(3000, 1000)
     values = np.random.default_rng(0).normal(size=(4000, 1))
     first, again, other = (probes.probe("class", labels, {"width": values}, seed=seed) for seed in (0, 0, 1))

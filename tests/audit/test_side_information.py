@@ -1,4 +1,4 @@
-"""Columns beside the pictures: where they come from, and how they become numbers, against scikit-learn's scaler and encoder."""
+"""Columns beside the images: where they come from, and how they become numbers, against scikit-learn's scaler and encoder."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from cnnkit.formats import tsv
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Two pictures, 40 x 30 and 20 x 50, the second on its side by its EXIF; and a list of them in another folder."""
+    """Two images, 40 x 30 and 20 x 50, the second on its side by its EXIF; and a list of them in another folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p").mkdir()
     (tmp_path / "lists").mkdir()
@@ -28,8 +28,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_measures_of_the_pictures(here):
-    """Sides as they are shown, whatever way they lie; the size of the file; a view has those of its picture."""
+def test_measures_of_the_images(here):
+    """Sides as they are shown, whatever way they lie; the size of the file; a view has those of its image."""
     found = Columns(("width", "height", "aspect", "bytes"), None).of(["p/a.jpg", "p/b.jpg", "p/a.jpg"])
     sizes = [os.path.getsize(f"p/{name}.jpg") for name in "aba"]
     assert found == [[40, 20, 40], [30, 50, 30], [40 / 30, 20 / 50, 40 / 30], sizes]
@@ -59,8 +59,8 @@ def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message
         Columns(parse_names(names), manifest)
 
 
-def test_pictures_that_are_not_there_are_named(here):
-    """In the manifest, on the disk, or as pictures."""
+def test_images_that_are_not_there_are_named(here):
+    """In the manifest, on the disk, or as images."""
     (here / "p" / "text.jpg").write_text("no picture")
     (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
     with pytest.raises(
@@ -87,7 +87,7 @@ def test_numbers_are_standardised_as_scikit_learn_does():
 
 @pytest.mark.parametrize("train", [["b", "a", "b", ""], ["1", "nan", "2", "2"], ["1", "2", "2", "3"]])
 def test_words_are_one_hot_as_scikit_learn_has_them(train):
-    """Also where a single value, of either part, is no number; what training did not have is all zeros."""
+    """Also where a single value, of either split, is no number; what training did not have is all zeros."""
     other = ["b", "never seen", train[0]]
     encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([[each] for each in train])
     encoding = Encoding.fit("x", train, other)

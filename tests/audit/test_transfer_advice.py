@@ -1,4 +1,4 @@
-"""Advice on transfer learning: the four cases, by the number of pictures and by which layer of a base serves them best."""
+"""Advice on transfer learning: the four cases, by the number of images and by which layer of a backbone serves them best."""
 
 import shlex
 
@@ -19,7 +19,7 @@ from cnnkit.nets import catalogue
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two bases of known nature: one whose every layer tells colours apart, and one whose last stage gives nothing but zeros."""
+    """Two backbones of known nature: one whose every layer tells colours apart, and one whose last stage gives nothing but zeros."""
     folder = tmp_path_factory.mktemp("weights")
     module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
     state = module.state_dict()
@@ -32,9 +32,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def photos_folder(pictures):
-    pictures("photos/train", red=8, blue=7, green=9)
-    return pictures("photos/val", red=3, blue=3, green=3).parent
+def photos_folder(images):
+    images("photos/train", red=8, blue=7, green=9)
+    return images("photos/val", red=3, blue=3, green=3).parent
 
 
 def ask(folder, weights, *, val=(), **options):
@@ -44,7 +44,7 @@ def ask(folder, weights, *, val=(), **options):
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
-    """Few pictures: a new head. What was measured is in the record, the last layer first."""
+    """Few images: a new head. What was measured is in the record, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
     assert (found.pictures, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
     assert next(iter(found.accuracy)) == "features.12"
@@ -72,9 +72,9 @@ def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, w
     assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
 
 
-def test_features_for_validation_are_those_of_its_part(photos_folder, weights, pictures):
-    """Of a folder with parts cnn-extract would take all, and their names for classes."""
-    plain = pictures("plain", red=8, blue=8, green=8)
+def test_features_for_validation_are_those_of_its_split(photos_folder, weights, images):
+    """Of a folder with splits cnn-extract would take all, and their names for classes."""
+    plain = images("plain", red=8, blue=8, green=8)
     _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
     assert checking.endswith(f"{photos_folder} --split val -o val.npy")
     _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder / "val")]).command.split(" && ")
@@ -82,7 +82,7 @@ def test_features_for_validation_are_those_of_its_part(photos_folder, weights, p
 
 
 @pytest.mark.parametrize("name", ["seeing", "blind"])
-def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
+def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
     """Or nothing would choose the best epoch."""
     folder = photos_folder / "train"
     split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
@@ -98,7 +98,7 @@ def test_a_set_without_parts_is_split_first(photos_folder, weights, name):
         ("blind", "large and different", "cnn-train --arch squeezenet1_1 {}"),
     ],
 )
-def test_many_pictures_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
+def test_many_images_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
     """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
     assert 2_000 < train_val.LARGE < 50_000
     monkeypatch.setattr(train_val, "LARGE", 24)
@@ -124,26 +124,26 @@ def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
             torch.testing.assert_close(features, cut(images))
 
 
-def test_what_cannot_be_measured_is_refused(photos_folder, weights, pictures):
-    """Random weights, weights that are out of reach, and too few pictures to say anything."""
+def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
+    """Random weights, weights that are out of reach, and too few images to say anything."""
     with pytest.raises(UsageError, match="random layers say nothing"):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
         ask(photos_folder, "default")
     with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
         ask(photos_folder, "default", backbone="net.pt")
-    broken = pictures("broken", red=8, blue=5)
+    broken = images("broken", red=8, blue=5)
     (broken / "blue" / "00.png").write_bytes(b"no picture")
     with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
         ask(broken, weights / "seeing.pth")
-    few = pictures("few", red=8, blue=4)
+    few = images("few", red=8, blue=4)
     with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
         ask(few, weights / "seeing.pth")
 
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_cats_and_dogs_are_similar_to_what_the_base_knows(photos):
+def test_cats_and_dogs_are_similar_to_what_the_backbone_knows(photos):
     """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
     assert (found.pictures, found.looked_at, found.case) == (4000, 300, "small and similar")

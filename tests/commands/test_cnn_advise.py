@@ -1,4 +1,4 @@
-"""cnn-advise as it is run: pictures in, one record out that ends in a command, and every mistake one line."""
+"""cnn-advise as it is run: images in, one record out that ends in a command, and every mistake one line."""
 
 import json
 import shlex
@@ -11,10 +11,10 @@ from cnnkit.nets import catalogue
 
 
 @pytest.mark.slow
-def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
+def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
     """The record names the case and the command; that command, word by word, trains a model. Nothing is written before."""
-    pictures("some photos/train", red=6, blue=6)
-    pictures("some photos/val", red=3, blue=3)
+    images("some photos/train", red=6, blue=6)
+    images("some photos/val", red=3, blue=3)
     monkeypatch.chdir(tmp_path)
     module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
     torch.save(module.state_dict(), "base.pth")
@@ -35,9 +35,9 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, pictures):
     assert torch_model.load("model.pt").header.training["unfreeze"] == "none"
 
 
-def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, pictures):
+def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, images):
     """Before any network is built."""
-    pictures("some photos/train", red=2, blue=2)
+    images("some photos/train", red=2, blue=2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()
     for wrong, status, message in (
@@ -49,4 +49,4 @@ def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, pictures):
         outcome = run("cnn-advise", "some photos", *wrong, "--device", "cpu", status=status)
         (line,) = [line for line in outcome.err.splitlines() if not line.endswith("running on the CPU")]
         assert message in line
-    assert sorted(tmp_path.glob("*.pt")) == [tmp_path / "model.pt"]
+    assert not list(tmp_path.glob("*.pt"))

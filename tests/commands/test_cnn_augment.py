@@ -1,4 +1,4 @@
-"""cnn-augment as it is used: exactly so many copies of each picture, the same bytes every time, and what it refuses."""
+"""cnn-augment as it is used: exactly so many copies of each image, the same bytes every time, and what it refuses."""
 
 import filecmp
 import json
@@ -25,9 +25,9 @@ WORDS = ("--augment", "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, noise 0
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures):
-    """A working folder with photos/red and photos/blue, three pictures each."""
-    pictures(red=3, blue=3)
+def here(tmp_path, monkeypatch, images):
+    """A working folder with photos/red and photos/blue, three images each."""
+    images(red=3, blue=3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_a_full_disk_is_named_and_left_as_it_was(shell, here):
 
 
 def test_so_many_of_each_in_class_folders(run, here):
-    """Class folders are kept, subfolders too; each picture has exactly n copies, named by it; the summary says so."""
+    """Class folders are kept, subfolders too; each image has exactly n copies, named by it; the summary says so."""
     Path("photos/red/deep").mkdir()
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
     outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
@@ -72,7 +72,7 @@ def test_so_many_of_each_in_class_folders(run, here):
     expected = [f"{name}~{number:02d}.png" for name in originals for number in (1, 2, 3)]
     assert sorted(tree("more/of it")) == sorted([*expected, "augment.tsv"])
     assert [row["path"] for row in rows("more/of it")] == expected
-    # One picture under two names has the same copies
+    # One image under two names has the same copies
     assert filecmp.cmp("more/of it/red/00~02.png", "more/of it/red/deep/00~02.png", shallow=False)
 
 
@@ -98,9 +98,9 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     assert found[1]["source"] == "../photos/blue/00.png"
     assert found[1]["copy"] == "2"
     listed = source.find(["more/augment.tsv"])
-    assert [picture.label for picture in listed] == ["blue"] * 6 + ["red"] * 6
+    assert [image.label for image in listed] == ["blue"] * 6 + ["red"] * 6
     assert listed[0].group == listed[1].group != listed[2].group
-    # Copies of one picture stay in one part, and so do those of a group: a patient's, say
+    # Copies of one image stay in one part, and so do those of a group: a patient's, say
     lines = ["path\tlabel\tgroup", *(f"photos/red/{n:02d}.png\tred\t{group}" for n, group in enumerate("aab"))]
     Path("grouped.tsv").write_text("\n".join(lines) + "\n")
     run("cnn-augment", "grouped.tsv", "-o", "grouped", "--copies", "2", *WORDS)
@@ -113,7 +113,7 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
 
 
 def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch):
-    """One thread or four, some of the pictures or all, other names, another working folder: the same copies; another seed: others."""
+    """One thread or four, some of the images or all, other names, another working folder: the same copies; another seed: others."""
     run("cnn-augment", "photos", "-o", "one", *WORDS, "--jobs", "1")
     run("cnn-augment", "photos", "-o", "four", *WORDS, "--jobs", "4")
     assert tree("one") == tree("four")
@@ -168,7 +168,7 @@ def test_formats_and_names_of_all_kinds(run, here):
             decode.check_name(path, image.format)
 
 
-def test_grey_pictures_and_profiles_stay_what_they_are(run, here):
+def test_grey_images_and_profiles_stay_what_they_are(run, here):
     """Grey comes out grey, with noise without colours; a colour profile goes with the copy where it means its colours."""
     folder = Path("odd")
     folder.mkdir()
@@ -202,7 +202,7 @@ def test_numbers_grow_with_the_copies(run, here):
 
 
 def test_a_list_keeps_its_folders(run, here):
-    """Pictures without labels from standard input lie below the folders they were named with, so that no two meet."""
+    """Images without labels from standard input lie below the folders they were named with, so that no two meet."""
     names = "photos/red/00.png\nphotos/blue/00.png\n"
     run("cnn-augment", "-", "-o", "more", "--copies", "1", *WORDS, stdin=names)
     assert sorted(tree("more")) == ["augment.tsv", "photos/blue/00~01.png", "photos/red/00~01.png"]
@@ -233,7 +233,7 @@ def test_draws_without_writing(run, here):
 
 
 def test_a_contact_sheet(run, here):
-    """One row a picture, the original first, then its copies as they are written; alone, or beside the copies."""
+    """One row an image, the original first, then its copies as they are written; alone, or beside the copies."""
     run("cnn-augment", "photos", "--sheet", "look.png", "--copies", "2", *WORDS)
     assert sorted(os.listdir()) == ["look.png", "photos"]
     run("cnn-augment", "photos", "-o", "more", "--sheet", "again.png", "--copies", "2", *WORDS)
@@ -250,11 +250,11 @@ def test_a_contact_sheet(run, here):
 
 
 def test_the_sheet_has_rows_of_every_class():
-    """As many of each as of the others, from its first picture to its last; the others fill up where a class is small."""
+    """As many of each as of the others, from its first image to its last; the others fill up where a class is small."""
 
     def chosen(**classes):
         listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
-        return [picture.path for picture in contact_sheet.choose(listed)]
+        return [image.path for image in contact_sheet.choose(listed)]
 
     assert chosen(a=1, b=2) == ["a0", "b0", "b1"]
     assert chosen(a=1000, b=4, c=1) == [
@@ -270,9 +270,9 @@ def test_the_sheet_has_rows_of_every_class():
     assert (many[0], many[-1]) == ("class000", "class390")
 
 
-def test_a_long_list_is_shown_evenly(run, here, pictures):
-    """Of many pictures a dozen are shown, and it is said; of a list on standard input the first, and none is lost for the work."""
-    pictures("many", red=20, blue=20)
+def test_a_long_list_is_shown_evenly(run, here, images):
+    """Of many images a dozen are shown, and it is said; of a list on standard input the first, and none is lost for the work."""
+    images("many", red=20, blue=20)
     outcome = run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
     assert "look.png shows 12 of 40 pictures" in outcome.err
     assert "look.png shows 9 of 30 copies of each" in outcome.err
@@ -289,7 +289,7 @@ def test_a_long_list_is_shown_evenly(run, here, pictures):
 
 @pytest.fixture
 def split(here):
-    """A manifest of the pictures: of each class one in train, val and test."""
+    """A manifest of the images: of each class one in train, val and test."""
     lines = ["path\tlabel\tsplit"]
     lines += [
         f"photos/{label}/0{index}.png\t{label}\t{part}"
@@ -302,7 +302,7 @@ def split(here):
 
 @pytest.mark.parametrize("way", [[], ["--split", "test"]])
 def test_parts_that_measure_are_refused(run, split, way):
-    """One line that names the picture, its part and the remedy; nothing is written; --force insists, --split train is the way."""
+    """One line that names the image, its part and the remedy; nothing is written; --force insists, --split train is the way."""
     outcome = run("cnn-augment", "split.tsv", "-o", "more", *way, *WORDS, status=2)
     part = "test" if way else "val"
     assert f"belongs to {part}" in outcome.err
@@ -423,7 +423,7 @@ def test_an_edited_manifest_removes_nothing_outside(run, here):
     assert len(tree("photos")) == 6
 
 
-def test_broken_pictures_are_skipped(run, here):
+def test_broken_images_are_skipped(run, here):
     """Named, with the reason in the file of errors and status 3; without any good one nothing is written."""
     Path("photos/red/00.png").write_bytes(Path("photos/red/00.png").read_bytes()[:200])
     Path("photos/red/note.jpg").write_text("no picture")
@@ -480,7 +480,7 @@ def test_words_that_do_not_fit(run, here, words, message):
     assert os.listdir() == ["photos"]
 
 
-def test_devices_and_pipes_are_no_pictures(run, here):
+def test_devices_and_pipes_are_no_images(run, here):
     """What has no end is named and passed over, not read; a sheet is not begun where the copies cannot go."""
     os.mkfifo("pipe.png")
     Path("endless.png").symlink_to("/dev/zero")
@@ -494,9 +494,9 @@ def test_devices_and_pipes_are_no_pictures(run, here):
         assert not Path("look.png").exists()
 
 
-def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, pictures):
+def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images):
     """While it runs no other one writes there; stopped with Ctrl-C it leaves nothing; killed, the next run begins anew."""
-    pictures("many", size=(100, 100), red=60)
+    images("many", size=(100, 100), red=60)
     name = commands / "cnn-augment"
     for number, left in ((signal.SIGINT, False), (signal.SIGKILL, True)):
         with subprocess.Popen(

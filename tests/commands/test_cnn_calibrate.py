@@ -23,11 +23,11 @@ CLASSES = {"dense 3": ("blue", "green", "red"), "dense 1": ("blue", "red")}
 
 @functools.cache
 def content(head="dense 3", kind="whole"):
-    """Export a small network with random weights: whole, in float16, for normalised pictures, or the head alone."""
-    base, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
+    """Export a small network with random weights: whole, in float16, for normalised images, or the head alone."""
+    extractor, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
     made = classifier.build_head(head, (6,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
-    network = classifier.Classifier(base, made, preprocess=PREPROCESS, pool=Pool.AVG).eval()
+    network = classifier.Classifier(extractor, made, preprocess=PREPROCESS, pool=Pool.AVG).eval()
     module = (
         export.HeadOutputs(network.head)
         if kind == "head"
@@ -48,8 +48,8 @@ def predict(run, model, source="photos", *words):
     return [json.loads(line) for line in lines.splitlines()]
 
 
-def by_picture(rows, field, classes):
-    """Give (N, C), pictures in the order of their paths."""
+def by_image(rows, field, classes):
+    """Give (N, C), images in the order of their paths."""
     found = {(row["path"], row["label"]): row[field] for row in rows}
     return np.array([[found[path, label] for label in classes] for path in sorted({path for path, _ in found})])
 
@@ -58,16 +58,16 @@ def save_truth(rows, classes, path="truth.tsv"):
     """Write a truth that the answers meet in seven of ten: of the rest it is the class of the second rank."""
     lines = ["path\tlabel\tsplit"]
     ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
-    for index, picture in enumerate(sorted({picture for picture, _ in ranked})):
-        lines.append(f"{picture}\t{ranked[picture, 2 if index % 10 in (1, 4, 7) else 1]}\tval")
+    for index, image in enumerate(sorted({image for image, _ in ranked})):
+        lines.append(f"{image}\t{ranked[image, 2 if index % 10 in (1, 4, 7) else 1]}\tval")
     path.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch, pictures, run):
+def made(tmp_path, monkeypatch, images, run):
     """Be in a folder with photos/, net.onnx, its predictions val.tsv and truth.tsv. Returns what makes it from another network."""
     monkeypatch.chdir(tmp_path)
-    pictures(red=10, blue=10, green=10)
+    images(red=10, blue=10, green=10)
 
     def make(head="dense 3", kind="whole", source="photos"):
         (tmp_path / "net.onnx").write_bytes(content(head, kind))
@@ -100,9 +100,9 @@ def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
     assert found["accuracy"]["before"] == found["accuracy"]["after"] == "0.7"
 
     after, classes = predict(run, "new.onnx"), CLASSES[head]
-    expected = by_picture(before, "logit", classes) / heat
-    assert np.allclose(by_picture(after, "logit", classes), expected, rtol=1e-5, atol=1e-5)
-    assert np.allclose(by_picture(after, "probability", classes), softmax(expected, axis=1), rtol=0, atol=1e-6)
+    expected = by_image(before, "logit", classes) / heat
+    assert np.allclose(by_image(after, "logit", classes), expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(by_image(after, "probability", classes), softmax(expected, axis=1), rtol=0, atol=1e-6)
     measured = json.loads(
         run("cnn-eval", "--truth", "truth.tsv", "--json", stdin="\n".join(map(json.dumps, after))).out
     )
@@ -112,7 +112,7 @@ def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
 
 
 def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
-    """What takes features in place of pictures has logits like any other."""
+    """What takes features in place of images has logits like any other."""
     values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     (tmp_path / "head.onnx").write_bytes(content(kind="head"))
     header = onnx_model.load("head.onnx").header.but(kind=ArtefactKind.FEATURES, classes=None)
@@ -121,8 +121,8 @@ def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
     before = made("dense 3", "head", source="f.npy")
     calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
     heat = onnx_model.load("new.onnx").header.temperature
-    after = by_picture(predict(run, "new.onnx", "f.npy"), "logit", CLASSES["dense 3"])
-    assert np.allclose(after, by_picture(before, "logit", CLASSES["dense 3"]) / heat, atol=1e-5)
+    after = by_image(predict(run, "new.onnx", "f.npy"), "logit", CLASSES["dense 3"])
+    assert np.allclose(after, by_image(before, "logit", CLASSES["dense 3"]) / heat, atol=1e-5)
 
 
 def test_the_same_gives_the_same_bytes(run, made, tmp_path):
@@ -158,7 +158,7 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
 
 
 def test_of_two_classes_the_answer_alone_is_enough(run, made):
-    """One row a picture has the temperature of both; and the three ways in give the same."""
+    """One row an image has the temperature of both; and the three ways in give the same."""
     made("dense 1")
     both = run("cnn-calibrate", "val.tsv", *TRUTH).out
     text = run("cnn-predict", "-m", "net.onnx", "photos", "--device", "cpu").out
@@ -177,7 +177,7 @@ def test_rows_as_json_carry_all_digits(run, made):
 
 
 def test_before_and_after_are_drawn(run, made, tmp_path):
-    """`--reliability` writes a picture of two diagrams; stdout is as it is without."""
+    """`--reliability` writes an image of two diagrams; stdout is as it is without."""
     made()
     drawn = run("cnn-calibrate", "val.tsv", *TRUTH, "--reliability", "r.png").out
     assert drawn == run("cnn-calibrate", "val.tsv", *TRUTH).out
@@ -185,7 +185,7 @@ def test_before_and_after_are_drawn(run, made, tmp_path):
         assert image.width > image.height
 
 
-def test_a_network_may_know_classes_that_no_picture_shows(run, made, tmp_path):
+def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
     """The validation set has two of three classes: nobody needs to list the third."""
     rows = made()
     answers = {row["path"]: row["label"] for row in rows if row["rank"] == 1}

@@ -1,4 +1,4 @@
-"""cnn-cam as it is used: one overlay a picture, records, sheets; with torch and without; and what it refuses."""
+"""cnn-cam as it is used: one overlay an image, records, sheets; with torch and without; and what it refuses."""
 
 import json
 import shutil
@@ -42,26 +42,26 @@ def write_model(
     **changes,
 ):
     """Write a model whose two channels answer to red and to blue alone, and whose head reads one for each class."""
-    base, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
+    extractor, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
     preprocess = replace(preprocess, **changes)
     shape = classifiers.feature_shape(
-        classifiers.Extractor(base, preprocess=preprocess, pool=backbone.pool).eval(), preprocess
+        classifiers.Extractor(extractor, preprocess=preprocess, pool=backbone.pool).eval(), preprocess
     )
     made = classifiers.build_head(head, shape)
     with torch.no_grad():
-        base[0].weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
+        extractor[0].weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
         for parameter in made.parameters():
             parameter.zero_()
         first = next(iter(made.parameters()))
         first.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]])[-len(first) :] if weights is None else weights)
     header = Header(ArtefactKind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"})
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
     torch_model.save(name, TorchModel(header, state))
 
 
-def write_picture(path, *, size=(64, 32), red=(8, 8, 24, 16), blue=(40, 4, 48, 12)):
-    """Write a grey picture with a red and a blue rectangle (left, top, right, bottom)."""
+def write_image(path, *, size=(64, 32), red=(8, 8, 24, 16), blue=(40, 4, 48, 12)):
+    """Write a grey image with a red and a blue rectangle (left, top, right, bottom)."""
     image = Image.new("RGB", size, GREY)
     for box, colour in ((red, RED), (blue, BLUE)):
         if box is not None:
@@ -75,10 +75,10 @@ def here(tmp_path, monkeypatch):
     """A working folder with model.pt, and photos of two classes in three formats."""
     monkeypatch.chdir(tmp_path)
     write_model("model.pt")
-    write_picture("photos/blue/1.png", red=None)
-    write_picture("photos/blue/deep/1.jpg", red=None)
-    write_picture("photos/red/2.gif", blue=None)
-    write_picture("photos/red/3.png", blue=None, size=(40, 56), red=(20, 28, 30, 42))
+    write_image("photos/blue/1.png", red=None)
+    write_image("photos/blue/deep/1.jpg", red=None)
+    write_image("photos/red/2.gif", blue=None)
+    write_image("photos/red/3.png", blue=None, size=(40, 56), red=(20, 28, 30, 42))
     return tmp_path
 
 
@@ -107,7 +107,7 @@ def pixels(path):
 # ---------------------------------------------------------------- what is written
 
 
-def test_one_overlay_a_picture(run, here):
+def test_one_overlay_a_image(run, here):
     """Named after it, its class folder kept, of its size and format; a record each, whose peak and box lie on what is coloured."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--box", "0.5", *CPU)
     assert list(outcome.rows[0]) == FIELDS
@@ -153,7 +153,7 @@ def test_values_are_worked_by_hand(run, here):
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
 def test_the_map_lies_over_what_the_network_saw(run, here, fit):
-    """Outside of the crop the overlay is the picture, and the array zero; of a padded one the region is where it is."""
+    """Outside of the crop the overlay is the image, and the array zero; of a padded one the region is where it is."""
     write_model("other.pt", fit=fit, resize=16 if fit is Fit.PAD else 20)
     outcome = run(
         "cnn-cam", "-m", "other.pt", "photos/red/2.gif", "-o", "maps", "--raw", "--box", "0.5", "--alpha", "0.9", *CPU
@@ -174,7 +174,7 @@ def test_the_map_lies_over_what_the_network_saw(run, here, fit):
 
 
 def test_colours_are_those_that_are_asked_for(run, here):
-    """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the picture."""
+    """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the image."""
     for colormap in ("inferno", "jet"):
         words = ("--alpha", "1", "--colormap", colormap, "--raw", "--force")
         run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU)
@@ -201,11 +201,11 @@ def test_a_frame_is_drawn_where_the_record_says(run, here):
 
 
 def test_a_sheet_shows_all(run, here):
-    """Input and overlay side by side for every picture and class, without any overlay being written."""
+    """Input and overlay side by side for every image and class, without any overlay being written."""
     run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.png", "--class", "all", *CPU)
     with Image.open("sheet.png") as drawn:
         assert drawn.width > 3 * 160
-        # Both classes of four pictures: the first of each cell is red or blue on grey, without any colour map
+        # Both classes of four images: the first of each cell is red or blue on grey, without any colour map
         colours = {colour for _, colour in drawn.getcolors(drawn.width * drawn.height)}
     assert {RED, BLUE, GREY, (255, 255, 255)} <= colours
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos", "sheet.png"]
@@ -236,7 +236,7 @@ def test_three_ways_in_are_one(run, here):
 
 def test_classes_by_name_label_or_all(run, here):
     """`probability` is that of the class whose map it is, whatever the network names; each class's overlay tells it."""
-    write_picture("photos/red/both.png", blue=(40, 4, 60, 24))
+    write_image("photos/red/both.png", blue=(40, 4, 60, 24))
     both = run(
         "cnn-cam", "-m", "model.pt", "photos/red/both.png", "-o", "maps", "--class", "all", "--box", "0.5", *CPU
     ).rows
@@ -272,11 +272,11 @@ def test_classes_that_no_file_could_be_called(run, here):
 
 
 def test_a_class_that_is_not_there(run, here):
-    """A name that the model does not know is refused with the nearest; a picture without a label is skipped where that is asked for."""
+    """A name that the model does not know is refused with the nearest; an image without a label is skipped where that is asked for."""
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
     assert refused.err.endswith('--class "read": the model knows no such class; did you mean red?\n')
-    write_picture("photos/green/1.png")
-    write_picture("photos/0.png")
+    write_image("photos/green/1.png")
+    write_image("photos/0.png")
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU, status=3)
     assert len(outcome.rows) == 4
     said = "it has no label, and --class true asks for that one's map; give class folders or a manifest; skipped"
@@ -287,7 +287,7 @@ def test_a_class_that_is_not_there(run, here):
 def test_contrast_is_what_speaks_against_a_class(run, here):
     """With a head that counts blue against red, the contrast of red is where blue is."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
-    write_picture("both.png")
+    write_image("both.png")
     for words, region in (((), (8, 24)), (("--contrast",), (40, 48))):
         (row,) = run("cnn-cam", "-m", "against.pt", "both.png", "--class", "red", "--box", "0.5", *words, *CPU).rows
         left, _, right, _ = boxes(row)
@@ -314,8 +314,8 @@ def test_help_describes_every_method(run, here):
 
 
 def test_a_map_of_zeros_is_reported(run, here):
-    """Nothing speaks for the class: the overlay is the plain picture, without a box or a peak, and stderr says so. No NaN anywhere."""
-    write_picture("photos/plain.png", red=None, blue=None)
+    """Nothing speaks for the class: the overlay is the plain image, without a box or a peak, and stderr says so. No NaN anywhere."""
+    write_image("photos/plain.png", red=None, blue=None)
     words = ("-o", "maps", "--class", "red", "--box", "0.5", "--raw", "--faithful")
     write_model("none.pt", weights=torch.zeros(2, 2))
     outcome = run("cnn-cam", "-m", "none.pt", "photos/plain.png", *words, *CPU)
@@ -333,7 +333,7 @@ def test_a_map_of_zeros_is_reported(run, here):
 def test_a_single_sigmoid(run, here):
     """z speaks for the second class: where its weight is negative, red is what speaks for the first."""
     write_model("binary.pt", head="dense 1 sigmoid", weights=torch.tensor([[-1.0, 1.0]]))
-    write_picture("both.png")
+    write_image("both.png")
     rows = run("cnn-cam", "-m", "binary.pt", "both.png", "--class", "all", "--box", "0.5", *CPU).rows
     assert [row["class"] for row in rows] == ["blue", "red"]
     assert boxes(rows[0])[2] <= 28
@@ -341,7 +341,7 @@ def test_a_single_sigmoid(run, here):
 
 
 def test_an_answer_that_is_no_number_is_skipped(run, here):
-    """A network with NaN in its weights draws nothing, and each picture is named."""
+    """A network with NaN in its weights draws nothing, and each image is named."""
     write_model("broken.pt", weights=torch.full((2, 2), torch.nan))
     outcome = run("cnn-cam", "-m", "broken.pt", "photos", "-o", "maps", *CPU, status=3)
     assert outcome.out.splitlines() == ["\t".join(FIELDS)]
@@ -383,7 +383,7 @@ def test_fine_maps_have_twice_the_rows(run, here):
     np.testing.assert_allclose(4 * fine[::2, ::2], coarse, rtol=1e-4, atol=1e-7)
 
 
-def test_larger_and_rectangular_pictures(run, here):
+def test_larger_and_rectangular_images(run, here):
     """--size shows the network more, also a rectangle; a head that takes one size alone says so."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", "--size", "28x20", *CPU)
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
@@ -461,7 +461,7 @@ def test_what_an_exported_network_cannot_do(run, here):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
 
 
-# ---------------------------------------------------------------- large pictures
+# ---------------------------------------------------------------- large images
 
 
 @pytest.fixture
@@ -477,7 +477,7 @@ def large(here, exported):
 
 
 @pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
-def test_a_small_thing_in_a_large_picture(run, large, size):
+def test_a_small_thing_in_a_large_image(run, large, size):
     """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
     words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
     found = []
@@ -494,7 +494,7 @@ def test_a_small_thing_in_a_large_picture(run, large, size):
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 
 
-def test_how_a_picture_comes_to_an_exported_network(run, here, exported):
+def test_how_a_image_comes_to_an_exported_network(run, here, exported):
     """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
     shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
@@ -514,7 +514,7 @@ def test_how_a_picture_comes_to_an_exported_network(run, here, exported):
 
 def test_faithful_maps_score_better_than_their_opposites(run, here):
     """Hiding what is red first lets red fall at once; hiding what is not, late: two fields a record, and the means at the end."""
-    write_picture("photos/red/3.png", blue=None, size=(32, 32), red=(4, 4, 14, 14))
+    write_image("photos/red/3.png", blue=None, size=(32, 32), red=(4, 4, 14, 14))
     write_model("sharp.pt", weights=torch.tensor([[0.0, 30.0], [30.0, 0.0]]))
     outcome = run("cnn-cam", "-m", "sharp.pt", "photos", "--class", "true", "--faithful", *CPU)
     assert list(outcome.rows[0]) == [*FIELDS, "deletion", "insertion"]
@@ -529,7 +529,7 @@ def test_faithful_maps_score_better_than_their_opposites(run, here):
 
 
 def test_a_folder_that_is_in_use(run, here):
-    """One that is not empty needs --force, which replaces; the one that pictures come from is refused with it, too."""
+    """One that is not empty needs --force, which replaces; the one that images come from is refused with it, too."""
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
     assert refused.err.endswith("maps is not empty; choose another folder, or write into it with --force\n")
@@ -543,9 +543,9 @@ def test_a_folder_that_is_in_use(run, here):
     assert Path("photos/red/3.png").read_bytes() == before
 
 
-def test_two_pictures_of_one_name(run, here):
-    """Of several sources each picture has a place of its own; two names of one place are refused."""
-    write_picture("others/red/3.png")
+def test_two_images_of_one_name(run, here):
+    """Of several sources each image has a place of its own; two names of one place are refused."""
+    write_image("others/red/3.png")
     rows = run("cnn-cam", "-m", "model.pt", "photos/red", "others/red", "-o", "maps", *CPU).rows
     assert len({row["overlay"] for row in rows}) == len(rows) == len(list(Path("maps").rglob("*.*"))) == 3
     same = ["photos/red/3.png", "./photos/red/3.png"]
@@ -557,8 +557,8 @@ def test_two_pictures_of_one_name(run, here):
     assert "would both become photos/red/3.png; name one of them otherwise" in outcome.err
 
 
-def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
-    """However many hundreds come, what the network saw of a few batches is alive at once, and few pictures; a sheet keeps thumbnails."""
+def test_memory_does_not_grow_with_the_images(here, monkeypatch):
+    """However many hundreds come, what the network saw of a few batches is alive at once, and few images; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
     opened = cam_run.open_model("model.pt", CamOptions(device="cpu", batch=8))
     alive, most = weakref.WeakSet(), []
@@ -599,11 +599,11 @@ def test_memory_does_not_grow_with_the_pictures(here, monkeypatch):
 def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
     """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
     monkeypatch.chdir(tmp_path)
-    base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
+    backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     folder = photos / "dogs-vs-cats"
     listed = [path for label in ("cat", "dog") for path in sorted((folder / label).iterdir())[:60]]
     Path("list.tsv").write_text("path\tlabel\n" + "".join(f"{path}\t{path.parent.name}\n" for path in listed))
-    run("cnn-extract", "list.tsv", "-o", "train.npy", *base, *CPU)
+    run("cnn-extract", "list.tsv", "-o", "train.npy", *backbone, *CPU)
     run("cnn-train-head", "train.npy", "-o", "head.pt", "--solver", "lbfgs", *CPU)
     #: Where the animals are, looked up by eye: left, top, right, bottom
     places = {
@@ -637,7 +637,7 @@ def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
 def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
     """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""
     monkeypatch.chdir(tmp_path)
-    base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
+    backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     listed = [
         path
         for folder, label in (("dogs-vs-cats/dog", "dog"), ("flowers/dandelion", "dandelion"))
@@ -645,7 +645,7 @@ def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
     ]
     lines = [f"{path}\t{'dog' if 'dogs' in str(path) else 'dandelion'}" for path in listed]
     Path("list.tsv").write_text("path\tlabel\n" + "\n".join(lines) + "\n")
-    run("cnn-extract", "list.tsv", "-o", "train.npy", *base, *CPU)
+    run("cnn-extract", "list.tsv", "-o", "train.npy", *backbone, *CPU)
     run("cnn-train-head", "train.npy", "-o", "head.pt", "--solver", "lbfgs", *CPU)
     run("cnn-export", "head.pt", "-o", "any.onnx", "--cam", "--dynamic-size", "--batch", 2, *CPU)
     with Image.open(sorted((photos / "flowers" / "dandelion").iterdir())[90]) as landscape:

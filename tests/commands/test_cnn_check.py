@@ -1,4 +1,4 @@
-"""cnn-check: what is wrong with a set of pictures, found by the real command on real files."""
+"""cnn-check: what is wrong with a set of images, found by the real command on real files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clean(here):
-    """Make photos/ with 24 pictures that tell nothing about their class, as JPEG of one size."""
+    """Make photos/ with 24 images that tell nothing about their class, as JPEG of one size."""
     for number in range(24):
         folder = here / "photos" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def test_one_of_everything_is_found_and_nothing_else(run, clean):
     assert "next: look at the errors, then cnn-check photos --fix clean.tsv" in outcome.err
 
 
-def test_pictures_that_show_too_little_are_not_compared_by_their_looks(run, here):
+def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
     """Of 8 x 8 pixels a hash of 256 bits says little: copies are found byte for byte alone, and that is said."""
     (here / "photos" / "cat").mkdir(parents=True)
     tiny = noise(0, size=(8, 8))
@@ -159,11 +159,11 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
     left = run("cnn-check", "lists/clean.tsv", "--probes", "none")
     assert [row for row in found(left) if row[0] == "error"] == []
     split = run("cnn-split", "lists/clean.tsv", "--ratio", "0.5,0.5").rows
-    parts = {}
+    splits = {}
     for row in split:
         if row["group"]:
-            parts.setdefault(row["group"], set()).add(row["split"])
-    assert [len(each) for each in parts.values()] == [1]
+            splits.setdefault(row["group"], set()).add(row["split"])
+    assert [len(each) for each in splits.values()] == [1]
 
 
 def manifest(*rows):
@@ -171,8 +171,8 @@ def manifest(*rows):
     Path("split.tsv").write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_what_stands_in_two_parts_is_an_error(run, clean):
-    """Copies, lookalikes and groups, by the column split; a class that a part lacks is a warning. The fixed manifest has none of it."""
+def test_what_stands_in_two_splits_is_an_error(run, clean):
+    """Copies, lookalikes and groups, by the column split; a class that a split lacks is a warning. The fixed manifest has none of it."""
     shutil.copy("photos/cat/00.jpg", "copy.jpg")
     with Image.open("photos/cat/02.jpg") as image:
         image.resize((80, 64)).save("large.jpg")
@@ -201,13 +201,13 @@ def test_what_stands_in_two_parts_is_an_error(run, clean):
     assert [row["finding"] for row in left if row["level"] == "error"] == ["group"]
 
 
-def test_folders_of_parts_are_parts(run, clean):
-    """Of train/cat/0.jpg the class is cat; the class table counts parts."""
-    for part, first in (("train", 0), ("test", 12)):
+def test_folders_of_splits_are_splits(run, clean):
+    """Of train/cat/0.jpg the class is cat; the class table counts splits."""
+    for split, first in (("train", 0), ("test", 12)):
         for number in range(first, first + 12):
             label = ("cat", "dog")[number % 2]
-            os.makedirs(f"sets/{part}/{label}", exist_ok=True)
-            shutil.copy(f"photos/{label}/{number:02d}.jpg", f"sets/{part}/{label}")
+            os.makedirs(f"sets/{split}/{label}", exist_ok=True)
+            shutil.copy(f"photos/{label}/{number:02d}.jpg", f"sets/{split}/{label}")
     shutil.copy("photos/cat/00.jpg", "sets/test/cat/leak.jpg")
     outcome = run("cnn-check", "sets", "--probes", "none")
     assert found(outcome)[0] == ("error", "identical", "sets/train/cat/00.jpg", "sets/test/cat/leak.jpg")
@@ -269,11 +269,11 @@ def test_a_leak_in_seconds_and_none_in_letters(run, here):
     assert leak.startswith("time alone tells the class")
 
 
-def test_features_of_one_part_alone_are_no_leak(run, clean):
-    """Who has features would tell the part: they are then not probed, and that is said."""
+def test_features_of_one_split_alone_are_no_leak(run, clean):
+    """Who has features would tell the split: they are then not probed, and that is said."""
     rows = run("cnn-split", "photos", "--ratio", "0.5,0.5").out
     Path("split.tsv").write_text(rows)
-    run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BASE)
+    run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE)
     words = ("split.tsv", "--features", "train.npy", "--similarity", "1", "--table", "probes", "--probes", "bytes")
     outcome = run("cnn-check", *words)
     assert {row["probe"] for row in outcome.rows} == {"bytes"}
@@ -281,7 +281,7 @@ def test_features_of_one_part_alone_are_no_leak(run, clean):
 
 
 def test_too_few_to_be_probed_is_said(run, clean):
-    """Of a group one picture speaks for all: with three groups a class there is nothing to cross-validate."""
+    """Of a group one image speaks for all: with three groups a class there is nothing to cross-validate."""
     manifest(
         *((f"photos/{('cat', 'dog')[n % 2]}/{n:02d}.jpg", ("cat", "dog")[n % 2], "", f"g{n % 6}") for n in range(24))
     )
@@ -290,7 +290,7 @@ def test_too_few_to_be_probed_is_said(run, clean):
     assert "no leak probes of the class: fewer than 5 pictures that do not belong together in cat, dog" in outcome.err
 
 
-def test_plain_pictures_are_named_and_look_like_nothing(run, clean):
+def test_plain_images_are_named_and_look_like_nothing(run, clean):
     """Black is not white, though both have no look."""
     for name, colour in (("black", 0), ("white", 255), ("nearly", 2)):
         Image.new("RGB", (40, 40), (colour,) * 3).save(clean / "dog" / f"{name}.png")
@@ -300,7 +300,7 @@ def test_plain_pictures_are_named_and_look_like_nothing(run, clean):
 
 
 def test_what_comes_next_works(run, clean):
-    """Of folds the features of all, of parts those of train, of a list whatever it came from."""
+    """Of folds the features of all, of splits those of train, of a list whatever it came from."""
     folds = run("cnn-split", "photos", "--folds", "3").out
     Path("folds.tsv").write_text(folds)
     said = run("cnn-check", "folds.tsv", "--probes", "none").err
@@ -310,28 +310,28 @@ def test_what_comes_next_works(run, clean):
     assert "next: cnn-extract SOURCE -o" in run("cnn-check", "-", "--probes", "none", stdin=folds).err
 
 
-def test_parts_that_can_be_told_apart_leak(run, here):
-    """The pictures for training were taken with one camera, those for testing with another."""
+def test_splits_that_can_be_told_apart_leak(run, here):
+    """The images for training were taken with one camera, those for testing with another."""
     rows = []
     (here / "all").mkdir()
     for number in range(60):
         exif = Image.Exif()
-        part = "train" if number < 40 else "test"
-        exif[272] = {"train": "old", "test": "new"}[part]
+        split = "train" if number < 40 else "test"
+        exif[272] = {"train": "old", "test": "new"}[split]
         noise(number).save(here / "all" / f"{number:02d}.jpg", exif=exif)
-        rows.append((f"all/{number:02d}.jpg", ("cat", "dog")[number % 2], part, ""))
+        rows.append((f"all/{number:02d}.jpg", ("cat", "dog")[number % 2], split, ""))
     manifest(*rows)
     outcome = run("cnn-check", "split.tsv", "--probes", "camera,width")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
     assert leak.startswith("camera alone tells the part, with a balanced accuracy of 100.0%")
 
 
-BASE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "none", "--size", "32", "--device", "cpu"]
+BACKBONE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "none", "--size", "32", "--device", "cpu"]
 
 
 def test_neighbours_in_feature_space(run, clean):
-    """A picture whose hash says nothing, but whose features are those of another one; features of other pictures are refused."""
-    run("cnn-extract", "photos", "-o", "x.npy", *BASE)
+    """An image whose hash says nothing, but whose features are those of another one; features of other images are refused."""
+    run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     values = np.load("x.npy")
     values[:] = np.random.default_rng(0).normal(size=values.shape)
     values[5] = 2 * values[0]
@@ -364,7 +364,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
 
 
 def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_held_out(run, clean):
-    """With the group of either; where a picture only is near another one in feature space nothing is left out, but grouped."""
+    """With the group of either; where an image only is near another one in feature space nothing is left out, but grouped."""
     manifest(
         ("photos/cat/00.jpg", "cat", "train", ""),
         ("photos/dog/01.jpg", "dog", "train", ""),
@@ -372,7 +372,7 @@ def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_he
         ("photos/cat/02.jpg", "cat", "test", ""),
         ("photos/dog/03.jpg", "dog", "test", ""),
     )
-    run("cnn-extract", "split.tsv", "-o", "x.npy", *BASE)
+    run("cnn-extract", "split.tsv", "-o", "x.npy", *BACKBONE)
     values = np.load("x.npy")
     values[:] = np.eye(*values.shape)
     values[3] = values[1] + 0.01
@@ -409,7 +409,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
     assert message in run("cnn-check", "photos", *words, status=2).err
 
 
-def test_a_set_without_a_picture_is_an_error(run, here):
+def test_a_set_without_a_image_is_an_error(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no picture")

@@ -24,13 +24,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_counts_and_p_value_are_those_of_the_answers(run, folder):
+def test_counts_and_p_value_are_those_of_the_predictions(run, folder):
     """Difference and counts are numpy's, the p-value is scipy's, whatever the order of the rows."""
     generator = np.random.default_rng(0)
     labels = np.array(["daisy", "rose", "tulip"])
     truth, one, other = (generator.integers(0, 3, 90) for _ in range(3))
     paths = [f"{labels[true]}/{index}.jpg" for index, true in enumerate(truth)]
-    rows = [[f"{path}\t{labels[answer]}\n" for path, answer in zip(paths, each, strict=True)] for each in (one, other)]
+    rows = [
+        [f"{path}\t{labels[prediction]}\n" for path, prediction in zip(paths, each, strict=True)]
+        for each in (one, other)
+    ]
     (folder / "a.tsv").write_text("path\tlabel\n" + "".join(rows[0]))
     (folder / "b.tsv").write_text("path\tlabel\n" + "".join(rows[1][::-1]))
     found = json.loads(run("cnn-compare", "a.tsv", "b.tsv", "--json").out)

@@ -1,4 +1,4 @@
-"""cnn-curves as it is typed: a picture, a drawing in the terminal, rows in a pipe."""
+"""cnn-curves as it is typed: an image, a drawing in the terminal, rows in a pipe."""
 
 import json
 import os
@@ -41,8 +41,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_picture_and_a_row_a_run(run, here):
-    """The picture is two panels wide; stdout says which epoch is the best of each run, and its measures."""
+def test_a_image_and_a_row_a_run(run, here):
+    """The image is two panels wide; stdout says which epoch is the best of each run, and its measures."""
     words = ("small/model.csv", "large/model.csv", "alone.csv", "-o", "curves.png", "--smooth", "0.8")
     outcome = run("cnn-curves", *words)
     assert [(row["run"], row["epochs"], row["best_epoch"], row["val_loss"]) for row in outcome.rows] == [
@@ -98,13 +98,13 @@ def test_monitor_chooses_the_best_epoch(run, here):
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_the_epoch_marked_is_the_one_that_training_kept(run, here, pictures, monitor):
+def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monitor):
     """cnn-train-head and cnn-curves choose by the same rule."""
-    pictures("photos/train", red=6, blue=6)
-    pictures("photos/val", red=4, blue=4)
-    base = ("--layers", "conv 6 k3 relu", "--weights", "none", "--size", "8", "--device", "cpu")
+    images("photos/train", red=6, blue=6)
+    images("photos/val", red=4, blue=4)
+    backbone = ("--layers", "conv 6 k3 relu", "--weights", "none", "--size", "8", "--device", "cpu")
     for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *base)
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *backbone)
     words = ("--val", "val.npy", "-o", "head.pt", "--epochs", "15", "--lr", "0.3", "--device", "cpu")
     kept = run("cnn-train-head", "train.npy", *words, "--monitor", monitor).rows[0]["best_epoch"]
     rows = run("cnn-curves", "head.csv", "--monitor", monitor).rows
@@ -190,7 +190,7 @@ def test_a_pipe_gets_rows_whatever_else_is_there(here):
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(run, here, words, status, message):
-    """One line that names what is wrong, nothing on stdout, and no picture."""
+    """One line that names what is wrong, nothing on stdout, and no image."""
     Path("broken.csv").write_text(f"{HEADER}\n1,x,0.5,0.5,0.8,0.1,1\n")
     Path("begun.csv").write_text(f"{HEADER}\n")
     Path("model.pt").write_bytes(b"PK\x03\x04")

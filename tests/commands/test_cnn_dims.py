@@ -254,7 +254,7 @@ def test_vgg16(run):
 
 
 def test_a_network_of_another_size(run):
-    """--input measures a network for other pictures, and the classifier in a pipe behind it."""
+    """--input measures a network for other images, and the classifier in a pipe behind it."""
     small = run("cnn-dims", "resnet18", "--input", "64,64,3").rows
     assert {row["layer"]: row["output"] for row in small}["layer4.1.conv2"] == "2x2x512"
     piped = run("cnn-dims", "--dense", 2, stdin=run("cnn-dims", "resnet18").out).rows
@@ -262,11 +262,11 @@ def test_a_network_of_another_size(run):
 
 
 def test_a_trained_model(run, tmp_path):
-    """A model.pt has a row for each of its layers, base and head, with the parameters that its file holds."""
+    """A model.pt has a row for each of its layers, backbone and head, with the parameters that its file holds."""
     text = "conv 8 k3 same relu, pool 2, conv 12 k3 bn relu"
-    base, backbone, preprocess = backbones.by_notation(text, size=16)
+    extractor, backbone, preprocess = backbones.by_notation(text, size=16)
     head = classifier.build_head("dense 5 relu, dense 2", (12,))
-    network = classifier.Classifier(base, head, preprocess=preprocess, pool=Pool.AVG)
+    network = classifier.Classifier(extractor, head, preprocess=preprocess, pool=Pool.AVG)
     header = Header(
         kind=ArtefactKind.MODEL,
         classes=("cat", "dog"),

@@ -23,11 +23,13 @@ CPU = ("--device", "cpu")
 def here(tmp_path, monkeypatch):
     """A working folder with an untrained network, m.pt, and an image of 60x44, sky.png."""
     monkeypatch.chdir(tmp_path)
-    base, backbone, preprocess = backbones.by_notation("conv 6 k5 relu, pool 2, conv 8 k3 bn relu", size=24, seed=1)
+    extractor, backbone, preprocess = backbones.by_notation(
+        "conv 6 k5 relu, pool 2, conv 8 k3 bn relu", size=24, seed=1
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         head = classifiers.build_head("dense 2 softmax", (8,))
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     state |= {f"head.{key}": value for key, value in head.state_dict().items()}
     header = Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2 softmax", {"command": "cnn-train"})
     torch_model.save("m.pt", TorchModel(header, state))

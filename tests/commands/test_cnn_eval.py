@@ -19,7 +19,7 @@ CLASSES = ("daisy", "rose", "tulip")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to be in: split.tsv with train, val and test, none of whose pictures need to exist."""
+    """A folder to be in: split.tsv with train, val and test, none of whose images need to exist."""
     monkeypatch.chdir(tmp_path)
     lines = ["path\tlabel\tsplit"]
     for part, count in (("train", 6), ("val", 3), ("test", 90)):
@@ -60,18 +60,18 @@ def test_every_measure_agrees_with_scikit_learn(run, folder):
         "n accuracy accuracy_low accuracy_high balanced_accuracy log_loss roc_auc ece classes per_class confusion"
     )
     assert list(found) == promised.split()
-    answer = probabilities.argmax(axis=1)
+    prediction = probabilities.argmax(axis=1)
     assert found["n"] == 90
     assert found["classes"] == list(CLASSES)
-    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, answer))
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, prediction))
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
-    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, answer))
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(truth, prediction))
     normalised = probabilities / probabilities.sum(axis=1, keepdims=True)
     assert found["log_loss"] == pytest.approx(reference.log_loss(truth, normalised), abs=1e-5)
     assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, normalised, multi_class="ovr"), abs=1e-5)
     assert 0 < found["ece"] < 1
-    assert found["confusion"] == reference.confusion_matrix(truth, answer).tolist()
-    expected = reference.classification_report(truth, answer, target_names=CLASSES, output_dict=True)
+    assert found["confusion"] == reference.confusion_matrix(truth, prediction).tolist()
+    expected = reference.classification_report(truth, prediction, target_names=CLASSES, output_dict=True)
     for label in CLASSES:
         for name, theirs in (
             ("precision", "precision"),
@@ -110,8 +110,8 @@ def test_in_a_pipe_a_measure_is_a_row(run, folder):
     ]
 
 
-def test_of_two_classes_the_answer_alone_is_enough(run, folder):
-    """With one row a picture, a network of two classes has the log-loss and the area of all rows."""
+def test_of_two_classes_the_prediction_alone_is_enough(run, folder):
+    """With one row an image, a network of two classes has the log-loss and the area of all rows."""
     truth, probabilities = draw(("cat", "dog"))
     first, second = (
         json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities, ("cat", "dog"), top=top)).out)
@@ -121,8 +121,8 @@ def test_of_two_classes_the_answer_alone_is_enough(run, folder):
         assert first[name] == pytest.approx(second[name], abs=1e-5)
 
 
-def test_what_the_answers_alone_cannot_tell_is_null(run, folder):
-    """Of three classes, one row a picture leaves no log-loss and no area: null, with a notice that says what to run."""
+def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
+    """Of three classes, one row an image leaves no log-loss and no area: null, with a notice that says what to run."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--json", stdin=write(truth, probabilities, top=1))
     found = json.loads(outcome.out)
@@ -145,7 +145,7 @@ def test_labels_alone_are_enough_for_the_rest(run, folder):
     assert "the predictions have no probability" in outcome.err
 
 
-def test_withheld_answers_are_wrong_and_told_apart(run, folder):
+def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
     """`?` counts as wrong; how many were answered, and how well, stands beside."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
@@ -159,7 +159,7 @@ def test_withheld_answers_are_wrong_and_told_apart(run, folder):
 
 
 def test_worst_are_the_most_confidently_wrong(run, folder):
-    """`--worst 2` prints wrong answers, surest first, with a header row even where all is right."""
+    """`--worst 2` prints wrong predictions, surest first, with a header row even where all is right."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.99\ncat/2.jpg\t1\tdog\t.7\n"
         "dog/3.jpg\t1\tcat\t.9\ndog/4.jpg\t1\tcat\t.6\ndog/5.jpg\t1\tdog\t.9\n"
@@ -173,7 +173,7 @@ def test_worst_are_the_most_confidently_wrong(run, folder):
 
 
 def test_confusion_is_drawn_beside_the_measures(run, folder):
-    """`--confusion` writes a picture; stdout is as it is without."""
+    """`--confusion` writes an image; stdout is as it is without."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
     assert run("cnn-eval", "--confusion", "c.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out
@@ -195,7 +195,7 @@ def test_gates_are_met_or_named(run, folder):
 
 
 def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
-    """A gate on the log-loss of bare answers is missed, not passed over."""
+    """A gate on the log-loss of bare predictions is missed, not passed over."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--fail-over", "log_loss=9", stdin=write(truth, probabilities, top=1), status=4)
     assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
@@ -294,9 +294,9 @@ def test_paths_are_compared_resolved(run, folder, monkeypatch):
     )
 
 
-def test_the_truth_may_be_a_folder_or_standard_input(run, folder, pictures):
+def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
     """A folder gives the class as every command reads it, the folder directly below; a manifest may come through a pipe."""
-    pictures(red=1)
+    images(red=1)
     (folder / "photos" / "red" / "deep").mkdir()
     (folder / "photos" / "red" / "00.png").rename(folder / "photos" / "red" / "deep" / "00.png")
     predictions = "path\tlabel\tprobability\nphotos/red/deep/00.png\tred\t.9\n"
@@ -306,8 +306,8 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, pictures):
     assert run("cnn-eval", "p.tsv", "--truth", "-", stdin=manifest).rows[1]["value"] == "1"
 
 
-def test_labels_name_classes_that_no_picture_shows(run, folder):
-    """A network may answer a class that this set has no picture of: --labels says that it exists, and in which order."""
+def test_labels_name_classes_that_no_image_shows(run, folder):
+    """A network may prediction a class that this set has no image of: --labels says that it exists, and in which order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
     (folder / "labels.txt").write_text("dog\ncat\n")
@@ -333,7 +333,7 @@ def test_labels_name_classes_that_no_picture_shows(run, folder):
     ],
 )
 def test_predictions_that_do_not_fit_are_named(run, folder, predictions, message):
-    """Exit 1, one line that names what is wrong, nothing on stdout and no picture."""
+    """Exit 1, one line that names what is wrong, nothing on stdout and no image."""
     outcome = run("cnn-eval", "--truth", "split.tsv", "--confusion", "c.png", stdin=predictions, status=1)
     assert outcome.out == ""
     assert message in outcome.err
@@ -348,7 +348,7 @@ FOLDS = 4
 
 @pytest.fixture
 def folded(folder):
-    """Write folds.tsv, which names a fold for each of the 90 test pictures, and a file of predictions for each fold."""
+    """Write folds.tsv, which names a fold for each of the 90 test images, and a file of predictions for each fold."""
     truth, probabilities = draw(CLASSES)
     rows = [
         f"photos/{CLASSES[true]}/test-{index}.jpg\t{CLASSES[true]}\tfold{index % FOLDS}"
@@ -367,7 +367,7 @@ def numbers(row):
 
 
 def test_folds_have_their_mean_and_spread(run, folder, folded):
-    """Each fold is measured as if it were alone; the mean, the sample deviation and all pictures together stand below."""
+    """Each fold is measured as if it were alone; the mean, the sample deviation and all images together stand below."""
     truth, probabilities = folded
     rows = run("cnn-eval", "--folds", *(f"fold{fold}.tsv" for fold in range(FOLDS)), "--truth", "folds.tsv").rows
     assert [row["fold"] for row in rows] == ["fold0", "fold1", "fold2", "fold3", "mean", "sd", "out_of_fold"]
@@ -395,8 +395,8 @@ def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, fold
         assert piped.rows[6]["n"] == "90"
 
 
-def test_folds_over_the_same_pictures_have_no_figure_of_all(run, folder, folded):
-    """Models of two folds on one test set: no row for pictures counted twice, and a notice that says why."""
+def test_folds_over_the_same_images_have_no_figure_of_all(run, folder, folded):
+    """Models of two folds on one test set: no row for images counted twice, and a notice that says why."""
     (folder / "one").mkdir()
     (folder / "two").mkdir()
     for name, seed in (("one", 0), ("two", 1)):
@@ -431,7 +431,7 @@ def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
 
 
 def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
-    """A fold of a single class has no area, so the mean has none; all pictures together have. One fold alone is no cross-validation."""
+    """A fold of a single class has no area, so the mean has none; all images together have. One fold alone is no cross-validation."""
     (folder / "one.tsv").write_text("path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tcat\t.8\n")
     (folder / "two.tsv").write_text("path\tlabel\tprobability\ncat/3.jpg\tcat\t.9\ndog/4.jpg\tdog\t.7\n")
     outcome = run("cnn-eval", "--folds", "one.tsv", "two.tsv", "--json")
@@ -463,7 +463,7 @@ def test_folds_stand_in_the_order_of_their_numbers(run, folder):
 
 
 def save_classifier(path, classes):
-    """Write a network that looks at the mean colour of a picture, and is not too sure."""
+    """Write a network that looks at the mean colour of an image, and is not too sure."""
     weights = np.random.default_rng(0).normal(scale=0.05, size=(3, len(classes))).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
@@ -485,9 +485,9 @@ def save_classifier(path, classes):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
-def test_a_threshold_answers_what_its_row_says(run, folder, pictures, words):
-    """cnn-predict --min-probability with the number of a row answers just as many pictures, just as well."""
-    pictures(red=15, blue=15, green=15)
+def test_a_threshold_predictions_what_its_row_says(run, folder, images, words):
+    """cnn-predict --min-probability with the number of a row predictions just as many images, just as well."""
+    images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
     predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out
     outcome = run("cnn-eval", "--coverage", stdin=predictions)
@@ -511,7 +511,7 @@ def test_bounds_hold_beside_coverage_too(run, folder):
 
 
 def test_reliability_is_drawn_beside_the_measures(run, folder):
-    """`--reliability` writes a picture; stdout is as it is without."""
+    """`--reliability` writes an image; stdout is as it is without."""
     predictions = write(*draw(CLASSES))
     assert run("cnn-eval", "--reliability", "r.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out
     with Image.open(folder / "r.png") as image:
@@ -529,7 +529,7 @@ def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):
 
 
 def test_json_holds_no_nan(run, folder):
-    """One class, one picture: what is undefined is null, and strict readers of JSON are content."""
+    """One class, one image: what is undefined is null, and strict readers of JSON are content."""
 
     def refuse(word):
         raise AssertionError(word)
@@ -542,7 +542,7 @@ def test_json_holds_no_nan(run, folder):
 
 
 def test_it_loads_no_more_than_it_needs(folder):
-    """Measuring takes numpy, and neither torch nor scikit-learn nor, without a picture to draw, matplotlib."""
+    """Measuring takes numpy, and neither torch nor scikit-learn nor, without an image to draw, matplotlib."""
     program = "import sys; from cnnkit_tools.cnn_eval import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     predictions = b"path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n"
     done = subprocess.run([sys.executable, "-c", program], input=predictions, capture_output=True, check=True)

@@ -32,19 +32,19 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures, model):
+def here(tmp_path, monkeypatch, images, model):
     """A working folder with model.pt and eleven photos."""
-    pictures(red=6, blue=5)
+    images(red=6, blue=5)
     monkeypatch.chdir(tmp_path)
     shutil.copy(model, tmp_path)
     return tmp_path
 
 
 def write(name, head, *, grey=False, pool=Pool.AVG):
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey, pool=pool)
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey, pool=pool)
     made = classifiers.build_head(head, (8,) if pool is Pool.AVG else (8 * 5 * 5,))
     header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
     torch_model.save(name, TorchModel(header, state))
 
@@ -61,7 +61,7 @@ CPU = ("--device", "cpu", "--batch", "4")
 
 
 def test_a_model_to_one_file(run, here):
-    """Records on stdout, random inputs first and then the pictures; the file gives torch's probabilities; the same bytes again."""
+    """Records on stdout, random inputs first and then the images; the file gives torch's probabilities; the same bytes again."""
     outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--verify", "photos", "--features", "--cam", *CPU)
     assert list(outcome.rows[0]) == ["source", "batch", "rows", "max_difference", "top1_agreement"]
     assert [(row["source"], row["batch"], row["rows"]) for row in outcome.rows] == [
@@ -87,7 +87,7 @@ def test_a_model_to_one_file(run, here):
 
 @pytest.mark.parametrize(("kind", "channels"), [("uint8", (16, 16, 3)), ("float", (1, 16, 16))])
 def test_a_grey_model(run, here, kind, channels):
-    """Pictures in colour become grey inside, or before a float input of one channel; cnn-predict gives torch's probabilities."""
+    """Images in colour become grey inside, or before a float input of one channel; cnn-predict gives torch's probabilities."""
     write("grey.pt", "dense 2 softmax", grey=True)
     records = run("cnn-export", "grey.pt", "-o", "grey.onnx", "--input", kind, "--verify", "photos", "--cam", *CPU).rows
     assert all(float(row["max_difference"]) < 1e-4 for row in records)
@@ -100,7 +100,7 @@ def test_a_grey_model(run, here, kind, channels):
     np.testing.assert_allclose([[told[path, label] for label in ("blue", "red")] for path in paths], shares, atol=1e-4)
 
 
-def test_a_grey_models_base(run, here):
+def test_a_grey_models_backbone(run, here):
     """cnn-dims and cnn-extract take a grey model as any other: its first layer reads one channel, and sees as far."""
     write("grey.pt", "dense 2 softmax", grey=True)
     grey, colour = (run("cnn-dims", name).rows for name in ("grey.pt", "model.pt"))
@@ -133,8 +133,8 @@ def quickly(monkeypatch):
     monkeypatch.setattr(export, "to_onnx", remembered)
 
 
-def test_pictures_by_every_way_in(run, here, quickly):
-    """A folder, pictures by name, a manifest's part, and a list on standard input are compared alike."""
+def test_images_by_every_way_in(run, here, quickly):
+    """A folder, images by name, a manifest's part, and a list on standard input are compared alike."""
     paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
     Path("split.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\tx\t{'val' if 'red' in path else 'train'}\n" for path in paths)
@@ -158,7 +158,7 @@ def test_pictures_by_every_way_in(run, here, quickly):
     assert json.loads(part.splitlines()[-1])["rows"] == 6
 
 
-def test_broken_pictures_are_skipped_and_named(run, here, quickly):
+def test_broken_images_are_skipped_and_named(run, here, quickly):
     """Exit 3, and the file is written: the others were compared. With none left there is no proof, and no file."""
     Path("photos/red/bad.png").write_bytes(b"no picture")
     outcome = run(
@@ -199,8 +199,8 @@ def test_options_reach_the_graph(run, here):
     assert (taken.name, [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:]) == ("features", [8])
 
 
-def test_pictures_of_any_size(run, here):
-    """Other sizes are compared, too, real pictures at the network's own; a flattened map says which size it needs, and writes nothing."""
+def test_images_of_any_size(run, here):
+    """Other sizes are compared, too, real images at the network's own; a flattened map says which size it needs, and writes nothing."""
     outcome = run("cnn-export", "model.pt", "-o", "any.onnx", "--dynamic-size", "--verify", "photos", *CPU)
     assert [(row["source"], row["rows"]) for row in outcome.rows] == [
         ("random", "1"), ("random", "2"), ("random", "4"),

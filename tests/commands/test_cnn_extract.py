@@ -1,4 +1,4 @@
-"""cnn-extract as it is used: pictures in by every way, features out, stopped and resumed, and errors that can be mended."""
+"""cnn-extract as it is used: images in by every way, features out, stopped and resumed, and errors that can be mended."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
 TEXT = "conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu"
-BASE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "cpu")
+BACKBONE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "cpu")
 SQUEEZE = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "64", "--device", "cpu")
 
 
@@ -32,9 +32,9 @@ def content(path):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures):
-    """A working folder with photos/red and photos/blue, six pictures each."""
-    pictures(red=6, blue=6)
+def here(tmp_path, monkeypatch, images):
+    """A working folder with photos/red and photos/blue, six images each."""
+    images(red=6, blue=6)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -43,8 +43,8 @@ def here(tmp_path, monkeypatch, pictures):
 
 
 def test_a_folder_to_features(run, here):
-    """One row a picture, in the order of names; a summary on stdout; the three files, and nothing else."""
-    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE)
+    """One row an image, in the order of names; a summary on stdout; the three files, and nothing else."""
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     (summary,) = outcome.rows
     assert summary["features"] == "x.npy"
     assert (summary["rows"], summary["shape"], summary["skipped"], summary["resumed"]) == ("12", "7", "0", "0")
@@ -60,15 +60,15 @@ def test_a_folder_to_features(run, here):
 
 def test_a_full_disk_is_named(run, shell, here):
     """A limit on the size of files is met as a full disk is: within a write, which has no name."""
-    words = ("cnn-extract", "photos", "-o", "x.npy", *BASE, "--pool", "flatten")
-    run(*words)  # or the exported base would be too large
+    words = ("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--pool", "flatten")
+    run(*words)  # or the exported backbone would be too large
     outcome = shell(f"ulimit -f 1; {shlex.join(words)}", cwd=here, status=1)
     assert outcome.err.splitlines()[-1] == "cnn-extract: x.npy: File too large"
 
 
 def test_json_and_quiet(run, here):
     """The summary as JSON, and not a word on stderr when told to be quiet."""
-    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--json", "--quiet")
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--json", "--quiet")
     record = json.loads(outcome.out)
     assert record["rows"] == 12
     assert record["shape"] == "7"
@@ -77,12 +77,12 @@ def test_json_and_quiet(run, here):
 
 def test_three_ways_in(run, shell, here):
     """Named, listed on standard input, listed in a pipe, separated by NUL: the same values, and the same rows but for labels."""
-    run("cnn-extract", "photos", "-o", "named.npy", *BASE)
+    run("cnn-extract", "photos", "-o", "named.npy", *BACKBONE)
     names = sorted(str(path) for path in Path("photos").rglob("*.png"))
-    run("cnn-extract", "-", "-o", "dash.npy", *BASE, stdin="\n".join(names) + "\n")
-    run("cnn-extract", "-o", "bare.npy", *BASE, stdin="\n".join(names))
-    run("cnn-extract", "-0", "-o", "null.npy", *BASE, stdin="\0".join(names))
-    words = " ".join(f"'{word}'" for word in BASE)
+    run("cnn-extract", "-", "-o", "dash.npy", *BACKBONE, stdin="\n".join(names) + "\n")
+    run("cnn-extract", "-o", "bare.npy", *BACKBONE, stdin="\n".join(names))
+    run("cnn-extract", "-0", "-o", "null.npy", *BACKBONE, stdin="\0".join(names))
+    words = " ".join(f"'{word}'" for word in BACKBONE)
     with open("list.txt", "w") as file:
         file.write("\n".join(names))
     shell(f"cat list.txt | cnn-extract - -o pipe.npy {words}", cwd=here)
@@ -100,27 +100,27 @@ def test_a_manifest_and_its_parts(run, here):
     lines = ["path\tlabel\tsplit\tgroup"]
     lines += [f"photos/red/0{index}.png\twarm\t{'train' if index < 4 else 'val'}\tg{index}" for index in range(6)]
     Path("split.tsv").write_text("\n".join(lines) + "\n")
-    run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BASE)
+    run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BACKBONE)
     rows = features.load("val.npy").rows
     assert [(row.path, row.label, row.split, row.group) for row in rows] == [
         ("photos/red/04.png", "warm", "val", "g4"),
         ("photos/red/05.png", "warm", "val", "g5"),
     ]
-    run("cnn-extract", "-", "--split", "val", "-o", "piped.npy", *BASE, stdin=Path("split.tsv").read_bytes())
+    run("cnn-extract", "-", "--split", "val", "-o", "piped.npy", *BACKBONE, stdin=Path("split.tsv").read_bytes())
     assert features.load("piped.npy").rows == rows
 
 
-def test_features_elsewhere_find_their_pictures(run, here):
-    """Paths in the .tsv are as seen from there, and lead to the pictures."""
+def test_features_elsewhere_find_their_images(run, here):
+    """Paths in the .tsv are as seen from there, and lead to the images."""
     Path("out").mkdir()
-    run("cnn-extract", "photos", "-o", "out/x.npy", *BASE)
+    run("cnn-extract", "photos", "-o", "out/x.npy", *BACKBONE)
     for row in features.load("out/x.npy").rows:
         assert (here / "out" / row.path).is_file()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_names_of_any_kind(run, here):
-    """Tabs, newlines, letters of any language and bytes that are no text at all: each picture has its row and its name."""
+    """Tabs, newlines, letters of any language and bytes that are no text at all: each image has its row and its name."""
     folder = here / "odd" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
     names = [
@@ -133,26 +133,26 @@ def test_names_of_any_kind(run, here):
     ]
     for index, name in enumerate(names):
         shutil.copy(f"photos/red/0{index}.png", folder / name)
-    run("cnn-extract", "odd", "-o", "x.npy", *BASE)
+    run("cnn-extract", "odd", "-o", "x.npy", *BACKBONE)
     loaded = features.load("x.npy")
     assert {os.path.basename(row.path) for row in loaded.rows} == set(names)
     assert loaded.header.classes == (os.fsdecode(b"caf\xe9"),)
     listed = b"\0".join(os.fsencode(row.path) for row in loaded.rows)
-    run("cnn-extract", "-0", "-", "-o", "y.npy", *BASE, stdin=listed)
+    run("cnn-extract", "-0", "-", "-o", "y.npy", *BACKBONE, stdin=listed)
     assert content("y.npy")[".npy"] == content("x.npy")[".npy"]
 
 
 def test_threads_change_no_byte(run, here):
     """All three files are the same bytes for one decoding thread and for many, and again in another folder's cache."""
-    run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--jobs", "1")
+    run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--jobs", "1")
     before = content("x.npy")
-    run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--jobs", "7")
+    run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--jobs", "7")
     assert content("x.npy") == before
-    run("cnn-extract", "photos", "-o", "y.npy", *BASE, "--batch", "12")
+    run("cnn-extract", "photos", "-o", "y.npy", *BACKBONE, "--batch", "12")
     assert content("y.npy") == before
 
 
-# ---------------------------------------------------------------- which base
+# ---------------------------------------------------------------- which backbone
 
 
 def read(name):
@@ -162,13 +162,13 @@ def read(name):
 def test_pooling_and_dtype(run, here):
     """Every pooling has its shape, and they belong together; float16 is half the bytes of the same values."""
     for pool in ("avg", "max", "flatten", "none"):
-        run("cnn-extract", "photos", "-o", f"{pool}.npy", *BASE, "--pool", pool)
+        run("cnn-extract", "photos", "-o", f"{pool}.npy", *BACKBONE, "--pool", pool)
     maps = read("none.npy").values
     assert maps.shape == (12, 7, 3, 3)
     np.testing.assert_allclose(read("avg.npy").values, maps.mean((2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(read("max.npy").values, maps.max((2, 3)))
     np.testing.assert_array_equal(read("flatten.npy").values, maps.reshape(12, -1))
-    run("cnn-extract", "photos", "-o", "half.npy", *BASE, "--dtype", "float16")
+    run("cnn-extract", "photos", "-o", "half.npy", *BACKBONE, "--dtype", "float16")
     assert read("half.npy").values.dtype == np.float16
     np.testing.assert_array_equal(read("half.npy").values, read("avg.npy").values.astype(np.float16))
 
@@ -182,12 +182,12 @@ def test_a_layer_of_a_network(run, here):
     assert loaded.header.backbone.name == "squeezenet1_1"
 
 
-def test_a_seed_is_a_base(run, here):
+def test_a_seed_is_a_backbone(run, here):
     """Random weights are the same for the same seed and others for another; the Header's digest tells them apart."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run("cnn-extract", "photos", "-o", f"{name}.npy", *BASE, "--seed", seed)
+        run("cnn-extract", "photos", "-o", f"{name}.npy", *BACKBONE, "--seed", seed)
     assert content("a.npy") == content("b.npy")
-    assert "random weights, by seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BASE[:2], *BASE[4:]).err
+    assert "random weights, by seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BACKBONE[:2], *BACKBONE[4:]).err
     assert content("d.npy") == content("a.npy")  # a notation has no other weights than random ones
     assert not np.array_equal(read("a.npy").values, read("c.npy").values)
     assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
@@ -196,21 +196,21 @@ def test_a_seed_is_a_base(run, here):
 def test_a_notation_from_a_file(run, here):
     """--layers @FILE is the notation that stands in the file."""
     Path("net.txt").write_text(TEXT.replace(", ", "\n") + "  # the same\n")
-    run("cnn-extract", "photos", "-o", "a.npy", *BASE)
-    run("cnn-extract", "photos", "-o", "b.npy", "--layers", "@net.txt", *BASE[2:])
+    run("cnn-extract", "photos", "-o", "a.npy", *BACKBONE)
+    run("cnn-extract", "photos", "-o", "b.npy", "--layers", "@net.txt", *BACKBONE[2:])
     assert content("a.npy") == content("b.npy")
 
 
 def test_torch_instead(run, here):
     """--engine torch gives the same features to 1e-4."""
-    for words in (SQUEEZE, (*BASE, "--pool", "flatten")):
+    for words in (SQUEEZE, (*BACKBONE, "--pool", "flatten")):
         run("cnn-extract", "photos", "-o", "a.npy", *words)
         run("cnn-extract", "photos", "-o", "b.npy", *words, "--engine", "torch")
         np.testing.assert_allclose(read("a.npy").values, read("b.npy").values, atol=1e-4)
 
 
 def test_weights_of_a_file(run, here):
-    """--weights FILE takes a state_dict, which makes another base than the random one, under the file's hash."""
+    """--weights FILE takes a state_dict, which makes another backbone than the random one, under the file's hash."""
     module = catalogue.seeded(5, lambda: catalogue.network("squeezenet1_1"))[0]
     torch.save(module.state_dict(), "mine.pth")
     words = ("--backbone", "SqueezeNet1_1", "--weights", "mine.pth", "--size", "64", "--device", "cpu")
@@ -223,15 +223,15 @@ def test_weights_of_a_file(run, here):
 
 
 def model_file(path):
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=20, seed=3)
-    whole = Classifier(base, build_head("dense 2", (7,)), preprocess=preprocess, pool=backbone.pool)
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=20, seed=3)
+    whole = Classifier(extractor, build_head("dense 2", (7,)), preprocess=preprocess, pool=backbone.pool)
     header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, "dense 2")
     torch_model.save(path, TorchModel(header, whole.state_dict()))
 
 
-def test_models_of_ours_as_a_base(run, here):
+def test_models_of_ours_as_a_backbone(run, here):
     """A .pt and a .onnx of ours give what the notation with the same weights gives."""
-    run("cnn-extract", "photos", "-o", "a.npy", *BASE, "--seed", "3")
+    run("cnn-extract", "photos", "-o", "a.npy", *BACKBONE, "--seed", "3")
     model_file("head.pt")
     run("cnn-extract", "photos", "-o", "b.npy", "--backbone", "head.pt", "--device", "cpu")
     onnx_model.save("base.onnx", onnx_backbone.get(BackboneSpec(layers=TEXT, weights="none", size=20, seed=3)).content)
@@ -242,9 +242,9 @@ def test_models_of_ours_as_a_base(run, here):
         assert read("a.npy").header.backbone == read(f"{other}.npy").header.backbone
 
 
-def test_a_base_is_exported_once_and_then_without_torch(shell, here):
-    """The first run says where it keeps the base; the second says nothing of it, and imports neither torch nor timm."""
-    words = " ".join(f"'{word}'" for word in BASE[:-2])
+def test_a_backbone_is_exported_once_and_then_without_torch(shell, here):
+    """The first run says where it keeps the backbone; the second says nothing of it, and imports neither torch nor timm."""
+    words = " ".join(f"'{word}'" for word in BACKBONE[:-2])
     env = {"CNNKIT_CACHE": str(here / "cache")}
     first = shell(f"cnn-extract photos -o a.npy {words}", cwd=here, env=env)
     assert "exporting the base to ONNX, once; it is kept in " in first.err
@@ -260,12 +260,12 @@ def test_a_base_is_exported_once_and_then_without_torch(shell, here):
     assert content(here / "a.npy") == content(here / "b.npy")
 
 
-# ---------------------------------------------------------------- bad pictures
+# ---------------------------------------------------------------- bad images
 
 
-def test_bad_pictures_are_skipped_and_named(run, here):
+def test_bad_images_are_skipped_and_named(run, here):
     """A cut JPEG, an empty file and a text in the middle: no rows, one line each, a list, exit 3; the rest is as without them."""
-    run("cnn-extract", "photos", "-o", "whole.npy", *BASE)
+    run("cnn-extract", "photos", "-o", "whole.npy", *BACKBONE)
     from PIL import Image
 
     Image.open("photos/red/00.png").resize((300, 300)).save("photos/red/01cut.jpg")
@@ -273,7 +273,7 @@ def test_bad_pictures_are_skipped_and_named(run, here):
     cut.write_bytes(cut.read_bytes()[:3000])
     Path("photos/blue/03empty.png").write_bytes(b"")
     Path("photos/blue/04text.jpeg").write_text("no picture")
-    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--errors", "bad.tsv", status=3)
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--errors", "bad.tsv", status=3)
     assert (outcome.rows[0]["rows"], outcome.rows[0]["skipped"]) == ("12", "3")
     lines = [line for line in outcome.err.splitlines() if "skipped" in line]
     assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
@@ -290,11 +290,11 @@ def test_bad_pictures_are_skipped_and_named(run, here):
     assert content("x.npy") == content("whole.npy")
 
 
-def test_nothing_but_bad_pictures_fails(run, here):
-    """When there is no good picture at all, that is an error, and nothing is written."""
+def test_nothing_but_bad_images_fails(run, here):
+    """When there is no good image at all, that is an error, and nothing is written."""
     Path("none").mkdir()
     Path("none/a.png").write_text("no picture")
-    outcome = run("cnn-extract", "none", "-o", "x.npy", *BASE, status=1)
+    outcome = run("cnn-extract", "none", "-o", "x.npy", *BACKBONE, status=1)
     assert outcome.err.splitlines()[-1] == "cnn-extract: no picture could be used; nothing written"
     assert outcome.out == ""
     assert not list(here.glob("x.*"))
@@ -310,7 +310,7 @@ def test_views_are_the_features_of_the_files_that_cnn_augment_writes(run, here):
     """The same copies, made on the way or as files: the same bytes."""
     augmented = ("--augment", WORDS, "--seed", "3")
     run("cnn-augment", "photos", "-o", "more", "--size", "20", "--fit", "squash", "--keep", "--copies", "2", *augmented)
-    words = (*BASE, "--seed", "3")
+    words = (*BACKBONE, "--seed", "3")
     run("cnn-extract", "more/augment.tsv", "-o", "files.npy", *words)
     Path("words").write_text(WORDS.replace(", ", "\n"))
     outcome = run("cnn-extract", "photos", "-o", "views.npy", *words, "--views", "2", "--augment", "@words")
@@ -322,8 +322,8 @@ def test_views_are_the_features_of_the_files_that_cnn_augment_writes(run, here):
     assert features.load("views.npy").header.training["augment"] == f"{WORDS}, fill nearest"
 
 
-def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
-    """Training takes all views, validation none; predictions from features are one a picture."""
+def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
+    """Training takes all views, validation none; predictions from features are one an image."""
     lines = ["path\tlabel\tsplit"]
     lines += [
         f"photos/{label}/0{index}.png\t{label}\t{'val' if index > 3 else 'train'}"
@@ -332,10 +332,10 @@ def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
     ]
     Path("split.tsv").write_text("\n".join(lines) + "\n")
     views = ("--views", "3", "--augment", WORDS)
-    run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BASE, *views)
-    outcome = run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BASE, *views)
+    run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE, *views)
+    outcome = run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BACKBONE, *views)
     assert "4 pictures of val stay plain" in outcome.err
-    run("cnn-extract", "split.tsv", "--split", "val", "-o", "plain.npy", *BASE)
+    run("cnn-extract", "split.tsv", "--split", "val", "-o", "plain.npy", *BACKBONE)
     assert content("val.npy")[".npy"] == content("plain.npy")[".npy"]
     trained = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--solver", "lbfgs")
     assert (trained.rows[0]["train_rows"], trained.rows[0]["val_rows"], trained.rows[0]["val_accuracy"]) == (
@@ -349,7 +349,7 @@ def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
     # A folder of a part is held out as its rows are
     shutil.copytree("photos/red", "cv/val/red")
-    outcome = run("cnn-extract", "cv/val", "-o", "folder.npy", *BASE, *views)
+    outcome = run("cnn-extract", "cv/val", "-o", "folder.npy", *BACKBONE, *views)
     assert outcome.rows[0]["rows"] == "6"
     assert "6 pictures of val stay plain" in outcome.err
     predicted = run("cnn-predict", "-m", "head.onnx", "train.npy")
@@ -369,7 +369,7 @@ def test_a_head_learns_from_views_and_is_asked_about_pictures(run, here):
 )
 def test_views_and_their_augmentation_belong_together(run, here, words, message):
     """Each without the other is a usage error."""
-    assert message in run("cnn-extract", "photos", "-o", "x.npy", *BASE, *words, status=2).err
+    assert message in run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, *words, status=2).err
 
 
 # ---------------------------------------------------------------- stopped, and resumed
@@ -377,14 +377,14 @@ def test_views_and_their_augmentation_belong_together(run, here, words, message)
 
 @pytest.fixture
 def many(here):
-    """A manifest of 200 rows, and a base that takes some milliseconds for a picture."""
+    """A manifest of 200 rows, and a backbone that takes some milliseconds for an image."""
     lines = [f"photos/{'red' if index % 2 else 'blue'}/0{index % 6}.png\t{index % 2}" for index in range(200)]
     Path("many.tsv").write_text("\n".join(["path\tlabel", *lines]) + "\n")
     return [
         "many.tsv",
         "--layers",
         "conv 64 k7 relu, conv 32 k5 relu",
-        *BASE[2:4],
+        *BACKBONE[2:4],
         "--size",
         "64",
         "--device",
@@ -449,7 +449,7 @@ def test_interrupted_says_what_is_kept(run, stop, many, here, number, status):
 
 
 def test_resume_with_other_settings_is_refused(run, stop, many, here):
-    """Resuming with another base, batch or dtype is refused with both values; without --resume it begins anew."""
+    """Resuming with another backbone, batch or dtype is refused with both values; without --resume it begins anew."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
         (["--batch", "16"], "begun with batch 8, now 16"),
@@ -466,7 +466,7 @@ def test_resume_with_other_settings_is_refused(run, stop, many, here):
 
 def test_resume_without_a_beginning_begins(run, here):
     """--resume where nothing was begun is an ordinary run: it may always be given."""
-    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--resume")
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--resume")
     assert (outcome.rows[0]["rows"], outcome.rows[0]["resumed"]) == ("12", "0")
 
 
@@ -487,14 +487,18 @@ def test_resume_without_a_beginning_begins(run, here):
         (["photos", "-o", "x.npy", "--backbone", "none.pt"], 1, "none.pt: no such model"),
         (["photos", "-o", "x.npy", "--backbone", "vgg16", "--layers", TEXT], 2, "give either --backbone or --layers"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--layer", "feature.7"], 2, 'squeezenet1_1 has no layer "feature.7"; did you mean'),
-        (["photos", "-o", "x.npy", *BASE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
+        (["photos", "-o", "x.npy", *BACKBONE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
         (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is no layer; did you mean "conv"?'),
-        (["photos", "-o", "x.npy", "--layers", "conv 5 k99", *BASE[2:4]], 2, 'conv1 ("conv 5 k99"): kernel 99 is larger than its input'),
-        (["photos", "-o", "x.npy", *BASE, "--resize", "30"], 2, "--resize goes with --fit crop; squash scales to --size at once"),
+        (
+            ["photos", "-o", "x.npy", "--layers", "conv 5 k99", *BACKBONE[2:4]],
+            2,
+            'conv1 ("conv 5 k99"): kernel 99 is larger than its input',
+        ),
+        (["photos", "-o", "x.npy", *BACKBONE, "--resize", "30"], 2, "--resize goes with --fit crop; squash scales to --size at once"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--resize", "10"], 2, "--resize 10 is smaller than the crop of 64"),
-        (["photos", "-o", "x.npy", *BASE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
-        (["photos", "-o", "x.npy", *BASE, "--pool", "mean"], 2, "invalid value for '--pool'"),
-        (["photos", "-o", "x.npy", *BASE, "--split", "val"], 1, "photos: no subfolder val; it has blue, red"),
+        (["photos", "-o", "x.npy", *BACKBONE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
+        (["photos", "-o", "x.npy", *BACKBONE, "--pool", "mean"], 2, "invalid value for '--pool'"),
+        (["photos", "-o", "x.npy", *BACKBONE, "--split", "val"], 1, "photos: no subfolder val; it has blue, red"),
     ],
 )  # fmt: skip
 def test_wrong_words(run, here, words, status, line):
@@ -509,7 +513,7 @@ def test_wrong_words(run, here, words, status, line):
 def test_the_manifest_is_not_written_over(run, here):
     """`cnn-extract split.tsv -o split.npy` would replace its own input by the list of features: it refuses."""
     Path("split.tsv").write_text("path\tlabel\nphotos/red/00.png\tred\n")
-    outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BASE, status=2)
+    outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BACKBONE, status=2)
     assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv belongs beside it")
     assert Path("split.tsv").read_text() == "path\tlabel\nphotos/red/00.png\tred\n"
 
@@ -519,7 +523,7 @@ def test_cuda_where_there_is_none(run, here, monkeypatch, engine):
     """--device cuda without a GPU is an error of one line, never a run on the CPU; auto says that it is the CPU."""
     monkeypatch.setattr("cnnkit.engine.device.gpus", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    words = [*BASE[:-2], "--engine", engine]
+    words = [*BACKBONE[:-2], "--engine", engine]
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *words, "--device", "cuda", status=1)
     assert outcome.err.splitlines()[-1].startswith("cnn-extract: --device cuda:0: ")
     assert outcome.err.splitlines()[-1].endswith("; use cpu or auto")
@@ -531,8 +535,8 @@ def test_cuda_where_there_is_none(run, here, monkeypatch, engine):
 
 
 def test_bench(run, here):
-    """--bench prints how fast decoding, base and both are, in pictures a second, and writes nothing."""
-    outcome = run("cnn-extract", "photos", *BASE, "--bench", "--json")
+    """--bench prints how fast decoding, backbone and both are, in images a second, and writes nothing."""
+    outcome = run("cnn-extract", "photos", *BACKBONE, "--bench", "--json")
     record = json.loads(outcome.out)
     assert list(record) == ["pictures", "decode", "network", "reached", "possible", "share"]
     assert record["pictures"] == 12
@@ -549,7 +553,7 @@ def test_a_bar_for_people_alone(run, terminal, commands, here, many):
     assert "/200" in seen.out
     assert "/s" in seen.out
     assert seen.err.startswith("features\t")
-    assert "extracting" not in run("cnn-extract", "photos", "-o", "y.npy", *BASE).err
+    assert "extracting" not in run("cnn-extract", "photos", "-o", "y.npy", *BACKBONE).err
     quiet = terminal(command, *many, "-o", "x.npy", "--quiet", on=("stderr",), cwd=here)
     assert quiet.out == ""
 
@@ -559,7 +563,7 @@ def test_a_bar_for_people_alone(run, terminal, commands, here, many):
 
 def test_statistics_of_columns(run, here):
     """In place of the summary, or of features that exist: a row a column, a line that sums up; the same by both ways."""
-    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BASE, "--stats")
+    outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--stats")
     assert list(outcome.rows[0]) == [
         "column",
         "mean",

@@ -23,7 +23,7 @@ SIDE = 24
 
 
 def stripes(folder):
-    """Draw pictures of two classes: stripes that lie and stripes that stand."""
+    """Draw images of two classes: stripes that lie and stripes that stand."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 24), ("val", 8)):
         for label in ("lying", "standing"):
@@ -52,15 +52,15 @@ def trained(tmp_path_factory):
 
 
 def write(name, text, head="dense 2 softmax", *, width, grey=False, change=None):
-    """Write an untrained model of 24 pixels, its base's weights changed by hand."""
-    base, backbone, preprocess = backbones.by_notation(text, size=SIDE, seed=1, grey=grey)
+    """Write an untrained model of 24 pixels, its backbone's weights changed by hand."""
+    extractor, backbone, preprocess = backbones.by_notation(text, size=SIDE, seed=1, grey=grey)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = classifiers.build_head(head, (width,))
     if change is not None:
         with torch.no_grad():
-            change(base)
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+            change(extractor)
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
     torch_model.save(
         name,
@@ -89,7 +89,7 @@ def pixels(path):
 
 
 def tiles(path, count, *, height=SIDE, width=SIDE):
-    """Cut a mosaic into its pictures at their own size, (N, H, W, 3)."""
+    """Cut a mosaic into its images at their own size, (N, H, W, 3)."""
     drawn = pixels(path)
     across = int(np.ceil(np.sqrt(count)))
     zoom = (drawn.shape[1] - 2) // across // width
@@ -103,12 +103,12 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
     return np.stack(found)
 
 
-def answers(pictures, until, model="m.pt"):
-    """The mean over places of what each filter of a base's module answers, (N, K), by torch alone."""
+def answers(images, until, model="m.pt"):
+    """The mean over places of what each filter of a backbone's module answers, (N, K), by torch alone."""
     loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
     with torch.no_grad():
-        values = network.normalise(torch.tensor(np.asarray(pictures)))
+        values = network.normalise(torch.tensor(np.asarray(images)))
         for name, module in network.base.named_children():
             values = module(values)
             if name == until:
@@ -138,7 +138,7 @@ def test_a_pattern_is_its_own_filters(run, here, layer, module):
 
 
 def test_where_the_search_begins(run, here):
-    """With a rate of 0 nothing moves: the picture is grey noise, of which the start was computed; so is that of a real search."""
+    """With a rate of 0 nothing moves: the image is grey noise, of which the start was computed; so is that of a real search."""
     still = filters(run, "--layer", "conv1", "--rate", "0", "--jitter", "0", "--blur", "0", "--steps", "1")
     noise = tiles("f.png", 6).astype(int)
     assert 118 <= noise.min() < 119 < 137 < noise.max() <= 138
@@ -152,7 +152,7 @@ def test_where_the_search_begins(run, here):
 
 
 def test_the_first_step_is_of_the_rate(run, here):
-    """A step changes every picture by the rate in the quadratic mean, however steep the filter is; jitter does not change that."""
+    """A step changes every image by the rate in the quadratic mean, however steep the filter is; jitter does not change that."""
     plain = ("--layer", "conv1", "--blur", "0", "--steps", "1")
     filters(run, *plain, "--rate", "0")
     begun = tiles("f.png", 6).astype(float)
@@ -233,8 +233,8 @@ def test_vectors_and_a_binary_network(run, here, head):
 def test_a_dead_filter(run, here):
     """A filter without weights keeps its noise, is recorded with its bias, and nothing becomes NaN."""
 
-    def kill(base):
-        base.conv2.weight[1], base.conv2.bias[1] = 0, 0.25
+    def kill(backbone):
+        backbone.conv2.weight[1], backbone.conv2.bias[1] = 0, 0.25
 
     write("dead.pt", "conv 6 k3 relu, conv 3 k3 relu", width=3, change=kill)
     filters(run, "--layer", "conv2", "--rate", "0", "--blur", "0", "--steps", "1", model="dead.pt")
@@ -249,11 +249,11 @@ def test_a_dead_filter(run, here):
 def test_louder_noise_wakes(run, here):
     """A filter behind one that answers to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
 
-    def strong_red(base):
-        base.conv1.weight.zero_()
-        base.conv1.weight[0, 0], base.conv1.bias[0] = 1, -0.3  # 0.3 of 1 are 38 of 255 above the middle
-        base.conv2.weight.fill_(1)
-        base.conv2.bias.zero_()
+    def strong_red(backbone):
+        backbone.conv1.weight.zero_()
+        backbone.conv1.weight[0, 0], backbone.conv1.bias[0] = 1, -0.3  # 0.3 of 1 are 38 of 255 above the middle
+        backbone.conv2.weight.fill_(1)
+        backbone.conv2.bias.zero_()
 
     write("red.pt", "conv 1 k1 relu, conv 1 k1 relu", width=1, change=strong_red)
     filters(run, "--layer", "conv2", "--rate", "0", "--blur", "0", "--steps", "1", model="red.pt")
@@ -274,8 +274,8 @@ def test_louder_noise_wakes(run, here):
 def test_kernels_by_hand(run, here, grey):
     """Each kernel is drawn with nought in grey and its strongest weight at the end of the range; one of noughts alone is grey."""
 
-    def kill(base):
-        base.conv1.weight[2] = 0
+    def kill(backbone):
+        backbone.conv1.weight[2] = 0
 
     write("k.pt", "conv 5 k3 relu", width=5, grey=grey, change=kill)
     records = filters(run, "--kernels", model="k.pt")
@@ -346,8 +346,8 @@ def test_filters_of_a_real_network(run, photos, here):
     network = torchvision.models.squeezenet1_1(weights=None)
     network.load_state_dict(torch.load(weights, weights_only=True))
 
-    def means(pictures):
-        shares = (torch.tensor(pictures) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+    def means(images):
+        shares = (torch.tensor(images) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
             [0.229, 0.224, 0.225]
         )
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""cnn-finetune as it is run: a trained network and pictures in, a tuned one and its history out, and every mistake one line."""
+"""cnn-finetune as it is run: a trained network and images in, a tuned one and its history out, and every mistake one line."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def history(path="tuned.csv"):
         return list(csv.DictReader(file))
 
 
-def test_a_model_and_pictures_to_a_tuned_model_and_its_history(run, here):
+def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
     """One record on stdout, a row of history for every epoch, and on stderr what is trained and what runs once."""
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--unfreeze", "conv3", *FAST)
     (result,) = outcome.rows
@@ -94,7 +94,7 @@ def test_two_processes_tune_what_one_does(run, here, shell, agree):
 
 
 def test_what_the_history_says_is_what_prediction_gives(run, here):
-    """cnn-export, then cnn-predict | cnn-eval on the pictures that validated: the same accuracy, the same loss to 1e-4."""
+    """cnn-export, then cnn-predict | cnn-eval on the images that validated: the same accuracy, the same loss to 1e-4."""
     words = ("--unfreeze", "conv2", "--lr", "0.01", "--augment", "rotate 20, hflip", "--views", "2", *FAST)
     (result,) = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", *words).rows
     run("cnn-export", "tuned.pt", "-o", "tuned.onnx", "--device", "cpu")
@@ -105,13 +105,13 @@ def test_what_the_history_says_is_what_prediction_gives(run, here):
 
 
 def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
-    """--unfreeze none, the same base, rows and seed: the same weights within rounding, by another way."""
-    base = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
+    """--unfreeze none, the same backbone, rows and seed: the same weights within rounding, by another way."""
+    backbone = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
     for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *base)
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *backbone)
     recipe = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
     (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *recipe).rows
-    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *base, *recipe).rows
+    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *backbone, *recipe).rows
     assert joined["val_accuracy"] == apart["val_accuracy"]
     assert float(joined["val_loss"]) == pytest.approx(float(apart["val_loss"]), rel=1e-5)
     one, other = (torch_model.load(path) for path in ("apart.pt", "joined.pt"))
@@ -150,7 +150,7 @@ def test_networks_by_name(run, here, name, unfreeze, first):
     moved = {key for key, tensor in before.state_dict().items() if not torch.equal(tensor, features[key])}
     trained = {key for key in features if int(key.split(".")[1]) >= first}
     assert moved == {key for key in trained if "running_" not in key and "num_batches" not in key}
-    assert model.state["head.bn1.running_mean"].any()  # the head's own batch norm is no part of the base
+    assert model.state["head.bn1.running_mean"].any()  # the head's own batch norm is no part of the backbone
     assert len(history()) == 2
     assert backbone.weights_sha256
     assert model.header.backbone == replace(backbone, weights_sha256=None)  # no longer those weights
@@ -198,14 +198,14 @@ def test_every_mistake_is_one_line(run, here):
     assert sorted(here.iterdir()) == before
 
 
-def test_other_classes_need_another_head(run, here, pictures):
+def test_other_classes_need_another_head(run, here, images):
     """A model answers with the classes that it has learnt."""
-    pictures("more", red=3, green=3, blue=3)
+    images("more", red=3, green=3, blue=3)
     outcome = run("cnn-finetune", "net.pt", "more", "-o", "x.pt", status=1)
     assert "net.pt knows blue, red; the pictures are of blue, green, red. Train a head for these" in outcome.err
 
 
-def test_a_bad_picture_is_named_and_left_out(run, here):
+def test_a_bad_image_is_named_and_left_out(run, here):
     """Exit 3, the rest is learnt from."""
     broken = here / "photos" / "train" / "red" / "broken.png"
     broken.write_bytes(b"no picture")

@@ -1,4 +1,4 @@
-"""cnn-maps as it is run: every channel as a picture, numbers that torch agrees with, and every mistake one line."""
+"""cnn-maps as it is run: every channel as an image, numbers that torch agrees with, and every mistake one line."""
 
 import json
 import os
@@ -30,13 +30,13 @@ CPU = ("--device", "cpu")
 
 def write(name, head, *, grey=False, dead=False, pool=Pool.AVG):
     """Write an untrained model of 24 pixels; channel 4 of its first layer is silent, or all are."""
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=24, seed=1, grey=grey, pool=pool)
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=24, seed=1, grey=grey, pool=pool)
     made = classifiers.build_head(head, (8,) if pool is Pool.AVG else (8, 9, 9))
     with torch.no_grad():
-        base.bn1.running_mean += torch.linspace(-0.3, 0.3, 8)
-        base.conv1.weight[slice(None) if dead else 4] = 0
-        base.conv1.bias[slice(None) if dead else 4] = -1
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+        extractor.bn1.running_mean += torch.linspace(-0.3, 0.3, 8)
+        extractor.conv1.weight[slice(None) if dead else 4] = 0
+        extractor.conv1.bias[slice(None) if dead else 4] = -1
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     state |= {f"head.{key}": value for key, value in made.state_dict().items()}
     header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train"})
     torch_model.save(name, TorchModel(header, state))
@@ -58,24 +58,24 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures, models):
-    """A working folder with the models and one picture, photos/grey/00.png."""
-    pictures(grey=1)
+def here(tmp_path, monkeypatch, images, models):
+    """A working folder with the models and one image, photos/grey/00.png."""
+    images(grey=1)
     for file in models.iterdir():
         (tmp_path / file.name).symlink_to(file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-PICTURE = "photos/grey/00.png"
+IMAGE = "photos/grey/00.png"
 
 
 def maps(run, model, *words, **others):
-    return run("cnn-maps", "-m", model, PICTURE, *CPU, *words, **others)
+    return run("cnn-maps", "-m", model, IMAGE, *CPU, *words, **others)
 
 
 def hooked(module, given, kinds):
-    """What the modules of some kinds answer to one picture, in order, told by forward hooks."""
+    """What the modules of some kinds answer to one image, in order, told by forward hooks."""
     seen = []
     handles = [
         each.register_forward_hook(lambda _module, _given, made: seen.append(made[0].clone().numpy()))
@@ -90,11 +90,11 @@ def hooked(module, given, kinds):
 
 
 def expected(model):
-    """What the ReLUs and the pooling of a model's base answer to the picture, (C, h, w) each."""
+    """What the ReLUs and the pooling of a model's backbone answer to the image, (C, h, w) each."""
     loaded = torch_model.load(model)
     made = classifiers.from_header(loaded.header, loaded.state, name=model)
     head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
-    seen = hooked(made, torch.tensor(preprocessing.load(PICTURE, made.preprocess)[None]), (nn.ReLU, nn.MaxPool2d))
+    seen = hooked(made, torch.tensor(preprocessing.load(IMAGE, made.preprocess)[None]), (nn.ReLU, nn.MaxPool2d))
     return seen[: len(seen) - head]
 
 
@@ -143,7 +143,7 @@ def test_records_by_hand(run, here, model):
 
 
 def test_a_trained_networks_layers(run, here):
-    """A model as cnn-train writes them, whose head flattens, has the layers of its base, each once."""
+    """A model as cnn-train writes them, whose head flattens, has the layers of its backbone, each once."""
     write("flat.pt", "flatten, dense 2 softmax", pool=Pool.NONE)
     assert [row["layer"] for row in maps(run, "flat.pt").rows] == ["conv1", "pool1", "bn1"]
 
@@ -169,7 +169,7 @@ def test_a_network_by_name(run, here):
     )
     outcome = maps(run, "squeezenet1_1", *words)
     published = catalogue.published_preprocess("squeezenet1_1", "w.pth")
-    pixels = preprocessing.load(PICTURE, preprocessing.with_size(published, size=64)) / 255
+    pixels = preprocessing.load(IMAGE, preprocessing.with_size(published, size=64)) / 255
     given = torch.tensor((pixels - published.mean) / published.std, dtype=torch.float32).permute(2, 0, 1)[None]
     first, last = hooked(network, given, nn.ReLU)[0], hooked(network, given, type(network.features[12]))[-1]
     assert [(row["layer"], row["shape"]) for row in outcome.rows] == [
@@ -188,7 +188,7 @@ def test_names_of_keras(run, here):
     assert sorted(path.name for path in Path("out/block3_conv2").iterdir()) == ["000.png", "001.png"]
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def pixels(path):
@@ -282,8 +282,8 @@ def test_force_replaces(run, here):
 
 
 @pytest.mark.parametrize("folder", ["photos", "photos/grey", "."])
-def test_not_where_the_picture_is(run, here, folder):
-    """A folder that holds the picture is refused, also with --force: nothing is written beside or over it."""
+def test_not_where_the_image_is(run, here, folder):
+    """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
     assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
@@ -321,10 +321,10 @@ def test_wrong_words(run, here, model, words, status, line):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture at all", "cut"])
-def test_a_broken_picture(run, here, content):
-    """A picture that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
+def test_a_broken_image(run, here, content):
+    """An image that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
     if content is not None:
-        Path("x.png").write_bytes(Path(PICTURE).read_bytes()[:900] if content == "cut" else content)
+        Path("x.png").write_bytes(Path(IMAGE).read_bytes()[:900] if content == "cut" else content)
     outcome = run("cnn-maps", "-m", "colour.onnx", "x.png", "-o", "out", *CPU, status=1)
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
@@ -338,7 +338,7 @@ def test_an_exported_network_needs_no_torch(here):
         "import sys\n"
         "from cnnkit_tools.cnn_maps import main\n"
         "try:\n"
-        f"    main(['-m', 'colour.onnx', {PICTURE!r}, '-o', 'out', '--raw', '--device', 'cpu'])\n"
+        f"    main(['-m', 'colour.onnx', {IMAGE!r}, '-o', 'out', '--raw', '--device', 'cpu'])\n"
         "finally:\n"
         "    print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )
@@ -356,13 +356,13 @@ def test_an_exported_network_needs_no_torch(here):
 def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
     """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""
     weights = photos / "weights" / "squeezenet1_1.pth"
-    picture = photos / "pictures" / "coral_cat.bmp"
+    image = photos / "pictures" / "coral_cat.bmp"
     words = (
         "-m",
         "squeezenet1_1",
         "--weights",
         weights,
-        picture,
+        image,
         "-o",
         tmp_path / "out",
         "--raw",
@@ -372,7 +372,7 @@ def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
     )
     rows = [row for row in run("cnn-maps", *words).rows if row["layer"].startswith("features.")]
     found = [np.load(row["mosaic"].removesuffix("png") + "npy") for row in rows]
-    grey = preprocessing.load(picture, catalogue.published_preprocess("squeezenet1_1", weights)).mean(2)
+    grey = preprocessing.load(image, catalogue.published_preprocess("squeezenet1_1", weights)).mean(2)
     slopes = [ndimage.sobel(grey, axis)[1:-1:2, 1:-1:2] for axis in (0, 1)]  # where the first layer's windows lie
     edges = np.stack([np.maximum(sign * slope, 0) for slope in slopes for sign in (1, -1)])  # one side of each
 

@@ -35,16 +35,16 @@ PREPROCESS = Preprocess(fit=Fit.CROP, resize=28, size=24, mean=(0.4, 0.45, 0.5),
 
 @functools.cache
 def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Build a classifier with random weights, and the record of its base."""
-    base, backbone, _ = backbones.by_notation(layers, size=preprocess.size, seed=seed)
+    """Build a classifier with random weights, and the record of its backbone."""
+    extractor, backbone, _ = backbones.by_notation(layers, size=preprocess.size, seed=seed)
     made = classifiers.build_head(head, (12,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(seed))
-    return classifiers.Classifier(base, made, preprocess=preprocess, pool=Pool.AVG).eval(), backbone
+    return classifiers.Classifier(extractor, made, preprocess=preprocess, pool=Pool.AVG).eval(), backbone
 
 
 @functools.cache
 def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Export a classifier: whole, for pictures of any size, with normalised input, or its head alone."""
+    """Export a classifier: whole, for images of any size, with normalised input, or its head alone."""
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
@@ -79,8 +79,8 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def root(pictures):
-    return pictures(blue=5, green=3, red=4)
+def root(images):
+    return images(blue=5, green=3, red=4)
 
 
 def files(root):
@@ -88,7 +88,7 @@ def files(root):
 
 
 def in_torch(paths, made=None):
-    """Compute logits (N, classes) in torch, on the arrays that pictures become."""
+    """Compute logits (N, classes) in torch, on the arrays that images become."""
     made = made or network()[0]
     pixels = np.stack([preprocessing.load(path, made.preprocess) for path in paths])
     with torch.no_grad():
@@ -96,7 +96,7 @@ def in_torch(paths, made=None):
 
 
 def test_probabilities_are_those_of_torch(run, model, root):
-    """Every class of every picture, to 1e-5, ranked from the most probable on, the pictures in order."""
+    """Every class of every image, to 1e-5, ranked from the most probable on, the images in order."""
     rows = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     expected = in_torch(files(root)).softmax(1).numpy()
     assert [row["path"] for row in rows] == [path for path in files(root) for _ in CLASSES]
@@ -108,7 +108,7 @@ def test_probabilities_are_those_of_torch(run, model, root):
     assert len({row["label"] for row in rows if row["rank"] == "1"}) > 1, "the random network should not be constant"
 
 
-def test_one_answer_a_picture_unless_more_are_asked_for(run, model, root):
+def test_one_prediction_a_image_unless_more_are_asked_for(run, model, root):
     """The first rows of --top 3, and nothing else; more than all classes gives all."""
     everything = run("cnn-predict", "-m", model(), root, "--top", 3)
     outcome = run("cnn-predict", "-m", model(), root)
@@ -128,7 +128,7 @@ def test_logits_are_those_of_torch(run, model, root):
 
 
 def test_one_sigmoid_gives_two_classes(run, model, root):
-    """A head with a single output answers with both classes' probabilities, z being the logit of the second."""
+    """A head with a single output predictions with both classes' probabilities, z being the logit of the second."""
     options = {"head": "dense 1", "classes": ("cold", "warm")}
     rows = run("cnn-predict", "-m", model(**options), root, "--top", 2, "--logits").rows
     second = in_torch(files(root), network(head="dense 1")[0]).sigmoid().numpy()[:, 0]
@@ -177,7 +177,7 @@ def test_a_part_of_a_manifest(run, model, root, tmp_path):
     assert [row["path"] for row in rows] == files(root)[1::2]
 
 
-def test_neither_batch_nor_jobs_change_the_answer(run, model, root):
+def test_neither_batch_nor_jobs_change_the_prediction(run, model, root):
     """To 1e-6, and twice the same call gives the same bytes."""
     path = model()
     everything = []
@@ -189,7 +189,7 @@ def test_neither_batch_nor_jobs_change_the_answer(run, model, root):
     assert run("cnn-predict", "-m", path, root).out == run("cnn-predict", "-m", path, root).out
 
 
-def test_an_answer_below_the_bound_is_withheld(run, model, root):
+def test_an_prediction_below_the_bound_is_withheld(run, model, root):
     """Its label is ?, its probability stays."""
     rows = run("cnn-predict", "-m", model(), root).rows
     bound = sorted(float(row["probability"]) for row in rows)[len(rows) // 2]
@@ -201,7 +201,7 @@ def test_an_answer_below_the_bound_is_withheld(run, model, root):
 
 
 def test_labels_alone_stay_in_line_with_the_list(run, model, root, tmp_path):
-    """Line n belongs to picture n, so that paste works: a picture that was skipped has an empty line."""
+    """Line n belongs to image n, so that paste works: an image that was skipped has an empty line."""
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "empty.png").touch()
     order = [
@@ -219,7 +219,7 @@ def test_labels_alone_stay_in_line_with_the_list(run, model, root, tmp_path):
     assert outcome.err.count("; skipped") == 3
 
 
-def test_bad_pictures_are_named_and_left_out(run, model, root, tmp_path):
+def test_bad_images_are_named_and_left_out(run, model, root, tmp_path):
     """On stderr and in --errors; the exit status is 3 and the others are there."""
     (root / "red" / "broken.png").write_bytes(b"\x89PNG but no more")
     outcome = run("cnn-predict", "-m", model(), root, "--errors", tmp_path / "errors.tsv", status=3)
@@ -247,12 +247,12 @@ def test_models_vote(run, model, root):
         model("three.onnx", seed=2, classes=("red", "blue", "green")),
     ]
     words = [word for path in models for word in ("-m", path)]
-    answers = [
+    predictions = [
         in_torch(files(root)),
         in_torch(files(root), network(1, squashed)[0]),
         in_torch(files(root), network(2)[0]),
     ]
-    shares = np.stack([answer.softmax(1).numpy() for answer in answers])
+    shares = np.stack([prediction.softmax(1).numpy() for prediction in predictions])
     shares[2] = shares[2][:, [1, 2, 0]]
     rows = run("cnn-predict", *words, root, "--top", 3, "--json").out.splitlines()
     soft = np.zeros((len(files(root)), 3))
@@ -260,7 +260,7 @@ def test_models_vote(run, model, root):
         soft[index // 3, CLASSES.index(row["label"])] = row["probability"]
     np.testing.assert_allclose(soft, shares.mean(axis=0), atol=1e-5)
 
-    votes = np.stack([np.bincount(picture, minlength=3) for picture in shares.argmax(axis=2).T])
+    votes = np.stack([np.bincount(image, minlength=3) for image in shares.argmax(axis=2).T])
     best = np.lexsort((-shares.mean(axis=0), -votes), axis=1)[:, 0]
     rows = run("cnn-predict", *words, root, "--vote", "hard").rows
     assert [row["label"] for row in rows] == [CLASSES[place] for place in best]
@@ -275,7 +275,7 @@ def test_models_with_other_classes_do_not_vote(run, model, root):
     assert outcome.out == ""
 
 
-def test_a_network_with_normalised_input_answers_the_same(run, model, root):
+def test_a_network_with_normalised_input_predictions_the_same(run, model, root):
     """What cnn-export --input float makes is normalised outside, by the Header's mean and deviation."""
     whole = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     classic = run("cnn-predict", "-m", model("float.onnx", kind="float"), root, "--top", 3).rows
@@ -286,7 +286,7 @@ def test_a_network_with_normalised_input_answers_the_same(run, model, root):
 
 @pytest.fixture
 def kept(root, tmp_path):
-    """Keep the features of all pictures beside their list, as cnn-extract does, in a folder of their own."""
+    """Keep the features of all images beside their list, as cnn-extract does, in a folder of their own."""
     folder = tmp_path / "features"
     folder.mkdir()
     made, backbone = network()
@@ -303,8 +303,8 @@ def kept(root, tmp_path):
     return folder / "x.npy"
 
 
-def test_a_head_answers_to_features_as_the_whole_does_to_pictures(run, model, root, kept, tmp_path, monkeypatch):
-    """The same rows, whose paths lead from the current folder to the pictures."""
+def test_a_head_predictions_to_features_as_the_whole_does_to_images(run, model, root, kept, tmp_path, monkeypatch):
+    """The same rows, whose paths lead from the current folder to the images."""
     monkeypatch.chdir(tmp_path)
     whole = run("cnn-predict", "-m", model(), root, "--top", 3, "--logits").rows
     rows = run("cnn-predict", "-m", model("head.onnx", kind="head"), "features/x.npy", "--top", 3, "--logits").rows
@@ -335,7 +335,7 @@ def test_a_bare_array_is_named_by_its_rows(run, model, kept, tmp_path, monkeypat
     )
 
 
-def test_features_of_another_base_are_refused(run, model, kept):
+def test_features_of_another_backbone_are_refused(run, model, kept):
     """The Headers are compared; what differs is named with both files."""
     outcome = run("cnn-predict", "-m", model("head.onnx", kind="head", seed=1), kept, status=1)
     assert "x.npy was made with weights" in outcome.err
@@ -353,7 +353,7 @@ def test_heads_and_whole_networks_are_not_confused(run, model, root, kept):
 
 @pytest.mark.parametrize("words", [[], ["--input", "float"], ["--head-only"]], ids=" ".join)
 def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
-    """Whole, with normalised input, and the head alone: each answers as torch does."""
+    """Whole, with normalised input, and the head alone: each predictions as torch does."""
     made, backbone = network()
     header = Header(
         kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
@@ -370,7 +370,7 @@ def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
 
 
 def shares_of(outcome):
-    """Every class's probability of every picture, (N, 3), from rows of --top 3."""
+    """Every class's probability of every image, (N, 3), from rows of --top 3."""
     rows = outcome.rows
     found = np.zeros((len(rows) // 3, 3))
     for index, row in enumerate(rows):
@@ -388,7 +388,7 @@ def asked(pixels, made=None):
 
 
 def test_flips_are_averaged(run, model, root):
-    """The mean of torch's probabilities over a picture and its mirrorings; a majority of them with --vote hard."""
+    """The mean of torch's probabilities over an image and its mirrorings; a majority of them with --vote hard."""
     plain, path = squares(files(root)), model()
     views = np.stack([asked(plain.flip(axes)) for axes in ((), (2,), (1,), (1, 2))])  # (views, N, classes)
     two = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip")
@@ -425,7 +425,7 @@ def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
 
 @pytest.mark.parametrize("crops", [5, 10])
 def test_crops_are_averaged(run, model, root, crops):
-    """Torch on torchvision's FiveCrop and TenCrop of the resized pictures."""
+    """Torch on torchvision's FiveCrop and TenCrop of the resized images."""
     transform = v2.FiveCrop(24) if crops == 5 else v2.TenCrop(24)
     resize = v2.Resize(28, antialias=True)
     expected = []
@@ -440,31 +440,31 @@ def test_crops_are_averaged(run, model, root, crops):
 
 
 def test_models_vote_over_views(run, model, root):
-    """Three models of other sizes, fits and orders of their classes: every model's answer to every view counts once."""
+    """Three models of other sizes, fits and orders of their classes: every model's prediction to every view counts once."""
     squashed, padded = Preprocess(fit=Fit.SQUASH, resize=20, size=20), Preprocess(fit=Fit.PAD, resize=26, size=26)
     models = [
         model("one.onnx"),
         model("two.onnx", seed=1, preprocess=squashed),
         model("three.onnx", seed=2, preprocess=padded, classes=("red", "blue", "green")),
     ]
-    answers = []
+    predictions = []
     for made, preprocess, order in (
         (network()[0], PREPROCESS, [0, 1, 2]),
         (network(1, squashed)[0], squashed, [0, 1, 2]),
         (network(2, padded)[0], padded, [1, 2, 0]),
     ):
         plain = squares(files(root), preprocess)
-        answers += [asked(view, made)[:, order] for view in (plain, plain.flip(2))]
+        predictions += [asked(view, made)[:, order] for view in (plain, plain.flip(2))]
     words = [word for path in models for word in ("-m", path)]
     found = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--batch", 3))
-    np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=2e-6)
+    np.testing.assert_allclose(found, np.mean(predictions, axis=0), atol=2e-6)
     hard = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--vote", "hard"))
-    votes = np.stack([(np.stack(answers).argmax(2) == place).mean(0) for place in range(3)], axis=1)
+    votes = np.stack([(np.stack(predictions).argmax(2) == place).mean(0) for place in range(3)], axis=1)
     np.testing.assert_allclose(hard, votes, atol=2e-6)
 
 
 def test_features_have_no_views(run, model, kept):
-    """A head has no picture to look at again."""
+    """A head has no image to look at again."""
     head = model("head.onnx", kind="head")
     for words in (("--tta", "hflip"), ("--crops", 5)):
         refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
@@ -482,7 +482,7 @@ def test_features_have_no_views(run, model, kept):
 
 @pytest.fixture
 def sizes(tmp_path):
-    """Pictures of five sizes in turns, a broken one, and one that is too small for two convolutions and a pooling."""
+    """Images of five sizes in turns, a broken one, and one that is too small for two convolutions and a pooling."""
     folder = tmp_path / "sizes"
     folder.mkdir()
     for index, size in enumerate([(30, 40), (24, 24), (61, 33), (30, 40), (90, 70), (24, 24), (30, 40), (31, 40)]):
@@ -494,14 +494,14 @@ def sizes(tmp_path):
 
 
 def own_size(paths, views=lambda pixels: [pixels]):
-    """Torch's answers to pictures as they are, (N, 3)."""
+    """Torch's predictions to images as they are, (N, 3)."""
     whole = [torch.from_numpy(np.array(decode.load(path))) for path in paths]
     return np.stack([np.mean([asked(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole])
 
 
 @pytest.mark.parametrize("words", [(), ("--batch", 2, "--jobs", 1), ("--jobs", 3)], ids=str)
-def test_pictures_at_their_own_sizes(run, model, sizes, words):
-    """Torch's answers to every picture as it is, in the order of the pictures; those that are too small are named with that reason."""
+def test_images_at_their_own_sizes(run, model, sizes, words):
+    """Torch's predictions to every image as it is, in the order of the images; those that are too small are named with that reason."""
     path = model(kind="any")
     outcome = run("cnn-predict", "-m", path, sizes, "--size", "native", "--top", 3, *words, status=3)
     good = [str(name) for name in sorted(sizes.iterdir()) if "b" not in name.name]
@@ -538,15 +538,15 @@ def test_own_sizes_by_every_way_out(run, model, sizes):
     assert float(single["logit"]) == pytest.approx(float(logits.max()), abs=1e-4)
 
 
-def test_a_mean_of_nothing_is_no_answer(run, model, root):
-    """Where pooling leaves no row, ONNX Runtime gives the bias for all pictures alike; that is said instead."""
+def test_a_mean_of_nothing_is_no_prediction(run, model, root):
+    """Where pooling leaves no row, ONNX Runtime gives the bias for all images alike; that is said instead."""
     path = model(kind="any", layers="conv 8 k3 relu, pool 3 s2, conv 12 k1 relu")
-    pictures = []
+    images = []
     for height in (2, 3, 4, 5):
-        pictures.append(root / f"{height}.png")
-        Image.new("RGB", (30, height), (200, 10, 10)).save(pictures[-1])
-    outcome = run("cnn-predict", "-m", path, *pictures, "--size", "native", "--top", 3, status=3)
-    assert [row["path"] for row in outcome.rows][::3] == [str(path) for path in pictures[2:]]
+        images.append(root / f"{height}.png")
+        Image.new("RGB", (30, height), (200, 10, 10)).save(images[-1])
+    outcome = run("cnn-predict", "-m", path, *images, "--size", "native", "--top", 3, status=3)
+    assert [row["path"] for row in outcome.rows][::3] == [str(path) for path in images[2:]]
     assert f"2.png: 30 x 2 pixels are too small for {path}; skipped" in outcome.err
     assert f"3.png: 30 x 3 pixels are too small for {path}; skipped" in outcome.err
 
@@ -558,7 +558,7 @@ def test_a_mean_of_nothing_is_no_answer(run, model, root):
         ("36x60", dataclasses.replace(PREPROCESS, size=36, resize=42, across=60)),
     ],
 )
-def test_larger_pictures_and_rectangles(run, model, root, size, preprocess):
+def test_larger_images_and_rectangles(run, model, root, size, preprocess):
     """The preprocessing grows in proportion; a rectangle is said height first; its own size changes nothing."""
     path = model(kind="any")
     outcome = run("cnn-predict", "-m", path, root, "--size", size, "--top", 3)
@@ -679,7 +679,7 @@ def test_what_is_no_model_is_one_line(run, root, tmp_path):
 
 
 def test_cnn_eval_reads_what_is_written(run, model, root):
-    """The accuracy that comes out of the pipe is that of torch's own answers; all classes given, so is the log-loss."""
+    """The accuracy that comes out of the pipe is that of torch's own predictions; all classes given, so is the log-loss."""
     path = model()
     expected = in_torch(files(root)).double()
     truth = torch.tensor([CLASSES.index(Path(name).parent.name) for name in files(root)])
@@ -722,7 +722,7 @@ def test_rows_appear_while_the_list_still_grows(model, root):
     ids=" ".join,
 )
 def test_it_starts_without_torch_and_in_little_time(model, root, words):
-    """A cold call on one picture imports no torch, whatever views are listed or cropped, and needs less than a second of one core."""
+    """A cold call on one image imports no torch, whatever views are listed or cropped, and needs less than a second of one core."""
     code = (
         "import sys\n"
         "from cnnkit_tools.cnn_predict import main\n"
@@ -769,7 +769,7 @@ def test_the_bar_is_on_stderr_alone(model, root, stdout_is_terminal):
 def mobilenet(folder):
     """Put torchvision's own network of the photographs' weights behind our preprocessing."""
     weights = folder / "weights" / "mobilenet_v2.pth"
-    base, backbone, preprocess = backbones.pretrained(
+    extractor, backbone, preprocess = backbones.pretrained(
         "mobilenet_v2", weights=weights, layer="features.18", pool=Pool.AVG
     )
     torchs = torchvision.models.mobilenet_v2(weights=None).eval()
@@ -782,11 +782,11 @@ def mobilenet(folder):
         backbone=backbone,
     )
     made = classifiers.Classifier(
-        base, nn.Sequential(torchs.classifier[1]), preprocess=preprocess, pool=Pool.AVG
+        extractor, nn.Sequential(torchs.classifier[1]), preprocess=preprocess, pool=Pool.AVG
     ).eval()
-    answers = export.ClassifierOutputs(made)
+    predictions = export.ClassifierOutputs(made)
     example = torch.from_numpy(export.random_inputs((224, 224, 3), np.dtype(np.uint8), batch=2))
-    proto = export.to_onnx(answers, example, inputs="images", outputs=answers.names)
+    proto = export.to_onnx(predictions, example, inputs="images", outputs=predictions.names)
     return torchs, export.checked_bytes(proto, header)
 
 
@@ -802,8 +802,8 @@ def test_the_elephants_are_african(run, photos, tmp_path):
     assert rows[0]["label"] == "African_elephant"
     transform = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
     with torch.no_grad():
-        picture = torchvision.datasets.folder.default_loader(str(elephants))
-        shares = torchs(transform(picture)[None]).softmax(1)[0]
+        image = torchvision.datasets.folder.default_loader(str(elephants))
+        shares = torchs(transform(image)[None]).softmax(1)[0]
     expected = shares.topk(5).values.numpy()
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-5)
 

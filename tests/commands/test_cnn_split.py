@@ -13,10 +13,10 @@ HEAVY = {"torch", "torchvision", "onnxruntime", "onnx", "sklearn", "scipy", "ima
 
 
 @pytest.fixture
-def photos_here(pictures, tmp_path, monkeypatch):
-    """Twelve red and eight blue pictures in photos/, and the current folder is the one that holds it."""
+def photos_here(images, tmp_path, monkeypatch):
+    """Twelve red and eight blue images in photos/, and the current folder is the one that holds it."""
     monkeypatch.chdir(tmp_path)
-    return pictures(red=12, blue=8)
+    return images(red=12, blue=8)
 
 
 def counted(rows):
@@ -32,7 +32,7 @@ HALVES = {("red", "train"): 6, ("red", "val"): 3, ("red", "test"): 3} | {
 
 @pytest.mark.parametrize("demand", [("--ratio", "0.5,0.25,0.25"), ("--ratio", "2,1,1"), ("--count", "6,3,3")])
 def test_a_manifest_on_standard_output(run, photos_here, demand):
-    """Every picture with its label and part, by name, as seen from the current folder; what people should know is on stderr."""
+    """Every image with its label and split, by name, as seen from the current folder; what people should know is on stderr."""
     if demand[0] == "--count":
         shutil.rmtree(photos_here / "blue")
     outcome = run("cnn-split", "photos", *demand)
@@ -46,7 +46,7 @@ def test_a_manifest_on_standard_output(run, photos_here, demand):
 
 
 def test_folds(run, photos_here):
-    """Equal parts, called fold0 and so on."""
+    """Equal splits, called fold0 and so on."""
     outcome = run("cnn-split", "photos", "--folds", 4)
     assert counted(outcome.rows) == {
         (label, f"fold{fold}"): size for label, size in (("red", 3), ("blue", 2)) for fold in range(4)
@@ -54,23 +54,23 @@ def test_folds(run, photos_here):
 
 
 def test_names(run, photos_here):
-    """Two parts are train and val unless they are named."""
+    """Two splits are train and val unless they are named."""
     assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1").rows} == {"train", "val"}
     assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1", "--names", "a, b").rows} == {"a", "b"}
 
 
 def test_three_ways_in_give_the_same(run, photos_here, shell, tmp_path):
-    """A folder, a list and a manifest, in whatever order, by pipe or by name: the same parts."""
+    """A folder, a list and a manifest, in whatever order, by pipe or by name: the same splits."""
     expected = {row["path"]: row["split"] for row in run("cnn-split", "photos", "--ratio", "2,1").rows}
 
-    def parts(outcome):
+    def splits(outcome):
         return {row["path"]: row["split"] for row in outcome.rows}
 
     with open("all.tsv", "w") as manifest:
         manifest.write("label\tpath\n" + "".join(f"{path.split('/')[1]}\t{path}\n" for path in reversed(expected)))
-    assert parts(run("cnn-split", "all.tsv", "--ratio", "2,1")) == expected
+    assert splits(run("cnn-split", "all.tsv", "--ratio", "2,1")) == expected
     with open("all.tsv") as manifest:
-        assert parts(run("cnn-split", "-", "--ratio", "2,1", stdin=manifest.read())) == expected
+        assert splits(run("cnn-split", "-", "--ratio", "2,1", stdin=manifest.read())) == expected
     piped = shell("find photos -name '*.png' | sort -R | cnn-split --ratio 2,1 -q", cwd=tmp_path)
     nul = shell("find photos -name '*.png' -print0 | cnn-split -0 --ratio 2,1 -q", cwd=tmp_path)
     assert piped.out == nul.out
@@ -78,7 +78,7 @@ def test_three_ways_in_give_the_same(run, photos_here, shell, tmp_path):
 
 
 def test_json_lines(run, photos_here):
-    """One object a picture, with the columns of the table."""
+    """One object an image, with the columns of the table."""
     tsv = run("cnn-split", "photos", "--ratio", "1,1").rows
     lines = run("cnn-split", "photos", "--ratio", "1,1", "--json").out.splitlines()
     assert [json.loads(line) for line in lines] == tsv
@@ -102,8 +102,8 @@ def test_a_manifest_in_another_folder(run, photos_here):
     assert [row["total"] for row in again.rows] == ["8", "12"]
 
 
-def test_a_part_is_split_again(run, photos_here):
-    """`--split train` takes the pictures of one part of a manifest."""
+def test_a_split_is_split_again(run, photos_here):
+    """`--split train` takes the images of one split of a manifest."""
     run("cnn-split", "photos", "--ratio", "0.5,0.25,0.25", "--manifest", "split.tsv")
     outcome = run("cnn-split", "split.tsv", "--split", "train", "--folds", 2)
     assert counted(outcome.rows) == {
@@ -115,7 +115,7 @@ def test_a_part_is_split_again(run, photos_here):
 
 
 def test_a_dry_run(run, photos_here):
-    """Counts by class and part, as records; nothing is written, not even into a folder that is named."""
+    """Counts by class and split, as records; nothing is written, not even into a folder that is named."""
     for words in ((), ("-o", "sets"), ("--manifest", "split.tsv"), ("-o", "sets", "--link", "move")):
         outcome = run("cnn-split", "photos", "--ratio", "0.5,0.25,0.25", "--dry-run", *words)
         assert outcome.out == "class\ttrain\tval\ttest\ttotal\nblue\t4\t2\t2\t8\nred\t6\t3\t3\t12\n"
@@ -156,7 +156,7 @@ def test_a_folder_tree(run, photos_here, link):
 
 
 def test_an_interrupted_move_is_gone_on_with(run, photos_here, monkeypatch):
-    """The same command, run again, brings the rest, although half of the source is gone; every picture is there."""
+    """The same command, run again, brings the rest, although half of the source is gone; every image is there."""
     rename, calls = os.rename, []
 
     def failing(source, target):
@@ -218,7 +218,7 @@ def test_bad_files_are_named_and_left_out(run, photos_here):
 
 
 def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
-    """How many there are is said; a picture under two labels is named, with --quiet, too."""
+    """How many there are is said; an image under two labels is named, with --quiet, too."""
     shutil.copy("photos/red/00.png", "photos/red/again.png")
     shutil.copy("photos/red/01.png", "photos/blue/red one.png")
     outcome = run("cnn-split", "photos", "--ratio", "1,1")
@@ -226,9 +226,9 @@ def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
     warning = "photos/blue/red one.png (blue) and photos/red/01.png (red) are byte-identical, but have different labels"
     assert warning in outcome.err
     assert warning in run("cnn-split", "photos", "--ratio", "1,1", "-q").err
-    part = {row["path"]: row["split"] for row in outcome.rows}
-    assert part["photos/red/00.png"] == part["photos/red/again.png"]
-    assert part["photos/red/01.png"] == part["photos/blue/red one.png"]
+    split = {row["path"]: row["split"] for row in outcome.rows}
+    assert split["photos/red/00.png"] == split["photos/red/again.png"]
+    assert split["photos/red/01.png"] == split["photos/blue/red one.png"]
 
 
 def test_near_duplicates(run, photos_here):
@@ -243,14 +243,14 @@ def test_near_duplicates(run, photos_here):
 
 
 def test_groups(run, photos_here):
-    """What the expression finds is in one part, and the manifest has a column for it."""
+    """What the expression finds is in one split, and the manifest has a column for it."""
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--group", r"/\d(\d)\.png")
     assert outcome.out.startswith("path\tlabel\tsplit\tgroup\n")
     assert {row["group"] for row in outcome.rows} == set("0123456789")
-    parts = {}
+    splits = {}
     for row in outcome.rows:
-        parts.setdefault(row["group"], set()).add(row["split"])
-    assert all(len(found) == 1 for found in parts.values())
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
 
 
 def test_groups_of_a_manifest_and_folds(run, photos_here):
@@ -265,25 +265,25 @@ def test_groups_of_a_manifest_and_folds(run, photos_here):
     assert "groups: 4, of 5 to 5 pictures" in outcome.err
 
 
-def test_stable_parts(run, photos_here):
-    """Pictures that are added move no old ones; the shares that came out are said."""
+def test_stable_splits(run, photos_here):
+    """Images that are added move no old ones; the shares that came out are said."""
     words = ("cnn-split", "photos", "--ratio", "1,1", "--stable")
     before = run(*words)
     assert "--stable: train 0." in before.err
-    shutil.copytree("photos/red", "photos/yellow")  # copies of known pictures, and so of known parts
+    shutil.copytree("photos/red", "photos/yellow")  # copies of known images, and so of known splits
     after = run(*words)
     assert set(before.out.splitlines()) < set(after.out.splitlines())
 
 
 @pytest.mark.parametrize("name", [" tab\t, new\nline ", "Ünïcödé 🐈 back\\slash", os.fsdecode(b"caf\xe9")])
 def test_any_name(photos_here, shell, tmp_path, name):
-    """Whatever a class and a picture are called, they come through pipe, manifest and tree."""
+    """Whatever a class and an image are called, they come through pipe, manifest and tree."""
     os.rename("photos/red", f"photos/{name}")
     os.rename(f"photos/{name}/00.png", f"photos/{name}/{name}.PNG")
     shell("cnn-split photos --ratio 1,1 -q > first.tsv", cwd=tmp_path)
     shell("cnn-split --ratio 1,1 -q < first.tsv | cmp - first.tsv", cwd=tmp_path)
     shell("cnn-split first.tsv --ratio 1,1 -o sets -q", cwd=tmp_path)
-    assert sum(os.path.isfile(f"sets/{part}/{name}/{name}.PNG") for part in ("train", "val")) == 1
+    assert sum(os.path.isfile(f"sets/{split}/{name}/{name}.PNG") for split in ("train", "val")) == 1
     totals = shell(
         "cnn-split sets/split.tsv --ratio 1,1 --dry-run -q | LC_ALL=C awk '{print $NF}' | sort", cwd=tmp_path
     )
@@ -367,7 +367,9 @@ def test_the_road_on_photographs(run, photos, monkeypatch, tmp_path):
     monkeypatch.chdir(photos)
     outcome = run("cnn-split", "dogs-vs-cats", "--count", "1000,500,500", "--seed", "0")
     assert counted(outcome.rows) == {
-        (label, part): size for label in ("cat", "dog") for part, size in (("train", 1000), ("val", 500), ("test", 500))
+        (label, split): size
+        for label in ("cat", "dog")
+        for split, size in (("train", 1000), ("val", 500), ("test", 500))
     }
 
 

@@ -1,4 +1,4 @@
-"""cnn-train as it is run: pictures in, a network and its history out, interrupted or not, and every mistake one line."""
+"""cnn-train as it is run: images in, a network and its history out, interrupted or not, and every mistake one line."""
 
 import csv
 import json
@@ -29,10 +29,10 @@ MOVING = (
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, pictures):
+def here(tmp_path, monkeypatch, images):
     """A working folder with photos/train and photos/val."""
-    pictures("photos/train", red=11, blue=10)
-    pictures("photos/val", red=5, blue=4)
+    images("photos/train", red=11, blue=10)
+    images("photos/val", red=5, blue=4)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_a_fold_is_held_out(run, here, way):
     (result,) = train(run, "--hold-out", "fold1", out="fold1.pt", source=source, stdin=stdin).rows
     (expected,) = train(run, "--val", "own.tsv", out="m.pt", source="others.tsv").rows
     assert int(result["train_rows"]) + int(result["val_rows"]) == 21
-    if way != "folder":  # there the pictures come in another order
+    if way != "folder":  # there the images come in another order
         ignored = {"model": "", "seconds": ""}
         assert result | ignored == expected | ignored
 
@@ -70,7 +70,7 @@ def test_a_fold_is_held_out(run, here, way):
 # ---------------------------------------------------------------- what it leaves
 
 
-def test_pictures_to_a_model_and_its_history(run, here):
+def test_images_to_a_model_and_its_history(run, here):
     """One record on stdout, the model with its whole record, one row of history an epoch, no checkpoint any more."""
     outcome = train(run)
     (result,) = outcome.rows
@@ -126,7 +126,7 @@ CASES = {
     "normalize",
     ["standard", "maxabs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("center", "scale", "imagenet"))],
 )
-def test_what_training_reports_is_what_prediction_gives(run, here, pictures, normalize):
+def test_what_training_reports_is_what_prediction_gives(run, here, images, normalize):
     """The history's best accuracy is that of cnn-export, cnn-predict and cnn-eval; probabilities are torch's to 1e-4."""
     for label in ("red", "blue"):  # so that not everything is right: some that look like the other class
         for index in range(2):
@@ -145,9 +145,9 @@ def test_what_training_reports_is_what_prediction_gives(run, here, pictures, nor
     network = classifier.from_header(model.header, model.state, name="m.pt")
     rows = [line.split("\t") for line in predicted.splitlines()[1:]]
     paths = sorted({row[0] for row in rows})
-    images = torch.from_numpy(np.stack([preprocessing.load(path, model.header.preprocess) for path in paths]))
+    batch = torch.from_numpy(np.stack([preprocessing.load(path, model.header.preprocess) for path in paths]))
     with torch.no_grad():
-        expected = classifier.class_logits(network(images)).softmax(1).numpy()
+        expected = classifier.class_logits(network(batch)).softmax(1).numpy()
     said = {(path, label): float(probability) for path, _, label, probability in rows}
     for path, shares in zip(paths, expected, strict=True):
         for label, share in zip(model.header.classes, shares, strict=True):
@@ -155,7 +155,7 @@ def test_what_training_reports_is_what_prediction_gives(run, here, pictures, nor
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_measured_normalisation_does_to_the_training_pictures_what_it_says(run, here, grey):
+def test_measured_normalisation_does_to_the_training_images_what_it_says(run, here, grey):
     """What the first layer gets of them has mean 0, mean 0 and deviation 1, or a largest value of 1, per channel."""
     seen = {}
     for normalize in Normalize:
@@ -306,7 +306,7 @@ def train_directly(run, *words):
 
 
 def test_resume_demands_the_same_training(run, here, stopped):
-    """Another option, network or picture is refused, with the name and both values; the checkpoint stays for who mends it."""
+    """Another option, network or image is refused, with the name and both values; the checkpoint stays for who mends it."""
     stopped()
     cases = {
         ("--lr", "0.02"): "--lr: 0.01, now 0.02",
@@ -441,7 +441,7 @@ def test_without_any_epoch_nothing_is_written(run, here):
 # ---------------------------------------------------------------- mistakes
 
 
-def test_a_broken_picture_is_skipped_and_named(run, here):
+def test_a_broken_image_is_skipped_and_named(run, here):
     """Exit 3; the model is that of the others."""
     train(run, out="whole.pt")
     (here / "photos/train/red/00a.png").write_bytes(b"no picture")
@@ -452,8 +452,8 @@ def test_a_broken_picture_is_skipped_and_named(run, here):
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 
-def test_a_class_that_bad_pictures_empty_is_refused(run, here):
-    """In either part; the pictures are named, nothing is written."""
+def test_a_class_that_bad_images_empty_is_refused(run, here):
+    """In either part; the images are named, nothing is written."""
     for path in (here / "photos/val/blue").iterdir():
         path.write_bytes(b"no picture")
     outcome = train(run, status=1)
@@ -485,7 +485,7 @@ MISTAKES = {
 
 
 def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
-    """What does not fit together is said before any picture is read."""
+    """What does not fit together is said before any image is read."""
     from cnnkit.data import decode
 
     monkeypatch.setattr(decode, "load", lambda path: pytest.fail("a picture was read"))
@@ -526,7 +526,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(run, here, shell, agree):
-    """Within rounding: the same batches, odd ones too, from the same pictures; the first process alone writes and speaks."""
+    """Within rounding: the same batches, odd ones too, from the same images; the first process alone writes and speaks."""
     words = (
         *("--layers", "conv 4 k3 relu, pool 2, flatten, dense 6 relu", "--size", "16", "--device", "cpu"),
         *("--epochs", "3", "--batch", "8", "--optimizer", "sgd", "--lr", "0.05", "--momentum", "0.9", "--amp", "off"),
@@ -614,7 +614,7 @@ def test_a_network_that_answers_no_numbers_replaces_none(run, here):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("cache", ["0", "4G"])
 def test_the_gpu_trains_what_the_processor_answers(run, here, amp, cache):
-    """In every kind of number, pictures in memory or read ahead: the accuracy that training reports is that of the exported model."""
+    """In every kind of number, images in memory or read ahead: the accuracy that training reports is that of the exported model."""
     outcome = train(
         run, "--device", "cuda", "--amp", amp, "--cache", cache, "--augment", "rotate 10, hflip", "--ema", "0.9"
     )

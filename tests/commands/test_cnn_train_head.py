@@ -21,7 +21,7 @@ from cnnkit.formats import features, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-BASE = ("--layers", "conv 6 k3 s2 relu, conv 8 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+BACKBONE = ("--layers", "conv 6 k3 s2 relu, conv 8 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
 FAST = ("--device", "cpu", "--lr", "0.05", "--epochs", "6")
 
 
@@ -29,7 +29,7 @@ FAST = ("--device", "cpu", "--lr", "0.05", "--epochs", "6")
 def extracted(made):
     """A folder with train.npy and val.npy of small images, by cnn-extract."""
     return made(
-        *(("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BASE) for split in ("train", "val")),
+        *(("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE) for split in ("train", "val")),
         photos={"train": {"red": 10, "blue": 10}, "val": {"red": 5, "blue": 5}},
     )
 
@@ -152,7 +152,7 @@ def test_the_history_can_be_followed_while_training_goes_on(run, here, monkeypat
 
 
 def test_what_training_reports_is_what_prediction_gives(run, here):
-    """cnn-predict | cnn-eval on the validation pictures: the same accuracy, probabilities to 1e-4."""
+    """cnn-predict | cnn-eval on the validation images: the same accuracy, probabilities to 1e-4."""
     words = ("--head", "dense 5 relu, dropout 0.3", "--standardize", "--epochs", "4", "--lr", "0.02", "--device", "cpu")
     (result,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *words).rows
     run("cnn-export", "head.pt", "-o", "head.onnx", "--device", "cpu")
@@ -212,9 +212,9 @@ def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, she
     assert time.perf_counter() - started < 5, "a moment on an idle machine; seconds where torch is loaded first"
 
 
-def test_features_of_another_base_are_refused(run, here):
+def test_features_of_another_backbone_are_refused(run, here):
     """Both files and both layers are named; exit 1 and nothing written."""
-    run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BASE, "--layer", "conv1")
+    run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")
     outcome = run("cnn-train-head", "train.npy", "--val", "other.npy", "-o", "x.pt", status=1)
     assert outcome.err == (
         "cnn-train-head: train.npy has layer conv2, other.npy has conv1; extract both with the same options\n"
@@ -225,15 +225,22 @@ def test_features_of_another_base_are_refused(run, here):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
-    """MobileNetV2 and a few dozen dogs and cats: training and cnn-predict | cnn-eval agree on the validation pictures."""
+    """MobileNetV2 and a few dozen dogs and cats: training and cnn-predict | cnn-eval agree on the validation images."""
     monkeypatch.chdir(tmp_path)
     for part, start, count in (("train", 0, 24), ("val", 24, 12)):
         for label in ("cat", "dog"):
             (tmp_path / part / label).mkdir(parents=True)
             for path in sorted((photos / "dogs-vs-cats" / label).iterdir())[start : start + count]:
                 (tmp_path / part / label / path.name).symlink_to(path)
-        base = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth", "--device", "cpu")
-        run("cnn-extract", part, "-o", f"{part}.npy", *base)
+        backbone = (
+            "--backbone",
+            "mobilenet_v2",
+            "--weights",
+            photos / "weights" / "mobilenet_v2.pth",
+            "--device",
+            "cpu",
+        )
+        run("cnn-extract", part, "-o", f"{part}.npy", *backbone)
     outcome = run(
         "cnn-train-head",
         "train.npy",
@@ -258,7 +265,7 @@ def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
 
 
 def test_a_row_without_a_label_is_named(run, here):
-    """Features of pictures that nobody labelled cannot train a head."""
+    """Features of images that nobody labelled cannot train a head."""
     model = onnx_backbone.get(BackboneSpec(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
     header = Header(ArtefactKind.FEATURES, None, model.preprocess, model.backbone)
     with features.FeatureWriter("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
@@ -274,7 +281,7 @@ def test_a_row_without_a_label_is_named(run, here):
 
 
 def test_deleting_the_cache_costs_time_and_nothing_else(run, here, tmp_path, monkeypatch):
-    """Without the cache the base's weights come back with the next extraction, or from a model that holds them."""
+    """Without the cache the backbone's weights come back with the next extraction, or from a model that holds them."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "own"))
     words = ["--layers", "conv 6 k3 relu, pool 2", "--weights", "none", "--size", "12", "-q"]
     run("cnn-extract", "photos/train", "-o", "own.npy", *words)
@@ -288,7 +295,7 @@ def test_deleting_the_cache_costs_time_and_nothing_else(run, here, tmp_path, mon
     assert Path("again.pt").read_bytes() == made
 
     shutil.rmtree(tmp_path / "own" / "weights")
-    run("cnn-extract", "photos/train", "-o", "own.npy", *words)  # finds its base in the cache, but not the weights
+    run("cnn-extract", "photos/train", "-o", "own.npy", *words)  # finds its backbone in the cache, but not the weights
     run("cnn-train-head", "own.npy", "-o", "again.pt", "--solver", "lbfgs", "-q")
     assert Path("again.pt").read_bytes() == made
 
@@ -313,7 +320,7 @@ PREPARED = {
 
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory, made):
-    """A folder with pictures of three classes, and their features in 12 columns by cnn-extract."""
+    """A folder with images of three classes, and their features in 12 columns by cnn-extract."""
     folder = tmp_path_factory.mktemp("three")
     generator = np.random.default_rng(0)
     for part, count in (("train", 20), ("val", 6)):
@@ -323,15 +330,15 @@ def three_classes(tmp_path_factory, made):
                 pixels = generator.uniform(0, 160, (20, 20, 3))
                 pixels[..., tint] += generator.uniform(0, 40)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index:02d}.png")
-    base = ("--layers", "conv 12 k3 s2 relu", "--weights", "none", "--size", "16", "--device", "cpu")
-    return made(*(("cnn-extract", part, "-o", f"{part}.npy", *base) for part in ("train", "val")), folder=folder)
+    backbone = ("--layers", "conv 12 k3 s2 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+    return made(*(("cnn-extract", part, "-o", f"{part}.npy", *backbone) for part in ("train", "val")), folder=folder)
 
 
 @pytest.mark.parametrize("words", PREPARED.values(), ids=PREPARED)
 def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     run, three_classes, tmp_path, monkeypatch, words
 ):
-    """From pictures through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on pictures not learnt from."""
+    """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not learnt from."""
     monkeypatch.chdir(three_classes)
     model, exported, cpu = tmp_path / "m.pt", tmp_path / "m.onnx", ("--device", "cpu")
     l2 = 0.003
@@ -359,11 +366,11 @@ def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-# ---------------------------------------------------------------- what stands beside the pictures
+# ---------------------------------------------------------------- what stands beside the images
 
 
 def noise(folder, widths, *, count, seed):
-    """Draw pictures in which nothing but the width tells the class."""
+    """Draw images in which nothing but the width tells the class."""
     generator = np.random.default_rng(seed)
     for label, width in widths.items():
         (folder / label).mkdir(parents=True)
@@ -408,7 +415,7 @@ def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
 def test_columns_of_a_manifest_beside_prepared_features_of_folds(run, here):
     """A column of words under a deep head, with a fold held out: the columns alone are learnt where they tell the class."""
     run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
-    run("cnn-extract", "folds.tsv", "-o", "x.npy", *BASE)
+    run("cnn-extract", "folds.tsv", "-o", "x.npy", *BACKBONE)
     header, *lines = Path("folds.tsv").read_text().splitlines()
     lines = [f"{line}\t{'sea' if 'blue/' in line else 'land'}" for line in lines]
     Path("more.tsv").write_text("\n".join([f"{header}\tplace", *lines]) + "\n")
@@ -449,6 +456,6 @@ def test_words_that_contradict_each_other(run, here, words, message):
 def test_maps_take_nothing_beside_them(run, here):
     """There is no place for a width in a map."""
     for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *BASE, "--pool", "none")
+        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *BACKBONE, "--pool", "none")
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
     assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err

@@ -33,10 +33,10 @@ def depth(run, monkeypatch):
     return call
 
 
-def test_backward_is_six_frames_from_main(run, depth, tmp_path, monkeypatch, pictures):
+def test_backward_is_six_frames_from_main(run, depth, tmp_path, monkeypatch, images):
     """In at most five files, whichever command trains."""
     for split in ("train", "val"):
-        pictures(f"photos/{split}", red=2, blue=2)
+        images(f"photos/{split}", red=2, blue=2)
     monkeypatch.chdir(tmp_path)
     fast = ("--epochs", "1", "--device", "cpu")
     small = ("--layers", "conv 2 k3 relu, gap", "--size", "8")

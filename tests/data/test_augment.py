@@ -54,12 +54,12 @@ def test_order_case_lines_and_comments_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", " \n # nothing\n", "rotate 0, crop 1, fill nearest"])
-def test_nothing_said_leaves_pictures_alone(text):
+def test_nothing_said_leaves_images_alone(text):
     """An empty notation, and one whose numbers are neutral, is the identity."""
     parsed = augment_notation.parse(text)
     assert parsed.identity
     assert str(parsed) == ""
-    assert augment.draw_params(parsed, seed=1, picture="p", copy=2) == AugmentParams()
+    assert augment.draw_params(parsed, seed=1, image="p", copy=2) == AugmentParams()
 
 
 @pytest.mark.parametrize("text", ["", "rotate 0, fill wrap"])
@@ -115,7 +115,7 @@ def thousands():
     """Give the draws of 4,000 copies, as arrays by their names."""
     parsed = augment_notation.parse(ALL)
     drawn = [
-        dataclasses.asdict(augment.draw_params(parsed, seed=0, picture=f"{copy % 40}", copy=copy // 40))
+        dataclasses.asdict(augment.draw_params(parsed, seed=0, image=f"{copy % 40}", copy=copy // 40))
         for copy in range(4000)
     ]
     return {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
@@ -150,7 +150,7 @@ def test_ranges_are_kept_and_used_evenly(thousands, name, low, high):
 
 
 def test_flips_are_one_half_and_windows_lie_inside(thousands):
-    """hflip and vflip happen to half of the copies; the crop's window stays in the picture and reaches its edges; noise is constant."""
+    """hflip and vflip happen to half of the copies; the crop's window stays in the image and reaches its edges; noise is constant."""
     for name in ("hflip", "vflip"):
         assert 0.45 < thousands[name].mean() < 0.55
     for start, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
@@ -176,20 +176,20 @@ def test_numbers_are_independent_of_one_another(thousands):
 
 def test_a_word_more_changes_no_number_of_the_others():
     """Each word has its own place in the stream, so `hue` leaves the turning as it was; a wider range scales the same draw."""
-    alone = augment.draw_params(augment_notation.parse("rotate 40"), seed=3, picture="ab", copy=1)
+    alone = augment.draw_params(augment_notation.parse("rotate 40"), seed=3, image="ab", copy=1)
     for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5"):
-        more = augment.draw_params(augment_notation.parse(f"{word}, rotate 40"), seed=3, picture="ab", copy=1)
+        more = augment.draw_params(augment_notation.parse(f"{word}, rotate 40"), seed=3, image="ab", copy=1)
         assert more.rotate == alone.rotate
         assert more != alone
-    assert augment.draw_params(
-        augment_notation.parse("rotate 80"), seed=3, picture="ab", copy=1
-    ).rotate == pytest.approx(2 * alone.rotate, rel=1e-5)
+    assert augment.draw_params(augment_notation.parse("rotate 80"), seed=3, image="ab", copy=1).rotate == pytest.approx(
+        2 * alone.rotate, rel=1e-5
+    )
 
 
 def test_small_ranges_are_drawn_from_as_well():
     """Digits are counted from the first that is not nought: a small range is reached to its ends, and nothing is minus nought."""
     parsed = augment_notation.parse("shift 0.00015, hue 0.00004")
-    drawn = [augment.draw_params(parsed, seed=0, picture="p", copy=copy) for copy in range(500)]
+    drawn = [augment.draw_params(parsed, seed=0, image="p", copy=copy) for copy in range(500)]
     shifts, hues = [draw.shift_x for draw in drawn], [draw.hue for draw in drawn]
     assert -0.00015 <= min(shifts) < -0.000148
     assert 0.000148 < max(shifts) <= 0.00015
@@ -197,15 +197,15 @@ def test_small_ranges_are_drawn_from_as_well():
     assert str(augment._short(-0.0)) == "0.0"
 
 
-def test_seed_picture_and_copy_each_matter():
+def test_seed_image_and_copy_each_matter():
     """Any of the three changes the draw, and nothing else does."""
     parsed = augment_notation.parse("rotate 40, noise 0.1")
-    first = augment.draw_params(parsed, seed=0, picture="a", copy=1)
-    assert augment.draw_params(parsed, seed=0, picture="a", copy=1) == first
+    first = augment.draw_params(parsed, seed=0, image="a", copy=1)
+    assert augment.draw_params(parsed, seed=0, image="a", copy=1) == first
     others = [
-        augment.draw_params(parsed, seed=1, picture="a", copy=1),
-        augment.draw_params(parsed, seed=0, picture="b", copy=1),
-        augment.draw_params(parsed, seed=0, picture="a", copy=2),
+        augment.draw_params(parsed, seed=1, image="a", copy=1),
+        augment.draw_params(parsed, seed=0, image="b", copy=1),
+        augment.draw_params(parsed, seed=0, image="a", copy=2),
     ]
     assert len({each.rotate for each in [first, *others]}) == 4
     assert len({each.noise_seed for each in [first, *others]}) == 4
@@ -213,14 +213,14 @@ def test_seed_picture_and_copy_each_matter():
 
 def test_draws_stay_what_they_are():
     """Copies made years ago can be made again: these numbers must never change."""
-    draw = augment.draw_params(augment_notation.parse(ALL), seed=7, picture="0f" * 32, copy=3)
+    draw = augment.draw_params(augment_notation.parse(ALL), seed=7, image="0f" * 32, copy=3)
     assert (draw.rotate, draw.shift_y, draw.hflip, draw.crop_width, draw.hue, draw.noise_seed) == (
         *(-1.55613, 0.0422919, False, 0.990404, -0.0394664, 3555341005),
     )
 
 
 def test_a_fingerprint_is_the_content(tmp_path):
-    """Another name and another folder are the same picture; another byte is another; no file is a bad picture."""
+    """Another name and another folder are the same image; another byte is another; no file is a bad image."""
     one, other = tmp_path / "one.jpg", tmp_path / "deeper" / "other.jpg"
     other.parent.mkdir()
     Image.new("RGB", (4, 3), "red").save(one)
@@ -254,14 +254,14 @@ def test_matrices_of_single_words():
     assert at(AugmentParams(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is seen
     assert at(AugmentParams(hflip=True), 0, 1) == (8, 1)
     assert at(AugmentParams(vflip=True), 0, 1) == (0, 3)
-    # The window's edges become the picture's: half a pixel outside of the first and the last
+    # The window's edges become the image's: half a pixel outside of the first and the last
     window = AugmentParams(crop_x=1 / 3, crop_y=0.2, crop_width=1 / 3, crop_height=0.6)
     assert at(window, -0.5, -0.5) == pytest.approx((2.5, 0.5))
     assert at(window, 8.5, 4.5) == pytest.approx((5.5, 3.5))
 
 
 def test_a_shift_moves_by_its_share_whatever_comes_before():
-    """A turned, sheared and zoomed picture is shifted along the axes of the copy, by pixels of the copy."""
+    """A turned, sheared and zoomed image is shifted along the axes of the copy, by pixels of the copy."""
     before = AugmentParams(rotate=30, shear=0.2, zoom_x=0.8, zoom_y=1.1)
     after = dataclasses.replace(before, shift_x=2 / 9, shift_y=-1 / 5)
     assert at(after, 5, 1) == pytest.approx(at(before, 3, 2))

@@ -1,4 +1,4 @@
-"""The contact sheet: which pictures are shown, and where on it each of them lies."""
+"""The contact sheet: which images are shown, and where on it each of them lies."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from cnnkit.data.source import ImageFile
 
 def shown(**classes):
     listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
-    return [picture.path for picture in contact_sheet.choose(listed)]
+    return [image.path for image in contact_sheet.choose(listed)]
 
 
-def test_few_pictures_are_all_shown_class_by_class():
+def test_few_images_are_all_shown_class_by_class():
     """In the order in which they are named, those without a label as a class of their own."""
     mixed = [ImageFile("b1", "b"), ImageFile("x1"), ImageFile("a1", "a"), ImageFile("b2", "b"), ImageFile("x2")]
-    assert [picture.path for picture in contact_sheet.choose(mixed)] == ["b1", "b2", "x1", "x2", "a1"]
+    assert [image.path for image in contact_sheet.choose(mixed)] == ["b1", "b2", "x1", "x2", "a1"]
     assert contact_sheet.choose([]) == []
 
 
@@ -28,7 +28,7 @@ def test_rows_are_shared_evenly_and_cover_each_class_from_end_to_end():
 
 
 def test_of_many_classes_the_first_and_the_last_are_shown():
-    """34 classes at 12 rows: every third, one picture each, its first."""
+    """34 classes at 12 rows: every third, one image each, its first."""
     chosen = shown(**{f"c{n}_": 2 for n in range(34)})
     assert chosen == [f"c{n}_0" for n in range(0, 34, 3)]
     assert len(chosen) == MOST_ROWS
@@ -39,7 +39,7 @@ def test_of_many_classes_the_first_and_the_last_are_shown():
     [((512, 256), (128, 64)), ((100, 300), (43, 128)), ((40, 32), (40, 32)), ((128, 128), (128, 128))],
 )
 def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(size, small):
-    """The longer side becomes a thumbnail's, and the picture itself is left alone."""
+    """The longer side becomes a thumbnail's, and the image itself is left alone."""
     image = Image.new("RGB", size, "red")
     assert contact_sheet.thumbnail(image).size == small
     assert image.size == size

@@ -17,9 +17,9 @@ FLIPS = augment_notation.parse("hflip")
 
 def names(path, file_format="PNG", *, label="cat", recipe=None):
     recipe = recipe or AugmentPlan(augmentation=FLIPS, copies=2)
-    picture = ImageFile(path, label)
+    image = ImageFile(path, label)
     draws = recipe.draws("00")
-    made = augment_plan.named(picture, file_format, draws, place=augment_plan.placing([picture]), recipe=recipe)
+    made = augment_plan.named(image, file_format, draws, place=augment_plan.placing([image]), recipe=recipe)
     assert [copy.draw for copy in made if copy.number] == draws
     return [(copy.number, copy.path) for copy in made]
 
@@ -33,24 +33,24 @@ def names(path, file_format="PNG", *, label="cat", recipe=None):
         ("photos/cat/1.jpg", "cat", "cat"),
         ("photos/cat/indoors/1.jpg", "cat", "cat/indoors"),
         ("/disk/photos/cat/1.jpg", "cat", "cat"),
-        ("cat/photos/cat/1.jpg", "cat", "cat/photos/cat"),  # the first of that name: no two pictures meet
+        ("cat/photos/cat/1.jpg", "cat", "cat/photos/cat"),  # the first of that name: no two images meet
         ("litter/7/1.jpg", "cat", "cat/litter/7"),
         ("../.././litter/1.jpg", "cat", "cat/litter"),
         ("1.jpg", "cat", "cat"),
     ],
 )
 def test_a_label_is_the_folder_and_what_lies_below_it_stays(path, label, below):
-    """Whatever other pictures there are, and whether they are known already."""
-    picture = ImageFile(path, label)
-    for others in ([picture], [picture, ImageFile("elsewhere/2.jpg", "cat"), ImageFile("3.jpg")], iter([picture])):
-        assert augment_plan.placing(others)(picture) == below
+    """Whatever other images there are, and whether they are known already."""
+    image = ImageFile(path, label)
+    for others in ([image], [image, ImageFile("elsewhere/2.jpg", "cat"), ImageFile("3.jpg")], iter([image])):
+        assert augment_plan.placing(others)(image) == below
 
 
 def test_without_label_it_is_what_the_folders_do_not_share():
-    """A labelled picture does not count among them; of a list that is still being read nobody knows what they share."""
+    """A labelled image does not count among them; of a list that is still being read nobody knows what they share."""
     bare = [ImageFile("photos/2024/may/1.jpg"), ImageFile("photos/2024/june/deep/1.jpg")]
     place = augment_plan.placing([*bare, ImageFile("other/cat/1.jpg", "cat")])
-    assert [place(picture) for picture in bare] == ["may", "june/deep"]
+    assert [place(image) for image in bare] == ["may", "june/deep"]
     assert augment_plan.placing(bare[:1])(bare[0]) == ""
     assert augment_plan.placing(iter(bare))(bare[0]) == "photos/2024/may"
     assert augment_plan.placing(iter(bare))(ImageFile("../photos/1.jpg")) == "photos"
@@ -67,7 +67,7 @@ def test_a_class_that_can_be_no_folder_is_refused(label):
 
 
 def test_copies_are_counted_from_one_with_as_many_digits_as_the_last_one_needs():
-    """Two at least; a picture that lies beside the manifest has no folder in front."""
+    """Two at least; an image that lies beside the manifest has no folder in front."""
     assert names("photos/cat/1.jpg", "JPEG") == [(1, "cat/1~01.jpg"), (2, "cat/1~02.jpg")]
     many = names("1.png", label=None, recipe=AugmentPlan(augmentation=FLIPS, copies=100))
     assert (len(many), many[0], many[-1]) == (100, (1, "1~001.png"), (100, "1~100.png"))
@@ -113,13 +113,13 @@ def test_a_copy_is_saved_as_what_its_name_says(name, content, stem, extension, s
 # ---------------------------------------------------------------- what is written down
 
 
-def test_copies_have_the_group_of_their_picture_or_are_one():
-    """Pictures of one name in two folders are two groups; the original that is kept is of the same group as its copies."""
+def test_copies_have_the_group_of_their_image_or_are_one():
+    """Images of one name in two folders are two groups; the original that is kept is of the same group as its copies."""
     recipe = AugmentPlan(augmentation=FLIPS, copies=2, keep=True)
 
-    def groups(picture):
-        made = augment_plan.named(picture, "PNG", recipe.draws("00"), place=augment_plan.placing([]), recipe=recipe)
-        return [augment_plan.record(copy, FLIPS, source=picture.path)["group"] for copy in made]
+    def groups(image):
+        made = augment_plan.named(image, "PNG", recipe.draws("00"), place=augment_plan.placing([]), recipe=recipe)
+        return [augment_plan.record(copy, FLIPS, source=image.path)["group"] for copy in made]
 
     assert groups(ImageFile("photos/cat/1.png", "cat", "train", "litter-7")) == ["litter-7"] * 3
     assert groups(ImageFile("photos/cat/1.png", "cat")) == ["cat/1.png"] * 3
@@ -136,7 +136,7 @@ def test_a_row_has_the_numbers_that_its_words_draw_and_no_others():
     ]
     assert augment_plan.numbers(augmentation) == drawn
     assert augment_plan.columns(augmentation) == ["path", "label", "split", "group", "source", "copy", *drawn]
-    draw = augment.draw_params(augmentation, seed=0, picture="00", copy=1)
+    draw = augment.draw_params(augmentation, seed=0, image="00", copy=1)
     row = augment_plan.record(
         augment_plan.PlannedCopy("cat/1~01.png", ImageFile("1.png", "cat", "train"), 1, draw),
         augmentation,
@@ -148,9 +148,9 @@ def test_a_row_has_the_numbers_that_its_words_draw_and_no_others():
     assert augment_plan.numbers(augment_notation.parse("")) == []
 
 
-def test_two_pictures_that_claim_one_place_are_named(pictures):
+def test_two_images_that_claim_one_place_are_named(images):
     """x.gif's copies and those of a PNG called x.gif.png: the second is refused, with its path and the place."""
-    folder = pictures(red=2) / "red"
+    folder = images(red=2) / "red"
     (folder / "00.png").rename(folder / "x.gif.png")
     (folder / "01.png").rename(folder / "x.gif")  # what a file is called does not make it a GIF
     found = [ImageFile(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
@@ -163,8 +163,8 @@ def test_two_pictures_that_claim_one_place_are_named(pictures):
 # ---------------------------------------------------------------- what may be augmented
 
 
-def test_parts_that_measure_are_refused_at_once_or_in_their_turn(caplog):
-    """A list is seen through before the first picture is given; an iterator up to the one that is refused, and no further."""
+def test_splits_that_measure_are_refused_at_once_or_in_their_turn(caplog):
+    """A list is seen through before the first image is given; an iterator up to the one that is refused, and no further."""
     mixed = [ImageFile("1.png", split="train"), ImageFile("2.png", split="test"), ImageFile("3.png", split="val")]
     with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or insist with --force$"):
         augment_plan.checked(mixed)

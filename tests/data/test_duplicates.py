@@ -1,4 +1,4 @@
-"""Which pictures are the same."""
+"""Which images are the same."""
 
 import io
 import random
@@ -111,7 +111,7 @@ def test_alike_does_not_depend_on_the_order(seed, shuffler):
 
 
 def test_nothing_is_like_nothing():
-    """No pictures, one picture, and two that have nothing in common."""
+    """No images, one image, and two that have nothing in common."""
     assert duplicates.near_duplicates([]) == duplicates.near_duplicates([b"\0" * 32]) == []
     assert duplicates.near_duplicates([b"\0" * 32, b"\xff" * 32]) == []
 

@@ -9,7 +9,7 @@ from cnnkit.data.augment import AugmentParams
 from cnnkit.engine import resample
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -21,10 +21,10 @@ def resampled(pixels, draw):
 @pytest.mark.parametrize("notation", ["crop 0.9, hflip", "crop 0.3, vflip, hflip", "crop 0.05"])
 def test_windows_agree_with_torch(height, width, notation):
     """Of thirty copies no value is more than a level of 255 from what the resampling of all words gives, and nearly all are equal."""
-    pixels = picture(height, width)
+    pixels = image(height, width)
     unequal = 0.0
     for number in range(30):
-        draw = augment.draw_params(augment_notation.parse(notation), seed=3, picture="a", copy=number)
+        draw = augment.draw_params(augment_notation.parse(notation), seed=3, image="a", copy=number)
         here, there = (made.astype(int) for made in (augment.flip_and_crop(pixels, draw), resampled(pixels, draw)))
         assert np.abs(here - there).max() <= 1
         unequal += (here != there).mean() / 30
@@ -34,8 +34,8 @@ def test_windows_agree_with_torch(height, width, notation):
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
 def test_flips_are_exact(hflip, vflip):
-    """A mirrored picture has the same pixels, the other way round."""
-    pixels, draw = picture(5, 8), AugmentParams(hflip=hflip, vflip=vflip)
+    """A mirrored image has the same pixels, the other way round."""
+    pixels, draw = image(5, 8), AugmentParams(hflip=hflip, vflip=vflip)
     made = augment.flip_and_crop(pixels, draw)
     np.testing.assert_array_equal(made, resampled(pixels, draw))
     np.testing.assert_array_equal(made[4 if vflip else 0, 7 if hflip else 0], pixels[0, 0])

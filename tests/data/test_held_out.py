@@ -1,4 +1,4 @@
-"""Which pictures are held out, by what is said of them and by where they lie."""
+"""Which images are held out, by what is said of them and by where they lie."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from cnnkit.data.source import ImageFile
 
 
 @pytest.mark.parametrize(
-    ("picture", "part"),
+    ("image", "split"),
     [
         # What is said counts alone, in any case of letters, and is given as it was said
         (ImageFile("cv/train/cat/1.jpg", "cat", "val"), "val"),
@@ -21,7 +21,7 @@ from cnnkit.data.source import ImageFile
         (ImageFile("cv/val/train/cat/1.jpg", "cat"), None),
         (ImageFile("cv/cat/val/1.jpg", "cat"), None),
         (ImageFile("cv/cat/dev/cat/1.jpg", "cat"), "dev"),  # of several folders of that name, any
-        # A folder of parts that was read as one of classes
+        # A folder of splits that was read as one of classes
         (ImageFile("cv/test/cat/1.jpg", "test"), "test"),
         (ImageFile("cv/train/cat/1.jpg", "train"), None),
         # No folder of a class: the one that it lies in
@@ -32,22 +32,22 @@ from cnnkit.data.source import ImageFile
         (ImageFile("cv/test.jpg"), None),
     ],
 )
-def test_a_part_is_what_is_said_else_what_folders_say(picture, part):
+def test_a_split_is_what_is_said_else_what_folders_say(image, split):
     """By the name as it stands there, or nothing."""
-    assert split_names.held_out_split(picture) == part
+    assert split_names.held_out_split(image) == split
 
 
 def test_the_folder_that_one_stands_in_counts(tmp_path, monkeypatch):
-    """A path is seen from the current folder, whose name is part of it."""
-    for name, part in (("testing", "testing"), ("photos", None)):
+    """A path is seen from the current folder, whose name is split of it."""
+    for name, split in (("testing", "testing"), ("photos", None)):
         folder = tmp_path / name
         folder.mkdir()
         monkeypatch.chdir(folder)
-        assert split_names.held_out_split(ImageFile("1.jpg")) == part
-        assert split_names.held_out_split(ImageFile("cat/1.jpg", "cat")) == part
+        assert split_names.held_out_split(ImageFile("1.jpg")) == split
+        assert split_names.held_out_split(ImageFile("cat/1.jpg", "cat")) == split
 
 
-def test_no_name_of_a_training_part_holds_out():
+def test_no_name_of_a_training_split_holds_out():
     """All others do, and nothing is both."""
     assert not split_names.TRAIN_NAMES & split_names.HELD_OUT_NAMES
     for names, held in ((split_names.TRAIN_NAMES, False), (split_names.HELD_OUT_NAMES, True)):

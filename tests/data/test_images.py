@@ -1,4 +1,4 @@
-"""One picture, decoded safely."""
+"""One image, decoded safely."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ def test_every_format_that_is_let_in(tmp_path, name):
 
 
 def test_a_file_of_several_jpegs(tmp_path):
-    """An MPO file, as phones and stereo cameras write it, is its first picture."""
+    """An MPO file, as phones and stereo cameras write it, is its first image."""
     first, second = (Image.fromarray(np.full((16, 16, 3), value, dtype=np.uint8)) for value in (40, 200))
     first.save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[second])
     with decode.opened(tmp_path / "stereo.jpg") as image:
@@ -91,8 +91,8 @@ def test_floating_point_grey(tmp_path, values):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_picture_is_turned_as_its_exif_says(tmp_path, orientation):
-    """All eight orientations come out as the picture that was meant."""
+def test_the_image_is_turned_as_its_exif_says(tmp_path, orientation):
+    """All eight orientations come out as the image that was meant."""
     image = Image.fromarray(noise(8, 5))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -104,7 +104,7 @@ def test_the_picture_is_turned_as_its_exif_says(tmp_path, orientation):
 
 
 def test_a_broken_exif_block_does_no_harm(tmp_path):
-    """The picture beside it is still a picture."""
+    """The image beside it is still an image."""
     image = Image.fromarray(noise(8, 5))
     image.save(tmp_path / "odd.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
     assert np.array_equal(decode.load(tmp_path / "odd.png"), image)
@@ -118,7 +118,7 @@ def test_the_first_frame_of_an_animation(tmp_path):
 
 
 def bad_files():
-    """Yield a name, the content of a file that is no good picture, and what is said of it."""
+    """Yield a name, the content of a file that is no good image, and what is said of it."""
     whole = {}
     for name in WRITABLE:
         buffer = io.BytesIO()
@@ -141,8 +141,8 @@ def bad_files():
 @pytest.mark.parametrize(
     ("name", "content", "said"), list(bad_files()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_is_no_whole_picture(tmp_path, name, content, said):
-    """It is refused as a bad picture, with one line that says why; decoders that are not let in are not reached."""
+def test_what_is_no_whole_image(tmp_path, name, content, said):
+    """It is refused as a bad image, with one line that says why; decoders that are not let in are not reached."""
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadImageError) as caught:
@@ -152,7 +152,7 @@ def test_what_is_no_whole_picture(tmp_path, name, content, said):
 
 
 def test_what_is_not_there(tmp_path):
-    """A missing file and a folder are bad pictures too, with the system's reason."""
+    """A missing file and a folder are bad images too, with the system's reason."""
     with pytest.raises(BadImageError, match="no such file or directory"):
         decode.load(tmp_path / "nowhere.jpg")
     with pytest.raises(BadImageError, match="is a directory"):
@@ -181,7 +181,7 @@ def test_content_that_was_read_already(tmp_path):
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
 def test_names_that_claim_nothing_wrong(name, kind):
-    """Every extension of a format, in any case of letters; and one that is no picture's."""
+    """Every extension of a format, in any case of letters; and one that is no image's."""
     decode.check_name(name, kind)
 
 
@@ -193,7 +193,7 @@ def test_names_that_claim_another_format(name, kind):
 
 
 @pytest.mark.photos
-def test_real_pictures_as_pillow_reads_them(photos):
+def test_real_images_as_pillow_reads_them(photos):
     """JPEG, JFIF, PNG and BMP files from several cameras and programs."""
     paths = sorted((photos / "pictures").iterdir())
     assert len(paths) > 8
@@ -202,8 +202,8 @@ def test_real_pictures_as_pillow_reads_them(photos):
             assert np.array_equal(decode.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
 
 
-def test_a_picture_and_its_fingerprint_through_one_opening(tmp_path):
-    """The picture that `load` gives and the sha256 of its file; of what is no picture, no more than the beginning is read."""
+def test_a_image_and_its_fingerprint_through_one_opening(tmp_path):
+    """The image that `load` gives and the sha256 of its file; of what is no image, no more than the beginning is read."""
     path = tmp_path / "one.png"
     Image.effect_noise((20, 10), 50).save(path)
     found = decode.read(path)

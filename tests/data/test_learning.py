@@ -1,4 +1,4 @@
-"""Which pictures train and which validate, out of folders, manifests and lists; and what cannot be learnt from."""
+"""Which images train and which validate, out of folders, manifests and lists; and what cannot be learnt from."""
 
 import io
 
@@ -21,8 +21,8 @@ def touch(root, *names):
         path.touch()
 
 
-def names(pictures):
-    return [picture.path for picture in pictures]
+def names(images):
+    return [image.path for image in images]
 
 
 def manifest(*rows, columns="path\tlabel\tsplit"):
@@ -30,11 +30,11 @@ def manifest(*rows, columns="path\tlabel\tsplit"):
 
 
 DIVIDED = manifest(
-    *[(f"{part}-{label}.png", label, part) for part in ("train", "val", "test") for label in ("cat", "dog")]
+    *[(f"{split}-{label}.png", label, split) for split in ("train", "val", "test") for label in ("cat", "dog")]
 )
 
 
-def test_a_folder_with_both_parts(here):
+def test_a_folder_with_both_splits(here):
     """train/ and val/ as cnn-split writes them; test/ is not looked at, nor need it be complete."""
     touch(here, "p/train/dog/1.png", "p/train/cat/1.png", "p/val/cat/2.png", "p/val/dog/2.png", "p/test/bird/3.png")
     found = train_val.find(["p"])
@@ -43,7 +43,7 @@ def test_a_folder_with_both_parts(here):
         ["p/val/cat/2.png", "p/val/dog/2.png"],
     )
     assert found.classes == ("cat", "dog")
-    assert [picture.label for picture in found.val] == ["cat", "dog"]
+    assert [image.label for image in found.val] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])
@@ -67,7 +67,7 @@ def test_a_plain_folder_is_all_for_training(here):
 
 
 def test_val_comes_in_place_of_the_sources_own(here):
-    """A folder of classes, or the part val of what is divided; several are put together."""
+    """A folder of classes, or the split val of what is divided; several are put together."""
     touch(here, "p/train/cat/1.png", "p/train/dog/1.png", "p/val/cat/2.png", "p/val/dog/2.png")
     touch(here, "q/cat/3.png", "q/dog/3.png", "r/train/cat/4.png", "r/val/cat/5.png")
     assert names(train_val.find(["p"], ["q"]).val) == ["q/cat/3.png", "q/dog/3.png"]
@@ -92,7 +92,7 @@ def test_val_comes_in_place_of_the_sources_own(here):
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
-    """An empty class, one class, a class in val alone, no labels, no such part: what, where, remedy."""
+    """An empty class, one class, a class in val alone, no labels, no such split: what, where, remedy."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/9.png", "q/dog/9.png", "one/cat/1.png")
     touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png", "parts/train/3.png", "parts/test/4.png")
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "plain.png")
@@ -112,7 +112,7 @@ def test_a_class_that_nothing_checks_is_said(here, caplog):
 
 
 def test_a_class_may_be_called_train(here, caplog):
-    """Its folder has pictures where a part has folders; what lies beside parts is left out, and said to be."""
+    """Its folder has images where a split has folders; what lies beside splits is left out, and said to be."""
     caplog.set_level("INFO", logger="cnnkit")
     touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png", "p/train/.cache/4.png")
     found = train_val.find(["p"])
@@ -125,7 +125,7 @@ def test_a_class_may_be_called_train(here, caplog):
     assert caplog.messages == ["q: not looked at: test/, wolf/"]
 
 
-def test_a_picture_is_not_trained_on_and_validated_with(here):
+def test_a_image_is_not_trained_on_and_validated_with(here):
     """By whatever name it goes."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
     (here / "q" / "dog").symlink_to(here / "p" / "dog")
@@ -143,25 +143,25 @@ def test_a_picture_is_not_trained_on_and_validated_with(here):
         ("Training", "Validation"),
     ],
 )
-def test_parts_go_by_several_names(pictures, tmp_path, train, name):
+def test_splits_go_by_several_names(images, tmp_path, train, name):
     """The textbook's folders are called train and validation; a manifest may say dev; Testing is no class."""
-    pictures(f"photos/{train}", red=3, blue=3)
-    pictures("photos/Testing", red=1, blue=1)
-    pictures(f"photos/{name}", red=2, blue=2)
+    images(f"photos/{train}", red=3, blue=3)
+    images("photos/Testing", red=1, blue=1)
+    images(f"photos/{name}", red=2, blue=2)
     material = train_val.find([str(tmp_path / "photos")])
     assert (len(material.train), len(material.val)) == (6, 4)
-    rows = [f"{picture.path}\t{picture.label}\t{train}" for picture in material.train]
-    rows += [f"{picture.path}\t{picture.label}\t{name}" for picture in material.val]
+    rows = [f"{image.path}\t{image.label}\t{train}" for image in material.train]
+    rows += [f"{image.path}\t{image.label}\t{name}" for image in material.val]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     assert len(train_val.find([str(tmp_path / "split.tsv")]).val) == 4
 
 
-def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
-    """Rows of test, and those of no part beside others, are left out, and said to be."""
-    root = pictures(red=3, blue=3)
+def test_rows_that_are_not_looked_at_are_counted(images, tmp_path, caplog):
+    """Rows of test, and those of no split beside others, are left out, and said to be."""
+    root = images(red=3, blue=3)
     named = [(f"photos/{path.parent.name}/{path.name}", path.parent.name) for path in sorted(root.rglob("*.png"))]
-    parts = ["train", "test", "", "train", "test", "test"]
-    rows = [f"{path}\t{label}\t{part}" for (path, label), part in zip(named, parts, strict=True)]
+    splits = ["train", "test", "", "train", "test", "test"]
+    rows = [f"{path}\t{label}\t{split}" for (path, label), split in zip(named, splits, strict=True)]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     with caplog.at_level("INFO", logger="cnnkit"):
         material = train_val.find([str(tmp_path / "split.tsv")])
@@ -169,11 +169,11 @@ def test_rows_that_are_not_looked_at_are_counted(pictures, tmp_path, caplog):
     assert "not looked at: 3 of test, 1 of no part" in caplog.text
 
 
-# ---------------------------------------------------------------- a part held out
+# ---------------------------------------------------------------- a split held out
 
 
 FOLDS = manifest(
-    *[(f"{part}-{label}.png", label, part) for part in ("fold0", "fold1", "fold2") for label in ("cat", "dog")]
+    *[(f"{split}-{label}.png", label, split) for split in ("fold0", "fold1", "fold2") for label in ("cat", "dog")]
 )
 
 
@@ -184,14 +184,14 @@ def test_one_fold_validates_and_the_others_train(here, way):
     touch(here, *(f"p/fold{fold}/{label}/{fold}.png" for fold in range(3) for label in ("cat", "dog")))
     source = {"manifest": "folds.tsv", "stdin": "-", "folder": "p"}[way]
     found = train_val.find([source], hold_out="fold1", stdin=io.BytesIO(FOLDS.encode()))
-    assert {picture.split for picture in found.train} == {"fold0", "fold2"}
-    assert {picture.split for picture in found.val} == {"fold1"}
+    assert {image.split for image in found.train} == {"fold0", "fold2"}
+    assert {image.split for image in found.val} == {"fold1"}
     assert (len(found.train), len(found.val), found.classes) == (4, 2, ("cat", "dog"))
 
 
 @pytest.mark.parametrize("test", ["test", "Testing", "holdout"])
 def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
-    """By whatever of its names; val is, once another part is held out."""
+    """By whatever of its names; val is, once another split is held out."""
     caplog.set_level("INFO", logger="cnnkit")
     (here / "split.tsv").write_text(DIVIDED.replace("\ttest\n", f"\t{test}\n").replace("train", "fold0"))
     found = train_val.find(["split.tsv"], hold_out="fold0")
@@ -203,7 +203,7 @@ def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
 
 
 @pytest.mark.parametrize(
-    ("text", "part", "message"),
+    ("text", "split", "message"),
     [
         (FOLDS, "fold7", r"^l\.tsv: no part fold7 to hold out; it has fold0, fold1, fold2$"),
         (FOLDS.replace("\tfold1\n", "\t\n"), "fold0", r"^l\.tsv: fold1-cat\.png is in no part; with --hold-out every picture has to"),
@@ -213,14 +213,14 @@ def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
         (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is in fold0 alone; train has cat, dog$"),
     ],
 )  # fmt: skip
-def test_a_part_that_cannot_be_held_out_is_one_line(here, text, part, message):
-    """Unknown, with those there are; beside pictures of no part; alone; or with classes of its own."""
+def test_a_split_that_cannot_be_held_out_is_one_line(here, text, split, message):
+    """Unknown, with those there are; beside images of no split; alone; or with classes of its own."""
     (here / "l.tsv").write_text(text)
     with pytest.raises(CnnkitError, match=message.replace("fold1-cat", ".*fold1-cat")):
-        train_val.find(["l.tsv"], hold_out=part)
+        train_val.find(["l.tsv"], hold_out=split)
 
 
 def test_two_ways_to_validate_are_refused(here):
-    """The part that is held out comes in place of --val."""
+    """The split that is held out comes in place of --val."""
     with pytest.raises(UsageError, match=r"^--val and --hold-out both say what validates; give one of them$"):
         train_val.find(["p"], ["q"], hold_out="fold0")

@@ -1,4 +1,4 @@
-"""Which part each unit goes to."""
+"""Which split each unit goes to."""
 
 import random
 from collections import Counter
@@ -18,24 +18,24 @@ UNITS = st.lists(
 )
 
 
-def held(units, part_of, parts):
-    """Count the pictures, (parts, classes)."""
+def held(units, split_of, splits):
+    """Count the images, (splits, classes)."""
     classes = 1 + max(number for counts in units for number, _ in counts)
-    table = np.zeros((parts, classes), dtype=int)
-    for counts, part in zip(units, part_of, strict=True):
+    table = np.zeros((splits, classes), dtype=int)
+    for counts, split in zip(units, split_of, strict=True):
         for number, count in counts:
-            table[part, number] += count
+            table[split, number] += count
     return table
 
 
-def off(units, part_of, due):
-    return int(np.abs(held(units, part_of, len(due)) - due).sum())
+def off(units, split_of, due):
+    return int(np.abs(held(units, split_of, len(due)) - due).sum())
 
 
 def due_of(units, shares):
-    """Give each part its share of every class in whole pictures."""
+    """Give each split its share of every class in whole images."""
     sizes = held(units, [0] * len(units), 1)[0]
-    bounds = [sizes * sum(shares[:part]) // sum(shares) for part in range(len(shares) + 1)]
+    bounds = [sizes * sum(shares[:split]) // sum(shares) for split in range(len(shares) + 1)]
     return np.diff(np.asarray(bounds), axis=0).tolist()
 
 
@@ -45,18 +45,18 @@ def can_be_exact(units, due):
     for counts in units:
         following = set()
         for state in states:
-            for part in range(len(due)):
-                row = list(state[part])
+            for split in range(len(due)):
+                row = list(state[split])
                 for number, count in counts:
                     row[number] -= count
                 if min(row) >= 0:
-                    following.add((*state[:part], tuple(row), *state[part + 1 :]))
+                    following.add((*state[:split], tuple(row), *state[split + 1 :]))
         states = following
     return bool(states)
 
 
 def groups(seed, *, number, classes, largest):
-    """Make groups that are mostly, not wholly, of one class, with the classes and groups of their pictures."""
+    """Make groups that are mostly, not wholly, of one class, with the classes and groups of their images."""
     generator = random.Random(seed)
     units, labels, members = [], [], []
     for group in range(number):
@@ -74,7 +74,7 @@ def groups(seed, *, number, classes, largest):
 @settings(max_examples=150, deadline=None)
 @given(UNITS, st.sampled_from([(1, 1), (2, 1, 1), (8, 1, 1), (1, 1, 1)]))
 def test_it_is_exact_wherever_that_is_possible(units, shares):
-    """Where any way of dealing small numbers of units meets what is due to the picture, one is found."""
+    """Where any way of dealing small numbers of units meets what is due to the image, one is found."""
     due = due_of(units, shares)
     assume(can_be_exact(units, due))
     assert off(units, allocation.pack(units, due), due) == 0
@@ -83,7 +83,7 @@ def test_it_is_exact_wherever_that_is_possible(units, shares):
 @settings(max_examples=60, deadline=None)
 @given(UNITS, st.integers(0, 8), st.integers(0, 8))
 def test_what_nobody_asked_for_may_be_parted_with(units, one, other):
-    """With a spare part, the others get at least their due wherever that is possible at all."""
+    """With a spare split, the others get at least their due wherever that is possible at all."""
     sizes = held(units, [0] * len(units), 1)[0]
     due = np.asarray([np.minimum(sizes, one) // 2, np.minimum(sizes, other) // 2])
     due = np.vstack([due, sizes - due.sum(axis=0)])
@@ -91,41 +91,41 @@ def test_what_nobody_asked_for_may_be_parted_with(units, one, other):
         (held(units, [case // 3**unit % 3 for unit in range(len(units))], 3)[:2] >= due[:2]).all()
         for case in random.Random(0).sample(range(3 ** len(units)), min(300, 3 ** len(units)))
     )
-    part_of = allocation.pack(units, due.tolist(), spare=True)
-    assert not possible or (held(units, part_of, 3)[:2] >= due[:2]).all()
+    split_of = allocation.pack(units, due.tolist(), spare=True)
+    assert not possible or (held(units, split_of, 3)[:2] >= due[:2]).all()
 
 
-def test_single_pictures_are_dealt_in_proportion():
-    """A thousand single pictures fill the parts exactly; any stretch of the draw is spread over all parts."""
+def test_single_images_are_dealt_in_proportion():
+    """A thousand single images fill the splits exactly; any stretch of the draw is spread over all splits."""
     units = [((0, 1),)] * 1000
-    part_of = allocation.pack(units, [[500], [300], [200]])
-    assert Counter(part_of) == {0: 500, 1: 300, 2: 200}
-    assert all(200 < Counter(part_of[start : start + 500])[0] < 300 for start in (0, 250, 500))
+    split_of = allocation.pack(units, [[500], [300], [200]])
+    assert Counter(split_of) == {0: 500, 1: 300, 2: 200}
+    assert all(200 < Counter(split_of[start : start + 500])[0] < 300 for start in (0, 250, 500))
 
 
 def test_pairs_are_spread_too():
-    """Eight pairs among a thousand do not all go to the largest part."""
+    """Eight pairs among a thousand do not all go to the largest split."""
     units = [((0, 2),)] * 8 + [((0, 1),)] * 984
-    part_of = allocation.pack(units, [[500], [250], [250]])
-    assert Counter(part_of[:8]) == {0: 4, 1: 2, 2: 2}
+    split_of = allocation.pack(units, [[500], [250], [250]])
+    assert Counter(split_of[:8]) == {0: 4, 1: 2, 2: 2}
 
 
-@pytest.mark.parametrize(("number", "classes", "largest", "parts"), [(20, 2, 60, 5), (60, 5, 30, 3), (300, 2, 4, 10)])
-def test_equal_parts_are_nearer_than_scikit_learns(number, classes, largest, parts):
-    """StratifiedGroupKFold's parts lie no nearer to equal ones; from its own as a start, nothing gets worse."""
+@pytest.mark.parametrize(("number", "classes", "largest", "splits"), [(20, 2, 60, 5), (60, 5, 30, 3), (300, 2, 4, 10)])
+def test_equal_splits_are_nearer_than_scikit_learns(number, classes, largest, splits):
+    """StratifiedGroupKFold's splits lie no nearer to equal ones; from its own as a start, nothing gets worse."""
     units, labels, members = groups(number, number=number, classes=classes, largest=largest)
-    due = due_of(units, [1] * parts)
+    due = due_of(units, [1] * splits)
     theirs = [0] * number
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=0).split(labels, labels, members)
-    for part, (_, rows) in enumerate(folds):
+    folds = StratifiedGroupKFold(splits, shuffle=True, random_state=0).split(labels, labels, members)
+    for split, (_, rows) in enumerate(folds):
         for row in rows:
-            theirs[members[row]] = part
+            theirs[members[row]] = split
     assert off(units, allocation.pack(units, due), due) <= off(units, theirs, due)
     assert off(units, allocation.pack(units, due, start=theirs), due) <= off(units, theirs, due)
 
 
 @pytest.mark.parametrize(("number", "classes", "largest"), [(20, 2, 60), (200, 5, 30)])
-def test_unequal_parts_are_nearer_than_scikit_learns(number, classes, largest):
+def test_unequal_splits_are_nearer_than_scikit_learns(number, classes, largest):
     """The best of thirty draws of GroupShuffleSplit lies no nearer to shares of 70 and 30 %."""
     units, labels, members = groups(number, number=number, classes=classes, largest=largest)
     due = due_of(units, [7, 3])
@@ -136,7 +136,7 @@ def test_unequal_parts_are_nearer_than_scikit_learns(number, classes, largest):
     assert off(units, allocation.pack(units, due), due) <= min(best)
 
 
-def test_the_same_units_in_the_same_order_give_the_same_parts():
+def test_the_same_units_in_the_same_order_give_the_same_splits():
     """Nothing is left to chance."""
     units, *_ = groups(3, number=30, classes=3, largest=20)
     due = due_of(units, [3, 1, 1])

@@ -55,7 +55,7 @@ def test_ratios_that_make_no_sense(text, match):
 
 
 def test_counts_and_folds():
-    """So many of every class; equal parts."""
+    """So many of every class; equal splits."""
     assert allocation.by_count("1000,500,500") == SplitShares(
         ("train", "val", "test"), shares("1/2", "1/4", "1/4"), (1000, 500, 500)
     )
@@ -80,7 +80,7 @@ def test_counts_and_folds():
     ],
 )
 def test_names_that_do_not_fit(text, match):
-    """As many as parts, each once, and each could be a folder."""
+    """As many as splits, each once, and each could be a folder."""
     assert allocation.by_ratio("1,1,1", "Übung, Prüfung,test set").names == ("Übung", "Prüfung", "test set")
     with pytest.raises(UsageError, match=match):
         allocation.by_ratio("1,1,1", text)
@@ -103,7 +103,7 @@ def test_exactly_one_demand():
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 40))
 def test_rounding_is_the_nearest_there_is(proportions, size):
-    """No other whole numbers lie nearer to the exact shares, among those that give every part a picture."""
+    """No other whole numbers lie nearer to the exact shares, among those that give every split an image."""
     names = ",".join(f"p{number}" for number in range(len(proportions)))
     demand = allocation.by_ratio(",".join(map(str, proportions)), names)
     if size < len(proportions):
@@ -129,13 +129,13 @@ def test_hand_worked_rounding():
 
 
 def test_equal_remainders_take_turns():
-    """Eleven pictures of each of five classes in five folds: each fold gets the odd one once, not the first fold five times."""
+    """Eleven images of each of five classes in five folds: each fold gets the odd one once, not the first fold five times."""
     due = allocation.due(allocation.by_folds(5), [(name, 11) for name in "abcde"])
     assert [sum(row) for row in due] == [11] * 5
 
 
-def test_a_small_class_reaches_every_part():
-    """Three pictures, shares of 98, 1 and 1 %: one each."""
+def test_a_small_class_reaches_every_split():
+    """Three images, shares of 98, 1 and 1 %: one each."""
     assert allocation.due(allocation.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
     with pytest.raises(CnnkitError, match="class cat has 2 pictures, too few for train, val, test"):
         allocation.due(allocation.by_ratio("98,1,1"), [("cat", 2)])

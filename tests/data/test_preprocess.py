@@ -1,4 +1,4 @@
-"""The one way from a picture to a square."""
+"""The one way from an image to a square."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ SIZES = [  # width, height: odd, tiny, exact, long and very large ones
 STRIPS = [(1, 500), (500, 1), (7, 4000), (4000, 7), (1, 30_000), (30_000, 1)]
 
 
-def picture(width, height, seed=0):
+def noise_image(width, height, seed=0):
     """Make noise over a ramp: noise shows every wrong coefficient, a ramp every shift."""
     generator = np.random.default_rng((seed, width, height))
     ramp = np.linspace(0, 128, width)[None, :, None] + np.linspace(0, 64, height)[:, None, None]
@@ -46,7 +46,7 @@ def by_torchvision(image, preprocess, module=v2):
 @pytest.mark.parametrize("interpolation", Interpolation)
 def test_crop_is_what_torchvision_makes_of_it(size, interpolation):
     """Resize(256) and CenterCrop(224) of torchvision, both generations, to the bit, for every filter and odd sizes."""
-    image, preprocess = picture(*size), Preprocess(interpolation=interpolation)
+    image, preprocess = noise_image(*size), Preprocess(interpolation=interpolation)
     prepared = prepare(image, preprocess)
     assert np.array_equal(prepared, by_torchvision(image, preprocess))
     assert np.array_equal(prepared, by_torchvision(image, preprocess, v1))
@@ -59,15 +59,18 @@ def test_crop_is_what_torchvision_makes_of_it(size, interpolation):
 def test_crop_at_any_size(width, height, size, margin, interpolation):
     """The same holds for every pair of resize and crop."""
     assume(max(width, height) < 16 * min(width, height))
-    image, preprocess = picture(width, height), Preprocess(resize=size + margin, size=size, interpolation=interpolation)
+    image, preprocess = (
+        noise_image(width, height),
+        Preprocess(resize=size + margin, size=size, interpolation=interpolation),
+    )
     assert np.array_equal(prepare(image, preprocess), by_torchvision(image, preprocess))
 
 
 @pytest.mark.parametrize("size", STRIPS, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_a_strip_is_cropped_without_resizing_all_of_it(size):
-    """A picture of one pixel's width takes no gigabytes, and comes out as torchvision has it but for rounding."""
+    """An image of one pixel's width takes no gigabytes, and comes out as torchvision has it but for rounding."""
     width, height = size
-    image = picture(*size)
+    image = noise_image(*size)
     prepared = prepare(image, Preprocess()).astype(int)
     if (
         max(size) > 5000
@@ -84,7 +87,7 @@ def test_a_strip_is_cropped_without_resizing_all_of_it(size):
 
 @pytest.mark.photos
 def test_crop_on_photographs(photos):
-    """And on real pictures."""
+    """And on real images."""
     for path in [*sorted((photos / "pictures").iterdir()), *sorted((photos / "flowers/tulip").iterdir())[:60]]:
         image = decode.load(path)
         assert np.array_equal(prepare(image, Preprocess()), by_torchvision(image, Preprocess())), path
@@ -93,14 +96,14 @@ def test_crop_on_photographs(photos):
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_squash_is_pillows_resize(size):
     """Both sides to the size, whatever that does to the aspect."""
-    image, preprocess = picture(*size), Preprocess(fit=Fit.SQUASH, size=96, interpolation=Interpolation.BICUBIC)
+    image, preprocess = noise_image(*size), Preprocess(fit=Fit.SQUASH, size=96, interpolation=Interpolation.BICUBIC)
     assert np.array_equal(prepare(image, preprocess), image.resize((96, 96), Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_pad_keeps_the_whole_picture(size):
+def test_pad_keeps_the_whole_image(size):
     """The longer side to the size, as Pillow resizes; centred on the mean colour, with at least one pixel for the shorter side."""
-    image, preprocess = picture(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0.2, 0.4, 0.6))
+    image, preprocess = noise_image(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0.2, 0.4, 0.6))
     prepared = prepare(image, preprocess)
     longer = max(size)
     width, height = (max(1, side * 96 // longer) for side in size)
@@ -116,14 +119,14 @@ def test_pad_keeps_the_whole_picture(size):
 @pytest.mark.parametrize("size", [(300, 300), (300, 150), (150, 300), (96, 96), (48, 96)])
 def test_pad_agrees_with_pillows_own(size):
     """Where the sides divide evenly, it is ImageOps.pad."""
-    image, preprocess = picture(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0, 0, 0))
+    image, preprocess = noise_image(*size), Preprocess(fit=Fit.PAD, size=96, mean=(0, 0, 0))
     assert np.array_equal(prepare(image, preprocess), ImageOps.pad(image, (96, 96), Image.Resampling.BILINEAR))
 
 
 @pytest.mark.parametrize("fit", Fit)
 def test_what_comes_out(fit, tmp_path):
-    """A contiguous (size, size, 3) of uint8; from a file the same as from the picture in it; the picture is left as it was."""
-    image = picture(50, 37)
+    """A contiguous (size, size, 3) of uint8; from a file the same as from the image in it; the image is left as it was."""
+    image = noise_image(50, 37)
     before = image.tobytes()
     image.save(tmp_path / "picture.png")
     prepared = prepare(image, Preprocess(fit=fit, resize=40, size=32))
@@ -138,7 +141,7 @@ def test_after_scaling_it_is_torchvisions_preset():
 
     preset = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
     preprocess = Preprocess(resize=preset.resize_size[0], size=preset.crop_size[0])
-    image = picture(500, 333)
+    image = noise_image(500, 333)
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
     ours = (torch.from_numpy(prepare(image, preprocess).copy()).permute(2, 0, 1) / 255 - mean) / std
     assert torch.allclose(ours, preset(image), atol=1e-5)
@@ -162,10 +165,10 @@ def test_another_size_keeps_the_share_that_the_crop_sees():
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("preprocess", [Preprocess(), Preprocess(resize=97, size=64), Preprocess(resize=64, size=64)])
 def test_crops_are_torchvisions(size, preprocess):
-    """Five or ten; the centre first, which is the plain picture, then the corners; each to the bit."""
-    image = picture(*size)
+    """Five or ten; the centre first, which is the plain image, then the corners; each to the bit."""
+    image = noise_image(*size)
     resized = v2.Resize(preprocess.resize, antialias=True)(image)
-    ten = [np.asarray(part) for part in v2.TenCrop(preprocess.size)(resized)]
+    ten = [np.asarray(split) for split in v2.TenCrop(preprocess.size)(resized)]
     found = crops(image, preprocess, mirrored=True)
     assert np.array_equal(found[0], prepare(image, preprocess))
     for one, other in zip(found, [ten[4], *ten[:4], ten[9], *ten[5:9]], strict=True):
@@ -175,7 +178,7 @@ def test_crops_are_torchvisions(size, preprocess):
 
 
 def test_crops_of_a_strip():
-    """A picture that would be resized into a strip of a million pixels is not: its crops are cut from where they lie."""
+    """An image that would be resized into a strip of a million pixels is not: its crops are cut from where they lie."""
     ramp = np.linspace(0, 255, 30_000, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
     found = [int(each.mean()) for each in crops(Image.fromarray(ramp), Preprocess())]
     assert found == [127, 0, 255, 0, 255]
@@ -184,9 +187,9 @@ def test_crops_of_a_strip():
 # ---------------------------------------------------------------- windows and rectangles
 
 
-def test_a_picture_that_is_left_as_it_is():
+def test_a_image_that_is_left_as_it_is():
     """Whole, undistorted, at its own size, whatever the network's own way."""
-    image = picture(37, 50)
+    image = noise_image(37, 50)
     for fit in Fit:
         assert np.array_equal(prepare(image, untouched(Preprocess(fit=fit), image.size)), np.asarray(image))
 
@@ -200,7 +203,7 @@ def test_another_size_in_words():
 
 
 def seen_from(size, preprocess):
-    """Prepare a picture that tells of every pixel where it lies: give columns, rows (-1 where there is no picture)."""
+    """Prepare an image that tells of every pixel where it lies: give columns, rows (-1 where there is no image)."""
     width, height = size
     places = np.full((height, width, 3), 255, dtype=np.uint8)
     places[:, :, 0], places[:, :, 1] = np.arange(width)[None], np.arange(height)[:, None]
@@ -214,7 +217,7 @@ def seen_from(size, preprocess):
 
 
 def along(start, end, count, size):
-    """Say where the middle of each pixel of a window lies, and which pixel of the picture is there, -1 for none."""
+    """Say where the middle of each pixel of a window lies, and which pixel of the image is there, -1 for none."""
     middles = start + (np.arange(count) + 0.5) * (end - start) / count
     return middles, np.where((middles >= 0) & (middles < size), np.floor(middles), -1)
 
@@ -255,40 +258,40 @@ def test_a_window_is_what_is_shown(fit, width, height, rows, columns, margin):
     ],
 )
 def test_windows_by_hand(size, settings, expected):
-    """In pixels of the picture; margins lie outside of it."""
+    """In pixels of the image; margins lie outside of it."""
     assert window(size, Preprocess(**settings)) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("frame", [(64, 96), (96, 64), (50, 131), (33, 32)], ids=lambda frame: f"{frame[0]}x{frame[1]}")
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_a_rectangle_is_cut_as_torchvision_does(size, frame):
-    """The picture covers the frame with its margin; torchvision, told that side's length, gives the same to the bit."""
+    """The image covers the frame with its margin; torchvision, told that side's length, gives the same to the bit."""
     (width, height), (rows, columns) = size, frame
     resize = rows * 8 // 7
     preprocess = Preprocess(resize=resize, size=rows, across=columns)
-    prepared = prepare(picture(width, height), preprocess)
+    prepared = prepare(noise_image(width, height), preprocess)
     assert prepared.shape == (rows, columns, 3)
     across = round(resize * columns / rows)
-    by_height = width * resize > height * across  # the picture is the wider of the two
+    by_height = width * resize > height * across  # the image is the wider of the two
     if (width < height) if by_height else (height < width):
         return  # torchvision takes the shorter side, which is the other one here
     if max(width, height) > 15 * min(width, height):
         return
     made = v2.Compose([v2.Resize(resize if by_height else across, antialias=True), v2.CenterCrop(frame)])
-    assert np.array_equal(prepared, np.asarray(made(picture(width, height))))
+    assert np.array_equal(prepared, np.asarray(made(noise_image(width, height))))
 
 
 def test_a_square_by_another_name():
     """A width that is the height changes nothing."""
     for fit in Fit:
         ours, theirs = (Preprocess(fit=fit, resize=40, size=32, across=across) for across in (None, 32))
-        assert np.array_equal(prepare(picture(50, 37), ours), prepare(picture(50, 37), theirs))
+        assert np.array_equal(prepare(noise_image(50, 37), ours), prepare(noise_image(50, 37), theirs))
         assert window((50, 37), ours) == window((50, 37), theirs)
 
 
 def test_a_rectangle_is_padded_and_squashed():
-    """The whole picture, in the middle of a frame of that shape, or stretched to it."""
-    image = picture(120, 60)
+    """The whole image, in the middle of a frame of that shape, or stretched to it."""
+    image = noise_image(120, 60)
     padded = prepare(image, Preprocess(fit=Fit.PAD, size=40, across=100, mean=(0, 0, 0)))
     assert np.array_equal(padded, ImageOps.pad(image, (100, 40), Image.Resampling.BILINEAR))
     squashed = prepare(image, Preprocess(fit=Fit.SQUASH, size=40, across=100))

@@ -1,4 +1,4 @@
-"""Many pictures, by threads, in order."""
+"""Many images, by threads, in order."""
 
 import threading
 import time
@@ -20,8 +20,8 @@ def decoding():
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 2, 7])
-def test_order_is_that_of_the_pictures(jobs):
-    """Whichever thread is done first, pictures come in the order given."""
+def test_order_is_that_of_the_images(jobs):
+    """Whichever thread is done first, images come in the order given."""
 
     loaded = [threading.Event() for _ in range(61)]
 
@@ -35,34 +35,34 @@ def test_order_is_that_of_the_pictures(jobs):
     assert found == [(ImageFile(str(index)), index * 10) for index in range(60)]
 
 
-def test_bad_pictures_stand_in_their_place():
-    """A picture that cannot be loaded comes with its reason, and the others come all the same."""
+def test_bad_images_stand_in_their_place():
+    """An image that cannot be loaded comes with its reason, and the others come all the same."""
 
     def load(path):
         if int(path) % 4 == 1:
             raise BadImageError(f"no good: {path}")
         return path
 
-    found = [(picture.path, str(outcome)) for picture, outcome in reader.read(listed(10), load)]
+    found = [(image.path, str(outcome)) for image, outcome in reader.read(listed(10), load)]
     assert found == [(str(n), f"no good: {n}" if n % 4 == 1 else str(n)) for n in range(10)]
 
 
-def test_a_bug_is_no_bad_picture():
-    """Another exception than BadPicture is raised, at the picture that caused it, and no thread is left."""
+def test_a_bug_is_no_bad_image():
+    """Another exception than BadPicture is raised, at the image that caused it, and no thread is left."""
 
     def load(path):
         return 1 / (int(path) - 5)
 
     found = []
     with pytest.raises(ZeroDivisionError):
-        found.extend(picture.path for picture, _ in reader.read(listed(10), load))
+        found.extend(image.path for image, _ in reader.read(listed(10), load))
     assert found == ["0", "1", "2", "3", "4"]
     assert decoding() == []
 
 
 @pytest.mark.parametrize("ahead", [1, 4, 64])
 def test_it_reads_no_further_ahead_than_it_may(ahead):
-    """At every moment at most `ahead` pictures were taken from the list that have not been handed over."""
+    """At every moment at most `ahead` images were taken from the list that have not been handed over."""
     taken = 0
 
     def endless():
@@ -79,7 +79,7 @@ def test_it_reads_no_further_ahead_than_it_may(ahead):
 
 
 def test_threads_really_run_side_by_side():
-    """Two pictures that wait for each other are both loaded."""
+    """Two images that wait for each other are both loaded."""
     meeting = threading.Barrier(2, timeout=20)
     found = reader.read(listed(2), lambda path: meeting.wait(), jobs=2)
     assert sorted(outcome for _, outcome in found) == [0, 1]
@@ -115,13 +115,13 @@ def test_an_error_of_the_list_leaves_no_threads():
 
 
 def test_nothing_to_read():
-    """No pictures, no threads, no outcome."""
+    """No images, no threads, no outcome."""
     assert list(reader.read([], str)) == []
 
 
-def test_real_files(pictures):
+def test_real_files(images):
     """From files to images, a broken one and a missing one among them."""
-    folder = pictures(red=3) / "red"
+    folder = images(red=3) / "red"
     (folder / "01.png").write_bytes(b"")
     paths = [*sorted(str(path) for path in folder.iterdir()), str(folder / "nowhere.png")]
     outcomes = [outcome for _, outcome in reader.read([ImageFile(path) for path in paths], decode.load, jobs=2)]

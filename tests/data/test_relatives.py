@@ -1,4 +1,4 @@
-"""Pictures that validate and that training knows: the same file, copies by cnn-augment, and members of one group."""
+"""Images that validate and that training knows: the same file, copies by cnn-augment, and members of one group."""
 
 import shutil
 
@@ -10,9 +10,9 @@ from cnnkit.formats import manifest
 
 
 @pytest.fixture
-def here(run, pictures, tmp_path, monkeypatch):
-    """Two copies of each of eight pictures in copies/, made by cnn-augment out of photos/."""
-    pictures(red=4, blue=4)
+def here(run, images, tmp_path, monkeypatch):
+    """Two copies of each of eight images in copies/, made by cnn-augment out of photos/."""
+    images(red=4, blue=4)
     monkeypatch.chdir(tmp_path)
     run("cnn-augment", "photos", "-o", "copies", "--copies", "2", "--augment", "rotate 20")
     return tmp_path
@@ -23,7 +23,7 @@ def named(*paths, group=None):
 
 
 def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
-    """Whichever of the two validates, and by whatever way the folder is reached; another picture of the same name is none."""
+    """Whichever of the two validates, and by whatever way the folder is reached; another image of the same name is none."""
     (here / "other" / "red").mkdir(parents=True)
     shutil.copy("photos/red/01.png", "other/red/00.png")
     (here / "linked").symlink_to("copies")
@@ -36,7 +36,7 @@ def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
     assert train_val.find_overlap(copy, named("copies/red/01~02.png")).copied == []
 
 
-def test_a_picture_stands_in_the_first_list_that_it_belongs_to(here):
+def test_a_image_stands_in_the_first_list_that_it_belongs_to(here):
     """The very file before a copy of it, a copy before the group; no group is no common one."""
     train = [
         *named("photos/red/00.png", group="a"),
@@ -60,7 +60,7 @@ def test_a_list_of_somebody_elses_is_no_list_of_copies(here):
     assert train_val.find_overlap(named("copies/red/00~01.png"), named("photos/red/00.png")).copied == []
 
 
-BASE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+BACKBONE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
 
 
 def test_the_commands_that_train_warn_of_them(run, here):
@@ -81,7 +81,7 @@ def test_the_commands_that_train_warn_of_them(run, here):
         [manifest.ManifestRow(f"{row.label}/03.png", row.label, None, row.group) for row in rows[::2]],
     )
     for name in ("apart/grouped", "photos/grouped", "photos/some"):
-        run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BASE)
+        run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BACKBONE)
     words = ("cnn-train-head", "apart-grouped.npy", "-o", "m.pt", "--solver", "lbfgs", "--device", "cpu")
     said = run(*words, "--val", "photos-grouped.npy").err
     assert "2 pictures that validate belong to a group that is trained on too, such as photos/" in said

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from cnnkit.data.reader import MemoryBudget
 
 
-def test_large_pictures_wait_for_memory():
+def test_large_images_wait_for_memory():
     """What is over the budget is let in alone, and its end lets the next one in."""
     room, order = MemoryBudget(10), []
 

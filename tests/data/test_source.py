@@ -1,4 +1,4 @@
-"""Which pictures a SOURCE names."""
+"""Which images a SOURCE names."""
 
 import io
 import os
@@ -23,12 +23,12 @@ def find(*sources, stdin=b"", **words):
     return list(source.find([str(word) for word in sources], stdin=io.BytesIO(stdin), **words))
 
 
-def named(pictures, root):
-    return [(os.path.relpath(picture.path, root), picture.label) for picture in pictures]
+def named(images, root):
+    return [(os.path.relpath(image.path, root), image.label) for image in images]
 
 
 def test_the_first_folder_is_the_label(tmp_path):
-    """Deeper folders do not matter, and a picture on top has no label."""
+    """Deeper folders do not matter, and an image on top has no label."""
     touch(tmp_path, "cat/1.jpg", "cat/kittens/small/2.JPG", "dog/1.jpg", "3.png")
     assert named(find(tmp_path), tmp_path) == [
         ("3.png", None),
@@ -38,7 +38,7 @@ def test_the_first_folder_is_the_label(tmp_path):
     ]
 
 
-def test_only_pictures_that_are_not_hidden(tmp_path):
+def test_only_images_that_are_not_hidden(tmp_path):
     """Hidden files and folders are passed over, other files too; extensions count in any case of letters."""
     touch(
         tmp_path,
@@ -65,9 +65,9 @@ def test_any_name(tmp_path, name):
     """A label and a file may be called whatever the file system takes, bytes that are no UTF-8 included."""
     name = os.fsdecode(name)
     touch(tmp_path, f"{name}/{name}.png")
-    (picture,) = find(tmp_path)
-    assert picture.label == name
-    assert os.path.exists(picture.path)
+    (image,) = find(tmp_path)
+    assert image.label == name
+    assert os.path.exists(image.path)
 
 
 def test_the_order_is_that_of_names_not_of_the_disk(tmp_path):
@@ -114,11 +114,11 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
 
 
 def test_split_picks_a_subfolder(tmp_path):
-    """With a part, labels are counted from the part's folder."""
+    """With a split, labels are counted from the split's folder."""
     touch(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg", "val/dog/deep/3.jpg")
-    pictures = find(tmp_path, split="val")
-    assert named(pictures, tmp_path / "val") == [("cat/2.jpg", "cat"), ("dog/deep/3.jpg", "dog")]
-    assert {picture.split for picture in pictures} == {"val"}
+    images = find(tmp_path, split="val")
+    assert named(images, tmp_path / "val") == [("cat/2.jpg", "cat"), ("dog/deep/3.jpg", "dog")]
+    assert {image.split for image in images} == {"val"}
 
 
 def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
@@ -139,8 +139,8 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
         find("lists/all.TSV", split="test")
 
 
-def test_a_single_picture_stands_for_itself(tmp_path):
-    """Whatever its name; it belongs to no part."""
+def test_a_single_image_stands_for_itself(tmp_path):
+    """Whatever its name; it belongs to no split."""
     touch(tmp_path, ".odd name")
     assert find(tmp_path / ".odd name") == [ImageFile(str(tmp_path / ".odd name"))]
     with pytest.raises(UsageError, match="single picture"):
@@ -151,7 +151,7 @@ def test_sources_come_in_the_order_given(tmp_path):
     """Several sources follow one another, standard input at its place."""
     touch(tmp_path, "b/1.jpg", "a/1.jpg")
     found = find(tmp_path / "b", "-", tmp_path / "a", stdin=b"x.png\n")
-    assert [os.path.relpath(picture.path, tmp_path) for picture in found if picture.path != "x.png"] == [
+    assert [os.path.relpath(image.path, tmp_path) for image in found if image.path != "x.png"] == [
         "b/1.jpg",
         "a/1.jpg",
     ]
@@ -186,12 +186,12 @@ def test_a_manifest_on_standard_input(mark, end):
 
 
 def test_a_manifest_of_paths_alone_on_standard_input():
-    """`cut -f 1 split.tsv` leaves a manifest, whose header row is no picture."""
+    """`cut -f 1 split.tsv` leaves a manifest, whose header row is no image."""
     assert find("-", stdin=b"path\na.jpg\n") == [ImageFile("a.jpg")]
 
 
 def test_standard_input_is_read_as_far_as_it_is_asked():
-    """The first picture is there before the list has come to its end."""
+    """The first image is there before the list has come to its end."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
         os.write(writing, b"a.jpg\n")

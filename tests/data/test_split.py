@@ -1,4 +1,4 @@
-"""From pictures to parts without leaks."""
+"""From images to splits without leaks."""
 
 import hashlib
 import random
@@ -23,18 +23,18 @@ def split_folder(folder, demand=ROAD, **words):
     return splitting.split_images(source.find([str(folder)]), demand, **words)
 
 
-def part_of(outcome, root=None):
-    """Give the part of each picture, by its path below root."""
+def split_of(outcome, root=None):
+    """Give the split of each image, by its path below root."""
     return {row.path if root is None else row.path.removeprefix(f"{root}/"): row.split for row in outcome.rows}
 
 
-def drawn(pictures, contents, *, seed=0):
-    """Draw pictures of which only the content's name is known."""
+def drawn(images, contents, *, seed=0):
+    """Draw images of which only the content's name is known."""
     digests = [hashlib.sha256(content.encode()).digest() for content in contents]
-    return split.draw_splits(pictures, digests, duplicates.exact_duplicates(digests), seed=seed)
+    return split.draw_splits(images, digests, duplicates.exact_duplicates(digests), seed=seed)
 
 
-SETS = st.lists(  # label, group, content of each picture: some contents and groups occur more than once
+SETS = st.lists(  # label, group, content of each image: some contents and groups occur more than once
     st.tuples(st.sampled_from(["cat", "dog"]), st.none() | st.sampled_from("ABCDEFGH"), st.integers(0, 60)),
     min_size=12,
     max_size=60,
@@ -42,18 +42,18 @@ SETS = st.lists(  # label, group, content of each picture: some contents and gro
 
 
 def listed(rows, *, grouped):
-    pictures = [
+    images = [
         ImageFile(f"{number}.jpg", label, None, group if grouped else None)
         for number, (label, group, _) in enumerate(rows)
     ]
-    return pictures, [f"{content}" for _, _, content in rows]
+    return images, [f"{content}" for _, _, content in rows]
 
 
-def undivided(pictures, contents, part):
-    """Check that no group and no content is in two parts; what is in none does not count."""
-    for values in ([picture.group for picture in pictures], contents):
+def undivided(images, contents, split):
+    """Check that no group and no content is in two splits; what is in none does not count."""
+    for values in ([image.group for image in images], contents):
         where = defaultdict(set)
-        for value, each in zip(values, part, strict=True):
+        for value, each in zip(values, split, strict=True):
             if value is not None and each is not None:
                 where[value].add(each)
         assert all(len(found) == 1 for found in where.values())
@@ -63,15 +63,15 @@ def undivided(pictures, contents, part):
 @given(SETS, st.booleans(), st.integers(0, 3))
 def test_groups_and_copies_are_never_parted(rows, grouped, seed):
     """By shares, by counts and by folds: what must stay together does, every class is everywhere, and counts are exact."""
-    pictures, contents = listed(rows, grouped=grouped)
-    given_away = drawn(pictures, contents, seed=seed)
+    images, contents = listed(rows, grouped=grouped)
+    given_away = drawn(images, contents, seed=seed)
     for demand in (HALVES, allocation.by_ratio("2,1"), allocation.by_folds(3)):
         try:
-            part, exact = split.by_share(given_away, demand, seed=seed)
+            assigned, exact = split.by_share(given_away, demand, seed=seed)
         except CnnkitError:
             continue
-        undivided(pictures, contents, part)
-        held = given_away.held(part, len(demand.names))
+        undivided(images, contents, assigned)
+        held = given_away.held(assigned, len(demand.names))
         assert min(map(min, held)) > 0
         sizes = Counter(given_away.numbers)
         due = allocation.due(demand, [(name, sizes[number]) for number, name in enumerate(given_away.classes)])
@@ -80,15 +80,19 @@ def test_groups_and_copies_are_never_parted(rows, grouped, seed):
         taken = split.by_count(given_away, allocation.by_count("3,2"))
     except CnnkitError:
         return
-    undivided(pictures, contents, taken)
-    held = Counter((part, number) for part, number in zip(taken, given_away.numbers, strict=True) if part is not None)
-    assert held == {(part, number): size for number in set(given_away.numbers) for part, size in enumerate((3, 2))}
+    undivided(images, contents, taken)
+    held = Counter(
+        (assigned, number) for assigned, number in zip(taken, given_away.numbers, strict=True) if assigned is not None
+    )
+    assert held == {
+        (assigned, number): size for number in set(given_away.numbers) for assigned, size in enumerate((3, 2))
+    }
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 10_000), min_size=40, max_size=120), st.data())
-def test_stable_parts_do_not_move(contents, data):
-    """Pictures that are added, whatever they hold and wherever they stand, move none of the old ones."""
+def test_stable_splits_do_not_move(contents, data):
+    """Images that are added, whatever they hold and wherever they stand, move none of the old ones."""
     contents = sorted(contents)
     old = data.draw(st.lists(st.sampled_from(contents), min_size=20, unique=True))
     new = data.draw(st.permutations(contents))
@@ -103,7 +107,7 @@ def test_stable_parts_do_not_move(contents, data):
             )
             for each in (old, new)
         )
-    except CnnkitError:  # a part without any picture is an error, not a leak
+    except CnnkitError:  # a split without any image is an error, not a leak
         assume(False)
     assert {content: after[content] for content in old} == before
 
@@ -111,13 +115,13 @@ def test_stable_parts_do_not_move(contents, data):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000))
 def test_stable_groups_do_not_move(seed):
-    """With groups the group's name decides: new pictures of a group follow it, and new groups move nobody."""
+    """With groups the group's name decides: new images of a group follow it, and new groups move nobody."""
     generator = random.Random(seed)
 
     def draw(number, names):
-        pictures = [ImageFile(f"{each}.jpg", None, None, generator.choice(names)) for each in range(number)]
-        part = split.by_content(drawn(pictures, [f"{seed} {each}" for each in range(number)]), HALVES, seed=seed)
-        return {picture.group: name for picture, name in zip(pictures, part, strict=True)}
+        images = [ImageFile(f"{each}.jpg", None, None, generator.choice(names)) for each in range(number)]
+        assigned = split.by_content(drawn(images, [f"{seed} {each}" for each in range(number)]), HALVES, seed=seed)
+        return {image.group: name for image, name in zip(images, assigned, strict=True)}
 
     names = [f"patient {number}" for number in range(40)]
     try:
@@ -125,38 +129,38 @@ def test_stable_groups_do_not_move(seed):
     except CnnkitError:
         assume(False)
     assert {group: after[group] for group in before if group in after} == {
-        group: part for group, part in before.items() if group in after
+        group: assigned for group, assigned in before.items() if group in after
     }
 
 
 def test_stable_shares_are_met_on_average():
-    """Ten thousand pictures fall into parts of 80, 10 and 10 % within what chance allows."""
-    pictures = [ImageFile(f"{number}.jpg") for number in range(10_000)]
-    part = split.by_content(
-        drawn(pictures, [str(number) for number in range(10_000)]), allocation.by_ratio("8,1,1"), seed=0
+    """Ten thousand images fall into splits of 80, 10 and 10 % within what chance allows."""
+    images = [ImageFile(f"{number}.jpg") for number in range(10_000)]
+    assigned = split.by_content(
+        drawn(images, [str(number) for number in range(10_000)]), allocation.by_ratio("8,1,1"), seed=0
     )
     for number, share in enumerate((0.8, 0.1, 0.1)):
-        assert abs(part.count(number) / 10_000 - share) < 4 * (share * (1 - share) / 10_000) ** 0.5
+        assert abs(assigned.count(number) / 10_000 - share) < 4 * (share * (1 - share) / 10_000) ** 0.5
 
 
-def test_stable_parts_of_real_files(pictures):
-    """And so with files: new pictures, a new class and a copy move none of the old ones."""
-    root = pictures(red=30, blue=30)
-    before = part_of(split_folder(root, stable=True))
-    pictures(green=30)
+def test_stable_splits_of_real_files(images):
+    """And so with files: new images, a new class and a copy move none of the old ones."""
+    root = images(red=30, blue=30)
+    before = split_of(split_folder(root, stable=True))
+    images(green=30)
     shutil.copy(root / "red/00.png", root / "red/copy of 00.png")
-    after = part_of(split_folder(root, stable=True))
+    after = split_of(split_folder(root, stable=True))
     assert {path: after[path] for path in before} == before
     assert after[f"{root}/red/copy of 00.png"] == after[f"{root}/red/00.png"]
     assert len(after) == 91
 
 
-def test_stable_copies_in_groups_of_different_parts(pictures):
-    """A copy in another patient's folder leaks, and to move either would move an old picture: that is an error with both names."""
-    root = pictures(**{f"patient{number}": 6 for number in range(8)})
+def test_stable_copies_in_groups_of_different_splits(images):
+    """A copy in another patient's folder leaks, and to move either would move an old image: that is an error with both names."""
+    root = images(**{f"patient{number}": 6 for number in range(8)})
 
     def flat():
-        return [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
+        return [ImageFile(image.path, "xray") for image in source.find([str(root)])]
 
     outcome = splitting.split_images(flat(), HALVES, stable=True, group="patient.")
     one, other = {row.split: row.group for row in outcome.rows}.values()
@@ -167,38 +171,39 @@ def test_stable_copies_in_groups_of_different_parts(pictures):
         splitting.split_images(flat(), HALVES, stable=True, group="patient.")
 
 
-def test_a_seed_is_another_draw(pictures):
-    """The same seed gives the same parts, another one gives others, stable or not."""
-    root = pictures(red=20, blue=20)
+def test_a_seed_is_another_draw(images):
+    """The same seed gives the same splits, another one gives others, stable or not."""
+    root = images(red=20, blue=20)
     for stable in (False, True):
-        first, again, other = (part_of(split_folder(root, HALVES, seed=seed, stable=stable)) for seed in (3, 3, 4))
+        first, again, other = (split_of(split_folder(root, HALVES, seed=seed, stable=stable)) for seed in (3, 3, 4))
         assert first == again
         assert first != other
 
 
-def test_neither_order_nor_names_nor_jobs_change_anything(pictures, tmp_path):
-    """A picture's part follows from what all the pictures hold, not from where they lie or who read them first."""
-    root = pictures(red=13, blue=9)
-    expected = part_of(split_folder(root), root)
+def test_neither_order_nor_names_nor_jobs_change_anything(images, tmp_path):
+    """An image's split follows from what all the images hold, not from where they lie or who read them first."""
+    root = images(red=13, blue=9)
+    expected = split_of(split_folder(root), root)
     found = source.find([str(root)])
     random.Random(0).shuffle(found)
     shuffled = splitting.split_images(iter(found), ROAD, jobs=1)
-    assert part_of(shuffled, root) == expected
+    assert split_of(shuffled, root) == expected
     assert [row.path for row in shuffled.rows] == sorted(row.path for row in shuffled.rows)
 
     for label in ("red", "blue"):
         (tmp_path / "elsewhere" / label).mkdir(parents=True)
         for path in (root / label).iterdir():
             shutil.copy(path, tmp_path / "elsewhere" / label / f"{100 - int(path.stem)} renamed.png")
-    renamed = part_of(split_folder(tmp_path / "elsewhere", jobs=5), tmp_path / "elsewhere")
+    renamed = split_of(split_folder(tmp_path / "elsewhere", jobs=5), tmp_path / "elsewhere")
     assert {
-        re.sub(r"(\d+) renamed", lambda name: f"{100 - int(name[1]):02d}", path): part for path, part in renamed.items()
+        re.sub(r"(\d+) renamed", lambda name: f"{100 - int(name[1]):02d}", path): split
+        for path, split in renamed.items()
     } == expected
 
 
-def test_every_class_has_its_share(pictures):
-    """Twenty-three and eight pictures in halves and quarters, to the picture."""
-    outcome = split_folder(pictures(red=23, blue=8))
+def test_every_class_has_its_share(images):
+    """Twenty-three and eight images in halves and quarters, to the image."""
+    outcome = split_folder(images(red=23, blue=8))
     assert outcome.table() == [
         {"class": "blue", "train": 4, "val": 2, "test": 2, "total": 8},
         {"class": "red", "train": 11, "val": 6, "test": 6, "total": 23},
@@ -206,23 +211,23 @@ def test_every_class_has_its_share(pictures):
     assert outcome.remarks[-1] == "train 15, val 8, test 8 pictures of 2 classes"
 
 
-def test_a_flat_folder_is_one_class(pictures):
-    """Without labels all the pictures are one class that has no name."""
-    outcome = split_folder(pictures(red=8) / "red", HALVES)
+def test_a_flat_folder_is_one_class(images):
+    """Without labels all the images are one class that has no name."""
+    outcome = split_folder(images(red=8) / "red", HALVES)
     assert outcome.table() == [{"class": None, "train": 4, "val": 4, "total": 8}]
 
 
-def test_a_stray_picture_without_a_class(pictures):
-    """Among classes, a picture that has none is an error that names it."""
-    root = pictures(red=4, blue=4)
+def test_a_stray_image_without_a_class(images):
+    """Among classes, an image that has none is an error that names it."""
+    root = images(red=4, blue=4)
     shutil.copy(root / "red/00.png", root / "cover.png")
     with pytest.raises(CnnkitError, match=r"cover.png has no class, but other pictures have"):
         split_folder(root, HALVES)
 
 
-def test_a_file_that_is_named_twice_is_taken_once(pictures, monkeypatch):
+def test_a_file_that_is_named_twice_is_taken_once(images, monkeypatch):
     """Under whatever spelling of its folder; with two different labels it is an error."""
-    root = pictures(red=4, blue=4)
+    root = images(red=4, blue=4)
     monkeypatch.chdir(root)
     (root.parent / "link").symlink_to(root)
     twice = source.find([".", str(root.parent / "link")])
@@ -231,15 +236,15 @@ def test_a_file_that_is_named_twice_is_taken_once(pictures, monkeypatch):
         splitting.split_images([*source.find(["."]), ImageFile("red/../red/00.png", "rose")], HALVES)
 
 
-def test_duplicates_stay_together_and_counts_are_exact_all_the_same(pictures):
-    """A fifth of the pictures copied: each copy is with its like, and every part holds what is due to the picture."""
-    root = pictures(red=20, blue=20)
+def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
+    """A fifth of the images copied: each copy is with its like, and every split holds what is due to the image."""
+    root = images(red=20, blue=20)
     for label in ("red", "blue"):
         for number in range(4):
             shutil.copy(root / label / f"{number:02d}.png", root / label / f"copy {number}.png")
     for demand in (ROAD, allocation.by_count("10,4,4"), allocation.by_folds(4)):
         outcome = split_folder(root, demand)
-        where = part_of(outcome, root)
+        where = split_of(outcome, root)
         for label in ("red", "blue"):
             for number in range(4):
                 ends = {where.get(f"{label}/{number:02d}.png"), where.get(f"{label}/copy {number}.png")} - {None}
@@ -255,9 +260,9 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(pictures):
             assert not any("cut to size" in remark for remark in outcome.remarks)
 
 
-def test_a_count_that_only_parting_copies_would_meet(pictures):
+def test_a_count_that_only_parting_copies_would_meet(images):
     """Five pairs do not make five and five: an error with the numbers."""
-    root = pictures(red=5)
+    root = images(red=5)
     for number in range(5):
         shutil.copy(root / f"red/{number:02d}.png", root / f"red/copy {number}.png")
     with pytest.raises(
@@ -268,9 +273,9 @@ def test_a_count_that_only_parting_copies_would_meet(pictures):
     assert [record["total"] for record in split_folder(root, allocation.by_count("5,4")).table()] == [9]
 
 
-def test_copies_with_different_labels_are_named(pictures, caplog):
-    """Both paths and both labels, as a warning; they stay in one part."""
-    root = pictures(red=6, blue=6)
+def test_copies_with_different_labels_are_named(images, caplog):
+    """Both paths and both labels, as a warning; they stay in one split."""
+    root = images(red=6, blue=6)
     shutil.copy(root / "red/00.png", root / "blue/99.png")
     outcome = split_folder(root, HALVES)
     (warning,) = (record.getMessage() for record in caplog.records)
@@ -278,16 +283,16 @@ def test_copies_with_different_labels_are_named(pictures, caplog):
     assert len({row.split for row in outcome.rows if row.path.endswith(("blue/99.png", "red/00.png"))}) == 1
 
 
-def test_near_duplicates_stay_together_when_asked(pictures):
+def test_near_duplicates_stay_together_when_asked(images):
     """Smaller copies are found with `near` alone, and its remark says how many."""
     from PIL import Image
 
-    root = pictures(red=12, blue=12, size=(120, 90))
+    root = images(red=12, blue=12, size=(120, 90))
     for number in range(6):
         with Image.open(root / f"red/{number:02d}.png") as image:
             image.resize((80, 60)).save(root / f"red/small {number}.png")
     outcome = split_folder(root, near=duplicates.NEAR)
-    where = part_of(outcome, root)
+    where = split_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
         re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ pictures in \d+ sets?, .*", each)
@@ -296,13 +301,13 @@ def test_near_duplicates_stay_together_when_asked(pictures):
     assert not any("look alike" in remark for remark in split_folder(root).remarks)
 
 
-def test_groups_from_the_path(pictures):
-    """What the expression finds is the group, or its first parentheses; a picture without one stands alone."""
-    root = pictures(red=10)
+def test_groups_from_the_path(images):
+    """What the expression finds is the group, or its first parentheses; an image without one stands alone."""
+    root = images(red=10)
     found = source.find([str(root)])
     named = splitting.with_groups(found, r"/(0|1)\d*[0-7]\.png")
-    assert [picture.group for picture in named] == ["0"] * 8 + [None] * 2
-    assert {picture.group for picture in splitting.with_groups(found, r"red/\d")} == {"red/0"}
+    assert [image.group for image in named] == ["0"] * 8 + [None] * 2
+    assert {image.group for image in splitting.with_groups(found, r"red/\d")} == {"red/0"}
     assert splitting.with_groups(found, None) == found
     with pytest.raises(UsageError, match=r"--group \(: no regular expression"):
         splitting.with_groups(found, "(")
@@ -311,10 +316,10 @@ def test_groups_from_the_path(pictures):
 
 
 @pytest.mark.parametrize("demand", [HALVES, ROAD, allocation.by_folds(4), allocation.by_count("9,5")])
-def test_groups_of_files_stay_together(pictures, demand):
-    """Thirty-two pictures by eight patients, whose part is one each; shares that cannot be met are said."""
-    root = pictures(**{f"patient{number}": 4 for number in range(8)})
-    flat = [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
+def test_groups_of_files_stay_together(images, demand):
+    """Thirty-two images by eight patients, whose split is one each; shares that cannot be met are said."""
+    root = images(**{f"patient{number}": 4 for number in range(8)})
+    flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
     outcome = splitting.split_images(flat, demand, group=r"patient\d")
     where = defaultdict(set)
     for row in outcome.rows:
@@ -328,10 +333,10 @@ def test_groups_of_files_stay_together(pictures, demand):
         assert held == {name: share * 32 for name, share in zip(demand.names, demand.shares, strict=True)}
 
 
-def test_shares_that_groups_do_not_allow_are_said(pictures):
-    """Groups of 4 pictures do not make thirds of 20: the remark has what was asked and what came out."""
-    root = pictures(**{f"patient{number}": 4 for number in range(5)})
-    flat = [ImageFile(picture.path, "xray") for picture in source.find([str(root)])]
+def test_shares_that_groups_do_not_allow_are_said(images):
+    """Groups of 4 images do not make thirds of 20: the remark has what was asked and what came out."""
+    root = images(**{f"patient{number}": 4 for number in range(5)})
+    flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
     outcome = splitting.split_images(flat, allocation.by_ratio("1,1,1"), group=r"patient\d")
     held = sorted(Counter(row.split for row in outcome.rows).values())
     assert held == [4, 8, 8]
@@ -341,9 +346,9 @@ def test_shares_that_groups_do_not_allow_are_said(pictures):
     )
 
 
-def test_a_class_that_groups_keep_out_of_a_part(pictures):
-    """All the reds are one patient's: the error has the class, its numbers and the part."""
-    root = pictures(red=6, blue=6)
+def test_a_class_that_groups_keep_out_of_a_split(images):
+    """All the reds are one patient's: the error has the class, its numbers and the split."""
+    root = images(red=6, blue=6)
     with pytest.raises(
         CnnkitError,
         match=r"class red has 6 pictures in 1 set that stays together, and none of them is in (train|val)",
@@ -351,9 +356,9 @@ def test_a_class_that_groups_keep_out_of_a_part(pictures):
         split_folder(root, HALVES, group="red")
 
 
-def test_the_groups_of_a_manifest_count(pictures):
-    """Pictures bring their groups with them, unless an expression names others."""
-    root = pictures(red=8)
+def test_the_groups_of_a_manifest_count(images):
+    """Images bring their groups with them, unless an expression names others."""
+    root = images(red=8)
     found = [
         ImageFile(each.path, "red", None, str(number // 2)) for number, each in enumerate(source.find([str(root)]))
     ]
@@ -371,9 +376,9 @@ def test_contradictions():
         splitting.split_images([], HALVES, stable=True, near=40)
 
 
-def test_bad_files_are_left_out_and_told(pictures):
+def test_bad_files_are_left_out_and_told(images):
     """Broken, empty and misnamed files and a broken link reach `skip`, by name and reason; progress counts them, too."""
-    root = pictures(red=8)
+    root = images(red=8)
     whole = (root / "red/00.png").read_bytes()
     (root / "red/empty.png").write_bytes(b"")
     (root / "red/short.png").write_bytes(whole[: len(whole) // 2])
@@ -393,9 +398,9 @@ def test_bad_files_are_left_out_and_told(pictures):
     assert steps == [(done, 12) for done in range(1, 13)]
 
 
-def test_nothing_that_can_be_used(pictures):
+def test_nothing_that_can_be_used(images):
     """When every file is bad, there is nothing to split."""
-    root = pictures(red=2)
+    root = images(red=2)
     for path in (root / "red").iterdir():
         path.write_bytes(b"")
     with pytest.raises(CnnkitError, match="none of the pictures can be used"):

@@ -26,11 +26,11 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-def rows_of(root="photos", parts=("train", "val")):
-    """Deal the pictures to parts in turn."""
+def rows_of(root="photos", splits=("train", "val")):
+    """Deal the images to splits in turn."""
     found = sorted(os.path.join(below, name) for below, _, names in os.walk(root) for name in names)
     return [
-        ManifestRow(path, os.path.relpath(path, root).split("/")[0], parts[number % len(parts)])
+        ManifestRow(path, os.path.relpath(path, root).split("/")[0], splits[number % len(splits)])
         for number, path in enumerate(found)
     ]
 
@@ -64,8 +64,8 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("link", Link)
-def test_every_picture_at_its_place(photos, link):
-    """By part and class, subfolders kept; `split.tsv` lists them as seen from the tree; the source is as it was, or moved."""
+def test_every_image_at_its_place(photos, link):
+    """By split and class, subfolders kept; `split.tsv` lists them as seen from the tree; the source is as it was, or moved."""
     before = contents(photos)
     listed = write("new/sets", rows_of(), link)
     assert contents("new/sets") == EXPECTED
@@ -79,7 +79,7 @@ def test_every_picture_at_its_place(photos, link):
 
 @pytest.mark.parametrize("link", Link)
 def test_progress_counts_to_the_end(photos, link):
-    """One call a picture."""
+    """One call an image."""
     steps = []
     write("sets", rows_of(), link, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(done, 6) for done in range(1, 7)]
@@ -95,7 +95,7 @@ def test_copies_keep_times_and_permissions(photos):
 
 
 def test_links_survive_a_move_of_everything(photos, tmp_path):
-    """Symbolic links are relative, so pictures and tree can be moved together; what was named absolutely is linked absolutely."""
+    """Symbolic links are relative, so images and tree can be moved together; what was named absolutely is linked absolutely."""
     write("deep/sets", rows_of(), Link.SYMLINK)
     shutil.move(tmp_path / "photos", tmp_path / "away/photos")
     shutil.move(tmp_path / "deep", tmp_path / "away/deep")
@@ -107,7 +107,7 @@ def test_links_survive_a_move_of_everything(photos, tmp_path):
 def test_hard_links_are_the_same_file(photos):
     """Of a symbolic link, the file that it points to."""
     (photos / "cat/4.jpg").symlink_to("1.jpg")
-    write("sets", rows_of(parts=("all",)), Link.HARDLINK)
+    write("sets", rows_of(splits=("all",)), Link.HARDLINK)
     assert os.path.samefile("sets/all/cat/1.jpg", photos / "cat/1.jpg")
     assert not os.path.islink("sets/all/cat/4.jpg")
     assert os.path.samefile("sets/all/cat/4.jpg", photos / "cat/1.jpg")
@@ -133,14 +133,14 @@ def test_any_name(tmp_path, monkeypatch, name, link):
     os.makedirs(f"photos/{name}")
     with open(f"photos/{name}/{name}", "wb") as file:
         file.write(b"content")
-    write("sets", rows_of(parts=("train",)), link)
+    write("sets", rows_of(splits=("train",)), link)
     (row,) = manifest.load("sets/split.tsv")
     assert (row.path, row.label) == (f"train/{name}/{name}", name)
     assert os.path.isfile(os.path.join("sets", row.path))
 
 
-def test_pictures_without_a_class(photos):
-    """They stand in the part's own folder; groups are listed."""
+def test_images_without_a_class(photos):
+    """They stand in the split's own folder; groups are listed."""
     write("sets", [ManifestRow("photos/dog/1.jpg", None, "train", "g")])
     assert manifest.load("sets/split.tsv") == [ManifestRow("train/1.jpg", None, "train", "g")]
 
@@ -155,7 +155,7 @@ def test_labels_that_cannot_be_folders(photos, label):
 
 @pytest.mark.parametrize("link", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
 def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
-    """A full disk at the fourth picture: the folders and files that were made are gone, what was there stays."""
+    """A full disk at the fourth image: the folders and files that were made are gone, what was there stays."""
     owner, name = {Link.COPY: (shutil, "copy2"), Link.SYMLINK: (os, "symlink"), Link.HARDLINK: (os, "link")}[link]
     place, calls = getattr(owner, name), []
 
@@ -174,7 +174,7 @@ def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
 
 
 def test_copies_have_their_names_when_they_are_whole(photos, monkeypatch):
-    """While a picture is copied, no part of it is to be seen under its name."""
+    """While an image is copied, no split of it is to be seen under its name."""
     seen = []
 
     def slow_copy(source, target):
@@ -201,8 +201,8 @@ class TestForce:
     @pytest.mark.parametrize("before", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
     @pytest.mark.parametrize("after", Link)
     def test_an_earlier_split_is_replaced(self, photos, before, after):
-        """Nothing of other parts, other places or other kinds of links remains; other files do."""
-        write("sets", rows_of(parts=("val", "train", "extra")), before)
+        """Nothing of other splits, other places or other kinds of links remains; other files do."""
+        write("sets", rows_of(splits=("val", "train", "extra")), before)
         with open("sets/train/notes.txt", "w") as notes:
             notes.write("keep")
         write("sets", rows_of(), after, force=True)
@@ -210,7 +210,7 @@ class TestForce:
         assert {os.path.islink(f"sets/{name}") for name in EXPECTED} == {after is Link.SYMLINK}
         assert sorted(os.listdir("sets")) == ["split.tsv", "train", "val"]
 
-    def test_a_picture_that_lies_nowhere_else_is_not_removed(self, photos):
+    def test_a_image_that_lies_nowhere_else_is_not_removed(self, photos):
         """After a move the tree holds the only copies: they are not overwritten by the next split of another folder."""
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("other/cat")
@@ -222,7 +222,7 @@ class TestForce:
         assert len(manifest.load("sets/split.tsv")) == 6
 
     def test_two_names_of_one_file_are_not_two_files(self, photos, tmp_path):
-        """A picture that is in the tree alone, and linked to from elsewhere, is not taken for a copy of itself."""
+        """An image that is in the tree alone, and linked to from elsewhere, is not taken for a copy of itself."""
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("links/cat")
         os.symlink(tmp_path / "sets/train/cat/1.jpg", "links/cat/1.jpg")
@@ -231,8 +231,8 @@ class TestForce:
         assert contents("sets") == EXPECTED
 
     def test_a_file_in_the_way_is_not_written_over(self, photos):
-        """Something that is no picture, at a place where a picture is to be; the earlier split is still there."""
-        write("sets", rows_of(parts=("val", "train")))
+        """Something that is no image, at a place where an image is to be; the earlier split is still there."""
+        write("sets", rows_of(splits=("val", "train")))
         before = contents("sets")
         os.makedirs("sets/train/cat/1.jpg")
         with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is in the way"):
@@ -240,7 +240,7 @@ class TestForce:
         assert contents("sets") == before
         assert len(manifest.load("sets/split.tsv")) == 6
 
-    def test_pictures_in_the_tree_itself_cannot_be_split_into_it(self, photos):
+    def test_images_in_the_tree_itself_cannot_be_split_into_it(self, photos):
         """Neither the folder itself nor one in it."""
         for folder in ("photos", "."):
             with pytest.raises(CnnkitError, match="holds the pictures that are to be split"):
@@ -262,17 +262,17 @@ def fail_at(monkeypatch, function, number, error):
 
 
 def everywhere(photos):
-    """Collect the contents of all pictures, at their old and at their new places."""
+    """Collect the contents of all images, at their old and at their new places."""
     return sorted([*contents(photos).values(), *contents("sets").values()])
 
 
 class TestMove:
-    """An interruption loses no picture, and the next run does the rest."""
+    """An interruption loses no image, and the next run does the rest."""
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
     @pytest.mark.parametrize("number", [1, 3, 6])
     def test_interrupted_and_finished(self, photos, monkeypatch, caplog, number, error):
-        """At whatever picture: each is in exactly one place, `split.tsv` is not there, and `finish` goes on."""
+        """At whatever image: each is in exactly one place, `split.tsv` is not there, and `finish` goes on."""
         restore = fail_at(monkeypatch, "rename", number, error)
         with pytest.raises(type(error)):
             write("sets", rows_of(), Link.MOVE)
@@ -301,14 +301,14 @@ class TestMove:
         monkeypatch.setattr(os, "rename", across)
 
     def test_across_disks(self, photos, other_disk):
-        """Pictures are copied, and only then removed."""
+        """Images are copied, and only then removed."""
         write("sets", rows_of(), Link.MOVE)
         assert contents("sets") == EXPECTED
         assert contents(photos) == {}
 
     @pytest.mark.parametrize("number", [1, 4])
     def test_interrupted_between_copy_and_removal(self, photos, other_disk, monkeypatch, number):
-        """A picture that is at both places is removed from the old one, and nothing else happens to it."""
+        """An image that is at both places is removed from the old one, and nothing else happens to it."""
         restore = fail_at(monkeypatch, "unlink", number, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             write("sets", rows_of(), Link.MOVE)
@@ -335,18 +335,18 @@ class TestMove:
         tree.finish_moves("sets", "split.tsv")
         assert contents("sets") == EXPECTED
 
-    def test_links_arrive_as_pictures(self, photos):
+    def test_links_arrive_as_images(self, photos):
         """A relative link would point nowhere from its new place: what it shows is copied, and the link removed."""
         (photos / "cat/0.jpg").symlink_to("../dog/1.jpg")
         (photos / "dog/9.jpg").symlink_to("1.jpg")
-        write("sets", rows_of(parts=("all",)), Link.MOVE)
+        write("sets", rows_of(splits=("all",)), Link.MOVE)
         assert contents(photos) == {}
         moved = contents("sets")
         assert moved["all/cat/0.jpg"] == moved["all/dog/9.jpg"] == moved["all/dog/1.jpg"] == b"content of dog/1.jpg"
         assert not any(os.path.islink(f"sets/{name}") for name in moved)
 
-    def test_a_picture_that_is_gone(self, photos, monkeypatch):
-        """If somebody took a picture away meanwhile, the message has both places."""
+    def test_a_image_that_is_gone(self, photos, monkeypatch):
+        """If somebody took an image away meanwhile, the message has both places."""
         restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             write("sets", rows_of(), Link.MOVE)

@@ -28,12 +28,12 @@ CLASSES = ("blue", "green", "red")
 
 def network(head="dense 3 softmax", pool=Pool.AVG, text=TEXT, seed=0):
     """A classifier whose every parameter has some random value, and its Header."""
-    base, backbone, preprocess = backbones.by_notation(text, size=SIZE, pool=pool, seed=seed)
-    extractor = classifiers.Extractor(base, preprocess=preprocess, pool=pool).eval()
+    module, backbone, preprocess = backbones.by_notation(text, size=SIZE, pool=pool, seed=seed)
+    extractor = classifiers.Extractor(module, preprocess=preprocess, pool=pool).eval()
     made = classifiers.build_head(head, classifiers.feature_shape(extractor, preprocess))
     generator = torch.Generator().manual_seed(seed)
     build.initialise(made, Initializer.HE, generator=generator)
-    for part in (*base.modules(), *made.modules()):
+    for part in (*module.modules(), *made.modules()):
         if getattr(part, "bias", None) is not None:
             nn.init.normal_(part.bias, std=0.3, generator=generator)
         if isinstance(part, nn.BatchNorm2d):
@@ -43,7 +43,7 @@ def network(head="dense 3 softmax", pool=Pool.AVG, text=TEXT, seed=0):
     header = Header(
         ArtefactKind.MODEL, classes, preprocess, backbone, head, {"command": "cnn-train-head"}, {"cnnkit": "0"}
     )
-    return classifiers.Classifier(base, made, preprocess=preprocess, pool=pool).eval(), header
+    return classifiers.Classifier(module, made, preprocess=preprocess, pool=pool).eval(), header
 
 
 def pixels(batch, seed=0):
@@ -121,7 +121,7 @@ def test_a_sigmoid_gives_two_columns(tmp_path):
 
 
 def test_normalised_floats_in(tmp_path):
-    """The classic input, (N, 3, H, W): the same answers to pictures that somebody else normalised."""
+    """The classic input, (N, 3, H, W): the same outputs to images that somebody else normalised."""
     made, header = network()
     _, content = written(tmp_path, made, header, input=ExportInput.FLOAT)
     floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(
@@ -156,7 +156,7 @@ CAM_HEADS = {
 
 @pytest.mark.parametrize(("head", "pool"), CAM_HEADS.values(), ids=CAM_HEADS)
 def test_class_activation_maps_are_the_closed_form(tmp_path, head, pool):
-    """Each map is the base's maps summed with the class's weights; its mean and the bias give the logit."""
+    """Each map is the backbone's maps summed with the class's weights; its mean and the bias give the logit."""
     made, header = network(head, pool)
     _, content = written(tmp_path, made, header, cam=True)
     found = answered(content, pixels(3))
@@ -208,7 +208,7 @@ def test_heads_without_class_activation_maps_say_why(tmp_path, head, pool, text,
 
 
 def test_half_precision_inside_floats_outside(tmp_path):
-    """Weights of base and head are float16, normalisation is not; outputs are float32 and near; the model in memory is as before."""
+    """Weights of backbone and head are float16, normalisation is not; outputs are float32 and near; the model in memory is as before."""
     made, header = network()
     records, content = written(tmp_path, made, header, fp16=True, features=True, cam=True)
     proto = onnx.load_model_from_string(content)
@@ -220,8 +220,8 @@ def test_half_precision_inside_floats_outside(tmp_path):
     found = answered(content, pixels(7))
     np.testing.assert_allclose(found["probabilities"], in_torch(made, pixels(7))[0], atol=3e-3)
     assert any(record.max_difference > 1e-6 for record in records), "float16 should have cost something"
-    answers = ClassifierOutputs(made, half=True)
-    assert torch.equal(answers.classifier.normalise.scale, made.normalise.scale)
+    outputs = ClassifierOutputs(made, half=True)
+    assert torch.equal(outputs.classifier.normalise.scale, made.normalise.scale)
     assert {parameter.dtype for parameter in made.parameters()} == {torch.float32}
 
 
@@ -250,9 +250,9 @@ def test_height_and_width_are_free(tmp_path, kind):
         value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
     }
-    pictures = ["batch", "height", "width", 3] if kind is ExportInput.UINT8 else ["batch", 3, "height", "width"]
+    axes = ["batch", "height", "width", 3] if kind is ExportInput.UINT8 else ["batch", 3, "height", "width"]
     assert shapes == {
-        "images": pictures,
+        "images": axes,
         "probabilities": ["batch", 3],
         "logits": ["batch", 3],
         "features": ["batch", 10],
@@ -350,7 +350,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 
 def test_the_records_say_how_far_apart_they_are(tmp_path):
-    """Batches 1, 2 and N, each with its difference and the share of equal answers."""
+    """Batches 1, 2 and N, each with its difference and the share of equal outputs."""
     records, _ = written(tmp_path, batch=5)
     assert [(record.source, record.batch, record.rows) for record in records] == [
         ("random", size, size) for size in (1, 2, 5)
@@ -373,22 +373,22 @@ def test_above_the_tolerance_nothing_is_written(tmp_path):
 @pytest.fixture(scope="module")
 def everything():
     """Everything that can be asked for, in torch and in ONNX Runtime; exporting costs a second or more."""
-    answers = ClassifierOutputs(network()[0], features=True, cam=True).eval()
-    proto = export.to_onnx(answers, torch.from_numpy(pixels(2)), inputs="images", outputs=answers.names)
-    return answers, Session(proto.SerializeToString(), device="cpu")
+    outputs = ClassifierOutputs(network()[0], features=True, cam=True).eval()
+    proto = export.to_onnx(outputs, torch.from_numpy(pixels(2)), inputs="images", outputs=outputs.names)
+    return outputs, Session(proto.SerializeToString(), device="cpu")
 
 
 @pytest.mark.parametrize("output", ["probabilities", "logits", "features", "cam"])
 @pytest.mark.parametrize("value", [0.01, np.nan])
 def test_an_error_in_any_output_is_seen(everything, output, value):
     """The gate looks at everything that the file gives, and a value that is no number passes no bound."""
-    answers, session = everything
-    honest = export.compare(answers, session, iter([pixels(3)]), source="random", classes=True)
+    outputs, session = everything
+    honest = export.compare(outputs, session, iter([pixels(3)]), source="random", classes=True)
     assert honest.max_difference < 1e-5
 
     def off(images):
-        given = list(answers(images))
-        given[answers.names.index(output)] = given[answers.names.index(output)] * (1 + value)
+        given = list(outputs(images))
+        given[outputs.names.index(output)] = given[outputs.names.index(output)] * (1 + value)
         return tuple(given)
 
     found = export.compare(off, session, iter([pixels(3)]), source="random", classes=True)
@@ -396,7 +396,7 @@ def test_an_error_in_any_output_is_seen(everything, output, value):
 
 
 def test_agreement_and_difference_are_worked_by_hand():
-    """Over batches of unlike size: the largest difference anywhere, the share of rows with the same first answer."""
+    """Over batches of unlike size: the largest difference anywhere, the share of rows with the same first output."""
 
     class Fixed:
         inputs = ("x",)
@@ -445,7 +445,7 @@ def test_a_network_that_fixes_its_batch_is_refused():
         export.to_onnx(Fixed(), torch.zeros(2, 4), inputs="images", outputs=["out"])
 
 
-def test_a_heads_answers_are_probabilities_and_logits():
+def test_a_heads_outputs_are_probabilities_and_logits():
     """In this order, with two columns for one sigmoid."""
     made, _ = network("dense 1 sigmoid")
     probabilities, logits = HeadOutputs(made.head)(torch.zeros(4, 10))

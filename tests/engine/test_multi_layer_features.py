@@ -1,4 +1,4 @@
-"""Features of several layers out of one pass: which layers are chosen, and that each gives what a hook on the base sees."""
+"""Features of several layers out of one pass: which layers are chosen, and that each gives what a hook on the backbone sees."""
 
 import functools
 
@@ -57,7 +57,7 @@ def small(stages=20):
 
 
 def test_the_last_layer_comes_first_then_those_at_85_and_50_percent():
-    """Of 20 equal stages of five nodes behind the pictures, and the answer, the nodes 85 and 50 of 102 end stages 16 and 9."""
+    """Of 20 equal stages of five nodes behind the images, and the output, the nodes 85 and 50 of 102 end stages 16 and 9."""
     watched = MultiLayerExtractor(extractor(small(), "stages"), size=SIZE)
     assert watched.names == ["stages.19", "stages.16", "stages.9"]
 
@@ -76,15 +76,15 @@ def test_each_gives_the_mean_of_what_a_hook_sees(module):
     seen = {}
     hooks = [
         whole.get_submodule(name).register_forward_hook(
-            lambda _module, _given, answer, name=name: seen.__setitem__(name, answer)
+            lambda _module, _given, output, name=name: seen.__setitem__(name, output)
         )
         for name in watched.names
     ]
     for count in (3, 1):
         with torch.no_grad():
             whole(made.normalise(images(count)))
-        answers = watched(images(count))
-        for name, features in zip(watched.names, answers, strict=True):
+        outputs = watched(images(count))
+        for name, features in zip(watched.names, outputs, strict=True):
             maps = seen[name]  # (N, C, h, w); Swin's (N, h, w, C)
             expected = maps.mean((2, 3) if module == "small" else (1, 2))
             assert features.shape == (count, expected.shape[1])
@@ -94,25 +94,25 @@ def test_each_gives_the_mean_of_what_a_hook_sees(module):
         hook.remove()
 
 
-def test_watching_changes_nothing_of_the_base():
-    """Its answers, its statistics of batch norm, its modes and who asks for gradients."""
+def test_watching_changes_nothing_of_the_backbone():
+    """Its outputs, its statistics of batch norm, its modes and who asks for gradients."""
     made = extractor(small(), "stages")
     state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     modes = [module.training for module in made.modules()]
     with torch.no_grad():
         before = made(images(2))
     watched = MultiLayerExtractor(made, size=SIZE)
-    answers = watched(images(2))
+    outputs = watched(images(2))
     with torch.no_grad():
         assert torch.equal(made(images(2)), before)
-    torch.testing.assert_close(answers[0], before)
+    torch.testing.assert_close(outputs[0], before)
     assert all(torch.equal(tensor, state[name]) for name, tensor in made.state_dict().items())
     assert [module.training for module in made.modules()] == modes
     assert all(parameter.requires_grad for parameter in made.parameters())
 
 
-def test_a_base_without_earlier_layers_has_nothing_to_compare():
-    """One line, before any picture is looked at; where there is a single earlier one, it is named once."""
+def test_a_backbone_without_earlier_layers_has_nothing_to_compare():
+    """One line, before any image is looked at; where there is a single earlier one, it is named once."""
     with pytest.raises(UsageError, match="this base has no earlier layers whose features could be compared"):
         MultiLayerExtractor(extractor(small(1), "stages.0.add"), size=SIZE)  # both ways lead to it
     assert MultiLayerExtractor(extractor(small(1), "stages"), size=SIZE).names == ["stages.0", "stages.0.add"]

@@ -1,4 +1,4 @@
-"""Pictures at their own sizes: batches of equal shape, answers in order, memory bounded."""
+"""Images at their own sizes: batches of equal shape, outputs in order, memory bounded."""
 
 import threading
 import tracemalloc
@@ -19,7 +19,7 @@ SIZES = [(10, 10), (14, 9), (9, 14), (10, 10), (5, 5), (14, 9), (40, 30), (10, 1
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty-seven pictures of five sizes in turns, of which the fourth and the last cannot be read."""
+    """Twenty-seven images of five sizes in turns, of which the fourth and the last cannot be read."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, (width, height) in enumerate(SIZES * 3):
         pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -30,7 +30,7 @@ def files(tmp_path_factory):
 
 
 class Means:
-    """A network: the mean of every picture; what it is given is noted, and pictures of five pixels are too small for it."""
+    """A network: the mean of every image; what it is given is noted, and images of five pixels are too small for it."""
 
     def __init__(self):
         self.shapes = []
@@ -44,33 +44,33 @@ class Means:
 
 
 def run(files, network, **words):
-    """Give the pictures, each as often as it has views, their means, and those without, with their reasons."""
+    """Give the images, each as often as it has views, their means, and those without, with their reasons."""
     skipped, shown, values = [], [], []
     results = runner.run_native_size(files, OWN, network, **{"batch": 4, **words})
-    for picture, (means,) in runner.usable(results, lambda path, reason: skipped.append((path, reason))):
-        shown += [picture] * len(means)
+    for image, (means,) in runner.usable(results, lambda path, reason: skipped.append((path, reason))):
+        shown += [image] * len(means)
         values += means[:, 0].tolist()
     return shown, values, skipped
 
 
 @pytest.mark.parametrize("batch", [1, 4, 32])
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_every_picture_once_and_in_order(files, batch, jobs, monkeypatch):
-    """Each answer is that of the picture as it is; pictures are read by window, and those without an answer are named in their turn."""
+def test_every_image_once_and_in_order(files, batch, jobs, monkeypatch):
+    """Each output is that of the image as it is; images are read by window, and those without an output are named in their turn."""
     monkeypatch.setattr(runner, "_WINDOW_BATCHES", 2)
     shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
     bad = [3, *range(4, 27, 9), 26]
-    assert shown == [picture for index, picture in enumerate(files) if index not in bad]
+    assert shown == [image for index, image in enumerate(files) if index not in bad]
     assert [path for path, _ in skipped] == [files[index].path for index in bad]
     assert [reason for _, reason in skipped][:2] == ["empty file", "too small"]
     results = runner.run_native_size(files, OWN, Means(), batch=batch, jobs=jobs)
-    assert [picture for picture, _ in results] == files
-    expected = [np.asarray(decode.load(picture.path)).mean() for picture in shown]
+    assert [image for image, _ in results] == files
+    expected = [np.asarray(decode.load(image.path)).mean() for image in shown]
     np.testing.assert_allclose(values, expected)
 
 
 def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(files):
-    """Equal shapes come together, at most --batch of them; pictures larger than all of a batch come alone."""
+    """Equal shapes come together, at most --batch of them; images larger than all of a batch come alone."""
     network = Means()
     run(files, network)
     by_size = {shape[1:3] for shape in network.shapes}
@@ -80,13 +80,13 @@ def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(f
     assert [shape[0] for shape in network.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
 
 
-def test_views_of_a_picture_come_together(files):
-    """Every picture stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
+def test_views_of_a_image_come_together(files):
+    """Every image stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
 
     class Inverted:
         copies = 2
 
-        def __call__(self, picture, original, preprocess):
+        def __call__(self, image, original, preprocess):
             square = preprocessing.prepare(original.image, preprocess)
             return [square, 255 - square, square // 2]
 
@@ -97,8 +97,8 @@ def test_views_of_a_picture_come_together(files):
     assert {shape[0] for shape in network.shapes if shape[1:3] == (30, 40)} == {1}
 
 
-def test_progress_counts_every_picture(files):
-    """Up to all of them, those without an answer included."""
+def test_progress_counts_every_image(files):
+    """Up to all of them, those without an output included."""
     seen = []
     run(files, Means(), progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -138,11 +138,11 @@ def test_a_stream_is_read_by_windows(files):
         return held
 
     peak(64)
-    assert peak(1000) < 2 * peak(200)  # kept, a thousand of these pictures would be fifteen times as much
+    assert peak(1000) < 2 * peak(200)  # kept, a thousand of these images would be fifteen times as much
 
 
 def test_an_error_of_the_network_comes_out(files):
-    """What is no fault of the pictures is raised, and leaves no thread behind."""
+    """What is no fault of the images is raised, and leaves no thread behind."""
 
     def network(_batches):
         raise RuntimeError("out of memory")

@@ -1,4 +1,4 @@
-"""A base as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
+"""A backbone as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
 
 import functools
 import logging
@@ -30,7 +30,7 @@ def request(**changes):
     return BackboneSpec(**{"layers": TEXT, "weights": "none", "size": 21, **changes})
 
 
-def pictures(size, batch=2, seed=0):
+def images(size, batch=2, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
 
@@ -58,10 +58,10 @@ def weights_file(path, seed=5):
 
 
 def model_file(path, *, pool=Pool.MAX, layer=None, seed=3):
-    """A trained model by notation, base and head."""
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=21, layer=layer, pool=pool, seed=seed)
+    """A trained model by notation, backbone and head."""
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=21, layer=layer, pool=pool, seed=seed)
     head = build_head("dense 2", (8,))
-    whole = Classifier(base, head, preprocess=preprocess, pool=pool)
+    whole = Classifier(extractor, head, preprocess=preprocess, pool=pool)
     header = Header(ArtefactKind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
     torch_model.save(path, TorchModel(header, whole.state_dict()))
     return str(path)
@@ -78,22 +78,22 @@ def test_onnx_and_torch_agree(pool):
     assert model.header.kind is ArtefactKind.ONNX
     assert model.header.backbone.pool == (pool or Pool.AVG)
     for batch in (1, 2, 5):
-        images = pictures(21, batch)
-        expected = torch_features(asked, images)
-        found = onnx_features(model, images)
+        batch = images(21, batch)
+        expected = torch_features(asked, batch)
+        found = onnx_features(model, batch)
         assert found.shape == expected.shape
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_base_by_name_agrees_too():
-    """The same for a network of torchvision's, with the picture's normalisation inside."""
+def test_a_backbone_by_name_agrees_too():
+    """The same for a network of torchvision's, with the image's normalisation inside."""
     asked = BackboneSpec(backbone="squeezenet1_1", weights="none", layer="features.5", size=64, seed=1)
     model = onnx_backbone.get(asked)
     assert model.header.preprocess.mean == (0.485, 0.456, 0.406)
-    assert (model.header.preprocess.size, model.header.preprocess.resize) == (64, 73)  # the same share of the picture
+    assert (model.header.preprocess.size, model.header.preprocess.resize) == (64, 73)  # the same share of the image
     np.testing.assert_allclose(
-        onnx_features(model, pictures(64)), torch_features(asked, pictures(64)), rtol=1e-4, atol=1e-5
+        onnx_features(model, images(64)), torch_features(asked, images(64)), rtol=1e-4, atol=1e-5
     )
 
 
@@ -101,10 +101,10 @@ def test_torch_runs_it_too():
     """`--engine torch` is the same function with the same Header, made without ONNX."""
     asked = request(pool=Pool.FLATTEN)
     network, header, place = torch_backbone.load(asked, device="cpu")
-    (found,) = network([pictures(21)])
+    (found,) = network([images(21)])
     assert place == "cpu"
     assert header == onnx_backbone.get(asked).header
-    np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(asked), pictures(21)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(asked), images(21)), rtol=1e-4, atol=1e-5)
 
 
 def test_torch_without_a_gpu(monkeypatch):
@@ -117,7 +117,7 @@ def test_torch_without_a_gpu(monkeypatch):
 # ---------------------------------------------------------------- made once
 
 
-def test_a_base_is_made_once(cache, monkeypatch, caplog):
+def test_a_backbone_is_made_once(cache, monkeypatch, caplog):
     """The first time it is exported and kept, said once; from then on it is read, and torch is not asked again."""
     with caplog.at_level(logging.INFO, "cnnkit"):
         first = onnx_backbone.get(request())
@@ -130,8 +130,8 @@ def test_a_base_is_made_once(cache, monkeypatch, caplog):
     assert not caplog.records
 
 
-def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, caplog):
-    """Files with the same base in them, under whatever names; another cut, size or weight is another one."""
+def test_a_backbone_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, caplog):
+    """Files with the same backbone in them, under whatever names; another cut, size or weight is another one."""
     caplog.set_level(logging.INFO, "cnnkit")
     first = onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "one.pt")))
     two = torch_model.load(model_file(tmp_path / "two.pt"))
@@ -155,8 +155,8 @@ def test_a_base_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, 
         assert len(caplog.records) == number
 
 
-def test_the_same_base_has_the_same_bytes(tmp_path, monkeypatch):
-    """Made anew in another cache, a base is the same file, with nothing of the machine in it."""
+def test_the_same_backbone_has_the_same_bytes(tmp_path, monkeypatch):
+    """Made anew in another cache, a backbone is the same file, with nothing of the machine in it."""
     first = onnx_backbone.get(request()).content
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "another"))
     assert onnx_backbone.get(request()).content == first
@@ -164,7 +164,7 @@ def test_the_same_base_has_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_other_requests_are_other_files(cache, tmp_path):
-    """Every word that changes the answer changes the name in the cache; the path of a file does not, its content does."""
+    """Every word that changes the output changes the name in the cache; the path of a file does not, its content does."""
     one, two = weights_file(tmp_path / "one.pth"), weights_file(tmp_path / "two.pth", seed=6)
     named = BackboneSpec(backbone="squeezenet1_1", weights=one)
     others = [
@@ -193,7 +193,7 @@ def test_other_requests_are_other_files(cache, tmp_path):
 
 
 def test_a_notation_counts_by_what_it_says(tmp_path):
-    """However a notation is spaced, remarked on or kept in a file, the same layers are the same base."""
+    """However a notation is spaced, remarked on or kept in a file, the same layers are the same backbone."""
     file = tmp_path / "net.txt"
     file.write_text(TEXT.replace(", ", "  # a remark\n"))
     assert onnx_backbone.cache_name(request(layers=f"@{file}")) == onnx_backbone.cache_name(request())
@@ -210,7 +210,7 @@ def test_a_missing_notation_file_is_one_line(tmp_path):
 # ---------------------------------------------------------------- the check against torch
 
 
-def test_a_base_that_differs_from_torch_is_not_kept(cache, monkeypatch):
+def test_a_backbone_that_differs_from_torch_is_not_kept(cache, monkeypatch):
     """When ONNX Runtime computes something else, the error gives both numbers and the way out, and nothing is kept."""
     real = export.to_onnx
 
@@ -229,7 +229,7 @@ def test_a_base_that_differs_from_torch_is_not_kept(cache, monkeypatch):
     assert list((cache / "bases").iterdir()) == []
 
 
-def test_a_base_that_gives_no_numbers_is_not_kept(cache, monkeypatch):
+def test_a_backbone_that_gives_no_numbers_is_not_kept(cache, monkeypatch):
     """NaN agrees with nothing."""
     monkeypatch.setattr(Session, "run", lambda *_words, **_options: [np.full((2, 8), np.nan, np.float32)])
     with pytest.raises(CnnkitError, match="differ by"):
@@ -237,7 +237,7 @@ def test_a_base_that_gives_no_numbers_is_not_kept(cache, monkeypatch):
     assert list((cache / "bases").iterdir()) == []
 
 
-def test_a_base_that_cannot_be_exported(cache, monkeypatch):
+def test_a_backbone_that_cannot_be_exported(cache, monkeypatch):
     """An exporter that gives up is one line, with the way out."""
 
     def fail(*_words, **_options):
@@ -250,28 +250,26 @@ def test_a_base_that_cannot_be_exported(cache, monkeypatch):
         onnx_backbone.get(request())
 
 
-# ---------------------------------------------------------------- a model as a base
+# ---------------------------------------------------------------- a model as a backbone
 
 
-def test_a_model_as_a_base(tmp_path):
+def test_a_model_as_a_backbone(tmp_path):
     """A `.pt` of ours gives the features that its own head sees: its weights, its layer, its pooling; or what is asked for."""
     file = model_file(tmp_path / "head.pt")
     model = torch_model.load(file)
     own = onnx_backbone.get(BackboneSpec(backbone=file))
     assert own.header.backbone == model.header.backbone
     assert own.header.preprocess == model.header.preprocess
-    base, _, _ = backbones.by_notation(TEXT, size=21, seed=3)
+    backbone, _, _ = backbones.by_notation(TEXT, size=21, seed=3)
     asked = request(seed=3, pool=Pool.MAX)
-    np.testing.assert_allclose(
-        onnx_features(own, pictures(21)), torch_features(asked, pictures(21)), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(onnx_features(own, images(21)), torch_features(asked, images(21)), rtol=1e-4, atol=1e-5)
     other = onnx_backbone.get(BackboneSpec(backbone=file, layer="conv1", pool=Pool.NONE))
     assert (other.header.backbone.layer, other.header.backbone.pool) == ("conv1", Pool.NONE)
-    assert onnx_features(other, pictures(21)).shape == (2, 6, 11, 11)
-    assert set(base.state_dict())
+    assert onnx_features(other, images(21)).shape == (2, 6, 11, 11)
+    assert set(backbone.state_dict())
 
 
-def test_a_model_that_was_changed_is_another_base(tmp_path):
+def test_a_model_that_was_changed_is_another_backbone(tmp_path):
     """A file that is written anew under the same name is not taken for the old one."""
     file = model_file(tmp_path / "head.pt")
     before = onnx_backbone.get(BackboneSpec(backbone=file)).content
@@ -290,7 +288,7 @@ def exported(path, **changes):
     return str(path)
 
 
-def test_an_exported_network_as_a_base(tmp_path):
+def test_an_exported_network_as_a_backbone(tmp_path):
     """A `.onnx` of ours with features is taken as it is; its pooling may be said, if it is that."""
     file = exported(tmp_path / "model.onnx")
     model = onnx_backbone.get(BackboneSpec(backbone=file))
@@ -316,8 +314,8 @@ def test_an_exported_network_cannot_be_changed(tmp_path, changes, option):
         onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "model.onnx"), **changes))
 
 
-def test_exported_networks_that_are_no_base(tmp_path):
-    """Without Header, without features, or with normalised input a network is no base, and the remedy is said."""
+def test_exported_networks_that_are_no_backbone(tmp_path):
+    """Without Header, without features, or with normalised input a network is no backbone, and the remedy is said."""
     bare = onnx_model.parse(onnx_backbone.get(request()).content, name="base")
     del bare.metadata_props[:]
     (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
@@ -391,8 +389,8 @@ def test_weights_with_a_model_are_refused(tmp_path):
         onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "head.pt"), weights="none"))
 
 
-def test_no_torch_for_a_base_that_is_kept(cache):
-    """A kept base is read without torch."""
+def test_no_torch_for_a_backbone_that_is_kept(cache):
+    """A kept backbone is read without torch."""
     onnx_backbone.get(request())
     program = (
         "import sys; from cnnkit.engine import onnx_backbone; from cnnkit.engine.onnx_backbone import BackboneSpec;"

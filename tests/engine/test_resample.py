@@ -37,7 +37,7 @@ def furthest(one, other):
 
 
 def grey(*rows):
-    """Make a picture of one row or more from its grey values."""
+    """Make an image of one row or more from its grey values."""
     return torch.tensor(rows, dtype=torch.uint8)[None, :, :, None].expand(-1, -1, -1, 3)
 
 
@@ -50,8 +50,8 @@ def greys(images):
 
 
 @pytest.mark.parametrize("fill", Fill)
-def test_identity_leaves_pictures_alone(fill):
-    """A copy whose numbers are neutral has the bytes of its picture, beside others that have not."""
+def test_identity_leaves_images_alone(fill):
+    """A copy whose numbers are neutral has the bytes of its image, beside others that have not."""
     images = photographs()
     assert torch.equal(augment(images, [AugmentParams()] * 6, fill=fill), images)
     mixed = augment(images, [AugmentParams(), *[AugmentParams(rotate=20, hue=0.2, blur=1)] * 5], fill=fill)
@@ -60,7 +60,7 @@ def test_identity_leaves_pictures_alone(fill):
 
 
 def test_a_flip_is_exact():
-    """Mirrored pictures are those of torch, to the bit; both ways at once, too."""
+    """Mirrored images are those of torch, to the bit; both ways at once, too."""
     images = photographs()
     draws = [
         AugmentParams(hflip=True),
@@ -93,7 +93,7 @@ def test_a_shift_of_known_size_moves_a_known_pixel():
     ],
 )
 def test_the_four_fills_by_hand(fill, right, far):
-    """The row 10 20 30 40 50 shifted by two pixels; and by seven, which is more than the picture is wide; in rows and in columns."""
+    """The row 10 20 30 40 50 shifted by two pixels; and by seven, which is more than the image is wide; in rows and in columns."""
     row = grey([10, 20, 30, 40, 50])
     assert greys(augment(row, [AugmentParams(shift_x=0.4)], fill=fill)) == [right]
     assert greys(augment(row, [AugmentParams(shift_x=1.4)], fill=fill)) == [far]
@@ -131,7 +131,7 @@ def test_geometry_is_scipys_affine_transform(fill, mode):
     """Any composition, far over the edges, is one linear interpolation by the matrix; rounded once, so at most half a level away."""
     images = photographs(12)
     words = augment_notation.parse(f"rotate 180, shift 0.9, shear 0.5, zoom 0.5, hflip, vflip, crop 0.5, fill {fill}")
-    draws = [drawing.draw_params(words, seed=0, picture="p", copy=copy) for copy in range(12)]
+    draws = [drawing.draw_params(words, seed=0, image="p", copy=copy) for copy in range(12)]
     found = augment(images, draws, fill=fill).numpy()
     turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy counts rows first
     for image, draw, copy in zip(images.numpy(), draws, found, strict=True):
@@ -161,7 +161,7 @@ def test_single_words_are_torchvisions_affine(draw, words):
 
 
 def test_a_crop_is_the_window_enlarged():
-    """Torch's own resizing of the window gives the same, but for its edges: behind them the picture goes on."""
+    """Torch's own resizing of the window gives the same, but for its edges: behind them the image goes on."""
     images = photographs(2, 40, 40)
     window = AugmentParams(crop_x=0.25, crop_y=0.5, crop_width=0.5, crop_height=0.5)
     expected = torch.nn.functional.interpolate(
@@ -216,8 +216,8 @@ def test_noise_has_its_deviation():
     assert abs(correlations - np.eye(6)).max() < 0.06
 
 
-def test_grey_pictures_get_grey_noise():
-    """Without a colour in it a picture stays without, whatever its neighbours are; its noise is the first channel's."""
+def test_grey_images_get_grey_noise():
+    """Without a colour in it an image stays without, whatever its neighbours are; its noise is the first channel's."""
     images = torch.full((2, 9, 9, 3), 128, dtype=torch.uint8)
     images[1, 8, 8, 2] = 127
     found = augment(images, [AugmentParams(noise=0.1, noise_seed=4, contrast=1.5, hue=0.3)] * 2)
@@ -237,7 +237,7 @@ def test_colours_are_rounded_once_and_clipped_each_time():
 
 @pytest.mark.parametrize("fill", Fill)
 def test_neighbours_and_threads_change_no_bit(fill):
-    """Alone, in a batch, in another order, with one thread or four: the same bytes; and the pictures that went in are as they were."""
+    """Alone, in a batch, in another order, with one thread or four: the same bytes; and the images that went in are as they were."""
     images = photographs(13, 37, 41)
     before = images.clone()
     augmenter = Augmenter(augment_notation.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
@@ -256,12 +256,10 @@ def test_neighbours_and_threads_change_no_bit(fill):
 
 
 @pytest.mark.parametrize("fill", Fill)
-def test_rows_of_a_large_picture_are_the_whole_ones(fill, monkeypatch):
+def test_rows_of_a_large_image_are_the_whole_ones(fill, monkeypatch):
     """Worked on a few rows at a time, which is what keeps memory small, a copy is to the bit what it is in one piece."""
     images = photographs(1, 90, 70)
-    draws = [
-        drawing.draw_params(augment_notation.parse(EVERYTHING), seed=seed, picture="p", copy=1) for seed in range(4)
-    ]
+    draws = [drawing.draw_params(augment_notation.parse(EVERYTHING), seed=seed, image="p", copy=1) for seed in range(4)]
     assert all(draw.blur and draw.noise for draw in draws)
     whole = [augment(images, [draw], fill=fill) for draw in draws]
     monkeypatch.setattr(resample, "_AT_ONCE", 7 * 70)
@@ -278,23 +276,23 @@ def test_taps_for_a_batch_are_those_for_each():
     assert torch.equal(together, alone)
 
 
-def test_an_augmenter_draws_by_picture_and_copy():
-    """It does what `draw` and `augment` do; another epoch, picture or seed gives another copy."""
+def test_an_augmenter_draws_by_image_and_copy():
+    """It does what `draw` and `augment` do; another epoch, image or seed gives another copy."""
     images = photographs(1)
     words = augment_notation.parse("rotate 40, noise 0.1, fill reflect")
-    expected = augment(images, [drawing.draw_params(words, seed=2, picture="p", copy=9)], fill=Fill.REFLECT)
+    expected = augment(images, [drawing.draw_params(words, seed=2, image="p", copy=9)], fill=Fill.REFLECT)
     assert torch.equal(Augmenter(words, seed=2)(images, ["p"], [9]), expected)
-    for seed, picture, copy in ((3, "p", 9), (2, "q", 9), (2, "p", 8)):
-        assert not torch.equal(Augmenter(words, seed=seed)(images, [picture], [copy]), expected)
+    for seed, image, copy in ((3, "p", 9), (2, "q", 9), (2, "p", 8)):
+        assert not torch.equal(Augmenter(words, seed=seed)(images, [image], [copy]), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
-def test_pictures_of_any_shape(shape):
+def test_images_of_any_shape(shape):
     """A single pixel, a line and a strip go through every word."""
     images = photographs(3, *shape)
     for fill in Fill:
         words = augment_notation.parse(f"{EVERYTHING}, fill {fill}")
-        draws = [drawing.draw_params(words, seed=0, picture="p", copy=copy) for copy in range(3)]
+        draws = [drawing.draw_params(words, seed=0, image="p", copy=copy) for copy in range(3)]
         assert augment(images, draws, fill=fill).shape == (3, *shape, 3)
     assert augment(images[:0], []).shape == (0, *shape, 3)
 

@@ -1,4 +1,4 @@
-"""Pictures to batches to rows: all of them, in order, overlapped, in bounded memory, and measured without flattery."""
+"""Images to batches to rows: all of them, in order, overlapped, in bounded memory, and measured without flattery."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ SMALL = Preprocess(Fit.SQUASH, 6, 6)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty small pictures, of which the fifth and the last cannot be read."""
+    """Twenty small images, of which the fifth and the last cannot be read."""
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(20):
         pixels = np.random.default_rng(index).integers(0, 256, (9, 8, 3), dtype=np.uint8)
@@ -30,17 +30,17 @@ def files(tmp_path_factory):
 
 
 def good(files):
-    return [picture for index, picture in enumerate(files) if index not in (4, 19)]
+    return [image for index, image in enumerate(files) if index not in (4, 19)]
 
 
 def means(batches):
-    """A network: the mean of every picture, and its corner."""
+    """A network: the mean of every image, and its corner."""
     (images,) = batches
     return [images.reshape(len(images), -1).mean(1, dtype=np.float64)[:, None], images[:, 0, 0]]
 
 
 def collected(files, network=means, **words):
-    """Run; give the usable pictures and their outputs, put together."""
+    """Run; give the usable images and their outputs, put together."""
     results = runner.run(files, [SMALL], network, **{"batch": 4, **words})
     shown, outputs = zip(*runner.usable(results, lambda *_: None), strict=True)
     assert all(len(array) == 1 for arrays in outputs for array in arrays)
@@ -49,11 +49,11 @@ def collected(files, network=means, **words):
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7, 18, 64])
 @pytest.mark.parametrize("jobs", [1, 4])
-def test_every_picture_once_and_in_order(files, batch, jobs):
-    """Whatever the batch and the threads, each good picture gives its own answer, in the order given."""
+def test_every_image_once_and_in_order(files, batch, jobs):
+    """Whatever the batch and the threads, each good image gives its own output, in the order given."""
     shown, (mean, corner) = collected(files, batch=batch, jobs=jobs)
     assert shown == good(files)
-    expected = np.stack([preprocessing.load(picture.path, SMALL) for picture in shown])
+    expected = np.stack([preprocessing.load(image.path, SMALL) for image in shown])
     np.testing.assert_array_equal(mean, means([expected])[0])
     np.testing.assert_array_equal(corner, expected[:, 0, 0])
 
@@ -74,10 +74,10 @@ def test_every_batch_has_the_same_shape(files):
 
 
 def test_several_preparations_of_one_decoding(files, monkeypatch):
-    """A network that wants the same pictures in several sizes gets them, each file being read once."""
+    """A network that wants the same images in several sizes gets them, each file being read once."""
     loaded = []
-    real = runner.images.load
-    monkeypatch.setattr(runner.images, "load", lambda path: loaded.append(path) or real(path))
+    real = runner.decode.load
+    monkeypatch.setattr(runner.decode, "load", lambda path: loaded.append(path) or real(path))
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
 
     def network(batches):
@@ -85,20 +85,20 @@ def test_several_preparations_of_one_decoding(files, monkeypatch):
         return [output for images in batches for output in means([images])]
 
     found = list(runner.run(good(files), ways, network, batch=4))
-    assert sorted(loaded) == sorted(picture.path for picture in good(files))
-    for picture, outputs in found:
-        expected = [means([preprocessing.load(picture.path, way)[None]]) for way in ways]
+    assert sorted(loaded) == sorted(image.path for image in good(files))
+    for image, outputs in found:
+        expected = [means([preprocessing.load(image.path, way)[None]]) for way in ways]
         for output, wanted in zip(outputs, [*expected[0], *expected[1]], strict=True):
             np.testing.assert_array_equal(output, wanted)
     assert len(found) == 18
 
 
 class Tripled:
-    """Views of a picture: itself, inverted, and darker."""
+    """Views of an image: itself, inverted, and darker."""
 
     copies = 2
 
-    def __call__(self, picture, original, preprocess):
+    def __call__(self, image, original, preprocess):
         square = preprocessing.prepare(original.image, preprocess)
         return [square, 255 - square, square // 2]
 
@@ -110,13 +110,13 @@ def test_views_of_an_image_come_together(files, batch, begun):
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
     results = runner.run(files, ways, lambda batches: batches, batch=batch, views=Tripled(), begun=begun)
     seen = []
-    for picture, outputs in results:
-        seen.append(picture)
+    for image, outputs in results:
+        seen.append(image)
         if isinstance(outputs, BadImageError):
             continue
         for way, pixels in zip(ways, outputs, strict=True):
-            square = preprocessing.load(picture.path, way)
-            expected = [square, 255 - square, square // 2][begun if picture is files[0] else 0 :]
+            square = preprocessing.load(image.path, way)
+            expected = [square, 255 - square, square // 2][begun if image is files[0] else 0 :]
             np.testing.assert_array_equal(pixels, expected)
     assert seen == files
 
@@ -125,7 +125,7 @@ def test_views_of_an_image_come_together(files, batch, begun):
 def test_every_image_comes_with_its_outputs_or_its_error(files, batch):
     """In the order given; what cannot be read has its reason in its turn."""
     found = list(runner.run(files, [SMALL], means, batch=batch))
-    assert [picture for picture, _ in found] == files
+    assert [image for image, _ in found] == files
     errors = {index: str(outputs) for index, (_, outputs) in enumerate(found) if isinstance(outputs, BadImageError)}
     assert list(errors) == [4, 19]
     assert errors[4] == "empty file"
@@ -135,9 +135,9 @@ def test_bad_images_are_named_in_their_turn(files):
     """`usable` and `in_batches` name them to whoever asked, and the threads end where that is an error."""
     events = []
     results = runner.run(files, [SMALL], means, batch=4)
-    for picture, _ in runner.usable(results, lambda path, reason: events.append((path, reason))):
-        events.append(picture.path)
-    assert [event if isinstance(event, str) else event[0] for event in events] == [picture.path for picture in files]
+    for image, _ in runner.usable(results, lambda path, reason: events.append((path, reason))):
+        events.append(image.path)
+    assert [event if isinstance(event, str) else event[0] for event in events] == [image.path for image in files]
     assert events[4] == (files[4].path, "empty file")
     before = threading.active_count()
     with pytest.raises(BadImageError, match=r"04\.png: empty file"):
@@ -151,7 +151,7 @@ def test_outputs_are_put_together_in_batches_of_another_size(files, size):
     skipped = []
     results = runner.run(files, [SMALL], means, batch=4)
     groups = list(runner.in_batches(results, size, skip=lambda path, _reason: skipped.append(path)))
-    assert [picture for shown, _ in groups for picture in shown] == good(files)
+    assert [image for shown, _ in groups for image in shown] == good(files)
     assert {len(shown) for shown, _ in groups[:-1]} <= {size}
     assert skipped == [files[4].path, files[19].path]
     _, expected = collected(files)
@@ -160,12 +160,12 @@ def test_outputs_are_put_together_in_batches_of_another_size(files, size):
 
 
 def test_nothing_in_nothing_out():
-    """No picture gives no batch, and the network is not called."""
+    """No image gives no batch, and the network is not called."""
     assert list(runner.run([], [SMALL], None, batch=4)) == []
 
 
-def test_progress_counts_every_picture(files):
-    """Progress goes up to all pictures, bad ones included, out of a total that is known for lists alone."""
+def test_progress_counts_every_image(files):
+    """Progress goes up to all images, bad ones included, out of a total that is known for lists alone."""
     seen = []
     collected(files, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -192,7 +192,7 @@ def test_a_stream_is_not_read_far_ahead(files):
 
 
 def test_decoding_goes_on_while_the_network_computes(files):
-    """While the network has the first batch, the pictures of the next one are decoded."""
+    """While the network has the first batch, the images of the next one are decoded."""
     decoded = threading.Event()
     count = 0
 
@@ -212,8 +212,8 @@ def test_decoding_goes_on_while_the_network_computes(files):
         assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
-def test_the_network_computes_while_answers_are_used(files, wait_for):
-    """While somebody uses the answers of one batch, the network has begun with the next."""
+def test_the_network_computes_while_outputs_are_used(files, wait_for):
+    """While somebody uses the outputs of one batch, the network has begun with the next."""
     started = []
 
     def network(batches):
@@ -259,7 +259,7 @@ def slow(seconds):
 
 
 def test_rates_are_those_of_the_clock(files, monkeypatch):
-    """Decoding and a network of 10 ms a picture each are found to be that; side by side they take hardly longer than one alone."""
+    """Decoding and a network of 10 ms an image each are found to be that; side by side they take hardly longer than one alone."""
     monkeypatch.setattr(
         runner, "_load", lambda *_words, **_options: time.sleep(0.01) or [np.zeros((6, 6, 3), np.uint8)]
     )
@@ -275,7 +275,7 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
 
 
 def test_rates_count_what_can_be_used(files):
-    """Bad pictures are in no rate; without a good one there is nothing to measure."""
-    assert runner.measure(files, [SMALL], means, batch=4).pictures == 18
+    """Bad images are in no rate; without a good one there is nothing to measure."""
+    assert runner.measure(files, [SMALL], means, batch=4).images == 18
     with pytest.raises(CnnkitError, match="none of the first 4 pictures can be used"):
         runner.measure([files[4], files[19]], [SMALL], means, batch=4)

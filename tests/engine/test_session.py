@@ -60,7 +60,7 @@ def test_numbers_are_onnxs(network, content):
 
 
 def test_threads_share_a_session(content):
-    """Several threads may run the same session at once and get their own answers."""
+    """Several threads may run the same session at once and get their own outputs."""
     opened = Session(content, device="cpu")
     expected = [opened.run({"images": images(seed=seed)})[0] for seed in range(8)]
     found = {}
@@ -189,6 +189,6 @@ def test_the_gpu_does_the_work(caplog):
         there = Session(content, device="cuda")
         assert Session(content).device == device.Device("cuda")
     assert any("cuda:0 holds" in record.message for record in caplog.records)
-    pictures = {"images": np.random.default_rng(1).standard_normal((16, 3, 64, 64)).astype(np.float32)}
+    images = {"images": np.random.default_rng(1).standard_normal((16, 3, 64, 64)).astype(np.float32)}
     here = Session(content, device="cpu")
-    np.testing.assert_allclose(there.run(pictures)[0], here.run(pictures)[0], atol=1e-4)
+    np.testing.assert_allclose(there.run(images)[0], here.run(images)[0], atol=1e-4)

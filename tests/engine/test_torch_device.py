@@ -24,7 +24,7 @@ def test_multiplications_are_those_of_cnn_dims():
 
 
 def test_hooks_and_mode_are_given_back_after_an_error():
-    """A picture of a size that does not fit is the caller's error, and leaves nothing behind."""
+    """An image of a size that does not fit is the caller's error, and leaves nothing behind."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)).train()
     with pytest.raises(RuntimeError):
         torch_device.multiplications(network, torch.rand(1, 3, 9, 9))

@@ -47,12 +47,12 @@ def test_it_is_the_sum_of_the_definition(seed):
 
 
 def test_nothing_known_is_none():
-    """Without answers, or without a confidence for one, there is no such error."""
+    """Without predictions, or without a confidence for one, there is no such error."""
     assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) is None
     assert error([(0.9, 1), (np.nan, 1)]) is None
 
 
-def test_bins_say_what_stands_behind_them():
+def test_bins_say_what_stands_after_them():
     """Counts, accuracy and mean confidence of each bin; nothing is known of an empty one, and no warning is given."""
     found = reliability(np.array([0.55, 0.65, 0.95]), np.array([True, False, True]), bins=5)
     assert found.counts.tolist() == [0, 0, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Two models on the same pictures, against published examples, scipy and simulation."""
+"""Two models on the same images, against published examples, scipy and simulation."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_the_other_way_round_it_is_turned(counts):
 
 @pytest.mark.parametrize("shares", [(0.8, 0.08, 0.04, 0.08), (0.93, 0.03, 0.03, 0.01), (0.5, 0.2, 0.1, 0.2)])
 def test_it_covers_what_it_promises(shares):
-    """Of many draws of 100 pictures, about 95 in 100 have the true difference inside."""
+    """Of many draws of 100 images, about 95 in 100 have the true difference inside."""
     draws = np.random.default_rng(0).multinomial(100, shares, size=4000)
     tables, times = np.unique(draws, axis=0, return_counts=True)
     bounds = np.array([newcombe_interval(*table) for table in tables.tolist()])
@@ -42,7 +42,7 @@ def test_it_covers_what_it_promises(shares):
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 5), (4, 9), (12, 2), (0, 40), (300, 350)])
 def test_the_test_is_the_binomial_one(only_a, only_b):
-    """McNemar's exact p-value is scipy's two-sided binomial test of the pictures on which one alone is right."""
+    """McNemar's exact p-value is scipy's two-sided binomial test of the images on which one alone is right."""
     expected = binomtest(only_b, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     assert comparison.mcnemar(only_a, only_b) == pytest.approx(expected, rel=1e-9)
 

@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix, read back from what was drawn."""
+"""The image of a confusion matrix, read back from what was drawn."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -13,18 +13,18 @@ from cnnkit.evaluation.matching import MatchedPredictions
 
 
 def make(classes, *, n=60, withheld=0):
-    """Make a report of random answers, two thirds of them right."""
+    """Make a report of random predictions, two thirds of them right."""
     generator = np.random.default_rng(classes)
     truth = np.arange(n) % classes
-    answer = np.where(generator.uniform(size=n) < 0.67, truth, generator.integers(classes, size=n))
-    answer[:withheld] = -1
+    prediction = np.where(generator.uniform(size=n) < 0.67, truth, generator.integers(classes, size=n))
+    prediction[:withheld] = -1
     return report.measure(
         MatchedPredictions(
             paths=tuple(map(str, range(n))),
             resolved=tuple(map(str, range(n))),
             classes=tuple(f"class {index}" for index in range(classes)),
             truth=truth,
-            answer=answer,
+            prediction=prediction,
             confidence=np.full(n, 0.5),
             probabilities=np.full((n, classes), 1 / classes),
         )
@@ -73,8 +73,8 @@ def test_a_thousand_classes_still_fit():
     assert 50 < len(axes.get_yticklabels()) < 300
 
 
-def test_withheld_answers_have_a_column():
-    """What was answered with `?` stands in a column of its own, so that rows add up to the pictures of a class."""
+def test_withheld_predictions_have_a_column():
+    """What was answered with `?` stands in a column of its own, so that rows add up to the images of a class."""
     made = make(3, n=30, withheld=4)
     axes = render(made).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [*made.classes, "?"]
@@ -93,7 +93,7 @@ def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begi
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_picture_is_of_a_sensible_size(tmp_path):
+def test_the_image_is_of_a_sensible_size(tmp_path):
     """From two classes to a hundred, it fits on a screen and is no stamp."""
     for classes in (2, 100):
         plots.save_confusion(tmp_path / "c.png", make(classes))
@@ -104,7 +104,7 @@ def test_the_picture_is_of_a_sensible_size(tmp_path):
 def test_names_are_no_formulas(tmp_path):
     """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
     made = make(2)
-    odd = report.measure(replace(made.answers, classes=("$x$", "a$b")))
+    odd = report.measure(replace(made.predictions, classes=("$x$", "a$b")))
     plots.save_confusion(tmp_path / "c.svg", odd)
     assert (tmp_path / "c.svg").stat().st_size > 1000
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())

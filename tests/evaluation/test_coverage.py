@@ -8,15 +8,15 @@ from cnnkit.evaluation import coverage
 from cnnkit.evaluation.matching import MatchedPredictions
 
 
-def answers(confidence, correct, *, withheld=0):
-    """Make answers; the last ones are withheld."""
+def predictions(confidence, correct, *, withheld=0):
+    """Make predictions; the last ones are withheld."""
     confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=bool)
-    answer = np.where(correct, 0, 1)
-    answer[len(answer) - withheld :] = -1
-    names = tuple(map(str, range(len(answer))))
+    prediction = np.where(correct, 0, 1)
+    prediction[len(prediction) - withheld :] = -1
+    names = tuple(map(str, range(len(prediction))))
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     return MatchedPredictions(
-        names, names, ("a", "b"), np.zeros(len(answer), dtype=np.int64), answer, confidence, probabilities
+        names, names, ("a", "b"), np.zeros(len(prediction), dtype=np.int64), prediction, confidence, probabilities
     )
 
 
@@ -28,9 +28,9 @@ def draw(n, *, seed=0, digits=None):
 
 
 def test_each_share_has_its_row():
-    """From all pictures down in steps of five in a hundred; each row counts what its own threshold answers."""
+    """From all images down in steps of five in a hundred; each row counts what its own threshold predictions."""
     confidence, correct = draw(200)
-    steps = coverage.curve(answers(confidence, correct))
+    steps = coverage.curve(predictions(confidence, correct))
     assert [step.answered for step in steps] == list(range(200, 0, -10))
     for step in steps:
         taken = confidence >= step.min_probability
@@ -41,9 +41,9 @@ def test_each_share_has_its_row():
 
 @pytest.mark.parametrize("digits", [2, 4, 6])
 def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
-    """No probability as it is printed lies on a threshold, and none that is a millionth larger would answer as many."""
+    """No probability as it is printed lies on a threshold, and none that is a millionth larger would prediction as many."""
     confidence, correct = draw(300, digits=digits)
-    for step in coverage.curve(answers(confidence, correct)):
+    for step in coverage.curve(predictions(confidence, correct)):
         assert float(f"{step.min_probability:.6g}") == step.min_probability
         assert np.abs(confidence - step.min_probability).min() > 5e-7
         higher = confidence >= step.min_probability + 1.5e-6
@@ -53,7 +53,7 @@ def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
 
 def test_equals_are_answered_together():
     """Ties are never split: two probabilities make two rows, however many shares are asked for."""
-    steps = coverage.curve(answers([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
+    steps = coverage.curve(predictions([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
     assert [(step.min_probability, step.answered, step.accuracy) for step in steps] == [
         (0.599999, 10, 0.7),
         (0.899999, 7, 1.0),
@@ -62,48 +62,48 @@ def test_equals_are_answered_together():
 
 def test_neighbours_in_the_last_digit_are_told_apart_by_none():
     """0.700001 as printed may be anything around it, so nothing between it and 0.700002 is offered as a threshold."""
-    steps = coverage.curve(answers([0.700002, 0.700001], [1, 0]))
+    steps = coverage.curve(predictions([0.700002, 0.700001], [1, 0]))
     assert [(step.min_probability, step.answered) for step in steps] == [(0.7, 2)]
 
 
-def test_one_picture():
+def test_one_image():
     """Has one row."""
-    (step,) = coverage.curve(answers([1.0], [1]))
+    (step,) = coverage.curve(predictions([1.0], [1]))
     assert (step.min_probability, step.coverage, step.accuracy, step.accuracy_high) == (0.999999, 1, 1, 1)
 
 
-def test_withheld_answers_stay_so():
-    """They count as pictures and are never answered."""
-    steps = coverage.curve(answers([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
+def test_withheld_predictions_stay_so():
+    """They count as images and are never answered."""
+    steps = coverage.curve(predictions([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
     assert [(step.coverage, step.answered) for step in steps] == [(0.5, 2), (0.25, 1)]
 
 
 def test_the_area_is_that_of_the_definition():
-    """The mean over k of the share of errors among the k surest answers."""
+    """The mean over k of the share of errors among the k surest predictions."""
     confidence, correct = draw(100)
     wrong = ~correct[np.argsort(-confidence)]
     expected = np.mean([wrong[:count].mean() for count in range(1, 101)])
-    assert coverage.area(answers(confidence, correct)) == pytest.approx(expected)
+    assert coverage.area(predictions(confidence, correct)) == pytest.approx(expected)
 
 
 def test_a_worked_area():
     """Sure and right, less sure and wrong: risks 0, 1/2; the other way round 1, 1/2."""
-    assert coverage.area(answers([0.9, 0.6], [1, 0])) == pytest.approx(0.25)
-    assert coverage.area(answers([0.6, 0.9], [1, 0])) == pytest.approx(0.75)
+    assert coverage.area(predictions([0.9, 0.6], [1, 0])) == pytest.approx(0.25)
+    assert coverage.area(predictions([0.6, 0.9], [1, 0])) == pytest.approx(0.75)
 
 
 def test_among_equals_the_area_is_that_of_a_random_order():
     """As if ties were broken by chance, again and again."""
     confidence, correct = draw(40, digits=1)
     generator = np.random.default_rng(1)
-    areas = [coverage.area(answers(confidence + generator.uniform(0, 1e-6, 40), correct)) for _ in range(2000)]
-    assert coverage.area(answers(confidence, correct)) == pytest.approx(np.mean(areas), abs=0.001)
+    areas = [coverage.area(predictions(confidence + generator.uniform(0, 1e-6, 40), correct)) for _ in range(2000)]
+    assert coverage.area(predictions(confidence, correct)) == pytest.approx(np.mean(areas), abs=0.001)
     assert np.std(areas) > 0.005  # which order it is matters
 
 
 def test_what_has_no_probability_has_no_curve():
-    """Nor have answers that were all withheld."""
+    """Nor have predictions that were all withheld."""
     with pytest.raises(CnnkitError, match="the predictions have no probability"):
-        coverage.curve(answers([np.nan, 0.5], [1, 1]))
+        coverage.curve(predictions([np.nan, 0.5], [1, 1]))
     with pytest.raises(CnnkitError, match="predict without --min-probability"):
-        coverage.area(answers([0.5, 0.5], [1, 1], withheld=2))
+        coverage.area(predictions([0.5, 0.5], [1, 1], withheld=2))

@@ -14,7 +14,7 @@ NAN = float("nan")
 
 
 @dataclass
-class Picture:
+class Image:
     path: str
     label: str | None
     split: str | None = None
@@ -22,8 +22,8 @@ class Picture:
 
 
 def truth(**labels):
-    """Make a truth of pictures named after the keywords: a="cat" is a.jpg."""
-    return Truth([Picture(f"{name}.jpg", label) for name, label in labels.items()], name="split.tsv")
+    """Make a truth of images named after the keywords: a="cat" is a.jpg."""
+    return Truth([Image(f"{name}.jpg", label) for name, label in labels.items()], name="split.tsv")
 
 
 def run(rows, against, **words):
@@ -31,7 +31,7 @@ def run(rows, against, **words):
 
 
 def test_arrays_stand_in_the_order_of_the_predictions():
-    """Rows of a picture may stand anywhere; classes are sorted; what was not listed is NaN."""
+    """Rows of an image may stand anywhere; classes are sorted; what was not listed is NaN."""
     rows = [
         ("b.jpg", 1, "dog", 0.5),
         ("a.jpg", 2, "owl", 0.2),
@@ -40,59 +40,59 @@ def test_arrays_stand_in_the_order_of_the_predictions():
         ("b.jpg", 3, "owl", 0.2),
         ("c.jpg", 1, "cat", 0.6),
     ]
-    answers, missing = run(rows, truth(a="cat", b="owl", c="dog"))
+    predictions, missing = run(rows, truth(a="cat", b="owl", c="dog"))
     assert missing == []
-    assert answers.paths == ("b.jpg", "a.jpg", "c.jpg")
-    assert answers.classes == ("cat", "dog", "owl")
-    assert answers.truth.tolist() == [2, 0, 1]
-    assert answers.answer.tolist() == [1, 0, 0]
-    assert answers.confidence.tolist() == [0.5, 0.7, 0.6]
+    assert predictions.paths == ("b.jpg", "a.jpg", "c.jpg")
+    assert predictions.classes == ("cat", "dog", "owl")
+    assert predictions.truth.tolist() == [2, 0, 1]
+    assert predictions.prediction.tolist() == [1, 0, 0]
+    assert predictions.confidence.tolist() == [0.5, 0.7, 0.6]
     expected = [[0.3, 0.5, 0.2], [0.7, 0.1, 0.2], [0.6, NAN, NAN]]
-    assert np.allclose(answers.probabilities, expected, equal_nan=True)
+    assert np.allclose(predictions.probabilities, expected, equal_nan=True)
 
 
 def test_of_two_classes_one_probability_is_enough():
     """The class that is not listed has the rest; never less than what six printed digits can tell from 0."""
-    answers, _ = run([("a.jpg", 1, "cat", 0.7), ("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog"))
-    assert np.allclose(answers.probabilities[0], [0.7, 0.3])
-    assert answers.probabilities[1].tolist() == [5e-7, 1.0]
+    predictions, _ = run([("a.jpg", 1, "cat", 0.7), ("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog"))
+    assert np.allclose(predictions.probabilities[0], [0.7, 0.3])
+    assert predictions.probabilities[1].tolist() == [5e-7, 1.0]
 
 
-def test_a_withheld_answer_is_no_class():
+def test_a_withheld_prediction_is_no_class():
     """`?` is -1; with all other classes listed its probability belongs to the one that is not."""
     rows = [("a.jpg", 1, "?", 0.6), ("a.jpg", 2, "cat", 0.4), ("b.jpg", 1, "?", 0.6)]
-    answers, _ = run(rows, truth(a="cat", b="dog"))
-    assert answers.answer.tolist() == [-1, -1]
-    assert np.allclose(answers.probabilities, [[0.4, 0.6], [NAN, NAN]], equal_nan=True)
+    predictions, _ = run(rows, truth(a="cat", b="dog"))
+    assert predictions.prediction.tolist() == [-1, -1]
+    assert np.allclose(predictions.probabilities, [[0.4, 0.6], [NAN, NAN]], equal_nan=True)
 
 
 def test_paths_are_compared_resolved(tmp_path, monkeypatch):
-    """Links, dots and absolute paths lead to the same picture; the answer keeps the path as it was written."""
+    """Links, dots and absolute paths lead to the same image; the prediction keeps the path as it was written."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
     for written in ("real/a.jpg", "./link/../real/a.jpg", "link/a.jpg", os.path.join(tmp_path, "link", "a.jpg")):
-        answers, missing = run([(written, 1, "cat", 1.0)], Truth([Picture("real/a.jpg", "cat")], name="split.tsv"))
-        assert answers.paths == (written,)
+        predictions, missing = run([(written, 1, "cat", 1.0)], Truth([Image("real/a.jpg", "cat")], name="split.tsv"))
+        assert predictions.paths == (written,)
         assert missing == []
 
 
 def test_truth_without_a_prediction_is_handed_back():
-    """Nothing is dropped: pictures of the truth that nobody predicted are told apart from the rest."""
+    """Nothing is dropped: images of the truth that nobody predicted are told apart from the rest."""
     _, missing = run([("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog", c="cat"))
-    assert [picture.path for picture in missing] == ["a.jpg", "c.jpg"]
+    assert [image.path for image in missing] == ["a.jpg", "c.jpg"]
 
 
 def test_the_folder_is_the_class(tmp_path, monkeypatch):
-    """Without a list, the folder that holds a picture is its class: as written, even if the picture is a link to elsewhere."""
+    """Without a list, the folder that holds an image is its class: as written, even if the image is a link to elsewhere."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "1.jpg").touch()
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").symlink_to("../store/1.jpg")
     monkeypatch.chdir(tmp_path / "cat")
-    answers, _ = run([("1.jpg", 1, "cat", 1.0), ("../dog/2.jpg", 1, "cat", 1.0)], FolderTruth())
-    assert [answers.classes[index] for index in answers.truth] == ["cat", "dog"]
+    predictions, _ = run([("1.jpg", 1, "cat", 1.0), ("../dog/2.jpg", 1, "cat", 1.0)], FolderTruth())
+    assert [predictions.classes[index] for index in predictions.truth] == ["cat", "dog"]
 
 
 def test_files_share_their_classes():
@@ -106,22 +106,22 @@ def test_files_share_their_classes():
     assert np.allclose(one.probabilities, [[0.9, 0.1]])
     whole = one.and_of([other])
     assert whole.paths == ("cat/1.jpg", "dog/2.jpg")
-    assert (whole.truth.tolist(), whole.answer.tolist()) == ([0, 1], [0, 0])
+    assert (whole.truth.tolist(), whole.prediction.tolist()) == ([0, 1], [0, 0])
     assert whole.of([1]).paths == other.paths
 
 
 def test_classes_may_go_beyond_the_truth():
-    """Where labels of the predictions are classes too, a network may know more than these pictures show."""
+    """Where labels of the predictions are classes too, a network may know more than these images show."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
-    (answers,), _ = match_each([(rows, "p.tsv")], truth(a="cat"), beyond=True)
-    assert answers.classes == ("cat", "owl")
+    (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"), beyond=True)
+    assert predictions.classes == ("cat", "owl")
 
 
 def test_given_classes_set_the_order():
     """Classes that the truth does not show can be named, and are then counted."""
-    answers, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
-    assert answers.classes == ("owl", "cat")
-    assert (answers.truth.tolist(), answers.answer.tolist()) == ([1], [0])
+    predictions, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
+    assert predictions.classes == ("owl", "cat")
+    assert (predictions.truth.tolist(), predictions.prediction.tolist()) == ([1], [0])
 
 
 @pytest.mark.parametrize(
@@ -156,24 +156,24 @@ def test_given_classes_set_the_order():
     ],
 )
 def test_what_does_not_fit_is_named(rows, message):
-    """A prediction without truth, a doubled one, one without an answer, an unknown label: each error names them."""
+    """A prediction without truth, a doubled one, one without a prediction, an unknown label: each error names them."""
     with pytest.raises(CnnkitError) as caught:
         run(rows, truth(a="cat", b="dog", u=None))
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
-        ([Picture("a.jpg", None)], "t.tsv: no labels in it"),
+        ([Image("a.jpg", None)], "t.tsv: no labels in it"),
         ([], "t.tsv: no labels in it"),
-        ([Picture("a.jpg", "cat"), Picture("./a.jpg", "dog")], 't.tsv: ./a.jpg is "dog", but also "cat" as a.jpg'),
+        ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg is "dog", but also "cat" as a.jpg'),
     ],
 )
-def test_a_truth_that_is_none_is_refused(pictures, message):
-    """No labels at all, or two for one picture, make no truth."""
+def test_a_truth_that_is_none_is_refused(images, message):
+    """No labels at all, or two for one image, make no truth."""
     with pytest.raises(CnnkitError) as caught:
-        Truth(pictures, name="t.tsv")
+        Truth(images, name="t.tsv")
     assert str(caught.value).startswith(message)
 
 

@@ -45,18 +45,18 @@ def test_wilson_interval_inverts_the_score_test(hits, n):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("classes", [2, 3, 10])
-def test_measures_of_answers_agree_with_scikit_learn(seed, classes):
+def test_measures_of_predictions_agree_with_scikit_learn(seed, classes):
     """Confusion matrix, precision, recall, F1, support and balanced accuracy are scikit-learn's."""
     truth, probabilities = draw(seed, classes=classes)
-    answer = probabilities.argmax(axis=1)
-    confusion = metrics.confusion_matrix(truth, answer, classes)
-    assert np.array_equal(confusion, reference.confusion_matrix(truth, answer, labels=range(classes)))
+    prediction = probabilities.argmax(axis=1)
+    confusion = metrics.confusion_matrix(truth, prediction, classes)
+    assert np.array_equal(confusion, reference.confusion_matrix(truth, prediction, labels=range(classes)))
     measured = metrics.per_class(confusion, np.bincount(truth, minlength=classes))
-    expected = reference.precision_recall_fscore_support(truth, answer, labels=range(classes), zero_division=np.nan)
+    expected = reference.precision_recall_fscore_support(truth, prediction, labels=range(classes), zero_division=np.nan)
     for index, values in enumerate(measured):
         for value, column in zip((values.precision, values.recall, values.f1, values.support), expected, strict=True):
             assert value == pytest.approx(column[index]) or (value is None and math.isnan(column[index]))
-    assert metrics.balanced_accuracy(measured) == pytest.approx(reference.balanced_accuracy_score(truth, answer))
+    assert metrics.balanced_accuracy(measured) == pytest.approx(reference.balanced_accuracy_score(truth, prediction))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -77,7 +77,7 @@ def test_log_loss_of_the_impossible_is_large_and_finite():
     assert metrics.log_loss(truth, probabilities) == pytest.approx(-math.log(2.0**-52) / 2)
 
 
-def test_a_class_without_pictures_is_left_out():
+def test_a_class_without_images_is_left_out():
     """Its recall is undefined; balanced accuracy and the area average over the classes that occur."""
     truth, probabilities = draw(0, classes=3)
     wider = np.column_stack([probabilities, np.full(len(truth), 0.001)])
@@ -95,10 +95,10 @@ def test_a_class_that_is_never_answered_has_no_precision():
     assert measured[1] == metrics.ClassMeasures(precision=None, recall=0.0, f1=0.0, support=1)
 
 
-def test_withheld_answers_count_against_recall_alone():
-    """An answer that was withheld is in no column, so it lowers recall and leaves precision."""
-    truth, answer = np.array([0, 0, 0, 1]), np.array([0, 0, -1, 1])
-    confusion = metrics.confusion_matrix(truth, answer, 2)
+def test_withheld_predictions_count_against_recall_alone():
+    """A prediction that was withheld is in no column, so it lowers recall and leaves precision."""
+    truth, prediction = np.array([0, 0, 0, 1]), np.array([0, 0, -1, 1])
+    confusion = metrics.confusion_matrix(truth, prediction, 2)
     assert confusion.tolist() == [[2, 0], [0, 1]]
     first = metrics.per_class(confusion, np.array([3, 1]))[0]
     assert (first.precision, first.recall, first.f1) == pytest.approx((1, 2 / 3, 0.8))

@@ -44,7 +44,7 @@ def test_the_bars_are_accuracy_and_its_gap():
 
 
 def test_two_stand_side_by_side(tmp_path):
-    """Before and after, under their titles, which are no formulas; the same answers give the same bytes in every format."""
+    """Before and after, under their titles, which are no formulas; the same predictions give the same bytes in every format."""
     made = make(*draw())
     for suffix in (".png", ".svg", ".pdf"):
         first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"

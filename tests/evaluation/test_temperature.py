@@ -22,7 +22,7 @@ def draw(n, classes, *, true=2.5, seed=0):
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("true", [2.5, 0.6])
 def test_a_known_temperature_is_found(classes, true):
-    """From 20,000 pictures within three in a hundred, whether the network is too sure or too modest."""
+    """From 20,000 images within three in a hundred, whether the network is too sure or too modest."""
     truth, logits = draw(20_000, classes, true=true)
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(true, rel=0.03)
 

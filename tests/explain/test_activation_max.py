@@ -1,4 +1,4 @@
-"""Following the gradient of what a filter answers leaves the network as it was, and goes where the gradient shows."""
+"""Following the gradient of what a filter outputs leaves the network as it was, and goes where the gradient shows."""
 
 import numpy as np
 import pytest
@@ -19,17 +19,17 @@ SMALL = AscentOptions(steps=3)
 @pytest.fixture
 def network():
     """A network half in training mode, some of whose weights are frozen, one with a gradient, one module with a hook of its own."""
-    base, _, preprocess = backbones.by_notation(
+    backbone, _, preprocess = backbones.by_notation(
         "conv 5 k3 bn relu, dropout 0.5, conv 4 k3 relu, pool 2", size=20, seed=2
     )
-    whole = Classifier(base, build_head("dense 2 softmax", (4,)), preprocess=preprocess, pool=Pool.AVG)
+    whole = Classifier(backbone, build_head("dense 2 softmax", (4,)), preprocess=preprocess, pool=Pool.AVG)
     found = layer_graph.of_classifier(whole, name="m.pt")
     whole.eval()
-    base.bn1.train()
-    for module in (base.conv1, whole.head[0]):
+    backbone.bn1.train()
+    for module in (backbone.conv1, whole.head[0]):
         module.requires_grad_(False)
-    base.conv2.weight.grad = torch.full_like(base.conv2.weight, 7)
-    base.conv1.register_forward_hook(lambda *_: None)
+    backbone.conv2.weight.grad = torch.full_like(backbone.conv2.weight, 7)
+    backbone.conv1.register_forward_hook(lambda *_: None)
     return found, whole
 
 
@@ -102,7 +102,7 @@ def test_a_search_that_nobody_ends(network):
 
 
 def test_the_way_is_the_gradients(network):
-    """Without jitter and blur a step adds the gradient of the filter's mean answer before its activation, by its quadratic mean."""
+    """Without jitter and blur a step adds the gradient of the filter's mean output before its activation, by its quadratic mean."""
     found, whole = network
     asked = ActivationMaximizer(found, found.find("conv2"))
     still, moved = (
@@ -113,8 +113,8 @@ def test_the_way_is_the_gradients(network):
     given = torch.tensor(still.image[None], dtype=torch.float32, requires_grad=True)
     whole.eval()
     before = nn.Sequential(*(whole.base.get_submodule(name) for name in ("conv1", "bn1", "bn1_relu", "conv2")))
-    answer = before(whole.normalise(given))
-    (gradient,) = torch.autograd.grad(answer[:, 3].mean(), given)
+    output = before(whole.normalise(given))
+    (gradient,) = torch.autograd.grad(output[:, 3].mean(), given)
     wanted = 8 * gradient[0] / gradient.square().mean().sqrt()
     change = torch.tensor(moved.image.astype(float) - still.image)
     assert np.corrcoef(change.flatten(), wanted.flatten())[0, 1] > 0.98
@@ -135,7 +135,7 @@ def test_progress(network):
 
 
 def test_the_ascent_is_before_the_activation(network):
-    """A layer of torch's block, and of several answers put together, ascends before its activation, filter by filter."""
+    """A layer of torch's block, and of several outputs put together, ascends before its activation, filter by filter."""
     found, _ = network
     conv = found.find("conv2")
     assert [node.meta["path"] for node in found.before_activation(conv)] == ["conv2"]
@@ -150,13 +150,13 @@ def test_the_ascent_is_before_the_activation(network):
 
 
 def test_a_network_without_kernels_to_draw():
-    """Only a first convolution that looks at a picture has kernels that are pictures."""
-    base, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
-    whole = Classifier(base, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
+    """Only a first convolution that looks at an image has kernels that are images."""
+    backbone, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
+    whole = Classifier(backbone, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
     found = layer_graph.of_classifier(whole, name="m.pt")
     name, weights = activation_max.first_kernels(found)
     assert (name, tuple(weights.shape)) == ("conv1", (4, 3, 3, 3))
-    base, _, preprocess = backbones.by_notation("pool 2", size=20)
-    whole = Classifier(base, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
+    backbone, _, preprocess = backbones.by_notation("pool 2", size=20)
+    whole = Classifier(backbone, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
     with pytest.raises(UsageError, match=r"m\.pt does not begin with a convolution"):
         activation_max.first_kernels(layer_graph.of_classifier(whole, name="m.pt"))

@@ -28,12 +28,12 @@ THEIRS = {
 }
 
 
-def published(method, network, target, pictures, chosen, *, shape, monkeypatch):
+def published(method, network, target, images, chosen, *, shape, monkeypatch):
     """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
     kind = THEIRS[method]
-    monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _pictures: shape[::-1])
+    monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _images: shape[::-1])
     with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
-        return maps(input_tensor=pictures, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
+        return maps(input_tensor=images, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
 
 
 @contextlib.contextmanager
@@ -75,40 +75,40 @@ def vgg():
             module.inplace = (
                 False  # theirs would see the activations that ReLU has overwritten; ours must not need this
             )
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    return network, classes, own, pictures
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    return network, classes, own, images
 
 
 @pytest.mark.parametrize("method", THEIRS)
 def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monkeypatch):
     """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
-    network, classes, own, pictures = vgg
+    network, classes, own, images = vgg
     names = ["features.8", "features.10"]
     if method is CamMethod.SCORECAM:  # a pass for every channel: few of them, once
-        names, pictures = ["features.2"], pictures[:1]
+        names, images = ["features.2"], images[:1]
     for name in names:
         layer, target = network.find(name), own.get_submodule(name)
         with loud(network.module.get_submodule("classifier.6"), method), loud(own.classifier[6], method):
-            look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
+            look = TorchCam(network, classes, layer=layer, method=method).forward(images)
             chosen = look.probabilities.argmax(1)
             found = look.maps(chosen)
-            given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
+            given = network.normalise(torch.from_numpy(images)).requires_grad_()
             theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(found, theirs)) > 0.999
 
 
 def test_the_principal_component_is_that_of_a_published_implementation(vgg):
     """Its sign aside, which theirs leaves to chance: ours is large where activations are."""
-    network, classes, own, pictures = vgg
+    network, classes, own, images = vgg
     layer = network.find("features.10")
     with torch.no_grad():
-        activations = own.features[:11](network.normalise(torch.from_numpy(pictures)))
+        activations = own.features[:11](network.normalise(torch.from_numpy(images)))
     theirs = get_2d_projection(activations.numpy())
     found = EigenCam(SimpleNamespace(activations=activations)).maps(torch.tensor([0, 1])).numpy()
     for ours, other, strength in zip(found, theirs, activations.sum(1).numpy(), strict=True):
         assert abs(correlation(ours, other)) > 0.99999
         assert correlation(ours, strength) > 0
-    maps = TorchCam(network, classes, layer=layer, method=CamMethod.EIGENCAM).forward(pictures).maps(np.array([0, 1]))
+    maps = TorchCam(network, classes, layer=layer, method=CamMethod.EIGENCAM).forward(images).maps(np.array([0, 1]))
     np.testing.assert_allclose(maps, np.maximum(found, 0), rtol=1e-3, atol=1e-4 * found.max())
 
 
@@ -122,14 +122,14 @@ def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos
     own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
     own.load_state_dict(torch.load(weights, weights_only=True))
     names = ["both.png", "dog_cat.jfif", "creative_commons_elephant.jpg"][: 1 if method is CamMethod.SCORECAM else 3]
-    pictures = np.stack([preprocessing.load(photos / "pictures" / name, network.preprocess) for name in names])
+    images = np.stack([preprocessing.load(photos / "pictures" / name, network.preprocess) for name in names])
     layer = network.find("features.1") if method is CamMethod.SCORECAM else network.last_spatial()
     target = own.features[1] if method is CamMethod.SCORECAM else own.features[-1]
     with loud(network.module.get_submodule("classifier.1"), method), loud(own.classifier[1], method):
-        look = TorchCam(network, classes, layer=layer, method=method).forward(pictures)
+        look = TorchCam(network, classes, layer=layer, method=method).forward(images)
         chosen = look.probabilities.argmax(1)
         assert classes[chosen[-1]] == ("African elephant" if len(names) == 3 else "bull mastiff")
-        given = network.normalise(torch.from_numpy(pictures)).requires_grad_()
+        given = network.normalise(torch.from_numpy(images)).requires_grad_()
         theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 
@@ -138,17 +138,19 @@ def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos
 
 
 def small(head="dense 3 softmax", *, layers="conv 5 k3 relu, conv 4 k3 s2 relu", pool=Pool.AVG, seed=0):
-    """Build a classifier by notation with random weights, on pictures of 16 pixels."""
-    base, _, preprocess = backbones.by_notation(layers, size=16, seed=seed, pool=pool)
-    shape = classifier.feature_shape(classifier.Extractor(base, preprocess=preprocess, pool=pool).eval(), preprocess)
-    network = classifier.Classifier(base, classifier.build_head(head, shape), preprocess=preprocess, pool=pool)
+    """Build a classifier by notation with random weights, on images of 16 pixels."""
+    backbone, _, preprocess = backbones.by_notation(layers, size=16, seed=seed, pool=pool)
+    shape = classifier.feature_shape(
+        classifier.Extractor(backbone, preprocess=preprocess, pool=pool).eval(), preprocess
+    )
+    network = classifier.Classifier(backbone, classifier.build_head(head, shape), preprocess=preprocess, pool=pool)
     with torch.no_grad():
         for number, values in enumerate(network.head.parameters()):
             values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(seed + number)))
     return network.eval()
 
 
-PICTURES = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
 CHOSEN = np.array([0, 2, 1, 2])
 
 
@@ -158,18 +160,18 @@ def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer
     return TorchCam(whole, classes, layer=place, method=method, **options)
 
 
-def test_behind_global_average_pooling_the_map_is_the_weighted_sum():
+def test_after_global_average_pooling_the_map_is_the_weighted_sum():
     """Zhou's closed form: CAM is the sum, Grad-CAM and HiResCAM are that divided by the number of places, exactly."""
     network = small()
     with torch.no_grad():
-        activations = network.base(network.normalise(torch.from_numpy(PICTURES)))  # (4, 4, 6, 6)
+        activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
     weight = network.head[-1].weight.detach()[torch.from_numpy(CHOSEN)]  # (4, 4)
     closed = torch.einsum("nk,nkhw->nhw", weight, activations)
     for sign, contrast in ((1, False), (-1, True)):
         expected = (sign * closed).relu().numpy()
         assert expected.max() > 0
         for method, factor in ((CamMethod.CAM, 1), (CamMethod.GRADCAM, 36), (CamMethod.HIRESCAM, 36)):
-            found = maps_of(network, method=method, contrast=contrast).forward(PICTURES).maps(CHOSEN)
+            found = maps_of(network, method=method, contrast=contrast).forward(IMAGES).maps(CHOSEN)
             np.testing.assert_allclose(factor * found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -181,12 +183,12 @@ def test_gradients_are_those_of_the_whole_network(layer):
     place = "conv2_relu" if place == "conv2" else place
     seen = {}
     handle = network.base.get_submodule(place).register_forward_hook(lambda _m, _g, made: seen.update(made=made))
-    logits = network(torch.from_numpy(PICTURES))
+    logits = network(torch.from_numpy(IMAGES))
     handle.remove()
     (gradient,) = torch.autograd.grad(logits.gather(1, torch.from_numpy(CHOSEN)[:, None]).sum(), seen["made"])
     expected = (gradient.mean((2, 3), keepdim=True) * seen["made"]).sum(1).relu().detach().numpy()
     np.testing.assert_allclose(
-        maps_of(network, layer=layer).forward(PICTURES).maps(CHOSEN), expected, rtol=1e-4, atol=1e-7
+        maps_of(network, layer=layer).forward(IMAGES).maps(CHOSEN), expected, rtol=1e-4, atol=1e-7
     )
 
 
@@ -194,26 +196,26 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
     """z speaks for the second class and -z for the first: the map of one is the other's contrast; probabilities are those of both."""
     network = small("dense 1 sigmoid")
     first, second = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.int64)
-    look = maps_of(network, classes=("a", "b")).forward(PICTURES)
-    against = maps_of(network, classes=("a", "b"), contrast=True).forward(PICTURES)
+    look = maps_of(network, classes=("a", "b")).forward(IMAGES)
+    against = maps_of(network, classes=("a", "b"), contrast=True).forward(IMAGES)
     assert look.maps(first).max() > 0
     np.testing.assert_array_equal(look.maps(first), against.maps(second))
     np.testing.assert_array_equal(look.maps(second), against.maps(first))
     with torch.no_grad():
-        z = network(torch.from_numpy(PICTURES)).sigmoid().numpy()
+        z = network(torch.from_numpy(IMAGES)).sigmoid().numpy()
     np.testing.assert_allclose(look.probabilities, np.concatenate([1 - z, z], axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", CamMethod)
-def test_pictures_of_a_batch_know_nothing_of_each_other(method):
-    """Each picture's map is what it would be alone, whatever classes the others are asked for."""
+def test_images_of_a_batch_know_nothing_of_each_other(method):
+    """Each image's map is what it would be alone, whatever classes the others are asked for."""
     network = small()
-    together = maps_of(network, method=method, batch=3).forward(PICTURES).maps(CHOSEN)
+    together = maps_of(network, method=method, batch=3).forward(IMAGES).maps(CHOSEN)
     assert together.shape == (4, 6, 6)
     assert together.dtype == np.float32
     assert together.min() >= 0
     for index in range(4):
-        alone = maps_of(network, method=method).forward(PICTURES[index : index + 1]).maps(CHOSEN[index : index + 1])
+        alone = maps_of(network, method=method).forward(IMAGES[index : index + 1]).maps(CHOSEN[index : index + 1])
         np.testing.assert_allclose(together[index], alone[0], rtol=1e-3, atol=1e-5 * together.max())
 
 
@@ -228,7 +230,7 @@ def test_class_agnostic_methods_have_one_map(method):
     """Two classes get the same map by these methods, and different ones by the others."""
     network = small()
     one, other = (
-        maps_of(network, method=method).forward(PICTURES).maps(np.full(4, number, dtype=np.int64)) for number in (0, 2)
+        maps_of(network, method=method).forward(IMAGES).maps(np.full(4, number, dtype=np.int64)) for number in (0, 2)
     )
     assert np.array_equal(one, other) == METHODS[method].is_class_agnostic
 
@@ -238,10 +240,10 @@ def test_closed_forms_are_what_gradients_give(method):
     """Of the weighted sums of a head of one dense layer."""
     network = small()
     with torch.no_grad():
-        activations = network.base(network.normalise(torch.from_numpy(PICTURES)))  # (4, 4, 6, 6)
+        activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
         sums = torch.einsum("ck,nkhw->nchw", network.head[-1].weight, activations).numpy()
     expected = np.maximum(METHODS[method].from_sums(sums)[np.arange(4), CHOSEN], 0)
-    np.testing.assert_allclose(maps_of(network, method=method).forward(PICTURES).maps(CHOSEN), expected, atol=1e-6)
+    np.testing.assert_allclose(maps_of(network, method=method).forward(IMAGES).maps(CHOSEN), expected, atol=1e-6)
 
 
 def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
@@ -250,7 +252,7 @@ def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
     with torch.no_grad():
         network.head[-1].weight.zero_()
     for method in [method for method, computation in METHODS.items() if computation.uses_gradients]:
-        found = maps_of(network, method=method).forward(PICTURES).maps(CHOSEN)
+        found = maps_of(network, method=method).forward(IMAGES).maps(CHOSEN)
         np.testing.assert_array_equal(found, np.zeros((4, 6, 6)))
 
 
@@ -282,7 +284,7 @@ def test_a_layer_without_places_is_refused():
 def test_the_network_is_left_as_it_was(broken, monkeypatch):
     """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
     network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
-    expected = maps_of(network).forward(PICTURES).maps(CHOSEN)
+    expected = maps_of(network).forward(IMAGES).maps(CHOSEN)
     network.train()
     network.base.get_submodule("conv2").eval()
     for parameter in network.base.parameters():
@@ -304,10 +306,10 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
     if broken:
         monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            maps.forward(PICTURES).maps(CHOSEN)
+            maps.forward(IMAGES).maps(CHOSEN)
     else:
-        np.testing.assert_allclose(maps.forward(PICTURES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
-        maps.probabilities(PICTURES)
+        np.testing.assert_allclose(maps.forward(IMAGES).maps(CHOSEN), expected, rtol=1e-5, atol=1e-7)
+        maps.probabilities(IMAGES)
     assert state() == before
 
 
@@ -316,7 +318,7 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
 def test_a_gpu_makes_the_same_maps(method):
     """Within rounding, without TF32."""
     network = small()
-    expected = maps_of(network, method=method).forward(PICTURES).maps(CHOSEN)
+    expected = maps_of(network, method=method).forward(IMAGES).maps(CHOSEN)
     whole = layer_graph.of_classifier(network, name="small.pt").to(torch.device("cuda"))
-    found = TorchCam(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).forward(PICTURES).maps(CHOSEN)
+    found = TorchCam(whole, ("a", "b", "c"), layer=whole.last_spatial(), method=method).forward(IMAGES).maps(CHOSEN)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())

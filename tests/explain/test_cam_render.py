@@ -1,4 +1,4 @@
-"""A map laid over its picture: pixels by hand."""
+"""A map laid over its image: pixels by hand."""
 
 import matplotlib as mpl
 import numpy as np
@@ -14,17 +14,17 @@ PART = (2, 1, 6, 4)  # four wide, three high
 HEAT = np.array([[0, 1, 2, 4], [4, 2, 1, 0], [0, 0, 0, 3]], dtype=np.float32) / 10
 
 
-def picture(width=9, height=7):
+def image(width=9, height=7):
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values), values.astype(int)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_colours_cover_as_much_as_alpha_says(alpha):
-    """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the picture given."""
-    image, before = picture()
+    """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the image given."""
+    plain, before = image()
     drawn = np.asarray(
-        cam_render.draw_overlay(image, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)
+        cam_render.draw_overlay(plain, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)
     ).astype(int)
     numbers = np.array([[0, 64, 128, 255], [255, 128, 64, 0], [0, 0, 0, 191]])  # 255 * heat / 0.4, rounded
     expected = before.astype(float)
@@ -33,26 +33,26 @@ def test_the_colours_cover_as_much_as_alpha_says(alpha):
     inside[1:4, 2:6] = True
     assert np.array_equal(drawn[~inside], before[~inside])
     assert np.abs(drawn - expected).max() <= (1 if alpha == 0.5 else 0)
-    assert np.array_equal(np.asarray(image), before)
+    assert np.array_equal(np.asarray(plain), before)
 
 
-def test_a_zero_map_leaves_the_plain_picture():
+def test_a_zero_map_leaves_the_plain_image():
     """Nothing is drawn where there is nothing, least of all NaN."""
-    image, before = picture()
+    plain, before = image()
     drawn = cam_render.draw_overlay(
-        image, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9
+        plain, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9
     )
     assert np.array_equal(np.asarray(drawn), before)
 
 
 @pytest.mark.parametrize(("side", "width"), [(40, 1), (600, 4)])
 def test_a_frame_stands_at_the_edge_of_its_box(side, width):
-    """Black, white, black from the bounds inward, thicker on larger pictures; what is around and inside of it stays."""
-    image = Image.new("RGB", (side, side), (10, 200, 30))
+    """Black, white, black from the bounds inward, thicker on larger images; what is around and inside of it stays."""
+    plain = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
     box = (side // 8, side // 4, side - 3, side // 2 + 5)
     drawn = np.asarray(
-        cam_render.draw_overlay(image, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+        cam_render.draw_overlay(plain, nothing, (0, 0, side, side), highest=0.0, palette=RAMP, alpha=0.5, box=box)
     )
     left, top, right, bottom = box
     expected = np.empty((side, side, 3), dtype=np.uint8)
@@ -70,10 +70,10 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
 )  # fmt: skip
 def test_a_small_box_is_framed_inside_of_its_bounds(box):
     """A box that is narrower than its frame is seen as well, and nothing around it changes."""
-    image = Image.new("RGB", (350, 350), (10, 200, 30))
+    plain = Image.new("RGB", (350, 350), (10, 200, 30))
     nothing = np.zeros((350, 350), dtype=np.float32)
     drawn = np.asarray(
-        cam_render.draw_overlay(image, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box)
+        cam_render.draw_overlay(plain, nothing, (0, 0, 350, 350), highest=0.0, palette=RAMP, alpha=0.5, box=box)
     )
     rows, columns = np.nonzero((drawn != (10, 200, 30)).any(axis=2))
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box

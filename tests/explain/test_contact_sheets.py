@@ -45,7 +45,7 @@ def bounds(pixels, colour):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_every_thumbnail_is_where_it_belongs(count):
-    """A picture and its overlays side by side, whole; cells from left to right and row by row, all the same distance apart."""
+    """An image and its overlays side by side, whole; cells from left to right and row by row, all the same distance apart."""
     pixels = np.asarray(contact_sheets.render(cells(count)))
     height, width = pixels.shape[:2]
     corners = []
@@ -71,7 +71,7 @@ def test_every_thumbnail_is_where_it_belongs(count):
     ("size", "side"), [((300, 100), (160, 53)), ((80, 320), (40, 160)), ((16, 8), (160, 80)), ((1, 900), (1, 160))]
 )
 def test_a_thumbnail_keeps_its_aspect(size, side):
-    """In the middle of its square, small pictures enlarged, however narrow."""
+    """In the middle of its square, small images enlarged, however narrow."""
     pixels = np.asarray(contact_sheets.render(cells(1, size=size)))
     for column in range(3):
         left, top, right, bottom = bounds(pixels, colour_of(0, column))
@@ -80,7 +80,7 @@ def test_a_thumbnail_keeps_its_aspect(size, side):
         assert top == contact_sheets.SPACE + (160 - side[1]) // 2
 
 
-def test_small_pictures_keep_their_pixels():
+def test_small_images_keep_their_pixels():
     """A digit is enlarged by whole pixels, so that they can be seen."""
     values = np.random.default_rng(0).integers(0, 250, (8, 8, 3), dtype=np.uint8)
     made = contact_sheets.thumbnail(Image.fromarray(values))
@@ -102,7 +102,7 @@ def test_a_bar_is_as_long_as_the_probability(share):
             assert (part[row, : lengths[row]] == BAR).all()
     assert (
         not (pixels[:, : contact_sheets.SPACE + contact_sheets.SIDE] == BAR).all(axis=2).any()
-    )  # none below the picture itself
+    )  # none below the image itself
 
 
 @pytest.mark.parametrize("letter", ["W", "i", "м", "語"])
@@ -150,7 +150,7 @@ def test_dots_tell_that_something_is_left_out(keep_end):
 
 
 def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
-    """Thumbnails beyond what memory is for are left out, counted by picture, and told; one cell is always drawn."""
+    """Thumbnails beyond what memory is for are left out, counted by image, and told; one cell is always drawn."""
     monkeypatch.setattr(contact_sheets, "MOST", 7)
     kept = contact_sheets.SheetCells()
     made = cells(5)
@@ -170,7 +170,7 @@ def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
 
 
 def test_the_first_are_the_first(monkeypatch):
-    """Once a picture was left out, no later one with fewer overlays takes its place: the sheet says that it shows the first."""
+    """Once an image was left out, no later one with fewer overlays takes its place: the sheet says that it shows the first."""
     monkeypatch.setattr(contact_sheets, "MOST", 4)
     kept = contact_sheets.SheetCells()
     made = [*cells(2), *cells(1, (0.5,), names=("cat",))]
@@ -182,7 +182,7 @@ def test_the_first_are_the_first(monkeypatch):
 
 
 def test_a_sheet_of_nothing(tmp_path):
-    """Where no picture could be read, nothing is written."""
+    """Where no image could be read, nothing is written."""
     contact_sheets.save(tmp_path / "sheet.png", contact_sheets.SheetCells())
     assert list(tmp_path.iterdir()) == []
 

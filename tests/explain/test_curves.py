@@ -1,4 +1,4 @@
-"""Curves of runs: smoothing against its definition, and what is drawn read back from picture and text."""
+"""Curves of runs: smoothing against its definition, and what is drawn read back from image and text."""
 
 import math
 import re
@@ -96,7 +96,7 @@ def test_weights_out_of_range_are_refused(weight):
         collect(make(0), smooth=weight)
 
 
-# ---------------------------------------------------------------- the picture
+# ---------------------------------------------------------------- the image
 
 
 def drawn(axes, colour):
@@ -188,7 +188,7 @@ def test_the_svg_holds_the_values_to_scale(tmp_path):
         assert np.diff(path[:, 0]) == pytest.approx(np.diff(path[:, 0])[0], abs=1e-3)
 
 
-def test_the_picture_is_of_a_sensible_size(tmp_path):
+def test_the_image_is_of_a_sensible_size(tmp_path):
     """Two panels side by side; thirty runs make the legend longer, and the panels no smaller."""
     heights = []
     for count in (1, 30):
@@ -326,7 +326,7 @@ def test_names_do_not_steer_the_terminal():
     ids=["one epoch", "a plain", "nothing measured", "no number", "extremes"],
 )
 def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
-    """In the terminal and into a picture, without a warning; no tick is half an epoch."""
+    """In the terminal and into an image, without a warning; no tick is half an epoch."""
     runs = collect(rows, smooth=0.5)
     assert "epoch" in "".join(text(runs, columns=80))
     curves_plot.save(tmp_path / "c.png", runs)

@@ -10,7 +10,7 @@ SIDE = 40  # so that a twentieth is a whole number of pixels
 
 
 def stripes(height=SIDE, width=SIDE):
-    """Make a picture that a blur changes at every pixel."""
+    """Make an image that a blur changes at every pixel."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[:, ::2] = 255
     return image
@@ -23,15 +23,15 @@ def quarter(height=SIDE, width=SIDE):
 
 
 class Shown:
-    """Class 2 is as probable as the share of a region that is shown as it is; every call's pictures are kept."""
+    """Class 2 is as probable as the share of a region that is shown as it is; every call's images are kept."""
 
     def __init__(self, image, region):
         self.image, self.region, self.calls = image, region, []
 
-    def __call__(self, pictures):
+    def __call__(self, images):
         """Give the probabilities of three classes."""
-        self.calls.append(pictures.copy())
-        share = (pictures == self.image).all(axis=3)[:, self.region].mean(axis=1)
+        self.calls.append(images.copy())
+        share = (images == self.image).all(axis=3)[:, self.region].mean(axis=1)
         return np.stack([1 - share, np.zeros_like(share), share], axis=1).astype(np.float32)
 
 
@@ -55,7 +55,7 @@ def test_the_closed_form():
 
 
 def test_a_coarse_map():
-    """Of two by two cells, on a picture that is no square: the right one deletes and inserts better than any other cell."""
+    """Of two by two cells, on an image that is no square: the right one deletes and inserts better than any other cell."""
     image = stripes(30, 52)
     scores = []
     for cell in range(4):
@@ -68,7 +68,7 @@ def test_a_coarse_map():
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 21, 100])
 def test_the_batch_does_not_matter(batch):
-    """Whatever goes through at once, the scores are the same, and never more pictures at once than that."""
+    """Whatever goes through at once, the scores are the same, and never more images at once than that."""
     found = np.random.default_rng(0).random((5, 5), dtype=np.float32)
     score, shown = measure(found, batch=batch)
     expected, _ = measure(found, batch=32)
@@ -77,7 +77,7 @@ def test_the_batch_does_not_matter(batch):
 
 
 def test_what_is_shown():
-    """Deletion goes from the picture to the hidden colour, insertion from a blur to the picture, a twentieth more each time."""
+    """Deletion goes from the image to the hidden colour, insertion from a blur to the image, a twentieth more each time."""
     image = stripes()
     _, shown = measure(np.random.default_rng(0).random((4, 6), dtype=np.float32), image=image)
     deleted, inserted = np.split(np.concatenate(shown.calls), 2)

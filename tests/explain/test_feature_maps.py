@@ -29,9 +29,9 @@ class Two:
 
     preprocess = Preprocess(fit=Fit.SQUASH, resize=8, size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 
-    def __init__(self, **answers):
-        self.given = answers
-        self.layers = [type("Layer", (), {"name": name})() for name in answers]
+    def __init__(self, **outputs):
+        self.given = outputs
+        self.layers = [type("Layer", (), {"name": name})() for name in outputs]
 
     def find(self, wanted):
         return next(layer for layer in self.layers if layer.name == wanted)
@@ -41,24 +41,24 @@ class Two:
         return [self.given[layer.name] for layer in layers]
 
 
-def test_nothing_is_written_before_all_is_known(pictures, tmp_path):
-    """A vector, or a channel that one of the layers lacks, is refused before the first picture of the first layer."""
-    picture = pictures(red=1) / "red" / "00.png"
+def test_nothing_is_written_before_all_is_known(images, tmp_path):
+    """A vector, or a channel that one of the layers lacks, is refused before the first image of the first layer."""
+    image = images(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
     options = config.FeatureMapOptions(output=tmp_path / "out", channels="3")
     for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
         with pytest.raises(UsageError, match=message):
-            feature_maps.explain(network, picture, layers, options=options)
+            feature_maps.explain(network, image, layers, options=options)
     assert not (tmp_path / "out").exists()
 
 
-def test_silent_channels_and_names_of_files(pictures, tmp_path):
+def test_silent_channels_and_names_of_files(images, tmp_path):
     """Silent is below a millionth of the layer's strongest, of either sign; a name with a slash is one file; 1000 need four digits."""
     values = np.zeros((1001, 2, 2), np.float32)
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
     network = Two(**{"block/conv": values})
     options = config.FeatureMapOptions(output=tmp_path / "out", channels="0,1000")
-    (record,) = feature_maps.explain(network, pictures(red=1) / "red" / "00.png", ["all"], options=options)
+    (record,) = feature_maps.explain(network, images(red=1) / "red" / "00.png", ["all"], options=options)
     assert record.silent == pytest.approx(998 / 1001)
     assert record.zeros == pytest.approx(1 - 9 / 4004)
     assert (record.maximum, record.most_active) == (2, 3)
@@ -111,9 +111,9 @@ def test_values_by_hand(tmp_path, batch):
     asked = [network.find(wanted) for wanted in ("-1", "conv1", "1", "maps", "0")]
     assert [layer.name for layer in asked] == ["node_add", "conv1", "conv2", "node_add", "conv1"]
     found = network.activations(image, asked)
-    for answer, factor in zip(found, (3, 1, 2, 3, 1), strict=True):
-        assert answer.dtype == np.float32
-        np.testing.assert_allclose(answer, factor * first, atol=1e-5)
+    for output, factor in zip(found, (3, 1, 2, 3, 1), strict=True):
+        assert output.dtype == np.float32
+        np.testing.assert_allclose(output, factor * first, atol=1e-5)
 
 
 def test_what_has_no_maps(tmp_path):

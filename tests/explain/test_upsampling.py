@@ -33,7 +33,7 @@ def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_part_is_a_crop_of_the_whole(data):
-    """Also where the window begins outside of the picture, as it does around one that was padded."""
+    """Also where the window begins outside of the image, as it does around one that was padded."""
     height, width = data.draw(st.integers(2, 50)), data.draw(st.integers(2, 50))
     left, top = data.draw(st.integers(-30, 30)), data.draw(st.integers(-30, 30))
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
@@ -62,31 +62,31 @@ def test_a_window_with_fractions_of_pixels():
     ],
 )
 def test_the_pixels_that_a_network_saw(window, size, box):
-    """The window in whole pixels of the picture, one at least."""
+    """The window in whole pixels of the image, one at least."""
     assert upsampling.visible_box(window, size) == box
 
 
 def test_the_peak_is_the_middle_of_the_hottest_cell():
-    """In pixels of the picture, with the window's place and scale, of those in the part."""
+    """In pixels of the image, with the window's place and scale, of those in the part."""
     found = np.zeros((2, 4), dtype=np.float32)
     found[1, 2] = 3
     assert upsampling.argmax_pixel(found, (0.0, 0.0, 80.0, 40.0), (0, 0, 80, 40)) == (50, 30)
     assert upsampling.argmax_pixel(found, (100.0, 10.0, 140.0, 50.0), (100, 10, 140, 50)) == (125, 40)
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
-    found[0, 0] = 5  # in the margin above of a picture that was padded, where nobody can look
+    found[0, 0] = 5  # in the margin above of an image that was padded, where nobody can look
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
     found[1, 2] = 0
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) is None
 
 
 def test_of_two_equal_cells_the_first_one_peaks():
-    """Row by row, so that the answer does not depend on the machine."""
+    """Row by row, so that the output does not depend on the machine."""
     found = np.array([[0, 1, 0], [1, 0, 1]], dtype=np.float32)
     assert upsampling.argmax_pixel(found, (0.0, 0.0, 30.0, 20.0), (0, 0, 30, 20)) == (15, 5)
 
 
 def test_the_largest_hot_region_is_bounded():
-    """Of two regions the one with more pixels, though the other is hotter; the box is half open, in pixels of the picture."""
+    """Of two regions the one with more pixels, though the other is hotter; the box is half open, in pixels of the image."""
     heat = np.zeros((12, 20), dtype=np.float32)
     heat[1:3, 1:3] = 10  # four pixels
     heat[5:8, 10:17] = 6  # twenty-one
@@ -98,7 +98,7 @@ def test_the_largest_hot_region_is_bounded():
 
 
 def test_of_two_equal_regions_the_upper_one_is_bounded():
-    """So that the answer does not depend on the machine; and a region of one pixel has a box of one."""
+    """So that the output does not depend on the machine; and a region of one pixel has a box of one."""
     heat = np.zeros((9, 9), dtype=np.float32)
     heat[7, 1] = heat[2, 6] = 1
     assert upsampling.hot_box(heat, 1.0, (0, 0, 9, 9)) == (6, 2, 7, 3)

@@ -41,7 +41,7 @@ def writer(path, **changes):
 
 
 def write(path, count=10, batch=4, **changes):
-    """Write features of `count` pictures, batch by batch."""
+    """Write features of `count` images, batch by batch."""
     with writer(path, **changes) as file:
         for start in range(0, count, batch):
             size = min(batch, count - start)

@@ -62,7 +62,7 @@ def read(text, kind=None):
 
 
 def test_files_without_grey_are_as_they_were():
-    """Only a file of grey pictures says so: others have the bytes that they had before there was grey, and read as colour."""
+    """Only a file of grey images says so: others have the bytes that they had before there was grey, and read as colour."""
     assert "grey" not in PREPROCESS
     assert read(WHOLE.to_json()).preprocess == Preprocess()
     grey = WHOLE.but(preprocess=Preprocess(grey=True))

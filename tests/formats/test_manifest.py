@@ -1,4 +1,4 @@
-"""The manifest of pictures."""
+"""The manifest of images."""
 
 import os
 
@@ -90,7 +90,7 @@ def test_paths_as_seen_from_a_folder(tmp_path, monkeypatch, folder, path, seen):
         assert manifest.moved([ManifestRow(path, "cat", "val", "g")], folder) == [ManifestRow(seen, "cat", "val", "g")]
 
 
-def test_a_linked_picture_keeps_its_name(tmp_path, monkeypatch):
+def test_a_linked_image_keeps_its_name(tmp_path, monkeypatch):
     """The manifest names what the user named, not what a symbolic link points to."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store/0f3a.jpg").touch()

@@ -1,4 +1,4 @@
-"""Pictures and arrays on disk: whole or not at all."""
+"""Images and arrays on disk: whole or not at all."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def everything(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_picture(tmp_path):
+def test_a_image(tmp_path):
     """Is a PNG with the pixels given, replaces an older one, and is the only file there is."""
     for seed in (0, 1):
         image_files.save(tmp_path / "one.png", image(seed))
@@ -30,7 +30,7 @@ def test_a_picture(tmp_path):
     assert everything(tmp_path) == ["one.png"]
 
 
-def test_a_picture_in_another_format(tmp_path):
+def test_a_image_in_another_format(tmp_path):
     """What Pillow's format takes is passed on."""
     image_files.save(tmp_path / "one.jpg", image(0), format="JPEG", quality=95)
     with Image.open(tmp_path / "one.jpg") as found:
@@ -38,14 +38,14 @@ def test_a_picture_in_another_format(tmp_path):
 
 
 class Broken(Image.Image):
-    """A picture that cannot be written."""
+    """An image that cannot be written."""
 
     def save(self, *_words, **_settings):
         """Fail."""
         raise OSError("no encoder")
 
 
-def test_a_picture_that_cannot_be_written(tmp_path):
+def test_a_image_that_cannot_be_written(tmp_path):
     """The older file stays as it was."""
     image_files.save(tmp_path / "one.png", image(0))
     with pytest.raises(OSError, match="no encoder"):
@@ -55,7 +55,7 @@ def test_a_picture_that_cannot_be_written(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    """Holds each picture under its name; an older folder goes altogether, whatever was in it."""
+    """Holds each image under its name; an older folder goes altogether, whatever was in it."""
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "old.png").write_text("old")
     (tmp_path / "maps" / "deep").mkdir()

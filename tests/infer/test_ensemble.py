@@ -1,4 +1,4 @@
-"""Several models' probabilities become one answer; expected values are worked by hand."""
+"""Several models' probabilities become one prediction; expected values are worked by hand."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def probabilities(*rows):
 
 
 def test_a_soft_vote_is_the_mean_of_the_probabilities():
-    """Two models, one picture: (0.6 + 0.1) / 2 and so on, ranked by it."""
+    """Two models, one image: (0.6 + 0.1) / 2 and so on, ranked by it."""
     got, ranking = ensemble.count_votes([probabilities([0.6, 0.3, 0.1]), probabilities([0.1, 0.7, 0.2])], Vote.SOFT)
     np.testing.assert_allclose(got, [[0.35, 0.5, 0.15]], atol=1e-7)
     assert ranking.tolist() == [[1, 0, 2]]
@@ -43,8 +43,8 @@ def test_full_equality_keeps_the_order_of_the_classes():
 
 
 @pytest.mark.parametrize("vote", Vote)
-def test_an_answer_that_is_no_number_spoils_its_own_row_alone(vote):
-    """One model's NaN makes the picture's row NaN; the next picture's stands."""
+def test_an_prediction_that_is_no_number_spoils_its_own_row_alone(vote):
+    """One model's NaN makes the image's row NaN; the next image's stands."""
     got, _ = ensemble.count_votes([probabilities([np.nan, 0.5], [1, 0]), probabilities([0.5, 0.5], [1, 0])], vote)
     assert np.isnan(got[0]).all()
     assert got[1].tolist() == [1, 0]

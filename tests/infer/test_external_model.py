@@ -40,8 +40,8 @@ def graph(
     for index, (operator, attributes) in enumerate(last):
         nodes.append(helper.make_node(operator, [f"value{index}"], [f"value{index + 1}"], **attributes))
     end = f"value{len(last)}"
-    answer_kind = last[-1][1]["to"] if last and last[-1][0] == "Cast" else TensorProto.FLOAT
-    outputs = [helper.make_tensor_value_info(end, answer_kind, None)]
+    prediction_kind = last[-1][1]["to"] if last and last[-1][0] == "Cast" else TensorProto.FLOAT
+    outputs = [helper.make_tensor_value_info(end, prediction_kind, None)]
     if extra_output:
         outputs.insert(0, helper.make_tensor_value_info(extra_output, TensorProto.FLOAT, None))
     made = helper.make_graph(
@@ -74,9 +74,9 @@ def describe(labels):
 
 
 @pytest.fixture
-def shown(pictures):
-    """Five pictures, and their channels' means as the network should see them, (5, 3)."""
-    found = [ImageFile(str(path)) for path in sorted(pictures(red=3, blue=2).rglob("*.png"))]
+def shown(images):
+    """Five images, and their channels' means as the network should see them, (5, 3)."""
+    found = [ImageFile(str(path)) for path in sorted(images(red=3, blue=2).rglob("*.png"))]
 
     def means(description, *, normalised=True):
         preprocess = preprocessing.with_size(
@@ -85,18 +85,18 @@ def shown(pictures):
             resize=description.resize,
             fit=description.fit,
         )
-        pixels = np.stack([preprocessing.load(picture.path, preprocess) for picture in found]).astype(np.float64)
+        pixels = np.stack([preprocessing.load(image.path, preprocess) for image in found]).astype(np.float64)
         pixels = (pixels / 255 - MEAN) / STD if normalised else pixels
         return pixels.mean(axis=(1, 2))
 
     return found, means
 
 
-def answers(path, description, found, **options):
+def predictions(path, description, found, **options):
     """Ask for probabilities, (N, classes), and logits where there are any."""
     predictor = Predictor([path], PredictConfig(device="cpu", **options), spec=description)
-    given = list(predictor.pictures(found, batch=2))
-    return np.stack([answer.probabilities for answer in given]), [answer.logits for answer in given]
+    given = list(predictor.images(found, batch=2))
+    return np.stack([prediction.probabilities for prediction in given]), [prediction.logits for prediction in given]
 
 
 def softmax(values):
@@ -112,7 +112,7 @@ def test_the_order_of_axes_is_seen_and_pixels_are_normalised(tmp_path, describe,
     """NCHW or NHWC, in every float type: logits are means times weights, probabilities their softmax."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", shape=shape, kind=kind)
-    probabilities, logits = answers(path, describe(), found, logits=True)
+    probabilities, logits = predictions(path, describe(), found, logits=True)
     expected = means(describe()) @ WEIGHTS[:, :2]
     tolerance = 5e-3 if kind == TensorProto.FLOAT16 else 1e-5
     np.testing.assert_allclose(np.stack(logits), expected, atol=tolerance)
@@ -133,10 +133,10 @@ def test_probabilities_are_not_put_through_a_softmax_again(tmp_path, describe, s
     """Whether by the operator or by rows that sum up to 1, they are seen to be probabilities; logits there are none."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", last=last)
-    probabilities, _ = answers(path, describe(), found)
+    probabilities, _ = predictions(path, describe(), found)
     np.testing.assert_allclose(probabilities, softmax(means(describe()) @ WEIGHTS[:, :2]), atol=1e-3)
     with pytest.raises(UsageError, match="gives probabilities and no logits"):
-        answers(path, describe(), found, logits=True)
+        predictions(path, describe(), found, logits=True)
 
 
 def test_a_single_sigmoid_is_the_second_class(tmp_path, describe, shown):
@@ -146,15 +146,15 @@ def test_a_single_sigmoid_is_the_second_class(tmp_path, describe, shown):
     expected = np.concatenate([1 - second, second], axis=1)
     for last in ([("Sigmoid", {})], []):
         path = graph(tmp_path / "net.onnx", last=last, classes=1)
-        np.testing.assert_allclose(answers(path, describe(), found)[0], expected, atol=1e-5)
+        np.testing.assert_allclose(predictions(path, describe(), found)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fixed", [1, 2, 3, 7])
 def test_a_fixed_batch_is_kept(tmp_path, describe, shown, fixed):
-    """Five pictures go through a network that takes exactly N at once; what fills it up does not show."""
+    """Five images go through a network that takes exactly N at once; what fills it up does not show."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", shape=(fixed, 3, SIZE, SIZE))
-    probabilities, _ = answers(path, describe(), found)
+    probabilities, _ = predictions(path, describe(), found)
     np.testing.assert_allclose(probabilities, softmax(means(describe()) @ WEIGHTS[:, :2]), atol=1e-5)
 
 
@@ -164,9 +164,9 @@ def test_a_network_of_bytes_gets_bytes(tmp_path, describe, shown):
     path = graph(tmp_path / "net.onnx", kind=TensorProto.UINT8, shape=("N", SIZE, SIZE, 3), weights=WEIGHTS / 100)
     bare = describe(mean=None, std=None)
     expected = softmax(means(bare, normalised=False) @ WEIGHTS[:, :2] / 100)
-    np.testing.assert_allclose(answers(path, bare, found)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(predictions(path, bare, found)[0], expected, atol=1e-5)
     with pytest.raises(UsageError, match="normalises them itself; drop --mean and --std"):
-        answers(path, describe(), found)
+        predictions(path, describe(), found)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_every_part_of_the_preprocessing_can_be_told(tmp_path, describe, shown, 
     """What is told differs from the default, and arrives."""
     found, means = shown
     path = graph(tmp_path / "net.onnx")
-    probabilities, _ = answers(path, describe(**changes), found)
+    probabilities, _ = predictions(path, describe(**changes), found)
     expected = softmax(means(describe(**changes)) @ WEIGHTS[:, :2])
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     assert np.abs(expected - softmax(means(describe()) @ WEIGHTS[:, :2])).max() > 1e-4
@@ -189,7 +189,7 @@ def test_the_output_with_a_number_for_each_class_is_taken(tmp_path, describe, sh
     found, means = shown
     path = graph(tmp_path / "net.onnx", extra_output="means")
     expected = softmax(means(describe()) @ WEIGHTS[:, :2])
-    np.testing.assert_allclose(answers(path, describe(), found)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(predictions(path, describe(), found)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing", [["size"], ["mean", "std"], ["labels"], ["size", "mean", "std", "labels"]])
@@ -228,7 +228,7 @@ def test_what_contradicts_the_network_is_one_line(tmp_path, describe, made, chan
 
 
 def test_networks_with_two_inputs_are_refused(tmp_path, describe):
-    """A picture is one input."""
+    """An image is one input."""
     path = graph(tmp_path / "net.onnx")
     proto = onnx.load(path)
     proto.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))

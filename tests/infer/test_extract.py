@@ -22,19 +22,19 @@ from cnnkit.infer import extract
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.views import ExtractViews
 
-BASE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
+BACKBONE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
 
 
 @pytest.fixture
-def photographs(pictures):
-    """Thirty small pictures of two classes."""
-    return source.find([str(pictures(red=15, blue=15))])
+def photographs(images):
+    """Thirty small images of two classes."""
+    return source.find([str(images(red=15, blue=15))])
 
 
 def run(photographs, output, **words):
     """Extract; `views` takes an ExtractViews."""
     callbacks = {name: words.pop(name) for name in ("skip", "progress") if name in words}
-    spec, views = words.pop("spec", BASE), words.pop("views", None)
+    spec, views = words.pop("spec", BACKBONE), words.pop("views", None)
     if views is not None:
         words |= {"views": views.copies, "augment": str(views.augmentation), "seed": views.seed}
     config = ExtractConfig(**{"batch": 4, "device": "cpu", **words})
@@ -45,10 +45,10 @@ def content(path):
     return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
 
 
-def reference(photographs, asked=BASE):
-    """What torch gives for the same pictures, one by one."""
+def reference(photographs, asked=BACKBONE):
+    """What torch gives for the same images, one by one."""
     module, header = torch_backbone.build_extractor(asked)
-    rows = [preprocessing.load(picture.path, header.preprocess) for picture in photographs]
+    rows = [preprocessing.load(image.path, header.preprocess) for image in photographs]
     with torch.no_grad():
         return np.concatenate([module(torch.from_numpy(row[None].copy())).numpy() for row in rows])
 
@@ -59,15 +59,15 @@ def reference(photographs, asked=BASE):
 @pytest.mark.parametrize(
     ("pool", "shape"), [(Pool.AVG, "7"), (Pool.MAX, "7"), (Pool.FLATTEN, "63"), (Pool.NONE, "7x3x3")]
 )
-def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
-    """Row i is what torch gives for picture i, for every pooling; names, labels and Header stand beside it."""
-    asked = BackboneSpec(layers=BASE.layers, weights="none", size=20, seed=2, pool=pool)
+def test_rows_are_the_networks_predictions(photographs, tmp_path, pool, shape):
+    """Row i is what torch gives for image i, for every pooling; names, labels and Header stand beside it."""
+    asked = BackboneSpec(layers=BACKBONE.layers, weights="none", size=20, seed=2, pool=pool)
     summary = run(photographs, tmp_path / "x.npy", spec=asked)
     assert (summary.rows, summary.shape, summary.skipped, summary.resumed) == (30, shape, 0, 0)
     loaded = features.load(tmp_path / "x.npy")
     np.testing.assert_allclose(loaded.values, reference(photographs, asked), rtol=1e-4, atol=1e-5)
-    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [picture.path for picture in photographs]
-    assert [row.label for row in loaded.rows] == [picture.label for picture in photographs]
+    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [image.path for image in photographs]
+    assert [row.label for row in loaded.rows] == [image.label for image in photographs]
     assert loaded.header.kind is ArtefactKind.FEATURES
     assert loaded.header.classes == ("blue", "red")
     assert loaded.header.backbone.pool is pool
@@ -75,13 +75,13 @@ def test_rows_are_the_networks_answers(photographs, tmp_path, pool, shape):
 
 @pytest.mark.parametrize("batch", [1, 7, 30, 1000])
 def test_the_batch_changes_nothing_but_the_last_bits(photographs, tmp_path, batch):
-    """Features do not depend on how many pictures go through at once, also where there are fewer pictures than that."""
+    """Features do not depend on how many images go through at once, also where there are fewer images than that."""
     run(photographs, tmp_path / "x.npy", batch=batch)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), reference(photographs), rtol=1e-4, atol=1e-5)
 
 
-def test_a_few_pictures_do_not_fill_a_large_batch(photographs, tmp_path, monkeypatch):
-    """One picture costs one picture, though the batch is 32."""
+def test_a_few_images_do_not_fill_a_large_batch(photographs, tmp_path, monkeypatch):
+    """One image costs one image, though the batch is 32."""
     seen = []
     real = extract.Session.run
     monkeypatch.setattr(
@@ -120,37 +120,37 @@ def test_half_precision_is_the_nearest(photographs, tmp_path):
 
 
 def test_a_stream_gives_the_same(photographs, tmp_path):
-    """Pictures that come one by one give the bytes that a list of them gives."""
+    """Images that come one by one give the bytes that a list of them gives."""
     run(photographs, tmp_path / "a.npy")
     run(iter(photographs), tmp_path / "b.npy")
     assert content(tmp_path / "a.npy") == content(tmp_path / "b.npy")
 
 
 def test_classes_are_the_labels_of_the_rows(photographs, tmp_path):
-    """A class of which no picture can be used is none; pictures without labels have no classes."""
-    for picture in photographs[:15]:
-        open(picture.path, "wb").close()
+    """A class of which no image can be used is none; images without labels have no classes."""
+    for image in photographs[:15]:
+        open(image.path, "wb").close()
     run(photographs, tmp_path / "x.npy", skip=lambda *_: None)
     assert features.load(tmp_path / "x.npy").header.classes == ("red",)
-    run([ImageFile(picture.path) for picture in photographs[15:]], tmp_path / "x.npy")
+    run([ImageFile(image.path) for image in photographs[15:]], tmp_path / "x.npy")
     assert features.load(tmp_path / "x.npy").header.classes is None
 
 
 def test_parts_and_groups_go_along(photographs, tmp_path):
-    """What a manifest says of a picture stands in the .tsv, with paths as seen from there."""
+    """What a manifest says of an image stands in the .tsv, with paths as seen from there."""
     (tmp_path / "out").mkdir()
-    pictures = [ImageFile(os.path.relpath(picture.path), "cat", "train", "g1") for picture in photographs[:2]]
-    run(pictures, tmp_path / "out" / "x.npy")
+    images = [ImageFile(os.path.relpath(image.path), "cat", "train", "g1") for image in photographs[:2]]
+    run(images, tmp_path / "out" / "x.npy")
     rows = features.load(tmp_path / "out" / "x.npy").rows
     assert [(row.label, row.split, row.group) for row in rows] == [("cat", "train", "g1")] * 2
     assert rows[0].path.startswith("../photos/")
 
 
-# ---------------------------------------------------------------- bad pictures
+# ---------------------------------------------------------------- bad images
 
 
 def spoil(photographs):
-    """Break three pictures, each in its way; gives their paths and reasons."""
+    """Break three images, each in its way; gives their paths and reasons."""
     cut, empty, text = (photographs[index].path for index in (3, 10, 29))
     with open(cut, "r+b") as file:
         file.truncate(200)
@@ -160,28 +160,28 @@ def spoil(photographs):
     return [cut, empty, text]
 
 
-def test_bad_pictures_are_left_out(photographs, tmp_path):
-    """A picture that cannot be used has no row and is reported; the others have theirs."""
+def test_bad_images_are_left_out(photographs, tmp_path):
+    """An image that cannot be used has no row and is reported; the others have theirs."""
     broken, skipped = spoil(photographs), []
     summary = run(photographs, tmp_path / "x.npy", skip=lambda path, reason: skipped.append((path, reason)))
-    good = [picture for picture in photographs if picture.path not in broken]
+    good = [image for image in photographs if image.path not in broken]
     assert [path for path, _ in skipped] == broken
     assert skipped[1][1] == "empty file"
     assert (summary.rows, summary.skipped) == (27, 3)
     loaded = features.load(tmp_path / "x.npy")
     np.testing.assert_allclose(loaded.values, reference(good), rtol=1e-4, atol=1e-5)
-    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [picture.path for picture in good]
+    assert [os.path.join(tmp_path, row.path) for row in loaded.rows] == [image.path for image in good]
 
 
-def test_bad_pictures_are_errors_to_who_says_nothing(photographs, tmp_path):
+def test_bad_images_are_errors_to_who_says_nothing(photographs, tmp_path):
     """Without a way to report, the library raises."""
     spoil(photographs)
     with pytest.raises(BadImageError):
         run(photographs, tmp_path / "x.npy")
 
 
-def test_nothing_but_bad_pictures(photographs, tmp_path):
-    """When no picture can be used nothing is written."""
+def test_nothing_but_bad_images(photographs, tmp_path):
+    """When no image can be used nothing is written."""
     spoil(photographs)
     with pytest.raises(CnnkitError, match="no picture could be used; nothing written"):
         run([photographs[3], photographs[10]], tmp_path / "x.npy", skip=lambda *_: None)
@@ -264,7 +264,7 @@ def stopped(photographs, path, monkeypatch, **words):
 
 
 def asked(**changes):
-    return BackboneSpec(**{"layers": BASE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
+    return BackboneSpec(**{"layers": BACKBONE.layers, "weights": "none", "size": 20, "seed": 2, **changes})
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_other_settings_are_refused(photographs, tmp_path, monkeypatch, words, m
     assert run(photographs, tmp_path / "x.npy", resume=True).resumed == 8
 
 
-def test_other_pictures_are_refused(photographs, tmp_path, monkeypatch):
-    """Pictures that came or went since the run began are named; what was done is kept; without resume all begins anew."""
+def test_other_images_are_refused(photographs, tmp_path, monkeypatch):
+    """Images that came or went since the run began are named; what was done is kept; without resume all begins anew."""
     path = tmp_path / "x.npy"
     stopped(photographs, path, monkeypatch)
     message = (
@@ -308,7 +308,7 @@ def test_other_pictures_are_refused(photographs, tmp_path, monkeypatch):
 
 
 def test_nothing_is_left_to_do(photographs, tmp_path, caplog, monkeypatch):
-    """Resuming a run that came to its end does nothing, says so, and names the bad pictures again."""
+    """Resuming a run that came to its end does nothing, says so, and names the bad images again."""
     broken, path, skipped = spoil(photographs), tmp_path / "x.npy", []
     run(photographs, path, skip=lambda *_: None)
     before, time = content(path), path.stat().st_mtime_ns
@@ -321,17 +321,17 @@ def test_nothing_is_left_to_do(photographs, tmp_path, caplog, monkeypatch):
     assert (content(path), path.stat().st_mtime_ns) == (before, time)
 
 
-def test_a_finished_run_over_other_pictures_is_begun_anew(photographs, tmp_path):
-    """More pictures, fewer pictures, or another base: complete features of something else are not taken for these."""
+def test_a_finished_run_over_other_images_is_begun_anew(photographs, tmp_path):
+    """More images, fewer images, or another backbone: complete features of something else are not taken for these."""
     path = tmp_path / "x.npy"
     run(photographs[:20], path)
-    for pictures, words in (
+    for images, words in (
         (photographs, {}),
         (photographs[:10], {}),
         (photographs[:10], {"dtype": FeatureDtype.FLOAT16}),
     ):
-        summary = run(pictures, path, resume=True, **words)
-        assert (summary.rows, summary.resumed) == (len(pictures), 0)
+        summary = run(images, path, resume=True, **words)
+        assert (summary.rows, summary.resumed) == (len(images), 0)
     assert len(features.load(path).rows) == 10
 
 
@@ -355,17 +355,17 @@ def test_wrong_outputs_are_found_before_the_work(photographs, tmp_path, monkeypa
 
 
 def test_bench_writes_nothing(photographs, tmp_path):
-    """Rates are measured over the pictures that can be used, and no file appears."""
+    """Rates are measured over the images that can be used, and no file appears."""
     spoil(photographs)
-    rates = extract.bench(photographs, ExtractConfig(batch=4, device="cpu"), spec=BASE)
+    rates = extract.bench(photographs, ExtractConfig(batch=4, device="cpu"), spec=BACKBONE)
     assert rates.pictures == 27
     assert rates.possible == pytest.approx(1 / (1 / rates.decode + 1 / rates.network))
     assert min(rates.decode, rates.network, rates.reached) > 0
     assert os.listdir(tmp_path) == ["photos"]
 
 
-def test_memory_does_not_grow_with_the_pictures(photographs, tmp_path, monkeypatch):
-    """However many pictures come, only a bounded number of them and of their features is alive at once."""
+def test_memory_does_not_grow_with_the_images(photographs, tmp_path, monkeypatch):
+    """However many images come, only a bounded number of them and of their features is alive at once."""
     import tracemalloc
 
     asked = BackboneSpec(layers="conv 512 k3 s2 relu", weights="none", size=32, pool=Pool.FLATTEN)
@@ -396,22 +396,19 @@ def test_photographs_against_torchvision(photos, tmp_path):
 
     shutil.copytree(photos / "pictures", tmp_path / "pictures", ignore=shutil.ignore_patterns("*.md"))
     weights = photos / "weights" / "mobilenet_v2.pth"
-    pictures = source.find([str(tmp_path / "pictures")])[:16]
+    images = source.find([str(tmp_path / "pictures")])[:16]
     asked = BackboneSpec(backbone="mobilenet_v2", weights=str(weights))
-    extract.extract(pictures, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=asked)
+    extract.extract(images, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=asked)
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(weights, weights_only=True))
     network.eval()
     transforms = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
     with torch.no_grad():
         expected = torch.cat(
-            [
-                network.features(transforms(Image.open(picture.path).convert("RGB"))[None]).mean((2, 3))
-                for picture in pictures
-            ]
+            [network.features(transforms(Image.open(image.path).convert("RGB"))[None]).mean((2, 3)) for image in images]
         ).numpy()
     found = np.load(tmp_path / "x.npy")
-    assert found.shape == (len(pictures), 1280)
+    assert found.shape == (len(images), 1280)
     difference = np.abs(found - expected).max(1) / np.abs(expected).max(1)
     assert difference.max() < 1e-3
 
@@ -425,28 +422,28 @@ VIEWS = ExtractViews(
 
 
 def parted(photographs):
-    """Put every fifth picture into val, and some of the others into train."""
+    """Put every fifth image into val, and some of the others into train."""
     return [
-        dataclasses.replace(picture, split="val" if number % 5 == 4 else "train" if number % 2 else None)
-        for number, picture in enumerate(photographs)
+        dataclasses.replace(image, split="val" if number % 5 == 4 else "train" if number % 2 else None)
+        for number, image in enumerate(photographs)
     ]
 
 
-def test_views_are_what_the_network_answers_to_augmented_squares(photographs, tmp_path):
-    """Plain, then copies 1 and 2, picture by picture; copies are those that training would make; what measures is plain only."""
+def test_views_are_what_the_network_predictions_to_augmented_squares(photographs, tmp_path):
+    """Plain, then copies 1 and 2, image by image; copies are those that training would make; what measures is plain only."""
     summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
     assert summary.rows == 24 * 3 + 6
     loaded = features.load(tmp_path / "x.npy")
-    module, header = torch_backbone.build_extractor(BASE)
+    module, header = torch_backbone.build_extractor(BACKBONE)
     augmenter = Augmenter(VIEWS.augmentation, seed=5)
     expected, rows = [], []
-    for picture in parted(photographs):
-        square = torch.from_numpy(preprocessing.load(picture.path, header.preprocess).copy())[None]
-        for view in [0] if picture.split == "val" else [0, 1, 2]:
-            seen = augmenter(square, [decode.read(picture.path).fingerprint], [view]) if view else square
+    for image in parted(photographs):
+        square = torch.from_numpy(preprocessing.load(image.path, header.preprocess).copy())[None]
+        for view in [0] if image.split == "val" else [0, 1, 2]:
+            seen = augmenter(square, [decode.read(image.path).fingerprint], [view]) if view else square
             with torch.no_grad():
                 expected.append(module(seen).numpy())
-            rows.append((os.path.basename(picture.path), picture.label, picture.split, view))
+            rows.append((os.path.basename(image.path), image.label, image.split, view))
     np.testing.assert_allclose(loaded.values, np.concatenate(expected), rtol=1e-4, atol=1e-5)
     assert [(os.path.basename(row.path), row.label, row.split, row.view) for row in loaded.rows] == rows
     assert loaded.header.training == {"augment": str(VIEWS.augmentation), "views": 2, "augment_seed": 5}
@@ -463,8 +460,8 @@ def test_threads_and_engines_give_the_same_views(photographs, tmp_path):
 
 @pytest.mark.parametrize("batches", [1, 3, 5, 8])
 @pytest.mark.parametrize("stream", [False, True])
-def test_views_are_gone_on_with_in_the_middle_of_a_picture(photographs, tmp_path, monkeypatch, batches, stream):
-    """Batches of four cut the views of a picture apart; resumed, every byte is as if undisturbed, and bad pictures are named again."""
+def test_views_are_gone_on_with_in_the_middle_of_a_image(photographs, tmp_path, monkeypatch, batches, stream):
+    """Batches of four cut the views of an image apart; resumed, every byte is as if undisturbed, and bad images are named again."""
     spoil(photographs)
     silent = {"skip": lambda *_: None, "views": VIEWS}
     give = (lambda: iter(parted(photographs))) if stream else (lambda: parted(photographs))

@@ -1,4 +1,4 @@
-"""How pictures and features go through networks: in which batches, decoded how often, in which order, and what is refused."""
+"""How images and features go through networks: in which batches, decoded how often, in which order, and what is refused."""
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from cnnkit.infer.predict import Predictor
 CLASSES = ("blue", "green", "red")
 BACKBONE = Backbone(name="layers", layer="conv1", pool=Pool.AVG, weights_sha256="a" * 64, notation="conv 3 k1")
 PREPROCESS = Preprocess(size=16, resize=18)
-# The mean of blue speaks for blue and so on, as the pictures of the fixture are tinted
+# The mean of blue speaks for blue and so on, as the images of the fixture are tinted
 WEIGHTS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=np.float32) / 20
 
 
@@ -45,7 +45,7 @@ def save(path, inputs, nodes, constants, saved):
 
 
 def whole(path, *, weights=WEIGHTS, **changes):
-    """Write a network of pictures: logits are the means of the channels times `weights`."""
+    """Write a network of images: logits are the means of the channels times `weights`."""
     saved = header(**changes)
     size = saved.preprocess.size
     nodes = [
@@ -77,8 +77,8 @@ def load(*models, **options):
 
 
 @pytest.fixture
-def found(pictures):
-    return [ImageFile(str(path)) for path in sorted(pictures(red=4, blue=3).rglob("*.png"))]
+def found(images):
+    return [ImageFile(str(path)) for path in sorted(images(red=4, blue=3).rglob("*.png"))]
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ def asked(monkeypatch):
 )
 @pytest.mark.parametrize("listed", [True, False])
 def test_batches_have_one_size_and_little_is_empty(tmp_path, found, asked, count, batch, sizes, listed):
-    """A known number of pictures is dealt out evenly; of a stream it is known when it ends within the first batch."""
+    """A known number of images is dealt out evenly; of a stream it is known when it ends within the first batch."""
     predictor = load(whole(tmp_path / "net.onnx"))
     coming = found[:count] if listed else iter(found[:count])
-    assert len(list(predictor.pictures(coming, batch=batch))) == count
+    assert len(list(predictor.images(coming, batch=batch))) == count
     assert asked == (sizes if listed or count < batch else [batch] * -(-count // batch))
 
 
@@ -116,126 +116,130 @@ def test_features_go_in_even_batches_too(tmp_path, asked):
 
 
 def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, found, monkeypatch):
-    """Three models, two ways to prepare a picture: each model answers as it does alone."""
+    """Three models, two ways to prepare an image: each model predictions as it does alone."""
     small = Preprocess(size=8, resize=8, fit=Fit.SQUASH)
     models = [
         whole(tmp_path / "one.onnx"),
         whole(tmp_path / "two.onnx", weights=WEIGHTS[:, [1, 0, 2]], preprocess=small),
         whole(tmp_path / "three.onnx", weights=-WEIGHTS),
     ]
-    alone = [np.stack([answer.probabilities for answer in load(model).pictures(found)]) for model in models]
+    alone = [np.stack([prediction.probabilities for prediction in load(model).images(found)]) for model in models]
     decoded = []
     monkeypatch.setattr(decode, "load", lambda path, load=decode.load: decoded.append(path) or load(path))
-    together = np.stack([answer.probabilities for answer in load(*models).pictures(found)])
-    assert sorted(decoded) == sorted(picture.path for picture in found)
+    together = np.stack([prediction.probabilities for prediction in load(*models).images(found)])
+    assert sorted(decoded) == sorted(image.path for image in found)
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 0.01
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
-def test_the_views_of_a_picture_come_in_one_batch(tmp_path, found, asked, batch, sizes):
-    """A batch counts views and holds whole pictures; seven pictures of eight views each are dealt out evenly."""
+def test_the_views_of_a_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
+    """A batch counts views and holds whole images; seven images of eight views each are dealt out evenly."""
     predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip")
-    answers = list(predictor.pictures(found, batch=batch))
+    predictions = list(predictor.images(found, batch=batch))
     assert asked == sizes
-    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip").pictures(found, batch=8))
+    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip").images(found, batch=8))
     np.testing.assert_allclose(
-        [answer.probabilities for answer in answers], [answer.probabilities for answer in alone], atol=1e-6
+        [prediction.probabilities for prediction in predictions],
+        [prediction.probabilities for prediction in alone],
+        atol=1e-6,
     )
 
 
 def test_an_ensemble_sees_the_same_views(tmp_path, found):
-    """Three models, two ways to prepare a picture, two orders of the classes: the mean is over models and views, each once."""
+    """Three models, two ways to prepare an image, two orders of the classes: the mean is over models and views, each once."""
     models = [
         whole(tmp_path / "one.onnx"),
         whole(tmp_path / "two.onnx", preprocess=Preprocess(size=8, resize=8, fit=Fit.SQUASH)),
         whole(tmp_path / "three.onnx", weights=-WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1]),
     ]
     views = {"tta": "crop 0.3", "views": 4}
-    together = np.stack([answer.probabilities for answer in load(*models, **views).pictures(found, batch=5)])
+    together = np.stack([prediction.probabilities for prediction in load(*models, **views).images(found, batch=5)])
     alone = [
-        [dict(zip(predictor.classes, answer.probabilities, strict=True)) for answer in predictor.pictures(found)]
+        [dict(zip(predictor.classes, prediction.probabilities, strict=True)) for prediction in predictor.images(found)]
         for predictor in (load(model, **views) for model in models)
     ]
     expected = [
         [np.mean([shares[place][label] for shares in alone]) for label in CLASSES] for place in range(len(found))
     ]
     np.testing.assert_allclose(together, expected, atol=1e-6)
-    plain = np.stack([answer.probabilities for answer in load(*models).pictures(found)])
+    plain = np.stack([prediction.probabilities for prediction in load(*models).images(found)])
     assert np.abs(plain - together).max() > 1e-3
 
 
-def test_skipped_pictures_keep_their_place_among_views(tmp_path, found):
-    """A picture that cannot be used has no views, and those behind it keep theirs."""
+def test_skipped_images_keep_their_place_among_views(tmp_path, found):
+    """An image that cannot be used has no views, and those behind it keep theirs."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     order = [ImageFile(str(broken)), found[0], ImageFile(str(broken)), *found[1:]]
     predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD)
-    answers = list(predictor.pictures(order, batch=8, skip=lambda *_: None))
-    assert [answer.path for answer in answers] == [picture.path for picture in order]
-    assert [answer.probabilities is None for answer in answers] == [True, False, True, *[False] * 6]
-    # A mean of colours is the same whichever way a picture is turned: the four views agree
-    assert all(answer.probabilities.max() == 1 for answer in answers if answer.probabilities is not None)
+    predictions = list(predictor.images(order, batch=8, skip=lambda *_: None))
+    assert [prediction.path for prediction in predictions] == [image.path for image in order]
+    assert [prediction.probabilities is None for prediction in predictions] == [True, False, True, *[False] * 6]
+    # A mean of colours is the same whichever way an image is turned: the four views agree
+    assert all(
+        prediction.probabilities.max() == 1 for prediction in predictions if prediction.probabilities is not None
+    )
 
 
 def test_models_with_their_classes_in_another_order_agree(tmp_path, found):
     """The same network with its columns and names turned round adds nothing to a vote."""
     one = whole(tmp_path / "one.onnx")
     turned = whole(tmp_path / "turned.onnx", weights=WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1])
-    alone = np.stack([answer.probabilities for answer in load(one).pictures(found)])
+    alone = np.stack([prediction.probabilities for prediction in load(one).images(found)])
     for vote in Vote:
-        voted = list(load(one, turned, vote=vote).pictures(found))
-        assert [answer.ranking[0] for answer in voted] == alone.argmax(axis=1).tolist()
-    np.testing.assert_allclose(np.stack([a.probabilities for a in load(one, turned).pictures(found)]), alone, atol=1e-6)
+        voted = list(load(one, turned, vote=vote).images(found))
+        assert [prediction.ranking[0] for prediction in voted] == alone.argmax(axis=1).tolist()
+    np.testing.assert_allclose(np.stack([a.probabilities for a in load(one, turned).images(found)]), alone, atol=1e-6)
 
 
-def test_skipped_pictures_keep_their_place(tmp_path, found):
-    """One answer for every picture in its order, whether it can be used or not; the same picture may come twice."""
+def test_skipped_images_keep_their_place(tmp_path, found):
+    """One prediction for every image in its order, whether it can be used or not; the same image may come twice."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     bad = ImageFile(str(broken))
     order = [bad, found[0], found[0], bad, bad, *found[1:], bad]
     skipped = []
-    answers = load(whole(tmp_path / "net.onnx")).pictures(
+    predictions = load(whole(tmp_path / "net.onnx")).images(
         order, batch=2, skip=lambda path, reason: skipped.append((path, reason))
     )
-    answers = list(answers)
-    assert [answer.path for answer in answers] == [picture.path for picture in order]
-    assert [answer.probabilities is None for answer in answers] == [picture is bad for picture in order]
+    predictions = list(predictions)
+    assert [prediction.path for prediction in predictions] == [image.path for image in order]
+    assert [prediction.probabilities is None for prediction in predictions] == [image is bad for image in order]
     assert len(skipped) == 4
-    lines = list(predict.labels(answers, CLASSES))
-    assert [line == "" for line in lines] == [picture is bad for picture in order]
+    lines = list(predict.labels(predictions, CLASSES))
+    assert [line == "" for line in lines] == [image is bad for image in order]
 
 
-def test_without_a_way_to_skip_a_bad_picture_is_an_error(tmp_path):
+def test_without_a_way_to_skip_a_bad_image_is_an_error(tmp_path):
     """A caller who did not say what to do is told."""
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(BadImageError, match=r"broken\.png: empty file"):
-        list(load(whole(tmp_path / "net.onnx")).pictures([ImageFile(str(tmp_path / "broken.png"))]))
+        list(load(whole(tmp_path / "net.onnx")).images([ImageFile(str(tmp_path / "broken.png"))]))
 
 
-def test_an_answer_that_is_no_number_is_skipped_and_named(tmp_path):
+def test_an_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
     """Features that are not finite give no probability; the rows beside them do."""
     values = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, -np.inf, 0], [3, 2, 1]], dtype=np.float32)
     path = keep_features(tmp_path / "x.npy", values)
     skipped = []
-    answers = list(
+    predictions = list(
         load(head(tmp_path / "head.onnx")).features(
             feature_input.find([str(path)]), skip=lambda path, reason: skipped.append((path, reason))
         )
     )
-    assert [answer.probabilities is None for answer in answers] == [False, True, True, False]
+    assert [prediction.probabilities is None for prediction in predictions] == [False, True, True, False]
     assert skipped == [(f"{tmp_path}/photos/{row}.png", "the network's answer is not a number") for row in (1, 2)]
 
 
-def test_progress_counts_all_pictures(tmp_path, found):
+def test_progress_counts_all_images(tmp_path, found):
     """With the total where it is known, skipped ones included."""
     seen = []
-    list(load(whole(tmp_path / "net.onnx")).pictures(found, batch=3, progress=lambda *done: seen.append(done)))
+    list(load(whole(tmp_path / "net.onnx")).images(found, batch=3, progress=lambda *done: seen.append(done)))
     assert seen[-1] == (7, 7)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     seen.clear()
-    list(load(whole(tmp_path / "net.onnx")).pictures(iter(found), batch=3, progress=lambda *done: seen.append(done)))
+    list(load(whole(tmp_path / "net.onnx")).images(iter(found), batch=3, progress=lambda *done: seen.append(done)))
     assert seen[-1] == (7, None)
 
 
@@ -261,19 +265,19 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     expected = powers / powers.sum(axis=1, keepdims=True)
     found = feature_input.find([str(one), str(two)])
     assert isinstance(found[0].values, np.memmap)
-    given = np.stack([answer.probabilities for answer in predictor.features(found, batch=2)])
+    given = np.stack([prediction.probabilities for prediction in predictor.features(found, batch=2)])
     np.testing.assert_allclose(given[:7], expected, atol=1e-6)
     np.testing.assert_allclose(given[7:], expected, atol=2e-3)
     part = list(predictor.features(feature_input.find([str(one)], split="b"), batch=2))
-    np.testing.assert_allclose(np.stack([answer.probabilities for answer in part]), expected[1::2], atol=1e-6)
-    assert [answer.path for answer in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
+    np.testing.assert_allclose(np.stack([prediction.probabilities for prediction in part]), expected[1::2], atol=1e-6)
+    assert [prediction.path for prediction in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
 
 
 def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
     """A bare array has neither names nor a Header: that nothing was checked is said."""
     np.save(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float64))
-    answers = list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(tmp_path / "x.npy")])))
-    assert [answer.path for answer in answers] == [f"{tmp_path}/x.npy:0", f"{tmp_path}/x.npy:1"]
+    predictions = list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(tmp_path / "x.npy")])))
+    assert [prediction.path for prediction in predictions] == [f"{tmp_path}/x.npy:0", f"{tmp_path}/x.npy:1"]
     assert "no x.json beside it: nothing shows that these are the features that" in caplog.text
 
 
@@ -305,7 +309,7 @@ def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
     ],
     ids=["none", "base", "layer", "pool", "weights", "resize", "mean"],
 )
-def test_features_of_another_base_are_refused(tmp_path, changes, said):
+def test_features_of_another_backbone_are_refused(tmp_path, changes, said):
     """Whatever differs is named, with both files and both values."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32), **changes)
     with pytest.raises(FormatError, match=said) as error:
@@ -332,11 +336,11 @@ def test_a_list_of_another_length_is_refused(tmp_path):
         feature_input.find([str(path)])
 
 
-def test_heads_take_features_and_whole_networks_pictures(tmp_path, found):
+def test_heads_take_features_and_whole_networks_images(tmp_path, found):
     """The other way round there is one line that says what to give."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not pictures"):
-        load(head(tmp_path / "head.onnx")).pictures(found)
+        load(head(tmp_path / "head.onnx")).images(found)
     with pytest.raises(UsageError, match=r"x\.npy holds features, and .*net\.onnx takes pictures"):
         load(whole(tmp_path / "net.onnx")).features(feature_input.find([str(path)]))
 
@@ -367,7 +371,7 @@ def test_a_vote_has_no_logits(tmp_path):
 
 
 def test_what_is_no_classifier_is_refused(tmp_path):
-    """A base without classes, a graph with another number of outputs than classes, and a torch file."""
+    """A backbone without classes, a graph with another number of outputs than classes, and a torch file."""
     with pytest.raises(FormatError, match="gives no probabilities of named classes"):
         load(whole(tmp_path / "base.onnx", classes=None))
     with pytest.raises(FormatError, match="does not say how pictures are prepared"):
@@ -391,8 +395,8 @@ def without_preprocess(path):
 
 def test_rows_are_ranked_and_cut(tmp_path, found):
     """The best K, all where there are fewer; what is below the bound keeps its probability and loses its label."""
-    answers = list(load(whole(tmp_path / "net.onnx"), logits=True).pictures(found))
-    every = list(predict.rows(answers, CLASSES, top=9))
+    predictions = list(load(whole(tmp_path / "net.onnx"), logits=True).images(found))
+    every = list(predict.rows(predictions, CLASSES, top=9))
     assert [row.rank for row in every] == [1, 2, 3] * 7
     for start in range(0, 21, 3):
         shares = [row.probability for row in every[start : start + 3]]
@@ -401,7 +405,7 @@ def test_rows_are_ranked_and_cut(tmp_path, found):
         powers = np.exp([row.logit for row in every[start : start + 3]])
         np.testing.assert_allclose(powers / powers.sum(), shares, atol=1e-6)
     bound = every[0].probability
-    kept = list(predict.rows(answers, CLASSES, top=2, min_probability=bound))
+    kept = list(predict.rows(predictions, CLASSES, top=2, min_probability=bound))
     assert all((row.label == "?") == (row.probability < bound) for row in kept)
     assert {row.label for row in kept} > {"?"}
     assert [row.probability for row in kept] == [row.probability for row in every if row.rank < 3]

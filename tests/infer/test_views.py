@@ -18,15 +18,15 @@ PREPROCESS = Preprocess(resize=28, size=24)
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     """Write noise of 50 by 37 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     return ImageFile(str(tmp_path / "noise.png"))
 
 
-def views_of(picture, views, preprocess=PREPROCESS):
-    made = views(picture, decode.read(picture.path), preprocess)
+def views_of(image, views, preprocess=PREPROCESS):
+    made = views(image, decode.read(image.path), preprocess)
     assert len(made) == 1 + views.copies
     return [np.asarray(view) for view in made]
 
@@ -39,41 +39,41 @@ def views_of(picture, views, preprocess=PREPROCESS):
         ("vflip, hflip", [(1, 1), (1, -1), (-1, 1), (-1, -1)]),
     ],
 )
-def test_flips_are_listed(picture, notation, turns):
-    """Each mirroring once, the plain picture first, at a rectangle, too."""
+def test_flips_are_listed(image, notation, turns):
+    """Each mirroring once, the plain image first, at a rectangle, too."""
     for preprocess in (PREPROCESS, preprocessing.shown_as(PREPROCESS, size="20x30")):
-        square = preprocessing.load(picture.path, preprocess)
-        for view, (down, across) in zip(views_of(picture, parse_test_views(notation), preprocess), turns, strict=True):
+        square = preprocessing.load(image.path, preprocess)
+        for view, (down, across) in zip(views_of(image, parse_test_views(notation), preprocess), turns, strict=True):
             np.testing.assert_array_equal(view, square[::down, ::across])
 
 
 @pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
-def test_drawn_views_are_the_copies_of_training(picture, notation):
+def test_drawn_views_are_the_copies_of_training(image, notation):
     """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
     views = parse_test_views(notation, views=5, seed=3)
-    square = preprocessing.load(picture.path, PREPROCESS)
-    fingerprint = decode.read(picture.path).fingerprint
+    square = preprocessing.load(image.path, PREPROCESS)
+    fingerprint = decode.read(image.path).fingerprint
     augmenter = resample.Augmenter(augment_notation.parse(notation), seed=3)
     squares = torch.from_numpy(square.copy())
     expected = augmenter(squares.expand(4, *square.shape), [fingerprint] * 4, [1, 2, 3, 4]).numpy()
-    plain, *copies = views_of(picture, views)
+    plain, *copies = views_of(image, views)
     np.testing.assert_array_equal(plain, square)
     assert np.abs(np.stack(copies).astype(int) - expected).max() <= 1
     assert len({copy.tobytes() for copy in copies}) == 4
     assert parse_test_views(notation).copies == 7
-    other = views_of(picture, parse_test_views(notation, views=5, seed=4))
+    other = views_of(image, parse_test_views(notation, views=5, seed=4))
     assert not any(np.array_equal(one, two) for one, two in zip(copies, other[1:], strict=True))
 
 
-def test_crops_are_those_of_torchvision(picture):
-    """FiveCrop and TenCrop of the resized picture, to the bit, but the centre comes first."""
-    resized = v2.Resize(28, antialias=True)(Image.open(picture.path))
+def test_crops_are_those_of_torchvision(image):
+    """FiveCrop and TenCrop of the resized image, to the bit, but the centre comes first."""
+    resized = v2.Resize(28, antialias=True)(Image.open(image.path))
     for crops, theirs in ((Crops.FIVE, v2.FiveCrop(24)), (Crops.TEN, v2.TenCrop(24))):
         expected = [np.asarray(part) for part in theirs(resized)]
         fives = [expected[start : start + 5] for start in range(0, len(expected), 5)]
-        found = views_of(picture, parse_test_views(crops=crops))
+        found = views_of(image, parse_test_views(crops=crops))
         np.testing.assert_array_equal(found, [view for *corners, centre in fives for view in (centre, *corners)])
-        np.testing.assert_array_equal(found[0], preprocessing.load(picture.path, PREPROCESS))
+        np.testing.assert_array_equal(found[0], preprocessing.load(image.path, PREPROCESS))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_words_that_do_not_go_together(words, error, said):
 
 
 def test_corners_need_a_crop(caplog):
-    """A model that sees whole pictures has none, nor has a picture as it is; where they are all the same it is said."""
+    """A model that sees whole images has none, nor has an image as it is; where they are all the same it is said."""
     crops = parse_test_views(crops=Crops.FIVE)
     for fit in (Fit.SQUASH, Fit.PAD):
         with pytest.raises(

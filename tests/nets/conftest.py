@@ -53,9 +53,9 @@ def outline():
 
 @pytest.fixture
 def hooked():
-    """What a module of a whole network answers, seen by a hook: `hooked(module, layer, given)`."""
+    """What a module of a whole network outputs, seen by a hook: `hooked(module, layer, given)`."""
 
-    def answer(module, layer, given):
+    def output(module, layer, given):
         seen = []
         handle = module.get_submodule(layer).register_forward_hook(
             lambda _module, _given, made: seen.append(made.clone())
@@ -65,4 +65,4 @@ def hooked():
         handle.remove()
         return seen[-1]
 
-    return answer
+    return output

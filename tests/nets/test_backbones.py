@@ -1,4 +1,4 @@
-"""Bases: with the weights they were asked for, by notation, and out of a trained model."""
+"""Backbones: with the weights they were asked for, by notation, and out of a trained model."""
 
 from hashlib import sha256
 
@@ -30,19 +30,19 @@ def saved(whole):
     return save
 
 
-def test_weights_of_a_file_are_in_the_base(whole, saved, tmp_path, hooked):
-    """The cut base has the file's values and answers with them; they are kept under the hash of the file."""
+def test_weights_of_a_file_are_in_the_backbone(whole, saved, tmp_path, hooked):
+    """The cut backbone has the file's values and outputs with them; they are kept under the hash of the file."""
     file = saved(tmp_path / "mine.pth")
-    base, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
+    extractor, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
     state = whole("squeezenet1_1", 5)[0].state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in extractor.state_dict().items())
     with torch.no_grad():
-        assert torch.equal(base(inputs()), hooked(whole("squeezenet1_1", 5)[0], "features.7", inputs()))
+        assert torch.equal(extractor(inputs()), hooked(whole("squeezenet1_1", 5)[0], "features.7", inputs()))
     digest = sha256(file.read_bytes()).hexdigest()
     assert backbone == Backbone("squeezenet1_1", "features.7", Pool.AVG, digest)
     file.unlink()
     assert cache.find_weights(digest).read_bytes()
-    assert not base.training
+    assert not extractor.training
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module."])
@@ -51,19 +51,19 @@ def test_weights_as_training_scripts_save_them(whole, tmp_path, wrapper):
     state = whole("squeezenet1_1", 5)[0].state_dict()
     content = {f"module.{key}": value for key, value in state.items()} if wrapper == "module." else {wrapper: state}
     torch.save({**content, "epoch": 3} if wrapper != "module." else content, tmp_path / "mine.pth")
-    base, _, _ = backbones.pretrained("squeezenet1_1", weights=tmp_path / "mine.pth")
-    assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
+    backbone, _, _ = backbones.pretrained("squeezenet1_1", weights=tmp_path / "mine.pth")
+    assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
 
 
 @pytest.mark.slow
 def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
     """What a network computes from its weights when its graph is made (maxvit's position biases) comes from the loaded ones."""
     file = saved(tmp_path / "maxvit.pth", "maxvit_t")
-    base, _, preprocess = backbones.pretrained("maxvit_t", weights=file, layer="blocks.1")
+    backbone, _, preprocess = backbones.pretrained("maxvit_t", weights=file, layer="blocks.1")
     module, _ = whole("maxvit_t", 5)
     given = inputs(preprocess.size, batch=1)
     with torch.no_grad():
-        assert torch.equal(base(given), hooked(module, "blocks.1", given))
+        assert torch.equal(backbone(given), hooked(module, "blocks.1", given))
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_batch_counters_may_be_missing(whole, tmp_path):
     """Files from before torch counted batches load."""
     state = {key: value for key, value in whole("resnet18")[0].state_dict().items() if "num_batches" not in key}
     torch.save(state, tmp_path / "old.pth")
-    base, _, _ = backbones.pretrained("resnet18", weights=tmp_path / "old.pth")
-    assert torch.equal(base.state_dict()["bn1.weight"], state["bn1.weight"])
+    backbone, _, _ = backbones.pretrained("resnet18", weights=tmp_path / "old.pth")
+    assert torch.equal(backbone.state_dict()["bn1.weight"], state["bn1.weight"])
 
 
 def test_random_weights_depend_on_the_seed_alone():
-    """Without weights, the same seed gives the same base, another seed another; the digest says which."""
+    """Without weights, the same seed gives the same backbone, another seed another; the digest says which."""
     torch.manual_seed(123)
     first, one, _ = backbones.pretrained("squeezenet1_1", weights="none", seed=1)
     again, two, _ = backbones.pretrained("squeezenet1_1", weights="none", seed=1)
@@ -106,82 +106,85 @@ def test_random_weights_depend_on_the_seed_alone():
 TEXT = "2 * (conv 4 k3 same bn relu), pool 2, conv 8 k3 relu"
 
 
-def test_a_base_by_notation():
-    """A notation gives a base with seeded weights, squashed pictures of the size asked for, and a record that builds it again."""
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=3)
+def test_a_backbone_by_notation():
+    """A notation gives a backbone with seeded weights, squashed images of the size asked for, and a record that builds it again."""
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=3)
     again, _, _ = backbones.by_notation(TEXT, size=16, seed=3)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in base.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in extractor.state_dict().items())
     assert preprocess == Preprocess(Fit.SQUASH, 16, 16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert (backbone.name, backbone.layer, backbone.pool) == ("layers", "conv3", Pool.AVG)
     assert [layer.name for layer in parse(backbone.notation)] == [layer.name for layer in parse(TEXT)]
     rebuilt = backbones.restore(backbone, cache.find_weights(backbone.weights_sha256), size=16)
     with torch.no_grad():
-        assert torch.equal(rebuilt(inputs(16)), base(inputs(16)))
-    assert base(inputs(16)).shape == (2, 8, 6, 6)
+        assert torch.equal(rebuilt(inputs(16)), extractor(inputs(16)))
+    assert extractor(inputs(16)).shape == (2, 8, 6, 6)
 
 
-def test_a_base_by_notation_is_cut_at_a_layer():
+def test_a_backbone_by_notation_is_cut_at_a_layer():
     """A notation is cut at a layer by the name that cnn-dims prints."""
-    base, backbone, _ = backbones.by_notation(TEXT, size=16, layer="pool1")
-    assert base(inputs(16)).shape == (2, 4, 8, 8)
+    extractor, backbone, _ = backbones.by_notation(TEXT, size=16, layer="pool1")
+    assert extractor(inputs(16)).shape == (2, 4, 8, 8)
     assert backbone.layer == "pool1"
     with pytest.raises(UsageError, match=r'no layer "pool2"; this network has conv1, bn1, conv2, bn2, pool1, conv3'):
         backbones.by_notation(TEXT, size=16, layer="pool2")
 
 
-def test_a_base_by_notation_takes_weights(tmp_path):
-    """Weights of a file go into a base by notation, and a file that does not fit is refused."""
-    base, _, _ = backbones.by_notation(TEXT, size=16, seed=9)
-    torch.save(base.state_dict(), tmp_path / "mine.pth")
+def test_a_backbone_by_notation_takes_weights(tmp_path):
+    """Weights of a file go into a backbone by notation, and a file that does not fit is refused."""
+    extractor, _, _ = backbones.by_notation(TEXT, size=16, seed=9)
+    torch.save(extractor.state_dict(), tmp_path / "mine.pth")
     loaded, backbone, _ = backbones.by_notation(TEXT, size=16, weights=tmp_path / "mine.pth")
-    assert all(torch.equal(value, base.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert all(torch.equal(value, extractor.state_dict()[key]) for key, value in loaded.state_dict().items())
     assert backbone.weights_sha256 == sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     with pytest.raises(FormatError, match=r"mine\.pth: conv1\.weight has shape"):
         backbones.by_notation("conv 5 k3", size=16, weights=tmp_path / "mine.pth")
 
 
-def test_a_grey_base_by_notation():
-    """Of grey pictures a base by notation takes one channel: new, from its weights, and out of a model; a network by name refuses."""
-    base, backbone, preprocess = backbones.by_notation(TEXT, size=16, grey=True, seed=3)
+def test_a_grey_backbone_by_notation():
+    """Of grey images a backbone by notation takes one channel: new, from its weights, and out of a model; a network by name refuses."""
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, grey=True, seed=3)
     given = inputs(16)[:, :1]
     assert (preprocess.grey, preprocess.channels) == (True, 1)
     again = backbones.restore(backbone, cache.find_weights(backbone.weights_sha256), size=16, grey=True)
     header = Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2")
-    model = TorchModel(header, {f"base.{key}": value for key, value in base.state_dict().items()})
+    model = TorchModel(header, {f"base.{key}": value for key, value in extractor.state_dict().items()})
     third, _, same = backbones.from_model(model, name="model.pt")
     assert same == preprocess
     with torch.no_grad():
-        assert base(given).shape == (2, 8, 6, 6)
-        assert torch.equal(again(given), base(given))
-        assert torch.equal(third(given), base(given))
+        assert extractor(given).shape == (2, 8, 6, 6)
+        assert torch.equal(again(given), extractor(given))
+        assert torch.equal(third(given), extractor(given))
     with pytest.raises(UsageError, match="resnet18 takes pictures in colour"):
         backbones.skeleton(Backbone("resnet18", "layer4", Pool.AVG), size=64, grey=True)
 
 
-def test_an_empty_notation_is_no_base():
-    """A base needs a layer."""
+def test_an_empty_notation_is_no_backbone():
+    """A backbone needs a layer."""
     with pytest.raises(UsageError, match="empty"):
         backbones.by_notation(" ", size=16)
 
 
 @pytest.mark.parametrize("by", ["name", "notation"])
-def test_a_base_out_of_a_model(by):
-    """The base of a trained model has the model's own values, layer and pool, and may be cut earlier."""
+def test_a_backbone_out_of_a_model(by):
+    """The backbone of a trained model has the model's own values, layer and pool, and may be cut earlier."""
     if by == "name":
-        base, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", seed=4, pool=Pool.MAX)
+        extractor, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", seed=4, pool=Pool.MAX)
         earlier = "features.4"
     else:
-        base, backbone, preprocess = backbones.by_notation(TEXT, size=64, seed=4, pool=Pool.MAX)
+        extractor, backbone, preprocess = backbones.by_notation(TEXT, size=64, seed=4, pool=Pool.MAX)
         earlier = "pool1"
     header = Header(ArtefactKind.MODEL, preprocess=preprocess, backbone=backbone, head="dense 2")
-    state = {**{f"base.{key}": value for key, value in base.state_dict().items()}, "head.dense1.bias": torch.zeros(2)}
+    state = {
+        **{f"base.{key}": value for key, value in extractor.state_dict().items()},
+        "head.dense1.bias": torch.zeros(2),
+    }
     taken, record, prepared = backbones.from_model(TorchModel(header, state), name="head.pt")
     assert (record, prepared) == (backbone, preprocess)
     with torch.no_grad():
-        assert torch.equal(taken(inputs()), base(inputs()))
+        assert torch.equal(taken(inputs()), extractor(inputs()))
     shorter, record, _ = backbones.from_model(TorchModel(header, state), name="head.pt", layer=earlier, pool=Pool.AVG)
     assert (record.layer, record.pool) == (earlier, Pool.AVG)
-    assert set(shorter.state_dict()) < set(base.state_dict())
+    assert set(shorter.state_dict()) < set(extractor.state_dict())
     with pytest.raises(FormatError, match=r"head\.pt: its header names no base"):
         backbones.from_model(TorchModel(header.but(backbone=None), state), name="head.pt")
 
@@ -196,9 +199,9 @@ def test_a_base_out_of_a_model(by):
     ],
 )
 def test_a_network_to_be_trained_is_whole_at_any_size(name, size, layer, shape):
-    """Also where small pictures leave nothing spatial long before its last layer."""
-    base, backbone = backbones.untrained(name, size=size)
+    """Also where small images leave nothing spatial long before its last layer."""
+    extractor, backbone = backbones.untrained(name, size=size)
     with torch.no_grad():
-        assert base(torch.zeros(1, 3, size, size)).shape == shape
+        assert extractor(torch.zeros(1, 3, size, size)).shape == shape
     assert layer in (None, backbone.layer)
     assert backbone.weights_sha256 is None

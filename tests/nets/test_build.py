@@ -117,14 +117,14 @@ def windows_of(size, kernel, stride, dilation):
         yield [place if 0 <= place < size else None for place in places]
 
 
-def looped(picture, kernel, stride, dilation, reduce):
+def looped(image, kernel, stride, dilation, reduce):
     """Slide windows over one channel with plain loops."""
-    height, width = picture.shape
+    height, width = image.shape
     rows = windows_of(height, kernel[0], stride[0], dilation[0])
     return np.array(
         [
             [
-                reduce([[None if None in (y, x) else picture[y, x] for x in columns] for y in row])
+                reduce([[None if None in (y, x) else image[y, x] for x in columns] for y in row])
                 for columns in windows_of(width, kernel[1], stride[1], dilation[1])
             ]
             for row in rows
@@ -142,7 +142,7 @@ def test_same_convolution_against_loops(size, kernel, stride, dilation, seed):
     """`same` gives ceil(size / stride) outputs, with the odd pixel of padding below and to the right, for any window."""
     text = "conv 1 k{}x{} s{}x{} d{}x{} same nobias".format(*kernel, *stride, *dilation)
     network = built(text, 1, *size)
-    picture = maps(1, *size, batch=1, seed=seed)
+    image = maps(1, *size, batch=1, seed=seed)
     taps = next(network.parameters()).detach().double().numpy()[0, 0]
 
     def weighted(window):
@@ -150,8 +150,8 @@ def test_same_convolution_against_loops(size, kernel, stride, dilation, seed):
             taps[y, x] * value for y, row in enumerate(window) for x, value in enumerate(row) if value is not None
         )
 
-    expected = looped(picture[0, 0].double().numpy(), kernel, stride, dilation, weighted)
-    np.testing.assert_allclose(network(picture)[0, 0].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    expected = looped(image[0, 0].double().numpy(), kernel, stride, dilation, weighted)
+    np.testing.assert_allclose(network(image)[0, 0].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=60)
@@ -159,27 +159,27 @@ def test_same_convolution_against_loops(size, kernel, stride, dilation, seed):
 def test_same_pools_against_loops(size, kernel, stride, word, seed):
     """`same` pools leave padding out: no largest value and no mean ever has a padded zero in it."""
     network = built("{} {}x{} s{}x{} same".format(word, *kernel, *stride), 1, *size)
-    picture = maps(1, *size, batch=1, seed=seed) - 10.0  # all negative: a padded zero would win
+    image = maps(1, *size, batch=1, seed=seed) - 10.0  # all negative: a padded zero would win
 
     def reduce(window):
         seen = [value for row in window for value in row if value is not None]
         return max(seen) if word == "pool" else sum(seen) / len(seen)
 
-    expected = looped(picture[0, 0].double().numpy(), kernel, stride, (1, 1), reduce)
-    np.testing.assert_allclose(network(picture)[0, 0].numpy(), expected, rtol=1e-5)
+    expected = looped(image[0, 0].double().numpy(), kernel, stride, (1, 1), reduce)
+    np.testing.assert_allclose(network(image)[0, 0].numpy(), expected, rtol=1e-5)
 
 
 def test_same_pads_below_and_to_the_right():
-    """Worked by hand, as Keras does it: an even window on an even picture looks one pixel over the far border only."""
+    """Worked by hand, as Keras does it: an even window on an even image looks one pixel over the far border only."""
     network = built("conv 1 k2 same nobias", 1, 2, 2)
     with torch.no_grad():
         network[-1].weight.copy_(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]]))
-    picture = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert network(picture).tolist() == [[[[4321.0, 402.0], [43.0, 4.0]]]]
+    image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    assert network(image).tolist() == [[[[4321.0, 402.0], [43.0, 4.0]]]]
 
 
 def test_same_follows_the_size_of_what_comes_in():
-    """A network built for one size pads pictures of another size as that size asks for."""
+    """A network built for one size pads images of another size as that size asks for."""
     network = built("conv 1 k3 s2 same", 1, 8, 8)
     other = built("conv 1 k3 s2 same", 1, 7, 5)
     other.load_state_dict(network.state_dict())

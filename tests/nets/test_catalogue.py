@@ -82,7 +82,7 @@ def test_unknown_timm_networks_are_answered_with_near_ones():
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv1_100"])
 def test_nobody_elses_random_numbers_are_used(name):
-    """Building a base leaves the global generators of torch, numpy and Python where they were."""
+    """Building a backbone leaves the global generators of torch, numpy and Python where they were."""
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     backbones.pretrained(name, weights="none")
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
@@ -100,9 +100,9 @@ def test_default_weights_come_from_torchs_folder(torch_home):
     """A file under its published name in torch's folder is used without the network, and found again by its hash."""
     weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
     file = saved(torch_home / weights.url.rpartition("/")[2])
-    base, backbone, _ = backbones.pretrained("squeezenet1_1")
+    extractor, backbone, _ = backbones.pretrained("squeezenet1_1")
     state = torch.load(file, weights_only=True)
-    assert all(torch.equal(value, state[key]) for key, value in base.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in extractor.state_dict().items())
     assert backbone.weights_sha256 == sha256(file.read_bytes()).hexdigest()
 
 

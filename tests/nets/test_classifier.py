@@ -1,4 +1,4 @@
-"""normalise -> base -> pool -> head, each against torchvision's or torch's own, and the way back from a Header."""
+"""normalise -> backbone -> pool -> head, each against torchvision's or torch's own, and the way back from a Header."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_pooling_is_torchs(pool, reference):
 
 
 def test_the_extractor_is_its_parts_in_a_row():
-    """Pictures go through normalisation, base and pooling, in this order and no other."""
+    """Images go through normalisation, backbone and pooling, in this order and no other."""
     network, _ = make_backbone()
     images = torch.from_numpy(pixels())
     extractor = Extractor(network, preprocess=PREPROCESS, pool=Pool.MAX).eval()
@@ -148,7 +148,7 @@ def test_a_header_builds_its_network_again(pool, layer):
 
 
 def test_a_header_builds_torchvisions_networks_again():
-    """The same for a base by name."""
+    """The same for a backbone by name."""
     network, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", layer="features.5", seed=2)
     whole = Classifier(network, classifier.build_head("dense 2", (128,)), preprocess=preprocess, pool=Pool.AVG).eval()
     header = Header(ArtefactKind.MODEL, ("cat", "dog"), preprocess, backbone, "dense 2")
@@ -159,7 +159,7 @@ def test_a_header_builds_torchvisions_networks_again():
 
 
 def test_what_a_header_lacks_is_said():
-    """A Header without base, preprocessing or head builds nothing; nor do weights that are not its own."""
+    """A Header without backbone, preprocessing or head builds nothing; nor do weights that are not its own."""
     whole, header = model()
     for missing in ("backbone", "preprocess", "head"):
         with pytest.raises(FormatError, match=r"^model\.pt: its header lacks"):
@@ -171,7 +171,7 @@ def test_what_a_header_lacks_is_said():
         classifier.from_header(header, state, name="model.pt")
 
 
-def test_the_record_of_the_base_is_used_not_the_first_of_its_name():
+def test_the_record_of_the_backbone_is_used_not_the_first_of_its_name():
     """A model cut early is built as early, also when its record says nothing about weights."""
     whole, header = model(layer="pool1")
     assert isinstance(header.backbone, Backbone)

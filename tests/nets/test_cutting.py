@@ -118,21 +118,21 @@ def test_keras_names_of_the_other_vggs():
     ],
 )
 def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
-    """A base gives bit for bit what its layer answers inside the whole network, and has no module that it does not need."""
+    """A backbone gives bit for bit what its layer outputs inside the whole network, and has no module that it does not need."""
     module, _ = whole(name)
     given = inputs(96 if name == "googlenet" else 64)
     total = sum(value.numel() for value in module.parameters())
     for layer in layers:
-        base = subgraph.cut(module, subgraph.find_layer(name, module, layer, size=224))
+        backbone = subgraph.cut(module, subgraph.find_layer(name, module, layer, size=224))
         with torch.no_grad():
-            assert torch.equal(base(given), hooked(module, layer, given))
-        assert set(base.state_dict()) <= set(module.state_dict())
+            assert torch.equal(backbone(given), hooked(module, layer, given))
+        assert set(backbone.state_dict()) <= set(module.state_dict())
         if layer == layers[0]:
-            assert sum(value.numel() for value in base.parameters()) < total
+            assert sum(value.numel() for value in backbone.parameters()) < total
 
 
 def test_channels_come_first(whole, hooked):
-    """A Swin transformer keeps channels last inside; its base gives maps (C, h, w) wherever it is cut."""
+    """A Swin transformer keeps channels last inside; its backbone gives maps (C, h, w) wherever it is cut."""
     module, _ = whole("swin_t")
     given = inputs()
     for layer, shape in {"features.0": (96, 16, 16), "features.3.1": (192, 8, 8), "norm": (768, 2, 2)}.items():
@@ -170,16 +170,16 @@ def test_functional_nodes_can_be_cut_at(whole, hooked):
 
 @pytest.mark.parametrize("name", [pytest.param("inception_v3", marks=pytest.mark.slow), "googlenet"])
 def test_cuts_switch_between_training_and_evaluation(whole, name):
-    """A base may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
+    """A backbone may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
     module, preprocess = whole(name)
     module = copy.deepcopy(module)
     layer = subgraph.find_layer(name, module, None, size=preprocess.size)
-    base, given = subgraph.cut(module, layer), inputs(96)
+    backbone, given = subgraph.cut(module, layer), inputs(96)
     with torch.no_grad():
-        before = base.eval()(given)
-        assert base.train()(given).shape == before.shape
-        base.load_state_dict(module.state_dict(), strict=False)
-    assert not any("aux" in key.lower() for key in base.state_dict())
+        before = backbone.eval()(given)
+        assert backbone.train()(given).shape == before.shape
+        backbone.load_state_dict(module.state_dict(), strict=False)
+    assert not any("aux" in key.lower() for key in backbone.state_dict())
 
 
 def test_an_unknown_layer_is_answered_with_near_ones(outline):
@@ -206,7 +206,7 @@ def test_an_unknown_layer_is_answered_with_near_ones(outline):
     ],
 )
 def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
-    """Without a word about the layer, a base ends with the last map (C, h, w) before pooling and classifier."""
+    """Without a word about the layer, a backbone ends with the last map (C, h, w) before pooling and classifier."""
     module, preprocess = outline(name)
     with torch.device("meta"):
         found = subgraph.find_layer(name, module, None, size=preprocess.size)
@@ -215,14 +215,14 @@ def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
 
 
 def test_a_transformer_gives_what_its_classifier_reads():
-    """Tokens have no height and width: the base of a ViT ends with the vector of its class token."""
+    """Tokens have no height and width: the backbone of a ViT ends with the vector of its class token."""
     module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, "vit_b_32", size=64))
     assert (module.image_size, preprocess.size) == (64, 224)
     module.eval()
     nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))  # torchvision starts it at 0
-    base = subgraph.cut(module, subgraph.find_layer("vit_b_32", module, None, size=64))
+    backbone = subgraph.cut(module, subgraph.find_layer("vit_b_32", module, None, size=64))
     with torch.no_grad():
-        assert torch.equal(module.heads(base(inputs())), module(inputs()))
+        assert torch.equal(module.heads(backbone(inputs())), module(inputs()))
 
 
 # ---------------------------------------------------------------- what is left behind

@@ -85,13 +85,13 @@ WORKED_BY_HAND = [  # size, kernel, stride, dilation -> windows, pixels before, 
 ]
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "count", "before", "behind"), WORKED_BY_HAND)
-def test_same_padding_is_that_of_keras(size, kernel, stride, dilation, count, before, behind):
+@pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "count", "before", "after"), WORKED_BY_HAND)
+def test_same_padding_is_that_of_keras(size, kernel, stride, dilation, count, before, after):
     """`same` gives ceil(size / stride) windows, and an odd pixel of padding goes behind: worked by hand."""
     window = Window(kernel, stride, build.Padding.same, dilation)
-    assert (window.count(size), window.pads(size)) == (count, (before, behind))
+    assert (window.count(size), window.pads(size)) == (count, (before, after))
     torchs = nn.functional.conv1d(
-        nn.functional.pad(torch.zeros(1, 1, size), (before, behind)),
+        nn.functional.pad(torch.zeros(1, 1, size), (before, after)),
         torch.zeros(1, 1, kernel),
         None,
         stride,
@@ -217,9 +217,9 @@ def test_dropped_pixels_have_no_gradient(size, kernel, stride, padding):
     """`dropped` is how many pixels of the input change no output, where windows leave no gaps between them."""
     assume(stride <= kernel and kernel <= min(size))
     assume(padding <= kernel // 2)
-    picture = torch.zeros(1, 1, *size, requires_grad=True)
-    nn.functional.conv2d(picture, torch.ones(1, 1, kernel, kernel), None, stride, padding).sum().backward()
-    assert only(f"conv 1 k{kernel} s{stride} p{padding}", *size, 1).dropped == int((picture.grad == 0).sum())
+    image = torch.zeros(1, 1, *size, requires_grad=True)
+    nn.functional.conv2d(image, torch.ones(1, 1, kernel, kernel), None, stride, padding).sum().backward()
+    assert only(f"conv 1 k{kernel} s{stride} p{padding}", *size, 1).dropped == int((image.grad == 0).sum())
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ def test_dropped_pixels_by_hand(text, size, dropped):
 # ---------------------------------------------------------------- receptive fields
 
 
-def extent(network, picture, row, column):
+def extent(network, image, row, column):
     """Give first and last (row, column) of the pixels that one output value depends on."""
-    picture.grad = None
-    network(picture)[0, :, row, column].sum().backward()
-    seen = (picture.grad[0].abs().sum(0) > 0).nonzero()
+    image.grad = None
+    network(image)[0, :, row, column].sum().backward()
+    seen = (image.grad[0].abs().sum(0) > 0).nonzero()
     return seen.amin(0), seen.amax(0)
 
 
@@ -267,10 +267,10 @@ def test_receptive_field_and_stride_are_where_the_gradient_is(text):
     network = build.build(layers, channels=2, height=90, width=85).double().eval()
     for value in network.parameters():
         nn.init.constant_(value, 0.5)  # no two paths cancel
-    picture = torch.ones(1, 2, 90, 85, dtype=torch.double, requires_grad=True)
+    image = torch.ones(1, 2, 90, 85, dtype=torch.double, requires_grad=True)
     down, across = row.height // 2, row.width // 2
-    first, last = extent(network, picture, down, across)
-    following, _ = extent(network, picture, down + 1, across + 1)
+    first, last = extent(network, image, down, across)
+    following, _ = extent(network, image, down + 1, across + 1)
     field = [int(side) for side in (last - first + 1)]
     stride = [int(side) for side in (following - first)]
     assert row.receptive_field == (field[0] if field[0] == field[1] else f"{field[0]}x{field[1]}")
@@ -284,9 +284,9 @@ def test_what_pools_globally_looks_at_the_whole_map():
     network = build.build(layers, channels=1, height=20, width=20)
     for value in network.parameters():
         nn.init.constant_(value, 0.5)
-    picture = torch.ones(1, 1, 20, 20, requires_grad=True)
-    network(picture).sum().backward()
-    assert rows[-1].receptive_field == int((picture.grad[0, 0].sum(0) > 0).sum()) == 19
+    image = torch.ones(1, 1, 20, 20, requires_grad=True)
+    network(image).sum().backward()
+    assert rows[-1].receptive_field == int((image.grad[0, 0].sum(0) > 0).sum()) == 19
     assert rows[-1].stride is None
     assert measure("conv 2 k3 s2, flatten, dense 3", 20, 20, 1)[-1].receptive_field == 19
 

@@ -10,16 +10,16 @@ from cnnkit.nets.classifier import Classifier
 
 
 def by_notation(text, *, head="dense 3 softmax", pool=Pool.AVG, size=32):
-    base, _, preprocess = backbones.by_notation(text, size=size, pool=pool)
-    maps = base(torch.zeros(1, 3, size, size)).shape[1:]
+    backbone, _, preprocess = backbones.by_notation(text, size=size, pool=pool)
+    maps = backbone(torch.zeros(1, 3, size, size)).shape[1:]
     shape = {Pool.AVG: maps[:1], Pool.FLATTEN: (maps.numel(),), Pool.NONE: tuple(maps)}[pool]
-    network = Classifier(base, classifier.build_head(head, tuple(shape)), preprocess=preprocess, pool=pool).eval()
+    network = Classifier(backbone, classifier.build_head(head, tuple(shape)), preprocess=preprocess, pool=pool).eval()
     return layer_graph.of_classifier(network, name="model.pt")
 
 
-def answer(network, layer, pictures):
+def output(network, layer, images):
     with torch.no_grad():
-        return network.upto([layer.node], keep=True)(pictures)[0]
+        return network.upto([layer.node], keep=True)(images)[0]
 
 
 def check(network, layer, *, sizes, factor=2):
@@ -27,8 +27,8 @@ def check(network, layer, *, sizes, factor=2):
     made, fine_layer = dilation.remove_last_stride(network, layer)
     assert fine_layer.name == layer.name
     for size in sizes:
-        pictures = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
-        coarse, fine = answer(network, layer, pictures), answer(made, fine_layer, pictures)
+        images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
+        coarse, fine = output(network, layer, images), output(made, fine_layer, images)
         assert coarse.std() > 0  # there is something to compare
         assert fine.shape[2:] == (factor * coarse.shape[2], factor * coarse.shape[3]), size
         assert torch.isfinite(fine).all(), size
@@ -90,21 +90,21 @@ def test_networks_by_notation(text, factor):
 def test_a_network_shares_its_weights_and_stays_as_it_was(published):
     """Not a tensor is copied, and the original gives what it gave, in the same modules, with the same shapes."""
     network = published("squeezenet1_1")
-    pictures = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     modules, shapes = dict(network.module.named_modules()), dict(network.shapes)
     flags = {name: module.training for name, module in modules.items()}
     with torch.no_grad():
-        before = network.module(pictures)
+        before = network.module(images)
     made, layer = dilation.remove_last_stride(network, network.last_spatial())
     with torch.no_grad():
-        made.module(pictures)
+        made.module(images)
     ours, theirs = ({id(each) for each in part.module.parameters()} for part in (made, network))
     assert ours == theirs
     assert dict(network.module.named_modules()) == modules
     assert {name: module.training for name, module in network.module.named_modules()} == flags
     assert network.shapes == shapes
     with torch.no_grad():
-        assert torch.equal(network.module(pictures), before)
+        assert torch.equal(network.module(images), before)
     assert layer.shape == (512, 26, 26)
     assert network.last_spatial().shape == (512, 13, 13)
 
@@ -117,13 +117,13 @@ def test_every_layer_keeps_its_name():
     assert [each.shape for each in made.layers()] == [(4, 16, 16), (5, 16, 16), (6, 16, 16), (7, 16, 16)]
 
 
-def test_strides_behind_a_layer_are_kept():
+def test_strides_after_a_layer_are_kept():
     """The stride before the layer goes; one behind it stays, further apart, and what comes out there is finer, too."""
     network = by_notation("conv 4 k3 s2 p1 relu, conv 5 k3 same relu, conv 6 k3 s2 p1 relu")
     made = check(network, network.find("conv2"), sizes=[(32, 32), (37, 34)])
     assert made.find("conv3").shape == (6, 16, 16)
-    pictures = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    coarse, fine = (answer(each, each.find("conv3"), pictures) for each in (network, made))
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    coarse, fine = (output(each, each.find("conv3"), images) for each in (network, made))
     torch.testing.assert_close(fine[:, :, ::2, ::2], coarse)
 
 

@@ -1,4 +1,4 @@
-"""What of a base is trained: by whose names it is said, and the two parts, which compute and learn what the whole does."""
+"""What of a backbone is trained: by whose names it is said, and the two parts, which compute and learn what the whole does."""
 
 import copy
 import functools
@@ -28,7 +28,7 @@ def whole(name):
 
 
 @functools.cache
-def base_of(name):
+def backbone_of(name):
     """Cut once: splitting sets anew which of its parameters are trained, and its mode."""
     return subgraph.cut(*whole(name))
 
@@ -38,7 +38,7 @@ def _let_go():
     """Keep no network for the tests of other modules."""
     yield
     whole.cache_clear()
-    base_of.cache_clear()
+    backbone_of.cache_clear()
 
 
 def chain(text=TEXT):
@@ -59,10 +59,10 @@ def statistics(module):
 def test_layers_are_counted_as_keras_counts_them():
     """Every module with parameters of its own is one, in the order in which they run: a batch norm, too, also behind a convolution
     that torchvision's graph runs together with it."""
-    layers = freezing.layers(base_of("mobilenet_v2"))
+    layers = freezing.layers(backbone_of("mobilenet_v2"))
     assert len(layers) == 104  # 52 convolutions and their batch norms
     assert layers[:2] == ("features.0.0", "features.0.1")
-    assert freezing.layers(base_of("resnet18"))[-5:] == (
+    assert freezing.layers(backbone_of("resnet18"))[-5:] == (
         "layer4.0.downsample.1",  # it is defined behind conv2, and runs there
         "layer4.1.conv1",
         "layer4.1.bn1",
@@ -70,7 +70,7 @@ def test_layers_are_counted_as_keras_counts_them():
         "layer4.1.bn2",
     )
     assert freezing.layers(chain()) == ("conv1", "bn1", "conv2", "conv3", "bn2", "dense1")
-    vit = freezing.layers(base_of("vit_b_32"))
+    vit = freezing.layers(backbone_of("vit_b_32"))
     assert {"class_token", "encoder", "encoder.layers.encoder_layer_3.self_attention"} <= set(vit)
 
 
@@ -90,21 +90,23 @@ def test_layers_are_counted_as_keras_counts_them():
 )
 def test_what_is_trained_begins_where_it_is_said(name, unfreeze, first, count):
     """By a module's name, by Keras' name of a layer or block, or by how many layers there are from the end."""
-    base = base_of(name)
-    found = freezing.find(base, unfreeze, network=name)
+    backbone = backbone_of(name)
+    found = freezing.find(backbone, unfreeze, network=name)
     assert (found[0], len(found)) == (first, count)
-    assert found == freezing.layers(base)[-count:]
+    assert found == freezing.layers(backbone)[-count:]
 
 
 def test_a_chain_by_notation_begins_where_it_is_said():
     """The names are those that cnn-dims prints; one without weights stands for the place."""
-    base, find = chain(), functools.partial(freezing.find, network="layers")
-    assert find(base, "conv3") == ("conv3", "bn2", "dense1")
-    assert find(base, "bn2_relu") == find(base, "flatten1") == ("dense1",)  # a module inside of a layer, and a layer
-    assert find(base, "dropout1") == find(base, "conv3") == find(base, "3")
-    assert find(base, "pool1") == ("conv2", "conv3", "bn2", "dense1")
-    assert find(base, "all") == freezing.layers(base)
-    assert find(base, "none") == find(base, "0") == ()
+    backbone, find = chain(), functools.partial(freezing.find, network="layers")
+    assert find(backbone, "conv3") == ("conv3", "bn2", "dense1")
+    assert (
+        find(backbone, "bn2_relu") == find(backbone, "flatten1") == ("dense1",)
+    )  # a module inside of a layer, and a layer
+    assert find(backbone, "dropout1") == find(backbone, "conv3") == find(backbone, "3")
+    assert find(backbone, "pool1") == ("conv2", "conv3", "bn2", "dense1")
+    assert find(backbone, "all") == freezing.layers(backbone)
+    assert find(backbone, "none") == find(backbone, "0") == ()
 
 
 @pytest.mark.parametrize(
@@ -116,27 +118,27 @@ def test_a_chain_by_notation_begins_where_it_is_said():
             r"--unfreeze featres\.12: the base of squeezenet1_1 has no .* did you mean features\.12",
         ),
         ("squeezenet1_1", "26", "--unfreeze 26: the base of squeezenet1_1 has 25 layers with weights"),
-        ("squeezenet1_1", "classifier.1", "no layer of this name"),  # the base ends before it
+        ("squeezenet1_1", "classifier.1", "no layer of this name"),  # the backbone ends before it
         ("squeezenet1_1", "???", r"its layers are features\.0, features\.3\.squeeze, .*, features\.12\.expand3x3"),
         ("vgg11", "block6", "did you mean block5"),
         ("vgg11", "block5_pool", "no weights from there on; none trains the head alone"),
     ],
 )
 def test_what_is_not_there_is_said(name, unfreeze, message):
-    """A name that the base lacks brings the nearest ones; more layers than there are, or none behind a place, are refused."""
+    """A name that the backbone lacks brings the nearest ones; more layers than there are, or none behind a place, are refused."""
     with pytest.raises(UsageError, match=message):
-        freezing.find(base_of(name), unfreeze, network=name)
+        freezing.find(backbone_of(name), unfreeze, network=name)
 
 
-def test_a_base_without_weights_has_nothing_to_train():
-    """A dense network's base is its flattening; only the head is left, which is said."""
-    base = build.build(parse("flatten"), channels=3, height=8, width=8)
-    assert freezing.find(base, "none", network="layers") == ()
+def test_a_backbone_without_weights_has_nothing_to_train():
+    """A dense network's backbone is its flattening; only the head is left, which is said."""
+    backbone = build.build(parse("flatten"), channels=3, height=8, width=8)
+    assert freezing.find(backbone, "none", network="layers") == ()
     for unfreeze in ("all", "1", "dense1"):
         with pytest.raises(
             UsageError, match=f"--unfreeze {unfreeze}: all layers of layers that have weights are in its head"
         ):
-            freezing.find(base, unfreeze, network="layers")
+            freezing.find(backbone, unfreeze, network="layers")
 
 
 # ---------------------------------------------------------------- in two
@@ -162,13 +164,13 @@ BOUNDARIES = [
 
 
 @pytest.mark.parametrize(("name", "unfreeze", "boundary"), BOUNDARIES)
-def test_both_parts_in_a_row_are_the_base(name, unfreeze, boundary):
+def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
     """Bit for bit, with the boundary where one tensor alone is on its way; the whole network cut there gives the lower part."""
-    base, (module, _) = base_of(name), whole(name)
+    backbone, (module, _) = backbone_of(name), whole(name)
     given = inputs(96 if name == "inception_v3" else 64)
     with torch.no_grad():
-        expected = base(given)
-    parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
+        expected = backbone(given)
+    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network=name))
     assert parts.boundary == boundary
     with torch.no_grad():
         between = parts.lower(given)
@@ -185,38 +187,38 @@ def test_both_parts_in_a_row_are_the_base(name, unfreeze, boundary):
 )
 def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
     """The same by notation, with padding, dropout and batch norm on both sides."""
-    base = chain()
-    parts = freezing.split(base, freezing.find(base, unfreeze, network="layers"))
+    backbone = chain()
+    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network="layers"))
     assert parts.boundary == boundary
     given = inputs(16)
     with torch.no_grad():
-        assert torch.equal(parts.upper(parts.lower(given)), base(given))
-        assert boundary is None or torch.equal(base.upto(boundary)(given), parts.lower(given))
+        assert torch.equal(parts.upper(parts.lower(given)), backbone(given))
+        assert boundary is None or torch.equal(backbone.upto(boundary)(given), parts.lower(given))
 
 
 @pytest.mark.parametrize("unfreeze", ["all", "none"])
 def test_all_and_none(unfreeze):
     """With everything trained the lower part is the identity, with nothing the upper one."""
-    base, given = base_of("squeezenet1_1"), inputs()
-    parts = freezing.split(base, freezing.find(base, unfreeze, network="squeezenet1_1"))
+    backbone, given = backbone_of("squeezenet1_1"), inputs()
+    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network="squeezenet1_1"))
     assert parts.boundary == (None if unfreeze == "all" else "features.12")
     assert torch.equal((parts.lower if unfreeze == "all" else parts.upper)(given), given)
     with torch.no_grad():
-        assert torch.equal(parts.upper(parts.lower(given)), base(given))
-    assert {parameter.requires_grad for parameter in base.parameters()} == {unfreeze == "all"}
+        assert torch.equal(parts.upper(parts.lower(given)), backbone(given))
+    assert {parameter.requires_grad for parameter in backbone.parameters()} == {unfreeze == "all"}
 
 
 @pytest.mark.parametrize("name", [pytest.param("squeezenet1_1", marks=pytest.mark.slow), "layers"])
-def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
+def test_the_boundary_is_a_layer_of_the_exported_backbone(tmp_path, name):
     """The lower part runs on ONNX Runtime: a model file is cut at the boundary by its name."""
     if name == "layers":
-        base, backbone, preprocess = backbones.by_notation(TEXT, size=16)
+        extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16)
         unfreeze, size = "conv3", 16
     else:
-        base, backbone, preprocess = backbones.pretrained(name, weights="none")
+        extractor, backbone, preprocess = backbones.pretrained(name, weights="none")
         unfreeze, size = "features.4", 224
-    parts = freezing.split(base, freezing.find(base, unfreeze, network=name))
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    parts = freezing.split(extractor, freezing.find(extractor, unfreeze, network=name))
+    state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     torch_model.save(
         tmp_path / "model.pt",
         TorchModel(Header(ArtefactKind.MODEL, ("a", "b"), preprocess, backbone, "dense 2"), state),
@@ -224,11 +226,11 @@ def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
     found = onnx_backbone.get(
         config.BackboneSpec(backbone=str(tmp_path / "model.pt"), layer=parts.boundary, pool=Pool.NONE)
     )
-    pictures = torch.randint(0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    (seen,) = Session(found.content, device="cpu", name="lower").run({"images": pictures.numpy()})
+    images = torch.randint(0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    (seen,) = Session(found.content, device="cpu", name="lower").run({"images": images.numpy()})
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
     with torch.no_grad():
-        expected = parts.lower(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
+        expected = parts.lower(((images / 255 - mean) / std).permute(0, 3, 1, 2))
     torch.testing.assert_close(torch.from_numpy(seen), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -247,12 +249,12 @@ def test_the_boundary_is_a_layer_of_the_exported_base(tmp_path, name):
     ],
 )
 def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
-    """Gradients come to the trained parameters, which are the base's own; statistics of frozen batch norms stay still."""
-    base = chain() if name == "layers" else base_of(name)
-    base.zero_grad()  # the tests share their networks
-    trained = freezing.find(base, unfreeze, network=name)
-    parts = freezing.split(base, trained)
-    before = statistics(base)
+    """Gradients come to the trained parameters, which are the backbone's own; statistics of frozen batch norms stay still."""
+    backbone = chain() if name == "layers" else backbone_of(name)
+    backbone.zero_grad()  # the tests share their networks
+    trained = freezing.find(backbone, unfreeze, network=name)
+    parts = freezing.split(backbone, trained)
+    before = statistics(backbone)
     parts.upper.train()
     parts.lower.train()
     given = inputs(16 if name == "layers" else 64, batch=4)
@@ -260,25 +262,27 @@ def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
     assert not between.requires_grad
     parts.upper(between).square().sum().backward()
     chosen = {f"{layer}.{kind}" for layer in trained for kind in ("weight", "bias")}
-    own = dict(base.named_parameters())
+    own = dict(backbone.named_parameters())
     assert {key for key, value in own.items() if value.grad is not None and value.grad.any()} <= chosen
     assert {key for key, value in own.items() if value.requires_grad} == chosen & set(own)
     assert {key for key, value in own.items() if value.grad is not None} == chosen & set(own)
-    moved = {key.rpartition(".")[0] for key, value in statistics(base).items() if not torch.equal(value, before[key])}
-    modules = dict(base.named_modules())
+    moved = {
+        key.rpartition(".")[0] for key, value in statistics(backbone).items() if not torch.equal(value, before[key])
+    }
+    modules = dict(backbone.named_modules())
     assert moved == {layer for layer in trained if isinstance(modules[layer], nn.BatchNorm2d)}
     mine = {key.removeprefix("part."): value for key, value in parts.upper.named_parameters()}
     assert all(value is own[key] for key, value in mine.items())
     assert chosen & set(own) <= set(mine)
     parts.upper.eval()
     with torch.no_grad():
-        assert torch.equal(parts.upper(parts.lower(given)), base(given))
+        assert torch.equal(parts.upper(parts.lower(given)), backbone(given))
 
 
 def test_the_trained_part_drops_and_the_frozen_part_does_not():
     """Stochastic depth and dropout of the trained part are at work in train mode, and at rest in eval mode and below."""
-    base = base_of("efficientnet_b0")
-    parts = freezing.split(base, freezing.find(base, "features.6.1", network="efficientnet_b0"))
+    backbone = backbone_of("efficientnet_b0")
+    parts = freezing.split(backbone, freezing.find(backbone, "features.6.1", network="efficientnet_b0"))
     between = parts.lower.train()(inputs())
     assert torch.equal(parts.lower(inputs()), between)
     drops = [module for module in parts.upper.modules() if type(module).__name__ == "StochasticDepth"]
@@ -286,7 +290,7 @@ def test_the_trained_part_drops_and_the_frozen_part_does_not():
     parts.upper.train()
     assert all(module.training for module in drops)
     parts.upper.eval()
-    assert not any(module.training for module in base.modules())
+    assert not any(module.training for module in backbone.modules())
     chained = freezing.split(dropping := chain(), freezing.find(dropping, "conv2", network="layers"))
     maps = chained.lower(inputs(16))
     first, second = (chained.upper.train()(maps) for _ in range(2))
@@ -295,17 +299,17 @@ def test_the_trained_part_drops_and_the_frozen_part_does_not():
 
 def test_a_copy_of_the_upper_part_stands_on_its_own():
     """A running average is a deep copy: it computes the same, shares nothing, and freezes what the original freezes."""
-    base = base_of("resnet18")
-    parts = freezing.split(base, freezing.find(base, "layer4.0.conv2", network="resnet18"))
+    backbone = backbone_of("resnet18")
+    parts = freezing.split(backbone, freezing.find(backbone, "layer4.0.conv2", network="resnet18"))
     twin = copy.deepcopy(parts.upper).eval()
     with torch.no_grad():
         between = parts.lower(inputs())
         assert torch.equal(twin(between), parts.upper(between))
-    assert {id(value) for value in twin.parameters()}.isdisjoint(id(value) for value in base.parameters())
+    assert {id(value) for value in twin.parameters()}.isdisjoint(id(value) for value in backbone.parameters())
     twin.train()
     modes = {name.removeprefix("part."): module.training for name, module in twin.named_modules()}
     assert (modes["layer4.0.bn1"], modes["layer4.0.bn2"]) == (False, True)
-    assert not any(module.training for module in base.modules())
+    assert not any(module.training for module in backbone.modules())
 
 
 # ---------------------------------------------------------------- depth
@@ -356,8 +360,8 @@ GROUPS = {
 )
 def test_groups_go_down_block_by_block(name):
     """Parameters stand together block by block, from the last block that is trained down; a stem's batch norm goes with its convolution."""
-    base = base_of(name)
-    groups = freezing.depth_groups(base, freezing.layers(base))
+    backbone = backbone_of(name)
+    groups = freezing.depth_groups(backbone, freezing.layers(backbone))
     blocks = []
     for group in groups:
         shared = [
@@ -367,7 +371,7 @@ def test_groups_go_down_block_by_block(name):
     # A block of a single chain inside has more in common than its name
     expected = GROUPS[name][::-1]
     assert [block if block in expected else block.rpartition(".")[0] for block in blocks] == expected
-    assert sorted(sum(groups, ())) == sorted(name for name, _ in base.named_parameters())
+    assert sorted(sum(groups, ())) == sorted(name for name, _ in backbone.named_parameters())
 
 
 @pytest.mark.parametrize(
@@ -390,17 +394,17 @@ def test_groups_go_down_block_by_block(name):
 )
 def test_groups_hold_what_is_trained(name, unfreeze, firsts):
     """Only trained parameters are grouped, and a block that is trained in part is a group of what is trained of it."""
-    base = chain() if name == "layers" else base_of(name)
-    trained = freezing.find(base, unfreeze, network=name)
-    groups = freezing.depth_groups(base, trained)
+    backbone = chain() if name == "layers" else backbone_of(name)
+    trained = freezing.find(backbone, unfreeze, network=name)
+    groups = freezing.depth_groups(backbone, trained)
     assert [group[0] for group in groups] == firsts
     assert {parameter.rpartition(".")[0] for group in groups for parameter in group} == set(trained)
 
 
 def test_what_is_frozen_stays_so_when_batch_norms_are_replaced():
     """As torch does it for several GPUs: the new ones, in the places of the old, are in eval mode as well."""
-    base, *_ = backbones.pretrained("resnet18", weights="none")
-    split = freezing.split(base, freezing.find(base, "2", network="resnet18"))
+    backbone, *_ = backbones.pretrained("resnet18", weights="none")
+    split = freezing.split(backbone, freezing.find(backbone, "2", network="resnet18"))
     upper = nn.SyncBatchNorm.convert_sync_batchnorm(split.upper).train()
     modes = {name: layer.training for name, layer in upper.named_modules() if isinstance(layer, nn.SyncBatchNorm)}
     assert modes == {name: name.endswith("layer4.1.bn2") for name in modes}

@@ -81,7 +81,7 @@ def test_reading_a_graph_needs_no_torch(exported):
 
 
 def test_a_graph_by_hand(tmp_path):
-    """Normalisation is no parameters, pictures may come as bytes with channels last, and branches meet in the larger field."""
+    """Normalisation is no parameters, images may come as bytes with channels last, and branches meet in the larger field."""
     path = write(
         tmp_path / "model.onnx",
         [
@@ -147,8 +147,8 @@ def test_a_size_that_contradicts_the_file_is_refused(tmp_path):
         graph_dims.measure_graph(path, size=(10, 9, 3))
 
 
-def test_a_fixed_batch_is_counted_for_one_picture(tmp_path):
-    """Multiply-accumulates and bytes of a network for four pictures at once are those of one picture."""
+def test_a_fixed_batch_is_counted_for_one_image(tmp_path):
+    """Multiply-accumulates and bytes of a network for four images at once are those of one image."""
     one, four = (
         graph_dims.measure_graph(
             write(tmp_path / f"{batch}.onnx", CONV, {"w.weight": ones(4, 3, 3, 3)}, shape=[batch, 3, 9, 9])
@@ -179,7 +179,7 @@ def test_what_is_no_network_is_refused(tmp_path, content):
 
 
 def test_a_network_for_vectors_is_refused(tmp_path):
-    """A head alone takes no pictures, and the message says how many dimensions its input has."""
+    """A head alone takes no images, and the message says how many dimensions its input has."""
     path = write(tmp_path / "head.onnx", [make_node("MatMul", ["x", "w"], ["out"])], {"w": ones(4, 2)}, shape=["N", 4])
     with pytest.raises(FormatError, match="its input has 2 dimensions"):
         graph_dims.measure_graph(path)

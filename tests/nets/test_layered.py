@@ -19,11 +19,11 @@ HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
 
 
 def write(path, text=TEXT, head=HEAD, *, pool=Pool.AVG, size=20):
-    base, backbone, preprocess = backbones.by_notation(text, size=size, pool=pool)
-    extractor = classifier.Extractor(base, preprocess=preprocess, pool=pool).eval()
+    module, backbone, preprocess = backbones.by_notation(text, size=size, pool=pool)
+    extractor = classifier.Extractor(module, preprocess=preprocess, pool=pool).eval()
     made = classifier.build_head(head, classifier.feature_shape(extractor, preprocess))
     header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head)
-    state = {f"base.{key}": value for key, value in base.state_dict().items()}
+    state = {f"base.{key}": value for key, value in module.state_dict().items()}
     torch_model.save(
         path, TorchModel(header, state | {f"head.{key}": value for key, value in made.state_dict().items()})
     )
@@ -40,17 +40,17 @@ def read(path):
     return layer_graph.of_model(torch_model.load(path), name=path.name)[0]
 
 
-def pictures(size=64, batch=2):
+def images(size=64, batch=2):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def answers(network, nodes, given, *, keep=True):
+def outputs(network, nodes, given, *, keep=True):
     with torch.no_grad():
         return network.upto(nodes, keep=keep)(given)
 
 
 def hooked(module, names, given):
-    """See what modules answer in a copy of the network none of whose parts works in place."""
+    """See what modules output in a copy of the network none of whose parts works in place."""
     module = copy.deepcopy(module)
     seen = {}
     for part in module.modules():
@@ -108,7 +108,7 @@ def test_padding_is_no_layer(tmp_path):
 
 def test_names_of_a_model_by_notation(tmp_path, model):
     """A layer's name means its activation, as cnn-dims has it; its modules have theirs; those of the head are called head.NAME."""
-    given = pictures(20)
+    given = images(20)
     stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
     names = {"conv1": "conv1_relu", "bn1": "bn1_relu", "head.dense1": "head.dense1_relu", "head.dense2": "head.dense2"}
@@ -121,7 +121,7 @@ def test_names_of_a_model_by_notation(tmp_path, model):
         conv = whole.base.conv1(given)
         dense = whole.head.dense1(whole.pool(whole.base(given)))
     wanted = [model.find(name).node for name in ("conv1", "head.dense1")]
-    for found, expected in zip(answers(model, wanted, given), (conv, dense), strict=True):
+    for found, expected in zip(outputs(model, wanted, given), (conv, dense), strict=True):
         assert expected.min() < 0
         torch.testing.assert_close(found, expected.relu())
 
@@ -194,7 +194,7 @@ def test_the_last_map_of_a_head_with_convolutions(tmp_path):
 
 
 def test_networks_without_maps(published, tmp_path):
-    """A ViT's tokens have no places, a flattened picture neither; the message says so."""
+    """A ViT's tokens have no places, a flattened image neither; the message says so."""
     with pytest.raises(UsageError, match=r"^vit_b_32 turns its map into tokens behind conv_proj, which have no places"):
         published("vit_b_32").last_spatial()
     path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
@@ -208,12 +208,12 @@ def test_networks_without_maps(published, tmp_path):
 @pytest.mark.parametrize("name", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_divided_anywhere(published, whole, name):
     """At every place of all, inside of a branch or a residual block as well, both parts together are torchvision's own network."""
-    network, given = published(name), pictures(64, batch=1)
+    network, given = published(name), images(64, batch=1)
     with torch.no_grad():
         expected = whole(name)[0](given)
         for node in network.shapes:
-            front, behind = network.divide(node)
-            assert torch.equal(behind(*front(given)), expected), node.meta["path"]
+            front, after = network.divide(node)
+            assert torch.equal(after(*front(given)), expected), node.meta["path"]
 
 
 @pytest.mark.parametrize(
@@ -226,23 +226,23 @@ def test_divided_anywhere(published, whole, name):
 )
 def test_divided_inside_of_a_branch(published, name, layer):
     """What else is on its way at that place goes along."""
-    network, given = published(name), pictures(64, batch=1)
-    front, behind = network.divide(network.find(layer).node)
+    network, given = published(name), images(64, batch=1)
+    front, after = network.divide(network.find(layer).node)
     with torch.no_grad():
         parts = front(given)
         assert len(parts) > 1 or name == "mobilenet_v2"
-        assert torch.equal(behind(*parts), network.module(given))
+        assert torch.equal(after(*parts), network.module(given))
 
 
 def test_a_trained_model_divided(tmp_path, model):
-    """Both parts give the logits that the classifier itself gives of pictures."""
+    """Both parts give the logits that the classifier itself gives of images."""
     stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for node in model.shapes:
-            front, behind = model.divide(node)
-            torch.testing.assert_close(behind(*front(model.normalise(images))), whole(images))
+            front, after = model.divide(node)
+            torch.testing.assert_close(after(*front(model.normalise(images))), whole(images))
 
 
 @pytest.mark.parametrize(
@@ -253,16 +253,16 @@ def test_values_before_an_activation_that_works_in_place(published, whole, name,
     """Every convolution and norm gives what a hook sees in a network that does nothing in place."""
     network, module = published(name), whole(name)[0]
     names = [path for path, part in module.named_modules() if isinstance(part, kinds)]
-    expected = hooked(module, names, pictures())
+    expected = hooked(module, names, images())
     nodes = [next(each for each in network.shapes if each.meta["path"] == path) for path in names]
-    for path, found in zip(names, answers(network, nodes, pictures()), strict=True):
+    for path, found in zip(names, outputs(network, nodes, images()), strict=True):
         torch.testing.assert_close(found, expected[path], msg=path)
     assert all(expected[path].min() < 0 for path in names if path.endswith(("features.0", "conv1", "bn1")))
 
 
 def test_before_the_activation(published):
-    """The convolution, of a fire module both whose answers are put together; a ReLU of it is the layer."""
-    network, given = published("squeezenet1_1"), pictures()
+    """The convolution, of a fire module both whose outputs are put together; a ReLU of it is the layer."""
+    network, given = published("squeezenet1_1"), images()
     for name, paths in (
         ("features.1", ["features.0"]),
         ("features.4", ["features.4.expand1x1", "features.4.expand3x3"]),
@@ -272,7 +272,7 @@ def test_before_the_activation(published):
         layer = network.find(name)
         before = network.before_activation(layer)
         assert [node.meta["path"] for node in before] == paths
-        *parts, after = answers(network, [*before, layer.node], given)
+        *parts, after = outputs(network, [*before, layer.node], given)
         if paths != [name]:
             assert torch.cat(parts, 1).min() < 0
             assert torch.equal(torch.cat(parts, 1).relu(), after)
@@ -320,14 +320,14 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
     whole.base.conv1.requires_grad_(False).eval()
     before = state_of(whole)
     network = layer_graph.of_classifier(whole, name="flat.pt")
-    front, behind = network.divide(network.last_spatial().node)
+    front, after = network.divide(network.last_spatial().node)
     network.upto([network.find("conv1").node])
     assert state_of(whole) == before
     with pytest.raises(UsageError, match="takes no pictures of 40x40"):
         network.resize(Preprocess(resize=40, size=40))
     assert state_of(whole) == before
     assert torch.is_grad_enabled()
-    ours = {id(each) for part in (front, behind) for each in part.parameters()}
+    ours = {id(each) for part in (front, after) for each in part.parameters()}
     assert ours == {id(each) for each in whole.parameters()}
 
 
@@ -336,16 +336,16 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
 
 @pytest.mark.slow
 def test_a_network_that_keeps_channels_last(published, whole):
-    """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules answer."""
+    """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules output."""
     network, module = published("swin_t"), whole("swin_t")[0]
     names = ["features.0", "features.1.0", "features.2", "features.7.1", "norm"]
     layers = [network.find(name) for name in names]
     assert [each.shape for each in layers] == [(96, 56, 56), (96, 56, 56), (192, 28, 28), (768, 7, 7), (768, 7, 7)]
     assert network.last_spatial().shape == (768, 7, 7)
-    expected = hooked(module, names, pictures(224, batch=1))
-    found = answers(network, [each.node for each in layers], pictures(224, batch=1))
-    for name, layer, answer in zip(names, layers, found, strict=True):
-        torch.testing.assert_close(layer_graph.as_maps(layer.node, answer), expected[name].permute(0, 3, 1, 2))
+    expected = hooked(module, names, images(224, batch=1))
+    found = outputs(network, [each.node for each in layers], images(224, batch=1))
+    for name, layer, output in zip(names, layers, found, strict=True):
+        torch.testing.assert_close(layer_graph.as_maps(layer.node, output), expected[name].permute(0, 3, 1, 2))
 
 
 def test_other_sizes(tmp_path):
@@ -372,6 +372,6 @@ def test_other_sizes(tmp_path):
 
 
 def test_a_vit_takes_its_own_size_alone(published):
-    """Its embedding of positions has as many rows as the picture has patches."""
+    """Its embedding of positions has as many rows as the image has patches."""
     with pytest.raises(UsageError, match=r"^vit_b_32 takes no pictures of 256x256 \("):
         published("vit_b_32").resize(Preprocess(resize=256, size=256))

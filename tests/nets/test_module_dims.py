@@ -153,6 +153,6 @@ def test_channels_last_are_read_as_channels():
 
 @pytest.mark.parametrize("size", [(8, 8, 3), (224, 224, 1), (1280,)])
 def test_a_size_that_does_not_fit_is_refused(size):
-    """Pictures too small for a network, or with other channels, are an error that names both."""
+    """Images too small for a network, or with other channels, are an error that names both."""
     with pytest.raises(UsageError, match="vgg16"):
         module_dims.measure_network("vgg16", size=size)

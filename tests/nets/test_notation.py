@@ -42,11 +42,11 @@ def test_an_activation_belongs_to_what_stands_before_it():
     assert (conv.activation, relu.kind, relu.name) == (None, LayerKind.activation, "relu1")
 
 
-def test_each_activation_word_stands_behind_a_layer_and_alone():
+def test_each_activation_word_stands_after_a_layer_and_alone():
     """All activations can be written both ways."""
     for word in Activation:
-        behind, alone = parse(f"dense 3 {word}, {word}")
-        assert behind.activation is alone.activation is word
+        after, alone = parse(f"dense 3 {word}, {word}")
+        assert after.activation is alone.activation is word
 
 
 def test_layers_are_counted_by_kind():
@@ -58,7 +58,7 @@ def test_layers_are_counted_by_kind():
     assert len(set(many)) == 140  # the 61st relu is relu61, so the first relu6 cannot be
 
 
-def test_numbering_goes_on_behind_the_layers_before():
+def test_numbering_goes_on_after_the_layers_before():
     """Names that are taken are not given again."""
     assert [layer.name for layer in parse("conv 1 k1, pool 2", taken={"conv1", "conv2"})] == ["conv3", "pool1"]
 

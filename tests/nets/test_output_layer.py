@@ -1,4 +1,4 @@
-"""A whole network's notation is cut into base and head, and its last layer follows from classes and loss."""
+"""A whole network's notation is cut into backbone and head, and its last layer follows from classes and loss."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SETTINGS = {"loss": Loss.CATEGORICAL, "classes": 3, "size": 32, "channels": 3}
 
 
 @pytest.mark.parametrize(
-    ("layers", "base", "head"),
+    ("layers", "backbone", "head"),
     [
         (
             "conv 8 k3 relu, pool 2, flatten, dense 4 relu, dropout 0.5",
@@ -28,23 +28,23 @@ SETTINGS = {"loss": Loss.CATEGORICAL, "classes": 3, "size": 32, "channels": 3}
         ("conv 8 k3, gap, dense 3 relu", "conv 8 k3", "gap, dense 3 relu, dense 3 softmax"),
     ],
 )  # fmt: skip
-def test_the_base_ends_with_the_last_map(layers, base, head):
+def test_the_backbone_ends_with_the_last_map(layers, backbone, head):
     """A last layer that is written already is not added twice; its softmax may be left out."""
-    assert divide(layers, **SETTINGS) == (base, head)
+    assert divide(layers, **SETTINGS) == (backbone, head)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_trained_is_what_is_measured(channels):
-    """Base and head together have the sizes and parameters that cnn-dims prints for the whole, layer by layer."""
+    """Backbone and head together have the sizes and parameters that cnn-dims prints for the whole, layer by layer."""
     layers = "2 * (conv 8 k3 bn relu, pool 2), flatten, dense 16 relu, dropout 0.5"
-    base, head = divide(layers, **{**SETTINGS, "channels": channels})
+    backbone, head = divide(layers, **{**SETTINGS, "channels": channels})
     start = dims.start(height=32, width=32, channels=channels)
 
     def measured(text):
         rows = dims.measure_from(start, notation.parse(text), bytes_per_value=4)
         return [(row.layer, row.shape, row.params) for row in rows]
 
-    assert measured(f"{base}, {head}") == measured(f"{layers}, dense 3 softmax")
+    assert measured(f"{backbone}, {head}") == measured(f"{layers}, dense 3 softmax")
 
 
 def test_a_linear_layer_at_the_end_is_followed_by_another_and_said_to_be(caplog):

@@ -79,7 +79,7 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
     ],
 )
 def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
-    """With pictures for validation it is a recipe like any other."""
+    """With images for validation it is a recipe like any other."""
     with pytest.raises(UsageError) as refused:
         recipe.checked(classes=2, has_val=False)
     assert str(refused.value) == said

@@ -1,4 +1,4 @@
-"""Pictures as a training sees them: the same from memory and from disk, in an order that follows from seed and epoch alone."""
+"""Images as a training sees them: the same from memory and from disk, in an order that follows from seed and epoch alone."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
 def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
     found = list(find([str(root)]))
-    classes = sorted({picture.label for picture in found})
+    classes = sorted({image.label for image in found})
     return ImageSet(
         found,
         classes,
@@ -35,16 +35,16 @@ def opened(root, *, budget=1 << 20, prepare=SQUARE, skip=None, **others):
     )
 
 
-def shown(pictures, *, epoch, batch=4, count=None):
+def shown(images, *, epoch, batch=4, count=None):
     rows = dataset.shuffled_batches(
-        count or len(pictures.targets), batch=batch, generator=torch.Generator().manual_seed(epoch or 0)
+        count or len(images.targets), batch=batch, generator=torch.Generator().manual_seed(epoch or 0)
     )
-    return list(pictures.inputs(rows, epoch))
+    return list(images.inputs(rows, epoch))
 
 
-def test_from_memory_and_from_disk_the_batches_are_the_same(pictures):
-    """With augmentation, several threads and a last odd batch; validation shows plain pictures, as prediction prepares them."""
-    root = pictures(red=5, blue=6)
+def test_from_memory_and_from_disk_the_batches_are_the_same(images):
+    """With augmentation, several threads and a last odd batch; validation shows plain images, as prediction prepares them."""
+    root = images(red=5, blue=6)
     augmenter = Augmenter(augment_notation.parse("rotate 30, hflip, noise 0.1"), seed=3)
     kept = opened(root, augmenter=augmenter)
     read = [opened(root, budget=11 * 16 * 16 * 3 - 1, augmenter=augmenter, jobs=jobs) for jobs in (1, 3)]
@@ -58,14 +58,14 @@ def test_from_memory_and_from_disk_the_batches_are_the_same(pictures):
         torch.cat(shown(kept, epoch=1)).float().sum(0), torch.cat(shown(kept, epoch=2)).float().sum(0)
     )
     (plain,) = kept.inputs([torch.arange(11)], None)
-    wanted = [preprocessing.load(picture.path, SQUARE) for picture in kept.pictures]
+    wanted = [preprocessing.load(image.path, SQUARE) for image in kept.images]
     assert np.array_equal(plain.numpy(), np.stack(wanted))
     assert kept.targets.tolist() == [0] * 6 + [1] * 5
 
 
-def test_every_epoch_shows_each_picture_another_copy_by_its_content(pictures):
+def test_every_epoch_shows_each_image_another_copy_by_its_content(images):
     """A copy does not depend on the batch, the order or the neighbours."""
-    root = pictures(red=4, blue=4)
+    root = images(red=4, blue=4)
     augmenter = Augmenter(augment_notation.parse("shift 0.2"), seed=0)
     read = opened(root, augmenter=augmenter)
     (together,) = read.inputs([torch.arange(8)], 2)
@@ -74,9 +74,9 @@ def test_every_epoch_shows_each_picture_another_copy_by_its_content(pictures):
     assert not torch.equal(together, next(read.inputs([torch.arange(8)], 3)))
 
 
-def test_pictures_are_blended_with_their_partners(pictures):
+def test_images_are_blended_with_their_partners(images):
     """Each keeps its share, whether its partner is in the batch too or not; copies are blended as this epoch shows them."""
-    read = opened(pictures(red=4, blue=4), augmenter=Augmenter(augment_notation.parse("shift 0.2"), seed=0))
+    read = opened(images(red=4, blue=4), augmenter=Augmenter(augment_notation.parse("shift 0.2"), seed=0))
     rows, partners = torch.tensor([6, 1, 3]), torch.tensor([1, 1, 7])
     everything = next(read.inputs([torch.arange(8)], 2)).double()
     (blended,) = read.inputs([rows], 2, [MixupPairs(partners, 0.7)])
@@ -103,12 +103,12 @@ def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, si
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_statistics_are_those_of_all_pixels(pictures, grey):
-    """Against numpy over the stacked pictures, per channel, or of their brightness."""
-    root = pictures(red=3, green=4)
+def test_statistics_are_those_of_all_pixels(images, grey):
+    """Against numpy over the stacked images, per channel, or of their brightness."""
+    root = images(red=3, green=4)
     prepare = Preprocess(fit=Fit.SQUASH, resize=16, size=16, grey=grey)
     read = opened(root, budget=0, prepare=prepare)
-    values = np.stack([preprocessing.load(picture.path, prepare) for picture in read.pictures]).reshape(-1, 3) / 255
+    values = np.stack([preprocessing.load(image.path, prepare) for image in read.images]).reshape(-1, 3) / 255
     if grey:
         values = (values @ np.array(LUMA))[:, None].repeat(3, axis=1)
     for measured, wanted in (
@@ -119,9 +119,9 @@ def test_statistics_are_those_of_all_pixels(pictures, grey):
         np.testing.assert_allclose(measured, wanted, rtol=1e-6)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out(pictures):
+def test_a_image_that_cannot_be_read_is_left_out(images):
     """It is named with its reason; rows, targets and statistics are those of the others."""
-    root = pictures(red=3, blue=3)
+    root = images(red=3, blue=3)
     whole = opened(root)
     (root / "blue" / "01a.png").write_bytes(b"no picture")
     named = []
@@ -134,9 +134,9 @@ def test_a_picture_that_cannot_be_read_is_left_out(pictures):
     assert torch.equal(torch.cat(shown(part, epoch=1)), torch.cat(shown(whole, epoch=1)))
 
 
-def test_a_picture_that_goes_missing_later_is_one_line(pictures):
-    """Only where pictures are read anew; which epoch's batch would lack it, nobody could say."""
-    root = pictures(red=3, blue=3)
+def test_a_image_that_goes_missing_later_is_one_line(images):
+    """Only where images are read anew; which epoch's batch would lack it, nobody could say."""
+    root = images(red=3, blue=3)
     read = opened(root, budget=0)
     (root / "red" / "02.png").unlink()
     with pytest.raises(CnnkitError, match=r"red/02\.png: could be read before, and now no such file or directory$"):

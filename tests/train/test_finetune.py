@@ -32,13 +32,13 @@ from cnnkit.train.config import (
 from cnnkit.train.finetune import finetune
 from cnnkit.train.scratch import train_from_scratch
 
-# Ends with a map, as a base does; nothing in it is random once it is trained.
+# Ends with a map, as a backbone does; nothing in it is random once it is trained.
 LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
 CPU = RunConfig(device="cpu")
 
 
-def draw_pictures(folder, classes):
+def draw_images(folder, classes):
     generator = np.random.default_rng(0)
     for part, count in (("train", 9), ("val", 5)):
         for label in classes:
@@ -51,8 +51,8 @@ def draw_pictures(folder, classes):
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    """Twenty-seven pictures for training and fifteen for validation."""
-    return draw_pictures(tmp_path_factory.mktemp("three"), TINTS)
+    """Twenty-seven images for training and fifteen for validation."""
+    return draw_images(tmp_path_factory.mktemp("three"), TINTS)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def tune(start, material, output, unfreeze="conv3", *, running=CPU, report=None,
     return result, torch_model.load(output)
 
 
-def tensors(pictures, material, prepare):
-    images = np.stack([preprocessing.load(picture.path, prepare) for picture in pictures])
-    return torch.from_numpy(images), torch.tensor([material.classes.index(picture.label) for picture in pictures])
+def tensors(images, material, prepare):
+    stacked = np.stack([preprocessing.load(image.path, prepare) for image in images])
+    return torch.from_numpy(stacked), torch.tensor([material.classes.index(image.label) for image in images])
 
 
 def network(path):
@@ -128,7 +128,7 @@ def statistics(names):
     ],
 )
 def test_what_is_frozen_is_the_same_to_the_bit(material, start, tmp_path, unfreeze, layers):
-    """Parameters below, and by default all statistics of the base's batch norms; every parameter of what is trained moves."""
+    """Parameters below, and by default all statistics of the backbone's batch norms; every parameter of what is trained moves."""
     tune(start, material, tmp_path / "tuned.pt", unfreeze)
     changed = moved(start, tmp_path / "tuned.pt")
     learnt = {name for name in changed if name.startswith("base.")}
@@ -169,8 +169,8 @@ def by_hand(start, material, *, trained, still, epochs=4, lr=0.05):
 
 
 @pytest.mark.parametrize("still", [True, False])
-def test_kept_answers_and_the_plain_run_and_a_loop_in_torch_agree(material, start, tmp_path, still):
-    """The weights after four epochs, with answers of ONNX Runtime kept or asked for in every epoch, are those of the loop."""
+def test_kept_outputs_and_the_plain_run_and_a_loop_in_torch_agree(material, start, tmp_path, still):
+    """The weights after four epochs, with outputs of ONNX Runtime kept or asked for in every epoch, are those of the loop."""
     expected = by_hand(start, material, trained=("conv3", "bn3", "conv4"), still=still)
     for views in (1, 0):
         result, model = tune(
@@ -217,13 +217,13 @@ def test_lower_blocks_learn_more_slowly(material, start, tmp_path):
 
 
 def test_as_many_versions_as_asked_for_and_no_more(material, start, tmp_path, monkeypatch):
-    """With --views 2, each picture is augmented twice whatever the number of epochs; without, once in every epoch."""
+    """With --views 2, each image is augmented twice whatever the number of epochs; without, once in every epoch."""
     made = []
     real = Augmenter.__call__
 
-    def watched(self, images, pictures, copies):
-        made.extend(zip(pictures, copies, strict=True))
-        return real(self, images, pictures, copies)
+    def watched(self, images, fingerprints, copies):
+        made.extend(zip(fingerprints, copies, strict=True))
+        return real(self, images, fingerprints, copies)
 
     monkeypatch.setattr(Augmenter, "__call__", watched)
     recipe = {"augment": "hflip, brightness 0.3"}
@@ -240,7 +240,7 @@ def test_as_many_versions_as_asked_for_and_no_more(material, start, tmp_path, mo
     ("recipe", "remedy", "validated"),
     [
         ({"augment": "hflip"}, "; --views K runs it on K versions of every picture, once", 15),
-        ({"mixup": 0.3}, "", 15),  # whose pictures are others in every epoch
+        ({"mixup": 0.3}, "", 15),  # whose images are others in every epoch
         ({"mixup": 0.3, "augment": "hflip"}, "", 15),
         ({}, "; --views 1 runs it once", 4 * 15),
     ],
@@ -277,8 +277,8 @@ def test_a_complete_training_is_found_before_the_frozen_part_runs(material, star
     assert "frozen part" not in caplog.text
 
 
-def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
-    """As do pictures that are read anew every time: --cache is about memory alone."""
+def test_outputs_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
+    """As do images that are read anew every time: --cache is about memory alone."""
     recipe = {"augment": "hflip", "batch": 8}
     tune(start, material, tmp_path / "memory.pt", views=2, recipe=recipe)
     with caplog.at_level(logging.INFO, "cnnkit"):
@@ -293,8 +293,8 @@ def test_answers_on_disk_give_the_same_bytes(material, start, tmp_path, caplog):
 FRESH = InitFrom(backbone="squeezenet1_1", weights="none", size=32)
 
 
-def test_a_fresh_head_must_be_trained_before_the_base_is(material, tmp_path):
-    """Its random gradients would wreck the base: refused with that reason and both remedies; alone it may be trained."""
+def test_a_fresh_head_must_be_trained_before_the_backbone_is(material, tmp_path):
+    """Its random gradients would wreck the backbone: refused with that reason and both remedies; alone it may be trained."""
     with pytest.raises(
         UsageError, match=r"no trained head yet: .* would wreck .* --warmup-head 5, or alone with --unfreeze none"
     ):
@@ -302,11 +302,11 @@ def test_a_fresh_head_must_be_trained_before_the_base_is(material, tmp_path):
     assert not list(tmp_path.iterdir())
     result, model = tune(FRESH, material, tmp_path / "head.pt", "none", recipe={"epochs": 1})
     assert (result.epochs, model.header.backbone.name, model.header.head) == (1, "squeezenet1_1", "dense 3 softmax")
-    assert model.header.backbone.weights_sha256  # the base is what it was, and found again by it
+    assert model.header.backbone.weights_sha256  # the backbone is what it was, and found again by it
 
 
 def test_the_head_is_trained_first_where_that_is_asked_for(material, start, tmp_path):
-    """Its epochs stand in the history before the others and have its own rate; the base does not move in them."""
+    """Its epochs stand in the history before the others and have its own rate; the backbone does not move in them."""
     seen = []
     recipe = {"epochs": 2, "lr": 1e-3}
     result, model = tune(start, material, tmp_path / "tuned.pt", warmup_head=3, recipe=recipe, report=seen.append)
@@ -316,7 +316,7 @@ def test_the_head_is_trained_first_where_that_is_asked_for(material, start, tmp_
     rows = (tmp_path / "tuned.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4", "5"]
     alone, _ = tune(start, material, tmp_path / "alone.pt", "none", recipe={"epochs": 3, "lr": None})
-    assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same base
+    assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same backbone
 
 
 def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(material, start, tmp_path, caplog):
@@ -369,7 +369,7 @@ def test_a_tuned_network_can_be_tuned_further(material, start, tmp_path):
 
 
 def test_grey_networks_stay_grey(material, tmp_path):
-    """The frozen part takes the pictures as files have them and makes them grey itself."""
+    """The frozen part takes the images as files have them and makes them grey itself."""
     from_scratch(material, tmp_path / "grey.pt", grey=True)
     result, model = tune(tmp_path / "grey.pt", material, tmp_path / "tuned.pt", "conv3")
     assert model.header.preprocess.grey
@@ -382,7 +382,7 @@ def test_grey_networks_stay_grey(material, tmp_path):
 
 def test_the_loss_follows_from_the_network(tmp_path):
     """One sigmoid stays one; another loss than it is made for is refused."""
-    two = draw_pictures(tmp_path / "two", ("blue", "red"))
+    two = draw_images(tmp_path / "two", ("blue", "red"))
     from_scratch(two, tmp_path / "net.pt", loss=Loss.BINARY)
     _, model = tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt")
     assert (model.header.training["loss"], model.state["head.dense1.weight"].shape[0]) == ("binary", 1)

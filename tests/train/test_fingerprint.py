@@ -46,7 +46,7 @@ def changed(**changes):
 
 
 def test_the_same_options_are_the_same_training():
-    """Whatever versions compute it, and however many pictures were counted; a value that is not set is none that is."""
+    """Whatever versions compute it, and however many images were counted; a value that is not set is none that is."""
     assert refused(header(), header(made_by={"torch": "9"}, rows=22, unfreeze=None)) is None
     assert refused(header(), Header.from_json(header().to_json(), name="m.pt")) is None
 

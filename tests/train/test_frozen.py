@@ -1,4 +1,4 @@
-"""The frozen part: what it answers, by what it is computed, and where the answers are kept."""
+"""The frozen part: what it outputs, by what it is computed, and where the outputs are kept."""
 
 import errno
 import logging
@@ -26,19 +26,19 @@ TEXT = "conv 4 k3 bn relu, dropout 0.5, conv 5 k3 s2 relu"
 
 
 @pytest.fixture
-def base():
+def backbone():
     module, _, preprocess = backbones.by_notation(TEXT, size=12, pool=Pool.NONE)
     return Extractor(module, preprocess=preprocess, pool=Pool.NONE).eval()
 
 
 @pytest.fixture
-def request_of_base(base):
+def request_of_backbone(backbone):
     return BackboneSpec(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
 
 
 @pytest.fixture
-def seen(tmp_path, base):
-    """Seventy pictures, more than two batches, of which each has its own brightness."""
+def seen(tmp_path, backbone):
+    """Seventy images, more than two batches, of which each has its own brightness."""
     listed = []
     for index in range(70):
         path = tmp_path / f"{index:02d}.png"
@@ -57,35 +57,35 @@ def seen(tmp_path, base):
     )
 
 
-def kept(pictures, network, copies, folder, *, budget=1 << 30):
-    return frozen.compute_features(pictures, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
+def kept(images, network, copies, folder, *, budget=1 << 30):
+    return frozen.compute_features(images, network, copies, budget=budget, folder=folder, progress=lambda *_: None)
 
 
 def refuse(_request):
     raise CnnkitError("torch cannot export this base")
 
 
-def test_onnx_runtime_answers_what_torch_does(base, request_of_base, seen, monkeypatch, caplog):
+def test_onnx_runtime_outputs_what_torch_does(backbone, request_of_backbone, seen, monkeypatch, caplog):
     """Dropout and batch norm at rest; where a part cannot be exported, torch computes it, and a notice says so."""
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
-        expected = base(images)
-    network = frozen.frozen_network(request_of_base, base, device=CPU)
+        expected = backbone(images)
+    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        network = frozen.frozen_network(request_of_base, base, device=CPU)
+        network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
     assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
     assert torch.equal(network(images), expected)
 
 
-def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, seen, monkeypatch):
-    """The same answers, in order; a single picture that does not fit is the end of it."""
+def test_what_the_memory_does_not_hold_goes_in_halves(backbone, request_of_backbone, seen, monkeypatch):
+    """The same outputs, in order; a single image that does not fit is the end of it."""
     images = next(seen.inputs([torch.arange(7)], None))
     with torch.no_grad():
-        expected = base(images)
+        expected = backbone(images)
     monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
-    held, room, forward = [], [3], type(base).forward
+    held, room, forward = [], [3], type(backbone).forward
 
     def small(self, images):
         if len(images) > room[0]:
@@ -93,8 +93,8 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
         held.append(len(images))
         return forward(self, images)
 
-    monkeypatch.setattr(type(base), "forward", small)
-    network = frozen.frozen_network(request_of_base, base, device=CPU)
+    monkeypatch.setattr(type(backbone), "forward", small)
+    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected)
     assert held == [2, 2, 3]
     room[0] = 0
@@ -102,20 +102,20 @@ def test_what_the_memory_does_not_hold_goes_in_halves(base, request_of_base, see
         network(images)
 
 
-def test_every_copy_of_every_picture_is_answered_once(seen, tmp_path):
-    """In the pictures' order, whatever the batches: row i of copy c is what the network says of that copy of picture i."""
+def test_every_copy_of_every_image_is_answered_once(seen, tmp_path):
+    """In the images' order, whatever the batches: row i of copy c is what the network says of that copy of image i."""
     shown = []
 
     def network(images):
         shown.append(len(images))
         return images.float()
 
-    answers = kept(seen, network, [None, 1, 3], tmp_path)
+    outputs = kept(seen, network, [None, 1, 3], tmp_path)
     assert shown == [32, 32, 6] * 3
     everything = [torch.arange(70)]
-    for answer, copy in zip(answers, (None, 1, 3), strict=True):
-        assert torch.equal(answer, next(seen.inputs(everything, copy)).float())
-    assert not torch.equal(answers[1], answers[2])
+    for output, copy in zip(outputs, (None, 1, 3), strict=True):
+        assert torch.equal(output, next(seen.inputs(everything, copy)).float())
+    assert not torch.equal(outputs[1], outputs[2])
 
 
 def test_more_than_the_budget_goes_to_disk(seen, tmp_path, caplog):
@@ -150,16 +150,16 @@ def test_views_take_turns():
     rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3])]
     epochs = []
     for epoch in (1, 2, 3):
-        answers = torch.cat(list(stored.inputs(rows, epoch)))[:, 0]
+        outputs = torch.cat(list(stored.inputs(rows, epoch)))[:, 0]
         order = torch.cat(rows)
-        epochs.append(answers[order.argsort()].tolist())
+        epochs.append(outputs[order.argsort()].tolist())
     assert [sorted(versions) for versions in zip(*epochs, strict=True)] == [[0, 1, 2]] * 5
     assert len(set(epochs[0])) == 3
     assert torch.cat(list(stored.inputs(rows, None))).eq(0).all()
 
 
 def test_the_time_of_an_epoch_is_measured_on_a_batch(seen):
-    """Not on all pictures: a batch to warm up with, and one that is timed."""
+    """Not on all images: a batch to warm up with, and one that is timed."""
     shown = []
     assert 0 < frozen.seconds_per_epoch(seen, lambda images: shown.append(len(images)) or images) < 60
     assert shown == [32, 32]

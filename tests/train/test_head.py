@@ -47,7 +47,7 @@ def make_backbone(pool=Pool.AVG, seed=3):
 
 @pytest.fixture
 def make(tmp_path):
-    """Write features of pictures as cnn-extract does: `make("train", counts=(10, 10))`; returns the path."""
+    """Write features of images as cnn-extract does: `make("train", counts=(10, 10))`; returns the path."""
 
     def write(
         name,
@@ -139,7 +139,7 @@ def test_the_report_is_what_the_written_model_gives(pair):
 
 
 def test_the_model_is_self_contained(own_cache, pair):
-    """Base and head give for pictures what the head gives for their features; torch reads the file with weights_only."""
+    """Backbone and head give for images what the head gives for their features; torch reads the file with weights_only."""
     _, model = train(pair)
     content = torch.load(pair[0].with_name("head.pt"), weights_only=True)
     assert set(content) == {"header", "state", "history"}
@@ -163,7 +163,7 @@ def test_baselines_are_scikit_learns(make):
 
 
 def test_the_header_tells_how_it_was_made(pair):
-    """Settings with the rate that was taken, the base's record as the features have it, no paths and no times."""
+    """Settings with the rate that was taken, the backbone's record as the features have it, no paths and no times."""
     (pair[0].parent / "wide.txt").write_text("# wide\ndense 5 relu\ndropout 0.25")
     _, model = train(pair, head=f"@{pair[0].parent / 'wide.txt'}", lr=None, optimizer=Optimizer.SGD, l2=0.001)
     known = features.load(pair[0]).header
@@ -497,7 +497,7 @@ def test_rows_of_other_classes_are_refused(make):
 
 
 def test_rows_without_labels_are_refused(make):
-    """The picture is named, in whichever file it is."""
+    """The image is named, in whichever file it is."""
     labels = ["blue"] * 5 + [None] + ["red"] * 6
     blank = make("blank", (12,), labels=labels)
     whole = make("whole", (12,), labels=["blue"] * 6 + ["red"] * 6)
@@ -523,7 +523,7 @@ def test_no_rows_are_nothing_to_learn_from(make):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_refused(make, value):
-    """Row and picture are named, before anything is trained."""
+    """Row and image are named, before anything is trained."""
 
     def spoil(seen):
         seen[7, 3] = value
@@ -624,11 +624,11 @@ def test_a_loss_that_is_no_number_writes_no_model(pair):
     assert pair[0].with_name("head.pt").read_bytes() == before
 
 
-# ---------------------------------------------------------------- the base's weights
+# ---------------------------------------------------------------- the backbone's weights
 
 
 def weights_file(pair):
-    """The state_dict of the base, where extraction kept it."""
+    """The state_dict of the backbone, where extraction kept it."""
     digest = features.load(pair[0]).header.backbone.weights_sha256
     return digest, cache.folder("weights") / f"{digest}.pth"
 
@@ -642,7 +642,7 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_bases_weights_are_found_where_torch_keeps_its_downloads(own_cache, pair):
+def test_the_backbones_weights_are_found_where_torch_keeps_its_downloads(own_cache, pair):
     """By the first digits of the hash in the name, and then by the whole hash of the content."""
     digest, kept = weights_file(pair)
     expected = train(pair)[1].state
@@ -656,7 +656,7 @@ def test_the_bases_weights_are_found_where_torch_keeps_its_downloads(own_cache, 
 
 
 def test_weights_that_are_in_no_cache_are_asked_for(own_cache, pair):
-    """One line with the base, the file of features and the hash; --weights FILE helps, the wrong file is refused by its hash."""
+    """One line with the backbone, the file of features and the hash; --weights FILE helps, the wrong file is refused by its hash."""
     digest, kept = weights_file(pair)
     mine = own_cache / "mine.pth"
     shutil.move(kept, mine)
@@ -676,7 +676,7 @@ def test_weights_that_are_in_no_cache_are_asked_for(own_cache, pair):
         train(pair, weights=own_cache / "gone.pth")
 
 
-def test_features_without_a_base_are_refused(make):
+def test_features_without_a_backbone_are_refused(make):
     """There is no network to write."""
     with pytest.raises(FormatError, match=r"train\.npy: its header names no base"):
         train((make("train", change=lambda header: replace(header, backbone=None)), None))
@@ -691,7 +691,7 @@ def said(caplog, level=logging.WARNING):
 
 @pytest.mark.parametrize("counts", [(24, 24, 24), (50, 10, 12)])
 def test_features_without_signal_are_warned_of(make, caplog, counts):
-    """Labels that have nothing to do with the pictures, evenly spread or not: one warning that points at the preprocessing."""
+    """Labels that have nothing to do with the images, evenly spread or not: one warning that points at the preprocessing."""
     generator = np.random.default_rng(5)
 
     def mixed(each):
@@ -732,7 +732,7 @@ def test_without_validation_it_is_said(make, caplog):
     assert model.history[-1]["val_loss"] is None
 
 
-def test_pictures_that_are_in_both_files_are_counted(pair, caplog, tmp_path):
+def test_images_that_are_in_both_files_are_counted(pair, caplog, tmp_path):
     """By their place on disk, also where the two files lie in different folders."""
     caplog.set_level(logging.INFO, "cnnkit")
     (tmp_path / "away").mkdir()
@@ -772,7 +772,7 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
 
 
 def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
-    """They would measure something else, and give the answers away; views of the others are learnt from."""
+    """They would measure something else, and give the outputs away; views of the others are learnt from."""
     found = features.load(make("plain", parts=("fold0", "fold1", "fold2", "fold3")))
     viewed = [replace(row, view=view) for row in found.rows for view in (0, 1, 2)]
     header = replace(found.header, training={"views": 2})

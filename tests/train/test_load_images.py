@@ -1,4 +1,4 @@
-"""The pictures of a training: how memory is shared between its parts, what bad ones empty, and what makes them these and no others."""
+"""The images of a training: how memory is shared between its parts, what bad ones empty, and what makes them these and no others."""
 
 import logging
 from types import SimpleNamespace
@@ -15,15 +15,15 @@ from cnnkit.train import dataset
 from cnnkit.train.config import ImageTrainConfig, RunConfig
 
 SIZE = 8
-BYTES = SIZE * SIZE * 3  # of one picture
+BYTES = SIZE * SIZE * 3  # of one image
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=SIZE, size=SIZE)
 
 
 @pytest.fixture
-def photos(pictures):
-    """Five pictures to train and four to validate."""
-    pictures("photos/train", red=3, blue=2)
-    return pictures("photos/val", red=2, blue=2).parent
+def photos(images):
+    """Five images to train and four to validate."""
+    images("photos/train", red=3, blue=2)
+    return images("photos/val", red=2, blue=2).parent
 
 
 def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, progress=lambda done, total: None, val=()):
@@ -42,7 +42,7 @@ def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, prog
 
 
 @pytest.mark.parametrize(
-    ("pictures_of_memory", "kept", "said"),
+    ("images_of_memory", "kept", "said"),
     [
         (9, (5, 4), []),
         (8, (5, 0), ["validation"]),
@@ -52,10 +52,10 @@ def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, prog
         (0, (0, 0), ["training", "validation"]),
     ],
 )
-def test_training_has_the_first_claim_on_memory(photos, caplog, pictures_of_memory, kept, said):
+def test_training_has_the_first_claim_on_memory(photos, caplog, images_of_memory, kept, said):
     """A part is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
     with caplog.at_level(logging.INFO):
-        train, val = load(photos, cache=pictures_of_memory * BYTES)
+        train, val = load(photos, cache=images_of_memory * BYTES)
     assert (train.nbytes, val.nbytes) == tuple(count * BYTES for count in kept)
     assert caplog.messages == [
         f"--cache does not hold the pictures for {part}: they are read in every epoch" for part in said
@@ -68,7 +68,7 @@ def test_one_byte_less_is_too_little(photos):
 
 
 def test_progress_counts_both_parts_as_one(photos):
-    """One bar from the first picture for training to the last one for validation."""
+    """One bar from the first image for training to the last one for validation."""
     seen = []
     load(photos, progress=lambda *counted: seen.append(counted))
     assert seen == [(done, 9) for done in range(1, 10)]
@@ -83,7 +83,7 @@ def test_without_validation_there_is_no_second_part(photos, caplog):
     assert caplog.messages == ["--cache does not hold the pictures for training: they are read in every epoch"]
 
 
-def test_only_training_pictures_are_changed_and_measured(photos):
+def test_only_training_images_are_changed_and_measured(photos):
     """Validation sees them as prediction does, in every epoch; nothing is measured unless that is wanted."""
     train, val = load(photos, augment="vflip, rotate 90", measured=True)
     assert train.statistics is not None
@@ -95,12 +95,12 @@ def test_only_training_pictures_are_changed_and_measured(photos):
     assert load(photos)[0].statistics is None
 
 
-# ---------------------------------------------------------------- bad pictures
+# ---------------------------------------------------------------- bad images
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_a_class_that_bad_pictures_empty_is_refused_by_name(photos, part):
-    """In either part; a class that keeps one picture is none."""
+def test_a_class_that_bad_images_empty_is_refused_by_name(photos, part):
+    """In either part; a class that keeps one image is none."""
     bad = [photos / part / "red" / "00.png", *(photos / part / "blue").iterdir()]
     for path in bad[:-1]:
         path.write_bytes(b"no picture")
@@ -122,7 +122,7 @@ def told(*rows):
 
 
 def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
-    """It had no pictures there to begin with."""
+    """It had no images there to begin with."""
     for path in (photos / "val" / "blue").iterdir():
         path.unlink()
     (photos / "val" / "blue").rmdir()
@@ -131,7 +131,7 @@ def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
     assert set(val.targets.tolist()) == {1}
 
 
-def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
+def test_images_that_are_none_are_not_said_to_be_too_many(photos, caplog):
     """Nothing is kept of them, for another reason than --cache."""
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no picture")
@@ -140,7 +140,7 @@ def test_pictures_that_are_none_are_not_said_to_be_too_many(photos, caplog):
     assert "--cache" not in caplog.text
 
 
-def test_the_same_pictures_elsewhere_are_the_same_training(photos, tmp_path):
+def test_the_same_images_elsewhere_are_the_same_training(photos, tmp_path):
     """Under other names, too; another content, even of the same pixels, is another one."""
     first = dataset.content_hash(*load(photos))
     assert first == dataset.content_hash(*load(photos, cache=0, augment="hflip"))

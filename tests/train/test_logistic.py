@@ -71,7 +71,7 @@ def test_the_solution_does_not_depend_on_the_start():
 
 
 def test_a_stronger_penalty_gives_smaller_weights():
-    """And a very strong one leaves the biases alone: the answer is how frequent each class is."""
+    """And a very strong one leaves the biases alone: the output is how frequent each class is."""
     values, targets = rows(3)
     norms = []
     for l2 in (1e-4, 1e-2, 1.0, 100.0):

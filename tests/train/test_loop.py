@@ -116,12 +116,12 @@ def test_the_best_epoch_by_either_measure(monitor, measures, kept):
 def test_the_best_state_is_a_copy_of_that_epochs_weights():
     """What is kept gives the best epoch's measures again, though training went on."""
     inputs, targets = rows()
-    checks, answers = rows(seed=1)
+    checks, outputs = rows(seed=1)
     module = head()
     records, best = fitted(
         module,
         lambda: in_order(inputs, targets, batch=8),
-        lambda: in_order(checks, answers),
+        lambda: in_order(checks, outputs),
         lr=2.0,  # too large, so that epochs are better and worse
         epochs=8,
     )
@@ -130,7 +130,7 @@ def test_the_best_state_is_a_copy_of_that_epochs_weights():
     assert best.epoch.epoch < 8, "training should have gone on past the best epoch"
     again = head(seed=5).eval()
     again.load_state_dict(best.state)
-    assert evaluate(again, in_order(checks, answers), Criterion()) == (best.epoch.val_loss, best.epoch.val_accuracy)
+    assert evaluate(again, in_order(checks, outputs), Criterion()) == (best.epoch.val_loss, best.epoch.val_accuracy)
     assert not torch.equal(best.state["0.weight"], module.state_dict()["0.weight"])
 
 

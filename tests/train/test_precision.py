@@ -32,7 +32,7 @@ def test_what_is_asked_for_is_taken():
 
 
 def test_layers_compute_in_the_shorter_numbers_and_weights_stay():
-    """Under autocast a dense layer answers in bf16, or in float32 where nothing is cast."""
+    """Under autocast a dense layer outputs in bf16, or in float32 where nothing is cast."""
     layer = torch.nn.Linear(4, 4)
     for amp, dtype in ((Amp.BF16, torch.bfloat16), (Amp.OFF, torch.float32)):
         with loop.choose_precision(amp, CPU).autocast():

@@ -26,11 +26,11 @@ SQUARE = Preprocess(fit=Fit.SQUASH, resize=8, size=8)
 
 def task(seed=0, layers="conv 4 k3 bn relu, dropout 0.3", **changes):
     generator = torch.Generator().manual_seed(seed)
-    base = build.build(notation.parse(layers), channels=3, height=8, width=8)
+    extractor = build.build(notation.parse(layers), channels=3, height=8, width=8)
     head = build.build(notation.parse("gap, dense 2"), channels=4, height=6, width=6)
-    for part in (base, head):
+    for part in (extractor, head):
         build.initialise(part, Initializer.HE, generator=generator)
-    whole = Classifier(base, head, preprocess=SQUARE, pool=Pool.NONE)
+    whole = Classifier(extractor, head, preprocess=SQUARE, pool=Pool.NONE)
     targets = torch.arange(22) % 2
     generator.manual_seed(0)
     images = torch.randint(0, 200, (22, 8, 8, 3), generator=generator, dtype=torch.uint8)
@@ -140,7 +140,7 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
     assert (tmp_path / "m.checkpoint.pt").exists()
 
 
-def test_more_processes_than_pictures_are_refused(tmp_path):
+def test_more_processes_than_images_are_refused(tmp_path):
     """A process without a row in a batch would have nothing to average."""
     from cnnkit.train.distributed import World
 
@@ -149,7 +149,7 @@ def test_more_processes_than_pictures_are_refused(tmp_path):
         run(task(), ImageTrainConfig(batch=2), many)
 
 
-def test_a_batch_of_one_picture_and_batch_norm(tmp_path):
+def test_a_batch_of_one_image_and_batch_norm(tmp_path):
     """Maps have many values a channel, and train; vectors have one, which is one line."""
     recipe = ImageTrainConfig(epochs=1, batch=1)
     assert run(task(), recipe, place(tmp_path / "m.pt")).epochs == 1
