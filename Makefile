@@ -1,5 +1,5 @@
 # make quickstart   install, and run the whole road on handwritten digits; a second run takes seconds
-# make test         install, and run lint, types and all tests that are not marked slow: minutes, on two cores
+# make test         install, and run lint, types, import rules and all tests that are not marked slow: minutes, on two cores
 # make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
 # make clean        remove what quickstart made, and .venv
 
@@ -26,6 +26,7 @@ checks: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The commands, installed so that changes in the source are seen at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
