@@ -276,6 +276,6 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
 
 def test_rates_count_what_can_be_used(files):
     """Bad images are in no rate; without a good one there is nothing to measure."""
-    assert runner.measure(files, [SMALL], means, batch=4).images == 18
+    assert runner.measure(files, [SMALL], means, batch=4).pictures == 18
     with pytest.raises(CnnkitError, match="none of the first 4 pictures can be used"):
         runner.measure([files[4], files[19]], [SMALL], means, batch=4)
