@@ -81,6 +81,16 @@ def options(config: type) -> Iterator[Option]:
         yield Option(name=field.name, type=types[field.name], default=field.default, **{**described, "flags": flags})
 
 
+def given(*configs: object) -> list[str]:
+    """List the options, as they are written, whose values are not the defaults."""
+    return [
+        each.flags[0].partition("/")[0]
+        for config in configs
+        for each in options(type(config))
+        if getattr(config, each.name) != each.default
+    ]
+
+
 def has_options(annotation: object) -> bool:
     """Whether a parameter's type is a dataclass with options."""
     return (

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Progress, Skip, ignore_progress
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -35,8 +35,6 @@ Outputs = list[NDArray[Any]]
 Results = Generator[tuple[ImageFile, Outputs | BadImageError]]
 #: Arrays of one image, (height, width, 3): one for each preprocessing, or all its views.
 Squares = list[NDArray[np.uint8]]
-#: What to do about an image that cannot be used: path and reason.
-Skip = Callable[[str, str], None]
 
 
 class Views(Protocol):
@@ -48,11 +46,6 @@ class Views(Protocol):
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
-
-
-def raise_bad(path: str, reason: str) -> None:
-    """The way of a caller who did not say what to do about a bad image."""
-    raise BadImageError(f"{path}: {reason}")
 
 
 @dataclass(slots=True)
@@ -81,7 +74,7 @@ def run(
     jobs: int | None = None,
     views: Views | None = None,
     begun: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network.
 
@@ -321,7 +314,7 @@ def run_native_size(
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network as they are, undistorted and uncropped.
 
