@@ -83,12 +83,14 @@ def options(config: type) -> Iterator[Option]:
 
 def given(*configs: object) -> list[str]:
     """List the options, as they are written, whose values are not the defaults."""
-    return [
-        each.flags[0].partition("/")[0]
-        for config in configs
-        for each in options(type(config))
-        if getattr(config, each.name) != each.default
-    ]
+    found = []
+    for config in configs:
+        for each in options(type(config)):
+            value = getattr(config, each.name)
+            if value != each.default:
+                positive, _, negative = each.flags[0].partition("/")
+                found.append(negative if negative and value is False else positive)
+    return found
 
 
 def has_options(annotation: object) -> bool:

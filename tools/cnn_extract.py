@@ -18,6 +18,9 @@ from cnnkit.errors import UsageError
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.options import given
 
+#: The settings of an extraction that --bench heeds.
+_BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
+
 
 @cli.command
 def main(
@@ -68,7 +71,7 @@ def main(
         _print_stats(sources or [], as_json)
         return
     if bench:
-        unused = [name for name in given(config) if name not in BENCH_OPTIONS]
+        unused = [name for name in given(config) if name not in _BENCH_OPTIONS]
         _refuse(not_kept | {"--stats": stats} | dict.fromkeys(unused, True), "--bench writes nothing")
     config = config.checked()
     spec = spec.named(seed=config.seed)
@@ -87,10 +90,6 @@ def main(
         _print_stats([output], as_json)
     else:
         cli.emit([summary], as_json)
-
-
-#: The settings of an extraction that --bench heeds.
-BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
 
 
 def _print_stats(features: Sequence[str | Path], as_json: bool) -> None:

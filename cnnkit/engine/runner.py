@@ -24,7 +24,7 @@ from cnnkit.formats.header import Preprocess
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
 _BATCHES_IN_A_TURN = 8
 #: Images of equal shape are looked for among so many batches' worth.
-_WINDOW_BATCHES = 16
+WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
 #: of a size that it does not take it raises BadPicture.
@@ -344,7 +344,7 @@ def run_native_size(
 
     passed = 0
     groups = _groups(
-        images, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
+        images, at_once, window=WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
     )
     for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
         assert not isinstance(loaded, BadImageError)

@@ -57,7 +57,7 @@ def run(files, network, **words):
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_image_once_and_in_order(files, batch, jobs, monkeypatch):
     """Each output is that of the image as it is; images are read by window, and those without an output are named in their turn."""
-    monkeypatch.setattr(runner, "_WINDOW_BATCHES", 2)
+    monkeypatch.setattr(runner, "WINDOW_BATCHES", 2)
     shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
     bad = [3, *range(4, 27, 9), 26]
     assert shown == [image for index, image in enumerate(files) if index not in bad]
