@@ -27,7 +27,7 @@ _BATCHES_IN_A_TURN = 8
 WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
-#: of a size that it does not take it raises BadPicture.
+#: of a size that it does not take it raises BadImageError.
 Network = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
 #: A network's outputs for one image: for each output an array with a row for each view.
 Outputs = list[NDArray[Any]]

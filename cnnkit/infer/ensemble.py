@@ -184,7 +184,7 @@ class Ensemble:
             inputs: Of each model.
 
         Raises:
-            BadPicture: With `native`, a network does not take images of that size.
+            BadImageError: With `native`, a network does not take images of that size.
         """
         predictions = [
             (model.on_any if self.native else model)(values, logits=self._logits)

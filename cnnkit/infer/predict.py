@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.callbacks import Callbacks, Progress, Skip, ignore_skip
+from cnnkit.callbacks import Callbacks, Skip, ignore_skip
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.evaluation.matching import MatchedPredictions
@@ -56,7 +56,7 @@ class ImageOutput:
 
 
 class Predictor:
-    """Networks that prediction together, to one view of each image or to several."""
+    """Networks that predict together, from one view of each image or from several."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Predictor:
         return any(model.preprocess is None for model in self._ensemble.models)
 
     def images(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
-        """Prediction for images, in their order, as batches are done.
+        """Predict images, in their order, as batches are done.
 
         Args:
             images: Looked at as far as one batch before this returns, then read as predictions are asked for.
@@ -121,26 +121,25 @@ class Predictor:
         return self._images(
             chain(first, coming),
             batch=views * (at_once if self._ensemble.native else _even(at_once, total)),
-            skip=callbacks.skip,
-            progress=lambda done, _: callbacks.progress(done, total),
+            callbacks=replace(callbacks, progress=lambda done, _: callbacks.progress(done, total)),
         )
 
-    def _images(
-        self, images: Iterable[ImageFile], *, batch: int, skip: Skip, progress: Progress
-    ) -> Iterator[ImageOutput]:
+    def _images(self, images: Iterable[ImageFile], *, batch: int, callbacks: Callbacks) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
-        results = self._ensemble.run(images, batch=batch, jobs=self._config.jobs, views=self._views, progress=progress)
+        results = self._ensemble.run(
+            images, batch=batch, jobs=self._config.jobs, views=self._views, progress=callbacks.progress
+        )
         with single_threaded(self._views), contextlib.closing(results):
             for image, outputs in results:
                 if isinstance(outputs, BadImageError):
-                    skip(image.path, str(outputs))
+                    callbacks.skip(image.path, str(outputs))
                     yield ImageOutput(image.path)
                 else:
                     (values,) = zip(*self._voted(outputs, views), strict=True)
-                    yield _image_output(image.path, values, skip)
+                    yield _image_output(image.path, values, callbacks.skip)
 
     def features(self, found: Sequence[FeatureRows], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
-        """Prediction for rows of features, in their order.
+        """Predict rows of features, in their order.
 
         Args:
             found: From `feature_input.find`.
@@ -211,7 +210,7 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 def rows(
     predictions: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
-    """Write predictions as predictions, the best `top` classes of each image; images that were skipped have none.
+    """Write outputs as predictions, the best `top` classes of each image; images that were skipped have none.
 
     Args:
         predictions: From a Predictor.

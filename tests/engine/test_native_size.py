@@ -80,7 +80,7 @@ def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(f
     assert [shape[0] for shape in network.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
 
 
-def test_views_of_a_image_come_together(files):
+def test_views_of_an_image_come_together(files):
     """Every image stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
 
     class Inverted:

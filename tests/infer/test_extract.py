@@ -426,7 +426,7 @@ def parted(photographs):
     ]
 
 
-def test_views_are_what_the_network_predictions_to_augmented_squares(photographs, tmp_path):
+def test_views_are_what_the_network_gives_for_augmented_squares(photographs, tmp_path):
     """Plain, then copies 1 and 2, image by image; copies are those that training would make; what measures is plain only."""
     summary = run(parted(photographs), tmp_path / "x.npy", **VIEWS)
     assert summary.rows == 24 * 3 + 6
@@ -457,7 +457,7 @@ def test_threads_and_engines_give_the_same_views(photographs, tmp_path):
 
 @pytest.mark.parametrize("batches", [1, 3, 5, 8])
 @pytest.mark.parametrize("stream", [False, True])
-def test_views_are_gone_on_with_in_the_middle_of_a_image(photographs, tmp_path, monkeypatch, batches, stream):
+def test_views_are_gone_on_with_in_the_middle_of_an_image(photographs, tmp_path, monkeypatch, batches, stream):
     """Batches of four cut the views of an image apart; resumed, every byte is as if undisturbed, and bad images are named again."""
     spoil(photographs)
     silent = {"skip": lambda *_: None, **VIEWS}

@@ -117,7 +117,7 @@ def test_features_go_in_even_batches_too(tmp_path, asked):
 
 
 def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, found, monkeypatch):
-    """Three models, two ways to prepare an image: each model predictions as it does alone."""
+    """Three models, two ways to prepare an image: each model predicts as it does alone."""
     small = Preprocess(size=8, resize=8, fit=Fit.SQUASH)
     models = [
         whole(tmp_path / "one.onnx"),
@@ -134,7 +134,7 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
-def test_the_views_of_a_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
+def test_the_views_of_an_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
     """A batch counts views and holds whole images; seven images of eight views each are dealt out evenly."""
     predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip", batch=batch)
     predictions = list(predictor.images(found))
@@ -219,7 +219,7 @@ def test_without_a_way_to_skip_a_bad_image_is_an_error(tmp_path):
         list(load(whole(tmp_path / "net.onnx")).images([ImageFile(str(tmp_path / "broken.png"))]))
 
 
-def test_an_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
+def test_a_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
     """Features that are not finite give no probability; the rows beside them do."""
     values = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, -np.inf, 0], [3, 2, 1]], dtype=np.float32)
     path = keep_features(tmp_path / "x.npy", values)
