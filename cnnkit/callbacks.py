@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import BadImageError
 
 #: How many are done, and of how many (None where it is not known).
 Progress = Callable[[int, int | None], None]
@@ -32,9 +32,9 @@ def raise_skip(path: str, reason: str) -> None:
     """Refuse to go on without the image.
 
     Raises:
-        CnnkitError: Always.
+        BadImageError: Always.
     """
-    raise CnnkitError(f"{path}: {reason}")
+    raise BadImageError(f"{path}: {reason}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,18 @@ def options(config: type) -> Iterator[Option]:
         yield Option(name=field.name, type=types[field.name], default=field.default, **{**described, "flags": flags})
 
 
+def given(*configs: object) -> list[str]:
+    """List the options, as they are written, whose values are not the defaults."""
+    found = []
+    for config in configs:
+        for each in options(type(config)):
+            value = getattr(config, each.name)
+            if value != each.default:
+                positive, _, negative = each.flags[0].partition("/")
+                found.append(negative if negative and value is False else positive)
+    return found
+
+
 def has_options(annotation: object) -> bool:
     """Whether a parameter's type is a dataclass with options."""
     return (

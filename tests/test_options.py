@@ -7,7 +7,7 @@ import pytest
 
 from cnnkit import cli
 from cnnkit.choices import Schedule
-from cnnkit.options import has_options, option, options
+from cnnkit.options import given, has_options, option, options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,13 @@ class Changed(Base):
 
     lr: float = option(1e-5, "Learning rate of the backbone.", minimum=0.0)
     views: int | None = option(None, "Views.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A switch that is on."""
+
+    freeze_bn: bool = option(True, "Keep batch norm.", "--freeze-bn/--train-bn")
 
 
 @pytest.fixture
@@ -115,3 +122,12 @@ def test_only_dataclasses_with_options_are_expanded():
     assert not has_options(Schedule)
     assert has_options(Base)
     assert [each.name for each in options(Base)] == ["lr", "schedule", "train_bn", "seed"]
+
+
+def test_options_that_were_given_are_named_as_they_are_written():
+    """What has its default is left out, as is what is no option; a switch is named by the word that turns it that way."""
+    assert given(Base(), Changed()) == []
+    assert given(Base(lr=0.1, train_bn=True, workers=4), Changed(seed=2, views=0)) == [
+        "--lr", "--train-bn", "--seed", "--views",
+    ]  # fmt: skip
+    assert given(Frozen(freeze_bn=False)) == ["--train-bn"]

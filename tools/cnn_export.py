@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import ExportInput
+from cnnkit.engine.config import ExportConfig
 from cnnkit.errors import UsageError
 
 
@@ -16,47 +16,16 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: cli.Output,
+    output: cli.options.Output,
     verify: Annotated[
         list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
     ] = None,
-    input_kind: Annotated[
-        ExportInput, cli.Option("--input", help="uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
-    ] = ExportInput.UINT8,
-    features: Annotated[bool, cli.Option("--features", help="One more output: what the head reads, (N, D).")] = False,
-    cam: Annotated[
-        bool, cli.Option("--cam", help="One more output: class activation maps, (N, classes, h, w).")
-    ] = False,
-    head_only: Annotated[
-        bool, cli.Option("--head-only", help="The head alone: features in, probabilities out.")
-    ] = False,
-    fp16: Annotated[bool, cli.Option("--fp16", help="float16 inside, float32 outputs.")] = False,
-    dynamic_size: Annotated[
-        bool,
-        cli.Option(
-            "--dynamic-size",
-            help="Take pictures of any height and width; needs global pooling before the first dense layer.",
-        ),
-    ] = False,
-    opset: Annotated[
-        int | None, cli.Option("--opset", help="ONNX operator set. [default: the exporter's]", show_default=False)
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        cli.Option(
-            "--tolerance",
-            min=0.0,
-            help="Largest difference of a probability. [default: 0.0001; 0.05 with --fp16]",
-            show_default=False,
-        ),
-    ] = None,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    *,
+    config: ExportConfig,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Export a model to one ONNX file, and prove that it computes the same.
 
@@ -70,36 +39,18 @@ def main(
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
-    from cnnkit.engine.config import ExportConfig
-
     if not verify and (split is not None or null):
         raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
-    config = ExportConfig(
-        input=input_kind,
-        features=features,
-        cam=cam,
-        head_only=head_only,
-        fp16=fp16,
-        dynamic_size=dynamic_size,
-        opset=opset,
-        tolerance=tolerance,
-        batch=batch,
-        jobs=jobs,
-        device=device,
-    )
+    if not verify and (config.jobs is not None or errors is not None):
+        raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
     images = cli.images(verify, split=split, null=null) if verify else None
     config.check(model, output, verifies=images is not None)
+
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
 
-    with cli.skipping(errors) as skip, cli.progress("comparing") as progress:
+    with cli.callbacks("comparing", errors=errors) as callbacks:
         records = export.export_model(
-            model,
-            output,
-            config,
-            verify=images,
-            verify_name=" ".join(verify or []),
-            skip=skip,
-            progress=progress,
+            model, output, config, verify=images, verify_name=" ".join(verify or []), callbacks=callbacks
         )
     cli.emit(records, as_json)
 

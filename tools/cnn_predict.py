@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Crops, Fit, Interpolation, Vote
 from cnnkit.errors import UsageError
-
-# How a terminal's help groups the words; the others stand above.
-_AVERAGING, _FOREIGN = "Several views of a picture", "Networks that cnnkit did not make"
+from cnnkit.infer.config import ModelSpec, PredictConfig
 
 
 @cli.command
@@ -17,123 +14,14 @@ def main(
         list[Path],
         cli.Option("--model", "-m", metavar="MODEL.onnx", help="An exported network; several of them vote."),
     ],
-    sources: cli.Sources = None,
-    top: Annotated[int, cli.Option("--top", min=1, metavar="K", help="Print the K best classes of each picture.")] = 1,
-    vote: Annotated[
-        Vote,
-        cli.Option(
-            "--vote",
-            help="How several models or views come to one answer: by the mean of their probabilities, or by the majority of their "
-            "answers; the probability is then the share of votes, and the mean decides between equals.",
-        ),
-    ] = Vote.SOFT,
-    min_probability: Annotated[
-        float,
-        cli.Option(
-            "--min-probability", min=0.0, max=1.0, metavar="P", help="Print ? for a label that is less probable."
-        ),
-    ] = 0.0,
-    logits: Annotated[bool, cli.Option("--logits", help="One more column: what comes before the softmax.")] = False,
-    labels_only: Annotated[
-        bool,
-        cli.Option(
-            "--labels-only",
-            help="Nothing but the label, one line for each picture; the line of a picture that was skipped is empty.",
-        ),
-    ] = False,
-    tta: Annotated[
-        str | None,
-        cli.Option(
-            "--tta",
-            metavar="NOTATION",
-            help='Test-time averaging over augmented views: "hflip", "crop 0.9, hflip" or @FILE, as cnn-augment has it. '
-            "Words other than hflip, vflip and crop load torch.",
-            rich_help_panel=_AVERAGING,
-        ),
-    ] = None,
-    views: Annotated[
-        int | None,
-        cli.Option(
-            "--views",
-            min=2,
-            metavar="N",
-            help="How many views --tta draws, the plain picture among them; flips alone are all taken. [default: 8]",
-            show_default=False,
-            rich_help_panel=_AVERAGING,
-        ),
-    ] = None,
-    crops: Annotated[
-        Crops | None,
-        cli.Option(
-            "--crops",
-            help="The centre, which is the plain picture, and the corners of the resized picture; with 10 all of them mirrored, too.",
-            rich_help_panel=_AVERAGING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        cli.Option(
-            "--seed", min=0, help="Of what --tta draws: the same seed, the same bytes.", rich_help_panel=_AVERAGING
-        ),
-    ] = 0,
-    size: Annotated[
-        str | None,
-        cli.Option(
-            "--size",
-            metavar="PIXELS|HxW|native",
-            help="Show networks from cnn-export --dynamic-size larger pictures, a rectangle, or every picture as it is. "
-            "For a network without cnnkit header: side of its input.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        cli.Option(
-            "--mean",
-            metavar="R,G,B",
-            help="For a network without cnnkit header: mean of its input, for values from 0 to 1.",
-            rich_help_panel=_FOREIGN,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        cli.Option("--std", metavar="R,G,B", help="Likewise: standard deviation.", rich_help_panel=_FOREIGN),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        cli.Option(
-            "--labels",
-            metavar="FILE",
-            help="Likewise: its classes, one a line, in the order of its outputs.",
-            rich_help_panel=_FOREIGN,
-        ),
-    ] = None,
-    resize: Annotated[
-        int | None,
-        cli.Option(
-            "--resize",
-            min=1,
-            metavar="PIXELS",
-            help="Likewise: shorter side before the crop. [default: 256 for 224 and so on]",
-            rich_help_panel=_FOREIGN,
-        ),
-    ] = None,
-    fit: Annotated[
-        Fit | None,
-        cli.Option("--fit", help="Likewise: how a picture becomes a square. [default: crop]", rich_help_panel=_FOREIGN),
-    ] = None,
-    interpolation: Annotated[
-        Interpolation | None,
-        cli.Option(
-            "--interpolation", help="Likewise: how it is resized. [default: bilinear]", rich_help_panel=_FOREIGN
-        ),
-    ] = None,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    sources: cli.options.Sources = None,
+    *,
+    config: PredictConfig,
+    spec: ModelSpec,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Name what pictures show, with one exported network or several that vote.
 
@@ -157,45 +45,39 @@ def main(
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
     """
-    from cnnkit.infer import external_model, feature_input, predict
-    from cnnkit.infer.config import ModelSpec, PredictConfig
-
-    if labels_only and (top > 1 or logits or as_json):
+    if config.labels_only and (config.top > 1 or config.logits or as_json):
         raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
+    spec = spec.checked()
+
+    from cnnkit.infer import feature_input, predict
+
     found = None
     if feature_input.are_feature_files(sources):
-        if jobs is not None or null:
+        if config.jobs is not None or null:
             raise UsageError(
-                f"features are not decoded, and no list of them is read; drop {'--jobs' if jobs is not None else '--null'}"
+                f"features are not decoded, and no list of them is read; drop {'--null' if config.jobs is None else '--jobs'}"
             )
         found = feature_input.find(sources or [], split=split)
     images = cli.images(sources, split=split, null=null) if found is None else []
-    predictor = predict.Predictor(
-        models,
-        PredictConfig(vote=vote, logits=logits, tta=tta, views=views, crops=crops, seed=seed, device=device),
-        spec=ModelSpec(
-            size=size,
-            mean=external_model.parse_channels(mean, option="--mean"),
-            std=external_model.parse_channels(std, option="--std"),
-            labels=labels,
-            resize=resize,
-            fit=fit,
-            interpolation=interpolation,
-        ),
-    )
-    with cli.skipping(errors) as skip, cli.progress("predicting", streaming=True) as progress:
-        predictions = (
-            predictor.images(images, batch=batch, jobs=jobs, skip=skip, progress=progress)
+    make_copies = None
+    if config.needs_torch_views:
+        from cnnkit.infer import torch_views
+
+        make_copies = torch_views.TorchCopies()
+    predictor = predict.Predictor(models, config, spec=spec, make_copies=make_copies)
+    with cli.callbacks("predicting", errors=errors, streaming=True) as callbacks:
+        outputs = (
+            predictor.images(images, callbacks=callbacks)
             if found is None
-            else predictor.features(found, batch=batch, skip=skip, progress=progress)
+            else predictor.features(found, callbacks=callbacks)
         )
-        if labels_only:
-            cli.emit_lines(predict.labels(predictions, predictor.classes, min_probability=min_probability))
+        if config.labels_only:
+            cli.emit_lines(predict.labels(outputs, predictor.classes, min_probability=config.min_probability))
         else:
             cli.emit(
-                predict.rows(predictions, predictor.classes, top=top, min_probability=min_probability),
+                predict.rows(outputs, predictor.classes, top=config.top, min_probability=config.min_probability),
                 as_json,
-                columns=("path", "rank", "label", "probability", *(("logit",) if logits else ())),
+                columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),
             )
 
 

@@ -165,17 +165,6 @@ def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np
     return composed
 
 
-def needs_no_resampling(augmentation: Augmentation) -> bool:
-    """Tell whether flips and crops are all that an augmentation does.
-
-    Its `fill` is left out of account: a flip and a crop never look beyond the image.
-    """
-    known = Augmentation(
-        hflip=augmentation.hflip, vflip=augmentation.vflip, crop=augmentation.crop, fill=augmentation.fill
-    )
-    return augmentation == known
-
-
 def flip_and_crop(image: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.uint8]:
     """Make the copy that some numbers describe, of which those of flips and crops are heeded.
 

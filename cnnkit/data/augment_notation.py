@@ -68,6 +68,11 @@ class Augmentation:
         """Whether every copy is the image itself."""
         return self == Augmentation(fill=self.fill)
 
+    @property
+    def needs_no_resampling(self) -> bool:
+        """Whether flips and crops are all that it does; `fill` is left out of account: they never look beyond the image."""
+        return self == Augmentation(hflip=self.hflip, vflip=self.vflip, crop=self.crop, fill=self.fill)
+
 
 #: For each word with a number: the least and the most that it takes, and an example. What is beyond them is a slip of the pen.
 _NUMBERS: dict[str, tuple[float, float, str]] = {

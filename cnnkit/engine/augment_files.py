@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cnnkit.callbacks import Skip, raise_skip
 from cnnkit.data import atomic_folder, augment_plan, contact_sheet, decode, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
@@ -31,7 +32,6 @@ from cnnkit.data.decode import Original
 from cnnkit.data.reader import MemoryBudget, Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
-from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import atomic, image_files, manifest, tsv
@@ -75,7 +75,7 @@ def write(
     *,
     force: bool = False,
     jobs: int | None = None,
-    skip: Skip = raise_bad,
+    skip: Skip = raise_skip,
     progress: Progress = no_progress,
 ) -> AugmentSummary:
     """Write copies of images, each class in its folder, and list them in `augment.tsv`.
@@ -137,7 +137,7 @@ def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = Fals
 
 
 def sheet(
-    images: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_bad
+    images: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_skip
 ) -> Iterable[ImageFile]:
     """Draw a contact sheet: some of the images, each with its first copies behind it.
 

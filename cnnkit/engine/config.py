@@ -1,11 +1,17 @@
 """Configuration of backbones and exports: one dataclass field for each option. No torch, numpy or ONNX."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.options import option
+
+#: The backbone of an extraction that names none.
+DEFAULT_BACKBONE = "mobilenet_v2"
 
 #: The largest difference of a probability that passes, unless the user says otherwise.
 TOLERANCE = 1e-4
@@ -16,61 +22,85 @@ OPSETS = (18, 23)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneSpec:
-    """A backbone as the command line names it; equal specs give the same backbone.
+class DeviceConfig:
+    """Where a network runs, and how many threads decode images for it."""
 
-    Attributes:
-        backbone: A network of torchvision, `timm:NAME`, or a `.pt` or `.onnx` of ours.
-        layers: A notation in its place.
-        weights: A state_dict file, `default` or `none`.
-        layer: Where it is cut.
-        pool: None for the model's own; others take avg.
-        size: Side of the square input in pixels.
-        resize: Shorter side before the crop.
-        fit: How an image becomes a square.
-        seed: Of random weights.
-    """
-
-    backbone: str | None = None
-    layers: str | None = None
-    weights: str = "default"
-    layer: str | None = None
-    pool: Pool | None = None
-    size: int | None = None
-    resize: int | None = None
-    fit: Fit | None = None
-    seed: int = 0
+    device: str = option(
+        "auto",
+        "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.",
+        metavar="DEVICE",
+        after=("resume", "null"),
+    )
+    jobs: int | None = option(
+        None, "Threads that decode pictures; all cores unless said.", minimum=1, after=("device", "batch")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """What is exported, and how it is compared with torch.
+class InferenceConfig(DeviceConfig):
+    """The same, and how many images, or views of them, go through the network at once."""
 
-    Attributes:
-        input: uint8 images (N, H, W, 3), or normalised float32 (N, 3, H, W), grey ones (N, 1, H, W).
-        features: Also output what the head reads.
-        cam: Also output the class activation maps.
-        head_only: Take features in place of images.
-        fp16: float16 inside, float32 outside.
-        dynamic_size: Take images of any size.
-        opset: ONNX operator set; the exporter's own by default.
-        tolerance: The largest difference of a probability that passes.
-        batch: The largest batch compared.
-        jobs: Threads that decode.
-        device: Where ONNX Runtime runs for the comparison.
+    batch: int = option(32, "Pictures that go through the network at once.", minimum=1, after=("device",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneSpec:
+    """A backbone as the command line names it; equal specs give the same backbone.
+
+    `backbone` is a network of torchvision, `timm:NAME`, or a `.pt` or `.onnx` made by cnnkit, and `layers` a notation in its place;
+    `pool` is None for the model's own, others take avg; `seed` is that of random weights.
     """
 
-    input: ExportInput = ExportInput.UINT8
-    features: bool = False
-    cam: bool = False
-    head_only: bool = False
-    fp16: bool = False
-    dynamic_size: bool = False
-    opset: int | None = None
-    tolerance: float | None = None
-    batch: int = 32
-    jobs: int | None = None
-    device: str = "auto"
+    backbone: str | None = option(
+        None,
+        "A torchvision network, timm:NAME, or a .pt or .onnx of ours. [default: mobilenet_v2]",
+        metavar="NAME",
+    )
+    layers: str | None = option(None, "A base by notation, or @FILE.", metavar="NOTATION")
+    weights: str = option(
+        "default", "A state_dict; the library's own; or seeded random values.", metavar="FILE|default|none"
+    )
+    layer: str | None = option(
+        None,
+        "Cut behind this layer, by a name that cnn-dims lists. [default: the last with spatial extent]",
+        metavar="NAME",
+    )
+    pool: Pool | None = option(None, "What becomes of the layer's map. [default: avg, or what the .pt or .onnx does]")
+    size: int | None = option(None, "Side of the network's input in pixels. [default: the network's own]", minimum=1)
+    resize: int | None = option(
+        None, "Shorter side before the centre crop. [default: in proportion to --size]", minimum=1
+    )
+    fit: Fit | None = option(None, "How a picture becomes a square. [default: crop]")
+    seed: int = 0
+
+    def named(self, *, seed: int) -> Self:
+        """Give the spec with a seed, and with the default network where none is named."""
+        backbone = self.backbone if self.backbone or self.layers else DEFAULT_BACKBONE
+        return dataclasses.replace(self, backbone=backbone, seed=seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig(InferenceConfig):
+    """What is exported, and how it is compared with torch.
+
+    `input` float takes normalised float32 (N, 3, H, W), grey images (N, 1, H, W). ONNX Runtime runs on `device` for the comparison, on
+    batches of up to `batch`.
+    """
+
+    input: ExportInput = option(ExportInput.UINT8, "uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
+    features: bool = option(False, "One more output: what the head reads, (N, D).", "--features")
+    cam: bool = option(False, "One more output: class activation maps, (N, classes, h, w).", "--cam")
+    head_only: bool = option(False, "The head alone: features in, probabilities out.", "--head-only")
+    fp16: bool = option(False, "float16 inside, float32 outputs.", "--fp16")
+    dynamic_size: bool = option(
+        False,
+        "Take pictures of any height and width; needs global pooling before the first dense layer.",
+        "--dynamic-size",
+    )
+    opset: int | None = option(None, "ONNX operator set. [default: the exporter's]")
+    tolerance: float | None = option(
+        None, "Largest difference of a probability. [default: 0.0001; 0.05 with --fp16]", minimum=0.0
+    )
 
     @property
     def bound(self) -> float:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.config import ExportConfig
-from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import onnx_model, torch_model
@@ -377,8 +376,7 @@ def image_batches(
     batch: int,
     jobs: int | None,
     normalised: bool,
-    skip: Skip,
-    progress: Progress,
+    callbacks: Callbacks,
 ) -> Iterator[NDArray[Any]]:
     """Read real images in batches; the last one may be smaller, which is a batch size more that is compared."""
     good: list[NDArray[np.uint8]] = []
@@ -392,16 +390,16 @@ def image_batches(
     ready = reader.read(verify, partial(preprocessing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
     for done, (image, loaded) in enumerate(ready, start=1):
         if isinstance(loaded, BadImageError):
-            skip(image.path, str(loaded))
+            callbacks.skip(image.path, str(loaded))
             continue
         good.append(loaded)
         if len(good) == batch:
             yield stacked()
-            progress(done, total)
+            callbacks.progress(done, total)
             good = []
     if good:
         yield stacked()
-        progress(done, total)
+        callbacks.progress(done, total)
 
 
 def export_model(
@@ -411,8 +409,7 @@ def export_model(
     *,
     verify: Iterable[ImageFile] | None = None,
     verify_name: str = "pictures",
-    skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    callbacks: Callbacks | None = None,
 ) -> list[Parity]:
     """Export a model, compare ONNX Runtime with torch, and write the file if they agree.
 
@@ -422,8 +419,7 @@ def export_model(
         config: What is exported.
         verify: Real images to compare on, next to random ones.
         verify_name: What they are called in the record.
-        skip: Called for every image that cannot be used.
-        progress: Called after every batch of images.
+        callbacks: `skip` for every image that cannot be used, `progress` after every batch of images.
 
     Returns:
         One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
@@ -462,8 +458,7 @@ def export_model(
             batch=config.batch,
             jobs=config.jobs,
             normalised=made.normalised,
-            skip=skip,
-            progress=progress,
+            callbacks=callbacks or Callbacks(),
         )
         record = compare(made.reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:

@@ -34,7 +34,7 @@ class MultiLayerExtractor:
         if not before:
             raise UsageError("this base has no earlier layers whose features could be compared with its last one's")
         #: The last one first.
-        self.names = [last, *dict.fromkeys(_nearest(before, share) for share in _EARLIER)]
+        self.names = [last, *dict.fromkeys(nearest_layer(before, share) for share in _EARLIER)]
         self._interpreter.wanted = {name: self._interpreter.wanted[name] for name in self.names}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -63,7 +63,7 @@ class _Interpreter(fx.Interpreter):
         return output
 
 
-def _nearest(depth: dict[str, float], share: float) -> str:
+def nearest_layer(depth: dict[str, float], share: float) -> str:
     """Find the layer at about a share of the depth; of those equally near, but for some steps, the end of the largest module."""
     away = {name: abs(place - share) for name, place in depth.items()}
     return min(away, key=lambda name: (int(away[name] / _ABOUT), name.count("."), away[name]))

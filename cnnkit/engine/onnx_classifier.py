@@ -105,7 +105,7 @@ def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_f
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """Which outputs hold the output; a network has at least one of the two."""
+    """Which outputs hold what; a network has at least one of the two."""
 
     probabilities: str | None
     logits: str | None
@@ -202,7 +202,7 @@ class OnnxClassifier:
         Args, Returns as `__call__`.
 
         Raises:
-            BadPicture: The network does not take that size.
+            BadImageError: The network does not take that size.
         """
         assert self.preprocess is not None
         height, width = images.shape[1:3]

@@ -16,7 +16,7 @@ from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation, Fill
 
 #: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
-_AT_ONCE = 1 << 17
+PIXELS_AT_ONCE = 1 << 17
 #: A Gaussian ends after this many deviations, as Pillow's and scipy's of the same strength nearly do.
 _BLUR_REACH = 3
 #: What red, green and blue add to the grey that contrast and saturation refer to: 0.2989, where `formats.header.LUMA` has ITU-R 601's and
@@ -63,7 +63,7 @@ def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill
     """
     count, height, width, _ = images.shape
     assert count == len(draws)
-    step = max(1, _AT_ONCE // (height * width)) if images.device.type == "cpu" else max(count, 1)
+    step = max(1, PIXELS_AT_ONCE // (height * width)) if images.device.type == "cpu" else max(count, 1)
     copies = torch.empty_like(images, memory_format=torch.contiguous_format)
     for start in range(0, count, step):
         part = slice(start, start + step)
@@ -84,7 +84,7 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
         for rows, _ in _where(draws, mirrored, pixels.device):
             pixels[rows] = pixels[rows].flip(axis)
     for rows, chosen in _where(draws, [draw.blur > 0 for draw in draws], pixels.device):
-        pixels[rows] = _blurred(pixels[rows], [draw.blur for draw in chosen], tiles)
+        pixels[rows] = blurred(pixels[rows], [draw.blur for draw in chosen], tiles)
     for word, change in (("brightness", _brightened), ("contrast", _contrasted), ("saturation", _saturated)):
         for rows, chosen in _where(draws, [getattr(draw, word) != 1 for draw in draws], pixels.device):
             _recolour(pixels, rows, tiles, change, [getattr(draw, word) for draw in chosen])
@@ -98,7 +98,7 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
 def _tiles(pixels: Tensor) -> list[slice]:
     """Cut rows of large images apart, so that what is worked with on the way stays small; on a GPU all are one."""
     count, _, height, width = pixels.shape
-    rows = max(1, _AT_ONCE // max(count * width, 1)) if pixels.device.type == "cpu" else height
+    rows = max(1, PIXELS_AT_ONCE // max(count * width, 1)) if pixels.device.type == "cpu" else height
     return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
@@ -149,16 +149,16 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
 # ---------------------------------------------------------------- blur and noise
 
 
-def _blurred(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
+def blurred(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
     """Blur images, (N, 3, H, W), by a Gaussian each; outside of them their edges go on."""
     if pixels.device.type != "cpu" or len(deviations) == 1:
-        return _blurred_at_once(pixels, deviations, tiles)
+        return blurred_together(pixels, deviations, tiles)
     # Each with no more taps than it needs; a GPU would rather wait for the longest than be asked so often
     parts = zip(torch.split(pixels, 1), deviations, strict=True)
-    return torch.cat([_blurred_at_once(part, [deviation], tiles) for part, deviation in parts])
+    return torch.cat([blurred_together(part, [deviation], tiles) for part, deviation in parts])
 
 
-def _blurred_at_once(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
+def blurred_together(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
     reaches = [max(1, round(_BLUR_REACH * deviation)) for deviation in deviations]
     reach = max(reaches)
     weights = np.zeros((len(deviations), 2 * reach + 1))

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Progress, Skip, ignore_progress
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -24,10 +24,10 @@ from cnnkit.formats.header import Preprocess
 # Enough for filling and draining not to show, and little enough for the turns to be alike.
 _BATCHES_IN_A_TURN = 8
 #: Images of equal shape are looked for among so many batches' worth.
-_WINDOW_BATCHES = 16
+WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
-#: of a size that it does not take it raises BadPicture.
+#: of a size that it does not take it raises BadImageError.
 Network = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
 #: A network's outputs for one image: for each output an array with a row for each view.
 Outputs = list[NDArray[Any]]
@@ -35,8 +35,6 @@ Outputs = list[NDArray[Any]]
 Results = Generator[tuple[ImageFile, Outputs | BadImageError]]
 #: Arrays of one image, (height, width, 3): one for each preprocessing, or all its views.
 Squares = list[NDArray[np.uint8]]
-#: What to do about an image that cannot be used: path and reason.
-Skip = Callable[[str, str], None]
 
 
 class Views(Protocol):
@@ -48,11 +46,6 @@ class Views(Protocol):
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
-
-
-def raise_bad(path: str, reason: str) -> None:
-    """The way of a caller who did not say what to do about a bad image."""
-    raise BadImageError(f"{path}: {reason}")
 
 
 @dataclass(slots=True)
@@ -81,7 +74,7 @@ def run(
     jobs: int | None = None,
     views: Views | None = None,
     begun: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network.
 
@@ -321,7 +314,7 @@ def run_native_size(
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network as they are, undistorted and uncropped.
 
@@ -351,7 +344,7 @@ def run_native_size(
 
     passed = 0
     groups = _groups(
-        images, at_once, window=_WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
+        images, at_once, window=WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
     )
     for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
         assert not isinstance(loaded, BadImageError)

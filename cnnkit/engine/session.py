@@ -103,7 +103,7 @@ def _open(content: bytes, device: devices.Device, *, threads: int | None, name: 
             raise DeviceError(f"{name} does not run on {device}: {reason}") from error
         raise FormatError(f"{name}: ONNX Runtime cannot run it: {reason}") from error
     if device.kind == "cuda":
-        _prove(session, device, name)
+        check_placement(session, device, name)
     return session
 
 
@@ -118,7 +118,7 @@ def _cuda_options(index: int) -> dict[str, str]:
     }
 
 
-def _prove(session: Any, device: devices.Device, name: str) -> None:  # noqa: ANN401 - onnxruntime ships no types
+def check_placement(session: Any, device: devices.Device, name: str) -> None:  # noqa: ANN401 - onnxruntime ships no types
     """Ask the session which provider holds which nodes; listing CUDA among the providers proves nothing.
 
     Raises:

@@ -1,71 +1,99 @@
-"""Configuration of extraction and prediction: one dataclass field for each option. No torch, numpy or ONNX."""
+"""Configuration of extraction and prediction: dataclasses whose fields are the options. They validate themselves. No torch or numpy."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 from cnnkit.choices import Crops, Engine, FeatureDtype, Fit, Interpolation, Vote
+from cnnkit.data import augment_notation
+from cnnkit.engine import device as devices
+from cnnkit.engine.config import InferenceConfig
 from cnnkit.errors import UsageError
+from cnnkit.options import option
+
+# How a terminal's help groups the options; the others stand above.
+AVERAGING, EXTERNAL = "Several views of a picture", "Networks that cnnkit did not make"
 
 Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig:
+class ExtractConfig(InferenceConfig):
     """How features are computed and kept.
 
-    Attributes:
-        dtype: float16 halves the file.
-        engine: ONNX Runtime or torch.
-        views: So many augmented copies of each training image have rows as well.
-        augment: How they are augmented, as a notation.
-        seed: Of the augmented copies; that of random weights is BackboneSpec's.
-        resume: Go on after an interrupted run; the files are the same, byte for byte.
-        device: For the backbone.
-        batch: Images at once.
-        jobs: Threads that decode.
+    With `views`, each training image has rows for so many copies as well, augmented as `augment` says; `seed` is theirs, and that of
+    random weights is BackboneSpec's. A run that was interrupted is resumed with `resume`, and ends with the same bytes.
     """
 
-    dtype: FeatureDtype = FeatureDtype.FLOAT32
-    engine: Engine = Engine.ONNX
-    views: int | None = None
-    augment: str | None = None
-    seed: int = 0
-    resume: bool = False
-    device: str = "auto"
-    batch: int = 32
-    jobs: int | None = None
+    dtype: FeatureDtype = option(FeatureDtype.FLOAT32, "How the features are kept.")
+    engine: Engine = option(Engine.ONNX, "What computes.")
+    views: int | None = option(
+        None,
+        "Behind each picture's row K rows of augmented copies, numbered in a column view; not of val and test.",
+        minimum=1,
+        metavar="K",
+    )
+    augment: str | None = option(
+        None, "What may become of those copies, as cnn-augment has it; or @FILE.", metavar="NOTATION"
+    )
+    resume: bool = option(False, "Go on from an interrupted run.", "--resume")
+    seed: int = option(0, "The same seed gives the same bytes.", minimum=0, after=("jobs",))
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Self:
         """Refuse options that do not go together.
 
         Raises:
-            UsageError: There are views without augmentation, or the other way round.
+            UsageError: There are views without augmentation, or the other way round; or the device is none.
         """
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
+        devices.parse(self.device)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictConfig:
-    """How several models, or several views of an image, become one prediction.
+class PredictConfig(InferenceConfig):
+    """How several models, or several views of an image, become one prediction, and what is printed of it.
 
-    Attributes:
-        vote: By the mean of the probabilities, or by majority.
-        logits: Predictions carry these as well.
-        tta: An augmentation that makes the views, as a notation.
-        views: How many of them are drawn, the plain image included.
-        crops: Five or ten crops in their place.
-        seed: Of what is drawn.
-        device: Where the networks run.
+    `views` counts the image itself; `seed` is that of what is drawn.
     """
 
-    vote: Vote = Vote.SOFT
-    logits: bool = False
-    tta: str | None = None
-    views: int | None = None
-    crops: Crops | None = None
-    seed: int = 0
-    device: str = "auto"
+    top: int = option(1, "Print the K best classes of each picture.", minimum=1, metavar="K")
+    vote: Vote = option(
+        Vote.SOFT,
+        "How several models or views come to one answer: by the mean of their probabilities, or by the majority of their "
+        "answers; the probability is then the share of votes, and the mean decides between equals.",
+    )
+    min_probability: float = option(
+        0.0, "Print ? for a label that is less probable.", minimum=0.0, maximum=1.0, metavar="P"
+    )
+    logits: bool = option(False, "One more column: what comes before the softmax.", "--logits")
+    labels_only: bool = option(
+        False,
+        "Nothing but the label, one line for each picture; the line of a picture that was skipped is empty.",
+        "--labels-only",
+    )
+    tta: str | None = option(
+        None,
+        'Test-time averaging over augmented views: "hflip", "crop 0.9, hflip" or @FILE, as cnn-augment has it. '
+        "Words other than hflip, vflip and crop load torch.",
+        metavar="NOTATION",
+        group=AVERAGING,
+    )
+    views: int | None = option(
+        None,
+        "How many views --tta draws, the plain picture among them; flips alone are all taken. [default: 8]",
+        minimum=2,
+        metavar="N",
+        group=AVERAGING,
+    )
+    crops: Crops | None = option(
+        None,
+        "The centre, which is the plain picture, and the corners of the resized picture; with 10 all of them mirrored, too.",
+        group=AVERAGING,
+    )
+    seed: int = option(0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, group=AVERAGING)
 
     def check(self, *, models: int) -> None:
         """Refuse options that do not go together.
@@ -86,6 +114,18 @@ class PredictConfig:
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"
             )
 
+    @property
+    def needs_torch_views(self) -> bool:
+        """Whether views are drawn that numpy cannot make.
+
+        Raises:
+            UsageError: The augmentation changes nothing.
+            NotationError: A word of it means nothing.
+        """
+        return (
+            self.tta is not None and not augment_notation.parse_required(self.tta, option="--tta").needs_no_resampling
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -95,14 +135,67 @@ class ModelSpec:
     classes in the order of the network's outputs. Of networks with a Header, `size` alone: `448`, `320x480` or `native`.
     """
 
-    size: str | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
-    labels: Path | None = None
-    resize: int | None = None
-    fit: Fit | None = None
-    interpolation: Interpolation | None = None
+    size: str | None = option(
+        None,
+        "Show networks from cnn-export --dynamic-size larger pictures, a rectangle, or every picture as it is. "
+        "For a network without cnnkit header: side of its input.",
+        metavar="PIXELS|HxW|native",
+    )
+    mean: str | None = option(
+        None,
+        "For a network without cnnkit header: mean of its input, for values from 0 to 1.",
+        metavar="R,G,B",
+        group=EXTERNAL,
+    )
+    std: str | None = option(None, "Likewise: standard deviation.", metavar="R,G,B", group=EXTERNAL)
+    labels: Path | None = option(
+        None, "Likewise: its classes, one a line, in the order of its outputs.", metavar="FILE", group=EXTERNAL
+    )
+    resize: int | None = option(
+        None,
+        "Likewise: shorter side before the crop. [default: 256 for 224 and so on]",
+        minimum=1,
+        metavar="PIXELS",
+        group=EXTERNAL,
+    )
+    fit: Fit | None = option(None, "Likewise: how a picture becomes a square. [default: crop]", group=EXTERNAL)
+    interpolation: Interpolation | None = option(
+        None, "Likewise: how it is resized. [default: bilinear]", group=EXTERNAL
+    )
 
     def given(self) -> list[str]:
         """List the options that were given."""
         return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
+
+    def checked(self) -> Self:
+        """Refuse channels that are no numbers.
+
+        Raises:
+            UsageError: As `parse_channels`.
+        """
+        parse_channels(self.mean, option="--mean")
+        parse_channels(self.std, option="--std")
+        return self
+
+
+def parse_channels(text: str | None, *, option: str) -> Channels | None:
+    """Read three numbers with commas between them, or one that stands for all three channels.
+
+    Args:
+        text: What stood on the command line; None stays None.
+        option: Its name, for messages.
+
+    Raises:
+        UsageError: It is something else, or a deviation that is not above zero.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    bound = " above zero" if option == "--std" else ""
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or (bound and min(numbers) <= 0):
+        raise UsageError(f'{option} "{text}": give three numbers{bound}, as in 0.5,0.5,0.5, or one for all channels')
+    red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+    return red, green, blue

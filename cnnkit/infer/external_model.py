@@ -12,36 +12,13 @@ from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, OutputNam
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
-from cnnkit.infer.config import Channels, ModelSpec
+from cnnkit.infer.config import ModelSpec, parse_channels
 
 _SHAPE_ONLY = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Transpose", "QuantizeLinear", "DequantizeLinear"}
 )
 #: How far a row of probabilities may be from 1 in sum: what float16 loses over many classes.
 _SUM_TOLERANCE = 1e-3
-
-
-def parse_channels(text: str | None, *, option: str) -> Channels | None:
-    """Read three numbers with commas between them, or one that stands for all three channels.
-
-    Args:
-        text: What stood on the command line; None stays None.
-        option: Its name, for messages.
-
-    Raises:
-        UsageError: It is something else, or a deviation that is not above zero.
-    """
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    bound = " above zero" if option == "--std" else ""
-    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all() or (bound and min(numbers) <= 0):
-        raise UsageError(f'{option} "{text}": give three numbers{bound}, as in 0.5,0.5,0.5, or one for all channels')
-    red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
-    return red, green, blue
 
 
 def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxClassifier:
@@ -99,8 +76,8 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
         raise UsageError(f"{network.name} takes {' x '.join(map(str, sides))} pixels, --size says {size}")
     plain = Preprocess(
         interpolation=spec.interpolation or Interpolation.BILINEAR,
-        mean=spec.mean or (0.0, 0.0, 0.0),
-        std=spec.std or (1.0, 1.0, 1.0),
+        mean=parse_channels(spec.mean, option="--mean") or (0.0, 0.0, 0.0),
+        std=parse_channels(spec.std, option="--std") or (1.0, 1.0, 1.0),
     )
     return preprocessing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit)
 

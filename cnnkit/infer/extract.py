@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import Engine
-from cnnkit.data import preprocessing, split_names
-from cnnkit.data.reader import Progress, no_progress
+from cnnkit.data import augment_notation, preprocessing, split_names
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.engine.runner import Rates, Skip, raise_bad
+from cnnkit.engine.runner import Rates
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import features
@@ -65,8 +66,7 @@ def extract(
     config: ExtractConfig | None = None,
     *,
     spec: BackboneSpec,
-    skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    callbacks: Callbacks | None = None,
 ) -> ExtractSummary:
     """Write the features of images to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
 
@@ -75,18 +75,17 @@ def extract(
         output: The `.npy`.
         config: How. With views, an image has a row for each of them, one after the other; the `.tsv` numbers them in `view`.
         spec: Which backbone.
-        skip: Called for every image that cannot be used.
-        progress: Called after every batch.
+        callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
     Raises:
         CnnkitError: No image could be used, or the backbone cannot be had.
     """
-    config = config or ExtractConfig()
+    config, callbacks = (config or ExtractConfig()).checked(), callbacks or Callbacks()
     output = Path(output)
     features.check_neighbours(output)  # the name is wrong before anything is computed
     if not output.parent.is_dir():
         raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
-    views = ExtractViews.from_config(config)
+    views = _views(config)
     backbone = _open_backbone(spec, device=config.device, engine=config.engine)
     batch = _batch_size(config.batch, images, views)
     writer = _writer(output, backbone, config, batch=batch, views=views)
@@ -94,7 +93,7 @@ def extract(
         _log_plain_splits(images)
     started = time.perf_counter()
     if config.resume and isinstance(images, Sequence):
-        complete = _summary_if_complete(writer, images, backbone, views=views, skip=skip, started=started)
+        complete = _summary_if_complete(writer, images, backbone, views=views, skip=callbacks.skip, started=started)
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
@@ -103,7 +102,7 @@ def extract(
     def count(path: str, reason: str) -> None:
         nonlocal skipped
         skipped += 1
-        skip(path, reason)
+        callbacks.skip(path, reason)
 
     with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
         left, passed, begun = _remaining(images, done, output, preprocess=backbone.preprocess, views=views, skip=count)
@@ -115,7 +114,7 @@ def extract(
             jobs=config.jobs,
             views=views,
             begun=begun,
-            progress=lambda here, total: progress(passed + here, None if total is None else passed + total),
+            progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
@@ -145,6 +144,21 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         jobs=config.jobs,
         shared_cores=backbone.device == "cpu",
     )
+
+
+def _views(config: ExtractConfig) -> ExtractViews | None:
+    """Give the views that an extraction has; None where there is the plain one alone.
+
+    Raises:
+        UsageError: The augmentation changes nothing.
+        NotationError: A word of it means nothing.
+    """
+    if config.views is None or config.augment is None:
+        return None
+    augmentation = augment_notation.parse_required(config.augment)
+    from cnnkit.infer import torch_views  # here, since an extraction without views imports no torch
+
+    return ExtractViews(augmentation, config.views, config.seed, torch_views.TorchCopies())
 
 
 def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
@@ -250,16 +264,11 @@ def _log_plain_splits(images: Sequence[ImageFile]) -> None:
         log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)
 
 
-@contextlib.contextmanager
-def _one_thread_each(views: ExtractViews | None, engine: Engine) -> Generator[None]:
+def _one_thread_each(views: ExtractViews | None, engine: Engine) -> AbstractContextManager[None]:
     """Let each of the threads that make views compute by itself, unless torch computes the features as well."""
     if views is None or engine is Engine.TORCH:
-        yield
-        return
-    from cnnkit.engine import torch_device  # here, since an extraction without views imports no torch
-
-    with torch_device.threads(1):
-        yield
+        return contextlib.nullcontext()
+    return views.make_copies.single_threaded()
 
 
 def _bad_images_if_complete(

@@ -18,8 +18,8 @@ from cnnkit.formats import features
 
 log = logging.getLogger("cnnkit")
 
-# Of a block of rows, in values: 8 MB in float64.
-_BLOCK = 1 << 20
+#: Of a block of rows, in values: 8 MB in float64.
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,12 @@ class ColumnStats:
     duplicate_of: int | None
 
 
-def column_stats(path: str | Path) -> list[ColumnStats]:
+def column_stats(path: str | Path, *, block: int = BLOCK) -> list[ColumnStats]:
     """Go through features, or any `.npy` of that shape, and say what came out.
+
+    Args:
+        path: The `.npy`.
+        block: How many values are read at once.
 
     Returns:
         One record a column, in their order.
@@ -55,16 +59,16 @@ def column_stats(path: str | Path) -> list[ColumnStats]:
     if not values.size:
         raise CnnkitError(f"{path}: no values in it, its shape is {values.shape}; run cnn-extract again")
     sums = _Sums(values.shape[1])
-    for block in _blocks(values):
-        sums.add(block)
+    for part in _blocks(values, block):
+        sums.add(part)
     found = sums.columns()
     _log_summary(found, rows=len(values))
     return found
 
 
-def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _blocks(values: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
     """Give (D, n) blocks, or (C, n * H * W): the values of a column side by side."""
-    rows = max(1, _BLOCK // int(np.prod(values.shape[1:])))
+    rows = max(1, size // int(np.prod(values.shape[1:])))
     for start in range(0, len(values), rows):
         block = np.moveaxis(np.asarray(values[start : start + rows]), 1, 0)
         yield block.reshape(len(block), -1)

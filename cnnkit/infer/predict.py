@@ -1,9 +1,9 @@
-"""From images, or their features, to class probabilities. Never imports torch, unless a view needs it."""
+"""From images, or their features, to class probabilities. No torch."""
 
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data.reader import Progress, no_progress
+from cnnkit.callbacks import Callbacks, Skip, ignore_skip
 from cnnkit.data.source import ImageFile
-from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
@@ -22,7 +21,7 @@ from cnnkit.infer import ensemble, feature_input
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_input import FeatureRows
-from cnnkit.infer.views import check_test_views, parse_test_views, single_threaded_torch
+from cnnkit.infer.views import CopyMaker, check_test_views, parse_test_views, single_threaded
 
 log = logging.getLogger("cnnkit")
 
@@ -57,17 +56,23 @@ class ImageOutput:
 
 
 class Predictor:
-    """Networks that prediction together, to one view of each image or to several."""
+    """Networks that predict together, from one view of each image or from several."""
 
     def __init__(
-        self, models: Sequence[str | Path], config: PredictConfig | None = None, *, spec: ModelSpec | None = None
+        self,
+        models: Sequence[str | Path],
+        config: PredictConfig | None = None,
+        *,
+        spec: ModelSpec | None = None,
+        make_copies: CopyMaker | None = None,
     ) -> None:
         """Load networks.
 
         Args:
             models: One `.onnx` or more; their classes are matched by name and have the order of the first one's.
-            config: How several networks, or several views of each image, become one prediction.
+            config: How several networks, or several views of each image, become one prediction; how many of them go in at once.
             spec: Of the networks that carry no Header; and at what size those are shown images that take any.
+            make_copies: From `torch_views`, where `config.needs_torch_views`.
 
         Raises:
             UsageError: Options contradict each other or the networks.
@@ -76,10 +81,12 @@ class Predictor:
         """
         config = config or PredictConfig()
         config.check(models=len(models))
-        views = parse_test_views(config.tta, views=config.views, crops=config.crops, seed=config.seed)
+        views = parse_test_views(
+            config.tta, views=config.views, crops=config.crops, seed=config.seed, make_copies=make_copies
+        )
         self._ensemble = Ensemble(models, spec=spec or ModelSpec(), logits=config.logits, device=config.device)
         self.classes = self._ensemble.classes
-        self._vote, self._views = config.vote, views
+        self._config, self._views = config, views
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
@@ -89,23 +96,12 @@ class Predictor:
         """Whether one of the networks is a head, which sees no images."""
         return any(model.preprocess is None for model in self._ensemble.models)
 
-    def images(
-        self,
-        images: Iterable[ImageFile],
-        *,
-        batch: int = 32,
-        jobs: int | None = None,
-        skip: Skip = raise_bad,
-        progress: Progress = no_progress,
-    ) -> Iterator[ImageOutput]:
-        """Prediction for images, in their order, as batches are done.
+    def images(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
+        """Predict images, in their order, as batches are done.
 
         Args:
             images: Looked at as far as one batch before this returns, then read as predictions are asked for.
-            batch: Images at once, or views of them; fewer where there are fewer.
-            jobs: Threads that decode.
-            skip: Called for every image that cannot be used.
-            progress: Called after every batch.
+            callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Raises:
             UsageError: A model takes features.
@@ -116,48 +112,38 @@ class Predictor:
                     f"{model.name} is a head and takes features, not pictures; give it a .npy from cnn-extract, "
                     "or export the whole network without --head-only"
                 )
+        callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
-        at_once = max(1, batch // views)
+        at_once = max(1, self._config.batch // views)
         coming = iter(images)
         first = list(islice(coming, at_once))
         total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
         return self._images(
             chain(first, coming),
             batch=views * (at_once if self._ensemble.native else _even(at_once, total)),
-            jobs=jobs,
-            skip=skip,
-            progress=lambda done, _: progress(done, total),
+            callbacks=replace(callbacks, progress=lambda done, _: callbacks.progress(done, total)),
         )
 
-    def _images(
-        self, images: Iterable[ImageFile], *, batch: int, jobs: int | None, skip: Skip, progress: Progress
-    ) -> Iterator[ImageOutput]:
+    def _images(self, images: Iterable[ImageFile], *, batch: int, callbacks: Callbacks) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
-        results = self._ensemble.run(images, batch=batch, jobs=jobs, views=self._views, progress=progress)
-        with single_threaded_torch(self._views), contextlib.closing(results):
+        results = self._ensemble.run(
+            images, batch=batch, jobs=self._config.jobs, views=self._views, progress=callbacks.progress
+        )
+        with single_threaded(self._views), contextlib.closing(results):
             for image, outputs in results:
                 if isinstance(outputs, BadImageError):
-                    skip(image.path, str(outputs))
+                    callbacks.skip(image.path, str(outputs))
                     yield ImageOutput(image.path)
                 else:
                     (values,) = zip(*self._voted(outputs, views), strict=True)
-                    yield _image_output(image.path, values, skip)
+                    yield _image_output(image.path, values, callbacks.skip)
 
-    def features(
-        self,
-        found: Sequence[FeatureRows],
-        *,
-        batch: int = 32,
-        skip: Skip = raise_bad,
-        progress: Progress = no_progress,
-    ) -> Iterator[ImageOutput]:
-        """Prediction for rows of features, in their order.
+    def features(self, found: Sequence[FeatureRows], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
+        """Predict rows of features, in their order.
 
         Args:
             found: From `feature_input.find`.
-            batch: Rows at once.
-            skip: Called for every row whose prediction is not a number.
-            progress: Called after every batch.
+            callbacks: `skip` for every row whose prediction is not a number, `progress` after every batch.
 
         Raises:
             UsageError: A model takes images.
@@ -175,14 +161,12 @@ class Predictor:
                 )
             for rows in found:
                 feature_input.check(rows, model)
-        return self._features(found, batch=batch, skip=skip, progress=progress)
+        return self._features(found, callbacks or Callbacks())
 
-    def _features(
-        self, found: Sequence[FeatureRows], *, batch: int, skip: Skip, progress: Progress
-    ) -> Iterator[ImageOutput]:
+    def _features(self, found: Sequence[FeatureRows], callbacks: Callbacks) -> Iterator[ImageOutput]:
         total, done = sum(len(rows.paths) for rows in found), 0
         for rows in found:
-            size = _even(batch, len(rows.paths))
+            size = _even(self._config.batch, len(rows.paths))
             for start in range(0, len(rows.paths), size):
                 paths = rows.paths[start : start + size]
                 values = feature_input.values_of(rows, start, start + size)
@@ -190,9 +174,9 @@ class Predictor:
                 filled[: len(values)] = values
                 arrays = [array[: len(paths)] for array in self._ensemble.ask([filled] * len(self._ensemble.models))]
                 for path, *prediction in zip(paths, *self._voted(arrays, 1), strict=True):
-                    yield _image_output(path, prediction, skip)
+                    yield _image_output(path, prediction, callbacks.skip)
                 done += len(paths)
-                progress(done, total)
+                callbacks.progress(done, total)
 
     def _voted(self, arrays: Sequence[NDArray[np.float32]], views: int) -> list[NDArray[Any]]:
         """Come to one prediction an image.
@@ -206,7 +190,7 @@ class Predictor:
         """
         models = len(self._ensemble.models)
         ballots = [array[view::views] for array in arrays[:models] for view in range(views)]
-        return [*ensemble.count_votes(ballots, self._vote), *arrays[models:]]
+        return [*ensemble.count_votes(ballots, self._config.vote), *arrays[models:]]
 
 
 def _even(batch: int, total: int | None) -> int:
@@ -226,7 +210,7 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 def rows(
     predictions: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
-    """Write predictions as predictions, the best `top` classes of each image; images that were skipped have none.
+    """Write outputs as predictions, the best `top` classes of each image; images that were skipped have none.
 
     Args:
         predictions: From a Predictor.
@@ -286,7 +270,7 @@ def check_provenance(model: Path, predictions: MatchedPredictions, *, name: str)
         return
     asked = [ImageFile(predictions.paths[row]) for row in least]
     seen = 0
-    for row, prediction in zip(least, predictor.images(asked, skip=lambda _path, _reason: None), strict=True):
+    for row, prediction in zip(least, predictor.images(asked, callbacks=Callbacks(skip=ignore_skip)), strict=True):
         if prediction.probabilities is None:
             continue
         seen += 1

@@ -1,12 +1,15 @@
-"""Several views of each image: augmented copies for feature extraction, and test-time augmentation for prediction."""
+"""Several views of each image: augmented copies for feature extraction, and test-time augmentation for prediction. No torch.
+
+Copies that numpy cannot make come from a CopyMaker, which the caller brings along: `torch_views`.
+"""
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,24 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.manifest import ManifestRow
-from cnnkit.infer.config import ExtractConfig
+
+
+class CopyMaker(Protocol):
+    """Makes augmented copies where numpy does not suffice."""
+
+    def __call__(
+        self,
+        square: NDArray[np.uint8],
+        augmentation: Augmentation,
+        fingerprint: str,
+        copies: Sequence[int],
+        *,
+        seed: int,
+    ) -> Sequence[NDArray[np.uint8]] | NDArray[np.uint8]:
+        """Make copies of a prepared image, (height, width, 3) each, by their numbers, one at least."""
+
+    def single_threaded(self) -> AbstractContextManager[None]:
+        """Let each of the threads that make copies compute by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +54,8 @@ class ExtractViews:
 
     augmentation: Augmentation
     copies: int
-    seed: int = 0
-
-    @classmethod
-    def from_config(cls, config: ExtractConfig) -> Self | None:
-        """Give the views that an extraction has; None where there is the plain one alone.
-
-        Raises:
-            UsageError: The augmentation changes nothing.
-            NotationError: A word of it means nothing.
-        """
-        if config.views is None or config.augment is None:
-            return None
-        return cls(augment_notation.parse_required(config.augment), config.views, config.seed)
+    seed: int
+    make_copies: CopyMaker
 
     def of(self, image: ImageFile) -> range:
         """Count the views of an image."""
@@ -62,27 +71,13 @@ class ExtractViews:
         """
         _, *copies = self.of(image)
         square = preprocessing.prepare(original.image, preprocess)
-        return [square, *augmented_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
+        if not copies:
+            return [square]
+        return [square, *self.make_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
     def described(self) -> dict[str, Any]:
         """Say for a Header how the views were made."""
         return {"augment": str(self.augmentation), "views": self.copies, "augment_seed": self.seed}
-
-
-def augmented_copies(
-    square: NDArray[np.uint8], augmentation: Augmentation, fingerprint: str, copies: Sequence[int], *, seed: int
-) -> Iterable[NDArray[np.uint8]]:
-    """Make augmented copies of a prepared image, (height, width, 3) each, by their numbers, in torch."""
-    if not copies:
-        return []
-    # Here, since who makes no copies imports no torch
-    import torch
-
-    from cnnkit.engine import resample
-
-    augmenter = resample.Augmenter(augmentation, seed=seed)
-    squares = torch.from_numpy(np.array(square)).expand(len(copies), *square.shape)  # (K, height, width, 3)
-    return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
 
 def rows_of(image: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
@@ -123,18 +118,22 @@ class FlipViews:
 
 @dataclass(frozen=True, slots=True)
 class AugmentViews:
-    """The image and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number."""
+    """The image and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number.
+
+    Without `make_copies` the augmentation has flips and crops alone, which numpy makes.
+    """
 
     augmentation: Augmentation
     copies: int
     seed: int
+    make_copies: CopyMaker | None = None
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
         square = preprocessing.prepare(original.image, preprocess)
         numbers = range(1, self.copies + 1)
-        if not augment.needs_no_resampling(self.augmentation):
-            return [square, *augmented_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
+        if self.make_copies is not None:
+            return [square, *self.make_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
         draws = [
             augment.draw_params(self.augmentation, seed=self.seed, image=original.fingerprint, copy=number)
             for number in numbers
@@ -162,7 +161,12 @@ TestViews = FlipViews | AugmentViews | CropViews
 
 
 def parse_test_views(
-    notation: str | None = None, *, views: int | None = None, crops: Crops | None = None, seed: int = 0
+    notation: str | None = None,
+    *,
+    views: int | None = None,
+    crops: Crops | None = None,
+    seed: int = 0,
+    make_copies: CopyMaker | None = None,
 ) -> TestViews | None:
     """Find out which views are asked for.
 
@@ -171,6 +175,7 @@ def parse_test_views(
         views: How many are drawn, the plain one among them; VIEWS unless said.
         crops: Five or ten crops in place of an augmentation.
         seed: Of what is drawn.
+        make_copies: Where the augmentation has more than flips and crops.
 
     Returns:
         None where there is the plain view alone.
@@ -188,7 +193,7 @@ def parse_test_views(
             raise UsageError(f'--seed {seed} says which views --tta draws; add it, as in --tta "crop 0.9, hflip"')
         return None if crops is None else CropViews(mirrored=crops is Crops.TEN)
     augmentation = augment_notation.parse_required(notation, option="--tta")
-    if augment.needs_no_resampling(augmentation) and augmentation.crop == 1:
+    if augmentation.needs_no_resampling and augmentation.crop == 1:
         flipped = FlipViews(augmentation)
         if views is not None:
             raise UsageError(
@@ -200,7 +205,11 @@ def parse_test_views(
                 f'--tta "{notation}" draws nothing; drop --seed, or add a word that draws, such as crop 0.9'
             )
         return flipped
-    return AugmentViews(augmentation, (views or DEFAULT_VIEWS) - 1, seed)
+    if augmentation.needs_no_resampling:
+        make_copies = None
+    elif make_copies is None:
+        raise ValueError(f'"{notation}" needs make_copies: cnnkit.infer.torch_views.TorchCopies()')
+    return AugmentViews(augmentation, (views or DEFAULT_VIEWS) - 1, seed, make_copies)
 
 
 def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, native: bool) -> None:
@@ -232,10 +241,8 @@ def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, nat
         )
 
 
-def single_threaded_torch(views: TestViews | None) -> AbstractContextManager[None]:
-    """Let each of the threads that make views compute by itself, where torch makes them."""
-    if not isinstance(views, AugmentViews) or augment.needs_no_resampling(views.augmentation):
+def single_threaded(views: TestViews | None) -> AbstractContextManager[None]:
+    """Let each of the threads that make views compute by itself, where they are made by more than numpy."""
+    if not isinstance(views, AugmentViews) or views.make_copies is None:
         return contextlib.nullcontext()
-    from cnnkit.engine import torch_device  # here, since a prediction without such views imports no torch
-
-    return torch_device.threads(1)
+    return views.make_copies.single_threaded()

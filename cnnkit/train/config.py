@@ -25,6 +25,7 @@ from cnnkit.choices import (
 )
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
+from cnnkit.engine.config import DeviceConfig
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
@@ -546,7 +547,7 @@ class FreezeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(DeviceConfig):
     """Where and how a training runs, none of which changes what comes of it."""
 
     cache: str = option(
@@ -555,8 +556,6 @@ class RunConfig:
         metavar="SIZE",
     )
     resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.", "--resume")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE")
-    jobs: int | None = option(None, "Threads that decode pictures; all cores unless said.", minimum=1)
 
     def checked(self) -> Self:
         """Refuse a size or a device that is none.

@@ -173,6 +173,16 @@ def test_broken_images_are_skipped_and_named(run, here, quickly):
     assert not Path("b.onnx").exists()
 
 
+@pytest.mark.parametrize("words", [("--jobs", "2"), ("--errors", "errors.tsv")])
+def test_options_of_images_need_images(run, here, words):
+    """Without --verify there are none to decode or to skip: it is said, and nothing is written."""
+    outcome = run("cnn-export", "model.pt", "-o", "a.onnx", *words, status=2)
+    assert outcome.err == (
+        "cnn-export: --jobs and --errors go with pictures to compare on; give them with --verify SOURCE\n"
+    )
+    assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos"]
+
+
 def test_above_the_tolerance_the_exit_is_1_and_the_file_untouched(run, here, quickly):
     """One line with both numbers, nothing on stdout."""
     Path("model.onnx").write_bytes(b"before")

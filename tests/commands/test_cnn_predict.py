@@ -108,7 +108,7 @@ def test_probabilities_are_those_of_torch(run, model, root):
     assert len({row["label"] for row in rows if row["rank"] == "1"}) > 1, "the random network should not be constant"
 
 
-def test_one_prediction_a_image_unless_more_are_asked_for(run, model, root):
+def test_one_prediction_an_image_unless_more_are_asked_for(run, model, root):
     """The first rows of --top 3, and nothing else; more than all classes gives all."""
     everything = run("cnn-predict", "-m", model(), root, "--top", 3)
     outcome = run("cnn-predict", "-m", model(), root)
@@ -189,7 +189,7 @@ def test_neither_batch_nor_jobs_change_the_prediction(run, model, root):
     assert run("cnn-predict", "-m", path, root).out == run("cnn-predict", "-m", path, root).out
 
 
-def test_an_prediction_below_the_bound_is_withheld(run, model, root):
+def test_a_prediction_below_the_bound_is_withheld(run, model, root):
     """Its label is ?, its probability stays."""
     rows = run("cnn-predict", "-m", model(), root).rows
     bound = sorted(float(row["probability"]) for row in rows)[len(rows) // 2]
@@ -303,7 +303,7 @@ def kept(root, tmp_path):
     return folder / "x.npy"
 
 
-def test_a_head_predictions_to_features_as_the_whole_does_to_images(run, model, root, kept, tmp_path, monkeypatch):
+def test_a_head_predicts_features_as_the_whole_does_to_images(run, model, root, kept, tmp_path, monkeypatch):
     """The same rows, whose paths lead from the current folder to the images."""
     monkeypatch.chdir(tmp_path)
     whole = run("cnn-predict", "-m", model(), root, "--top", 3, "--logits").rows

@@ -63,4 +63,4 @@ def test_a_window_by_hand():
 )
 def test_what_they_suffice_for(notation, expected):
     """Flips and crops, whatever fill says; any other word that does something takes torch."""
-    assert augment.needs_no_resampling(augment_notation.parse(notation)) is expected
+    assert augment_notation.parse(notation).needs_no_resampling is expected

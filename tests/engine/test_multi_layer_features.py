@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Fit, Pool
-from cnnkit.engine import multi_layer_features
-from cnnkit.engine.multi_layer_features import MultiLayerExtractor
+from cnnkit.engine.multi_layer_features import MultiLayerExtractor, nearest_layer
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import catalogue, subgraph
@@ -130,4 +129,4 @@ def test_a_backbone_without_earlier_layers_has_nothing_to_compare():
 )
 def test_near_is_near_enough_for_the_end_of_a_larger_module(depth, nearest):
     """The half of a depth is meant; names with fewer dots are those of larger modules."""
-    assert multi_layer_features._nearest(depth, 0.5) == nearest
+    assert nearest_layer(depth, 0.5) == nearest

@@ -57,7 +57,7 @@ def run(files, network, **words):
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_image_once_and_in_order(files, batch, jobs, monkeypatch):
     """Each output is that of the image as it is; images are read by window, and those without an output are named in their turn."""
-    monkeypatch.setattr(runner, "_WINDOW_BATCHES", 2)
+    monkeypatch.setattr(runner, "WINDOW_BATCHES", 2)
     shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
     bad = [3, *range(4, 27, 9), 26]
     assert shown == [image for index, image in enumerate(files) if index not in bad]
@@ -80,7 +80,7 @@ def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(f
     assert [shape[0] for shape in network.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
 
 
-def test_views_of_a_image_come_together(files):
+def test_views_of_an_image_come_together(files):
     """Every image stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
 
     class Inverted:

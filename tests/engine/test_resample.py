@@ -262,7 +262,7 @@ def test_rows_of_a_large_image_are_the_whole_ones(fill, monkeypatch):
     draws = [drawing.draw_params(augment_notation.parse(EVERYTHING), seed=seed, image="p", copy=1) for seed in range(4)]
     assert all(draw.blur and draw.noise for draw in draws)
     whole = [augment(images, [draw], fill=fill) for draw in draws]
-    monkeypatch.setattr(resample, "_AT_ONCE", 7 * 70)
+    monkeypatch.setattr(resample, "PIXELS_AT_ONCE", 7 * 70)
     for draw, expected in zip(draws, whole, strict=True):
         assert torch.equal(augment(images, [draw], fill=fill), expected)
 
@@ -271,8 +271,8 @@ def test_taps_for_a_batch_are_those_for_each():
     """Blurred together, as on a GPU, by deviations of their own: the bits of each alone."""
     pixels = channels_first(photographs(3)).float()
     deviations, whole = [0.2, 4.0, 1.3], [slice(0, 31)]
-    alone = resample._blurred(pixels, deviations, whole)
-    together = resample._blurred_at_once(pixels, deviations, whole)
+    alone = resample.blurred(pixels, deviations, whole)
+    together = resample.blurred_together(pixels, deviations, whole)
     assert torch.equal(together, alone)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnkit.callbacks import raise_skip
 from cnnkit.choices import Fit
 from cnnkit.data import preprocessing
 from cnnkit.data.source import ImageFile
@@ -141,7 +142,7 @@ def test_bad_images_are_named_in_their_turn(files):
     assert events[4] == (files[4].path, "empty file")
     before = threading.active_count()
     with pytest.raises(BadImageError, match=r"04\.png: empty file"):
-        list(runner.usable(runner.run(files, [SMALL], means, batch=4), runner.raise_bad))
+        list(runner.usable(runner.run(files, [SMALL], means, batch=4), raise_skip))
     assert threading.active_count() == before
 
 
@@ -191,25 +192,24 @@ def test_a_stream_is_not_read_far_ahead(files):
     batches.close()
 
 
-def test_decoding_goes_on_while_the_network_computes(files):
+def test_decoding_goes_on_while_the_network_computes(files, monkeypatch):
     """While the network has the first batch, the images of the next one are decoded."""
     decoded = threading.Event()
     count = 0
 
-    def load(_path, **_words):
+    def prepare(_image, _way):
         nonlocal count
         count += 1
         if count > 8:
             decoded.set()
-        return [np.zeros((6, 6, 3), np.uint8)]
+        return np.zeros((6, 6, 3), np.uint8)
 
     def network(batches):
         assert decoded.wait(10), "nothing was decoded meanwhile"
         return means(batches)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_load", load)
-        assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
+    monkeypatch.setattr(runner.preprocessing, "prepare", prepare)
+    assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
 def test_the_network_computes_while_outputs_are_used(files, wait_for):
@@ -260,9 +260,8 @@ def slow(seconds):
 
 def test_rates_are_those_of_the_clock(files, monkeypatch):
     """Decoding and a network of 10 ms an image each are found to be that; side by side they take hardly longer than one alone."""
-    monkeypatch.setattr(
-        runner, "_load", lambda *_words, **_options: time.sleep(0.01) or [np.zeros((6, 6, 3), np.uint8)]
-    )
+    blank = Image.new("RGB", (6, 6))
+    monkeypatch.setattr(runner.decode, "load", lambda _path: time.sleep(0.01) or blank)
     rates = runner.measure(good(files) * 3, [SMALL], slow(0.01), batch=4, jobs=1, shared_cores=False)
     assert rates.pictures == 54
     assert 50 < rates.decode <= 101  # a sleep takes longer on a busy machine, never less

@@ -152,12 +152,12 @@ def test_the_proof_of_placement(caplog):
     """Shapes may stay on the CPU; whatever multiplies may not, and is named with its count; nothing on the GPU is no GPU run."""
     gpu = device.Device("cuda", 1)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        session._prove(assigned(CUDA=["Conv", "Relu", "Gemm"], CPU=["Shape"]), gpu, "the base")
+        session.check_placement(assigned(CUDA=["Conv", "Relu", "Gemm"], CPU=["Shape"]), gpu, "the base")
     assert [record.message for record in caplog.records] == ["cuda:1 holds 3 of 4 nodes"]
     with pytest.raises(DeviceError, match="the base: ONNX Runtime left 2 Conv, 1 Gemm nodes on the CPU"):
-        session._prove(assigned(CUDA=["Relu"], CPU=["Conv", "Conv", "Gemm", "Shape"]), gpu, "the base")
+        session.check_placement(assigned(CUDA=["Relu"], CPU=["Conv", "Conv", "Gemm", "Shape"]), gpu, "the base")
     with pytest.raises(DeviceError, match="the base: ONNX Runtime put nothing on cuda:1; are onnxruntime-gpu"):
-        session._prove(assigned(CPU=["Conv"]), gpu, "the base")
+        session.check_placement(assigned(CPU=["Conv"]), gpu, "the base")
 
 
 def test_a_network_that_cannot_run_is_named():

@@ -43,7 +43,7 @@ def test_full_equality_keeps_the_order_of_the_classes():
 
 
 @pytest.mark.parametrize("vote", Vote)
-def test_an_prediction_that_is_no_number_spoils_its_own_row_alone(vote):
+def test_a_prediction_that_is_no_number_spoils_its_own_row_alone(vote):
     """One model's NaN makes the image's row NaN; the next image's stands."""
     got, _ = ensemble.count_votes([probabilities([np.nan, 0.5], [1, 0]), probabilities([0.5, 0.5], [1, 0])], vote)
     assert np.isnan(got[0]).all()

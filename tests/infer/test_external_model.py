@@ -10,8 +10,7 @@ from cnnkit.data import preprocessing
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
-from cnnkit.infer import external_model
-from cnnkit.infer.config import ModelSpec, PredictConfig
+from cnnkit.infer.config import ModelSpec, PredictConfig, parse_channels
 from cnnkit.infer.predict import Predictor
 
 SIZE, MEAN, STD = 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -68,7 +67,9 @@ def labels(tmp_path):
 @pytest.fixture
 def describe(labels):
     def make(**changes):
-        return ModelSpec(**{"size": str(SIZE), "mean": MEAN, "std": STD, "labels": labels, **changes})
+        return ModelSpec(
+            **{"size": str(SIZE), "mean": "0.4,0.5,0.6", "std": "0.2,0.25,0.3", "labels": labels, **changes}
+        )
 
     return make
 
@@ -94,8 +95,8 @@ def shown(images):
 
 def predictions(path, description, found, **options):
     """Ask for probabilities, (N, classes), and logits where there are any."""
-    predictor = Predictor([path], PredictConfig(device="cpu", **options), spec=description)
-    given = list(predictor.images(found, batch=2))
+    predictor = Predictor([path], PredictConfig(device="cpu", batch=2, **options), spec=description)
+    given = list(predictor.images(found))
     return np.stack([prediction.probabilities for prediction in given]), [prediction.logits for prediction in given]
 
 
@@ -245,11 +246,11 @@ def test_networks_with_two_inputs_are_refused(tmp_path, describe):
 )
 def test_channels_are_three_numbers_or_one(text, expected):
     """One number stands for all three."""
-    assert external_model.parse_channels(text, option="--mean") == expected
+    assert parse_channels(text, option="--mean") == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,2", "1,2,3,4", "nan", "inf,0,0", "0,1,1"])
 def test_other_channels_are_refused(text):
     """The option and the word are named; a deviation must be above zero."""
     with pytest.raises(UsageError, match=f'--std "{text}": give three numbers above zero'):
-        external_model.parse_channels(text, option="--std")
+        parse_channels(text, option="--std")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Engine, FeatureDtype, Pool
 from cnnkit.data import augment_notation, decode, preprocessing, source
 from cnnkit.data.source import ImageFile
@@ -20,7 +21,6 @@ from cnnkit.formats import features
 from cnnkit.formats.header import ArtefactKind
 from cnnkit.infer import extract
 from cnnkit.infer.config import ExtractConfig
-from cnnkit.infer.views import ExtractViews
 
 BACKBONE = BackboneSpec(layers="conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", weights="none", size=20, seed=2)
 
@@ -32,13 +32,11 @@ def photographs(images):
 
 
 def run(photographs, output, **words):
-    """Extract; `views` takes an ExtractViews."""
-    callbacks = {name: words.pop(name) for name in ("skip", "progress") if name in words}
-    spec, views = words.pop("spec", BACKBONE), words.pop("views", None)
-    if views is not None:
-        words |= {"views": views.copies, "augment": str(views.augmentation), "seed": views.seed}
+    """Extract."""
+    callbacks = Callbacks(**{name: words.pop(name) for name in ("skip", "progress") if name in words})
+    spec = words.pop("spec", BACKBONE)
     config = ExtractConfig(**{"batch": 4, "device": "cpu", **words})
-    return extract.extract(photographs, output, config, spec=spec, **callbacks)
+    return extract.extract(photographs, output, config, spec=spec, callbacks=callbacks)
 
 
 def content(path):
@@ -416,9 +414,8 @@ def test_photographs_against_torchvision(photos, tmp_path):
 # ---------------------------------------------------------------- several views
 
 
-VIEWS = ExtractViews(
-    augment_notation.parse("rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect"), copies=2, seed=5
-)
+VIEWS = {"views": 2, "augment": "rotate 30, hflip, brightness 0.3, noise 0.05, fill reflect", "seed": 5}
+AUGMENTATION = augment_notation.parse(VIEWS["augment"])
 
 
 def parted(photographs):
@@ -429,13 +426,13 @@ def parted(photographs):
     ]
 
 
-def test_views_are_what_the_network_predictions_to_augmented_squares(photographs, tmp_path):
+def test_views_are_what_the_network_gives_for_augmented_squares(photographs, tmp_path):
     """Plain, then copies 1 and 2, image by image; copies are those that training would make; what measures is plain only."""
-    summary = run(parted(photographs), tmp_path / "x.npy", views=VIEWS)
+    summary = run(parted(photographs), tmp_path / "x.npy", **VIEWS)
     assert summary.rows == 24 * 3 + 6
     loaded = features.load(tmp_path / "x.npy")
     module, header = torch_backbone.build_extractor(BACKBONE)
-    augmenter = Augmenter(VIEWS.augmentation, seed=5)
+    augmenter = Augmenter(AUGMENTATION, seed=5)
     expected, rows = [], []
     for image in parted(photographs):
         square = torch.from_numpy(preprocessing.load(image.path, header.preprocess).copy())[None]
@@ -446,24 +443,24 @@ def test_views_are_what_the_network_predictions_to_augmented_squares(photographs
             rows.append((os.path.basename(image.path), image.label, image.split, view))
     np.testing.assert_allclose(loaded.values, np.concatenate(expected), rtol=1e-4, atol=1e-5)
     assert [(os.path.basename(row.path), row.label, row.split, row.view) for row in loaded.rows] == rows
-    assert loaded.header.training == {"augment": str(VIEWS.augmentation), "views": 2, "augment_seed": 5}
+    assert loaded.header.training == {"augment": str(AUGMENTATION), "views": 2, "augment_seed": 5}
 
 
 def test_threads_and_engines_give_the_same_views(photographs, tmp_path):
     """The same bytes for any number of decoding threads; with torch the same but for rounding."""
     for jobs in (1, 4):
-        run(photographs, tmp_path / f"{jobs}.npy", views=VIEWS, jobs=jobs)
+        run(photographs, tmp_path / f"{jobs}.npy", **VIEWS, jobs=jobs)
     assert content(tmp_path / "1.npy") == content(tmp_path / "4.npy")
-    run(photographs, tmp_path / "torch.npy", views=VIEWS, engine=Engine.TORCH)
+    run(photographs, tmp_path / "torch.npy", **VIEWS, engine=Engine.TORCH)
     np.testing.assert_allclose(np.load(tmp_path / "torch.npy"), np.load(tmp_path / "1.npy"), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5, 8])
 @pytest.mark.parametrize("stream", [False, True])
-def test_views_are_gone_on_with_in_the_middle_of_a_image(photographs, tmp_path, monkeypatch, batches, stream):
+def test_views_are_gone_on_with_in_the_middle_of_an_image(photographs, tmp_path, monkeypatch, batches, stream):
     """Batches of four cut the views of an image apart; resumed, every byte is as if undisturbed, and bad images are named again."""
     spoil(photographs)
-    silent = {"skip": lambda *_: None, "views": VIEWS}
+    silent = {"skip": lambda *_: None, **VIEWS}
     give = (lambda: iter(parted(photographs))) if stream else (lambda: parted(photographs))
     run(give(), tmp_path / "whole.npy", **silent)
     patch = stop_after(batches, monkeypatch)
@@ -480,19 +477,19 @@ def test_views_are_gone_on_with_in_the_middle_of_a_image(photographs, tmp_path, 
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        (dataclasses.replace(VIEWS, copies=3), "begun with training views 2, now 3"),
-        (dataclasses.replace(VIEWS, seed=6), "begun with training augment_seed 5, now 6"),
+        (VIEWS | {"views": 3}, "begun with training views 2, now 3"),
+        (VIEWS | {"seed": 6}, "begun with training augment_seed 5, now 6"),
         (
-            dataclasses.replace(VIEWS, augmentation=augment_notation.parse("hflip")),
+            VIEWS | {"augment": "hflip"},
             "begun with training augment rotate 30.*, now hflip",
         ),
-        (None, "begun with training augment rotate 30.*, now None"),
+        ({}, "begun with training augment rotate 30.*, now None"),
     ],
 )
 def test_other_views_are_refused(photographs, tmp_path, monkeypatch, views, message):
     """A mixture of augmentations, seeds or numbers of views is refused; what was finished with others is made anew."""
-    stopped(photographs, tmp_path / "x.npy", monkeypatch, views=VIEWS)
+    stopped(photographs, tmp_path / "x.npy", monkeypatch, **VIEWS)
     with pytest.raises(FormatError, match=message):
-        run(photographs, tmp_path / "x.npy", resume=True, views=views)
-    assert run(photographs, tmp_path / "x.npy", resume=True, views=VIEWS).resumed == 8
-    assert run(photographs, tmp_path / "x.npy", resume=True, views=views).resumed == 0
+        run(photographs, tmp_path / "x.npy", resume=True, **views)
+    assert run(photographs, tmp_path / "x.npy", resume=True, **VIEWS).resumed == 8
+    assert run(photographs, tmp_path / "x.npy", resume=True, **views).resumed == 0

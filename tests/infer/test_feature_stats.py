@@ -27,11 +27,10 @@ def planted(shape, dtype="float32", seed=0):
 @pytest.mark.parametrize("block", [1, 100, 1 << 20])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(37, 6), (37, 6, 3, 2), (1, 6)])
-def test_they_are_numpys(tmp_path, monkeypatch, shape, dtype, block):
+def test_they_are_numpys(tmp_path, shape, dtype, block):
     """Mean, population variance, range and zeros of columns, or of channels, whatever the blocks that they are read in."""
-    monkeypatch.setattr(feature_stats, "_BLOCK", block)
     values = planted(shape, dtype)
-    found = feature_stats.column_stats(saved(tmp_path, values))
+    found = feature_stats.column_stats(saved(tmp_path, values), block=block)
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     exact = values.astype("float64")
     for name, expected in {
@@ -49,15 +48,14 @@ def test_they_are_numpys(tmp_path, monkeypatch, shape, dtype, block):
         assert found[2].variance == 0
 
 
-def test_a_duplicate_is_of_the_first_and_of_every_value(tmp_path, monkeypatch):
+def test_a_duplicate_is_of_the_first_and_of_every_value(tmp_path):
     """Three alike name the first; one other value in the last block, or the same values in another order, are no duplicate."""
-    monkeypatch.setattr(feature_stats, "_BLOCK", 60)
     values = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 6, axis=1)
     values[49, 1] += 1e-9
     values[:, 2] = values[::-1, 2]
     values[0, 0] = values[0, 4:6] = 0.0
     values[0, 5] = -0.0
-    assert [each.duplicate_of for each in feature_stats.column_stats(saved(tmp_path, values))] == [
+    assert [each.duplicate_of for each in feature_stats.column_stats(saved(tmp_path, values), block=60)] == [
         None,
         None,
         None,

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.choices import Fit, Pool, Vote
 from cnnkit.data import decode
 from cnnkit.data.source import ImageFile
@@ -102,21 +103,21 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("listed", [True, False])
 def test_batches_have_one_size_and_little_is_empty(tmp_path, found, asked, count, batch, sizes, listed):
     """A known number of images is dealt out evenly; of a stream it is known when it ends within the first batch."""
-    predictor = load(whole(tmp_path / "net.onnx"))
+    predictor = load(whole(tmp_path / "net.onnx"), batch=batch)
     coming = found[:count] if listed else iter(found[:count])
-    assert len(list(predictor.images(coming, batch=batch))) == count
+    assert len(list(predictor.images(coming))) == count
     assert asked == (sizes if listed or count < batch else [batch] * -(-count // batch))
 
 
 def test_features_go_in_even_batches_too(tmp_path, asked):
     """Ten rows at most four at once."""
     path = keep_features(tmp_path / "x.npy", np.zeros((10, 3), dtype=np.float32))
-    assert len(list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]), batch=4))) == 10
+    assert len(list(load(head(tmp_path / "head.onnx"), batch=4).features(feature_input.find([str(path)])))) == 10
     assert asked == [4, 4, 4]
 
 
 def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, found, monkeypatch):
-    """Three models, two ways to prepare an image: each model predictions as it does alone."""
+    """Three models, two ways to prepare an image: each model predicts as it does alone."""
     small = Preprocess(size=8, resize=8, fit=Fit.SQUASH)
     models = [
         whole(tmp_path / "one.onnx"),
@@ -133,12 +134,12 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
-def test_the_views_of_a_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
+def test_the_views_of_an_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
     """A batch counts views and holds whole images; seven images of eight views each are dealt out evenly."""
-    predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip")
-    predictions = list(predictor.images(found, batch=batch))
+    predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip", batch=batch)
+    predictions = list(predictor.images(found))
     assert asked == sizes
-    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip").images(found, batch=8))
+    alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip", batch=8).images(found))
     np.testing.assert_allclose(
         [prediction.probabilities for prediction in predictions],
         [prediction.probabilities for prediction in alone],
@@ -154,7 +155,7 @@ def test_an_ensemble_sees_the_same_views(tmp_path, found):
         whole(tmp_path / "three.onnx", weights=-WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1]),
     ]
     views = {"tta": "crop 0.3", "views": 4}
-    together = np.stack([prediction.probabilities for prediction in load(*models, **views).images(found, batch=5)])
+    together = np.stack([prediction.probabilities for prediction in load(*models, **views, batch=5).images(found)])
     alone = [
         [dict(zip(predictor.classes, prediction.probabilities, strict=True)) for prediction in predictor.images(found)]
         for predictor in (load(model, **views) for model in models)
@@ -172,8 +173,8 @@ def test_skipped_images_keep_their_place_among_views(tmp_path, found):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     order = [ImageFile(str(broken)), found[0], ImageFile(str(broken)), *found[1:]]
-    predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD)
-    predictions = list(predictor.images(order, batch=8, skip=lambda *_: None))
+    predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD, batch=8)
+    predictions = list(predictor.images(order, callbacks=SILENT))
     assert [prediction.path for prediction in predictions] == [image.path for image in order]
     assert [prediction.probabilities is None for prediction in predictions] == [True, False, True, *[False] * 6]
     # A mean of colours is the same whichever way an image is turned: the four views agree
@@ -200,8 +201,8 @@ def test_skipped_images_keep_their_place(tmp_path, found):
     bad = ImageFile(str(broken))
     order = [bad, found[0], found[0], bad, bad, *found[1:], bad]
     skipped = []
-    predictions = load(whole(tmp_path / "net.onnx")).images(
-        order, batch=2, skip=lambda path, reason: skipped.append((path, reason))
+    predictions = load(whole(tmp_path / "net.onnx"), batch=2).images(
+        order, callbacks=Callbacks(skip=lambda path, reason: skipped.append((path, reason)))
     )
     predictions = list(predictions)
     assert [prediction.path for prediction in predictions] == [image.path for image in order]
@@ -218,14 +219,15 @@ def test_without_a_way_to_skip_a_bad_image_is_an_error(tmp_path):
         list(load(whole(tmp_path / "net.onnx")).images([ImageFile(str(tmp_path / "broken.png"))]))
 
 
-def test_an_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
+def test_a_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
     """Features that are not finite give no probability; the rows beside them do."""
     values = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, -np.inf, 0], [3, 2, 1]], dtype=np.float32)
     path = keep_features(tmp_path / "x.npy", values)
     skipped = []
     predictions = list(
         load(head(tmp_path / "head.onnx")).features(
-            feature_input.find([str(path)]), skip=lambda path, reason: skipped.append((path, reason))
+            feature_input.find([str(path)]),
+            callbacks=Callbacks(skip=lambda path, reason: skipped.append((path, reason))),
         )
     )
     assert [prediction.probabilities is None for prediction in predictions] == [False, True, True, False]
@@ -235,11 +237,13 @@ def test_an_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
 def test_progress_counts_all_images(tmp_path, found):
     """With the total where it is known, skipped ones included."""
     seen = []
-    list(load(whole(tmp_path / "net.onnx")).images(found, batch=3, progress=lambda *done: seen.append(done)))
+    predictor = load(whole(tmp_path / "net.onnx"), batch=3)
+    callbacks = Callbacks(progress=lambda *done: seen.append(done))
+    list(predictor.images(found, callbacks=callbacks))
     assert seen[-1] == (7, 7)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     seen.clear()
-    list(load(whole(tmp_path / "net.onnx")).images(iter(found), batch=3, progress=lambda *done: seen.append(done)))
+    list(predictor.images(iter(found), callbacks=callbacks))
     assert seen[-1] == (7, None)
 
 
@@ -260,15 +264,15 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     values = np.random.default_rng(0).normal(0, 9, (7, 3))
     one = keep_features(tmp_path / "one.npy", values.astype(np.float32))
     two = keep_features(tmp_path / "two.npy", values.astype(np.float16))
-    predictor = load(head(tmp_path / "head.onnx"))
+    predictor = load(head(tmp_path / "head.onnx"), batch=2)
     powers = np.exp(values @ WEIGHTS)
     expected = powers / powers.sum(axis=1, keepdims=True)
     found = feature_input.find([str(one), str(two)])
     assert isinstance(found[0].values, np.memmap)
-    given = np.stack([prediction.probabilities for prediction in predictor.features(found, batch=2)])
+    given = np.stack([prediction.probabilities for prediction in predictor.features(found)])
     np.testing.assert_allclose(given[:7], expected, atol=1e-6)
     np.testing.assert_allclose(given[7:], expected, atol=2e-3)
-    part = list(predictor.features(feature_input.find([str(one)], split="b"), batch=2))
+    part = list(predictor.features(feature_input.find([str(one)], split="b")))
     np.testing.assert_allclose(np.stack([prediction.probabilities for prediction in part]), expected[1::2], atol=1e-6)
     assert [prediction.path for prediction in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
 
@@ -370,7 +374,7 @@ def test_a_vote_has_no_logits(tmp_path):
         load(whole(tmp_path / "a.onnx"), whole(tmp_path / "b.onnx"), logits=True)
 
 
-def test_what_is_no_classifier_is_refused(tmp_path):
+def test_what_is_no_classifier_is_refused(tmp_path, found):
     """A backbone without classes, a graph with another number of outputs than classes, and a torch file."""
     with pytest.raises(FormatError, match="gives no probabilities of named classes"):
         load(whole(tmp_path / "base.onnx", classes=None))
@@ -378,7 +382,7 @@ def test_what_is_no_classifier_is_refused(tmp_path):
         load(without_preprocess(whole(tmp_path / "broken.onnx")))
     two = load(whole(tmp_path / "two.onnx", classes=("a", "b")))
     with pytest.raises(FormatError, match="gives 3 numbers a picture, but has 2 classes: a, b"):
-        two._ensemble.ask([np.zeros((1, 16, 16, 3), dtype=np.uint8)])
+        list(two.images(found))
     with pytest.raises(UsageError, match=r"head\.pt: prediction takes ONNX; make it with cnn-export"):
         load("head.pt")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")

@@ -12,6 +12,8 @@ from cnnkit.data.source import ImageFile
 from cnnkit.engine import resample
 from cnnkit.errors import NotationError, UsageError
 from cnnkit.formats.header import Preprocess
+from cnnkit.infer.config import PredictConfig
+from cnnkit.infer.torch_views import TorchCopies
 from cnnkit.infer.views import check_test_views, parse_test_views
 
 PREPROCESS = Preprocess(resize=28, size=24)
@@ -50,7 +52,7 @@ def test_flips_are_listed(image, notation, turns):
 @pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
 def test_drawn_views_are_the_copies_of_training(image, notation):
     """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
-    views = parse_test_views(notation, views=5, seed=3)
+    views = parse_test_views(notation, views=5, seed=3, make_copies=TorchCopies())
     square = preprocessing.load(image.path, PREPROCESS)
     fingerprint = decode.read(image.path).fingerprint
     augmenter = resample.Augmenter(augment_notation.parse(notation), seed=3)
@@ -60,9 +62,23 @@ def test_drawn_views_are_the_copies_of_training(image, notation):
     np.testing.assert_array_equal(plain, square)
     assert np.abs(np.stack(copies).astype(int) - expected).max() <= 1
     assert len({copy.tobytes() for copy in copies}) == 4
-    assert parse_test_views(notation).copies == 7
-    other = views_of(image, parse_test_views(notation, views=5, seed=4))
+    assert parse_test_views(notation, make_copies=TorchCopies()).copies == 7
+    other = views_of(image, parse_test_views(notation, views=5, seed=4, make_copies=TorchCopies()))
     assert not any(np.array_equal(one, two) for one, two in zip(copies, other[1:], strict=True))
+
+
+def test_views_that_numpy_cannot_make_need_a_maker():
+    """What makes them is known from the configuration, and a caller who brings none along is told."""
+    words = {
+        None: False,
+        "hflip": False,
+        "crop 0.8, hflip, fill wrap": False,
+        "rotate 20": True,
+        "hflip, noise 0.1": True,
+    }
+    assert {tta: PredictConfig(tta=tta).needs_torch_views for tta in words} == words
+    with pytest.raises(ValueError, match="needs make_copies"):
+        parse_test_views("rotate 20")
 
 
 def test_crops_are_those_of_torchvision(image):
