@@ -5,7 +5,7 @@ CnnkitError              one line: what, where, remedy               exit 1
 │   └── NotationError    a word in a notation; points at it          exit 2
 ├── FormatError          a file is not what its place asks for       exit 1
 ├── DeviceError          the device asked for is not to be had       exit 1
-├── BadPicture           one image cannot be used                  skipped, exit 3
+├── BadImageError         one image cannot be used                  skipped, exit 3
 └── GateError            a measure is below what was demanded        exit 4
 """
 

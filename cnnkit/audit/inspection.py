@@ -40,7 +40,7 @@ class Inspected:
     """What a file that is an image holds; sizes are of the image as it is seen, colours from 0 to 255."""
 
     digest: bytes  # sha256 of the file's bytes
-    look: bytes  # the perceptual hash, as `examine.look_of` gives it
+    look: bytes  # the perceptual hash, as `duplicates.perceptual_hash` gives it
     width: int
     height: int
     size: int  # of the file, in bytes
@@ -65,7 +65,7 @@ def inspect(path: str) -> Inspected:
     """Read a file once, decode it to the end, and measure it.
 
     Raises:
-        Unusable: `images.load` could not read it, or its extension belongs to another format than its content.
+        Unusable: `decode.load` could not read it, or its extension belongs to another format than its content.
     """
     try:
         content = Path(path).read_bytes()

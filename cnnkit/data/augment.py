@@ -71,7 +71,7 @@ def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int)
     Args:
         augmentation: From which ranges.
         seed: Another number gives other copies.
-        image: Its fingerprint, as `images.read` gives it.
+        image: Its fingerprint, as `decode.read` gives it.
         copy: Which copy it is; in training, the epoch.
 
     Returns:

@@ -49,7 +49,7 @@ def load(path: str | Path) -> Image.Image:
         An image of mode RGB, wholly in memory.
 
     Raises:
-        BadPicture: It is missing, empty, broken, cut short, too large, or in no format that is let in.
+        BadImageError: It is missing, empty, broken, cut short, too large, or in no format that is let in.
     """
     with opened(path) as image:
         image.load()
@@ -60,7 +60,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     """Give the width and height that `load` would give an image, without decoding it.
 
     Raises:
-        BadPicture: As `load`, as far as the head of the file tells.
+        BadImageError: As `load`, as far as the head of the file tells.
     """
     with opened(path) as image:
         turned = False
@@ -98,7 +98,7 @@ def read(path: str | Path) -> Original:
     Only a file that proves to be an image is read to its end.
 
     Raises:
-        BadPicture: As `load`, or it is no file that has an end.
+        BadImageError: As `load`, or it is no file that has an end.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -125,7 +125,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generator[Image.Image]:
-    """Open an image without decoding it; whatever goes wrong with it inside the `with` comes out as BadPicture.
+    """Open an image without decoding it; whatever goes wrong with it inside the `with` comes out as BadImageError.
 
     Args:
         path: The file, also for messages.
@@ -158,7 +158,7 @@ def check_name(path: str | Path, file_format: str) -> None:
         file_format: What its content is, a key of `FORMATS`.
 
     Raises:
-        BadPicture: The extension belongs to another format.
+        BadImageError: The extension belongs to another format.
     """
     extension = os.path.splitext(path)[1].lower()
     if extension not in FORMATS[file_format] and any(extension in known for known in FORMATS.values()):

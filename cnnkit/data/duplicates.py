@@ -32,7 +32,7 @@ def examine(path: str, *, look: bool = False) -> Examined:
         look: Compute the perceptual hash too.
 
     Raises:
-        BadPicture: As `images.load`, or its extension belongs to another format than its content.
+        BadImageError: As `decode.load`, or its extension belongs to another format than its content.
     """
     try:
         content = Path(path).read_bytes()

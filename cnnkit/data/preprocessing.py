@@ -101,7 +101,7 @@ def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
         Shape (size, size, 3), 0 to 255.
 
     Raises:
-        BadPicture: As `images.load`.
+        BadImageError: As `decode.load`.
     """
     return prepare(decode.load(path), preprocess)
 

@@ -56,7 +56,7 @@ def read(
 
     Args:
         images: Read as far as `ahead` goes, no further.
-        load: From a path to whatever is wanted; it may raise BadPicture.
+        load: From a path to whatever is wanted; it may raise BadImageError.
         jobs: Threads; as many as cores unless said.
         ahead: How many images may wait to be asked for: the bound on memory.
 

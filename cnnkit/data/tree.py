@@ -1,7 +1,7 @@
 """Moves of many images that lose none of them, whatever comes between.
 
 They are written down in DIR/.moves.tsv before the first one is done. At every moment each image is whole at its old place or at
-its new one; what is written down is done by `finish`, as often as it takes.
+its new one; what is written down is done by `finish_moves`, as often as it takes.
 """
 
 import contextlib

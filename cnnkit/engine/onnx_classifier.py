@@ -197,7 +197,7 @@ class OnnxClassifier:
         return changed
 
     def on_any(self, images: NDArray[np.uint8], *, logits: bool = False) -> list[NDArray[np.float32]]:
-        """Compute the outputs to images of some other size than the network's own, (N, height, width, 3).
+        """Compute the outputs for images of some other size than the network's own, (N, height, width, 3).
 
         Args, Returns as `__call__`.
 
@@ -222,7 +222,7 @@ class OnnxClassifier:
         """Tell whether anything of an image of some size reaches the output.
 
         Where no place is left on the way, ONNX Runtime fails at some layers, and at others takes a mean of nothing for 0: then the
-        outputs to all images are equal.
+        outputs for all images are equal.
         """
         if any(found and height >= above and width >= across for (above, across), found in self._seen.items()):
             return True

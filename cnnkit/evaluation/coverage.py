@@ -30,7 +30,7 @@ class CoveragePoint:
 
 
 def curve(predictions: MatchedPredictions) -> list[CoveragePoint]:
-    """Find thresholds that prediction all images, 95 %, 90 % and so on, each the largest that predictions as many.
+    """Find thresholds that keep the predictions of all images, 95 %, 90 % and so on, each the largest that keeps as many.
 
     Images of the same probability are answered together. A printed probability is a rounded one; thresholds keep clear of all of
     them, so that the network's own, unrounded, fall on the same side.

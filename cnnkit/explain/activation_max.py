@@ -46,7 +46,7 @@ class Pattern:
     Attributes:
         number: Of the filter.
         image: uint8 (H, W, 3).
-        start: The mean of what the filter outputs to the noise that the search began with.
+        start: The mean of what the filter outputs for the noise that the search began with.
         activation: Likewise to the image.
     """
 

@@ -99,7 +99,7 @@ class CamRenderer:
             options: What is made.
             palette: The colours of maps, (256, 3).
             prepared: How images came to the network.
-            place: As `copies.placing` gives it.
+            place: As `augment_plan.placing` gives it.
             classes: All that the network knows, where an image may have maps of several, which their names then tell.
         """
         self.options = options
@@ -126,7 +126,7 @@ class CamRenderer:
         """Draw all maps of an image, and describe them.
 
         Raises:
-            BadPicture: The image is not there any more, or has no place of its own.
+            BadImageError: The image is not there any more, or has no place of its own.
         """
         if self.options.output is None and self.options.sheet is None:
             width, height = decode.upright_size(found.image.path)

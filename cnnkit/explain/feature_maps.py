@@ -43,18 +43,18 @@ class FeatureMapNetwork(Protocol):
 
     @property
     def layers(self) -> Sequence[Any]:
-        """Those that output with maps, in order."""
+        """Those that return maps, in order."""
 
     def find(self, wanted: str) -> Any:  # noqa: ANN401 - a layer, as the network has them
         """Find one by name or number."""
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
-        """Give what layers output to one image, (H, W, 3) -> (C, h, w) each."""
+        """Give what layers output for one image, (H, W, 3) -> (C, h, w) each."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMapRecord:
-    """What a layer outputs to an image; `silent` is the share of channels without any response, `zeros` that of values."""
+    """What a layer outputs for an image; `silent` is the share of channels without any response, `zeros` that of values."""
 
     layer: str
     shape: str
@@ -114,7 +114,7 @@ def open_model(
 def explain(
     network: FeatureMapNetwork, source: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
 ) -> Iterator[FeatureMapRecord]:
-    """Draw what layers output to an image.
+    """Draw what layers output for an image.
 
     Args:
         network: From `open_model`.
@@ -126,7 +126,7 @@ def explain(
         A record for each layer, as it is drawn.
 
     Raises:
-        UsageError: There is no such layer or channel, or no such colour map; a layer outputs with a vector.
+        UsageError: There is no such layer or channel, or no such colour map; a layer returns a vector.
         CnnkitError: The image cannot be used, or the folder holds it.
     """
     palette = colormaps.color_table(options.colormap)
@@ -202,7 +202,7 @@ _ELEMENTWISE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class OnnxLayer:
-    """A layer's name, and the value in the graph that it outputs with."""
+    """A layer's name, and the value in the graph that it returns."""
 
     name: str
     value: str
@@ -212,7 +212,7 @@ class OnnxFeatureMaps:
     """An exported network whose layers can be looked at.
 
     Attributes:
-        layers: Those that output with maps, in order: named as cnn-dims names them, what follows every value included.
+        layers: Those that return maps, in order: named as cnn-dims names them, what follows every value included.
         preprocess: How an image is prepared for it.
     """
 

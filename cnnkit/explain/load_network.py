@@ -78,7 +78,7 @@ class TorchFeatureMaps:
 
     @property
     def layers(self) -> list[GraphLayer]:
-        """Those that output with maps, in order."""
+        """Those that return maps, in order."""
         return self.network.layers()
 
     def find(self, wanted: str) -> GraphLayer:

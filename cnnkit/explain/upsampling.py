@@ -19,7 +19,7 @@ def upsample(found: NDArray[np.float32], window: tuple[float, float, float, floa
 
     Args:
         found: (h, w).
-        window: Where the map lies, in pixels of the image, as `preprocess.window` gives it.
+        window: Where the map lies, in pixels of the image, as `preprocessing.window` gives it.
         part: The pixels that are asked for.
 
     Returns:

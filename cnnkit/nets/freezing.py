@@ -54,7 +54,7 @@ class FrozenSplit:
         lower: (N, 3, H, W) -> the tensor at the boundary; frozen. The identity where nothing below is frozen.
         upper: The tensor at the boundary -> what the backbone gives; trained, frozen layers at its start aside. The identity where
             nothing is trained.
-        boundary: By which name `cutting.cut`, or `upto` of a network by notation, gives `lower`; None where that is the identity.
+        boundary: By which name `subgraph.cut`, or `upto` of a network by notation, gives `lower`; None where that is the identity.
         trained: The layers that are trained, as `find` gives them.
     """
 
@@ -109,7 +109,7 @@ def layers(backbone: nn.Module) -> tuple[str, ...]:
     """List the layers of a backbone in the order in which they run.
 
     Args:
-        backbone: From `cutting.cut`, or by notation.
+        backbone: From `subgraph.cut`, or by notation.
     """
     return tuple(dict.fromkeys(step.name for step in _steps(backbone) if step.parameters))
 

@@ -48,7 +48,7 @@ class GraphLayer:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether it outputs with a map."""
+        """Whether it returns a map."""
         return len(self.shape) == 3
 
 
@@ -76,7 +76,7 @@ class LayerGraph:
         """Measure a network by sending an empty image through it.
 
         Args:
-            module: Its nodes' `meta` is that of `cutting.cut`.
+            module: Its nodes' `meta` is that of `subgraph.cut`.
             preprocess: As the attribute, likewise name and aliases.
             behind: How the paths begin of what stands behind the last map.
         """
@@ -239,7 +239,7 @@ class LayerGraph:
     # ---------------------------------------------------------------- in two
 
     def upto(self, nodes: Sequence[fx.Node], *, keep: bool = False) -> fx.GraphModule:
-        """Give the part of the network that some nodes need; it outputs with a tuple, each as the node has it.
+        """Give the part of the network that some nodes need; it returns a tuple, each as the node has it.
 
         Args:
             nodes: Of the graph.
@@ -278,7 +278,7 @@ class LayerGraph:
 
 
 def as_maps(node: fx.Node, output: Tensor) -> Tensor:
-    """Turn what a node outputs to (N, C, h, w), should its network keep channels last; everything else stays."""
+    """Turn what a node outputs into (N, C, h, w), should its network keep channels last; everything else stays."""
     return output.permute(0, 3, 1, 2) if output.ndim == 4 and node.meta.get("channels_last") else output
 
 

@@ -61,7 +61,7 @@ def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
         before: How many of its nodes are looked at.
 
     Returns:
-        The nodes that output with that tensor, in order, by the name that `cut` takes for them.
+        The nodes that return that tensor, in order, by the name that `cut` takes for them.
     """
     nodes = list(graph.nodes)
     places = {node: index for index, node in enumerate(nodes)}
@@ -76,7 +76,7 @@ def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
 
 
 def _is_several(node: fx.Node) -> bool:
-    """Tell whether a node outputs with a tuple, out of which others take one thing."""
+    """Tell whether a node returns a tuple, out of which others take one thing."""
     return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
 
 
@@ -84,7 +84,7 @@ def extract(end: fx.Node, *, after: bool) -> fx.Graph:
     """Copy the part of a graph that ends with a node, or the one behind it.
 
     Args:
-        end: One of those that `narrow` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
+        end: One of those that `cut_points` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
         behind: Which of the two.
     """
     nodes = list(end.graph.nodes)
@@ -167,7 +167,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
 
 
 def output_layer(module: nn.Module) -> str:
-    """Name the node that a whole network outputs with, for `cut`."""
+    """Name the node that a whole network ends with, for `cut`."""
     nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
     return nodes[-1]
 

@@ -51,7 +51,7 @@ class World:
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: bool) -> bool:
-        """Give the first process's output to all."""
+        """Give the first process's output for all of them."""
         if self.size == 1:
             return value
         output = [value]

@@ -140,7 +140,7 @@ def split_off(found: Features, part: str, *, name: str) -> tuple[Features, Featu
     Augmented views of what is held out belong to neither: they measure something else, and must not be learnt from.
 
     Raises:
-        CnnkitError: As `learning.hold_out_of`.
+        CnnkitError: As `train_val.hold_out_roles`.
     """
     uses = train_val.hold_out_roles([(row.path, row.split) for row in found.rows], part, name=name)
     trained = [index for index, use in enumerate(uses) if use == train_val.TRAIN]

@@ -312,7 +312,7 @@ class FrozenPart:
         return CachedFeatures(views, examples.targets, device=self.context.device)
 
     def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
-        """Give what the whole backbone outputs to the plain images, from what is kept of them if that is so."""
+        """Give what the whole backbone outputs for the plain images, from what is kept of them if that is so."""
         train, val = task.train, task.val
         network: FrozenNetwork = self._upper
         if self.train.augmenter is not None or not isinstance(train, LazyExamples):
@@ -323,7 +323,7 @@ class FrozenPart:
         return features, None if val is None else self._kept(val, network, copies=[None])
 
     def warm_up(self, task: Task, config: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
-        """Train the head alone, on what the whole backbone outputs to the plain images, at the optimizer's own learning rate."""
+        """Train the head alone, on what the whole backbone outputs for the plain images, at the optimizer's own learning rate."""
         log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
         train, val = self._seen_by_head(task)
         head = dataclasses.replace(

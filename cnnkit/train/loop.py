@@ -402,7 +402,7 @@ def evaluate(
 
 
 def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
-    """Go over rows once, in a new order; see `examples.shuffled`."""
+    """Go over rows once, in a new order; see `dataset.shuffled_batches`."""
     for rows in dataset.shuffled_batches(len(inputs), batch=batch, generator=generator):
         here = rows.to(inputs.device)
         yield inputs[here], targets[here]

@@ -110,7 +110,7 @@ class Criterion:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Give the class of every row, (N,); a single logit outputs with the second class where it is above zero."""
+    """Give the class of every row, (N,); a single logit stands for the second class where it is above zero."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 

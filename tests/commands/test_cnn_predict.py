@@ -128,7 +128,7 @@ def test_logits_are_those_of_torch(run, model, root):
 
 
 def test_one_sigmoid_gives_two_classes(run, model, root):
-    """A head with a single output predictions with both classes' probabilities, z being the logit of the second."""
+    """A head with a single output gives both classes' probabilities, z being the logit of the second."""
     options = {"head": "dense 1", "classes": ("cold", "warm")}
     rows = run("cnn-predict", "-m", model(**options), root, "--top", 2, "--logits").rows
     second = in_torch(files(root), network(head="dense 1")[0]).sigmoid().numpy()[:, 0]
@@ -440,7 +440,7 @@ def test_crops_are_averaged(run, model, root, crops):
 
 
 def test_models_vote_over_views(run, model, root):
-    """Three models of other sizes, fits and orders of their classes: every model's prediction to every view counts once."""
+    """Three models of other sizes, fits and orders of their classes: every model's prediction for every view counts once."""
     squashed, padded = Preprocess(fit=Fit.SQUASH, resize=20, size=20), Preprocess(fit=Fit.PAD, resize=26, size=26)
     models = [
         model("one.onnx"),
@@ -494,14 +494,14 @@ def sizes(tmp_path):
 
 
 def own_size(paths, views=lambda pixels: [pixels]):
-    """Torch's predictions to images as they are, (N, 3)."""
+    """Torch's predictions for images as they are, (N, 3)."""
     whole = [torch.from_numpy(np.array(decode.load(path))) for path in paths]
     return np.stack([np.mean([asked(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole])
 
 
 @pytest.mark.parametrize("words", [(), ("--batch", 2, "--jobs", 1), ("--jobs", 3)], ids=str)
 def test_images_at_their_own_sizes(run, model, sizes, words):
-    """Torch's predictions to every image as it is, in the order of the images; those that are too small are named with that reason."""
+    """Torch's predictions for every image as it is, in the order of the images; those that are too small are named with that reason."""
     path = model(kind="any")
     outcome = run("cnn-predict", "-m", path, sizes, "--size", "native", "--top", 3, *words, status=3)
     good = [str(name) for name in sorted(sizes.iterdir()) if "b" not in name.name]

@@ -48,7 +48,7 @@ def test_bad_images_stand_in_their_place():
 
 
 def test_a_bug_is_no_bad_image():
-    """Another exception than BadPicture is raised, at the image that caused it, and no thread is left."""
+    """Another exception than BadImageError is raised, at the image that caused it, and no thread is left."""
 
     def load(path):
         return 1 / (int(path) - 5)

@@ -121,7 +121,7 @@ def test_a_sigmoid_gives_two_columns(tmp_path):
 
 
 def test_normalised_floats_in(tmp_path):
-    """The classic input, (N, 3, H, W): the same outputs to images that somebody else normalised."""
+    """The classic input, (N, 3, H, W): the same outputs for images that somebody else normalised."""
     made, header = network()
     _, content = written(tmp_path, made, header, input=ExportInput.FLOAT)
     floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(

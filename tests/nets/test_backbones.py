@@ -31,7 +31,7 @@ def saved(whole):
 
 
 def test_weights_of_a_file_are_in_the_backbone(whole, saved, tmp_path, hooked):
-    """The cut backbone has the file's values and outputs with them; they are kept under the hash of the file."""
+    """The cut backbone has the file's values and returns them; they are kept under the hash of the file."""
     file = saved(tmp_path / "mine.pth")
     extractor, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
     state = whole("squeezenet1_1", 5)[0].state_dict()
