@@ -15,10 +15,10 @@ from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
 from cnnkit.audit.report import CheckReport
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import ProbeName
 from cnnkit.data import duplicates, reader, source, split_names
 from cnnkit.data.duplicates import DisjointSets
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 
@@ -56,7 +56,7 @@ def check(
     names: Sequence[ProbeName] = tuple(ProbeName),
     seed: int = 0,
     jobs: int | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> CheckReport:
     """Look at every image of a set, and at the set.
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
@@ -111,7 +111,7 @@ def listed(
     force: bool = False,
     jobs: int | None = None,
     skip: Callable[[str, str], None] = lambda path, reason: None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Iterator[dict[str, Any]]:
     """Say what the copies of images would be, without making any.
 

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import accumulate
 
 from cnnkit import messages
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import allocation, duplicates, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.duplicates import DisjointSets, Examined, examine
@@ -229,7 +230,7 @@ def split_images(
     near: int | None = None,
     jobs: int | None = None,
     skip: Callable[[str, str], None] = lambda path, reason: None,
-    progress: reader.Progress = reader.no_progress,
+    progress: Progress = ignore_progress,
 ) -> Outcome:
     """Give every image to a split; each class in its due shares, duplicates and groups undivided.
 

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import atomic_folder, augment_plan, contact_sheet, decode, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import MemoryBudget, Progress, no_progress
+from cnnkit.data.reader import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
 from cnnkit.engine.runner import Skip, raise_bad
@@ -76,7 +77,7 @@ def write(
     force: bool = False,
     jobs: int | None = None,
     skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> AugmentSummary:
     """Write copies of images, each class in its folder, and list them in `augment.tsv`.
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.runner import Skip, raise_bad
@@ -412,7 +412,7 @@ def export_model(
     verify: Iterable[ImageFile] | None = None,
     verify_name: str = "pictures",
     skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> list[Parity]:
     """Export a model, compare ONNX Runtime with torch, and write the file if they agree.
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -81,7 +81,7 @@ def run(
     jobs: int | None = None,
     views: Views | None = None,
     begun: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network.
 
@@ -321,7 +321,7 @@ def run_native_size(
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network as they are, undistorted and uncropped.
 

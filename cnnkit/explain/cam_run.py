@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Skip, raise_bad
@@ -128,7 +128,7 @@ def explain(
     batch: int = 32,
     jobs: int | None = None,
     skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> Iterator[dict[str, Any]]:
     """Make the maps of images. Memory holds a few batches, whatever the number of images, and the thumbnails of a sheet.
 

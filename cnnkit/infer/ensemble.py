@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import messages
+from cnnkit.callbacks import Progress
 from cnnkit.choices import Vote
-from cnnkit.data.reader import Progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Engine
 from cnnkit.data import preprocessing, split_names
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
@@ -66,7 +66,7 @@ def extract(
     *,
     spec: BackboneSpec,
     skip: Skip = raise_bad,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> ExtractSummary:
     """Write the features of images to `.npy`, `.tsv` and `.json`; memory does not grow with their number.
 

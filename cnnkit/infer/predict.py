@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.data.reader import Progress, no_progress
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
@@ -96,7 +96,7 @@ class Predictor:
         batch: int = 32,
         jobs: int | None = None,
         skip: Skip = raise_bad,
-        progress: Progress = no_progress,
+        progress: Progress = ignore_progress,
     ) -> Iterator[ImageOutput]:
         """Prediction for images, in their order, as batches are done.
 
@@ -149,7 +149,7 @@ class Predictor:
         *,
         batch: int = 32,
         skip: Skip = raise_bad,
-        progress: Progress = no_progress,
+        progress: Progress = ignore_progress,
     ) -> Iterator[ImageOutput]:
         """Prediction for rows of features, in their order.
 
