@@ -16,7 +16,7 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     output: Annotated[
         Path | None,
         cli.Option(
@@ -54,12 +54,12 @@ def main(
             help="DIR may hold something, where earlier copies are replaced; val and test are augmented, too.",
         ),
     ] = False,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    seed: cli.Seed = 0,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    seed: cli.options.Seed = 0,
+    jobs: cli.options.Jobs = None,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Write changed copies of pictures, exactly so many of each.
 

@@ -17,8 +17,8 @@ def main(
             help="What cnn-predict --top N wrote, N classes being all; standard input for - and unless given.",
         ),
     ] = None,
-    truth: cli.TruthSource = None,
-    split: cli.Split = None,
+    truth: cli.options.TruthSource = None,
+    split: cli.options.Split = None,
     model: Annotated[
         Path | None, cli.Option("--model", "-m", metavar="MODEL.onnx", help="The network that made the predictions.")
     ] = None,
@@ -39,7 +39,7 @@ def main(
             help="Draw accuracy against confidence, before and after; FILE ends in .png, .svg or .pdf.",
         ),
     ] = None,
-    as_json: cli.Json = False,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Make probabilities mean what they say: fit a temperature, and put it into the exported network.
 

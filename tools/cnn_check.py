@@ -11,7 +11,7 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     features: Annotated[
         Path | None,
         cli.Option(
@@ -60,11 +60,11 @@ def main(
         CheckTable | None,
         cli.Option("--table", help="What to print. [default: findings; on a terminal all]", show_default=False),
     ] = None,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    seed: cli.Seed = 0,
-    jobs: cli.Jobs = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    seed: cli.options.Seed = 0,
+    jobs: cli.options.Jobs = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Say what is wrong with a set of pictures before it is trained on.
 

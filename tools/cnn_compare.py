@@ -16,8 +16,8 @@ def main(
         Path,
         cli.Argument(metavar="B", show_default=False, help="Predictions of the other model, for the same images."),
     ],
-    truth: cli.TruthSource = None,
-    split: cli.Split = None,
+    truth: cli.options.TruthSource = None,
+    split: cli.options.Split = None,
     complete: Annotated[
         bool,
         cli.Option(
@@ -35,7 +35,7 @@ def main(
             help="Exit 4 if B is worse than A: the 95 % interval of the difference lies below zero.",
         ),
     ] = False,
-    as_json: cli.Json = False,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Compare the accuracy of two models on the same images.
 

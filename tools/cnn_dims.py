@@ -60,7 +60,7 @@ def main(
     explain: Annotated[
         bool, cli.Option("--explain", help="The formulas with the numbers in, instead of the table.")
     ] = False,
-    as_json: cli.Json = False,
+    as_json: cli.options.Json = False,
     max_params: Annotated[
         int | None, cli.Option("--max-params", metavar="N", min=0, help="Exit 4 if there are more parameters.")
     ] = None,

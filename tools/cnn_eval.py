@@ -20,8 +20,8 @@ def main(
             help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
         ),
     ] = None,
-    truth: cli.TruthSource = None,
-    split: cli.Split = None,
+    truth: cli.options.TruthSource = None,
+    split: cli.options.Split = None,
     complete: Annotated[
         bool,
         cli.Option(

@@ -16,7 +16,7 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: cli.Output,
+    output: cli.options.Output,
     verify: Annotated[
         list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
     ] = None,
@@ -50,13 +50,13 @@ def main(
             show_default=False,
         ),
     ] = None,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    device: cli.options.Device = "auto",
+    batch: cli.options.Batch = 32,
+    jobs: cli.options.Jobs = None,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Export a model to one ONNX file, and prove that it computes the same.
 

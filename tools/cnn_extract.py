@@ -19,7 +19,7 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     output: Annotated[
         Path | None, cli.Option("--output", "-o", metavar="FILE.npy", help="Where the features go.")
     ] = None,
@@ -89,14 +89,14 @@ def main(
             help="Print what each column came to: mean, variance, range, zeros; dead ones, duplicates. SOURCE may be features.npy.",
         ),
     ] = False,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    seed: cli.Seed = 0,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    device: cli.options.Device = "auto",
+    batch: cli.options.Batch = 32,
+    jobs: cli.options.Jobs = None,
+    seed: cli.options.Seed = 0,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Run a convolutional base once over pictures and keep what it saw.
 

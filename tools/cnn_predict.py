@@ -17,7 +17,7 @@ def main(
         list[Path],
         cli.Option("--model", "-m", metavar="MODEL.onnx", help="An exported network; several of them vote."),
     ],
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     top: Annotated[int, cli.Option("--top", min=1, metavar="K", help="Print the K best classes of each picture.")] = 1,
     vote: Annotated[
         Vote,
@@ -127,13 +127,13 @@ def main(
             "--interpolation", help="Likewise: how it is resized. [default: bilinear]", rich_help_panel=_FOREIGN
         ),
     ] = None,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    device: cli.options.Device = "auto",
+    batch: cli.options.Batch = 32,
+    jobs: cli.options.Jobs = None,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Name what pictures show, with one exported network or several that vote.
 

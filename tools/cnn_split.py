@@ -24,7 +24,7 @@ from cnnkit.errors import UsageError
 
 @cli.command
 def main(
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     ratio: Annotated[
         str | None,
         cli.Option(
@@ -88,12 +88,12 @@ def main(
     dry_run: Annotated[
         bool, cli.Option("--dry-run", help="Only print how many pictures of each class each part would get.")
     ] = False,
-    only: cli.Split = None,
-    null: cli.Null = False,
-    seed: cli.Seed = 0,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    only: cli.options.Split = None,
+    null: cli.options.Null = False,
+    seed: cli.options.Seed = 0,
+    jobs: cli.options.Jobs = None,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Split pictures into parts without leaks.
 

@@ -3,7 +3,7 @@
 Only `tools/` imports this package, and only this package imports typer or rich. A command is a typed function:
 
     @cli.command
-    def main(sources: cli.Sources = None, device: cli.Device = "auto", as_json: cli.Json = False) -> None:
+    def main(sources: cli.options.Sources = None, device: cli.options.Device = "auto", as_json: cli.options.Json = False) -> None:
         \"\"\"Do one thing to images.
 
         Examples:
