@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.data.tree import Link
+from cnnkit.choices import Link
 from cnnkit.errors import UsageError
 
 
