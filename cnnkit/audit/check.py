@@ -18,6 +18,7 @@ from cnnkit.audit.report import CheckReport
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import ProbeName
 from cnnkit.data import duplicates, reader, source, split_names
+from cnnkit.data.config import NEAR_BITS
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
@@ -28,7 +29,7 @@ log = logging.getLogger("cnnkit")
 _COMPONENTS = 10
 
 #: Images with shorter sides look like each other whatever they show: 8 x 8 pixels of two digits differ by 34 bits of 256 only, where
-#: `duplicates.NEAR` is measured on images of this size and larger.
+#: `NEAR_BITS` is measured on images of this size and larger.
 _SEEABLE = 32
 
 
@@ -51,7 +52,7 @@ def check(
     images: Iterable[ImageFile],
     *,
     features: str | Path | None = None,
-    near: int = duplicates.NEAR,
+    near: int = NEAR_BITS,
     similarity: float = neighbours.NEAR,
     names: Sequence[ProbeName] = tuple(ProbeName),
     seed: int = 0,
