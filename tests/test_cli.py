@@ -39,7 +39,7 @@ class Program:
         self.folder = folder
         self.path = folder / "cnn_throwaway.py"
 
-    def write(self, body, *, words="as_json: cli.Json = False"):
+    def write(self, body, *, words="as_json: cli.options.Json = False"):
         self.path.write_text(
             f"{HEAD}\n@cli.command\ndef main({words}) -> None:{DOCSTRING}"
             f"{textwrap.indent(textwrap.dedent(body), '    ')}\n\nif __name__ == '__main__':\n    main()\n"
@@ -281,7 +281,7 @@ def test_skipped_images_are_named_and_counted(program):
             skip("c.jpg", "no picture")
         cli.emit([{"a": 1}])
         """,
-        words="errors_file: cli.Errors = None",
+        words="errors_file: cli.options.Errors = None",
     )
     out, err = program.run("--errors", "errors.tsv", "--quiet", status=3)
     assert out == "a\n1\n"
@@ -295,7 +295,7 @@ def test_skipped_images_are_named_and_counted(program):
 
 def test_nothing_skipped_is_no_error(program):
     """The file of errors is then a bare header row: a reader need not ask whether it is there."""
-    program.write("with cli.skipping(errors_file):\n    pass", words="errors_file: cli.Errors = None")
+    program.write("with cli.skipping(errors_file):\n    pass", words="errors_file: cli.options.Errors = None")
     assert program.run("--errors", "errors.tsv") == ("", "")
     assert (program.folder / "errors.tsv").read_text() == "path\treason\n"
 

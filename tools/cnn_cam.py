@@ -36,7 +36,7 @@ def main(
             help="A trained .pt; an .onnx from cnn-export --cam, which needs no torch; or a network of torchvision's or timm's by name.",
         ),
     ],
-    sources: cli.Sources = None,
+    sources: cli.options.Sources = None,
     output: Annotated[
         Path | None,
         cli.Option("--output", "-o", metavar="DIR", help="Where the overlays go; none are drawn unless said."),
@@ -54,7 +54,7 @@ def main(
         CamMethod | None,
         cli.Option("--method", help="How it is made. [default: gradcam; cam for an .onnx]", show_default=False),
     ] = None,
-    layer: cli.OneLayer = None,
+    layer: cli.options.OneLayer = None,
     contrast: Annotated[bool, cli.Option("--contrast", help="What speaks against the class.")] = False,
     fine: Annotated[
         bool,
@@ -84,7 +84,7 @@ def main(
     alpha: Annotated[
         float, cli.Option("--alpha", min=0.0, max=1.0, help="How much of the picture the colours cover.")
     ] = 0.5,
-    colormap: cli.Colormap = "inferno",
+    colormap: cli.options.Colormap = "inferno",
     sheet: Annotated[
         Path | None,
         cli.Option("--sheet", metavar="FILE.png", help="All pictures, their overlays and probabilities side by side."),
@@ -96,19 +96,19 @@ def main(
             help="Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
         ),
     ] = False,
-    weights: cli.NamedWeights = "default",
-    size: cli.Shown = None,
-    fit: cli.ShownFit = None,
+    weights: cli.options.NamedWeights = "default",
+    size: cli.options.Shown = None,
+    fit: cli.options.ShownFit = None,
     force: Annotated[
         bool, cli.Option("--force", help="DIR may hold something; overlays replace files of their names.")
     ] = False,
-    split: cli.Split = None,
-    null: cli.Null = False,
-    device: cli.Device = "auto",
-    batch: cli.Batch = 32,
-    jobs: cli.Jobs = None,
-    errors: cli.Errors = None,
-    as_json: cli.Json = False,
+    split: cli.options.Split = None,
+    null: cli.options.Null = False,
+    device: cli.options.Device = "auto",
+    batch: cli.options.Batch = 32,
+    jobs: cli.options.Jobs = None,
+    errors: cli.options.Errors = None,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Show where in a picture a network sees what speaks for a class.
 

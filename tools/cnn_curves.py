@@ -40,7 +40,7 @@ def main(
         bool,
         cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for watch, less and log files."),
     ] = False,
-    as_json: cli.Json = False,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Draw training histories: loss and accuracy, training and validation.
 

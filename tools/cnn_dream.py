@@ -16,7 +16,7 @@ def main(
     ],
     image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the dream goes.")],
-    layer: cli.OneLayer = None,
+    layer: cli.options.OneLayer = None,
     filters: Annotated[
         str | None,
         cli.Option(
@@ -57,10 +57,10 @@ def main(
     octave_scale: Annotated[
         float, cli.Option("--octave-scale", min=1.01, help="Ratio of each size to the one before.")
     ] = 1.4,
-    weights: cli.NamedWeights = "default",
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    as_json: cli.Json = False,
+    weights: cli.options.NamedWeights = "default",
+    seed: cli.options.Seed = 0,
+    device: cli.options.Device = "auto",
+    as_json: cli.options.Json = False,
 ) -> None:
     """Strengthen in an image what a layer of a network sees in it.
 

@@ -16,7 +16,7 @@ def main(
         ),
     ],
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the picture goes.")],
-    layer: cli.OneLayer = None,
+    layer: cli.options.OneLayer = None,
     filters: Annotated[
         str | None,
         cli.Option(
@@ -77,14 +77,14 @@ def main(
             show_default=False,
         ),
     ] = None,
-    weights: cli.NamedWeights = "default",
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
+    weights: cli.options.NamedWeights = "default",
+    seed: cli.options.Seed = 0,
+    device: cli.options.Device = "auto",
     batch: Annotated[
         int | None,
         cli.Option("--batch", min=1, help="Filters that are looked for at once. [default: 16]", show_default=False),
     ] = None,
-    as_json: cli.Json = False,
+    as_json: cli.options.Json = False,
 ) -> None:
     """Show what the filters of a layer look for.
 

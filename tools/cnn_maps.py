@@ -50,18 +50,18 @@ def main(
             help="Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
         ),
     ] = MapScale.CHANNEL,
-    colormap: cli.Colormap = "viridis",
+    colormap: cli.options.Colormap = "viridis",
     raw: Annotated[
         bool, cli.Option("--raw", help="What each layer answers as .npy as well, float32 (C, h, w).")
     ] = False,
-    weights: cli.NamedWeights = "default",
-    size: cli.Shown = None,
-    fit: cli.ShownFit = None,
+    weights: cli.options.NamedWeights = "default",
+    size: cli.options.Shown = None,
+    fit: cli.options.ShownFit = None,
     force: Annotated[
         bool, cli.Option("--force", help="DIR may hold something; pictures of the same names are replaced.")
     ] = False,
-    device: cli.Device = "auto",
-    as_json: cli.Json = False,
+    device: cli.options.Device = "auto",
+    as_json: cli.options.Json = False,
 ) -> None:
     """Show what the layers of a network answer to a picture.
 

@@ -3,15 +3,26 @@
 Only `tools/` imports this package, and only this package imports typer or rich. A command is a typed function:
 
     @cli.command
-    def main(sources: cli.Sources = None, device: cli.Device = "auto", as_json: cli.Json = False) -> None:
+    def main(
+        sources: cli.options.Sources = None,
+        *,
+        config: ThingConfig,
+        errors: cli.options.Errors = None,
+        as_json: cli.options.Json = False,
+    ) -> None:
         \"\"\"Do one thing to images.
 
         Examples:
           cnn-thing photos/
         \"\"\"
+        config = config.checked()
+
         from cnnkit.infer import thing
 
-        cli.emit(thing.run(cli.pictures(sources), device=device), as_json)
+        with cli.callbacks("doing", errors=errors) as callbacks:
+            cli.emit(thing.run(cli.images(sources), config, callbacks=callbacks), as_json)
+
+`config` is a dataclass of the library whose fields are options (`cnnkit.options`); what commands share beside that is in `cli.options`.
 
 Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
@@ -20,27 +31,9 @@ Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 do
 from cnnkit.cli import options
 from cnnkit.cli.command import command
 from cnnkit.cli.input import images, reading, reading_each, truth
-from cnnkit.cli.options import (
-    Argument,
-    Batch,
-    Colormap,
-    Device,
-    Errors,
-    Jobs,
-    Json,
-    NamedWeights,
-    Null,
-    OneLayer,
-    Option,
-    Output,
-    Seed,
-    Shown,
-    ShownFit,
-    Sources,
-    Split,
-    TruthSource,
-)
+from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
+    callbacks,
     emit,
     emit_drawing,
     emit_lines,
@@ -54,27 +47,11 @@ from cnnkit.cli.output import (
     screen_size,
     skipping,
 )
-from cnnkit.cli.training import callbacks, conclude, labelled_images, model_first
+from cnnkit.cli.training import conclude, labelled_images, model_first
 
 __all__ = [
     "Argument",
-    "Batch",
-    "Colormap",
-    "Device",
-    "Errors",
-    "Jobs",
-    "Json",
-    "NamedWeights",
-    "Null",
-    "OneLayer",
     "Option",
-    "Output",
-    "Seed",
-    "Shown",
-    "ShownFit",
-    "Sources",
-    "Split",
-    "TruthSource",
     "callbacks",
     "command",
     "conclude",

@@ -36,13 +36,6 @@ class MemoryBudget:
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: How many images are done, and of how many (None where nobody knows).
-Progress = Callable[[int, int | None], None]
-
-
-def no_progress(_done: int, _total: int | None) -> None:
-    """The way of a caller who does not want to see progress."""
-
 
 def usable_cores() -> int:
     """Count the cores that this process may use: under taskset and in containers fewer than the machine has."""

@@ -13,11 +13,11 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 
+from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.choices import Link
 from cnnkit.data import source
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
@@ -33,7 +33,7 @@ def has_unfinished_moves(folder: str | Path) -> bool:
     return (Path(folder) / _MOVES).is_file()
 
 
-def finish_moves(folder: str | Path, name: str, *, progress: Progress = no_progress) -> list[ManifestRow]:
+def finish_moves(folder: str | Path, name: str, *, progress: Progress = ignore_progress) -> list[ManifestRow]:
     """Do the moves that are written down in a folder, those that are still to be done, and list the images in a manifest.
 
     Args:
@@ -133,15 +133,6 @@ def digest_of(path: str | Path) -> bytes:
 MANIFEST = "split.tsv"
 
 
-class Link(StrEnum):
-    """How an image comes into the tree."""
-
-    COPY = "copy"
-    SYMLINK = "symlink"  # relative, unless the image was named absolutely: it survives where both are moved together
-    HARDLINK = "hardlink"
-    MOVE = "move"
-
-
 def write(
     folder: str | Path,
     rows: Sequence[ManifestRow],
@@ -149,7 +140,7 @@ def write(
     digests: Mapping[str, bytes],
     link: Link = Link.COPY,
     force: bool = False,
-    progress: Progress = no_progress,
+    progress: Progress = ignore_progress,
 ) -> list[ManifestRow]:
     """Lay images out by split and class, and list them in `split.tsv`.
 

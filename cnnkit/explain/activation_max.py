@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.errors import UsageError
 from cnnkit.explain import contact_sheets, load_network
 from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
@@ -81,7 +81,7 @@ class ActivationMaximizer:
         ascent: AscentOptions,
         seed: int = 0,
         batch: int = 16,
-        progress: Progress = no_progress,
+        progress: Progress = ignore_progress,
     ) -> Iterator[Pattern]:
         """Find a pattern for each filter, many at a time.
 
@@ -127,7 +127,7 @@ class ActivationMaximizer:
         numbers: Sequence[int] | None = None,
         options: DreamOptions,
         seed: int = 0,
-        progress: Progress = no_progress,
+        progress: Progress = ignore_progress,
     ) -> tuple[NDArray[np.uint8], float, float]:
         """Strengthen in an image what a layer sees in it, from coarse to fine.
 
@@ -346,7 +346,7 @@ def _maximizer(options: LayerOptions) -> ActivationMaximizer:
 
 
 def draw_patterns(
-    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = no_progress
+    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = ignore_progress
 ) -> list[FilterRecord]:
     """Search what filters respond to, and draw it side by side.
 
@@ -382,7 +382,7 @@ def draw_patterns(
 
 
 def dream(
-    layer: LayerOptions, source: Path, output: Path, options: DreamOptions, *, progress: Progress = no_progress
+    layer: LayerOptions, source: Path, output: Path, options: DreamOptions, *, progress: Progress = ignore_progress
 ) -> DreamRecord:
     """Strengthen in an image what a layer sees in it.
 

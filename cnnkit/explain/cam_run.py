@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.callbacks import Skip, raise_skip
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
-from cnnkit.data.reader import Progress, no_progress
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
+from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadImageError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
@@ -127,8 +127,8 @@ def explain(
     options: RenderOptions,
     batch: int = 32,
     jobs: int | None = None,
-    skip: Skip = raise_skip,
-    progress: Progress = no_progress,
+    skip: Skip = raise_bad,
+    progress: Progress = ignore_progress,
 ) -> Iterator[dict[str, Any]]:
     """Make the maps of images. Memory holds a few batches, whatever the number of images, and the thumbnails of a sheet.
 

@@ -30,7 +30,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.options import option
+from cnnkit.options import option, seed_option
 
 log = logging.getLogger("cnnkit")
 
@@ -103,7 +103,7 @@ class TrainConfig:
     clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
     patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
-    seed: int = option(0, "The same seed gives the same bytes.", minimum=0, after=("device", "jobs"))
+    seed: int = seed_option(after=("device", "jobs"))
 
     #: The options that name what validates, for messages.
     _val_options: ClassVar[str] = "--val"

@@ -1,0 +1,41 @@
+"""Settings of splitting and augmentation refuse what contradicts itself, and spell out what was left unsaid."""
+
+from pathlib import Path
+
+import pytest
+
+from cnnkit.choices import Fit, Link
+from cnnkit.data.config import NEAR_BITS, AugmentConfig, SplitConfig, SplitOutput
+from cnnkit.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (SplitConfig(), "give one of --ratio, --count and --folds"),
+        (SplitConfig(count="1,1", stable=True), "--stable and --count contradict"),
+        (SplitConfig(ratio="1,1", stable=True, near_bits=8), "--stable and --near contradict"),
+        (SplitConfig(ratio="1,1", group="("), "no regular expression"),
+        (SplitOutput(manifest=Path("a.tsv"), output=Path("sets")), "exclude each other"),
+        (SplitOutput(manifest=Path("a.txt")), "ends in .tsv"),
+        (SplitOutput(link=Link.MOVE), "speak of a folder tree"),
+        (SplitOutput(force=True), "speak of a folder tree"),
+        (AugmentConfig(), "with --augment"),
+        (AugmentConfig(augment="rotate 0"), "--augment"),
+        (AugmentConfig(augment="hflip", fit=Fit.PAD), "give its side with --size"),
+    ],
+)
+def test_contradictions_are_refused(config, said):
+    """Before anything is read."""
+    with pytest.raises(UsageError, match=said):
+        config.checked()
+
+
+def test_what_is_left_unsaid():
+    """--near has the measured distance, and a number of bits stands for --near."""
+    assert SplitConfig(ratio="1,1").hash_distance is None
+    assert SplitConfig(ratio="1,1", near=True).hash_distance == NEAR_BITS
+    assert SplitConfig(ratio="1,1", near_bits=0).hash_distance == 0
+    assert AugmentConfig(augment="hflip").square() is None
+    square = AugmentConfig(augment="hflip", size=32).square()
+    assert (square.fit, square.resize, square.size) == (Fit.CROP, 32, 32)
