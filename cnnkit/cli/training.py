@@ -34,20 +34,23 @@ def labelled_images(
 
 
 @contextlib.contextmanager
-def callbacks(label: str, *, errors: Path | None = None, epochs_as_json: bool = False) -> Generator[Callbacks]:
+def callbacks(
+    label: str, *, errors: Path | None = None, epochs_as_json: bool = False, streaming: bool = False
+) -> Generator[Callbacks]:
     """Show progress, name skipped images, and report epochs; of several processes the first one writes files and reports.
 
     Args:
         label: What is going on, for the bar.
         errors: Where to write skipped images and their reasons as well.
         epochs_as_json: Write every epoch to stdout at once, as a record.
+        streaming: As `progress`.
     """
 
     def report(epoch: object) -> None:
         if epochs_as_json:
             emit([epoch], as_json=True)
 
-    with skipping(errors if rank() == 0 else None) as skip, progress(label) as shown:
+    with skipping(errors if rank() == 0 else None) as skip, progress(label, streaming=streaming) as shown:
         yield Callbacks(progress=shown, skip=skip, report=report)
 
 
