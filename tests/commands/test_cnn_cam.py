@@ -299,7 +299,7 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
 
 @pytest.mark.parametrize("method", CamMethod)
 def test_every_method_finds_what_is_red(run, here, method):
-    """All seven by their names; the hottest place lies on the red rectangle."""
+    """By its name; the hottest place lies on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
     assert 20 <= x < 30
