@@ -214,3 +214,12 @@ class CheckTable(StrEnum):
     FINDINGS = "findings"
     CLASSES = "classes"
     PROBES = "probes"
+
+
+class Link(StrEnum):
+    """How an image comes into a folder of splits."""
+
+    COPY = "copy"
+    SYMLINK = "symlink"  # relative, unless the image was named absolutely: it survives where both are moved together
+    HARDLINK = "hardlink"
+    MOVE = "move"

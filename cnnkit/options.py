@@ -67,6 +67,21 @@ def option(
     return dataclasses.field(default=default, metadata={_KEY: described})
 
 
+def seed_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `seed: int`, which means the same in every command."""
+    return option(0, "The same seed gives the same bytes.", minimum=0, after=after)
+
+
+def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `jobs: int | None`, likewise; None takes all cores."""
+    return option(None, "Threads that decode pictures; all cores unless said.", minimum=1, after=after)
+
+
+def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `device: str`, likewise."""
+    return option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE", after=after)
+
+
 def options(config: type) -> Iterator[Option]:
     """List the options among the fields of a dataclass, in their order.
 

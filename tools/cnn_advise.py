@@ -3,24 +3,16 @@
 photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; nothing is written
 """
 
-from typing import Annotated
-
 from cnnkit import cli
+from cnnkit.audit.config import AdviseConfig
 
 
 @cli.command
 def main(
     sources: cli.options.Labelled = None,
     val: cli.options.Val = None,
-    backbone: Annotated[
-        str, cli.Option("--backbone", metavar="NAME", help="A pretrained network to measure with.")
-    ] = "mobilenet_v2",
-    weights: Annotated[
-        str, cli.Option("--weights", metavar="FILE|default", help="Its weights: a state_dict, or the library's own.")
-    ] = "default",
-    device: cli.options.Device = "auto",
-    jobs: cli.options.Jobs = None,
-    seed: cli.options.Seed = 0,
+    *,
+    config: AdviseConfig,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
@@ -35,21 +27,13 @@ def main(
       cnn-advise split.tsv --backbone resnet18 --json
     """
     data = cli.labelled_images(sources, val=val)
+    config = config.checked()
 
     from cnnkit.audit import transfer_advice
 
     named = transfer_advice.SourceNames(sources or ["-"], val or [])
     with cli.callbacks("looking", errors=errors) as callbacks:
-        found = transfer_advice.advise(
-            data,
-            sources=named,
-            backbone=backbone,
-            weights=weights,
-            device=device,
-            jobs=jobs,
-            seed=seed,
-            callbacks=callbacks,
-        )
+        found = transfer_advice.advise(data, sources=named, config=config, callbacks=callbacks)
     cli.emit([found], as_json)
 
 

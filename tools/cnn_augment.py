@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Fit
+from cnnkit.callbacks import ignore_skip
+from cnnkit.data.config import AugmentConfig
 from cnnkit.errors import UsageError
 
 
@@ -26,38 +27,16 @@ def main(
             help="Where the copies go. - writes none, and prints what would make them.",
         ),
     ] = None,
-    augment: Annotated[
-        str | None,
-        cli.Option(
-            "--augment",
-            metavar="NOTATION",
-            help="What may become of a picture, by the words below with commas between them; or @FILE.",
-        ),
-    ] = None,
-    copies: Annotated[int, cli.Option("--copies", min=1, metavar="N", help="Copies of each picture.")] = 5,
-    keep: Annotated[bool, cli.Option("--keep", help="The originals are among them.")] = False,
     sheet: Annotated[
         Path | None,
         cli.Option(
             "--sheet", metavar="FILE.png", help="Draw some of the pictures with their copies, the originals first."
         ),
     ] = None,
-    size: Annotated[
-        int | None,
-        cli.Option("--size", min=1, help="First make each picture a square of this side. [default: as large as it is]"),
-    ] = None,
-    fit: Annotated[Fit | None, cli.Option("--fit", help="How a picture becomes that square. [default: crop]")] = None,
-    force: Annotated[
-        bool,
-        cli.Option(
-            "--force",
-            help="DIR may hold something, where earlier copies are replaced; val and test are augmented, too.",
-        ),
-    ] = False,
+    *,
+    config: AugmentConfig,
     split: cli.options.Split = None,
     null: cli.options.Null = False,
-    seed: cli.options.Seed = 0,
-    jobs: cli.options.Jobs = None,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
@@ -94,45 +73,32 @@ def main(
                         constant 0000|abcd|0000, reflect dcba|abcd|dcba,
                         wrap abcd|abcd|abcd
     """
-    from cnnkit.data import augment_notation, augment_plan
-    from cnnkit.formats.header import Preprocess
-
-    if augment is None:
-        raise UsageError('say what may become of a picture with --augment, as in --augment "rotate 40, hflip"')
+    config = config.checked()
     if output is None and sheet is None:
         raise UsageError(
             "say where the copies go with -o DIR; -o - prints what would make them, --sheet FILE.png shows some"
         )
-    if fit is not None and size is None:
-        raise UsageError("--fit says how a picture becomes a square; give its side with --size")
-    square = None if size is None else Preprocess(fit=fit or Fit.CROP, resize=size, size=size)
-    recipe = augment_plan.AugmentPlan(
-        augmentation=augment_notation.parse_required(augment), copies=copies, seed=seed, keep=keep, square=square
-    )
+    listing = str(output) == "-"
     images = cli.images(sources, split=split, null=null)
-    with cli.skipping(errors) as skip:
+
+    with cli.callbacks("augmenting", errors=errors, streaming=listing) as callbacks:
         if sheet is not None:
             from cnnkit.engine import augment_files
 
-            if output is not None and str(output) != "-":
-                augment_files.check(images, output, force=force)
+            if output is not None and not listing:
+                augment_files.check(images, output, force=config.force)
             # Unless this is all that is done, what cannot be used is named later, once
-            images = augment_files.sheet(
-                images, sheet, recipe, force=force, skip=skip if output is None else lambda _path, _reason: None
-            )
-        if output is None:
-            return
-        with cli.progress("augmenting", streaming=str(output) == "-") as progress:
-            if str(output) == "-":
-                records = augment_plan.listed(images, recipe, force=force, jobs=jobs, skip=skip, progress=progress)
-                cli.emit(records, as_json, columns=augment_plan.columns(recipe.augmentation))
-                return
+            skip = callbacks.skip if output is None else ignore_skip
+            images = augment_files.sheet(images, sheet, config, skip=skip)
+        if listing:
+            from cnnkit.data import augment_plan
+
+            records = augment_plan.listed(images, config, callbacks=callbacks)
+            cli.emit(records, as_json, columns=augment_plan.columns(config.augmentation()))
+        elif output is not None:
             from cnnkit.engine import augment_files
 
-            cli.emit(
-                [augment_files.write(images, output, recipe, force=force, jobs=jobs, skip=skip, progress=progress)],
-                as_json,
-            )
+            cli.emit([augment_files.write(images, output, config, callbacks=callbacks)], as_json)
 
 
 if __name__ == "__main__":

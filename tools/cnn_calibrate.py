@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
+from cnnkit.evaluation.config import CalibrateConfig
 
 
 @cli.command
@@ -19,26 +20,8 @@ def main(
     ] = None,
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
-    model: Annotated[
-        Path | None, cli.Option("--model", "-m", metavar="MODEL.onnx", help="The network that made the predictions.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        cli.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where the network goes that has the temperature in its graph; may be MODEL.onnx itself.",
-        ),
-    ] = None,
-    reliability: Annotated[
-        Path | None,
-        cli.Option(
-            "--reliability",
-            metavar="FILE",
-            help="Draw accuracy against confidence, before and after; FILE ends in .png, .svg or .pdf.",
-        ),
-    ] = None,
+    *,
+    config: CalibrateConfig,
     as_json: cli.options.Json = False,
 ) -> None:
     """Make probabilities mean what they say: fit a temperature, and put it into the exported network.
@@ -59,27 +42,24 @@ def main(
       cnn-calibrate val.tsv --truth split.tsv --split val --reliability reliability.png
       cnn-predict -m calibrated.onnx split.tsv --split test --top 5 | cnn-eval --truth split.tsv --split test
     """
+    config = config.checked()
+
     from cnnkit.evaluation import temperature
 
-    if reliability is not None:
-        from cnnkit.formats import figures
-
-        figures.check(reliability)
     known = cli.truth(truth, predictions=None if predictions is None else [predictions], split=split)
     with cli.reading(predictions, "predictions") as file:
-        if model is None:
-            result = temperature.calibrate([file], known, output=output)
+        if config.model is None:
+            result = temperature.calibrate([file], known, config)
         else:
             from cnnkit.infer import predict
 
-            result = temperature.calibrate(
-                [file], known, model=model, output=output, demand=partial(predict.check_provenance, model, name=file[1])
-            )
-    if reliability is not None:
+            demand = partial(predict.check_provenance, config.model, name=file[1])
+            result = temperature.calibrate([file], known, config, demand=demand)
+    if config.reliability is not None:
         from cnnkit.evaluation import plots
 
         after = f"after, temperature {result.temperature:.4g}"
-        plots.save_reliability(reliability, {"before": result.before, after: result.after})
+        plots.save_reliability(config.reliability, {"before": result.before, after: result.after})
     cli.emit(result.rows(), as_json)
 
 

@@ -5,48 +5,17 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import CheckTable, ProbeName
+from cnnkit.audit.config import CheckConfig
+from cnnkit.choices import CheckTable
 from cnnkit.errors import UsageError
+from cnnkit.formats import manifest
 
 
 @cli.command
 def main(
     sources: cli.options.Sources = None,
-    features: Annotated[
-        Path | None,
-        cli.Option(
-            "--features",
-            metavar="X.npy",
-            help="Features of the pictures, from cnn-extract: look for neighbours in them, too.",
-        ),
-    ] = None,
-    similarity: Annotated[
-        float | None,
-        cli.Option(
-            "--similarity",
-            min=0.0,
-            max=1.0,
-            metavar="COSINE",
-            show_default=False,
-            help="With --features: from here on two are neighbours. [default: 0.93]",
-        ),
-    ] = None,
-    near_bits: Annotated[
-        int,
-        cli.Option(
-            "--near-bits",
-            min=0,
-            max=80,
-            metavar="N",
-            help="Bits of 256 by which the perceptual hashes of two pictures that look alike may differ.",
-        ),
-    ] = 40,
-    probes: Annotated[
-        str,
-        cli.Option(
-            "--probes", metavar="A,B,...", help=f"Which leak probes: all, none, or some of {', '.join(ProbeName)}."
-        ),
-    ] = "all",
+    *,
+    config: CheckConfig,
     fix: Annotated[
         Path | None,
         cli.Option(
@@ -62,8 +31,6 @@ def main(
     ] = None,
     split: cli.options.Split = None,
     null: cli.options.Null = False,
-    seed: cli.options.Seed = 0,
-    jobs: cli.options.Jobs = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Say what is wrong with a set of pictures before it is trained on.
@@ -82,28 +49,17 @@ def main(
       cnn-check split.tsv --features x.npy --table findings | grep neighbour
       cnn-check photos/ --table probes --probes width,height,bytes
     """
-    from cnnkit.audit import advice, check, fixed_manifest, neighbours, report
-    from cnnkit.audit.record import Level
-    from cnnkit.formats import manifest
-
-    names = check.parse_probes(probes)
-    if similarity is not None and features is None:
-        raise UsageError("--similarity is that of features; give them with --features X.npy")
+    config = config.checked()
     if fix is not None:
         manifest.check_name(fix, option="--fix")
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
             raise UsageError(f"--fix {fix} would replace what is checked, and what was left out would be forgotten")
+
+    from cnnkit.audit import advice, check, fixed_manifest, report
+    from cnnkit.audit.record import Level
+
     with cli.progress("checking") as progress:
-        found = check.check(
-            cli.images(sources, split=split, null=null),
-            features=features,
-            near=near_bits,
-            similarity=neighbours.NEAR if similarity is None else similarity,
-            names=names,
-            seed=seed,
-            jobs=jobs,
-            progress=progress,
-        )
+        found = check.check(cli.images(sources, split=split, null=null), config, progress=progress)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
+from cnnkit.evaluation.config import CompareConfig
 
 
 @cli.command
@@ -18,23 +19,8 @@ def main(
     ],
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
-    complete: Annotated[
-        bool,
-        cli.Option(
-            "--complete", help="Every image of the truth must be predicted; otherwise those that are not are counted."
-        ),
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        cli.Option("--labels", metavar="FILE", help="The classes, one a line. [default: those of the truth]"),
-    ] = None,
-    fail_if_worse: Annotated[
-        bool,
-        cli.Option(
-            "--fail-if-worse",
-            help="Exit 4 if B is worse than A: the 95 % interval of the difference lies below zero.",
-        ),
-    ] = False,
+    *,
+    config: CompareConfig,
     as_json: cli.options.Json = False,
 ) -> None:
     """Compare the accuracy of two models on the same images.
@@ -51,18 +37,12 @@ def main(
       cnn-predict -m new.onnx photos/ | cnn-compare old.tsv - --json | jq .p_value
     """
     from cnnkit.evaluation import comparison
-    from cnnkit.formats import labels as label_files
 
     files = [first, second]
-    known = cli.truth(truth, predictions=files, split=split, complete=complete)
-    result = comparison.compare(
-        cli.reading_each(files, "predictions"),
-        known,
-        names=[str(path) for path in files],
-        classes=None if labels is None else label_files.load(labels),
-        complete=complete,
-    )
-    with cli.gated({"difference_high": (result.difference_high, 0.0)} if fail_if_worse else {}):
+    known = cli.truth(truth, predictions=files, split=split, complete=config.complete)
+    read = cli.reading_each(files, "predictions")
+    result = comparison.compare(read, known, config, names=[str(path) for path in files])
+    with cli.gated({"difference_high": (result.difference_high, 0.0)} if config.fail_if_worse else {}):
         cli.emit([result], as_json)
 
 

@@ -14,84 +14,19 @@ What it writes with -o DIR; otherwise a manifest alone, whose rows are those of 
     DIR/split.tsv               path label split (group)
 """
 
-from pathlib import Path
-from typing import Annotated
-
 from cnnkit import cli
-from cnnkit.data.tree import Link
-from cnnkit.errors import UsageError
+from cnnkit.choices import Link
+from cnnkit.data.config import SplitConfig, SplitOutput
 
 
 @cli.command
 def main(
     sources: cli.options.Sources = None,
-    ratio: Annotated[
-        str | None,
-        cli.Option(
-            "--ratio", metavar="A,B,...", help="Shares that sum up to 1 (0.5,0.25,0.25), or whole numbers (70,20,10)."
-        ),
-    ] = None,
-    count: Annotated[
-        str | None,
-        cli.Option(
-            "--count", metavar="A,B,...", help="So many pictures of every class (1000,500,500); the rest is left out."
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None, cli.Option("--folds", metavar="K", help="Equal parts fold0, fold1, ..., for cross-validation.")
-    ] = None,
-    names: Annotated[
-        str | None,
-        cli.Option("--names", metavar="A,B,...", help="The parts' names; the first of train,val,test unless said."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        cli.Option(
-            "--group",
-            metavar="REGEX",
-            help="What this finds in a path, or its first parentheses do, is a group, and groups are never parted. "
-            "Unless said, the group column of a manifest is.",
-        ),
-    ] = None,
-    stable: Annotated[
-        bool,
-        cli.Option("--stable", help="A picture's content alone says its part: pictures added later move no old ones."),
-    ] = False,
-    near: Annotated[
-        bool, cli.Option("--near", help="Keep together what looks alike, too: resized, recoloured, mirrored copies.")
-    ] = False,
-    near_bits: Annotated[
-        int | None,
-        cli.Option(
-            "--near-bits",
-            min=0,
-            max=80,
-            metavar="N",
-            show_default=False,
-            help="--near, with this many bits of 256 by which the perceptual hashes of two pictures may differ; else 40.",
-        ),
-    ] = None,
-    manifest_file: Annotated[
-        Path | None,
-        cli.Option(
-            "--manifest", metavar="FILE", help="Write the manifest here, with paths as seen from FILE's folder."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        cli.Option("--output", "-o", metavar="DIR", help="Write folders DIR/train/cat/... and DIR/split.tsv."),
-    ] = None,
-    link: Annotated[Link, cli.Option("--link", help="How pictures come into DIR.")] = Link.COPY,
-    force: Annotated[
-        bool, cli.Option("--force", help="DIR may hold something; an earlier split in it is replaced.")
-    ] = False,
-    dry_run: Annotated[
-        bool, cli.Option("--dry-run", help="Only print how many pictures of each class each part would get.")
-    ] = False,
+    *,
+    config: SplitConfig,
+    target: SplitOutput,
     only: cli.options.Split = None,
     null: cli.options.Null = False,
-    seed: cli.options.Seed = 0,
-    jobs: cli.options.Jobs = None,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
@@ -111,46 +46,35 @@ def main(
       cnn-split split.tsv --split train --folds 5 > folds.tsv
       cnn-split photos/ --ratio 8,1,1 --stable
     """
-    from cnnkit.data import allocation, duplicates, split, tree
+    config = config.checked()
+    target = target.checked()
+
+    from cnnkit.data import split, tree
     from cnnkit.formats import manifest
 
-    demanded = allocation.parse_shares(ratio=ratio, count=count, folds=folds, names=names)
-    if output is not None and manifest_file is not None:
-        raise UsageError("--manifest and -o exclude each other; -o writes its manifest to DIR/split.tsv")
-    if manifest_file is not None:
-        manifest.check_name(manifest_file, option="--manifest")
-    if output is None and (force or link is not Link.COPY):
-        raise UsageError("--link and --force speak of a folder tree; give one with -o DIR")
-    if output is not None and not dry_run:
-        if link is Link.MOVE and tree.has_unfinished_moves(output):
-            cli.notice(f"pictures were being moved into {output}; going on with that, without looking at anything else")
+    folder = None if target.dry_run else target.output
+    if folder is not None:
+        if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
+            cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
             with cli.progress("moving") as progress:
-                tree.finish_moves(output, tree.MANIFEST, progress=progress)
+                tree.finish_moves(folder, tree.MANIFEST, progress=progress)
             return
-        tree.check_free(output, force=force)
+        tree.check_free(folder, force=target.force)
 
-    with cli.skipping(errors) as skip, cli.progress("reading") as progress:
-        outcome = split.split_images(
-            cli.images(sources, split=only, null=null),
-            demanded,
-            seed=seed,
-            group=group,
-            stable=stable,
-            near=duplicates.NEAR if near and near_bits is None else near_bits,
-            jobs=jobs,
-            skip=skip,
-            progress=progress,
-        )
+    with cli.callbacks("reading", errors=errors) as callbacks:
+        outcome = split.split_images(cli.images(sources, split=only, null=null), config, callbacks=callbacks)
     for remark in outcome.remarks:
         cli.notice(remark)
-    if dry_run:
+    if target.dry_run:
         cli.emit(outcome.table(), as_json)
-    elif output is not None:
+    elif folder is not None:
         with cli.progress("writing") as progress:
-            tree.write(output, outcome.rows, digests=outcome.digests, link=link, force=force, progress=progress)
-    elif manifest_file is not None:
-        rows = manifest.moved(outcome.rows, manifest_file.parent)
-        manifest.save(manifest_file, rows, columns=manifest.columns(rows))
+            tree.write(
+                folder, outcome.rows, digests=outcome.digests, link=target.link, force=target.force, progress=progress
+            )
+    elif target.manifest is not None:
+        rows = manifest.moved(outcome.rows, target.manifest.parent)
+        manifest.save(target.manifest, rows, columns=manifest.columns(rows))
     else:
         columns = manifest.columns(outcome.rows)
         cli.emit(({column: getattr(row, column) for column in columns} for row in outcome.rows), as_json)

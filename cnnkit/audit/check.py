@@ -4,23 +4,22 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from cnnkit import messages
 from cnnkit.audit import findings, neighbours, probes, side_information
+from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
 from cnnkit.audit.report import CheckReport
 from cnnkit.callbacks import Progress, ignore_progress
-from cnnkit.choices import ProbeName
 from cnnkit.data import duplicates, reader, source, split_names
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.source import ImageFile
-from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError
 
 log = logging.getLogger("cnnkit")
 
@@ -28,55 +27,27 @@ log = logging.getLogger("cnnkit")
 _COMPONENTS = 10
 
 #: Images with shorter sides look like each other whatever they show: 8 x 8 pixels of two digits differ by 34 bits of 256 only, where
-#: `duplicates.NEAR` is measured on images of this size and larger.
+#: `NEAR_BITS` is measured on images of this size and larger.
 _SEEABLE = 32
 
 
-def parse_probes(names: str) -> tuple[ProbeName, ...]:
-    """Read `width,bytes`, `all` or `none`.
-
-    Raises:
-        UsageError: There is no such probe.
-    """
-    if names in ("all", "none"):
-        return tuple(ProbeName) if names == "all" else ()
-    words = [word.strip() for word in names.split(",")]
-    for word in words:
-        if word not in list(ProbeName):
-            raise UsageError(f'--probes: no probe "{word}"; there are {", ".join(ProbeName)}, or all, or none')
-    return tuple(ProbeName(word) for word in words)
-
-
-def check(
-    images: Iterable[ImageFile],
-    *,
-    features: str | Path | None = None,
-    near: int = duplicates.NEAR,
-    similarity: float = neighbours.NEAR,
-    names: Sequence[ProbeName] = tuple(ProbeName),
-    seed: int = 0,
-    jobs: int | None = None,
-    progress: Progress = ignore_progress,
-) -> CheckReport:
+def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progress = ignore_progress) -> CheckReport:
     """Look at every image of a set, and at the set.
 
     Args:
         images: With labels and splits where there are any; of a folder of splits (train/cat/1.jpg) those are found.
-        features: A `.npy` of cnn-extract in which neighbours are looked for.
-        near: Bits of 256 by which the perceptual hashes of two images that look alike may differ.
-        similarity: The cosine from which on two images are neighbours.
-        names: The leak probes.
-        seed: Of the probes.
-        jobs: Threads that decode.
+        config: What is looked for.
         progress: Called as images are read.
 
     Raises:
+        UsageError: As `CheckConfig.checked`.
         CnnkitError: None of the images can be used, or none is in the features.
     """
+    names, seed = config.checked().probe_names(), config.seed
     listed = divided(list(images))
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
-    for done, (image, outcome) in enumerate(reader.read(once, inspect, jobs=jobs), start=1):
+    for done, (image, outcome) in enumerate(reader.read(once, inspect, jobs=config.jobs), start=1):
         if isinstance(outcome, BadImageError):
             kind = outcome.kind if isinstance(outcome, Unusable) else FindingKind.BROKEN
             found.append(findings.of_unusable(image.path, str(outcome), kind=kind))
@@ -88,10 +59,11 @@ def check(
         raise CnnkitError(
             f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
         )
-    seen = None if features is None else neighbours.load(features, sound)
+    seen = None if config.features is None else neighbours.load(config.features, sound)
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
-    places = list(_pairs(sound, inspected, near=near, seen=seen, similarity=similarity))
+    similarity = neighbours.NEAR if config.similarity is None else config.similarity
+    places = list(_pairs(sound, inspected, near=config.near_bits, seen=seen, similarity=similarity))
     together = DisjointSets(len(sound))
     together.unite_equal(image.group for image in sound)
     for _, one, other, _ in places:

@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cnnkit.audit.config import AdviseConfig
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Pool
 from cnnkit.data import train_val
@@ -30,7 +31,7 @@ from cnnkit.data.train_val import DatasetSize, TrainValImages
 from cnnkit.engine import device as devices
 from cnnkit.engine import multi_layer_features, runner, torch_backbone, torch_device
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError
 from cnnkit.nets.classifier import Extractor
 
 log = logging.getLogger("cnnkit")
@@ -87,11 +88,7 @@ def advise(
     data: TrainValImages,
     *,
     sources: SourceNames,
-    backbone: str = "mobilenet_v2",
-    weights: str = "default",
-    device: str = "auto",
-    jobs: int | None = None,
-    seed: int = 0,
+    config: AdviseConfig,
     callbacks: Callbacks | None = None,
 ) -> Advice:
     """Measure whether a pretrained backbone's last layer serves a set best, and name the case.
@@ -102,28 +99,17 @@ def advise(
     Args:
         data: The set; the images for training alone are looked at.
         sources: How the command line names it, for the command that is proposed.
-        backbone: The backbone, by name.
-        weights: Its weights: default, or a file.
-        device: Where it runs.
-        jobs: Threads that decode.
-        seed: Chooses the images that are looked at, and divides them.
+        config: The backbone, where it runs, and the seed.
         callbacks: Progress and skipped images.
 
     Raises:
         UsageError: Random weights, or a backbone without earlier layers to compare with.
         CnnkitError: The weights cannot be had, or a class has too few images.
     """
-    callbacks = callbacks or Callbacks()
-    if backbone.endswith((".pt", ".onnx")):
-        raise UsageError(
-            f"--backbone {backbone}: cnn-advise measures with a pretrained network by name, such as mobilenet_v2"
-        )
-    if weights == "none":
-        raise UsageError(
-            "--weights none: random layers say nothing about what a set is similar to; give a FILE or default"
-        )
+    callbacks, config = callbacks or Callbacks(), config.checked()
+    backbone, weights, seed = config.backbone, config.weights, config.seed
     counts = np.bincount([data.classes.index(image.label or "") for image in data.train])
-    chosen_device = torch_device.choose(devices.parse(device))
+    chosen_device = torch_device.choose(devices.parse(config.device))
     extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
@@ -137,7 +123,9 @@ def advise(
 
     labels: list[str] = []
     features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
-    results = runner.run(chosen, [header.preprocess], network, batch=_BATCH, jobs=jobs, progress=callbacks.progress)
+    results = runner.run(
+        chosen, [header.preprocess], network, batch=_BATCH, jobs=config.jobs, progress=callbacks.progress
+    )
     for shown, answers in runner.in_batches(results, _BATCH, skip=callbacks.skip):
         labels += [image.label or "" for image in shown]
         features.append(answers)

@@ -36,6 +36,7 @@ from cnnkit.cli.options import (
     TruthSource,
 )
 from cnnkit.cli.output import (
+    callbacks,
     emit,
     emit_drawing,
     emit_lines,
@@ -49,7 +50,7 @@ from cnnkit.cli.output import (
     screen_size,
     skipping,
 )
-from cnnkit.cli.training import callbacks, conclude, labelled_images, model_first
+from cnnkit.cli.training import conclude, labelled_images, model_first
 
 __all__ = [
     "Argument",

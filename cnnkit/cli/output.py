@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.cli.invocation import complain, current
+from cnnkit.callbacks import Callbacks
+from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
 
@@ -153,6 +154,27 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     finally:
         if errors is not None:
             tsv.save(errors, ["path", "reason"], rows)
+
+
+@contextlib.contextmanager
+def callbacks(
+    label: str, *, errors: Path | None = None, epochs_as_json: bool = False, streaming: bool = False
+) -> Generator[Callbacks]:
+    """Show progress, name skipped images, and report epochs; of several processes the first one writes files and reports.
+
+    Args:
+        label: What is going on, for the bar.
+        errors: Where to write skipped images and their reasons as well.
+        epochs_as_json: Write every epoch to stdout at once, as a record.
+        streaming: As `progress`.
+    """
+
+    def report(epoch: object) -> None:
+        if epochs_as_json:
+            emit([epoch], as_json=True)
+
+    with skipping(errors if rank() == 0 else None) as skip, progress(label, streaming=streaming) as shown:
+        yield Callbacks(progress=shown, skip=skip, report=report)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,12 @@
-"""What the commands share which train: their images, their callbacks and what they print in the end."""
+"""What the commands share which train: their images and what they print in the end."""
 
-import contextlib
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnkit.callbacks import Callbacks
 from cnnkit.cli.input import refuse_terminal
 from cnnkit.cli.invocation import rank
-from cnnkit.cli.output import emit, progress, skipping
+from cnnkit.cli.output import emit
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,27 +28,6 @@ def labelled_images(
         refuse_terminal("a folder or a manifest", "a manifest")
     stdin = sys.stdin.buffer if sys.stdin else None
     return train_val.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin)
-
-
-@contextlib.contextmanager
-def callbacks(
-    label: str, *, errors: Path | None = None, epochs_as_json: bool = False, streaming: bool = False
-) -> Generator[Callbacks]:
-    """Show progress, name skipped images, and report epochs; of several processes the first one writes files and reports.
-
-    Args:
-        label: What is going on, for the bar.
-        errors: Where to write skipped images and their reasons as well.
-        epochs_as_json: Write every epoch to stdout at once, as a record.
-        streaming: As `progress`.
-    """
-
-    def report(epoch: object) -> None:
-        if epochs_as_json:
-            emit([epoch], as_json=True)
-
-    with skipping(errors if rank() == 0 else None) as skip, progress(label, streaming=streaming) as shown:
-        yield Callbacks(progress=shown, skip=skip, report=report)
 
 
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record

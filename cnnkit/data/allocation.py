@@ -29,24 +29,6 @@ class SplitShares:
     counts: tuple[int, ...] | None = None
 
 
-def parse_shares(*, ratio: str | None, count: str | None, folds: int | None, names: str | None = None) -> SplitShares:
-    """Read the one demand that was made, as it stands on the command line.
-
-    Raises:
-        UsageError: There is none, or more than one, or it makes no sense.
-    """
-    made = [f"--{name}" for name, value in (("ratio", ratio), ("count", count), ("folds", folds)) if value is not None]
-    if len(made) != 1:
-        raise UsageError(f"give one of --ratio, --count and --folds{', not ' + ' and '.join(made) if made else ''}")
-    if ratio is not None:
-        return by_ratio(ratio, names)
-    if count is not None:
-        return by_count(count, names)
-    if names is not None:
-        raise UsageError("--names and --folds exclude each other; folds are called fold0, fold1 and so on")
-    return by_folds(folds or 0)
-
-
 def by_ratio(text: str, names: str | None = None) -> SplitShares:
     """Read shares: `0.5,0.25,0.25`, or whole numbers in that proportion: `70,20,10`, `2,1,1`.
 

@@ -11,12 +11,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
+from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
@@ -51,6 +52,22 @@ class AugmentPlan:
     seed: int = 0
     keep: bool = False  # the original is among them
     square: Preprocess | None = None  # prepared before anything else; as it is unless said
+
+    @classmethod
+    def of(cls, config: AugmentConfig) -> Self:
+        """Read a configuration.
+
+        Raises:
+            NotationError: Its notation is wrong.
+            UsageError: It has none.
+        """
+        return cls(
+            augmentation=config.augmentation(),
+            copies=config.copies,
+            seed=config.seed,
+            keep=config.keep,
+            square=config.square(),
+        )
 
     def draws(self, fingerprint: str) -> list[AugmentParams]:
         """Draw the numbers of an image's copies, which are counted from 1."""
@@ -105,13 +122,7 @@ def _watched(images: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]
 
 
 def listed(
-    images: Iterable[ImageFile],
-    recipe: AugmentPlan,
-    *,
-    force: bool = False,
-    jobs: int | None = None,
-    skip: Callable[[str, str], None] = lambda path, reason: None,
-    progress: Progress = ignore_progress,
+    images: Iterable[ImageFile], config: AugmentConfig, *, callbacks: Callbacks | None = None
 ) -> Iterator[dict[str, Any]]:
     """Say what the copies of images would be, without making any.
 
@@ -120,16 +131,12 @@ def listed(
     Returns:
         One record a copy, as the manifest would have it, but for `source`, which is as seen from the current folder.
     """
-    return _records(checked(images, force=force), recipe, jobs=jobs, skip=skip, progress=progress)
+    plan = AugmentPlan.of(config)
+    return _records(checked(images, force=config.force), plan, jobs=config.jobs, callbacks=callbacks or Callbacks())
 
 
 def _records(
-    images: Iterable[ImageFile],
-    recipe: AugmentPlan,
-    *,
-    jobs: int | None,
-    skip: Callable[[str, str], None],
-    progress: Progress,
+    images: Iterable[ImageFile], plan: AugmentPlan, *, jobs: int | None, callbacks: Callbacks
 ) -> Iterator[dict[str, Any]]:
     place = placing(images)
     taken: set[str] = set()
@@ -137,15 +144,15 @@ def _records(
     originals = reader.read(images, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
     for done, (image, original) in enumerate(originals, start=1):
         if isinstance(original, BadImageError):
-            skip(image.path, str(original))
+            callbacks.skip(image.path, str(original))
         else:
             used += 1
-            for copy in named(image, original.format, recipe.draws(original.fingerprint), place=place, recipe=recipe):
+            for copy in named(image, original.format, plan.draws(original.fingerprint), place=place, plan=plan):
                 if copy.path in taken:
                     raise claimed_twice(copy)
                 taken.add(copy.path)
-                yield record(copy, recipe.augmentation, source=image.path)
-        progress(done, total)
+                yield record(copy, plan.augmentation, source=image.path)
+        callbacks.progress(done, total)
     if not used:
         raise CnnkitError("no picture could be used")
 
@@ -186,7 +193,7 @@ def named(
     draws: Sequence[AugmentParams],
     *,
     place: Callable[[ImageFile], str],
-    recipe: AugmentPlan,
+    plan: AugmentPlan,
 ) -> list[PlannedCopy]:
     """Name an image's copies, the original first where it is kept.
 
@@ -195,18 +202,18 @@ def named(
         file_format: What its content is.
         draws: The numbers of its copies.
         place: As `placing` gives it.
-        recipe: Which copies.
+        plan: Which copies.
     """
     folder, name = place(image), os.path.basename(image.path)
     stem, extension = stem_and_extension(name, file_format)
-    digits = max(2, len(str(recipe.copies)))
+    digits = max(2, len(str(plan.copies)))
     copies = [
         PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), image, number, draw)
         for number, draw in enumerate([AugmentParams(), *draws])
     ]
-    if not recipe.keep:
+    if not plan.keep:
         return copies[1:]
-    if recipe.square is None:
+    if plan.square is None:
         copies[0] = replace(copies[0], path="/".join(filter(None, (folder, name))))
     return copies
 

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from cnnkit.data import decode
+from cnnkit.data.config import NEAR_BITS
 from cnnkit.errors import BadImageError
 
-#: Side of the perceptual hash. 16 x 16 bits tell small images apart, which the usual 8 x 8 do not (see `duplicates.NEAR`).
+#: Side of the perceptual hash. 16 x 16 bits tell small images apart, which the usual 8 x 8 do not (see `config.NEAR_BITS`).
 LOOK_SIDE = 16
 
 
@@ -55,11 +56,6 @@ def perceptual_hash(image: Image.Image) -> bytes:
     bits = imagehash.phash(image, hash_size=LOOK_SIDE).hash  # (16, 16)
     return np.packbits(bits).tobytes()
 
-
-#: Bits of 256 by which two near duplicates may differ. Measured on 5,000 photographs of pets and flowers: what was encoded again, shrunk
-#: to a third or brightened by a fifth differs by at most 28, a crop of 2 %, a turn by 2 degrees or a stripe of text by about 30, the same
-#: photograph under a colour filter by 32; two different photographs never by less than 80, nor thumbnails of 32 pixels by less than 76.
-NEAR = 40
 
 #: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
 _BLOCK = 1024
@@ -115,7 +111,7 @@ def exact_duplicates(digests: Sequence[bytes]) -> list[list[int]]:
     return [members for members in together.sets() if len(members) > 1]
 
 
-def near_duplicates(looks: Sequence[bytes], *, distance: int = NEAR) -> list[list[int]]:
+def near_duplicates(looks: Sequence[bytes], *, distance: int = NEAR_BITS) -> list[list[int]]:
     """Find the sets of two and more images that look alike, or like each other's mirror image.
 
     Likeness is passed on: where A is like B and B like C, all three are one set. All pairs are compared, as a product of

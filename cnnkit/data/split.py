@@ -9,16 +9,17 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 
 from cnnkit import messages
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Callbacks
 from cnnkit.data import allocation, duplicates, reader, source
 from cnnkit.data.allocation import SplitShares
+from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, Examined, examine
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
@@ -220,44 +221,23 @@ class Outcome:
         ]
 
 
-def split_images(
-    images: Iterable[ImageFile],
-    splits: SplitShares,
-    *,
-    seed: int = 0,
-    group: str | None = None,
-    stable: bool = False,
-    near: int | None = None,
-    jobs: int | None = None,
-    skip: Callable[[str, str], None] = lambda path, reason: None,
-    progress: Progress = ignore_progress,
-) -> Outcome:
+def split_images(images: Iterable[ImageFile], config: SplitConfig, *, callbacks: Callbacks | None = None) -> Outcome:
     """Give every image to a split; each class in its due shares, duplicates and groups undivided.
 
     Args:
-        images: Their own splits are ignored; their groups stay together unless `group` is given.
-        splits: What is demanded.
-        seed: Another number gives another split.
-        group: A regular expression, searched in the path: what its first parentheses match, or all of it, is the group.
-        stable: The split follows from the content alone (from the group's name, where there is one), so that images which
-            are added later move none of the old ones. The shares are then met on average only.
-        near: Keep together what looks alike, too: perceptual hashes that differ by at most this many bits of 256.
-        jobs: Threads that decode.
-        skip: Called with path and reason for what is no whole image, or not what its extension says.
-        progress: Called with how many images were read, and of how many.
+        images: Their own splits are ignored; their groups stay together unless `config.group` is given.
+        config: What is demanded. Where it is `stable`, the split follows from the content alone (from the group's name, where there
+            is one), so that images which are added later move none of the old ones; the shares are then met on average only.
+        callbacks: Progress, by images that were read; and what is skipped: no whole image, or not what its extension says.
 
     Raises:
         UsageError: Demands that contradict each other.
         CnnkitError: A class cannot be in every split, or labels are missing or contradictory.
     """
-    if stable and splits.counts:
-        raise UsageError(
-            "--stable and --count contradict each other: a count moves pictures when some are added; use --ratio"
-        )
-    if stable and near is not None:
-        raise UsageError("--stable and --near contradict each other: a new picture may look like old ones of two parts")
-    listed = with_groups(once_each(images), group)
-    kept, seen = _examined(listed, near=near, jobs=jobs, skip=skip, progress=progress)
+    config = config.checked()
+    splits, seed, near = config.shares(), config.seed, config.hash_distance
+    listed = with_groups(once_each(images), config.group_pattern())
+    kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
     _check_labels(kept)
     digests = [each.digest for each in seen]
     copies = duplicates.exact_duplicates(digests)
@@ -265,7 +245,7 @@ def split_images(
     drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
     remarks = [*_about_groups(kept), *_about_duplicates(kept, digests, copies, lookalikes, near=near)]
     split_of: Sequence[int | None]
-    if stable:
+    if config.stable:
         split_of = by_content(drawn, splits, seed=seed)
         remarks.append(f"--stable: {_about_shares(split_of, splits)}")
     elif splits.counts:
@@ -314,20 +294,16 @@ def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
     return sorted(found.values(), key=lambda image: source.name_order(image.path))
 
 
-def with_groups(images: list[ImageFile], expression: str | None) -> list[ImageFile]:
+def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> list[ImageFile]:
     """Name the group of each image by what a regular expression finds in its path; None leaves the groups that they have.
 
     An image in whose path nothing is found belongs to no group.
 
     Raises:
-        UsageError: The expression is none, or finds nothing in any path.
+        UsageError: The expression finds nothing in any path.
     """
-    if expression is None:
+    if pattern is None:
         return images
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"--group {expression}: no regular expression ({error})") from error
 
     def group_of(path: str) -> str | None:
         found = pattern.search(path)
@@ -335,27 +311,26 @@ def with_groups(images: list[ImageFile], expression: str | None) -> list[ImageFi
 
     named = [ImageFile(each.path, each.label, each.split, group_of(each.path)) for each in images]
     if named and not any(image.group for image in named):
-        raise UsageError(f"--group {expression}: found in no path, for example not in {named[0].path}")
+        raise UsageError(f"--group {pattern.pattern}: found in no path, for example not in {named[0].path}")
     return named
 
 
 def _examined(
     images: Sequence[ImageFile],
     *,
-    near: int | None,
+    look: bool,
     jobs: int | None,
-    skip: Callable[[str, str], None],
-    progress: Callable[[int, int | None], None],
+    callbacks: Callbacks,
 ) -> tuple[list[ImageFile], list[Examined]]:
     kept, seen = [], []
-    found = reader.read(images, partial(examine, look=near is not None), jobs=jobs)
+    found = reader.read(images, partial(examine, look=look), jobs=jobs)
     for done, (image, outcome) in enumerate(found, start=1):
         if isinstance(outcome, BadImageError):
-            skip(image.path, str(outcome))
+            callbacks.skip(image.path, str(outcome))
         else:
             kept.append(image)
             seen.append(outcome)
-        progress(done, len(images))
+        callbacks.progress(done, len(images))
     if not kept:
         raise CnnkitError("none of the pictures can be used; there is nothing to split")
     return kept, seen

@@ -13,10 +13,10 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 
 from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.choices import Link
 from cnnkit.data import source
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
@@ -131,15 +131,6 @@ def digest_of(path: str | Path) -> bytes:
 
 
 MANIFEST = "split.tsv"
-
-
-class Link(StrEnum):
-    """How an image comes into the tree."""
-
-    COPY = "copy"
-    SYMLINK = "symlink"  # relative, unless the image was named absolutely: it survives where both are moved together
-    HARDLINK = "hardlink"
-    MOVE = "move"
 
 
 def write(

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Callbacks, Skip, raise_skip
 from cnnkit.data import atomic_folder, augment_plan, contact_sheet, decode, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
+from cnnkit.data.config import AugmentConfig
 from cnnkit.data.decode import Original
 from cnnkit.data.reader import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
-from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import atomic, image_files, manifest, tsv
@@ -72,54 +72,48 @@ class _Made:
 def write(
     images: Iterable[ImageFile],
     folder: str | Path,
-    recipe: AugmentPlan,
+    config: AugmentConfig,
     *,
-    force: bool = False,
-    jobs: int | None = None,
-    skip: Skip = raise_bad,
-    progress: Progress = ignore_progress,
+    callbacks: Callbacks | None = None,
 ) -> AugmentSummary:
     """Write copies of images, each class in its folder, and list them in `augment.tsv`.
 
-    A copy's bytes follow from the image's content, the recipe and the seed alone. Memory does not grow with the number of images.
+    A copy's bytes follow from the image's content, the notation and the seed alone. Memory does not grow with the number of images.
 
     Args:
         images: The originals.
         folder: Made where it is missing, with its parents.
-        recipe: Which copies.
-        force: The folder may hold something, where an earlier run's copies are replaced; and parts that measure may be augmented.
-        jobs: Threads that read, augment and encode.
-        skip: Called for every image that cannot be used.
-        progress: Called after every image.
+        config: Which copies. With `force` the folder may hold something, where an earlier run's copies are replaced; and splits that
+            measure may be augmented. `jobs` threads read, augment and encode.
+        callbacks: Progress, by images, and those that cannot be used.
 
     Raises:
         UsageError: An image belongs to a part that measures.
         CnnkitError: The folder is not empty, or holds the images themselves; two copies would have one name; no image can be used.
     """
-    folder, started = Path(folder), time.perf_counter()
-    images = augment_plan.checked(images, force=force)
-    check(images, folder, force=force)
-    replaceable = atomic_folder.earlier(folder, force=force)
+    folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
+    plan, jobs = AugmentPlan.of(config), config.jobs
+    images = augment_plan.checked(images, force=config.force)
+    check(images, folder, force=config.force)
+    replaceable = atomic_folder.earlier(folder, force=config.force)
     place = augment_plan.placing(images)
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
-        with tsv.Writer(workshop / MANIFEST, augment_plan.columns(recipe.augmentation)) as listed:
-            ready = reader.read(
-                images, partial(_make, recipe=recipe), jobs=jobs, ahead=2 * (jobs or reader.usable_cores())
-            )
+        with tsv.Writer(workshop / MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
+            ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
             for done, (image, made) in enumerate(ready, start=1):
                 tree.check_apart(folder, [image.path], to_be="augmented")
                 if isinstance(made, BadImageError):
                     skipped += 1
-                    skip(image.path, str(made))
+                    callbacks.skip(image.path, str(made))
                 else:
-                    named = augment_plan.named(image, made.format, made.draws, place=place, recipe=recipe)
+                    named = augment_plan.named(image, made.format, made.draws, place=place, plan=plan)
                     for copy, content in zip(named, made.files, strict=True):
                         _put(folder, workshop, copy, content, replaceable)
-                        listed.write(_fields(copy, recipe, folder))
+                        listed.write(_fields(copy, plan, folder))
                     used, written = used + 1, written + len(named)
-                progress(done, total)
+                callbacks.progress(done, total)
         if not used:
             raise CnnkitError("no picture could be used; nothing written")
     seconds = time.perf_counter() - started
@@ -138,15 +132,14 @@ def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = Fals
 
 
 def sheet(
-    images: Iterable[ImageFile], path: str | Path, recipe: AugmentPlan, *, force: bool = False, skip: Skip = raise_bad
+    images: Iterable[ImageFile], path: str | Path, config: AugmentConfig, *, skip: Skip = raise_skip
 ) -> Iterable[ImageFile]:
     """Draw a contact sheet: some of the images, each with its first copies behind it.
 
     Args:
         images: The originals; of a list that is still being read, the first are shown.
         path: The PNG.
-        recipe: Which copies.
-        force: As `write`.
+        config: Which copies; `force` as for `write`.
         skip: Called for every image that cannot be shown.
 
     Returns:
@@ -157,13 +150,14 @@ def sheet(
         CnnkitError: No image can be used.
     """
     image_files.check_png(path, option="--sheet")
-    if not force:  # else `write` counts them
+    if not config.force:  # else `write` counts them
         images = augment_plan.checked(images)
     known = images if isinstance(images, Sequence) else list(islice(images, contact_sheet.MOST_ROWS))
     chosen = contact_sheet.choose(known)
-    few = replace(recipe, copies=min(recipe.copies, contact_sheet.MOST_COPIES))
+    plan = AugmentPlan.of(config)
+    few = replace(plan, copies=min(plan.copies, contact_sheet.MOST_COPIES))
     rows = []
-    for image, shown in reader.read(chosen, partial(_thumbnails, recipe=few)):
+    for image, shown in reader.read(chosen, partial(_thumbnails, plan=few)):
         if isinstance(shown, BadImageError):
             skip(image.path, str(shown))
         else:
@@ -175,38 +169,38 @@ def sheet(
         _log.info("%s shows the first %d pictures", path, len(chosen))
     elif len(chosen) < len(known):
         _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
-    if few.copies < recipe.copies:
-        _log.info("%s shows %d of %d copies of each", path, few.copies, recipe.copies)
+    if few.copies < plan.copies:
+        _log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
     return images if isinstance(images, Sequence) else chain(known, images)
 
 
 # ---------------------------------------------------------------- one image
 
 
-def _images(original: Original, recipe: AugmentPlan, draws: Sequence[AugmentParams]) -> Iterator[Image.Image]:
+def _images(original: Original, plan: AugmentPlan, draws: Sequence[AugmentParams]) -> Iterator[Image.Image]:
     """Give the original, prepared where that is asked for, then its copies, one by one: a large image's need much memory."""
     image = original.image
-    if recipe.square is not None:
-        image = Image.fromarray(preprocessing.prepare(image, recipe.square))
+    if plan.square is not None:
+        image = Image.fromarray(preprocessing.prepare(image, plan.square))
     yield image
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
     for draw in draws:
         with _ROOM.taken(_BYTES_A_PIXEL * image.width * image.height):
-            changed = augment(pixels, [draw], fill=recipe.augmentation.fill)[0].numpy()
+            changed = augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy()
         yield Image.fromarray(changed)
 
 
-def _make(path: str, *, recipe: AugmentPlan) -> _Made:
+def _make(path: str, *, plan: AugmentPlan) -> _Made:
     original = decode.read(path)
-    draws = recipe.draws(original.fingerprint)
+    draws = plan.draws(original.fingerprint)
     saving = augment_plan.saving(os.path.basename(path), original.format, profile=original.profile)
     kept, *others = (
-        b"" if number == 0 and (not recipe.keep or recipe.square is None) else _encoded(image, saving, original)
-        for number, image in enumerate(_images(original, recipe, draws))
+        b"" if number == 0 and (not plan.keep or plan.square is None) else _encoded(image, saving, original)
+        for number, image in enumerate(_images(original, plan, draws))
     )
-    if recipe.keep and recipe.square is None:
+    if plan.keep and plan.square is None:
         kept = Path(path).read_bytes()
-    return _Made(original.format, draws, [kept, *others] if recipe.keep else others)
+    return _Made(original.format, draws, [kept, *others] if plan.keep else others)
 
 
 def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) -> bytes:
@@ -217,14 +211,14 @@ def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) 
     return file.getvalue()
 
 
-def _thumbnails(path: str, *, recipe: AugmentPlan) -> list[Image.Image]:
+def _thumbnails(path: str, *, plan: AugmentPlan) -> list[Image.Image]:
     original = decode.read(path)
-    shown = _images(original, recipe, recipe.draws(original.fingerprint))
+    shown = _images(original, plan, plan.draws(original.fingerprint))
     return [contact_sheet.thumbnail(image) for image in shown]
 
 
-def _fields(copy: PlannedCopy, recipe: AugmentPlan, folder: Path) -> list[str | None]:
-    record = augment_plan.record(copy, recipe.augmentation, source=manifest.seen_from(folder, copy.source.path))
+def _fields(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> list[str | None]:
+    record = augment_plan.record(copy, plan.augmentation, source=manifest.seen_from(folder, copy.source.path))
     return [
         str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
         for value in record.values()

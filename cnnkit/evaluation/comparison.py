@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import metrics, report
+from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
 _log = logging.getLogger(__name__)
@@ -43,10 +44,9 @@ class Comparison:
 def compare(
     files: Iterable[tuple[Iterable[bytes], str]],
     truth: Truth | FolderTruth,
+    config: MatchConfig,
     *,
     names: Sequence[str],
-    classes: Sequence[str] | None = None,
-    complete: bool = False,
 ) -> Comparison:
     """Compare two files of predictions for the same images.
 
@@ -55,14 +55,13 @@ def compare(
     Args:
         files: For each the lines and where they come from, for messages.
         truth: Where labels are looked up, and groups of images that belong together.
+        config: The classes and their order, and whether every image of the truth must be predicted.
         names: What to call the two.
-        classes: The classes and their order; those of the truth, sorted, unless given.
-        complete: Every image of the truth must be predicted.
 
     Raises:
         CnnkitError: One has an image that the other lacks, and as `report.read`.
     """
-    one, other = report.read(files, truth, classes=classes, complete=complete)
+    one, other = report.read(files, truth, classes=config.classes(), complete=config.complete)
     _check_same(one, other, names=names)
     places = {resolved: row for row, resolved in enumerate(other.resolved)}
     other = other.of([places[resolved] for resolved in one.resolved])

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import report as reports
+from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 from cnnkit.evaluation.report import EvaluationReport
 
@@ -64,10 +65,9 @@ def _row(name: str, measures: Mapping[str, float | None]) -> dict[str, Any]:
 def evaluate(
     files: Iterable[tuple[Iterable[bytes], str]],
     truth: Truth | FolderTruth,
+    config: MatchConfig,
     *,
     names: Sequence[str] = (),
-    classes: Sequence[str] | None = None,
-    complete: bool = False,
 ) -> Folds:
     """Measure the folds of a cross-validation.
 
@@ -76,9 +76,8 @@ def evaluate(
     Args:
         files: For each the lines and where they come from, for messages.
         truth: Where labels, and the splits, are looked up.
+        config: The classes and their order, and whether every image of the truth must be predicted.
         names: What to call the files, where there are several.
-        classes: The classes and their order; those of the truth, sorted, unless given.
-        complete: Every image of the truth must be predicted.
 
     Raises:
         UsageError: A single file, and a truth without splits; or a file that is given twice.
@@ -87,7 +86,7 @@ def evaluate(
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise UsageError(f"{twice}: given twice; a fold is counted once")
-    predictions = reports.read(files, truth, classes=classes, complete=complete)
+    predictions = reports.read(files, truth, classes=config.classes(), complete=config.complete)
     by_name = _by_split(predictions[0], truth) if len(predictions) == 1 else dict(zip(names, predictions, strict=True))
     if len(by_name) < 2:
         raise CnnkitError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
+from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, Labelled, MatchedPredictions, Truth, match_each
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
@@ -193,15 +194,13 @@ def read(
 def evaluate(
     files: Iterable[tuple[Iterable[bytes], str]],
     truth: Truth | FolderTruth,
-    *,
-    classes: Sequence[str] | None = None,
-    complete: bool = False,
+    config: MatchConfig,
 ) -> EvaluationReport:
     """Measure the predictions of one file against the truth.
 
-    Args, Raises as `read`.
+    Args, Raises as `read`; `config` has the classes and their order, and whether every image of the truth must be predicted.
     """
-    (predictions,) = read(files, truth, classes=classes, complete=complete)
+    (predictions,) = read(files, truth, classes=config.classes(), complete=config.complete)
     return measure(predictions)
 
 

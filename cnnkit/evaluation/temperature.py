@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import report as reports
+from cnnkit.evaluation.config import CalibrateConfig
 from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, FolderTruth, MatchedPredictions, Truth
 from cnnkit.evaluation.report import EvaluationReport
 
@@ -107,9 +108,8 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def calibrate(
     files: Iterable[tuple[Iterable[bytes], str]],
     truth: Truth | FolderTruth,
+    config: CalibrateConfig,
     *,
-    model: Path | None = None,
-    output: Path | None = None,
     demand: Callable[[MatchedPredictions], None] = lambda _predictions: None,
 ) -> Calibration:
     """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
@@ -119,17 +119,16 @@ def calibrate(
     Args:
         files: One: its lines, and where they come from, for messages.
         truth: Where labels are looked up.
-        model: The `.onnx` that predicted; not changed, unless it is the output as well.
-        output: Where the network goes that has the temperature in it; written last.
+        config: The `.onnx` that predicted, which is not changed unless it is the output as well, and the output, which is written last.
         demand: Called with the predictions before anything is made of them; it may refuse them.
 
     Raises:
-        UsageError: `model` or `output` is no `.onnx`, or there is one without the other.
+        UsageError: As `CalibrateConfig.checked`.
         CnnkitError: A class without probability, predictions that were withheld, no temperature to be found (see `fit`), or predictions
             of other classes than the network's.
         FormatError: The network is none that a temperature can be put into.
     """
-    _check_files(model, output)
+    model, output = config.checked().model, config.output
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
     (predictions,) = reports.read(files, truth, classes=classes, beyond=True)
@@ -165,22 +164,6 @@ def _verdict(temperature: float) -> str:
     if abs(temperature - 1) < _AS_IT_WAS:
         return "as they should be"
     return "too sure" if temperature > 1 else "too modest"
-
-
-def _check_files(model: Path | None, output: Path | None) -> None:
-    if (model is None) != (output is None):
-        given, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
-        raise UsageError(
-            f"{given} alone: the network that predicted, and where it goes with the temperature; add {lacking}"
-        )
-    if model is not None and model.suffix in (".pt", ".pth"):
-        raise UsageError(
-            f"{model}: a temperature is put into an exported network; make one with cnn-export {model} -o {model.stem}.onnx"
-        )
-    if output is not None and output.suffix != ".onnx":
-        raise UsageError(f"{output}: a network is written to a .onnx file")
-    if output is not None and not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
 
 
 def _load(model: Path) -> "OnnxModel":

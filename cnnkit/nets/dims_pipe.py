@@ -13,8 +13,9 @@ from typing import Any
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import tsv
 from cnnkit.nets import dims, notation
-from cnnkit.nets.dims import DimsRow, Volume, Window, measure_from, walk, windows
+from cnnkit.nets.dims import DimsRow, Dtype, Volume, Window, measure_from, walk, windows
 from cnnkit.nets.notation import Layer, LayerKind, Padding
+from cnnkit.options import option
 
 
 def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per_value: int = 4) -> Iterator[str]:
@@ -230,6 +231,84 @@ def _number(value: int | str | None) -> int | str | None:
         return value
     sides = [int(side) for side in value.split("x")]
     return sides[0] if len(sides) == 1 else "{}x{}".format(*sides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimsConfig:
+    """What is worked out: one layer by its flags, several by notation, or a network that is named; and what it may cost."""
+
+    input: str | None = option(None, "Size of the input; a single number for a vector.", metavar="H,W,C")
+    layers: str | None = option(None, "Layers by notation, or @FILE with them.", metavar="NOTATION")
+    filters: int | None = option(None, "A convolution with so many filters.", metavar="N", minimum=1)
+    pool: str | None = option(None, "Max pooling with windows K or HxW.", metavar="K")
+    avgpool: str | None = option(None, "Average pooling, likewise.", metavar="K")
+    dense: int | None = option(None, "A dense layer with so many units.", metavar="N", minimum=1)
+    kernel: str | None = option(None, "Kernel of the convolution, K or HxW.", "--kernel", "--k", metavar="K")
+    stride: str | None = option(None, "S or HxW. [default: 1; for pools, the window]", "--stride", "--s", metavar="S")
+    pad: str | None = option(None, "N pixels on each side. [default: valid]", metavar="same|valid|N")
+    dilation: str | None = option(None, "Dilation of the convolution, D or HxW. [default: 1]", metavar="D")
+    groups: int | None = option(None, "Groups of channels. [default: 1]", metavar="N", minimum=1)
+    no_bias: bool = option(False, "Without biases.")
+    batch: int | None = option(None, "Pictures at once, for activation_bytes. [default: 1]", metavar="N", minimum=1)
+    dtype: Dtype | None = option(None, "Type of activations, for activation_bytes. [default: float32]")
+    max_params: int | None = option(
+        None, "Exit 4 if there are more parameters.", metavar="N", minimum=0, after=("as_json",)
+    )
+    max_macs: int | None = option(None, "Exit 4 if there are more MACs.", metavar="N", minimum=0, after=("max_params",))
+
+    def size(self) -> tuple[int, ...] | None:
+        """Read the size of the input.
+
+        Raises:
+            UsageError: It is none.
+        """
+        return size(self.input) if self.input else None
+
+    @property
+    def bytes_per_value(self) -> int | None:
+        """Bytes of one value of all images at once; None where neither batch nor type is given."""
+        return (self.batch or 1) * (self.dtype or Dtype.float32).bytes if self.batch or self.dtype else None
+
+    def notation(self) -> str | None:
+        """Put the flags of one layer into the notation, so that there is one grammar and one arithmetic.
+
+        Returns:
+            The layers; None where none are given.
+
+        Raises:
+            UsageError: Flags of several layers, or flags that lack one.
+        """
+        makers = {"conv": self.filters, "pool": self.pool, "avgpool": self.avgpool, "dense": self.dense}
+        flags = {
+            "k": self.kernel,
+            "s": self.stride,
+            "p": self.pad,
+            "d": self.dilation,
+            "g": self.groups,
+            "nobias": "" if self.no_bias else None,
+        }
+        made = {kind: number for kind, number in makers.items() if number is not None}
+        said = {letter: value for letter, value in flags.items() if value is not None}
+        if len(made) + (self.layers is not None) > 1:
+            raise UsageError("one layer at a time; for more give --layers, or a pipe of cnn-dims")
+        if not made:
+            if said:
+                raise UsageError(
+                    "the flags of a layer are given without one; add --filters, --pool, --avgpool or --dense"
+                )
+            return self.layers
+        ((kind, number),) = made.items()
+        if kind == "conv" and "k" not in said:
+            raise UsageError(f"--filters {number} wants the size of a kernel; give --k")
+        if self.pad is not None and not re.fullmatch("same|valid|[0-9]+", self.pad):
+            raise UsageError(f'--pad is same, valid or a number of pixels, not "{self.pad}"')
+        words = [str(value) if value in ("same", "valid") else f"{letter}{value}" for letter, value in said.items()]
+        return " ".join([kind, str(number), *words])
+
+    def gates(self, total: DimsRow) -> dict[str, tuple[int, int]]:
+        """Give what is bounded: value and bound, by name."""
+        bounds = {"params": (total.params, self.max_params), "macs": (total.macs, self.max_macs)}
+        return {name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

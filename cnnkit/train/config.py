@@ -29,7 +29,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.options import option
+from cnnkit.options import device_option, jobs_option, option, seed_option
 
 log = logging.getLogger("cnnkit")
 
@@ -102,7 +102,7 @@ class TrainConfig:
     clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
     patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
-    seed: int = option(0, "The same seed gives the same bytes.", minimum=0, after=("device", "jobs"))
+    seed: int = seed_option(after=("device", "jobs"))
 
     #: The options that name what validates, for messages.
     _val_options: ClassVar[str] = "--val"
@@ -555,8 +555,8 @@ class RunConfig:
         metavar="SIZE",
     )
     resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.", "--resume")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE")
-    jobs: int | None = option(None, "Threads that decode pictures; all cores unless said.", minimum=1)
+    device: str = device_option()
+    jobs: int | None = jobs_option()
 
     def checked(self) -> Self:
         """Refuse a size or a device that is none.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cnnkit.audit import transfer_advice
+from cnnkit.audit.config import AdviseConfig
 from cnnkit.audit.transfer_advice import SourceNames
 from cnnkit.callbacks import SILENT
 from cnnkit.choices import Pool
@@ -37,10 +38,11 @@ def photos_folder(images):
     return images("photos/val", red=3, blue=3, green=3).parent
 
 
-def ask(folder, weights, *, val=(), **options):
+def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
     material = train_val.find([str(folder)], list(val))
-    options = {"backbone": "squeezenet1_1", "weights": str(weights), "device": "cpu", "callbacks": SILENT} | options
-    return transfer_advice.advise(material, sources=SourceNames([str(folder)], list(val)), **options)
+    config = AdviseConfig(backbone=backbone, weights=str(weights), device="cpu", **options)
+    named = SourceNames([str(folder)], list(val))
+    return transfer_advice.advise(material, sources=named, config=config, callbacks=SILENT)
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):

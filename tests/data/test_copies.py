@@ -4,10 +4,12 @@ import logging
 
 import pytest
 
+from cnnkit.callbacks import SILENT
 from cnnkit.choices import Fit
 from cnnkit.data import augment, augment_notation, augment_plan
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan
+from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
@@ -15,11 +17,11 @@ from cnnkit.formats.header import Preprocess
 FLIPS = augment_notation.parse("hflip")
 
 
-def names(path, file_format="PNG", *, label="cat", recipe=None):
-    recipe = recipe or AugmentPlan(augmentation=FLIPS, copies=2)
+def names(path, file_format="PNG", *, label="cat", plan=None):
+    plan = plan or AugmentPlan(augmentation=FLIPS, copies=2)
     image = ImageFile(path, label)
-    draws = recipe.draws("00")
-    made = augment_plan.named(image, file_format, draws, place=augment_plan.placing([image]), recipe=recipe)
+    draws = plan.draws("00")
+    made = augment_plan.named(image, file_format, draws, place=augment_plan.placing([image]), plan=plan)
     assert [copy.draw for copy in made if copy.number] == draws
     return [(copy.number, copy.path) for copy in made]
 
@@ -69,18 +71,18 @@ def test_a_class_that_can_be_no_folder_is_refused(label):
 def test_copies_are_counted_from_one_with_as_many_digits_as_the_last_one_needs():
     """Two at least; an image that lies beside the manifest has no folder in front."""
     assert names("photos/cat/1.jpg", "JPEG") == [(1, "cat/1~01.jpg"), (2, "cat/1~02.jpg")]
-    many = names("1.png", label=None, recipe=AugmentPlan(augmentation=FLIPS, copies=100))
+    many = names("1.png", label=None, plan=AugmentPlan(augmentation=FLIPS, copies=100))
     assert (len(many), many[0], many[-1]) == (100, (1, "1~001.png"), (100, "1~100.png"))
 
 
 def test_an_original_that_is_kept_comes_first():
     """As it is, under its own name; prepared, it is a copy with the number 0, and changes nothing else."""
     kept = AugmentPlan(augmentation=FLIPS, copies=1, keep=True)
-    assert names("photos/cat/1.gif", "GIF", recipe=kept) == [(0, "cat/1.gif"), (1, "cat/1.gif~01.png")]
+    assert names("photos/cat/1.gif", "GIF", plan=kept) == [(0, "cat/1.gif"), (1, "cat/1.gif~01.png")]
     square = AugmentPlan(augmentation=FLIPS, copies=1, keep=True, square=Preprocess(fit=Fit.PAD, resize=8, size=8))
-    assert names("photos/cat/1.gif", "GIF", recipe=square) == [(0, "cat/1.gif~00.png"), (1, "cat/1.gif~01.png")]
+    assert names("photos/cat/1.gif", "GIF", plan=square) == [(0, "cat/1.gif~00.png"), (1, "cat/1.gif~01.png")]
     original = augment_plan.named(
-        ImageFile("1.png"), "PNG", kept.draws("00"), place=augment_plan.placing([]), recipe=kept
+        ImageFile("1.png"), "PNG", kept.draws("00"), place=augment_plan.placing([]), plan=kept
     )[0]
     assert original.draw == AugmentParams()
 
@@ -115,10 +117,10 @@ def test_a_copy_is_saved_as_what_its_name_says(name, content, stem, extension, s
 
 def test_copies_have_the_group_of_their_image_or_are_one():
     """Images of one name in two folders are two groups; the original that is kept is of the same group as its copies."""
-    recipe = AugmentPlan(augmentation=FLIPS, copies=2, keep=True)
+    plan = AugmentPlan(augmentation=FLIPS, copies=2, keep=True)
 
     def groups(image):
-        made = augment_plan.named(image, "PNG", recipe.draws("00"), place=augment_plan.placing([]), recipe=recipe)
+        made = augment_plan.named(image, "PNG", plan.draws("00"), place=augment_plan.placing([]), plan=plan)
         return [augment_plan.record(copy, FLIPS, source=image.path)["group"] for copy in made]
 
     assert groups(ImageFile("photos/cat/1.png", "cat", "train", "litter-7")) == ["litter-7"] * 3
@@ -154,7 +156,7 @@ def test_two_images_that_claim_one_place_are_named(images):
     (folder / "00.png").rename(folder / "x.gif.png")
     (folder / "01.png").rename(folder / "x.gif")  # what a file is called does not make it a GIF
     found = [ImageFile(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
-    coming = augment_plan.listed(found, AugmentPlan(augmentation=FLIPS, copies=1))
+    coming = augment_plan.listed(found, AugmentConfig(augment="hflip", copies=1), callbacks=SILENT)
     assert next(coming)["path"] == "red/x.gif~01.png"
     with pytest.raises(CnnkitError, match=r"x\.gif\.png and another picture would both become red/x\.gif~01\.png; "):
         next(coming)

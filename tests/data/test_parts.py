@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cnnkit.data import allocation
 from cnnkit.data.allocation import SplitShares
+from cnnkit.data.config import SplitConfig
 from cnnkit.errors import CnnkitError, UsageError
 
 
@@ -88,17 +89,15 @@ def test_names_that_do_not_fit(text, match):
 
 def test_exactly_one_demand():
     """None and two are usage errors that name what there is."""
-    assert allocation.parse_shares(ratio="1,1", count=None, folds=None) == allocation.by_ratio("1,1")
-    assert allocation.parse_shares(ratio=None, count="1,1", folds=None, names="a,b") == allocation.by_count(
-        "1,1", "a,b"
-    )
-    assert allocation.parse_shares(ratio=None, count=None, folds=4) == allocation.by_folds(4)
+    assert SplitConfig(ratio="1,1").shares() == allocation.by_ratio("1,1")
+    assert SplitConfig(count="1,1", names="a,b").shares() == allocation.by_count("1,1", "a,b")
+    assert SplitConfig(folds=4).shares() == allocation.by_folds(4)
     with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds$"):
-        allocation.parse_shares(ratio=None, count=None, folds=None)
+        SplitConfig().shares()
     with pytest.raises(UsageError, match="not --ratio and --folds"):
-        allocation.parse_shares(ratio="1,1", count=None, folds=2)
+        SplitConfig(ratio="1,1", folds=2).shares()
     with pytest.raises(UsageError, match="--names and --folds exclude each other"):
-        allocation.parse_shares(ratio=None, count=None, folds=2, names="a,b")
+        SplitConfig(folds=2, names="a,b").shares()
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 40))

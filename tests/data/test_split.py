@@ -5,22 +5,24 @@ import random
 import re
 import shutil
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.data import allocation, duplicates, source, split
-from cnnkit.data import split as splitting
+from cnnkit.data.config import SplitConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 
-HALVES = allocation.by_ratio("1,1")
-ROAD = allocation.by_ratio("0.5,0.25,0.25")
+HALVES = SplitConfig(ratio="1,1")
+ROAD = SplitConfig(ratio="0.5,0.25,0.25")
 
 
-def split_folder(folder, demand=ROAD, **words):
-    return splitting.split_images(source.find([str(folder)]), demand, **words)
+def split_folder(folder, config=ROAD, callbacks=None, **changes):
+    return split.split_images(source.find([str(folder)]), replace(config, **changes), callbacks=callbacks)
 
 
 def split_of(outcome, root=None):
@@ -65,7 +67,7 @@ def test_groups_and_copies_are_never_parted(rows, grouped, seed):
     """By shares, by counts and by folds: what must stay together does, every class is everywhere, and counts are exact."""
     images, contents = listed(rows, grouped=grouped)
     given_away = drawn(images, contents, seed=seed)
-    for demand in (HALVES, allocation.by_ratio("2,1"), allocation.by_folds(3)):
+    for demand in (HALVES.shares(), allocation.by_ratio("2,1"), allocation.by_folds(3)):
         try:
             assigned, exact = split.by_share(given_away, demand, seed=seed)
         except CnnkitError:
@@ -101,7 +103,9 @@ def test_stable_splits_do_not_move(contents, data):
             dict(
                 zip(
                     each,
-                    split.by_content(drawn([ImageFile(f"{c}.jpg") for c in each], list(map(str, each))), ROAD, seed=5),
+                    split.by_content(
+                        drawn([ImageFile(f"{c}.jpg") for c in each], list(map(str, each))), ROAD.shares(), seed=5
+                    ),
                     strict=True,
                 )
             )
@@ -120,7 +124,9 @@ def test_stable_groups_do_not_move(seed):
 
     def draw(number, names):
         images = [ImageFile(f"{each}.jpg", None, None, generator.choice(names)) for each in range(number)]
-        assigned = split.by_content(drawn(images, [f"{seed} {each}" for each in range(number)]), HALVES, seed=seed)
+        assigned = split.by_content(
+            drawn(images, [f"{seed} {each}" for each in range(number)]), HALVES.shares(), seed=seed
+        )
         return {image.group: name for image, name in zip(images, assigned, strict=True)}
 
     names = [f"patient {number}" for number in range(40)]
@@ -162,13 +168,13 @@ def test_stable_copies_in_groups_of_different_splits(images):
     def flat():
         return [ImageFile(image.path, "xray") for image in source.find([str(root)])]
 
-    outcome = splitting.split_images(flat(), HALVES, stable=True, group="patient.")
+    outcome = split.split_images(flat(), replace(HALVES, stable=True, group="patient."))
     one, other = {row.split: row.group for row in outcome.rows}.values()
     shutil.copy(root / one / "00.png", root / other / "99.png")
     with pytest.raises(
         CnnkitError, match=r"are byte-identical, but their groups fall into (train and val|val and train)"
     ):
-        splitting.split_images(flat(), HALVES, stable=True, group="patient.")
+        split.split_images(flat(), replace(HALVES, stable=True, group="patient."))
 
 
 def test_a_seed_is_another_draw(images):
@@ -186,7 +192,7 @@ def test_neither_order_nor_names_nor_jobs_change_anything(images, tmp_path):
     expected = split_of(split_folder(root), root)
     found = source.find([str(root)])
     random.Random(0).shuffle(found)
-    shuffled = splitting.split_images(iter(found), ROAD, jobs=1)
+    shuffled = split.split_images(iter(found), replace(ROAD, jobs=1))
     assert split_of(shuffled, root) == expected
     assert [row.path for row in shuffled.rows] == sorted(row.path for row in shuffled.rows)
 
@@ -231,9 +237,9 @@ def test_a_file_that_is_named_twice_is_taken_once(images, monkeypatch):
     monkeypatch.chdir(root)
     (root.parent / "link").symlink_to(root)
     twice = source.find([".", str(root.parent / "link")])
-    assert len(splitting.split_images(twice, HALVES).rows) == 8
+    assert len(split.split_images(twice, HALVES).rows) == 8
     with pytest.raises(CnnkitError, match="is listed twice, with classes red and "):
-        splitting.split_images([*source.find(["."]), ImageFile("red/../red/00.png", "rose")], HALVES)
+        split.split_images([*source.find(["."]), ImageFile("red/../red/00.png", "rose")], HALVES)
 
 
 def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
@@ -242,8 +248,8 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
     for label in ("red", "blue"):
         for number in range(4):
             shutil.copy(root / label / f"{number:02d}.png", root / label / f"copy {number}.png")
-    for demand in (ROAD, allocation.by_count("10,4,4"), allocation.by_folds(4)):
-        outcome = split_folder(root, demand)
+    for config in (ROAD, SplitConfig(count="10,4,4"), SplitConfig(folds=4)):
+        demand, outcome = config.shares(), split_folder(root, config)
         where = split_of(outcome, root)
         for label in ("red", "blue"):
             for number in range(4):
@@ -269,8 +275,8 @@ def test_a_count_that_only_parting_copies_would_meet(images):
         CnnkitError,
         match=r"class red: --count asks for 5 pictures in (train|val), but only 4 can be had without parting",
     ):
-        split_folder(root, allocation.by_count("5,5"))
-    assert [record["total"] for record in split_folder(root, allocation.by_count("5,4")).table()] == [9]
+        split_folder(root, SplitConfig(count="5,5"))
+    assert [record["total"] for record in split_folder(root, SplitConfig(count="5,4")).table()] == [9]
 
 
 def test_copies_with_different_labels_are_named(images, caplog):
@@ -291,7 +297,7 @@ def test_near_duplicates_stay_together_when_asked(images):
     for number in range(6):
         with Image.open(root / f"red/{number:02d}.png") as image:
             image.resize((80, 60)).save(root / f"red/small {number}.png")
-    outcome = split_folder(root, near=duplicates.NEAR)
+    outcome = split_folder(root, near=True)
     where = split_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
@@ -305,22 +311,22 @@ def test_groups_from_the_path(images):
     """What the expression finds is the group, or its first parentheses; an image without one stands alone."""
     root = images(red=10)
     found = source.find([str(root)])
-    named = splitting.with_groups(found, r"/(0|1)\d*[0-7]\.png")
+    named = split.with_groups(found, re.compile(r"/(0|1)\d*[0-7]\.png"))
     assert [image.group for image in named] == ["0"] * 8 + [None] * 2
-    assert {image.group for image in splitting.with_groups(found, r"red/\d")} == {"red/0"}
-    assert splitting.with_groups(found, None) == found
+    assert {image.group for image in split.with_groups(found, re.compile(r"red/\d"))} == {"red/0"}
+    assert split.with_groups(found, None) == found
     with pytest.raises(UsageError, match=r"--group \(: no regular expression"):
-        splitting.with_groups(found, "(")
+        replace(HALVES, group="(").checked()
     with pytest.raises(UsageError, match=r"found in no path, for example not in .*00\.png"):
-        splitting.with_groups(found, "patient")
+        split.with_groups(found, re.compile("patient"))
 
 
-@pytest.mark.parametrize("demand", [HALVES, ROAD, allocation.by_folds(4), allocation.by_count("9,5")])
-def test_groups_of_files_stay_together(images, demand):
+@pytest.mark.parametrize("config", [HALVES, ROAD, SplitConfig(folds=4), SplitConfig(count="9,5")])
+def test_groups_of_files_stay_together(images, config):
     """Thirty-two images by eight patients, whose split is one each; shares that cannot be met are said."""
     root = images(**{f"patient{number}": 4 for number in range(8)})
     flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
-    outcome = splitting.split_images(flat, demand, group=r"patient\d")
+    outcome, demand = split.split_images(flat, replace(config, group=r"patient\d")), config.shares()
     where = defaultdict(set)
     for row in outcome.rows:
         where[row.group].add(row.split)
@@ -337,7 +343,7 @@ def test_shares_that_groups_do_not_allow_are_said(images):
     """Groups of 4 images do not make thirds of 20: the remark has what was asked and what came out."""
     root = images(**{f"patient{number}": 4 for number in range(5)})
     flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
-    outcome = splitting.split_images(flat, allocation.by_ratio("1,1,1"), group=r"patient\d")
+    outcome = split.split_images(flat, SplitConfig(ratio="1,1,1", group=r"patient\d"))
     held = sorted(Counter(row.split for row in outcome.rows).values())
     assert held == [4, 8, 8]
     assert any(
@@ -362,18 +368,21 @@ def test_the_groups_of_a_manifest_count(images):
     found = [
         ImageFile(each.path, "red", None, str(number // 2)) for number, each in enumerate(source.find([str(root)]))
     ]
-    outcome = splitting.split_images(found, HALVES)
+    outcome = split.split_images(found, HALVES)
     for number in range(0, 8, 2):
         assert outcome.rows[number].split == outcome.rows[number + 1].split
-    assert [row.group for row in splitting.split_images(found, HALVES, group=r"\d\.png").rows][:2] == ["0.png", "1.png"]
+    assert [row.group for row in split.split_images(found, replace(HALVES, group=r"\d\.png")).rows][:2] == [
+        "0.png",
+        "1.png",
+    ]
 
 
 def test_contradictions():
     """What cannot be had together is a usage error that says why."""
     with pytest.raises(UsageError, match="--stable and --count contradict each other"):
-        splitting.split_images([], allocation.by_count("1,1"), stable=True)
+        SplitConfig(count="1,1", stable=True).checked()
     with pytest.raises(UsageError, match="--stable and --near contradict each other"):
-        splitting.split_images([], HALVES, stable=True, near=40)
+        replace(HALVES, stable=True, near_bits=40).checked()
 
 
 def test_bad_files_are_left_out_and_told(images):
@@ -388,8 +397,10 @@ def test_bad_files_are_left_out_and_told(images):
     outcome = split_folder(
         root,
         HALVES,
-        skip=lambda path, reason: skipped.update({path.removeprefix(f"{root}/red/"): reason}),
-        progress=lambda done, total: steps.append((done, total)),
+        Callbacks(
+            skip=lambda path, reason: skipped.update({path.removeprefix(f"{root}/red/"): reason}),
+            progress=lambda done, total: steps.append((done, total)),
+        ),
     )
     assert sorted(skipped) == ["away.png", "empty.png", "named.jpg", "short.png"]
     assert skipped["empty.png"] == "empty file"
@@ -404,4 +415,4 @@ def test_nothing_that_can_be_used(images):
     for path in (root / "red").iterdir():
         path.write_bytes(b"")
     with pytest.raises(CnnkitError, match="none of the pictures can be used"):
-        split_folder(root)
+        split_folder(root, callbacks=SILENT)

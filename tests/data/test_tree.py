@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cnnkit.choices import Link
 from cnnkit.data import tree
-from cnnkit.data.tree import Link
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest
 from cnnkit.formats.manifest import ManifestRow
