@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cnnkit.choices import CamMethod, Fit, MapScale
+from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
 from cnnkit.options import option, options
 
@@ -239,6 +239,19 @@ class DreamOptions(AscentOptions):
     )
     octaves: int = option(4, "Number of sizes, from coarse to fine.", minimum=1)
     octave_scale: float = option(1.4, "Ratio of each size to the one before.", minimum=1.01)
+
+
+# ---------------------------------------------------------------- training curves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveOptions:
+    """How training histories are shown."""
+
+    smooth: float = option(
+        0.0, "Exponential moving average: what was before counts WEIGHT, from 0 (off) to below 1.", metavar="WEIGHT"
+    )
+    monitor: Monitor = option(Monitor.VAL_LOSS, "The best epoch, which is marked, is the best by this.")
 
 
 # ---------------------------------------------------------------- what the options have in common
