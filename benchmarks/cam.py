@@ -30,7 +30,7 @@ from cnnkit.data import preprocessing, source
 from cnnkit.data.source import ImageFile
 from cnnkit.explain import cam_run
 from cnnkit.explain.cam_run import CamModel
-from cnnkit.explain.config import CamOptions, RenderOptions
+from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 
 RIVALS = {
     CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
@@ -90,12 +90,11 @@ def main(folder: str, weights: str = "none", images: str = "64", batch: str = "1
     print("method", "measured", "cnn_cam_ms", "pytorch_grad_cam_ms", "ratio", sep="\t")
     for method, rival in RIVALS.items():
         some = chosen[:1] if method is CamMethod.SCORECAM else chosen
-        opened = cam_run.open_model(
-            "mobilenet_v2", CamOptions(weights=str(weights), method=method, device="cpu", batch=16)
-        )
+        shown = InputOptions(weights=str(weights))
+        opened = cam_run.open_model("mobilenet_v2", CamOptions(method=method), shown, device="cpu", batch=16)
         prepared = [preprocessing.load(image.path, opened.preprocess) for image in some]
         ours = [np.stack(prepared[start : start + int(batch)]) for start in range(0, len(some), int(batch))]
-        normalise = opened.maps.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes
+        normalise = opened.network.network.normalise  # type: ignore[attr-defined] # of the maps that torch makes
         theirs = [normalise(torch.from_numpy(pixels)) for pixels in ours]
         with rival(model=network, target_layers=[network.features[-1]]) as maps:
             runs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {

@@ -9,12 +9,11 @@ photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its o
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import CamMethod
 from cnnkit.explain.cam_methods import METHODS
+from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 
 
 def with_methods(function: Callable[..., None]) -> Callable[..., None]:
@@ -37,71 +36,10 @@ def main(
         ),
     ],
     sources: cli.options.Sources = None,
-    output: Annotated[
-        Path | None,
-        cli.Option("--output", "-o", metavar="DIR", help="Where the overlays go; none are drawn unless said."),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        cli.Option(
-            "--class",
-            metavar="NAME|top|true|all",
-            help="Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. [default: top]",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        CamMethod | None,
-        cli.Option("--method", help="How it is made. [default: gradcam; cam for an .onnx]", show_default=False),
-    ] = None,
-    layer: cli.options.OneLayer = None,
-    contrast: Annotated[bool, cli.Option("--contrast", help="What speaks against the class.")] = False,
-    fine: Annotated[
-        bool,
-        cli.Option(
-            "--fine",
-            help="Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
-        ),
-    ] = False,
-    box: Annotated[
-        float | None,
-        cli.Option(
-            "--box",
-            min=0.0,
-            max=1.0,
-            metavar="SHARE",
-            help="Frame the hot region: the largest that hangs together and has SHARE of the map's maximum, as in --box 0.5.",
-        ),
-    ] = None,
-    faithful: Annotated[
-        bool,
-        cli.Option(
-            "--faithful",
-            help="How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
-            "(deletion, the lower the better), or shown first (insertion, the higher).",
-        ),
-    ] = False,
-    alpha: Annotated[
-        float, cli.Option("--alpha", min=0.0, max=1.0, help="How much of the picture the colours cover.")
-    ] = 0.5,
-    colormap: cli.options.Colormap = "inferno",
-    sheet: Annotated[
-        Path | None,
-        cli.Option("--sheet", metavar="FILE.png", help="All pictures, their overlays and probabilities side by side."),
-    ] = None,
-    raw: Annotated[
-        bool,
-        cli.Option(
-            "--raw",
-            help="Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
-        ),
-    ] = False,
-    weights: cli.options.NamedWeights = "default",
-    size: cli.options.Shown = None,
-    fit: cli.options.ShownFit = None,
-    force: Annotated[
-        bool, cli.Option("--force", help="DIR may hold something; overlays replace files of their names.")
-    ] = False,
+    *,
+    cam: CamOptions,
+    render: RenderOptions,
+    shown: InputOptions,
     split: cli.options.Split = None,
     null: cli.options.Null = False,
     device: cli.options.Device = "auto",
@@ -126,44 +64,15 @@ def main(
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
-    from cnnkit.explain import cam_render, cam_run
-    from cnnkit.explain.config import CamOptions, RenderOptions
+    render = render.checked()
 
-    render = RenderOptions(
-        output=output,
-        sheet=sheet,
-        alpha=alpha,
-        colormap=colormap,
-        raw=raw,
-        box=box,
-        faithful=faithful,
-        force=force,
-    )
+    from cnnkit.explain import cam_render, cam_run
+
     cam_render.check(render)
     images = cli.images(sources, split=split, null=null)
-    cam = CamOptions(
-        weights=weights,
-        method=method,
-        layer=layer,
-        contrast=contrast,
-        fine=fine,
-        size=size,
-        fit=fit,
-        device=device,
-        batch=batch,
-    )
-    network = cam_run.open_model(model, cam)
-    with cli.skipping(errors) as skip, cli.progress("explaining", streaming=True) as progress:
-        records = cam_run.explain(
-            images,
-            network,
-            wanted=classes or ["top"],
-            options=render,
-            batch=batch,
-            jobs=jobs,
-            skip=skip,
-            progress=progress,
-        )
+    network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
+    with cli.callbacks("explaining", errors=errors, streaming=True) as callbacks:
+        records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)
         cli.emit(records, as_json, columns=cam_run.columns(render))
 
 

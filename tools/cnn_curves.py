@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import Monitor
 from cnnkit.errors import UsageError
+from cnnkit.explain.config import CurveOptions
 
 
 @cli.command
@@ -25,17 +25,8 @@ def main(
         Path | None,
         cli.Option("--output", "-o", metavar="FILE", help="Draw a picture; FILE ends in .png, .svg or .pdf."),
     ] = None,
-    smooth: Annotated[
-        float,
-        cli.Option(
-            "--smooth",
-            metavar="WEIGHT",
-            help="Exponential moving average: what was before counts WEIGHT, from 0 (off) to below 1.",
-        ),
-    ] = 0.0,
-    monitor: Annotated[
-        Monitor, cli.Option("--monitor", help="The best epoch, which is marked, is the best by this.")
-    ] = Monitor.VAL_LOSS,
+    *,
+    shown: CurveOptions,
     plot: Annotated[
         bool,
         cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for watch, less and log files."),
@@ -65,17 +56,17 @@ def main(
         from cnnkit.formats import figures
 
         figures.check(output)
-    runs = curves.collect(cli.reading_each(histories, "training history"), smooth=smooth, monitor=monitor)
+    runs = curves.collect(cli.reading_each(histories, "training history"), smooth=shown.smooth, monitor=shown.monitor)
     if output is not None:
         from cnnkit.explain import curves_plot
 
-        curves_plot.save(output, runs, monitor=monitor)
+        curves_plot.save(output, runs, monitor=shown.monitor)
         cli.emit([run.summary() for run in runs], as_json)
     elif plot or (cli.for_people() and not as_json):
         from cnnkit.explain import curves_text
 
         columns, lines = cli.screen_size()
-        cli.emit_drawing(curves_text.draw(runs, columns=columns, lines=lines - 2, monitor=monitor))
+        cli.emit_drawing(curves_text.draw(runs, columns=columns, lines=lines - 2, monitor=shown.monitor))
     else:
         cli.emit(curves.points(runs), as_json)
 

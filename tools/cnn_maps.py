@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.choices import MapScale
+from cnnkit.explain.config import FeatureMapOptions, InputOptions
 
 
 @cli.command
@@ -24,42 +24,9 @@ def main(
         ),
     ],
     image: Annotated[Path, cli.Argument(metavar="PICTURE", show_default=False, help="What the network looks at.")],
-    output: Annotated[
-        Path | None,
-        cli.Option("--output", "-o", metavar="DIR", help="Where the pictures go; none are drawn unless said."),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        cli.Option(
-            "--layer",
-            metavar="NAME|INDEX|all",
-            help="A layer by name, or by number from 0, or from the end as -1; may repeat. [default: all]",
-            show_default=False,
-        ),
-    ] = None,
-    channels: Annotated[
-        str | None,
-        cli.Option(
-            "--channels", metavar="RANGES", help="Draw these alone, as in 0-63 or 3,7,12-20.", show_default=False
-        ),
-    ] = None,
-    scale: Annotated[
-        MapScale,
-        cli.Option(
-            "--scale",
-            help="Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
-        ),
-    ] = MapScale.CHANNEL,
-    colormap: cli.options.Colormap = "viridis",
-    raw: Annotated[
-        bool, cli.Option("--raw", help="What each layer answers as .npy as well, float32 (C, h, w).")
-    ] = False,
-    weights: cli.options.NamedWeights = "default",
-    size: cli.options.Shown = None,
-    fit: cli.options.ShownFit = None,
-    force: Annotated[
-        bool, cli.Option("--force", help="DIR may hold something; pictures of the same names are replaced.")
-    ] = False,
+    *,
+    maps: FeatureMapOptions,
+    shown: InputOptions,
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,
 ) -> None:
@@ -76,13 +43,13 @@ def main(
       cnn-maps -m vgg16 cat.jpg -o maps/ --layer block1_conv1 --layer block5_conv3 --channels 0-63
       cnn-maps -m model.onnx cat.jpg | cut -f 1,3
     """
-    from cnnkit.explain import feature_maps
-    from cnnkit.explain.config import FeatureMapOptions
+    maps = maps.checked()
 
-    options = FeatureMapOptions(output=output, scale=scale, channels=channels, colormap=colormap, raw=raw, force=force)
-    feature_maps.check(options)
-    network = feature_maps.open_model(model, weights=weights, size=size, fit=fit, device=device)
-    cli.emit(feature_maps.explain(network, image, layers or ["all"], options=options), as_json)
+    from cnnkit.explain import feature_maps
+
+    feature_maps.check(maps)
+    network = feature_maps.open_model(model, shown, device=device)
+    cli.emit(feature_maps.explain(network, image, options=maps), as_json)
 
 
 if __name__ == "__main__":

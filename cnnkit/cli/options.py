@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from cnnkit.choices import Fit
-
 # What a command declares its own words with: Annotated[int, cli.Option("--top", min=1, help="...")]
 Option = typer.Option
 Argument = typer.Argument
@@ -77,38 +75,6 @@ TruthSource = Annotated[
         "the folder that holds it.",
     ),
 ]
-#: Of commands that look into a network.
-NamedWeights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        metavar="FILE|default|none",
-        help="For a network by name: a state_dict, its own weights, or random ones.",
-    ),
-]
-Shown = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="PIXELS|HxW",
-        help="Show the network larger pictures, or a rectangle, height first. [default: the model's]",
-        show_default=False,
-    ),
-]
-ShownFit = Annotated[
-    Fit | None,
-    typer.Option("--fit", help="How a picture becomes that. [default: the model's]", show_default=False),
-]
-OneLayer = Annotated[
-    str | None,
-    typer.Option(
-        "--layer",
-        metavar="NAME|INDEX",
-        help="A layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
-        show_default=False,
-    ),
-]
-Colormap = Annotated[str, typer.Option("--colormap", metavar="NAME", help="Any of matplotlib's.")]
 QUIET = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices and no progress; errors and skipped pictures are still named.")
 ]

@@ -21,7 +21,14 @@ from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
 from cnnkit.errors import UsageError
 from cnnkit.explain import contact_sheets, load_network
-from cnnkit.explain.config import AscentOptions, DreamOptions, LayerOptions, PatternOptions, parse_index_ranges
+from cnnkit.explain.config import (
+    AscentOptions,
+    DreamOptions,
+    FilterOptions,
+    NetworkOptions,
+    PatternOptions,
+    parse_index_ranges,
+)
 from cnnkit.formats import image_files
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
@@ -329,31 +336,37 @@ class DreamRecord:
     activation: float
 
 
-def _load(options: LayerOptions) -> LayerGraph:
-    if options.model.endswith(".onnx"):
-        raise UsageError(
-            f"{options.model}: following a gradient needs the .pt it was made from; an exported network has none"
-        )
-    return load_network.load_network(options.model, weights=options.weights, device=options.device, seed=options.seed)[
-        0
-    ]
+def _load(model: str, options: NetworkOptions, *, device: str, seed: int) -> LayerGraph:
+    if model.endswith(".onnx"):
+        raise UsageError(f"{model}: following a gradient needs the .pt it was made from; an exported network has none")
+    return load_network.load_network(model, options, device=device, seed=seed)[0]
 
 
-def _maximizer(options: LayerOptions) -> ActivationMaximizer:
-    network = _load(options)
-    layer = network.find(options.layer) if options.layer is not None else network.last_spatial()
-    return ActivationMaximizer(network, layer)
+def _maximizer(network: LayerGraph, name: str | None) -> ActivationMaximizer:
+    return ActivationMaximizer(network, network.find(name) if name is not None else network.last_spatial())
 
 
 def draw_patterns(
-    layer: LayerOptions, output: Path, options: PatternOptions, *, progress: Progress = ignore_progress
+    model: str,
+    output: Path,
+    *,
+    network: NetworkOptions,
+    filters: FilterOptions,
+    options: PatternOptions,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = ignore_progress,
 ) -> list[FilterRecord]:
     """Search what filters respond to, and draw it side by side.
 
     Args:
-        layer: Which layer's filters.
+        model: A trained `.pt`, or a network's name.
         output: The PNG.
-        options: Which ones, and how their patterns are searched.
+        network: How it is loaded.
+        filters: Which ones of which layer; the first 64 by default.
+        options: How their patterns are searched.
+        device: auto, cpu, cuda or cuda:N.
+        seed: For random weights, for noise and for jitter.
         progress: As `ActivationMaximizer.search`.
 
     Raises:
@@ -362,19 +375,17 @@ def draw_patterns(
     image_files.check_png(output, option="-o")
     if options.size is not None:
         preprocessing.sides(options.size)
-    maximizer = _maximizer(layer)
+    maximizer = _maximizer(_load(model, network, device=device, seed=seed), filters.layer)
     name = maximizer.layer.name
-    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
-    chosen = chosen[:_MOST] if options.filters is None else chosen
+    chosen = parse_index_ranges(filters.filters, maximizer.count, option="--filters", of=name)
+    chosen = chosen[:_MOST] if filters.filters is None else chosen
     own = maximizer.network.preprocess
     size = (min(own.height, _LONGEST_PATTERN), min(own.width, _LONGEST_PATTERN))
     if options.size is not None:
         size = preprocessing.sides(options.size)
     tiles: list[NDArray[np.uint8]] = []
     records = []
-    for found in maximizer.search(
-        chosen, size=size, ascent=options, seed=layer.seed, batch=options.batch, progress=progress
-    ):
+    for found in maximizer.search(chosen, size=size, ascent=options, seed=seed, batch=options.batch, progress=progress):
         tiles.append(found.image)
         records.append(FilterRecord(name, found.number, found.start, found.activation))
     image_files.save(output, contact_sheets.mosaic(tiles))
@@ -382,15 +393,28 @@ def draw_patterns(
 
 
 def dream(
-    layer: LayerOptions, source: Path, output: Path, options: DreamOptions, *, progress: Progress = ignore_progress
+    model: str,
+    source: Path,
+    output: Path,
+    *,
+    network: NetworkOptions,
+    filters: FilterOptions,
+    options: DreamOptions,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = ignore_progress,
 ) -> DreamRecord:
     """Strengthen in an image what a layer sees in it.
 
     Args:
-        layer: Which layer.
-        image: The image, of any size.
+        model: A trained `.pt`, or a network's name.
+        source: The image, of any size.
         output: The PNG.
-        options: Which filters, and how.
+        network: How the network is loaded.
+        filters: Which ones are strengthened, of which layer; all by default.
+        options: How.
+        device: auto, cpu, cuda or cuda:N.
+        seed: For random weights, and for jitter.
         progress: As `ActivationMaximizer.dream`.
 
     Raises:
@@ -408,11 +432,11 @@ def dream(
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
-    maximizer = _maximizer(layer)
+    maximizer = _maximizer(_load(model, network, device=device, seed=seed), filters.layer)
     name = maximizer.layer.name
-    chosen = parse_index_ranges(options.filters, maximizer.count, option="--filters", of=name)
+    chosen = parse_index_ranges(filters.filters, maximizer.count, option="--filters", of=name)
     dreamt, start, activation = maximizer.dream(
-        np.asarray(image), numbers=chosen, options=options, seed=layer.seed, progress=progress
+        np.asarray(image), numbers=chosen, options=options, seed=seed, progress=progress
     )
     image_files.save(output, Image.fromarray(dreamt))
     return DreamRecord(name, str(source), f"{image.height}x{image.width}", start, activation)
@@ -451,16 +475,28 @@ def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
     return colours.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
-def draw_kernels(layer: LayerOptions, output: Path, *, filters: str | None = None) -> Iterator[KernelRecord]:
+def draw_kernels(
+    model: str,
+    output: Path,
+    *,
+    network: NetworkOptions,
+    filters: FilterOptions,
+    device: str = "auto",
+    seed: int = 0,
+) -> Iterator[KernelRecord]:
     """Draw the weights of the first convolution.
 
-    Args and Raises as `draw_patterns`; all kernels by default.
+    Args and Raises as `draw_patterns`; all kernels by default, and the seed is for random weights alone.
     """
     image_files.check_png(output, option="-o")
-    if layer.layer is not None:
+    if filters.layer is not None:
         raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
-    name, weights = first_kernels(_load(layer))
-    chosen = parse_index_ranges(filters, len(weights), option="--filters", of=name)
+    if seed and network.weights != "none":
+        raise UsageError(
+            "--kernels draws weights as they are, and --seed makes random ones; drop it, or say --weights none"
+        )
+    name, weights = first_kernels(_load(model, network, device=device, seed=seed))
+    chosen = parse_index_ranges(filters.filters, len(weights), option="--filters", of=name)
     image_files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
     channels, height, width = weights.shape[1:]
     shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it

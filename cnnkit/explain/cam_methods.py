@@ -1,7 +1,15 @@
 """The methods that make class activation maps of what a layer saw: one class each, with all that is particular to it.
 
-A new method is a class here, and the member of `choices.CamMethod` that names it. Nothing heavy is imported at the top: cnn-cam prints
-its help out of this file, and explains exported networks without torch.
+To add a method:
+  1. `choices.CamMethod`: a member, whose value is the word for `--method`.
+  2. Here: a subclass of `ClassActivationMap` with `method=` that member, its source in the docstring, one line of `help`, and
+     - `weights`, where its map is a weighted sum of the layer's channels, or else `maps`;
+     - `uses_gradients = False`, where it needs none; `is_slow`, `is_class_agnostic` or `needs_linear_head`, where that is so;
+     - `has_closed_form` and `from_sums`, where an exported network can have it.
+  3. tests/explain/test_cam.py: a row in `REFERENCES` with a published implementation, or in `OTHER_REFERENCES` with a test of its own.
+
+The option, its help and completion, the registry and the other tests follow from these. Nothing heavy is imported at the top: cnn-cam
+prints its help out of this file, and explains exported networks without torch.
 """
 
 from functools import cached_property

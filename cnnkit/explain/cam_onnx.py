@@ -14,7 +14,7 @@ from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain.cam_methods import METHODS
-from cnnkit.explain.config import CamOptions
+from cnnkit.explain.config import CamOptions, InputOptions
 from cnnkit.formats import onnx_model
 from cnnkit.formats.header import Header
 
@@ -27,12 +27,14 @@ class OnnxCam:
         layer: The name of the layer whose maps they are.
     """
 
-    def __init__(self, path: str | Path, options: CamOptions) -> None:
+    def __init__(self, path: str | Path, options: CamOptions, shown: InputOptions, *, device: str = "auto") -> None:
         """Load a network.
 
         Args:
             path: The `.onnx`.
-            options: A method with a closed form, contrast, size, fit and device.
+            options: A method with a closed form, and contrast.
+            shown: The size of images, and how they come to it.
+            device: auto, cpu, cuda or cuda:N.
 
         Raises:
             UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
@@ -50,10 +52,10 @@ class OnnxCam:
         graph = onnx_model.parse(model.content, name=name).graph
         if "cam" not in {value.name for value in graph.output}:
             raise UsageError(_missing(name, model.header))
-        network = OnnxNetwork(name, Session(model.content, device=options.device, name=name))
+        network = OnnxNetwork(name, Session(model.content, device=device, name=name))
         self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
-        if options.size is not None or options.fit is not None:
-            self.model = self.model.resized(options.size, fit=options.fit)
+        if shown.size is not None or shown.fit is not None:
+            self.model = self.model.resized(shown.size, fit=shown.fit)
         self.classes, self.layer = (
             self.model.classes,
             model.header.backbone.layer if model.header.backbone else "the base",

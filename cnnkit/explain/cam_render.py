@@ -21,7 +21,7 @@ from cnnkit.data import augment_plan, decode, preprocessing, tree
 from cnnkit.data.decode import Original
 from cnnkit.data.reader import MemoryBudget
 from cnnkit.data.source import ImageFile
-from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
 from cnnkit.explain.config import RenderOptions
 from cnnkit.explain.contact_sheets import SheetCell
@@ -69,7 +69,7 @@ def check(options: RenderOptions) -> None:
     """Check what can be checked before a network is loaded.
 
     Raises:
-        UsageError: No such colour map, a sheet that is no PNG, or arrays without a place.
+        UsageError: No such colour map, or a sheet that is no PNG.
         CnnkitError: The folder is not empty.
     """
     colormaps.color_table(options.colormap)
@@ -77,8 +77,6 @@ def check(options: RenderOptions) -> None:
         image_files.check_png(options.sheet, option="--sheet")
     if options.output is not None:
         tree.check_free(options.output, force=options.force)
-    elif options.raw:
-        raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
 
 
 class CamRenderer:

@@ -11,18 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.engine.runner import Skip, raise_bad
 from cnnkit.errors import BadImageError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
 from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
-from cnnkit.explain.config import CamOptions, RenderOptions
+from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions, given
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
 
@@ -64,54 +63,58 @@ class CamModel:
 # ---------------------------------------------------------------- which network
 
 
-def open_model(model: str, options: CamOptions) -> CamModel:
+def open_model(
+    model: str, options: CamOptions, shown: InputOptions, *, device: str = "auto", batch: int = 32
+) -> CamModel:
     """Load a network and find the layer whose maps are made.
 
     Args:
         model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a network of torchvision's or timm's.
-        options: What is made of it.
+        options: Which maps, and how they are made.
+        shown: Its weights, and what it is shown.
+        device: auto, cpu, cuda or cuda:N.
+        batch: The largest number of images that a method runs at once.
 
     Raises:
         UsageError: Options that do not go together, or with the network.
         CnnkitError: The model cannot be had.
     """
-    if options.size is not None:
-        preprocessing.sides(options.size)
+    if shown.size is not None:
+        preprocessing.sides(shown.size)
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
-    return _exported(model, options) if model.endswith(".onnx") else _differentiable(model, options)
+    if model.endswith(".onnx"):
+        return _exported(model, options, shown, device)
+    return _differentiable(model, options, shown, device, batch)
 
 
-def _exported(model: str, options: CamOptions) -> CamModel:
-    fixed = {"--layer": options.layer, "--fine": options.fine or None}
-    asked = [option for option, value in fixed.items() if value is not None]
-    if asked or options.weights != "default":
-        raise UsageError(f"{model} is exported and fixed; {(asked or ['--weights'])[0]} goes with a .pt")
-    network = OnnxCam(model, options)
+def _exported(model: str, options: CamOptions, shown: InputOptions, device: str) -> CamModel:
+    asked = [*given(options, ("layer", "fine")), *given(shown, ("weights",))]
+    if asked:
+        raise UsageError(f"{model} is exported and fixed; {asked[0]} goes with a .pt")
+    network = OnnxCam(model, options, shown, device=device)
     assert network.model.preprocess is not None
     log.info("maps of %s", network.layer)
-    if options.size is not None or options.fit is not None:
+    if shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
     return CamModel(network, network.classes, network.model.preprocess)
 
 
-def _differentiable(model: str, options: CamOptions) -> CamModel:
+def _differentiable(model: str, options: CamOptions, shown: InputOptions, device: str, batch: int) -> CamModel:
     from cnnkit.explain import load_network  # torch, which exported networks do without
     from cnnkit.explain.cam import TorchCam
     from cnnkit.nets import dilation
 
-    network, classes = load_network.load_network(
-        model, weights=options.weights, size=options.size, fit=options.fit, device=options.device
-    )
+    network, classes = load_network.load_network(model, shown, device=device)
     place = network.find(options.layer) if options.layer is not None else network.last_spatial()
     if options.fine:
         network, place = dilation.remove_last_stride(network, place)
     method = options.method or CamMethod.GRADCAM
-    maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=options.batch)
+    maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=batch)
     log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
     if METHODS[method].is_class_agnostic:
         log.info("%s's maps are of what there is to see, whatever the class", method)
-    if options.fine or options.size is not None or options.fit is not None:
+    if options.fine or shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
     return CamModel(maps, classes, network.preprocess, is_slow=METHODS[method].is_slow)
 
@@ -123,24 +126,21 @@ def explain(
     images: Iterable[ImageFile],
     model: CamModel,
     *,
-    wanted: Sequence[str] = ("top",),
     options: RenderOptions,
     batch: int = 32,
     jobs: int | None = None,
-    skip: Skip = raise_bad,
-    progress: Progress = ignore_progress,
+    callbacks: Callbacks | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make the maps of images. Memory holds a few batches, whatever the number of images, and the thumbnails of a sheet.
 
     Args:
         images: What to look at; of a list, one is waited for before this returns.
         model: From `open_model`.
-        wanted: Names of classes; or `top` for the one that the network names, `true` for the image's label, `all`.
-        options: What is made of them.
+        options: Of which classes, and what is made of them. Those are names of classes; or `top` for the one that the network names,
+            `true` for the image's label, `all`.
         batch: Images at once.
         jobs: Threads that decode, and as many that draw.
-        skip: Called for every image that cannot be used.
-        progress: Called after every image.
+        callbacks: Told of every image, and of those that cannot be used.
 
     Returns:
         A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
@@ -151,6 +151,7 @@ def explain(
         CnnkitError: The folder holds the images themselves, or two of them would become one overlay.
     """
     palette = colormaps.color_table(options.colormap)
+    wanted = options.classes or ["top"]
     choose = _chooser(wanted, model.classes)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
@@ -172,8 +173,7 @@ def explain(
         choose,
         batch=1 if model.is_slow else batch,
         jobs=jobs,
-        skip=skip,
-        progress=progress,
+        callbacks=callbacks or Callbacks(),
     )
 
 
@@ -229,20 +229,19 @@ def _records(
     *,
     batch: int,
     jobs: int | None,
-    skip: Skip,
-    progress: Progress,
+    callbacks: Callbacks,
 ) -> Iterator[dict[str, Any]]:
     scored: list[Faithfulness] = []
     done, empty, total, first_empty = 0, 0, 0, ""
     expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
-    progress(0, expected)
+    callbacks.progress(0, expected)
 
     def count(path: str, reason: str) -> None:
         nonlocal done
         done += 1
-        progress(done, expected)
-        skip(path, reason)
+        callbacks.progress(done, expected)
+        callbacks.skip(path, reason)
 
     found = _found(images, model, renderer.options, choose, batch=batch, jobs=jobs, skip=count)
     for item, drawn in reader.each(found, renderer.draw, jobs=jobs, ahead=2 * (jobs or reader.usable_cores())):
@@ -250,7 +249,7 @@ def _records(
             count(item.image.path, str(drawn))
             continue
         done += 1
-        progress(done, expected)
+        callbacks.progress(done, expected)
         if drawn.cell is not None:
             cells.append(drawn.cell)
         for shown, record in zip(item.maps, drawn.records, strict=True):

@@ -1,156 +1,267 @@
-"""Settings of the commands that look into networks; what they are called here, they are called on the command line. Nothing heavy."""
+"""Settings of the commands that look into networks: dataclasses whose fields are the options. No numpy, torch or matplotlib.
+
+What only says where the work is done (device, batch, threads) and what is random (seed) are arguments of the functions.
+"""
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
-from cnnkit.choices import CamMethod, Fit, MapScale
+from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
+from cnnkit.options import option, options
+
+# ---------------------------------------------------------------- which network, and what of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CamOptions:
-    """Which network has its class activation maps made, and how.
+class NetworkOptions:
+    """How a network is loaded; `size` and `fit` are options where the network is shown images."""
 
-    Attributes:
-        weights: For a network by name: default, none, or a state_dict file.
-        method: How maps are made; Grad-CAM by default, CAM for an exported network.
-        layer: Whose maps; the last layer with spatial extent by default.
-        contrast: What speaks against a class.
-        fine: Take the last stride before the layer out.
-        size: Of what the network sees, `448` or `320x480`.
-        fit: How an image becomes that.
-        device: auto, cpu, cuda or cuda:N.
-        batch: The largest number of images to run at once.
-    """
-
-    weights: str = "default"
-    method: CamMethod | None = None
-    layer: str | None = None
-    contrast: bool = False
-    fine: bool = False
+    weights: str = option(
+        "default",
+        "For a network by name: a state_dict, its own weights, or random ones.",
+        metavar="FILE|default|none",
+    )
     size: str | None = None
     fit: Fit | None = None
-    device: str = "auto"
-    batch: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderOptions:
-    """What is made of class activation maps.
+class InputOptions(NetworkOptions):
+    """The same for a network that is shown images: of which size, and how they come to it."""
 
-    Attributes:
-        output: The folder of overlays.
-        sheet: A PNG with all images and overlays.
-        alpha: How much of the image the colours cover, 0 to 1.
-        colormap: A name of matplotlib's.
-        raw: Write the maps as arrays, too.
-        box: Frame the largest region that has this share of the map's maximum.
-        faithful: Measure how far the maps can be believed.
-        force: The folder may hold something.
-    """
-
-    output: Path | None = None
-    sheet: Path | None = None
-    alpha: float = 0.5
-    colormap: str = "inferno"
-    raw: bool = False
-    box: float | None = None
-    faithful: bool = False
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureMapOptions:
-    """How feature maps are drawn.
-
-    Attributes:
-        output: The folder of the images.
-        channels: Those that are drawn, as `parse_index_ranges` reads them.
-        scale: By which range values become colours.
-        colormap: A name of matplotlib's.
-        raw: Write the maps as arrays, too.
-        force: The folder may hold something.
-    """
-
-    output: Path | None = None
-    channels: str | None = None
-    scale: MapScale = MapScale.CHANNEL
-    colormap: str = "viridis"
-    raw: bool = False
-    force: bool = False
+    size: str | None = option(
+        None,
+        "Show the network larger pictures, or a rectangle, height first. [default: the model's]",
+        metavar="PIXELS|HxW",
+    )
+    fit: Fit | None = option(None, "How a picture becomes that. [default: the model's]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOptions:
-    """A layer of a network.
+    """A layer of a network."""
 
-    Attributes:
-        model: A trained `.pt`, or a network's name.
-        weights: For a network by name: default, none, or a state_dict file.
-        layer: By name or number; the last layer with spatial extent by default.
-        device: auto, cpu, cuda or cuda:N.
-        seed: For random weights, and for all that is random in what is made of the layer.
-    """
+    layer: str | None = option(
+        None,
+        "A layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
+        metavar="NAME|INDEX",
+        after=("method",),
+    )
 
-    model: str
-    weights: str = "default"
-    layer: str | None = None
-    device: str = "auto"
-    seed: int = 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterOptions(LayerOptions):
+    """Some of a layer's filters, as `parse_index_ranges` reads them."""
+
+    filters: str | None = option(None, "Which, as in 0-63 or 3,7,12-20. [default: the first 64]", metavar="RANGES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DreamFilterOptions(FilterOptions):
+    """The same for a dream, which is of all of them by default."""
+
+    filters: str | None = option(
+        None, "Filters to strengthen, as in 0-63 or 3,7,12-20. [default: all]", metavar="RANGES"
+    )
+
+
+# ---------------------------------------------------------------- class activation maps and feature maps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CamOptions(LayerOptions):
+    """How class activation maps are made."""
+
+    method: CamMethod | None = option(None, "How it is made. [default: gradcam; cam for an .onnx]")
+    contrast: bool = option(False, "What speaks against the class.", "--contrast")
+    fine: bool = option(
+        False,
+        "Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
+        "--fine",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawOptions:
+    """Where maps are drawn, and in which colours."""
+
+    output: Path | None = option(
+        None, "Where the pictures go; none are drawn unless said.", "--output", "-o", metavar="DIR", after=("model",)
+    )
+    colormap: str = option("viridis", "Any of matplotlib's.", metavar="NAME", after=("alpha", "scale"))
+    raw: bool = option(
+        False, "What each layer answers as .npy as well, float32 (C, h, w).", "--raw", after=("colormap", "sheet")
+    )
+    force: bool = option(
+        False, "DIR may hold something; pictures of the same names are replaced.", "--force", after=("fit",)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions(DrawOptions):
+    """Of which classes maps are made, and what is made of them."""
+
+    output: Path | None = option(
+        None, "Where the overlays go; none are drawn unless said.", "--output", "-o", metavar="DIR", after=("model",)
+    )
+    classes: list[str] | None = option(
+        None,
+        "Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. [default: top]",
+        "--class",
+        metavar="NAME|top|true|all",
+        after=("output",),
+    )
+    box: float | None = option(
+        None,
+        "Frame the hot region: the largest that hangs together and has SHARE of the map's maximum, as in --box 0.5.",
+        minimum=0.0,
+        maximum=1.0,
+        metavar="SHARE",
+    )
+    faithful: bool = option(
+        False,
+        "How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
+        "(deletion, the lower the better), or shown first (insertion, the higher).",
+        "--faithful",
+    )
+    alpha: float = option(0.5, "How much of the picture the colours cover.", minimum=0.0, maximum=1.0)
+    colormap: str = option("inferno", "Any of matplotlib's.", metavar="NAME", after=("alpha",))
+    sheet: Path | None = option(
+        None, "All pictures, their overlays and probabilities side by side.", metavar="FILE.png"
+    )
+    raw: bool = option(
+        False,
+        "Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
+        "--raw",
+        after=("sheet",),
+    )
+    force: bool = option(
+        False, "DIR may hold something; overlays replace files of their names.", "--force", after=("fit",)
+    )
+
+    def checked(self) -> Self:
+        """Refuse what would be ignored, since nothing is drawn that it is about.
+
+        Raises:
+            UsageError: There is no folder or sheet for it.
+        """
+        if self.output is None:
+            if self.raw:
+                raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
+            if self.force:
+                raise UsageError("--force lets overlays replace files in their folder; say which with -o DIR")
+            if self.sheet is None:
+                for flag in given(self, ("alpha", "colormap")):
+                    raise UsageError(f"{flag} colours overlays; say where they go with -o DIR or --sheet FILE.png")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureMapOptions(DrawOptions):
+    """Which layers' feature maps are described, and how they are drawn; channels as `parse_index_ranges` reads them."""
+
+    layers: list[str] | None = option(
+        None,
+        "A layer by name, or by number from 0, or from the end as -1; may repeat. [default: all]",
+        "--layer",
+        metavar="NAME|INDEX|all",
+    )
+    channels: str | None = option(None, "Draw these alone, as in 0-63 or 3,7,12-20.", metavar="RANGES")
+    scale: MapScale = option(
+        MapScale.CHANNEL,
+        "Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
+    )
+
+    def checked(self) -> Self:
+        """Refuse what would be ignored, since nothing is drawn.
+
+        Raises:
+            UsageError: There is no folder for it.
+        """
+        if self.output is None:
+            if self.raw:
+                raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
+            if self.force:
+                raise UsageError("--force lets pictures replace others in their folder; say which with -o DIR")
+            for flag in given(self, ("channels", "scale", "colormap")):
+                raise UsageError(f"{flag} says how maps are drawn; say where they go with -o DIR")
+        return self
+
+
+# ---------------------------------------------------------------- patterns and dreams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AscentOptions:
-    """How the gradient is followed.
+    """How the gradient of an activation is followed, in an image of which size."""
 
-    Attributes:
-        steps: How often.
-        rate: The root mean square of what a step changes, in grey levels of 255.
-        jitter: The largest random shift before each step, in pixels: no pattern may depend on its place.
-        blur: The deviation of the Gaussian blur after each step, in pixels; 0 for none.
-    """
-
-    steps: int = 64
-    rate: float = 12.0
-    jitter: int = 4
-    blur: float = 0.5
+    steps: int = option(64, "How often the gradient is followed.", minimum=1)
+    rate: float = option(12.0, "Root mean square of what a step changes, in grey levels of 255.", minimum=0.0)
+    jitter: int = option(
+        4, "By so much at most the picture is shifted before a step.", minimum=0, metavar="PIXELS"
+    )  # no pattern may depend on its place
+    blur: float = option(0.5, "Deviation of the blur after a step.", minimum=0.0, metavar="PIXELS")
+    size: str | None = option(None, "Of a pattern. [default: as the model has it, 128 at most]", metavar="PIXELS|HxW")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternOptions(AscentOptions):
-    """Which patterns are searched.
+    """How patterns are searched, several at once."""
 
-    Attributes:
-        filters: As `parse_index_ranges` reads them; the first 64 by default.
-        size: Of each pattern, `64` or `48x64`; that of the network's images by default, 128 pixels at most.
-        batch: How many are searched at once.
-    """
+    batch: int = option(16, "Filters that are looked for at once.", minimum=1, after=("device",))
 
-    filters: str | None = None
-    size: str | None = None
-    batch: int = 16
+    def refuse_for_kernels(self) -> None:
+        """Refuse what only a search has, where the kernels of a network are drawn.
+
+        Raises:
+            UsageError: Something of it was given.
+        """
+        for flag in given(self):
+            raise UsageError(f"{flag} means nothing to --kernels; drop it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamOptions(AscentOptions):
-    """How an image is dreamt on: an ascent at each of several sizes, from the smallest to the image's own.
+    """How an image is dreamt on: an ascent at each of several sizes, from the smallest to the image's own."""
 
-    Attributes:
-        filters: Those that are strengthened, as `parse_index_ranges` reads them; all by default.
-        size: The longer side of the dream in pixels; the image's own by default, 512 at most.
-        octaves: How many sizes.
-        octave_scale: How much larger each is than the one before.
-    """
+    steps: int = option(16, "Gradient steps per octave.", minimum=1)
+    rate: float = option(2.0, "Root mean square of the change in each step, in grey levels of 255.", minimum=0.0)
+    jitter: int = option(16, "Maximum random shift before each step, in pixels.", minimum=0, metavar="PIXELS")
+    blur: float = option(
+        0.0, "Standard deviation of the Gaussian blur after each step, in pixels.", minimum=0.0, metavar="PIXELS"
+    )
+    size: str | None = option(
+        None, "Longer side of the dream. [default: that of the image, at most 512]", metavar="PIXELS"
+    )
+    octaves: int = option(4, "Number of sizes, from coarse to fine.", minimum=1)
+    octave_scale: float = option(1.4, "Ratio of each size to the one before.", minimum=1.01)
 
-    steps: int = 16
-    rate: float = 2.0
-    jitter: int = 16
-    blur: float = 0.0
-    filters: str | None = None
-    size: str | None = None
-    octaves: int = 4
-    octave_scale: float = 1.4
+
+# ---------------------------------------------------------------- training curves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveOptions:
+    """How training histories are shown."""
+
+    smooth: float = option(
+        0.0, "Exponential moving average: what was before counts WEIGHT, from 0 (off) to below 1.", metavar="WEIGHT"
+    )
+    monitor: Monitor = option(Monitor.VAL_LOSS, "The best epoch, which is marked, is the best by this.")
+
+
+# ---------------------------------------------------------------- what the options have in common
+
+
+def given(config: Any, names: Iterable[str] | None = None) -> Iterator[str]:  # noqa: ANN401 - any configuration dataclass
+    """List the options of a configuration, of some names or all, that are not at their defaults, as `--name`."""
+    for each in options(type(config)):
+        if (names is None or each.name in names) and getattr(config, each.name) != each.default:
+            yield each.flags[0]
 
 
 def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) -> list[int]:

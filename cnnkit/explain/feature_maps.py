@@ -19,13 +19,13 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
-from cnnkit.choices import Fit, MapScale
+from cnnkit.choices import MapScale
 from cnnkit.data import decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import colormaps, contact_sheets
-from cnnkit.explain.config import FeatureMapOptions, parse_index_ranges
+from cnnkit.explain.config import FeatureMapOptions, InputOptions, given, parse_index_ranges
 from cnnkit.formats import image_files, onnx_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
@@ -70,24 +70,15 @@ def check(options: FeatureMapOptions) -> None:
     """Check what can be checked before a network is loaded.
 
     Raises:
-        UsageError: No such colour map, or arrays without a place.
+        UsageError: No such colour map.
         CnnkitError: The folder is not empty.
     """
     colormaps.color_table(options.colormap)
     if options.output is not None:
         tree.check_free(options.output, force=options.force)
-    elif options.raw:
-        raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
 
 
-def open_model(
-    model: str,
-    *,
-    weights: str = "default",
-    size: str | None = None,
-    fit: Fit | None = None,
-    device: str = "auto",
-) -> FeatureMapNetwork:
+def open_model(model: str, options: InputOptions, *, device: str = "auto") -> FeatureMapNetwork:
     """Load a network.
 
     Args:
@@ -96,31 +87,28 @@ def open_model(
     Raises:
         UsageError: As `load_network`, or an exported network is to take another size.
     """
-    if size is not None:
-        preprocessing.sides(size)
+    if options.size is not None:
+        preprocessing.sides(options.size)
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
-        if size is not None or fit is not None or weights != "default":
+        if next(given(options), None) is not None:
             raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
         return OnnxFeatureMaps(model, device=device)
     from cnnkit.explain import load_network  # torch, which exported networks do without
 
-    return load_network.TorchFeatureMaps(
-        load_network.load_network(model, weights=weights, size=size, fit=fit, device=device)[0]
-    )
+    return load_network.TorchFeatureMaps(load_network.load_network(model, options, device=device)[0])
 
 
 def explain(
-    network: FeatureMapNetwork, source: str | Path, layers: Sequence[str], *, options: FeatureMapOptions
+    network: FeatureMapNetwork, source: str | Path, *, options: FeatureMapOptions
 ) -> Iterator[FeatureMapRecord]:
     """Draw what layers output for an image.
 
     Args:
         network: From `open_model`.
-        image: The file.
-        layers: Names or numbers; `all` for all that have maps.
-        options: How, and where to.
+        source: The file.
+        options: Of which layers, by name or number, `all` for all that have maps; how, and where to.
 
     Returns:
         A record for each layer, as it is drawn.
@@ -130,6 +118,7 @@ def explain(
         CnnkitError: The image cannot be used, or the folder holds it.
     """
     palette = colormaps.color_table(options.colormap)
+    layers = options.layers or ["all"]
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:

@@ -8,32 +8,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnkit.choices import Fit
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.explain.config import NetworkOptions
 from cnnkit.formats import torch_model
 from cnnkit.nets import catalogue, layer_graph, subgraph
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 
 def load_network(
-    model: str,
-    *,
-    weights: str = "default",
-    size: str | None = None,
-    fit: Fit | None = None,
-    device: str = "auto",
-    seed: int = 0,
+    model: str, options: NetworkOptions, *, device: str = "auto", seed: int = 0
 ) -> tuple[LayerGraph, tuple[str, ...]]:
     """Load a network onto a device.
 
     Args:
         model: A `.pt`, or a network's name.
-        weights: For a name: default, none, or a state_dict file.
-        size: Of what it sees, in place of its own: `448` or `320x480`.
-        fit: How an image becomes that.
+        options: Whose weights it has, and what it is shown.
         device: auto, cpu, cuda or cuda:N.
         seed: For random weights.
 
@@ -44,7 +36,7 @@ def load_network(
         UsageError: There is no such network, or it does not take that size.
         CnnkitError: The model or its weights cannot be had.
     """
-    wanted = devices.existing(device)
+    wanted, weights = devices.existing(device), options.weights
     if model.endswith(".pt"):
         if weights != "default":
             raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
@@ -61,8 +53,8 @@ def load_network(
         name = catalogue.canonical(model)
         place = torch_device.choose(wanted)
         found, classes = layer_graph.of_name(name, weights=weights, seed=seed)
-    if size is not None or fit is not None:
-        found.resize(preprocessing.shown_as(found.preprocess, size=size, fit=fit))
+    if options.size is not None or options.fit is not None:
+        found.resize(preprocessing.shown_as(found.preprocess, size=options.size, fit=options.fit))
     return found.to(place), classes
 
 

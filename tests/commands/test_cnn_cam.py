@@ -19,7 +19,7 @@ from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.data import preprocessing, source
 from cnnkit.explain import cam_run
 from cnnkit.explain.cam_methods import METHODS
-from cnnkit.explain.config import CamOptions, RenderOptions
+from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -184,7 +184,7 @@ def test_colours_are_those_that_are_asked_for(run, here):
         assert np.abs(pixels("maps/3.png") - expected).max() <= 1
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "plain", "--alpha", "0", *CPU)
     np.testing.assert_array_equal(pixels("plain/3.png"), pixels("photos/red/3.png"))
-    refused = run("cnn-cam", "-m", "model.pt", "photos", "--colormap", "infero", *CPU, status=2)
+    refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--colormap", "infero", *CPU, status=2)
     assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r or winter?\n'
 
 
@@ -299,7 +299,7 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
 
 @pytest.mark.parametrize("method", CamMethod)
 def test_every_method_finds_what_is_red(run, here, method):
-    """All seven by their names; the hottest place lies on the red rectangle."""
+    """By its name; the hottest place lies on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
     assert 20 <= x < 30
@@ -560,7 +560,7 @@ def test_two_images_of_one_name(run, here):
 def test_memory_does_not_grow_with_the_images(here, monkeypatch):
     """However many hundreds come, what the network saw of a few batches is alive at once, and few images; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
-    opened = cam_run.open_model("model.pt", CamOptions(device="cpu", batch=8))
+    opened = cam_run.open_model("model.pt", CamOptions(), InputOptions(), device="cpu", batch=8)
     alive, most = weakref.WeakSet(), []
     forward = opened.network.forward
 
@@ -589,6 +589,33 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
     peak(40)
     few, many = peak(50), peak(200)
     assert many < 1.1 * few + 150 * 2 * 160 * 160 * 3  # thumbnails, and some paths
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--raw",), "--raw writes arrays beside the overlays; say where with -o DIR"),
+        (("--raw", "--sheet", "s.png"), "--raw writes arrays beside the overlays; say where with -o DIR"),
+        (("--force",), "--force lets overlays replace files in their folder; say which with -o DIR"),
+        (("--force", "--sheet", "s.png"), "--force lets overlays replace files in their folder; say which with -o DIR"),
+        (("--alpha", "0.3"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
+        (("--colormap", "jet"), "--colormap colours overlays; say where they go with -o DIR or --sheet FILE.png"),
+    ],
+)  # fmt: skip
+def test_what_is_ignored_where_nothing_is_drawn_is_refused(run, here, words, line):
+    """Without a folder and a sheet; arrays and what replaces files need the folder."""
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
+    assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
+    assert not Path("s.png").exists()
+
+
+def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
+    """--alpha and --colormap are of the overlays on it, too."""
+    contents = set()
+    for words in ((), ("--alpha", "0.3"), ("--colormap", "jet")):
+        run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "s.png", *words, *CPU)
+        contents.add(Path("s.png").read_bytes())
+    assert len(contents) == 3
 
 
 # ---------------------------------------------------------------- photographs

@@ -229,7 +229,7 @@ def test_the_colour_map(run, here):
         zoom = len(single) // 9
         colours = mpl.colormaps[name](np.round(255 * share).astype(int))[..., :3]
         np.testing.assert_allclose(single[zoom // 2 :: zoom, zoom // 2 :: zoom], 255 * colours, atol=6)
-    line = maps(run, "colour.pt", "--colormap", "virdis", status=2).err
+    line = maps(run, "colour.pt", "-o", "other", "--colormap", "virdis", status=2).err
     assert line.startswith('cnn-maps: no colour map is called "virdis"; did you mean viridis or ')
 
 
@@ -318,6 +318,22 @@ def test_wrong_words(run, here, model, words, status, line):
     assert outcome.err.count("\n") == 1
     assert outcome.out == ""
     assert sorted(os.listdir()) == there
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--raw",), "--raw writes arrays beside the mosaics; say where with -o DIR"),
+        (("--force",), "--force lets pictures replace others in their folder; say which with -o DIR"),
+        (("--channels", "0-3"), "--channels says how maps are drawn; say where they go with -o DIR"),
+        (("--scale", "layer"), "--scale says how maps are drawn; say where they go with -o DIR"),
+        (("--colormap", "jet"), "--colormap says how maps are drawn; say where they go with -o DIR"),
+    ],
+)  # fmt: skip
+def test_what_is_ignored_without_a_folder_is_refused(run, here, words, line):
+    """Where nothing is drawn, how it is drawn means nothing."""
+    outcome = maps(run, "colour.pt", *words, status=2)
+    assert (outcome.out, outcome.err) == ("", f"cnn-maps: {line}\n")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture at all", "cut"])

@@ -19,18 +19,24 @@ from cnnkit.explain.cam import TorchCam
 from cnnkit.explain.cam_methods import METHODS, EigenCam
 from cnnkit.nets import backbones, classifier, layer_graph
 
-THEIRS = {
+#: Published implementations that maps are compared with.
+REFERENCES = {
     CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
     CamMethod.GRADCAM_PLUS_PLUS: pytorch_grad_cam.GradCAMPlusPlus,
     CamMethod.HIRESCAM: pytorch_grad_cam.HiResCAM,
     CamMethod.LAYERCAM: pytorch_grad_cam.LayerCAM,
     CamMethod.SCORECAM: pytorch_grad_cam.ScoreCAM,
 }
+#: Methods that are compared with something else, in a test of their own.
+OTHER_REFERENCES = {
+    CamMethod.EIGENCAM: "test_the_principal_component_is_that_of_a_published_implementation",
+    CamMethod.CAM: "test_after_global_average_pooling_the_map_is_the_weighted_sum",
+}
 
 
 def published(method, network, target, images, chosen, *, shape, monkeypatch):
     """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
-    kind = THEIRS[method]
+    kind = REFERENCES[method]
     monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _images: shape[::-1])
     with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
         return maps(input_tensor=images, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
@@ -79,7 +85,7 @@ def vgg():
     return network, classes, own, images
 
 
-@pytest.mark.parametrize("method", THEIRS)
+@pytest.mark.parametrize("method", REFERENCES)
 def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monkeypatch):
     """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
     network, classes, own, images = vgg
@@ -114,7 +120,7 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
 
 @pytest.mark.slow
 @pytest.mark.photos
-@pytest.mark.parametrize("method", THEIRS)
+@pytest.mark.parametrize("method", REFERENCES)
 def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
     """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
     weights = photos / "weights" / "mobilenet_v2.pth"
@@ -219,9 +225,11 @@ def test_images_of_a_batch_know_nothing_of_each_other(method):
         np.testing.assert_allclose(together[index], alone[0], rtol=1e-3, atol=1e-5 * together.max())
 
 
-def test_every_method_is_implemented_once():
-    """The registry has each choice of `--method`, and a line of help for it."""
+def test_every_method_is_implemented_and_compared_once():
+    """The registry has each choice of `--method`, and a line of help for it; a table here says what it is compared with."""
     assert set(METHODS) == set(CamMethod)
+    assert sorted([*REFERENCES, *OTHER_REFERENCES]) == sorted(CamMethod)
+    assert set(OTHER_REFERENCES.values()) <= set(globals())
     assert len({computation.help for computation in METHODS.values()}) == len(CamMethod)
 
 

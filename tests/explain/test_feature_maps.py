@@ -45,10 +45,10 @@ def test_nothing_is_written_before_all_is_known(images, tmp_path):
     """A vector, or a channel that one of the layers lacks, is refused before the first image of the first layer."""
     image = images(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
-    options = config.FeatureMapOptions(output=tmp_path / "out", channels="3")
     for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
+        options = config.FeatureMapOptions(output=tmp_path / "out", layers=layers, channels="3")
         with pytest.raises(UsageError, match=message):
-            feature_maps.explain(network, image, layers, options=options)
+            feature_maps.explain(network, image, options=options)
     assert not (tmp_path / "out").exists()
 
 
@@ -58,7 +58,7 @@ def test_silent_channels_and_names_of_files(images, tmp_path):
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
     network = Two(**{"block/conv": values})
     options = config.FeatureMapOptions(output=tmp_path / "out", channels="0,1000")
-    (record,) = feature_maps.explain(network, images(red=1) / "red" / "00.png", ["all"], options=options)
+    (record,) = feature_maps.explain(network, images(red=1) / "red" / "00.png", options=options)
     assert record.silent == pytest.approx(998 / 1001)
     assert record.zeros == pytest.approx(1 - 9 / 4004)
     assert (record.maximum, record.most_active) == (2, 3)
