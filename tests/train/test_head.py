@@ -23,7 +23,7 @@ from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 from cnnkit.nets import backbones
 from cnnkit.nets import classifier as classifiers
-from cnnkit.train import feature_sets
+from cnnkit.train import feature_sets, optim
 from cnnkit.train.config import HeadConfig, check_weights, model_path
 from cnnkit.train.head import train_head
 from cnnkit.train.loop import shuffled
@@ -190,22 +190,11 @@ def test_the_same_seed_gives_the_same_bytes(pair):
 
 # ---------------------------------------------------------------- every setting reaches the training
 
-OPTIMIZERS = {
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-    "adadelta": torch.optim.Adadelta,
-    "adam": torch.optim.Adam,
-    "adamw": lambda *words, **named: torch.optim.AdamW(*words, weight_decay=0.004, **named),
-    "adamax": torch.optim.Adamax,
-    "nadam": torch.optim.NAdam,
-}
-
 
 def by_hand(
     pair,
     *,
-    optimizer="adam",
+    optimizer=Optimizer.ADAM,
     lr=0.05,
     init="glorot",
     epochs=3,
@@ -236,7 +225,10 @@ def by_hand(
     for layer in (first, second):
         initial(layer.weight, generator=generator)
         nn.init.zeros_(layer.bias)
-    stepper = (optimizer if callable(optimizer) else OPTIMIZERS[optimizer])(network.parameters(), lr=lr)
+    make = (
+        optimizer if callable(optimizer) else partial(optim.optimizer, optimizer)
+    )  # test_optim.py compares these with torch's
+    stepper = make(network.parameters(), lr=lr)
     criterion = criterion or nn.CrossEntropyLoss()
     scheduler = scheduler and scheduler(stepper)
     averaged = averaging and averaging(network)
