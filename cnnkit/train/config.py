@@ -301,16 +301,14 @@ class HeadConfig(TrainConfig):
             )
         if self.l1:
             raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-        for name in _GRADIENT_ONLY:
-            if getattr(self, name) != getattr(HeadConfig(), name):
-                word = name.replace("_", "-")
+        for field in dataclasses.fields(self):
+            if field.name not in (*LBFGS_SETTINGS, "l2") and getattr(self, field.name) != field.default:
+                word = field.name.replace("_", "-")
                 raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{word}, or use --solver gradient")
 
 
-#: The settings of a head's training that need epochs of batches.
-_GRADIENT_ONLY = (
-    "lr", "patience", "optimizer", "epochs", "batch", "init", "momentum", "weight_decay", "schedule", "clip", "ema",
-)  # fmt: skip
+#: The settings of a head's training that mean something without epochs of batches; l2 besides, which may be chosen.
+LBFGS_SETTINGS = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
 
 
 def _spelled_out(text: str) -> str:

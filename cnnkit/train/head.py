@@ -26,7 +26,7 @@ from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build, classifier
 from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, optim, preparation
-from cnnkit.train.config import Epoch, HeadConfig
+from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
 from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
@@ -186,13 +186,7 @@ class HeadFit:
         step = TrainStep(
             self.head,
             self.criterion,
-            optim.optimizer(
-                config.optimizer,
-                self.head.parameters(),
-                lr=config.lr,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-            ),
+            optim.optimizer(config, self.head.parameters()),
             rate=lambda number, index, before: optim.lr_factor(
                 config.schedule,
                 step=(number - 1) * steps + index,
@@ -416,6 +410,5 @@ def _timeless(epoch: Epoch) -> dict[str, float | None]:
 def _described(config: HeadConfig, strength: float | None) -> dict[str, Any]:
     described = config.described()
     if config.solver is Solver.LBFGS:
-        keep = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
-        return {key: described[key] for key in keep} | {"l2": strength}
+        return {key: value for key, value in described.items() if key in LBFGS_SETTINGS} | {"l2": strength}
     return described | {"lr": config.rate}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.choices import Loss, Optimizer, Schedule
-from cnnkit.train.config import Epoch
+from cnnkit.train.config import Epoch, TrainConfig
 
 #: Keras' default for AdamW: without it AdamW would be Adam.
 WEIGHT_DECAY = 4e-3
@@ -29,30 +29,21 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer(
-    name: Optimizer,
-    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-    *,
-    lr: float | None = None,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
+    config: TrainConfig, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """Make an optimizer; defaults are torch's, except for AdamW's weight decay, which is Keras'.
+    """Make an optimizer; defaults are torch's, except for the learning rate and AdamW's weight decay, which are Keras'.
 
     Args:
-        name: Which.
+        config: Which, and its settings.
         parameters: To be trained; or groups of them, as torch takes them, whose `lr` are factors of the learning rate.
-        lr: Learning rate; Keras' default for that optimizer if None.
-        momentum: For those that have one.
-        weight_decay: Share of rate * weight that is taken away in a step, for AdamW.
     """
-    rate = name.learning_rate if lr is None else lr
     extra: dict[str, Any] = {}
-    if momentum is not None:
-        extra["momentum"] = momentum
-    if name.takes_weight_decay:
-        extra["weight_decay"] = WEIGHT_DECAY if weight_decay is None else weight_decay
-    groups = [{**group, "lr": rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
-    return _OPTIMIZERS[name](groups, lr=rate, **extra)
+    if config.momentum is not None:
+        extra["momentum"] = config.momentum
+    if config.optimizer.takes_weight_decay:
+        extra["weight_decay"] = WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
+    groups = [{**group, "lr": config.rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
+    return _OPTIMIZERS[config.optimizer](groups, lr=config.rate, **extra)
 
 
 def balanced_weights(targets: Tensor, classes: int) -> Tensor:

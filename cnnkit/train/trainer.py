@@ -273,9 +273,7 @@ class Trainer:
         self.step = TrainStep(
             module,
             Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
-            optim.optimizer(
-                config.optimizer, groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-            ),
+            optim.optimizer(config, groups),
             rate=lambda number, index, before: optim.lr_factor(
                 config.schedule,
                 step=(number - 1 - self.earlier) * self.batches.count + index,

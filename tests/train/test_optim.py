@@ -11,6 +11,7 @@ from torch import nn
 
 from cnnkit.choices import Loss, Optimizer
 from cnnkit.train import optim
+from cnnkit.train.config import TrainConfig
 from cnnkit.train.optim import Criterion
 
 
@@ -102,16 +103,6 @@ def test_penalties_are_keras_regularisers():
     assert cost() == 0
 
 
-RATES = {
-    "sgd": 0.01,
-    "rmsprop": 1e-3,
-    "adagrad": 1e-3,
-    "adadelta": 1e-3,
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "adamax": 1e-3,
-    "nadam": 1e-3,
-}
 TORCHS = {
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
@@ -139,8 +130,9 @@ def three_steps(make):
 def test_every_optimizer_steps_as_torchs_at_keras_rates(name, lr):
     """Three steps down a bowl are those of torch's class of that name, by Keras' default rate or the one given."""
     extra = {"weight_decay": 0.004} if name == "adamw" else {}
-    expected = three_steps(lambda parameters: TORCHS[name](parameters, lr=lr or RATES[name], **extra))
-    found = three_steps(lambda parameters: optim.optimizer(name, parameters, lr=lr))
+    rate = lr or (0.01 if name == "sgd" else 0.001)
+    expected = three_steps(lambda parameters: TORCHS[name](parameters, lr=rate, **extra))
+    found = three_steps(lambda parameters: optim.optimizer(TrainConfig(optimizer=name, lr=lr), parameters))
     assert torch.equal(found, expected)
     assert not torch.equal(found, torch.tensor([1.0, -2.0]))
 
@@ -148,7 +140,8 @@ def test_every_optimizer_steps_as_torchs_at_keras_rates(name, lr):
 def test_no_two_optimizers_are_the_same():
     """Every name stands for something of its own, at one and the same rate."""
     ends = {
-        tuple(three_steps(lambda each, name=name: optim.optimizer(name, each, lr=0.1)).tolist()) for name in Optimizer
+        tuple(three_steps(lambda each, name=name: optim.optimizer(TrainConfig(optimizer=name, lr=0.1), each)).tolist())
+        for name in Optimizer
     }
     assert len(ends) == len(Optimizer)
 
