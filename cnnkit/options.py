@@ -82,6 +82,18 @@ def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `
     return option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE", after=after)
 
 
+def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `batch: int`, likewise."""
+    return option(32, "Pictures that go through the network at once.", minimum=1, after=after)
+
+
+def option_of(name: str, type: Any, field: dataclasses.Field[Any]) -> Option:  # noqa: ANN401 - any annotation
+    """Describe the option that a field is, for a command that declares it by itself."""
+    described = field.metadata[_KEY]
+    flags = described["flags"] or (f"--{name.replace('_', '-')}",)
+    return Option(name=name, type=type, default=field.default, **{**described, "flags": flags})
+
+
 def options(config: type) -> Iterator[Option]:
     """List the options among the fields of a dataclass, in their order.
 
@@ -89,11 +101,8 @@ def options(config: type) -> Iterator[Option]:
     """
     types = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        described = field.metadata.get(_KEY)
-        if described is None:
-            continue
-        flags = described["flags"] or (f"--{field.name.replace('_', '-')}",)
-        yield Option(name=field.name, type=types[field.name], default=field.default, **{**described, "flags": flags})
+        if _KEY in field.metadata:
+            yield option_of(field.name, types[field.name], field)
 
 
 def given(*configs: object) -> list[str]:

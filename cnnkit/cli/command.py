@@ -18,7 +18,7 @@ import typer.main
 from cnnkit import messages
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import QUIET, VERSION
+from cnnkit.cli.options import QUIET, VERSION, typer_option
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.options import Option, has_options, options
@@ -98,7 +98,7 @@ def _expanded(
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=each.default,
-                annotation=Annotated[each.type, _typer_option(each)],
+                annotation=Annotated[each.type, typer_option(each)],
             )
             for each in fields
         ]
@@ -126,17 +126,6 @@ def _move(declared: list[inspect.Parameter], option: Option) -> None:
     places = [place for place, parameter in enumerate(others, start=1) if parameter.name in option.after]
     if places:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
-
-
-def _typer_option(option: Option) -> Any:  # noqa: ANN401 - typer's own class is private
-    return typer.Option(
-        *option.flags,
-        help=option.help,
-        metavar=option.metavar,
-        min=option.minimum,
-        max=option.maximum,
-        rich_help_panel=option.group,
-    )
 
 
 def _guarded(name: str, call: Callable[[], int]) -> int:

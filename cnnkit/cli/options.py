@@ -1,13 +1,29 @@
 """The words that commands share, as values: a command adds those that it speaks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from cnnkit.options import Option as OptionField
+from cnnkit.options import batch_option, device_option, jobs_option, option_of, seed_option
 
 # What a command declares its own words with: Annotated[int, cli.Option("--top", min=1, help="...")]
 Option = typer.Option
 Argument = typer.Argument
+
+
+def typer_option(option: OptionField) -> Any:  # noqa: ANN401 - typer's own class is private
+    """Give typer the option that a dataclass field is."""
+    return typer.Option(
+        *option.flags,
+        help=option.help,
+        metavar=option.metavar,
+        min=option.minimum,
+        max=option.maximum,
+        rich_help_panel=option.group,
+    )
+
 
 Sources = Annotated[
     list[str] | None,
@@ -29,15 +45,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="Where the result goes; replaced in one step.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")]
-Jobs = Annotated[
-    int | None,
-    typer.Option("--jobs", min=1, show_default=False, help="Threads that decode pictures; all cores unless said."),
-]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures that go through the network at once.")]
+Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
+Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
+Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_option()))]
+Batch = Annotated[int, typer_option(option_of("batch", int, batch_option()))]
 Errors = Annotated[
     Path | None,
     typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),

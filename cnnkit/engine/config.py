@@ -8,7 +8,7 @@ from typing import Self
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.options import option
+from cnnkit.options import batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
 DEFAULT_BACKBONE = "mobilenet_v2"
@@ -25,22 +25,15 @@ OPSETS = (18, 23)
 class DeviceConfig:
     """Where a network runs, and how many threads decode images for it."""
 
-    device: str = option(
-        "auto",
-        "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.",
-        metavar="DEVICE",
-        after=("resume", "null"),
-    )
-    jobs: int | None = option(
-        None, "Threads that decode pictures; all cores unless said.", minimum=1, after=("device", "batch")
-    )
+    device: str = device_option(after=("resume", "null"))
+    jobs: int | None = jobs_option(after=("device", "batch"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceConfig(DeviceConfig):
     """The same, and how many images, or views of them, go through the network at once."""
 
-    batch: int = option(32, "Pictures that go through the network at once.", minimum=1, after=("device",))
+    batch: int = batch_option(after=("device",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import InferenceConfig
 from cnnkit.errors import UsageError
-from cnnkit.options import option
+from cnnkit.options import option, seed_option
 
 # How a terminal's help groups the options; the others stand above.
 AVERAGING, EXTERNAL = "Several views of a picture", "Networks that cnnkit did not make"
@@ -38,7 +38,7 @@ class ExtractConfig(InferenceConfig):
         None, "What may become of those copies, as cnn-augment has it; or @FILE.", metavar="NOTATION"
     )
     resume: bool = option(False, "Go on from an interrupted run.", "--resume")
-    seed: int = option(0, "The same seed gives the same bytes.", minimum=0, after=("jobs",))
+    seed: int = seed_option(after=("jobs",))
 
     def checked(self) -> Self:
         """Refuse options that do not go together.

@@ -30,7 +30,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.options import option, seed_option
+from cnnkit.options import batch_option, option, seed_option
 
 log = logging.getLogger("cnnkit")
 
@@ -87,7 +87,7 @@ class TrainConfig:
     )
     schedule: Schedule = option(Schedule.CONSTANT, "How the learning rate goes on.", group=LEARNING)
     epochs: int = option(30, "The most epochs.", minimum=1, group=LEARNING)
-    batch: int = option(32, "Pictures that go through the network at once.", minimum=1)
+    batch: int = batch_option()
     l1: float = option(0.0, "Penalty on the sum of |w|; with --l2 the elastic net.", minimum=0.0, group=LEARNING)
     l2: float = option(0.0, "Penalty on the sum of w squared.", minimum=0.0, group=LEARNING)
     smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, group=LEARNING)
