@@ -55,7 +55,7 @@ def main(
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
             raise UsageError(f"--fix {fix} would replace what is checked, and what was left out would be forgotten")
 
-    from cnnkit.audit import advice, check, fixed_manifest, report
+    from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
 
     with cli.progress("checking") as progress:
@@ -71,7 +71,7 @@ def main(
             cli.emit_tables(found.tables(table))
         else:
             wanted = table or CheckTable.FINDINGS
-            cli.emit(found.rows(wanted), as_json, columns=report.columns(wanted))
+            cli.emit(found.rows(wanted), as_json, columns=check_report.columns(wanted))
         cli.notice(", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items()))
         if left is not None:
             gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())

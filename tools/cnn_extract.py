@@ -16,7 +16,7 @@ from cnnkit import cli
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import UsageError
 from cnnkit.infer.config import ExtractConfig
-from cnnkit.options import given
+from cnnkit.option_fields import given
 
 #: The settings of an extraction that --bench heeds.
 _BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")

@@ -4,8 +4,8 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.record import FindingKind, Level
-from cnnkit.audit.report import CheckReport
 from cnnkit.data import split_names, train_val
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import DatasetSize

@@ -10,11 +10,11 @@ from sklearn.decomposition import PCA
 
 from cnnkit import messages
 from cnnkit.audit import findings, neighbours, probes, side_information
+from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import Inspected, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
-from cnnkit.audit.report import CheckReport
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import duplicates, reader, source, split_names
 from cnnkit.data.duplicates import DisjointSets

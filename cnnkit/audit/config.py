@@ -8,7 +8,7 @@ from cnnkit.choices import ProbeName
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.options import device_option, jobs_option, option, seed_option
+from cnnkit.option_fields import device_option, jobs_option, option, seed_option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.record import FindingKind
-from cnnkit.audit.report import CheckReport
 from cnnkit.data import split_names
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.source import ImageFile

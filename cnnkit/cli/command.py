@@ -21,7 +21,7 @@ from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import QUIET, VERSION, typer_option
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.options import Option, has_options, options
+from cnnkit.option_fields import Option, has_options, options
 
 
 def command(function: Callable[..., None]) -> Callable[..., NoReturn]:

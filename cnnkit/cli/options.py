@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnkit.options import Option as OptionField
-from cnnkit.options import batch_option, device_option, jobs_option, option_of, seed_option
+from cnnkit.option_fields import Option as OptionField
+from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
 # What a command declares its own words with: Annotated[int, cli.Option("--top", min=1, help="...")]
 Option = typer.Option

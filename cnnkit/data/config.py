@@ -12,7 +12,7 @@ from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.options import jobs_option, option, seed_option
+from cnnkit.option_fields import jobs_option, option, seed_option
 
 #: Bits of 256 by which two near duplicates may differ. Measured on 5,000 photographs of pets and flowers: what was encoded again, shrunk
 #: to a third or brightened by a fifth differs by at most 28, a crop of 2 %, a turn by 2 degrees or a stripe of text by about 30, the same

@@ -8,7 +8,7 @@ from typing import Self
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.options import batch_option, device_option, jobs_option, option
+from cnnkit.option_fields import batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
 DEFAULT_BACKBONE = "mobilenet_v2"

@@ -9,7 +9,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import bounds
 from cnnkit.formats import figures
 from cnnkit.formats import labels as label_files
-from cnnkit.options import option
+from cnnkit.option_fields import option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

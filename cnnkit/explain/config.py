@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
-from cnnkit.options import option, options
+from cnnkit.option_fields import option, options
 
 # ---------------------------------------------------------------- which network, and what of it
 

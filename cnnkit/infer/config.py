@@ -10,7 +10,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import InferenceConfig
 from cnnkit.errors import UsageError
-from cnnkit.options import option, seed_option
+from cnnkit.option_fields import option, seed_option
 
 # How a terminal's help groups the options; the others stand above.
 AVERAGING, EXTERNAL = "Several views of a picture", "Networks that cnnkit did not make"

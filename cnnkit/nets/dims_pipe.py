@@ -15,7 +15,7 @@ from cnnkit.formats import tsv
 from cnnkit.nets import dims, notation
 from cnnkit.nets.dims import DimsRow, Dtype, Volume, Window, measure_from, walk, windows
 from cnnkit.nets.notation import Layer, LayerKind, Padding
-from cnnkit.options import option
+from cnnkit.option_fields import option
 
 
 def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per_value: int = 4) -> Iterator[str]:

@@ -30,7 +30,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.options import batch_option, option, seed_option
+from cnnkit.option_fields import batch_option, option, seed_option
 
 log = logging.getLogger("cnnkit")
 

@@ -7,7 +7,7 @@ import pytest
 
 from cnnkit import cli
 from cnnkit.choices import Schedule
-from cnnkit.options import given, has_options, option, options
+from cnnkit.option_fields import given, has_options, option, options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
