@@ -22,7 +22,7 @@ Only `tools/` imports this package, and only this package imports typer or rich.
         with cli.callbacks("doing", errors=errors) as callbacks:
             cli.emit(thing.run(cli.images(sources), config, callbacks=callbacks), as_json)
 
-`config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); what commands share beside that is in `cli.options`.
+`config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); words that commands share stand in `cli.options`.
 
 Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
 130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
