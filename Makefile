@@ -6,9 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROAD := quickstart
-# Tests run in two processes of one thread each. A process that has nothing left takes tests from the other one, and those that
-# share what a module's fixtures made mostly stay together. For a single test: .venv/bin/python -m pytest tests/test_cli.py
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Tests run in two processes of one thread each. A file of tests stays in one process, so that what its fixtures make is made once;
+# the longest files come first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-all checks clean
 .DELETE_ON_ERROR:
