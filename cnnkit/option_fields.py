@@ -18,7 +18,7 @@ _KEY = "cnnkit.option"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class OptionSpec:
     """What the command line has to know about one field; `minimum` and `maximum` are inclusive."""
 
     name: str
@@ -87,14 +87,14 @@ def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `o
     return option(32, "Pictures that go through the network at once.", minimum=1, after=after)
 
 
-def option_of(name: str, type: Any, field: dataclasses.Field[Any]) -> Option:  # noqa: ANN401 - any annotation
+def option_of(name: str, type: Any, field: dataclasses.Field[Any]) -> OptionSpec:  # noqa: ANN401 - any annotation
     """Describe the option that a field is, for a command that declares it by itself."""
     described = field.metadata[_KEY]
     flags = described["flags"] or (f"--{name.replace('_', '-')}",)
-    return Option(name=name, type=type, default=field.default, **{**described, "flags": flags})
+    return OptionSpec(name=name, type=type, default=field.default, **{**described, "flags": flags})
 
 
-def options(config: type) -> Iterator[Option]:
+def options(config: type) -> Iterator[OptionSpec]:
     """List the options among the fields of a dataclass, in their order.
 
     A subclass that declares a field again changes its option in place.

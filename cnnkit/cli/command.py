@@ -21,7 +21,7 @@ from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import QUIET, VERSION, typer_option
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.option_fields import Option, has_options, options
+from cnnkit.option_fields import OptionSpec, has_options, options
 
 
 def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
@@ -86,7 +86,7 @@ def _expanded(
     """
     declared: list[inspect.Parameter] = []
     configs: dict[str, tuple[type, list[str]]] = {}
-    moved: list[Option] = []
+    moved: list[OptionSpec] = []
     for parameter in parameters:
         if not has_options(parameter.annotation):
             declared.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -119,7 +119,7 @@ def _expanded(
     return declared, assemble
 
 
-def _move(declared: list[inspect.Parameter], option: Option) -> None:
+def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
     """Put an option after the last of those that it names, where there is one."""
     (own,) = (parameter for parameter in declared if parameter.name == option.name)
     others = [parameter for parameter in declared if parameter is not own]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnkit.option_fields import Option as OptionField
+from cnnkit.option_fields import OptionSpec as OptionField
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
 # What a command declares its own words with: Annotated[int, cli.Option("--top", min=1, help="...")]

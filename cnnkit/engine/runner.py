@@ -28,7 +28,7 @@ WINDOW_BATCHES = 16
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
 #: of a size that it does not take it raises BadImageError.
-Network = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
+NetworkFunction = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
 #: A network's outputs for one image: for each output an array with a row for each view.
 Outputs = list[NDArray[Any]]
 #: Every image in the order given, with its outputs or with the reason why it has none.
@@ -68,7 +68,7 @@ class _Pending:
 def run(
     images: Iterable[ImageFile],
     preprocess: Sequence[Preprocess],
-    network: Network,
+    network: NetworkFunction,
     *,
     batch: int,
     jobs: int | None = None,
@@ -227,7 +227,7 @@ class Rates:
 def measure(
     images: Sequence[ImageFile],
     preprocess: Sequence[Preprocess],
-    network: Network,
+    network: NetworkFunction,
     *,
     batch: int,
     jobs: int | None = None,
@@ -309,7 +309,7 @@ class _Group:
 def run_native_size(
     images: Iterable[ImageFile],
     preprocess: Preprocess,
-    network: Network,
+    network: NetworkFunction,
     *,
     batch: int,
     jobs: int | None = None,
@@ -407,7 +407,9 @@ def _load_native_size(
     return made
 
 
-def _outcomes(loaded: list[Squares | BadImageError], network: Network, at_once: int) -> list[Outputs | BadImageError]:
+def _outcomes(
+    loaded: list[Squares | BadImageError], network: NetworkFunction, at_once: int
+) -> list[Outputs | BadImageError]:
     """Run the network on images of one shape: for each the outputs of its views, or why there are none."""
     rows = [square for squares in loaded if not isinstance(squares, BadImageError) for square in squares]
     try:

@@ -14,7 +14,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import export, torch_device
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.engine.runner import Network
+from cnnkit.engine.runner import NetworkFunction
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import torch_model
@@ -114,7 +114,7 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
     return content
 
 
-def load(spec: BackboneSpec, *, device: str) -> tuple[Network, Header, str]:
+def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, str]:
     """Get a backbone as a function that runs in torch.
 
     Returns:

@@ -17,7 +17,7 @@ from cnnkit.formats.predictions import WITHHELD, Prediction
 COMPLEMENT_FLOOR = 5e-7
 
 
-class Labelled(Protocol):
+class LabelledImage(Protocol):
     """An image as a manifest or a folder gives it; `path` opens from the current folder."""
 
     @property
@@ -90,7 +90,7 @@ class Truth:
     Paths are compared resolved, so that it does not matter from which folder, or through which link, either side was written.
     """
 
-    def __init__(self, images: Iterable[Labelled], *, name: str) -> None:
+    def __init__(self, images: Iterable[LabelledImage], *, name: str) -> None:
         """Take labels from images of a manifest or a folder.
 
         Args:
@@ -101,7 +101,7 @@ class Truth:
             CnnkitError: No image has a label, or one has two.
         """
         self.name, self.verb = name, "has"
-        self.images: dict[str, Labelled] = {}
+        self.images: dict[str, LabelledImage] = {}
         for image in images:
             known = self.images.setdefault(os.path.realpath(image.path), image)
             if known.label != image.label:
@@ -124,7 +124,7 @@ class Truth:
         image = self.images.get(resolved)
         return image.label if image is not None else None
 
-    def without(self, predicted: Container[str]) -> list[Labelled]:
+    def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """List the images whose resolved path is not among those predicted."""
         return [image for resolved, image in self.images.items() if resolved not in predicted]
 
@@ -136,7 +136,7 @@ class FolderTruth:
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
-        self.images: dict[str, Labelled] = {}  # nobody said what there is
+        self.images: dict[str, LabelledImage] = {}  # nobody said what there is
 
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
@@ -146,7 +146,7 @@ class FolderTruth:
             self.labels.add(label)
         return label or None
 
-    def without(self, predicted: Container[str]) -> list[Labelled]:
+    def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """List nothing."""
         del predicted
         return []
@@ -154,7 +154,7 @@ class FolderTruth:
 
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
-) -> tuple[MatchedPredictions, list[Labelled]]:
+) -> tuple[MatchedPredictions, list[LabelledImage]]:
     """Set predictions beside the truth, as `match_each` does with several files of them.
 
     Returns:
@@ -170,7 +170,7 @@ def match_each(
     *,
     classes: Sequence[str] | None = None,
     beyond: bool = False,
-) -> tuple[list[MatchedPredictions], list[Labelled]]:
+) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
     """Set the predictions of several files beside one truth; the predictions of all have the same classes.
 
     Where all classes of an image but one have a probability, the last one has what is left up to 1: with two classes, the prediction

@@ -11,7 +11,7 @@ import numpy as np
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
 from cnnkit.evaluation.config import MatchConfig
-from cnnkit.evaluation.matching import FolderTruth, Labelled, MatchedPredictions, Truth, match_each
+from cnnkit.evaluation.matching import FolderTruth, LabelledImage, MatchedPredictions, Truth, match_each
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
@@ -231,7 +231,7 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
     )
 
 
-def _about_missing(missing: Sequence[Labelled], truth: Truth) -> str:
+def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
     """Say how much of the truth has no prediction, and whether that is as it should be: whole splits that nobody asked about."""
     total = Counter(image.split for image in truth.images.values())
     gone = Counter(image.split for image in missing)

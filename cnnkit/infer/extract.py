@@ -49,7 +49,7 @@ class ExtractSummary:
 class _Backbone:
     """A backbone, ready: from images to features, with its Header and where it runs."""
 
-    network: runner.Network
+    network: runner.NetworkFunction
     header: Header
     device: str
 

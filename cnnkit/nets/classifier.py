@@ -13,7 +13,7 @@ from cnnkit.nets import backbones, build, notation
 from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 
-class Normalise(nn.Module):
+class InputNormalization(nn.Module):
     """From images as files have them, uint8 (N, H, W, 3), to what a backbone takes, float (N, 3, H, W), or grey (N, 1, H, W)."""
 
     scale: Tensor
@@ -58,7 +58,7 @@ class Extractor(nn.Module):
 
     def __init__(self, backbone: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
-        self.normalise = Normalise(preprocess)
+        self.normalise = InputNormalization(preprocess)
         self.base = backbone
         self.pool = Pooling(pool)
 
@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
         self.preprocess = preprocess
-        self.normalise = Normalise(preprocess)
+        self.normalise = InputNormalization(preprocess)
         self.base = backbone
         self.pool = Pooling(pool)
         self.head = head

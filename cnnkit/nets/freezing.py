@@ -47,7 +47,7 @@ class PartlyFrozen(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenSplit:
+class DividedBackbone:
     """A backbone in two, of which `upper(lower(x))` is what the backbone gives; both share its modules and parameters.
 
     Attributes:
@@ -180,7 +180,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else ", ".join([*names[:3], "...", *names[-3:]])
 
 
-def split(backbone: nn.Module, trained: Sequence[str]) -> FrozenSplit:
+def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
     """Split a backbone where training begins, and mark which of its parameters are trained.
 
     The boundary is the last place before the first trained layer at which one tensor alone is on its way, so that no residual
@@ -208,7 +208,7 @@ def split(backbone: nn.Module, trained: Sequence[str]) -> FrozenSplit:
             _split_chain(backbone, trained) if isinstance(backbone, Network) else _split_graph(backbone, trained)
         )
         frozen = _frozen(steps, trained, set(upper.modules()))
-    return FrozenSplit(
+    return DividedBackbone(
         lower=PartlyFrozen(lower, frozen=[lower]).eval(),
         upper=PartlyFrozen(upper, frozen=frozen).eval(),
         boundary=boundary,

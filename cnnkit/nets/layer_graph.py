@@ -15,7 +15,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
-from cnnkit.nets.classifier import Classifier, Normalise
+from cnnkit.nets.classifier import Classifier, InputNormalization
 
 # What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
@@ -81,7 +81,7 @@ class LayerGraph:
             behind: How the paths begin of what stands behind the last map.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
-        self.normalise = Normalise(preprocess)
+        self.normalise = InputNormalization(preprocess)
         self._after = after
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self._measure(preprocess.height, preprocess.width)

@@ -62,7 +62,7 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
         log.warning("no --val: the last epoch is kept, and nothing says how good it is")
     else:
         check(train_set, val_set, train=name, val=val_name or "")
-        warn_of_relatives(train_set, val_set, train=train, val=val or train)
+        warn_of_overlap(train_set, val_set, train=train, val=val or train)
     val_path = None if val_set is None else str(val or train)
     return FeatureSets(train_set, name, str(train), val_set, val_name, val_path, classes, hold_out)
 
@@ -154,7 +154,7 @@ def _some(found: Features, indices: list[int]) -> Features:
     )
 
 
-def warn_of_relatives(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
+def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
     """Say so where images that choose were learnt from in some form, wherever the two files lie."""
     train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
 

@@ -98,7 +98,7 @@ def finetune(
         whole, backbone = start.whole, start.whole.base
         trained = freezing.find(backbone, freeze.unfreeze, network=start.backbone.name)
         whole.to(device)
-        split = freezing.split(backbone, trained)
+        split = freezing.divide(backbone, trained)
         if split.boundary is None and freeze.views and train.augment:
             raise UsageError(
                 f"--views {freeze.views} keeps what the frozen part answers, and --unfreeze {freeze.unfreeze} leaves none frozen"

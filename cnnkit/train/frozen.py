@@ -213,7 +213,7 @@ class FrozenPart:
     def __init__(
         self,
         pretrained: PretrainedModel,
-        split: freezing.FrozenSplit,
+        split: freezing.DividedBackbone,
         *,
         train: ImageSet,
         val: ImageSet | None,

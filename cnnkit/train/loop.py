@@ -23,7 +23,7 @@ from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_sha
 log = logging.getLogger("cnnkit")
 
 #: Inputs (N, ...) and what they are.
-Batch = tuple[Tensor, Targets]
+TrainBatch = tuple[Tensor, Targets]
 #: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
 Rate = Callable[[int, int, Sequence[Epoch]], float]
 
@@ -317,7 +317,7 @@ class BestEpoch:
 def fit(
     step: TrainStep,
     *,
-    train: Callable[[int], Iterable[Batch]],
+    train: Callable[[int], Iterable[TrainBatch]],
     validate: Callable[[], Iterable[Plain]] | None,
     best: BestEpoch,
     epochs: int,

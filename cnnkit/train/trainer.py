@@ -25,7 +25,7 @@ from cnnkit.train import dataset, loop, optim
 from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
 from cnnkit.train.distributed import World
-from cnnkit.train.loop import Batch, BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
+from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainBatch, TrainStep, evaluate, fit
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
 log = logging.getLogger("cnnkit")
@@ -179,7 +179,7 @@ class Batches:
             processes=self._context.world.size,
         )
 
-    def train(self, number: int, *, last: int) -> Iterator[Batch]:
+    def train(self, number: int, *, last: int) -> Iterator[TrainBatch]:
         """Give an epoch's batches, and torch's global generator the epoch's own seed, for dropout.
 
         Args:

@@ -163,7 +163,9 @@ def test_measured_normalisation_does_to_the_training_images_what_it_says(run, he
         prepare = torch_model.load("m.pt").header.preprocess
         paths = sorted(Path("photos/train").rglob("*.png"))
         images = torch.from_numpy(np.stack([preprocessing.load(path, prepare) for path in paths]))
-        seen[normalize] = classifier.Normalise(prepare)(images).double().transpose(0, 1).flatten(1)  # (C, pixels)
+        seen[normalize] = (
+            classifier.InputNormalization(prepare)(images).double().transpose(0, 1).flatten(1)
+        )  # (C, pixels)
     assert len(seen[Normalize.SCALE]) == (1 if grey else 3)
     plain = seen[Normalize.SCALE]
     mean, deviation = plain.mean(1, keepdim=True), plain.std(1, keepdim=True, correction=0)

@@ -11,7 +11,7 @@ from cnnkit.choices import Fit, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
 from cnnkit.nets import backbones, classifier
-from cnnkit.nets.classifier import Classifier, Extractor, Normalise, Pooling
+from cnnkit.nets.classifier import Classifier, Extractor, InputNormalization, Pooling
 
 PREPROCESS = Preprocess(Fit.SQUASH, 12, 12)
 TEXT = "conv 4 k3 same bn relu, pool 2, conv 6 k3 relu"
@@ -32,13 +32,13 @@ def test_normalisation_is_torchvisions():
     """Scaling inside the network gives what to_tensor and normalize give, to the rounding of float32, for every byte."""
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     expected = transforms.normalize(transforms.to_tensor(Image.fromarray(every)), PREPROCESS.mean, PREPROCESS.std)
-    found = Normalise(PREPROCESS)(torch.from_numpy(every[None]))[0]
+    found = InputNormalization(PREPROCESS)(torch.from_numpy(every[None]))[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_normalisation_has_no_state():
     """Mean and deviation stand in the Header and in no state_dict, so that they cannot disagree."""
-    assert Normalise(PREPROCESS).state_dict() == {}
+    assert InputNormalization(PREPROCESS).state_dict() == {}
 
 
 def test_grey_is_the_luma():
@@ -46,12 +46,12 @@ def test_grey_is_the_luma():
     image = Image.fromarray(pixels(1, 40)[0])
     given = torch.from_numpy(pixels(1, 40))
     plain = Preprocess(Fit.SQUASH, 40, 40, mean=(0.0,) * 3, std=(1.0,) * 3, grey=True)
-    found = Normalise(plain)(given)
+    found = InputNormalization(plain)(given)
     assert found.shape == (1, 1, 40, 40)
     levels = np.asarray(image.convert("L"), dtype=np.float32)
     assert np.abs(255 * found[0, 0].numpy() - levels).max() <= 1
     scaled = Preprocess(Fit.SQUASH, 40, 40, mean=(0.3,) * 3, std=(0.2,) * 3, grey=True)
-    torch.testing.assert_close(Normalise(scaled)(given), (found - 0.3) / 0.2)
+    torch.testing.assert_close(InputNormalization(scaled)(given), (found - 0.3) / 0.2)
 
 
 @pytest.mark.parametrize(

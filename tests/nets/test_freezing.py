@@ -170,7 +170,7 @@ def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
     given = inputs(96 if name == "inception_v3" else 64)
     with torch.no_grad():
         expected = backbone(given)
-    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network=name))
+    parts = freezing.divide(backbone, freezing.find(backbone, unfreeze, network=name))
     assert parts.boundary == boundary
     with torch.no_grad():
         between = parts.lower(given)
@@ -188,7 +188,7 @@ def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
 def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
     """The same by notation, with padding, dropout and batch norm on both sides."""
     backbone = chain()
-    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network="layers"))
+    parts = freezing.divide(backbone, freezing.find(backbone, unfreeze, network="layers"))
     assert parts.boundary == boundary
     given = inputs(16)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
 def test_all_and_none(unfreeze):
     """With everything trained the lower part is the identity, with nothing the upper one."""
     backbone, given = backbone_of("squeezenet1_1"), inputs()
-    parts = freezing.split(backbone, freezing.find(backbone, unfreeze, network="squeezenet1_1"))
+    parts = freezing.divide(backbone, freezing.find(backbone, unfreeze, network="squeezenet1_1"))
     assert parts.boundary == (None if unfreeze == "all" else "features.12")
     assert torch.equal((parts.lower if unfreeze == "all" else parts.upper)(given), given)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_the_boundary_is_a_layer_of_the_exported_backbone(tmp_path, name):
     else:
         extractor, backbone, preprocess = backbones.pretrained(name, weights="none")
         unfreeze, size = "features.4", 224
-    parts = freezing.split(extractor, freezing.find(extractor, unfreeze, network=name))
+    parts = freezing.divide(extractor, freezing.find(extractor, unfreeze, network=name))
     state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
     torch_model.save(
         tmp_path / "model.pt",
@@ -253,7 +253,7 @@ def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
     backbone = chain() if name == "layers" else backbone_of(name)
     backbone.zero_grad()  # the tests share their networks
     trained = freezing.find(backbone, unfreeze, network=name)
-    parts = freezing.split(backbone, trained)
+    parts = freezing.divide(backbone, trained)
     before = statistics(backbone)
     parts.upper.train()
     parts.lower.train()
@@ -282,7 +282,7 @@ def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
 def test_the_trained_part_drops_and_the_frozen_part_does_not():
     """Stochastic depth and dropout of the trained part are at work in train mode, and at rest in eval mode and below."""
     backbone = backbone_of("efficientnet_b0")
-    parts = freezing.split(backbone, freezing.find(backbone, "features.6.1", network="efficientnet_b0"))
+    parts = freezing.divide(backbone, freezing.find(backbone, "features.6.1", network="efficientnet_b0"))
     between = parts.lower.train()(inputs())
     assert torch.equal(parts.lower(inputs()), between)
     drops = [module for module in parts.upper.modules() if type(module).__name__ == "StochasticDepth"]
@@ -291,7 +291,7 @@ def test_the_trained_part_drops_and_the_frozen_part_does_not():
     assert all(module.training for module in drops)
     parts.upper.eval()
     assert not any(module.training for module in backbone.modules())
-    chained = freezing.split(dropping := chain(), freezing.find(dropping, "conv2", network="layers"))
+    chained = freezing.divide(dropping := chain(), freezing.find(dropping, "conv2", network="layers"))
     maps = chained.lower(inputs(16))
     first, second = (chained.upper.train()(maps) for _ in range(2))
     assert not torch.equal(first, second)
@@ -300,7 +300,7 @@ def test_the_trained_part_drops_and_the_frozen_part_does_not():
 def test_a_copy_of_the_upper_part_stands_on_its_own():
     """A running average is a deep copy: it computes the same, shares nothing, and freezes what the original freezes."""
     backbone = backbone_of("resnet18")
-    parts = freezing.split(backbone, freezing.find(backbone, "layer4.0.conv2", network="resnet18"))
+    parts = freezing.divide(backbone, freezing.find(backbone, "layer4.0.conv2", network="resnet18"))
     twin = copy.deepcopy(parts.upper).eval()
     with torch.no_grad():
         between = parts.lower(inputs())
@@ -404,7 +404,7 @@ def test_groups_hold_what_is_trained(name, unfreeze, firsts):
 def test_what_is_frozen_stays_so_when_batch_norms_are_replaced():
     """As torch does it for several GPUs: the new ones, in the places of the old, are in eval mode as well."""
     backbone, *_ = backbones.pretrained("resnet18", weights="none")
-    split = freezing.split(backbone, freezing.find(backbone, "2", network="resnet18"))
+    split = freezing.divide(backbone, freezing.find(backbone, "2", network="resnet18"))
     upper = nn.SyncBatchNorm.convert_sync_batchnorm(split.upper).train()
     modes = {name: layer.training for name, layer in upper.named_modules() if isinstance(layer, nn.SyncBatchNorm)}
     assert modes == {name: name.endswith("layer4.1.bn2") for name in modes}
