@@ -28,13 +28,14 @@ checks: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The commands, installed so that changes in the source are seen at once.
+# The commands, installed so that changes in the source are seen at once. Python compiles what is imported when it is imported: to compile
+# all of torch beforehand takes a minute.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	@touch $@ $(BIN)/cnn-eval
 
 $(BIN)/python:
