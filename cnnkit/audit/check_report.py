@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.choices import CheckTable
@@ -28,7 +28,7 @@ class CheckReport:
     findings: list[Finding]
     probes: list[Probe]
     sound: list[ImageFile]
-    inspected: list[Inspected]
+    inspected: list[InspectedImage]
     pairs: list[Pair]
     again: list[Pair]
     together: list[int]

@@ -26,7 +26,7 @@ _TABLE_WIDTH = 78
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class WrongPrediction:
     """An image whose prediction is not the truth."""
 
     path: str
@@ -128,7 +128,7 @@ class EvaluationReport:
         rows = [{"truth": truth, "answer": prediction, "pictures": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
-    def worst(self, count: int) -> list[Wrong]:
+    def worst(self, count: int) -> list[WrongPrediction]:
         """List the predictions that were wrong and surest of it, surest first; predictions withheld claimed nothing.
 
         Raises:
@@ -142,7 +142,7 @@ class EvaluationReport:
             )
         order = sorted(wrong.tolist(), key=lambda row: (-predictions.confidence[row], predictions.paths[row]))
         return [
-            Wrong(
+            WrongPrediction(
                 predictions.paths[row],
                 predictions.classes[predictions.truth[row]],
                 predictions.classes[predictions.prediction[row]],
