@@ -409,7 +409,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
     assert message in run("cnn-check", "photos", *words, status=2).err
 
 
-def test_a_set_without_a_image_is_an_error(run, here):
+def test_a_set_without_an_image_is_an_error(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no picture")

@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_image_and_a_row_a_run(run, here):
+def test_one_image_and_one_row_per_run(run, here):
     """The image is two panels wide; stdout says which epoch is the best of each run, and its measures."""
     words = ("small/model.csv", "large/model.csv", "alone.csv", "-o", "curves.png", "--smooth", "0.8")
     outcome = run("cnn-curves", *words)

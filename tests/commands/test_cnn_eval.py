@@ -307,7 +307,7 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
 
 
 def test_labels_name_classes_that_no_image_shows(run, folder):
-    """A network may prediction a class that this set has no image of: --labels says that it exists, and in which order."""
+    """A network may predict a class that this set has no image of: --labels says that it exists, and in which order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
     (folder / "labels.txt").write_text("dog\ncat\n")
@@ -485,8 +485,8 @@ def save_classifier(path, classes):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
-def test_a_threshold_predictions_what_its_row_says(run, folder, images, words):
-    """cnn-predict --min-probability with the number of a row predictions just as many images, just as well."""
+def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
+    """cnn-predict --min-probability with the number of a row predicts just as many images, just as well."""
     images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
     predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out

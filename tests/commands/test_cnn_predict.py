@@ -353,7 +353,7 @@ def test_heads_and_whole_networks_are_not_confused(run, model, root, kept):
 
 @pytest.mark.parametrize("words", [[], ["--input", "float"], ["--head-only"]], ids=" ".join)
 def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
-    """Whole, with normalised input, and the head alone: each predictions as torch does."""
+    """Whole, with normalised input, and the head alone: each predicts as torch does."""
     made, backbone = network()
     header = Header(
         kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"

@@ -125,7 +125,7 @@ def test_a_class_may_be_called_train(here, caplog):
     assert caplog.messages == ["q: not looked at: test/, wolf/"]
 
 
-def test_a_image_is_not_trained_on_and_validated_with(here):
+def test_an_image_is_not_trained_on_and_validated_with(here):
     """By whatever name it goes."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
     (here / "q" / "dog").symlink_to(here / "p" / "dog")

@@ -28,7 +28,7 @@ def draw(n, *, seed=0, digits=None):
 
 
 def test_each_share_has_its_row():
-    """From all images down in steps of five in a hundred; each row counts what its own threshold predictions."""
+    """From all images down in steps of five in a hundred; each row counts what its own threshold predicts."""
     confidence, correct = draw(200)
     steps = coverage.curve(predictions(confidence, correct))
     assert [step.answered for step in steps] == list(range(200, 0, -10))
@@ -41,7 +41,7 @@ def test_each_share_has_its_row():
 
 @pytest.mark.parametrize("digits", [2, 4, 6])
 def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
-    """No probability as it is printed lies on a threshold, and none that is a millionth larger would prediction as many."""
+    """No probability as it is printed lies on a threshold, and none that is a millionth larger would predict as many."""
     confidence, correct = draw(300, digits=digits)
     for step in coverage.curve(predictions(confidence, correct)):
         assert float(f"{step.min_probability:.6g}") == step.min_probability

@@ -764,7 +764,7 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
 
 
 def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
-    """They would measure something else, and give the outputs away; views of the others are learnt from."""
+    """They would measure something else, and give the labels away; views of the others are trained on."""
     found = features.load(make("plain", parts=("fold0", "fold1", "fold2", "fold3")))
     viewed = [replace(row, view=view) for row in found.rows for view in (0, 1, 2)]
     header = replace(found.header, training={"views": 2})
