@@ -47,7 +47,7 @@ def emit_report(
     rows: Iterable[Any],
     tables: Mapping[str, Iterable[Any]],
 ) -> None:
-    """Write one result that has splits, in the shape that its reader can use.
+    """Write one result that has parts, in the shape that its reader can use.
 
     Args:
         record: All of it, as one JSON object.

@@ -1,4 +1,4 @@
-"""What is demanded of a split: the names of its splits, and how many images of each class are due to each."""
+"""The shares of train, val, test or folds, and the allocation of images to them so that each gets its share of every class."""
 
 import math
 import os
@@ -263,7 +263,7 @@ def polish(
     Args:
         units: As for `pack`.
         due: As for `pack`.
-        part_of: Where to start from.
+        split_of: Where to start from.
         spare: As for `pack`.
         trials: As many moves and swaps are weighed as it yields.
 

@@ -52,7 +52,7 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Say which split of an image becomes what the network takes.
+    """Give the part of an image that becomes what the network takes.
 
     Args:
         size: Of the image, (width, height).

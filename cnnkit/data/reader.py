@@ -1,4 +1,4 @@
-"""Memory that threads share: who needs more than is left waits."""
+"""Images read and decoded in threads, and the memory that the threads share: one that needs more than is left waits."""
 
 import contextlib
 import os

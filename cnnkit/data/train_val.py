@@ -1,4 +1,4 @@
-"""Whether a set of images is small or large, as the textbook's four cases of transfer learning have it."""
+"""Training and validation sets: their images from the sources, the overlap of the two, and whether a set is small or large."""
 
 import contextlib
 import logging
@@ -214,11 +214,11 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
 
     Args:
         rows: Path and split.
-        split: It validates.
+        held_out: The split for validation.
         name: Where they stand, for messages.
 
     Returns:
-        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not learnt from.
+        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not trained on.
 
     Raises:
         CnnkitError: No row is in that split, or none in another, or one is in no split at all.

@@ -88,7 +88,7 @@ def write(
         callbacks: Progress, by images, and those that cannot be used.
 
     Raises:
-        UsageError: An image belongs to a part that measures.
+        UsageError: An image belongs to a split that measures.
         CnnkitError: The folder is not empty, or holds the images themselves; two copies would have one name; no image can be used.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()

@@ -257,9 +257,8 @@ def measure(
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(pixels)
-    for (
-        image
-    ) in images:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
+    # The disk's cache is warmed, or the first of two measurements would be the slower one
+    for image in images:
         with contextlib.suppress(OSError):
             Path(image.path).read_bytes()
 

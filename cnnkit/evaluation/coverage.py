@@ -1,4 +1,4 @@
-"""Accuracy against the share of images answered: how sure must a network be before it may prediction?"""
+"""Accuracy against the share of images answered: how confident must a network be for its prediction to count?"""
 
 from dataclasses import dataclass
 from math import ceil, floor
@@ -19,7 +19,7 @@ _ON_GRID = 1e-3  # a probability this close to a multiple, in units of it, may h
 
 @dataclass(frozen=True, slots=True)
 class CoveragePoint:
-    """What `cnn-predict --min-probability` predictions at one threshold, and how well; the interval holds with 95 % confidence (Wilson)."""
+    """Coverage and accuracy of `cnn-predict --min-probability` at one threshold; the interval holds with 95 % confidence (Wilson)."""
 
     min_probability: float
     coverage: float

@@ -35,7 +35,7 @@ class MatchedPredictions:
     """What was predicted for N images of C classes, beside what is true.
 
     `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which images are told apart.
-    `truth` and `answer` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
+    `truth` and `prediction` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
     the prediction; `probabilities` is (N, C). What was not predicted is NaN.
     """
 

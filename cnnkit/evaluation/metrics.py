@@ -1,7 +1,7 @@
 """Measures of classification, in numpy alone. What is not defined is None, never NaN.
 
-Throughout, N images, C classes; `truth` (N,) and `answer` (N,) hold the indices of classes, a prediction that was withheld is -1;
-`probabilities` is (N, C), NaN where nobody knows.
+Throughout, N images, C classes; `truth` (N,) and `prediction` (N,) hold the indices of classes, a prediction that was withheld is -1;
+`probabilities` is (N, C), NaN where it is not known.
 """
 
 from dataclasses import dataclass

@@ -172,7 +172,7 @@ def parse_test_views(
 
     Args:
         notation: An augmentation. Where it has flips alone its views are listed, otherwise drawn.
-        views: How many are drawn, the plain one among them; VIEWS unless said.
+        views: How many are drawn, the plain one among them; by default DEFAULT_VIEWS.
         crops: Five or ten crops in place of an augmentation.
         seed: Of what is drawn.
         make_copies: Where the augmentation has more than flips and crops.

@@ -1,4 +1,4 @@
-"""The arithmetic of a window that slides along one side of an image."""
+"""The dimensions of a chain of layers: shapes, parameters, operations, memory and receptive fields, by the arithmetic of windows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

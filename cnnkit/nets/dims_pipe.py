@@ -1,6 +1,6 @@
-"""The formulas behind a table of dimensions, written out with their numbers in.
+"""Tables of dimensions: read from a pipe, continued with more layers, printed as records, and explained by their formulas.
 
-Every line reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
+Every explanation reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
 """
 
 import json
@@ -22,7 +22,7 @@ def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per
     """Write out how every number of a chain's table comes about.
 
     Args:
-        given: What the chain starts from: `dims.start` or `dims.behind`.
+        given: What the chain starts from: `dims.start` or `dims.after`.
         layers: The chain.
         batch: Images at once.
         bytes_per_value: Bytes for one value of a layer's output.

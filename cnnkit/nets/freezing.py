@@ -191,7 +191,7 @@ def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
         trained: From `find`.
 
     Returns:
-        Both parts, in eval mode. Train `upper` and not `base`, whose own `train()` knows nothing of what is frozen.
+        Both parts, in eval mode. Train `upper` and not `backbone`, whose own `train()` knows nothing of what is frozen.
     """
     known, trained = layers(backbone), tuple(trained)
     assert trained == known[len(known) - len(trained) :], "what is trained goes from some layer to the end"
@@ -278,7 +278,7 @@ def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str
         trained: From `find`.
 
     Returns:
-        Names of parameters of `base`: first those of the last block, which stands directly below the head.
+        Names of parameters of `backbone`: first those of the last block, which stands directly below the head.
     """
     groups: dict[str, list[str]] = {}
     norms_only: dict[str, bool] = {}

@@ -81,11 +81,11 @@ def _is_several(node: fx.Node) -> bool:
 
 
 def extract(end: fx.Node, *, after: bool) -> fx.Graph:
-    """Copy the part of a graph that ends with a node, or the one behind it.
+    """Copy the part of a graph that ends with a node, or the part after it.
 
     Args:
         end: One of those that `cut_points` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
-        behind: Which of the two.
+        after: The part after the node.
     """
     nodes = list(end.graph.nodes)
     place = nodes.index(end) + 1

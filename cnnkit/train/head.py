@@ -110,20 +110,20 @@ class Rows:
     targets: Tensor  # (N,)
 
 
-def load_rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> Rows:
+def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *, name: str) -> Rows:
     """Bring features to the device, with the numbers of their classes.
 
     Raises:
         CnnkitError: A value is no number.
     """
     numbers = {label: number for number, label in enumerate(classes)}
-    values = torch.from_numpy(found.values.astype("float32")).to(place)
+    values = torch.from_numpy(found.values.astype("float32")).to(device)
     if not bool(values.isfinite().all()):
         row = int((~values.flatten(1).isfinite().all(1)).nonzero()[0, 0])
         raise CnnkitError(
             f"{name}: row {row} ({found.rows[row].path}) holds values that are no numbers; extract it again, in float32"
         )
-    return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=place))
+    return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=device))
 
 
 class HeadFit:
@@ -390,10 +390,10 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
 
 
 def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
-    """Tell whether outputs depend on the classes.
+    """Tell whether predictions depend on the classes.
 
-    Who outputs without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
-    within luck.
+    Predictions that do not depend on the features have a mean recall of 1 / classes, however often each class is among them.
+    Two standard errors more are within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()
     recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts

@@ -117,7 +117,7 @@ class TrainStep:
             rate: Changes the learning rates; they stay as they are unless said.
             precision: Of the forward pass; float32 unless said.
             clip: The gradients' largest norm, over all of them together.
-            ema: Is updated after every step, and outputs at validation.
+            ema: Is updated after every step, and takes the module's place in validation.
             world: The processes that train together.
             compiled: Run the module through torch.compile.
         """
@@ -167,7 +167,7 @@ class TrainStep:
         its statistics are those of each part.
 
         Returns:
-            The batch's loss times its rows, right outputs and rows, (3,), float64; of this process alone.
+            The batch's loss times its rows, correct predictions and rows, (3,), float64; of this process alone.
 
         Raises:
             CnnkitError: The memory does not hold a single image, or batch norm gets no more than one.
@@ -214,12 +214,12 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
         cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
-        for number, (piece, *outputs) in enumerate(zip(*cuts, strict=True), start=1):
+        for number, (piece, *targets_of_piece) in enumerate(zip(*cuts, strict=True), start=1):
             with self._precision.autocast():
                 logits = self._forward(piece)
             logits = logits.float()
             loss = torch.zeros((), device=inputs.device)
-            for (_, share), wanted, whole in zip(shares, outputs, wholes, strict=True):
+            for (_, share), wanted, whole in zip(shares, targets_of_piece, wholes, strict=True):
                 loss = loss + share * self.criterion.total(logits, wanted) / whole
                 measures[1] += share * correct(logits.detach(), wanted)
             measures[0] += (loss * rows).detach()
@@ -341,7 +341,7 @@ def fit(
         One record an epoch.
 
     Raises:
-        Diverged: The loss is no number any more; `best` still holds the best epoch before.
+        DivergedError: The loss is not finite; `best` still holds the best epoch before.
     """
     done = list(before)
     while len(done) < epochs:

@@ -53,11 +53,11 @@ class TrainResult:
 
 
 def _ready() -> None:
-    """The way of examples that need no preparation."""
+    """Do nothing: the examples need no preparation."""
 
 
 def _nothing(_write: Report) -> Sequence[Epoch]:
-    """The way of a training that nothing goes before."""
+    """Train nothing before the training itself."""
     return ()
 
 
@@ -139,8 +139,8 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
 
     Args:
         checkpoint: The file, for messages.
-        kept: Its mark.
-        now: That of what is asked for.
+        kept: Its fingerprint.
+        now: That of this run.
 
     Raises:
         UsageError: It is of another one; the message names the first difference and both values.
@@ -155,7 +155,7 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
             )
 
 
-# What random precision are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
 _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
@@ -228,7 +228,7 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class StartMeasures:
-    """How good a network is that has been trained before, on the validation part."""
+    """How good a network is that has been trained before, on the validation set."""
 
     val_loss: float
     val_accuracy: float
