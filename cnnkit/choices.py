@@ -118,7 +118,7 @@ class ExportInput(StrEnum):
 
 
 class Vote(StrEnum):
-    """How several models, or several views of an image, come to one answer."""
+    """How several models, or several views of an image, become one prediction."""
 
     SOFT = "soft"  # the mean of their probabilities
     HARD = "hard"  # the class that most of them name

@@ -4,7 +4,7 @@
     DIR/cat/1~02.jpg
     DIR/augment.tsv         path label split group source copy, and the numbers of each copy; written last: its presence means complete
 
-Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/replacing.py): a run that fails
+Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/atomic_folder.py): a run that fails
 leaves nothing behind.
 """
 

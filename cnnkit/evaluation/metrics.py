@@ -49,7 +49,7 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
 
 
 def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indices:
-    """Count how often class `row` was answered with class `column`; predictions withheld are in no column.
+    """Count how often class `row` was predicted as class `column`; predictions withheld are in no column.
 
     Returns:
         (C, C).
@@ -60,7 +60,7 @@ def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indic
 
 
 def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
-    """Measure every class by itself: precision TP / answered, recall TP / support, F1 their harmonic mean.
+    """Measure every class by itself: precision TP / predicted, recall TP / support, F1 their harmonic mean.
 
     Args:
         confusion: (C, C), rows are the truth.

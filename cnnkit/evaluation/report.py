@@ -40,7 +40,7 @@ class EvaluationReport:
     """What a set of predictions is worth. Measures that are not defined, or not known, are None.
 
     `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Predictions that were withheld (label `?`) count
-    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i answered with class j.
+    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
     """
 
     n: int

@@ -33,7 +33,7 @@ _MOST_ROWS = 10**15
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a network answers to images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
+    """The features of images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
 
     values: NDArray[Any]
     rows: list[ManifestRow]

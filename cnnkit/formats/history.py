@@ -34,11 +34,11 @@ class Validated(Protocol):
 
     @property
     def val_loss(self) -> float | None:
-        """The mean loss on the validation part."""
+        """The mean loss on the validation set."""
 
     @property
     def val_accuracy(self) -> float | None:
-        """The share of right answers there."""
+        """The share of correct predictions there."""
 
 
 def rank(epoch: Validated, monitor: Monitor) -> tuple[float, float]:

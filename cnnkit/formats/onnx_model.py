@@ -97,7 +97,7 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
 
     Args:
         model: With a Header, which then says how much it is in all.
-        temperature: Above 0; above 1 makes answers less sure.
+        temperature: Above 0; above 1 makes predictions less confident.
         name: The file, for messages.
 
     Returns:

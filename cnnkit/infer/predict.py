@@ -184,7 +184,7 @@ class Predictor:
         """Come to one prediction an image.
 
         Args:
-            arrays: As `Ensemble.ask` gives them; the rows of one image's views stand one behind the other.
+            arrays: As `Ensemble.predict` gives them; the rows of one image's views stand one behind the other.
             views: How many each has.
 
         Returns:

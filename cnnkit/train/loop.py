@@ -134,7 +134,7 @@ class TrainStep:
         self._compiled = compiled
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._cores: int | None = _UNKNOWN
-        #: Into how many parts a batch is cut to fit into the GPU's memory.
+        #: Into how many pieces a batch is cut to fit into the GPU's memory.
         self.pieces = 1
 
     @functools.cached_property
@@ -163,8 +163,8 @@ class TrainStep:
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Change the weights once.
 
-        A batch that does not fit into memory goes in parts, whose gradients add up to its own. Batch norm alone sees the difference:
-        its statistics are those of each part.
+        A batch that does not fit into memory goes in pieces, whose gradients add up to its own. Batch norm alone sees the difference:
+        its statistics are those of each piece.
 
         Returns:
             The batch's loss times its rows, correct predictions and rows, (3,), float64; of this process alone.

@@ -35,7 +35,7 @@ log = logging.getLogger("cnnkit")
 class TrainResult:
     """What a training came to; the measures are those of its best epoch, which the model holds.
 
-    `majority` is the validation accuracy of always answering with the most frequent class; `seconds` are those of everything, the
+    `majority` is the validation accuracy of always predicting the most frequent class; `seconds` are those of everything, the
     reading of images and the frozen part included.
     """
 
@@ -215,7 +215,7 @@ class Batches:
         """Give the images that validate, as they stand.
 
         Args:
-            pieces: Into how many parts a batch had to be cut: what did not fit into memory at once does not now.
+            pieces: Into how many pieces a batch had to be cut: what did not fit into memory at once does not now.
         """
         val = self._task.val
         assert val is not None

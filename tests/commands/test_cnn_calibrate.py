@@ -1,4 +1,4 @@
-"""cnn-calibrate, as it is typed: what it prints, and what the network that it writes answers."""
+"""cnn-calibrate, as it is typed: what it prints, and what the network that it writes predicts."""
 
 import functools
 import json
@@ -55,7 +55,7 @@ def by_image(rows, field, classes):
 
 
 def save_truth(rows, classes, path="truth.tsv"):
-    """Write a truth that the answers meet in seven of ten: of the rest it is the class of the second rank."""
+    """Write a truth that the predictions meet in seven of ten: of the rest it is the class of the second rank."""
     lines = ["path\tlabel\tsplit"]
     ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
     for index, image in enumerate(sorted({image for image, _ in ranked})):
@@ -199,7 +199,7 @@ def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
 
 
 def test_what_cannot_be_calibrated_is_said(run, made, tmp_path):
-    """A class without probability, withheld answers, all answers right, classes of another network: one line, and no file."""
+    """A class without probability, withheld predictions, all predictions right, classes of another network: one line, and no file."""
     rows = made()
     wrong = ("-m", "net.onnx", "-o", "new.onnx")
 

@@ -41,7 +41,7 @@ def write_model(
     weights=None,
     **changes,
 ):
-    """Write a model whose two channels answer to red and to blue alone, and whose head reads one for each class."""
+    """Write a model whose two channels respond to red and to blue alone, and whose head reads one for each class."""
     extractor, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
     preprocess = replace(preprocess, **changes)
     shape = classifiers.feature_shape(

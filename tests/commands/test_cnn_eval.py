@@ -22,10 +22,10 @@ def folder(tmp_path, monkeypatch):
     """A folder to be in: split.tsv with train, val and test, none of whose images need to exist."""
     monkeypatch.chdir(tmp_path)
     lines = ["path\tlabel\tsplit"]
-    for part, count in (("train", 6), ("val", 3), ("test", 90)):
+    for split, count in (("train", 6), ("val", 3), ("test", 90)):
         for index in range(count):
             label = CLASSES[index % 3]
-            lines.append(f"photos/{label}/{part}-{index}.jpg\t{label}\t{part}")
+            lines.append(f"photos/{label}/{split}-{index}.jpg\t{label}\t{split}")
     (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -146,7 +146,7 @@ def test_labels_alone_are_enough_for_the_rest(run, folder):
 
 
 def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
-    """`?` counts as wrong; how many were answered, and how well, stands beside."""
+    """`?` counts as wrong; how many have a prediction, and how many of these are right, stands next to it."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
         "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
@@ -256,7 +256,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
 
 
 def test_truth_without_a_prediction_is_counted(run, folder):
-    """Whole parts that nobody asked about are told from gaps; --split keeps to one part; --complete makes a gap an error."""
+    """Whole splits without predictions are told from gaps; --split keeps to one split; --complete makes a gap an error."""
     truth, probabilities = draw(CLASSES)
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)

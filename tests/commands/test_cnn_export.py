@@ -134,7 +134,7 @@ def quickly(monkeypatch):
 
 
 def test_images_by_every_way_in(run, here, quickly):
-    """A folder, images by name, a manifest's part, and a list on standard input are compared alike."""
+    """A folder, images by name, a manifest's split, and a list on standard input are compared alike."""
     paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
     Path("split.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\tx\t{'val' if 'red' in path else 'train'}\n" for path in paths)

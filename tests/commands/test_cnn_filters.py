@@ -1,4 +1,4 @@
-"""cnn-filters as it is run: patterns that their filters answer to, kernels, and every mistake one line."""
+"""cnn-filters as it is run: patterns that their filters respond to, kernels, and every mistake one line."""
 
 import json
 import os
@@ -25,15 +25,15 @@ SIDE = 24
 def stripes(folder):
     """Draw images of two classes: stripes that lie and stripes that stand."""
     generator = np.random.default_rng(0)
-    for part, count in (("train", 24), ("val", 8)):
+    for split, count in (("train", 24), ("val", 8)):
         for label in ("lying", "standing"):
-            (folder / part / label).mkdir(parents=True)
+            (folder / split / label).mkdir(parents=True)
             for index in range(count):
                 wave = np.sin(np.arange(SIDE) / generator.uniform(3, 8) * 2 * np.pi + generator.uniform(0, 6))
                 pixels = 127 + 90 * wave[:, None, None] + generator.normal(0, 20, (SIDE, SIDE, 3))
                 pixels += generator.uniform(-30, 30, 3)
                 pixels = pixels if label == "lying" else pixels.transpose(1, 0, 2)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / part / label / f"{index}.png")
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / split / label / f"{index}.png")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
 
 
 def answers(images, until, model="m.pt"):
-    """The mean over places of what each filter of a backbone's module answers, (N, K), by torch alone."""
+    """The mean over places of what each filter of a backbone's module outputs, (N, K), by torch alone."""
     loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_the_first_step_is_of_the_rate(run, here):
 
 
 def test_more_steps_reach_further_and_blur_is_smoother(run, here):
-    """After 40 steps every filter answers more than after 4; a stronger blur leaves less variation between neighbours."""
+    """After 40 steps every filter responds more than after 4; a stronger blur leaves less variation between neighbours."""
     few, many = (filters(run, "--layer", "conv1", "--steps", steps) for steps in (4, 40))
     assert all(one["activation"] < other["activation"] for one, other in zip(few, many, strict=True))
     variations = []
@@ -222,7 +222,7 @@ def test_vectors_and_a_binary_network(run, here, head):
     found = torch.tensor(tiles("f.png", len(records)))
     with torch.no_grad():
         logits = network.head[0](network.features(found)).diagonal()
-    wanted = logits.relu() if "relu" in head else logits  # networks answer with logits
+    wanted = logits.relu() if "relu" in head else logits  # networks output logits
     assert [record["activation"] for record in records] == pytest.approx(wanted.tolist(), rel=1e-3)
     assert all(record["activation"] > record["start"] for record in records)
 
@@ -247,7 +247,7 @@ def test_a_dead_filter(run, here):
 
 
 def test_louder_noise_wakes(run, here):
-    """A filter behind one that answers to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
+    """A filter after one that responds to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
 
     def strong_red(backbone):
         backbone.conv1.weight.zero_()

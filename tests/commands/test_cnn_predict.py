@@ -323,7 +323,7 @@ def test_a_head_predicts_features_as_the_whole_does_to_images(run, model, root, 
 
 
 def test_a_bare_array_is_named_by_its_rows(run, model, kept, tmp_path, monkeypatch):
-    """FILE.npy:ROW, counted from 0; that nothing could be checked is said, and a part it has not."""
+    """FILE.npy:ROW, counted from 0; that nothing could be checked is said, and a split that it has not."""
     monkeypatch.chdir(tmp_path)
     np.save("bare.npy", np.load(kept)[:2])
     outcome = run("cnn-predict", "-m", model("head.onnx", kind="head"), "bare.npy")
@@ -696,7 +696,7 @@ def program(*words):
 
 
 def test_rows_appear_while_the_list_still_grows(model, root):
-    """A list on standard input that never ends is answered as batches are done."""
+    """A list on standard input that never ends is predicted as batches are done."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # Unbuffered: what readline read ahead would be lost for communicate
     process = subprocess.Popen(program("-m", model(), "--batch", 4, "-"), bufsize=0, **pipes)

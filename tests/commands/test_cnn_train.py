@@ -455,7 +455,7 @@ def test_a_broken_image_is_skipped_and_named(run, here):
 
 
 def test_a_class_that_bad_images_empty_is_refused(run, here):
-    """In either part; the images are named, nothing is written."""
+    """In either split; the images are named, nothing is written."""
     for path in (here / "photos/val/blue").iterdir():
         path.write_bytes(b"no picture")
     outcome = train(run, status=1)

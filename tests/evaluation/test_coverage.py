@@ -73,7 +73,7 @@ def test_one_image():
 
 
 def test_withheld_predictions_stay_so():
-    """They count as images and are never answered."""
+    """They count as images and never have a prediction."""
     steps = coverage.curve(predictions([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
     assert [(step.coverage, step.answered) for step in steps] == [(0.5, 2), (0.25, 1)]
 

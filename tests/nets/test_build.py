@@ -248,7 +248,7 @@ def test_upto_shares_modules_and_ends_with_the_activation():
 
 
 def test_upto_names_the_layers_there_are():
-    """An unknown layer is answered with the known ones."""
+    """The message for an unknown layer lists the known ones."""
     with pytest.raises(UsageError, match=r'no layer "conv9"; this network has conv1, pool1$'):
         built("conv 4 k3, pool 2").upto("conv9")
 

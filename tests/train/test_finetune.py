@@ -40,12 +40,12 @@ CPU = RunConfig(device="cpu")
 
 def draw_images(folder, classes):
     generator = np.random.default_rng(0)
-    for part, count in (("train", 9), ("val", 5)):
+    for split, count in (("train", 9), ("val", 5)):
         for label in classes:
-            (folder / part / label).mkdir(parents=True)
+            (folder / split / label).mkdir(parents=True)
             for index in range(count):
                 pixels = np.array(TINTS[label]) + generator.uniform(0, 130, (18, 18, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index}.png")
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / label / f"{index}.png")
     return train_val.find([str(folder)])
 
 
@@ -248,7 +248,7 @@ def test_as_many_versions_as_asked_for_and_no_more(material, start, tmp_path, mo
 def test_what_the_frozen_part_costs_in_every_epoch_is_said(
     material, start, tmp_path, caplog, monkeypatch, recipe, remedy, validated
 ):
-    """With its remedy, where there is one; and what validates is answered once all the same, unless that was asked for."""
+    """With its remedy, where there is one; and validation images pass once all the same, unless that was asked for."""
     shown = []
 
     def counting(request, module, *, device, real=frozen.frozen_network):
