@@ -109,9 +109,9 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
     backbone = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
     for split in ("train", "val"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *backbone)
-    recipe = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
-    (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *recipe).rows
-    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *backbone, *recipe).rows
+    settings = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
+    (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *settings).rows
+    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *backbone, *settings).rows
     assert joined["val_accuracy"] == apart["val_accuracy"]
     assert float(joined["val_loss"]) == pytest.approx(float(apart["val_loss"]), rel=1e-5)
     one, other = (torch_model.load(path) for path in ("apart.pt", "joined.pt"))

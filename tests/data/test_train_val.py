@@ -148,10 +148,10 @@ def test_splits_go_by_several_names(images, tmp_path, train, name):
     images(f"photos/{train}", red=3, blue=3)
     images("photos/Testing", red=1, blue=1)
     images(f"photos/{name}", red=2, blue=2)
-    material = train_val.find([str(tmp_path / "photos")])
-    assert (len(material.train), len(material.val)) == (6, 4)
-    rows = [f"{image.path}\t{image.label}\t{train}" for image in material.train]
-    rows += [f"{image.path}\t{image.label}\t{name}" for image in material.val]
+    found = train_val.find([str(tmp_path / "photos")])
+    assert (len(found.train), len(found.val)) == (6, 4)
+    rows = [f"{image.path}\t{image.label}\t{train}" for image in found.train]
+    rows += [f"{image.path}\t{image.label}\t{name}" for image in found.val]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     assert len(train_val.find([str(tmp_path / "split.tsv")]).val) == 4
 
@@ -164,8 +164,8 @@ def test_rows_that_are_not_looked_at_are_counted(images, tmp_path, caplog):
     rows = [f"{path}\t{label}\t{split}" for (path, label), split in zip(named, splits, strict=True)]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     with caplog.at_level("INFO", logger="cnnkit"):
-        material = train_val.find([str(tmp_path / "split.tsv")])
-    assert len(material.train) == 2
+        found = train_val.find([str(tmp_path / "split.tsv")])
+    assert len(found.train) == 2
     assert "not looked at: 3 of test, 1 of no part" in caplog.text
 
 

@@ -15,9 +15,9 @@ NET = Backbone("layers", "pool2", Pool.NONE, notation="conv 4 k3, pool 2")
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
 
-def header(recipe=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
+def header(config=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
     told = (
-        {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (recipe or ImageTrainConfig()).described()
+        {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (config or ImageTrainConfig()).described()
     )
     return Header(
         ArtefactKind.MODEL,
