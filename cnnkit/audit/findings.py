@@ -21,7 +21,7 @@ _HUGE = 100_000_000
 _STRIP = 5
 #: The largest class has so many times as many images as the smallest.
 _UNBALANCED = 10
-#: Fewer images of a class than this cannot be learnt from and tested on.
+#: Fewer images of a class than this cannot be trained and tested on.
 _FEW = 10
 
 

@@ -20,7 +20,7 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     Args:
         records: Dataclasses or mappings, all with the same fields; written as they come.
         as_json: JSON Lines, on a terminal too.
-        columns: The fields of the header row, should there be no record; those of the first record unless said.
+        columns: The fields of the header row, should there be no record; by default those of the first record.
     """
     run = current()
     rows = (as_mapping(record) for record in records)

@@ -1,7 +1,7 @@
 """A folder of listed files that is written whole or not at all; what an earlier list names is replaced, and nothing else.
 
     DIR/.augmenting     being made: a run that fails or is killed has changed nothing yet
-    DIR/.augmented      complete, and being moved up: whatever comes between, the next run goes on with it
+    DIR/.augmented      complete, and being moved up: whatever comes between, the next run resumes it
     DIR/augment.tsv     the list; replaced last
 
 New files take their places first, over earlier ones of the same name; then earlier ones that are not listed any more go.

@@ -125,12 +125,12 @@ def by_count(drawn: SplitDraw, splits: SplitShares) -> list[int | None]:
     into none.
 
     Returns:
-        The split of each image; None for what nobody asked for.
+        The split of each image; None for what no split asks for.
 
     Raises:
         CnnkitError: There are too few, or what stays together is in the way.
     """
-    due = allocation.due(splits, _sizes(drawn))  # with a last row for what nobody asked for
+    due = allocation.due(splits, _sizes(drawn))  # with a last row for what no split asks for
     split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
     room = [list(row) for row in due]
     taken: list[int | None] = [None] * len(split_of)

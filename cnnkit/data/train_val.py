@@ -305,7 +305,7 @@ def _split_named(name: str) -> str | None:
 
 
 def _refuse_empty(folder: str) -> None:
-    """Refuse a class without an image: its name would be no class of the network's, and nobody would know."""
+    """Refuse a class without an image: its name would be no class of the network's, and nothing would show it."""
     for name in _folders(folder):
         below = os.path.join(folder, name)
         if not any(

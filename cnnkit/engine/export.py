@@ -156,7 +156,7 @@ def to_onnx(
             equal ones would be taken for equal in every input.
         inputs: Name of the input.
         outputs: Names of the outputs.
-        opset: The operator set; the exporter's own choice unless said.
+        opset: The operator set; by default the exporter's own choice.
         free: The input's free axes by their places, and what they are called.
 
     Raises:
@@ -211,7 +211,7 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
         for place, axis in enumerate(axes):
             if axis.dim_param and place not in names:
                 axis.dim_param = f"{value.name}_{_MAP_AXES[place]}"
-    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them anew
+    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them again
 
 
 def checked_bytes(proto: ModelProto, header: Header) -> bytes:

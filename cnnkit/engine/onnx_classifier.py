@@ -174,8 +174,8 @@ class OnnxClassifier:
         """Give the same classifier, shown images that are prepared otherwise.
 
         Args:
-            size: `448` or `320x480`; its own unless said.
-            fit: How an image becomes that; as it learnt unless said.
+            size: `448` or `320x480`; by default its own.
+            fit: How an image becomes that; by default as in training.
 
         Raises:
             UsageError: It takes features, images of another size alone, or none as small.

@@ -240,7 +240,10 @@ def measure(
 
     Args:
         images: As many as there is time for; those that do not decode are left out.
-        preprocess: As `run`, likewise network, batch, jobs.
+        preprocess: As `run`.
+        network: As `run`.
+        batch: As `run`.
+        jobs: As `run`.
         shared_cores: The network computes on the same cores as the decoding.
 
     Raises:

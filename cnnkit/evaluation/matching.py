@@ -94,7 +94,7 @@ class Truth:
         """Take labels from images of a manifest or a folder.
 
         Args:
-            images: Whoever has no label is known to exist, and an error once it is predicted.
+            images: An image without a label is known to exist, and an error once it is predicted.
             name: The manifest or folder, for messages.
 
         Raises:
@@ -136,7 +136,7 @@ class FolderTruth:
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
-        self.images: dict[str, LabelledImage] = {}  # nobody said what there is
+        self.images: dict[str, LabelledImage] = {}  # what there is was not given
 
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
@@ -179,7 +179,7 @@ def match_each(
     Args:
         files: Predictions in any order, and where they come from, for messages.
         truth: Where labels are looked up.
-        classes: The classes and their order; those of the truth, sorted, unless said.
+        classes: The classes and their order; by default those of the truth, sorted.
         beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
 
     Returns:

@@ -33,7 +33,7 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
     Args:
         hits: How many succeeded.
         n: Of how many, at least 1.
-        z: The normal quantile; that of 95 % unless said.
+        z: The normal quantile; by default that of 95 %.
 
     Source:
         Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).

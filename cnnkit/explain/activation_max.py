@@ -54,7 +54,7 @@ class Pattern:
         number: Of the filter.
         image: uint8 (H, W, 3).
         start: The mean of what the filter outputs for the noise that the search began with.
-        activation: Likewise to the image.
+        activation: The mean of what the filter outputs for the image.
     """
 
     number: int

@@ -46,7 +46,8 @@ class TorchCam:
 
         Args:
             network: On the device where it is to run.
-            classes: As the attribute, likewise layer.
+            classes: As the attribute.
+            layer: As the attribute.
             method: How maps are made.
             contrast: Maps of what speaks against a class in place of what speaks for it.
             batch: The largest number of images that a method runs at once.
@@ -161,7 +162,9 @@ class TorchLayerPass:
     """A forward pass for the methods of `cam_methods`.
 
     Attributes:
-        images: As `LayerPass`, likewise activations and batch.
+        images: As `LayerPass`.
+        activations: As `LayerPass`.
+        batch: As `LayerPass`.
     """
 
     def __init__(self, network: TorchCam, images: Tensor, leaf: Tensor, logits: Tensor) -> None:

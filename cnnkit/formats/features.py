@@ -126,7 +126,7 @@ def check_neighbours(path: str | Path) -> None:
 
 
 class FeatureWriter:
-    """Write features row by row; what is there after an interruption can be gone on with."""
+    """Write features row by row; an interrupted run can be resumed."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class FeatureWriter:
         self._listed: BinaryIO
 
     def __enter__(self) -> Self:
-        """Begin anew, unless `resume` has gone on from an earlier run."""
+        """Start over, unless `resume` has taken up an earlier run."""
         if not hasattr(self, "_values"):
             values, listed, described = self._parts
             described.unlink(missing_ok=True)  # what it describes is about to go

@@ -18,7 +18,7 @@ COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One epoch as a history tells it; what was not measured is None, what came to no number is NaN."""
+    """One epoch as a history tells it; what was not measured is None, what is not finite is NaN."""
 
     epoch: int
     train_loss: float | None = None

@@ -43,7 +43,7 @@ def load(path: str | Path) -> TorchModel:
     """Read a model, onto the CPU.
 
     Raises:
-        FormatError: It is no model of ours, or broken.
+        FormatError: It is not a model made by cnnkit, or broken.
         OSError: It cannot be read.
     """
     content = read(path)

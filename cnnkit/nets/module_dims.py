@@ -42,7 +42,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
 
     Raises:
         UsageError: There is no such network, or images of that size are not for it.
-        FormatError: The file is no model of ours.
+        FormatError: The file is not a model made by cnnkit.
         OSError: It cannot be read.
     """
     if name.endswith(".pt"):

@@ -114,7 +114,7 @@ def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *
     """Bring features to the device, with the numbers of their classes.
 
     Raises:
-        CnnkitError: A value is no number.
+        CnnkitError: A value is not finite.
     """
     numbers = {label: number for number, label in enumerate(classes)}
     values = torch.from_numpy(found.values.astype("float32")).to(device)
@@ -363,7 +363,7 @@ def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
 
 
 def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
-    """Set the head beside what can be had without one, and warn where it has learnt nothing.
+    """Compare the head with what can be had without one, and warn where it has learned nothing.
 
     Returns:
         The validation accuracy of the majority class, and of the nearest centroid.

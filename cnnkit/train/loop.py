@@ -87,7 +87,7 @@ def _processor_has_bf16() -> bool:
 
 
 class DivergedError(CnnkitError):
-    """The loss is no number any more, and would not become one again; `done` are good epochs of a warm-up before."""
+    """The loss is not finite, and would not become finite again; `done` are good epochs of a warm-up before."""
 
     done: Sequence[Epoch] = ()
 
@@ -114,8 +114,8 @@ class TrainStep:
             module: Inputs -> logits; trained in place.
             criterion: Loss and penalties.
             optimizer: Over the module's parameters.
-            rate: Changes the learning rates; they stay as they are unless said.
-            precision: Of the forward pass; float32 unless said.
+            rate: Changes the learning rates; by default they stay as they are.
+            precision: Of the forward pass; by default float32.
             clip: The gradients' largest norm, over all of them together.
             ema: Is updated after every step, and takes the module's place in validation.
             world: The processes that train together.

@@ -112,7 +112,7 @@ def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[buil
         return whole, whole_text
     whole_text = f"dense {len(matrix)}, {text}"
     whole = classifier.build_head(whole_text, (width,))
-    # Names are numbered anew behind the added layer: the tensors' order stays
+    # Names are numbered again after the added layer: the tensors' order stays
     values = [matrix.float(), shift.float(), *(tensor.cpu() for tensor in head.state_dict().values())]
     whole.load_state_dict(dict(zip(whole.state_dict(), values, strict=True)))
     return whole, whole_text

@@ -1,4 +1,4 @@
-"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint as long as it goes on."""
+"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
 
 import contextlib
 import dataclasses
@@ -331,7 +331,7 @@ class Trainer:
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
         """Train a part of a network before the training itself, and leave it with the best epoch's weights.
 
-        The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
+        The history is written, by `write`, and no checkpoint: an interrupted warm-up starts over.
 
         Every process does the same on all rows. As many epochs are `following`.
         """
@@ -353,7 +353,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _pointing_at_the_checkpoint(self) -> Iterator[None]:
-        """Whatever ends a training before its time, say what can be gone on from."""
+        """Whatever ends a training before its time, say what can be resumed."""
         try:
             yield
         except BaseException:
@@ -398,7 +398,7 @@ class Trainer:
         return self.batches.validation(pieces=self.step.pieces)
 
     def fresh(self, write: Report) -> list[Epoch]:
-        """Begin anew.
+        """Start over.
 
         Args:
             write: Called with the epochs that `task.begin` takes, as they are done.
@@ -438,7 +438,7 @@ class Trainer:
         """Find out whether the model that this training would come to stands there already.
 
         Returns:
-            Its epochs, of which nobody knows any more how long they took; None where no training of these commands came to its end.
+            Its epochs, whose seconds are not known any more; None where no training of these commands came to its end.
 
         Raises:
             UsageError: A finished model of another training stands there.
