@@ -140,7 +140,7 @@ def _pairs(
     seen: neighbours.ImageFeatures | None,
     similarity: float,
 ) -> Iterator[tuple[FindingKind, int, int, str]]:
-    """Find what belongs together: each image beside the first of its like, as positions."""
+    """Find what belongs together: each image with the first of its like, as positions."""
     digests = [each.digest for each in inspected]
     found = DisjointSets(len(images))
     for members in duplicates.exact_duplicates(digests):

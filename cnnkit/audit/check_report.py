@@ -21,7 +21,7 @@ class CheckReport:
     """What was found.
 
     `sound` are the images that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
-    again, beside its first listing; `together[i]` is the same number for all that belong together.
+    again, with its first listing; `together[i]` is the same number for all that belong together.
     """
 
     listed: int

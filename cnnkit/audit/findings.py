@@ -31,7 +31,7 @@ def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
 
 
 def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) -> Iterator[Finding]:
-    """Look at each image beside the others: its size, its EXIF block, its colour mode."""
+    """Compare each image with the others: its size, its EXIF block, its colour mode."""
     if not images:
         return
     side = statistics.median(min(each.width, each.height) for each in inspected)
@@ -96,7 +96,7 @@ def apart(one: ImageFile, other: ImageFile) -> bool:
 
 
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name images without a class beside others that have one."""
+    """Name images without a class next to others that have one."""
     bare = [image for image in images if image.label is None]
     if len(bare) < len(images):
         for image in bare:

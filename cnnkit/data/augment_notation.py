@@ -151,7 +151,7 @@ def _parse(text: str) -> Augmentation:
 
 
 def _value(word: str, rest: list[str]) -> float | bool | Fill:
-    """Read what stands behind a word."""
+    """Read what comes after a word."""
     if word not in _WORDS:
         near = messages.proposal(word, _WORDS, foreign=_FOREIGN)
         raise NotationError(f'"{word}" is no augmentation{near or "; there are " + ", ".join(_WORDS)}')

@@ -279,7 +279,7 @@ def _by_split(each: str, *, stdin: BinaryIO | None) -> dict[str | None, list[Ima
 def _split_folders(folder: str) -> list[str]:
     """Find train/ and val/ in a folder, by whatever names; nothing where it is a folder of classes.
 
-    A class that is called train, beside car and plane, has images in it and no folders.
+    A class that is called train, next to car and plane, has images in it and no folders.
     """
     below = _folders(folder)
     names = [name for name in below if _split_named(name)]

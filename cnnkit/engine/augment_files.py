@@ -134,7 +134,7 @@ def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = Fals
 def sheet(
     images: Iterable[ImageFile], path: str | Path, config: AugmentConfig, *, skip: Skip = raise_skip
 ) -> Iterable[ImageFile]:
-    """Draw a contact sheet: some of the images, each with its first copies behind it.
+    """Draw a contact sheet: some of the images, each with its first copies after it.
 
     Args:
         images: The originals; of a list that is still being read, the first are shown.

@@ -115,7 +115,7 @@ def cam_weights(classifier: Classifier) -> Tensor:
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
     Raises:
-        CnnkitError: The head is not one dense layer behind global average pooling.
+        CnnkitError: The head is not one dense layer after global average pooling.
     """
     # What changes nothing: dropout when it is not trained, flatten on a vector
     parts = [part for part in classifier.head if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]

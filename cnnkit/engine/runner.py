@@ -42,7 +42,7 @@ class Views(Protocol):
 
     @property
     def copies(self) -> int:
-        """How many there are at most, beside the square itself."""
+        """How many there are at most, apart from the square itself."""
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""

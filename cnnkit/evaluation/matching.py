@@ -1,4 +1,4 @@
-"""Predictions set beside the truth, image by image; whatever does not fit is an error that names it."""
+"""Predictions matched with the truth, image by image; whatever does not fit is an error that names it."""
 
 import difflib
 import os
@@ -32,7 +32,7 @@ class LabelledImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MatchedPredictions:
-    """What was predicted for N images of C classes, beside what is true.
+    """What was predicted for N images of C classes, with what is true.
 
     `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which images are told apart.
     `truth` and `prediction` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
@@ -61,7 +61,7 @@ class MatchedPredictions:
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
-        """Put the images of others, of the same classes, behind these."""
+        """Put the images of others, of the same classes, after these."""
         every = [self, *others]
         return MatchedPredictions(
             paths=tuple(path for each in every for path in each.paths),
@@ -155,7 +155,7 @@ class FolderTruth:
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
 ) -> tuple[MatchedPredictions, list[LabelledImage]]:
-    """Set predictions beside the truth, as `match_each` does with several files of them.
+    """Match predictions with the truth, as `match_each` does with several files of them.
 
     Returns:
         The predictions; and the images of the truth that were not predicted.
@@ -171,7 +171,7 @@ def match_each(
     classes: Sequence[str] | None = None,
     beyond: bool = False,
 ) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
-    """Set the predictions of several files beside one truth; the predictions of all have the same classes.
+    """Match the predictions of several files with one truth; the predictions of all have the same classes.
 
     Where all classes of an image but one have a probability, the last one has what is left up to 1: with two classes, the prediction
     alone is enough.

@@ -166,7 +166,7 @@ def read(
     beyond: bool = False,
     complete: bool = False,
 ) -> list[MatchedPredictions]:
-    """Read predictions and set them beside the truth; what of the truth has none is said.
+    """Read predictions and match them with the truth; what of the truth has none is said.
 
     Args:
         files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
@@ -205,7 +205,7 @@ def evaluate(
 
 
 def measure(predictions: MatchedPredictions) -> EvaluationReport:
-    """Compute every measure of predictions that were set beside the truth."""
+    """Compute every measure of predictions that were matched with the truth."""
     classes = len(predictions.classes)
     correct = predictions.prediction == predictions.truth  # (N,)
     given = predictions.prediction >= 0

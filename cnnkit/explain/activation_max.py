@@ -169,7 +169,7 @@ class ActivationMaximizer:
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
-            # What the image lost when it was smaller comes back, beside what was dreamt
+            # What the image lost when it was smaller comes back, together with what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
             before = (number - 1) * options.steps
 

@@ -88,7 +88,7 @@ class TorchCam:
                 activations, *others = self._front(given)
             leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
-                # A copy goes on, since what comes first behind the layer may work in place
+                # A copy goes on, since what comes first after the layer may work in place
                 logits = self._after(leaf.clone(), *others)
         probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)

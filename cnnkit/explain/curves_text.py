@@ -28,7 +28,7 @@ _LEAST_ROWS, _MOST_ROWS = 4, 16
 _MOST_COLUMNS = 140
 _LARGE, _DIGITS = 1e5, 5  # numbers beyond are written with exponents
 _FURTHEST, _NEAREST = 8e307, 1e-300  # what lies outside is drawn at the edge, and what lies closer as one
-_LEAST_NAME = 8  # letters of a run's name beside its numbers; with less room they stand below it
+_LEAST_NAME = 8  # letters of a run's name next to its numbers; with less room they stand below it
 _AROUND = 3  # lines of a panel that are no curve: title, axis, numbers
 _DASH = 3  # of so many dots on the way, one is drawn
 
@@ -66,7 +66,7 @@ def draw(
 def _panel(
     runs: Sequence[TrainingRun], title: str, measures: tuple[str, str], columns: int, rows: int
 ) -> list[list[Span]]:
-    """Draw one panel: title, curves beside their scale, axis, epochs."""
+    """Draw one panel: title, curves next to their scale, axis, epochs."""
     values = [
         value
         for run in runs
@@ -165,7 +165,7 @@ def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Poin
 
 
 def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Point:
-    """Find a place right of the end of a curve where no other key is: beside it, else just above or below."""
+    """Find a place right of the end of a curve where no other key is: next to it, else just above or below."""
     x, row = end[0] + cell, round(end[1] * (rows - 1))
     column = round(x / cell)
     near = [each for each in (row, row + 1, row - 1, row + 2, row - 2) if 0 <= each < rows]

@@ -24,7 +24,7 @@ from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-#: Of the `.tsv` that names the rows. Where images have several views, `view` comes behind them.
+#: Of the `.tsv` that names the rows. Where images have several views, `view` comes after them.
 COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
@@ -107,7 +107,7 @@ def load_values(path: str | Path) -> NDArray[Any]:
 
 
 def check_neighbours(path: str | Path) -> None:
-    """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`.
+    """Refuse to write `split.tsv` over the manifest next to which somebody wants `split.npy`.
 
     Raises:
         UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.

@@ -1,4 +1,4 @@
-"""The training history beside a model, `head.csv` beside `head.pt`: one row an epoch, flushed as it happens."""
+"""The training history next to a model, `head.csv` next to `head.pt`: one row an epoch, flushed as it happens."""
 
 import dataclasses
 import math
@@ -100,7 +100,7 @@ def read(path: str | Path) -> list[HistoryRow]:
     """Read a history, also one whose training still goes on.
 
     Args:
-        path: A `.csv` that a `Writer` wrote. Other columns may stand beside ours.
+        path: A `.csv` that a `Writer` wrote. Other columns may stand next to ours.
 
     Returns:
         The epochs, in order; none where the first is not finished yet.

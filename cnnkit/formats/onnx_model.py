@@ -92,7 +92,7 @@ def finished(proto: ModelProto, header: Header) -> bytes:
 def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
     """Divide the logits of a classifier by a temperature inside its graph, before the softmax.
 
-    One node more stands behind what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
+    One node more comes after what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
     multiplies the first, in the same node.
 
     Args:
@@ -115,7 +115,7 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
 
 
 def _divide_logits(graph: GraphProto, temperature: float, *, name: str) -> None:
-    """Put a multiplication behind the node that gives `logits`, or change the constant of the one that is there."""
+    """Put a multiplication after the node that gives `logits`, or change the constant of the one that is there."""
     gives = {output: (place, node) for place, node in enumerate(graph.node) for output in node.output}
     kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
     if not ({"logits", "probabilities"} <= kinds.keys() & gives.keys() and "logits" in gives["probabilities"][1].input):

@@ -47,7 +47,7 @@ def are_feature_files(sources: Sequence[str] | None) -> bool:
 def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRows]:
     """Open features; their values are mapped, not read.
 
-    The `.tsv` beside a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
+    The `.tsv` next to a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
     counted from 0 as numpy does. Augmented views are left out: what is asked about is the image itself.
 
     Args:
@@ -55,7 +55,7 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
         split: Only the rows of this split.
 
     Raises:
-        FormatError: What stands beside a `.npy` is broken, or of another length.
+        FormatError: What stands next to a `.npy` is broken, or of another length.
         UsageError: `split` without a `.tsv`.
         CnnkitError: There is no such split.
         OSError: A file cannot be read.

@@ -46,7 +46,7 @@ class CopyMaker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExtractViews:
-    """Augmented copies of the prepared squares, 1 to `copies`, behind the plain one, which is 0.
+    """Augmented copies of the prepared squares, 1 to `copies`, after the plain one, which is 0.
 
     What measures (val, test) has the plain view alone. The copies are those that training with the same augmentation and seed makes of
     the same image.

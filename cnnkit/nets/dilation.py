@@ -71,12 +71,12 @@ def remove_last_stride(network: LayerGraph, layer: GraphLayer) -> tuple[LayerGra
         A network that shares the weights, and the layer in it, with r times the rows and columns.
 
     Raises:
-        UsageError: There is no stride to take out, something behind it cannot be dilated, or the head takes maps of one size alone.
+        UsageError: There is no stride to take out, something after it cannot be dilated, or the head takes maps of one size alone.
     """
     graph = network.module.graph
     scales = _scales(network.module)
     factors = {node: _stride(network.module, node) for node in graph.nodes}
-    # Those beside it as well, such as a shortcut's: what they give meets what the layer gives
+    # Those parallel to it as well, such as a shortcut's: what they give meets what the layer gives
     last = [node for node in graph.nodes if factors[node] > 1 and scales[node] == scales[layer.node]]
     factor = {factors[node] for node in last}
     before = {layer.node, *_reached([layer.node], lambda node: node.all_input_nodes)}
@@ -131,7 +131,7 @@ class UnstridedConv(nn.Module):
             pooled = functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
         else:
             pooled = self._averaged(maps, columns, rows)
-        # A window that lies behind the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
+        # A window that lies after the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
         down = torch.arange(pooled.shape[-2], device=maps.device).clamp(max=maps.shape[-2] + above - 1)
         across = torch.arange(pooled.shape[-1], device=maps.device).clamp(max=maps.shape[-1] + left - 1)
         return pooled[:, :, down[:, None], across]
@@ -187,7 +187,7 @@ def _padding(size: int, kernel: int, padding: int, dilation: int, stride: int, *
     span = dilation * (kernel - 1) + 1
     spare = size + 2 * padding - span
     count = (-(-spare // stride) if ceil else spare // stride) + 1
-    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin behind the map
+    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin after the map
         count -= 1
     return padding, stride * count + span - 1 - size - padding
 

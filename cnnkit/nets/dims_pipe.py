@@ -321,7 +321,7 @@ class DimsStage:
     bytes_per_value: int
 
     def rows(self) -> tuple[DimsRow, ...]:
-        """Measure the layers, and give their rows behind those of the stages before."""
+        """Measure the layers, and give their rows after those of the stages before."""
         return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
 
     def formulas(self, *, batch: int = 1) -> Iterator[str]:
@@ -330,7 +330,7 @@ class DimsStage:
 
 
 def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStage:
-    """Put layers behind an input of a given size, (height, width, channels) or (units,).
+    """Put layers after an input of a given size, (height, width, channels) or (units,).
 
     Raises:
         UsageError: The notation or the size is wrong.
@@ -341,7 +341,7 @@ def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStag
 
 
 def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int | None = None) -> DimsStage:
-    """Put layers behind the last of a table.
+    """Put layers after the last of a table.
 
     Args:
         text: The layers, by notation.

@@ -17,7 +17,7 @@ from cnnkit.formats.header import Preprocess
 from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
 from cnnkit.nets.classifier import Classifier, InputNormalization
 
-# What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
+# What comes after the last map of a network by name. A head by notation is called "head" as well, and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
 #: Functions that change every value by itself: what a layer outputs includes them.
 _ELEMENTWISE = frozenset(
@@ -259,7 +259,7 @@ class LayerGraph:
         return fx.GraphModule(self.module, graph, "Upto")
 
     def divide(self, node: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """Cut the network in two behind a node, wherever that is.
+        """Cut the network in two after a node, wherever that is.
 
         Returns:
             From images to a tuple: the node's output, and whatever else the rest needs; and from those, one by one, to logits.

@@ -82,7 +82,7 @@ class LazyExamples:
 
 
 class FrozenForward:
-    """Images behind the frozen part, which runs in every epoch."""
+    """Images after the frozen part, which runs in every epoch."""
 
     def __init__(self, images: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
         self.targets = images.targets

@@ -242,7 +242,7 @@ class HeadFit:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """What a training came to, beside what can be had without one.
+    """What a training came to, compared with what can be had without one.
 
     `majority` is the validation accuracy of always giving the training rows' most frequent class, `nearest_centroid` that of
     giving the class whose mean training row is nearest.

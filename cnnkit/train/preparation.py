@@ -58,7 +58,7 @@ def fit(
     matrix, shift = torch.eye(rows.shape[1], dtype=torch.float64), torch.zeros(rows.shape[1], dtype=torch.float64)
     if standardize:
         scaler = StandardScaler().fit(rows)
-        # A channel that is all but dead beside the others counts as constant too
+        # A channel that is nearly dead compared with the others counts as constant too
         least = np.maximum(RESOLUTION * np.abs(scaler.mean_), RESOLUTION**2 * scaler.scale_.max())
         scales = np.where(scaler.scale_ > least, 1.0 / scaler.scale_, 0.0)
         matrix, shift = torch.diag(torch.from_numpy(scales)), torch.from_numpy(-scaler.mean_ * scales)

@@ -66,7 +66,7 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
 
 
 def test_a_fold_is_held_out(run, here):
-    """It validates and is not learnt from; test is in neither; an unknown one is named with those there are."""
+    """It is for validation and not trained on; test is in neither; an unknown one is named with those there are."""
     run("cnn-split", "photos/train", "--ratio", "2,1,1", "--names", "fold0,fold1,test", "--manifest", "folds.tsv")
     outcome = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold1", "-o", "fold1.pt", *FAST)
     rows = Path("folds.tsv").read_text().splitlines()
@@ -206,7 +206,7 @@ def test_other_classes_need_another_head(run, here, images):
 
 
 def test_a_bad_image_is_named_and_left_out(run, here):
-    """Exit 3, the rest is learnt from."""
+    """Exit 3, the rest is trained on."""
     broken = here / "photos" / "train" / "red" / "broken.png"
     broken.write_bytes(b"no picture")
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--errors", "errors.tsv", *FAST, status=3)

@@ -49,7 +49,7 @@ def train(run, *words, out="m.pt", source="photos", **others):
 
 @pytest.mark.parametrize("way", ["manifest", "folder", "stdin"])
 def test_a_fold_is_held_out(run, here, way):
-    """It validates, and is not learnt from: the same, to the bit, as its rows under --val."""
+    """It is for validation, and not trained on: the same, to the bit, as its rows under --val."""
     run("cnn-split", "photos/train", "--folds", "3", "--manifest", "folds.tsv")
     run("cnn-split", "photos/train", "--folds", "3", "-o", "folds")
     text = Path("folds.tsv").read_text()

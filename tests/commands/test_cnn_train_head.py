@@ -338,7 +338,7 @@ def three_classes(tmp_path_factory, made):
 def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     run, three_classes, tmp_path, monkeypatch, words
 ):
-    """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not learnt from."""
+    """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not trained on."""
     monkeypatch.chdir(three_classes)
     model, exported, cpu = tmp_path / "m.pt", tmp_path / "m.onnx", ("--device", "cpu")
     l2 = 0.003

@@ -1,4 +1,4 @@
-"""Which images train and which validate, out of folders, manifests and lists; and what cannot be learnt from."""
+"""Which images are for training and which for validation, out of folders, manifests and lists; and what cannot be trained on."""
 
 import io
 

@@ -132,7 +132,7 @@ def test_an_augmentation_is_spelled_out(tmp_path):
     assert ImageTrainConfig().checked(classes=2, has_val=True).augment is None
 
 
-def test_a_recipe_is_recorded_whole_in_plain_values():
+def test_a_configuration_is_recorded_whole_in_plain_values():
     """As options are written, so that a record that was read again is equal to one that was made."""
     config = ImageTrainConfig(
         loss=Loss.BINARY, schedule=Schedule.STEP, amp=Amp.FP16, patience=3, augment="hflip, fill nearest"
