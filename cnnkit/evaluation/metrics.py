@@ -67,12 +67,12 @@ def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
         support: (C,), images of each class, those whose prediction was withheld included.
     """
     hits = confusion.diagonal()
-    answered = confusion.sum(axis=0)
+    predicted = confusion.sum(axis=0)
     return [
         ClassMeasures(
-            precision=_ratio(hits[index], answered[index]),
+            precision=_ratio(hits[index], predicted[index]),
             recall=_ratio(hits[index], support[index]),
-            f1=_ratio(2 * hits[index], answered[index] + support[index]),
+            f1=_ratio(2 * hits[index], predicted[index] + support[index]),
             support=int(support[index]),
         )
         for index in range(len(confusion))

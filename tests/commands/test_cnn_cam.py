@@ -340,7 +340,7 @@ def test_a_single_sigmoid(run, here):
     assert boxes(rows[1])[0] >= 36
 
 
-def test_an_answer_that_is_no_number_is_skipped(run, here):
+def test_an_output_that_is_nan_is_skipped(run, here):
     """A network with NaN in its weights draws nothing, and each image is named."""
     write_model("broken.pt", weights=torch.full((2, 2), torch.nan))
     outcome = run("cnn-cam", "-m", "broken.pt", "photos", "-o", "maps", *CPU, status=3)

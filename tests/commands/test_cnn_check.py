@@ -280,7 +280,7 @@ def test_features_of_one_split_alone_are_no_leak(run, clean):
     assert "12 of 24 pictures have no features" in outcome.err
 
 
-def test_too_few_to_be_probed_is_said(run, clean):
+def test_too_few_to_be_probed_is_reported(run, clean):
     """Of a group one image speaks for all: with three groups a class there is nothing to cross-validate."""
     manifest(
         *((f"photos/{('cat', 'dog')[n % 2]}/{n:02d}.jpg", ("cat", "dog")[n % 2], "", f"g{n % 6}") for n in range(24))

@@ -172,7 +172,7 @@ def test_worst_are_the_most_confidently_wrong(run, folder):
     assert run("cnn-eval", "--worst", 3, stdin=right).out == "path\ttruth\tlabel\tprobability\n"
 
 
-def test_confusion_is_drawn_beside_the_measures(run, folder):
+def test_confusion_is_drawn_next_to_the_measures(run, folder):
     """`--confusion` writes an image; stdout is as it is without."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
@@ -502,7 +502,7 @@ def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
     assert outcome.err.count("\n") == 1
 
 
-def test_bounds_hold_beside_coverage_too(run, folder):
+def test_bounds_hold_with_coverage_too(run, folder):
     """The rows are printed, and the measures keep their bounds or not."""
     predictions = write(*draw(CLASSES))
     missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
@@ -510,7 +510,7 @@ def test_bounds_hold_beside_coverage_too(run, folder):
     assert run("cnn-eval", "--coverage", stdin="path\tlabel\ncat/1.jpg\tcat\n", status=1).out == ""
 
 
-def test_reliability_is_drawn_beside_the_measures(run, folder):
+def test_reliability_is_drawn_next_to_the_measures(run, folder):
     """`--reliability` writes an image; stdout is as it is without."""
     predictions = write(*draw(CLASSES))
     assert run("cnn-eval", "--reliability", "r.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out

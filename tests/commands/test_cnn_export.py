@@ -274,7 +274,7 @@ def test_wrong_files_and_words_are_one_line(run, here):
         assert not list(here.glob("x.*"))
 
 
-def test_a_missing_file_is_said_before_torch_is_loaded(shell, here):
+def test_a_missing_file_is_reported_before_torch_is_loaded(shell, here):
     """It costs a moment, not the seconds that torch takes."""
     seen = shell("python -X importtime -m cnnkit_tools.cnn_export gone.pt -o x.onnx", cwd=here, status=1).err
     assert "gone.pt: no such file" in seen

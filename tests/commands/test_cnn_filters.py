@@ -103,7 +103,7 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
     return np.stack(found)
 
 
-def answers(images, until, model="m.pt"):
+def responses(images, until, model="m.pt"):
     """The mean over places of what each filter of a backbone's module outputs, (N, K), by torch alone."""
     loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
@@ -124,12 +124,12 @@ def test_a_pattern_is_its_own_filters(run, here, layer, module):
     """A pattern activates its filter more than random noise and more than the patterns of the others; records tell what torch does."""
     records = filters(run, "--layer", layer)
     assert [(record["layer"], record["filter"]) for record in records] == [(layer, index) for index in range(6)]
-    found = answers(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
+    found = responses(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
     generator = np.random.default_rng(0)
     noise = np.stack(
         [128 + loud * generator.uniform(-1, 1, (SIDE, SIDE, 3)) for loud in (10, 40, 127) for _ in range(8)]
     )
-    assert (np.diag(found) > answers(noise.astype(np.uint8), module).max(0)).all()
+    assert (np.diag(found) > responses(noise.astype(np.uint8), module).max(0)).all()
     others = (found.sum(0) - np.diag(found)) / 5
     assert (np.diag(found) > others).all()
     if layer == "conv1":  # behind a pooling, one filter's pattern may hold what another looks for as well
@@ -144,7 +144,7 @@ def test_where_the_search_begins(run, here):
     assert 118 <= noise.min() < 119 < 137 < noise.max() <= 138
     np.testing.assert_allclose(noise.mean((1, 2, 3)), 128, atol=1)
     np.testing.assert_allclose(
-        [record["start"] for record in still], np.diag(answers(noise.astype(np.uint8), "conv1_relu")), atol=0.01
+        [record["start"] for record in still], np.diag(responses(noise.astype(np.uint8), "conv1_relu")), atol=0.01
     )
     searched = filters(run, "--layer", "conv1")
     assert [record["start"] for record in searched] == [record["start"] for record in still]
@@ -206,7 +206,7 @@ def test_sizes(run, here):
         assert tiles("f.png", 3, height=height, width=width).shape == (3, height, width, 3)
 
 
-def test_the_layer_unless_said(run, here):
+def test_the_default_layer(run, here):
     """Without --layer filters are those of the last layer with spatial extent, by its own name."""
     assert filters(run, "--steps", "2") == filters(run, "--steps", "2", "--layer", "bn1")
 

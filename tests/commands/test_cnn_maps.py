@@ -106,7 +106,7 @@ def raws(outcome):
 
 
 @pytest.mark.parametrize("name", ["colour", "grey"])
-def test_what_torch_and_the_exported_graph_answer(run, here, name):
+def test_maps_agree_with_torch_and_the_exported_graph(run, here, name):
     """--raw is what torch's forward hooks see, activation included, and of the .onnx the same within 1e-4."""
     ours = maps(run, f"{name}.pt", "-o", "pt", "--raw")
     theirs = maps(run, f"{name}.onnx", "-o", "onnx", "--raw")

@@ -275,7 +275,7 @@ def test_models_with_other_classes_do_not_vote(run, model, root):
     assert outcome.out == ""
 
 
-def test_a_network_with_normalised_input_predictions_the_same(run, model, root):
+def test_a_network_with_normalised_input_predicts_the_same(run, model, root):
     """What cnn-export --input float makes is normalised outside, by the Header's mean and deviation."""
     whole = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     classic = run("cnn-predict", "-m", model("float.onnx", kind="float"), root, "--top", 3).rows

@@ -412,7 +412,7 @@ def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
         assert both["gain"] == 0, "constant columns tell nothing"
 
 
-def test_columns_of_a_manifest_beside_prepared_features_of_folds(run, here):
+def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
     """A column of words under a deep head, with a fold held out: the columns alone are learnt where they tell the class."""
     run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
     run("cnn-extract", "folds.tsv", "-o", "x.npy", *BACKBONE)
@@ -453,7 +453,7 @@ def test_words_that_contradict_each_other(run, here, words, message):
     assert sorted(os.listdir()) == before
 
 
-def test_maps_take_nothing_beside_them(run, here):
+def test_maps_take_no_columns(run, here):
     """There is no place for a width in a map."""
     for split in ("train", "val"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE, "--pool", "none")

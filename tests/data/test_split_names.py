@@ -32,7 +32,7 @@ from cnnkit.data.source import ImageFile
         (ImageFile("cv/test.jpg"), None),
     ],
 )
-def test_a_split_is_what_is_said_else_what_folders_say(image, split):
+def test_a_split_is_what_is_given_else_what_folders_say(image, split):
     """By the name as it stands there, or nothing."""
     assert split_names.held_out_split(image) == split
 

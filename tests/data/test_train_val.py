@@ -91,7 +91,7 @@ def test_val_comes_in_place_of_the_sources_own(here):
         (["no-such"], [], "no-such"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
+def test_what_cannot_be_trained_on_is_one_line(here, sources, val, message):
     """An empty class, one class, a class in val alone, no labels, no such split: what, where, remedy."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/9.png", "q/dog/9.png", "one/cat/1.png")
     touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png", "parts/train/3.png", "parts/test/4.png")
@@ -104,7 +104,7 @@ def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
         train_val.find(sources, val)
 
 
-def test_a_class_that_nothing_checks_is_said(here, caplog):
+def test_a_class_without_validation_images_is_reported(here, caplog):
     """A rare one, say; the others are checked."""
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
     assert train_val.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
@@ -190,7 +190,7 @@ def test_one_fold_validates_and_the_others_train(here, way):
 
 
 @pytest.mark.parametrize("test", ["test", "Testing", "holdout"])
-def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
+def test_the_test_set_is_not_trained_on(here, caplog, test):
     """By whatever of its names; val is, once another split is held out."""
     caplog.set_level("INFO", logger="cnnkit")
     (here / "split.tsv").write_text(DIVIDED.replace("\ttest\n", f"\t{test}\n").replace("train", "fold0"))

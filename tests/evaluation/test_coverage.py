@@ -51,7 +51,7 @@ def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
         assert higher.sum() < 300 * max(asked) / 20
 
 
-def test_equals_are_answered_together():
+def test_equals_are_kept_together():
     """Ties are never split: two probabilities make two rows, however many shares are asked for."""
     steps = coverage.curve(predictions([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
     assert [(step.min_probability, step.answered, step.accuracy) for step in steps] == [

@@ -316,7 +316,7 @@ def test_initial_values_are_reproducible(initializer):
     assert bool((first["bn1.weight"] == 1).all())
 
 
-def test_nobody_elses_random_numbers_are_used():
+def test_global_rng_is_untouched():
     """Building and initialising leave torch's global generator where it was."""
     before = torch.get_rng_state()
     network = built("conv 4 k3 relu, pool 2 same, gap, dense 2")

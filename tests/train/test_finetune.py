@@ -131,9 +131,9 @@ def test_what_is_frozen_is_the_same_to_the_bit(data, start, tmp_path, unfreeze, 
     """Parameters below, and by default all statistics of the backbone's batch norms; every parameter of what is trained moves."""
     tune(start, data, tmp_path / "tuned.pt", unfreeze)
     changed = moved(start, tmp_path / "tuned.pt")
-    learnt = {name for name in changed if name.startswith("base.")}
+    trained = {name for name in changed if name.startswith("base.")}
     every = {name for name in network(start).state_dict() if name.split(".")[1] in layers and name.startswith("base.")}
-    assert learnt == every - statistics(every)
+    assert trained == every - statistics(every)
     assert any(name.startswith("head.") for name in changed)
 
 
@@ -245,7 +245,7 @@ def test_as_many_versions_as_asked_for_and_no_more(data, start, tmp_path, monkey
         ({}, "; --views 1 runs it once", 4 * 15),
     ],
 )
-def test_what_the_frozen_part_costs_in_every_epoch_is_said(
+def test_what_the_frozen_part_costs_in_every_epoch_is_reported(
     data, start, tmp_path, caplog, monkeypatch, config, remedy, validated
 ):
     """With its remedy, where there is one; and validation images pass once all the same, unless that was asked for."""

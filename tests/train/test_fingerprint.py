@@ -91,7 +91,7 @@ def test_every_other_value_is_another_training(other, said):
     assert refused(other, header()) == f"{name}: {now}, now {kept}"
 
 
-def test_what_the_user_said_is_named_before_what_follows_from_it():
+def test_given_options_are_named_before_what_follows_from_them():
     """Another normalisation gives another mean, other layers another head; of options the first in the order of the record."""
     other = header(
         ImageTrainConfig(batch=8, seed=3),

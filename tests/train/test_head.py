@@ -209,8 +209,8 @@ def by_hand(
     averaging=None,
 ):
     """The same training of one hidden layer written out in torch; gives its weights after the last epoch."""
-    learnt = features.load(pair[0])
-    values, targets = torch.from_numpy(np.array(learnt.values)), torch.from_numpy(targets_of(pair[0]))
+    found = features.load(pair[0])
+    values, targets = torch.from_numpy(np.array(found.values)), torch.from_numpy(targets_of(pair[0]))
     first, second = nn.Linear(10, 4), nn.Linear(4, outputs)
     network = nn.Sequential(first, nn.ReLU(), second)
     generator = torch.Generator().manual_seed(seed)
@@ -706,7 +706,7 @@ def test_features_with_signal_are_not(make, caplog, counts):
     assert said(caplog) == []
 
 
-def test_a_head_that_learnt_nothing_from_good_features_is_another_warning(pair, caplog):
+def test_a_head_that_learned_nothing_from_good_features_is_another_warning(pair, caplog):
     """The nearest centroid shows that the signal is there: it is the training that has to change."""
     result, _ = train(pair, lr=0.0, init=Initializer.ZEROS)
     (message,) = said(caplog)
@@ -715,7 +715,7 @@ def test_a_head_that_learnt_nothing_from_good_features_is_another_warning(pair, 
     assert "signal" not in message
 
 
-def test_without_validation_it_is_said(make, caplog):
+def test_missing_validation_is_reported(make, caplog):
     """That nothing says how good the last epoch is."""
     result, model = train((make("train"), None), epochs=3)
     assert said(caplog) == ["no --val: the last epoch is kept, and nothing says how good it is"]

@@ -131,7 +131,7 @@ def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
     assert set(val.targets.tolist()) == {1}
 
 
-def test_images_that_are_none_are_not_said_to_be_too_many(photos, caplog):
+def test_files_that_are_not_images_are_not_reported_as_too_many(photos, caplog):
     """Nothing is kept of them, for another reason than --cache."""
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no picture")
