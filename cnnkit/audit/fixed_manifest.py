@@ -79,7 +79,7 @@ def _most_held_out(listed: Sequence[ImageFile]) -> ImageFile:
 
 
 def _rank(image: ImageFile) -> int:
-    """Say how much a split is held out: what tests before what validates, before all others."""
+    """Say how much a split is held out: test before validation, before all others."""
     split = (image.split or "").lower()
     return 0 if split not in split_names.HELD_OUT_NAMES else 1 if split in split_names.VALIDATION_NAMES else 2
 

@@ -40,7 +40,7 @@ def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | 
     """Take a model off the front of the words on the command line.
 
     Args:
-        words: A model and sources; sources alone where `unless` is said.
+        words: A model and sources; sources alone where `unless` is given.
         unless: What stands in the model's place.
 
     Raises:

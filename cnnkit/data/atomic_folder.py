@@ -35,7 +35,7 @@ def check(folder: str | Path, *, force: bool) -> None:
     What a run left that was killed, or stopped while it moved files up, is no obstacle.
 
     Raises:
-        CnnkitError: It is not empty and `force` is not said, another run is writing into it, or it lists something as a file that is
+        CnnkitError: It is not empty and `force` is not given, another run is writing into it, or it lists something as a file that is
             none.
     """
     folder = Path(folder)

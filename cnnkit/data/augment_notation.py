@@ -113,7 +113,7 @@ def parse(text: str) -> Augmentation:
         text: The words, or `@` and the name of a file that holds them. Empty text leaves images alone.
 
     Raises:
-        NotationError: A word is unknown, lacks its number, is out of range or said twice. Words are counted with their numbers.
+        NotationError: A word is unknown, lacks its number, is out of range or a duplicate. Words are counted with their numbers.
     """
     return notation_text.read(text, _parse, holds="words of augmentation, one a line")
 

@@ -147,7 +147,7 @@ def find(
     Args:
         sources: As `source.find` takes them.
         val: Sources for validation, in place of the split `val` of `sources`; of one that is divided, its split `val`.
-        hold_out: In place of `val` the split that validates; all others train, but for one that is called test.
+        hold_out: In place of `val` the split for validation; all others are for training, except one that is called test.
         stdin: Where `-` reads a manifest from.
 
     Raises:

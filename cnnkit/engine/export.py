@@ -314,7 +314,7 @@ class WholeExport:
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
 
     def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
-        """Draw inputs, of the network's own size unless others are said."""
+        """Draw inputs, by default of the network's own size."""
         height, width = sides or (self.size, self.size)
         shape = (self.channels, height, width) if self.normalised else (height, width, 3)
         dtype = np.dtype(np.float32 if self.normalised else np.uint8)

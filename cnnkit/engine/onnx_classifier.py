@@ -41,7 +41,7 @@ class OnnxNetwork:
         """Look at what a network takes.
 
         Raises:
-            FormatError: More than one input, or one that is no numbers.
+            FormatError: More than one input, or one that is not numeric.
         """
         if len(session.inputs) != 1:
             raise FormatError(f"{name}: takes {len(session.inputs)} inputs ({', '.join(session.inputs)}), expected one")

@@ -118,7 +118,7 @@ class Ensemble:
         """
         self.models: list[OnnxClassifier] = []
         for path in models:
-            # The first network says where it runs; a CPU need not be said twice
+            # The first network says where it runs; a CPU is logged once
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
             self.models.append(_load(path, spec, device="cpu" if known else device))
         first, self.native = self.models[0], False

@@ -105,7 +105,7 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
         taken: Names of layers that stand before these; their numbering goes on.
 
     Raises:
-        NotationError: A word is unknown, missing, out of range or said twice. Layers are counted as they are written.
+        NotationError: A word is unknown, missing, out of range or a duplicate. Layers are counted as they are written.
     """
     return notation_text.read(
         text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line"

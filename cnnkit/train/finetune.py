@@ -86,7 +86,7 @@ def finetune(
     """
     warn_without_val(has_val=bool(data.val))
     with distributed.joined(devices.parse(run.device)) as (world, device):
-        loop.choose_precision(train.amp, device)  # what cannot be had is said before images are read
+        loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(asked=train.loss))

@@ -145,7 +145,7 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
     Raises:
         UsageError: It is of another one; the message names the first difference and both values.
     """
-    # What was said on the command line comes first; the rest may follow from it
+    # What was given on the command line comes first; the rest may follow from it
     for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
         if now.get(name) != kept.get(name):
             values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
