@@ -64,7 +64,7 @@ def our_whole(opened: CamModel, images: list[ImageFile], batch: int) -> None:
 
 
 def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, images: list[ImageFile], batch: int) -> None:
-    """Likewise."""
+    """Go from files to overlays by their tools."""
     prepare = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor()]
     )

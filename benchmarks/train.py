@@ -1,7 +1,7 @@
 """Images a second in training: in which numbers a step is fastest, and what it saves that the frozen part runs once.
 
 python benchmarks/train.py                        steps alone, random images, both networks, every kind of number
-python benchmarks/train.py WEIGHTS PHOTOS...      an epoch of cnn-finetune's top, with and without kept answers
+python benchmarks/train.py WEIGHTS PHOTOS...      an epoch of cnn-finetune's top, with and without kept features
 """
 
 import json
@@ -61,7 +61,7 @@ def steps() -> None:
 
 
 def kept(weights: str, photos: list[str]) -> None:
-    """Print the seconds of the later epochs with the frozen part's answers kept and without, and those of everything."""
+    """Print the seconds of the later epochs with the frozen part's features kept and without, and those of everything."""
     backbone = ["--backbone", "mobilenet_v2", "--weights", weights, "--warmup-head", "1", "--unfreeze", "features.16"]
     print("views", "first_epoch", "later_epochs", "all", sep="\t")
     with tempfile.TemporaryDirectory() as folder:

@@ -118,7 +118,7 @@ class ExportInput(StrEnum):
 
 
 class Vote(StrEnum):
-    """How several models, or several views of an image, come to one answer."""
+    """How several models, or several views of an image, become one prediction."""
 
     SOFT = "soft"  # the mean of their probabilities
     HARD = "hard"  # the class that most of them name
@@ -158,7 +158,7 @@ class Normalize(StrEnum):
 
 
 class Unfreeze(StrEnum):
-    """Which layers of a backbone are trained, beside a layer's name and a number of layers."""
+    """Which layers of a backbone are trained, apart from a layer's name and a number of layers."""
 
     ALL = "all"
     NONE = "none"
@@ -173,7 +173,7 @@ class CamMethod(StrEnum):
     LAYERCAM = "layercam"  # the same with positive gradients alone, Jiang et al. 2021
     EIGENCAM = "eigencam"  # the first principal component of the activations, of no class, Muhammad and Yeasin 2020
     SCORECAM = "scorecam"  # weights: the score with all but the channel masked, no gradients, Wang et al. 2020
-    CAM = "cam"  # the weights of one dense layer behind global average pooling, Zhou et al. 2016
+    CAM = "cam"  # the weights of one dense layer after global average pooling, Zhou et al. 2016
 
 
 class MapScale(StrEnum):

@@ -35,7 +35,7 @@ class DeviceError(CnnkitError):
 
 
 class BadImageError(CnnkitError):
-    """One image that cannot be used; whoever reads many skips and names it."""
+    """One image that cannot be used; readers of many skip and name it."""
 
     exit_status = 3
 

@@ -1,4 +1,4 @@
-"""What notations share: `@file`, comments, proposals for words that mean nothing. And what messages share: lists cut short, counts."""
+"""What messages share: lists cut short, counts, proposals."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -23,5 +23,5 @@ def shortened(names: Sequence[str], most: int) -> str:
 
 
 def count_images(count: int) -> str:
-    """Count images: "1 image", "2,000 images"."""
+    """Count images: "1 picture", "2,000 pictures"."""
     return "1 picture" if count == 1 else f"{count:,} pictures"

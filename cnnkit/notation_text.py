@@ -1,4 +1,4 @@
-""""""
+"""What notations share: `@file`, comments, proposals for words that mean nothing."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -73,17 +73,17 @@ def seed_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `op
 
 
 def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
-    """Make the field `jobs: int | None`, likewise; None takes all cores."""
+    """Make the field `jobs: int | None`: how many threads decode images; None takes all cores."""
     return option(None, "Threads that decode pictures; all cores unless said.", minimum=1, after=after)
 
 
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
-    """Make the field `device: str`, likewise."""
+    """Make the field `device: str`: where networks run."""
     return option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE", after=after)
 
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
-    """Make the field `batch: int`, likewise."""
+    """Make the field `batch: int`: how many images go through the network at once."""
     return option(32, "Pictures that go through the network at once.", minimum=1, after=after)
 
 

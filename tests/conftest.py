@@ -234,8 +234,8 @@ def terminal():
 
 def shared_folder(tmp_path_factory):
     """Give the folder that all processes of pytest-xdist share, each of which has its own in there."""
-    backbone = tmp_path_factory.getbasetemp()
-    return backbone.parent if "PYTEST_XDIST_WORKER" in os.environ else backbone
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -278,7 +278,7 @@ def draw(seed, *, size=(40, 32), colour=None):
 
 @pytest.fixture
 def images(tmp_path):
-    """Make a folder of small PNG images: `pictures(red=6, blue=6)` gives photos/red/00.png and so on."""
+    """Make a folder of small PNG images: `images(red=6, blue=6)` gives photos/red/00.png and so on."""
     tints = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
 
     def make(name="photos", /, *, size=(40, 32), suffix=".png", **classes):

@@ -252,7 +252,7 @@ def test_a_world_without_a_rank_is_somebody_elses(program, env):
         ),
     ],
 )
-def test_a_wrong_value_is_said_in_plain_words(program, words, said):
+def test_a_wrong_value_is_reported_in_plain_words(program, words, said):
     """Without the beginnings of whoever checks values for us; a choice that is nearly right is proposed."""
     declared = [
         "fit: Annotated[choices.Fit, cli.Option('--fit')] = choices.Fit.CROP",
@@ -458,7 +458,7 @@ def strip(drawn):
     return first + "".join(part.partition("m")[2] for part in parts)
 
 
-def test_a_gate_holds_when_nobody_reads(program):
+def test_a_gate_holds_without_a_reader(program):
     """A measure that misses its bound ends with 4 although the reader of the output has gone away."""
     program.write('with cli.gated({"accuracy": (0.5, 0.9)}):\n        cli.emit([{"a": 1}])')
     reading, writing = os.pipe()

@@ -132,7 +132,7 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
 @pytest.mark.slow
 @needs_make
 def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
-    """Every step prints its figures, and they hang together; each image is answered once out of fold, and the vote is a mean."""
+    """Every step prints its figures, and they hang together; each image is predicted once out of fold, and the vote is a mean."""
     words = {"BIN": f"{commands}/", "OUT": "out", "DATA": "none"}
     steps = shell(f"{EXAMPLES / 'trust.sh'} FOLDS=2 -j2", cwd=tmp_path, env=words).out.strip().split("\n\n")
     titles = [step.splitlines()[0] for step in steps]

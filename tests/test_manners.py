@@ -198,7 +198,7 @@ def road(tmp_path_factory, commands):
             (folder / KEPT[name]).write_text(done[name].out)
         if name == "cnn-split":  # a truth that somebody is wrong about: where all are right there is no temperature
             _, *rows = (line.split("\t") for line in done[name].out.splitlines())
-            wrong = next(path for path, label, part in rows if (label, part) == ("red", "test"))
+            wrong = next(path for path, label, split in rows if (label, split) == ("red", "test"))
             mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue")
             (folder / "mistaken.tsv").write_text(mistaken)
         if name == "cnn-train-head":  # the tests run it again, in other seconds

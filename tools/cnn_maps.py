@@ -1,4 +1,4 @@
-"""cnn-maps: what the layers of a network answer to an image.
+"""cnn-maps: what the layers of a network output for an image.
 
 OUT/block1_conv1.png            all channels side by side
 OUT/block1_conv1/007.png        each by itself

@@ -64,7 +64,7 @@ def measure(
         callbacks: Progress, by epochs.
 
     Raises:
-        UsageError: Nothing validates, or the features are maps.
+        UsageError: There is no validation set, or the features are maps.
         CnnkitError: As `Columns.of`.
     """
     callbacks = callbacks or Callbacks()

@@ -31,14 +31,14 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
     """
     left: Sequence[ManifestRow | ImageFile] = report.sound if fixed is None else fixed
     named = "SOURCE" if "-" in words else shlex.join(words)  # a list can be read once
-    learnt = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
-    counts = Counter(each.label for each in learnt if each.label is not None)
+    train = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
+    counts = Counter(each.label for each in train if each.label is not None)
     if counts:
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        size = train_val.dataset_size(len(learnt))
+        size = train_val.dataset_size(len(train))
         alike, different = _CASES[size]
-        yield f"{len(learnt):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
+        yield f"{len(train):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
         yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"

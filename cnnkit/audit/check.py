@@ -12,7 +12,7 @@ from cnnkit import messages
 from cnnkit.audit import findings, neighbours, probes, side_information
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
-from cnnkit.audit.inspection import Inspected, Unusable, inspect
+from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
 from cnnkit.callbacks import Progress, ignore_progress
@@ -134,13 +134,13 @@ def _once_each(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]
 
 def _pairs(
     images: Sequence[ImageFile],
-    inspected: Sequence[Inspected],
+    inspected: Sequence[InspectedImage],
     *,
     near: int,
-    seen: neighbours.Seen | None,
+    seen: neighbours.ImageFeatures | None,
     similarity: float,
 ) -> Iterator[tuple[FindingKind, int, int, str]]:
-    """Find what belongs together: each image beside the first of its like, as positions."""
+    """Find what belongs together: each image with the first of its like, as positions."""
     digests = [each.digest for each in inspected]
     found = DisjointSets(len(images))
     for members in duplicates.exact_duplicates(digests):
@@ -197,7 +197,7 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.Seen | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
+def _components(seen: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
     """Give the first principal components of features, (N, components): by their content, too, splits should not differ.
 
     Nothing where there are no splits, or some images have no features: that would tell the splits apart.

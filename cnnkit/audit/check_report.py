@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.choices import CheckTable
@@ -21,14 +21,14 @@ class CheckReport:
     """What was found.
 
     `sound` are the images that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
-    again, beside its first listing; `together[i]` is the same number for all that belong together.
+    again, with its first listing; `together[i]` is the same number for all that belong together.
     """
 
     listed: int
     findings: list[Finding]
     probes: list[Probe]
     sound: list[ImageFile]
-    inspected: list[Inspected]
+    inspected: list[InspectedImage]
     pairs: list[Pair]
     again: list[Pair]
     together: list[int]

@@ -1,4 +1,4 @@
-"""What a camera wrote beside an image: whether the EXIF block is whole, which camera it was, when, and which way up.
+"""What a camera wrote together with an image: whether the EXIF block is whole, which camera it was, when, and which way up.
 
 Pillow reads what it can of a broken block and passes over the rest; here is told that it is broken.
 """

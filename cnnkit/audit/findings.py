@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from cnnkit import messages
-from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.audit.side_information import COLOURS
@@ -21,7 +21,7 @@ _HUGE = 100_000_000
 _STRIP = 5
 #: The largest class has so many times as many images as the smallest.
 _UNBALANCED = 10
-#: Fewer images of a class than this cannot be learnt from and tested on.
+#: Fewer images of a class than this cannot be trained and tested on.
 _FEW = 10
 
 
@@ -30,8 +30,8 @@ def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
     return Finding(Level.ERROR, kind, path, None, reason)
 
 
-def of_images(images: Sequence[ImageFile], inspected: Sequence[Inspected]) -> Iterator[Finding]:
-    """Look at each image beside the others: its size, its EXIF block, its colour mode."""
+def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) -> Iterator[Finding]:
+    """Compare each image with the others: its size, its EXIF block, its colour mode."""
     if not images:
         return
     side = statistics.median(min(each.width, each.height) for each in inspected)
@@ -43,12 +43,12 @@ def of_images(images: Sequence[ImageFile], inspected: Sequence[Inspected]) -> It
             yield Finding(Level.NOTE, FindingKind.MODE, image.path, None, f"{each.mode}, where most are {usual}")
 
 
-def _about_content(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
+def _about_content(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.plain:
         yield Level.WARNING, FindingKind.PLAIN, "of one colour all over: there is nothing to see"
 
 
-def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, FindingKind, str]]:
+def _about_size(each: InspectedImage, side: float) -> Iterator[tuple[Level, FindingKind, str]]:
     shorter, longer = sorted((each.width, each.height))
     size = f"{each.width}x{each.height}"
     if shorter < max(_TINY, side / _ABSURD):
@@ -59,7 +59,7 @@ def _about_size(each: Inspected, side: float) -> Iterator[tuple[Level, FindingKi
         yield Level.NOTE, FindingKind.SIZE, f"{size} is a strip, of which a square shows {shorter / longer:.0%}"
 
 
-def _about_exif(each: Inspected) -> Iterator[tuple[Level, FindingKind, str]]:
+def _about_exif(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.exif.error is not None:
         yield Level.WARNING, FindingKind.EXIF, f"broken EXIF block, so nothing is turned: {each.exif.error}"
     elif each.exif.orientation is not None and not 1 <= each.exif.orientation <= 8:
@@ -96,7 +96,7 @@ def apart(one: ImageFile, other: ImageFile) -> bool:
 
 
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name images without a class beside others that have one."""
+    """Name images without a class next to others that have one."""
     bare = [image for image in images if image.label is None]
     if len(bare) < len(images):
         for image in bare:

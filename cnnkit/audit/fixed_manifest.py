@@ -13,14 +13,14 @@ from cnnkit.formats.manifest import ManifestRow
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class FixedManifest:
     """What is left of a set; `left_out` counts what is not, by the reason."""
 
     rows: list[ManifestRow]
     left_out: dict[str, int]
 
 
-def fixed(report: CheckReport) -> Fixed:
+def fixed(report: CheckReport) -> FixedManifest:
     """Choose the images to go on with, and name what must not be parted.
 
     Left out are broken images, those without a class among others that have one, and all whose labels contradict each other: the same
@@ -62,7 +62,7 @@ def fixed(report: CheckReport) -> Fixed:
     left_out["known to another part"] = len(single) - len(whole)
     groups = _groups(report, whole)
     rows = [ManifestRow(images[each].path, images[each].label, images[each].split, groups[each]) for each in whole]
-    return Fixed(rows, {reason: count for reason, count in left_out.items() if count})
+    return FixedManifest(rows, {reason: count for reason, count in left_out.items() if count})
 
 
 def _united(report: CheckReport, kinds: set[FindingKind]) -> DisjointSets:
@@ -79,7 +79,7 @@ def _most_held_out(listed: Sequence[ImageFile]) -> ImageFile:
 
 
 def _rank(image: ImageFile) -> int:
-    """Say how much a split is held out: what tests before what validates, before all others."""
+    """Say how much a split is held out: test before validation, before all others."""
     split = (image.split or "").lower()
     return 0 if split not in split_names.HELD_OUT_NAMES else 1 if split in split_names.VALIDATION_NAMES else 2
 

@@ -36,7 +36,7 @@ _LUMINANCE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Inspected:
+class InspectedImage:
     """What a file that is an image holds; sizes are of the image as it is seen, colours from 0 to 255."""
 
     digest: bytes  # sha256 of the file's bytes
@@ -61,7 +61,7 @@ class Unusable(BadImageError):
         self.kind = kind
 
 
-def inspect(path: str) -> Inspected:
+def inspect(path: str) -> InspectedImage:
     """Read a file once, decode it to the end, and measure it.
 
     Raises:
@@ -81,7 +81,7 @@ def inspect(path: str) -> Inspected:
         raise Unusable(FindingKind.BROKEN, str(error)) from error
 
 
-def _inspected(path: str, content: bytes) -> Inspected:
+def _inspected(path: str, content: bytes) -> InspectedImage:
     with decode.opened(path, content) as image:
         file_format = str(image.format)
         try:
@@ -93,7 +93,7 @@ def _inspected(path: str, content: bytes) -> Inspected:
         said = exif.read(image)
         upright = decode.upright_rgb(image)
         pixels = np.asarray(upright)
-        return Inspected(
+        return InspectedImage(
             digest=hashlib.sha256(content).digest(),
             look=duplicates.perceptual_hash(upright),
             width=upright.width,

@@ -22,14 +22,14 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ImageFeatures:
     """Features of images: row i of `values`, (N, D) of length 1, belongs to the image at `positions[i]`."""
 
     positions: list[int]
     values: NDArray[np.float32]
 
 
-def load(path: str | Path, images: Sequence[ImageFile]) -> Seen:
+def load(path: str | Path, images: Sequence[ImageFile]) -> ImageFeatures:
     """Find the features of images; rows of others, and augmented views, are passed over.
 
     Raises:
@@ -56,10 +56,10 @@ def load(path: str | Path, images: Sequence[ImageFile]) -> Seen:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     usable = np.isfinite(length[:, 0]) & (length[:, 0] > 0)
     positions = [position for (position, _), good in zip(known, usable, strict=True) if good]
-    return Seen(positions, values[usable] / length[usable])
+    return ImageFeatures(positions, values[usable] / length[usable])
 
 
-def near(seen: Seen, *, similarity: float = NEAR) -> Iterator[tuple[int, int, float]]:
+def near(seen: ImageFeatures, *, similarity: float = NEAR) -> Iterator[tuple[int, int, float]]:
     """Find all pairs whose cosine is at least `similarity`.
 
     Yields:

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.audit.inspection import Inspected
+from cnnkit.audit.inspection import InspectedImage
 from cnnkit.choices import ProbeName
 from cnnkit.data import decode
 from cnnkit.data.source import ImageFile
@@ -35,7 +35,7 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 def probe_columns(
-    images: Sequence[ImageFile], inspected: Sequence[Inspected], names: Sequence[ProbeName] = tuple(ProbeName)
+    images: Sequence[ImageFile], inspected: Sequence[InspectedImage], names: Sequence[ProbeName] = tuple(ProbeName)
 ) -> dict[str, NDArray[np.float64]]:
     """Measure N images.
 

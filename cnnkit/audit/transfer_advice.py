@@ -49,7 +49,7 @@ _BATCH = 32
 
 
 class Similarity(StrEnum):
-    """Whether what the backbone has learnt last serves these images, too."""
+    """Whether the backbone's last layer serves these images, too."""
 
     SIMILAR = "similar"
     DIFFERENT = "different"
@@ -113,26 +113,26 @@ def advise(
     extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
-    watched = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)
-    watched.module.to(chosen_device)
+    layers_extractor = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)
+    layers_extractor.module.to(chosen_device)
     chosen = _sample(data, seed=seed)
 
     def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         (images,) = batches
-        return [answer.cpu().numpy() for answer in watched(torch.from_numpy(images).to(chosen_device))]
+        return [output.cpu().numpy() for output in layers_extractor(torch.from_numpy(images).to(chosen_device))]
 
     labels: list[str] = []
     features: list[list[NDArray[np.float32]]] = []  # by batches, each by layers
     results = runner.run(
         chosen, [header.preprocess], network, batch=_BATCH, jobs=config.jobs, progress=callbacks.progress
     )
-    for shown, answers in runner.in_batches(results, _BATCH, skip=callbacks.skip):
+    for shown, outputs in runner.in_batches(results, _BATCH, skip=callbacks.skip):
         labels += [image.label or "" for image in shown]
-        features.append(answers)
+        features.append(outputs)
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
-    accuracy = {name: round(float(each.mean()), 4) for name, each in zip(watched.names, right, strict=True)}
+    accuracy = {name: round(float(each.mean()), 4) for name, each in zip(layers_extractor.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
     gained = right[best] - right[0]  # on the same images: those that both get right or wrong say nothing
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
@@ -145,7 +145,7 @@ def advise(
         "no fewer" if size is DatasetSize.LARGE else "fewer",
         f"{train_val.LARGE:,}",
         similarity,
-        watched.names[best],
+        layers_extractor.names[best],
         backbone,
         100 * right[best].mean(),
         100 * right[0].mean(),
@@ -168,7 +168,7 @@ def advise(
             sources=sources,
             data=data,
             backbone=["--backbone", backbone, *([] if weights == "default" else ["--weights", weights])],
-            layer=watched.names[best],
+            layer=layers_extractor.names[best],
         ),
     )
 

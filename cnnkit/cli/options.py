@@ -76,7 +76,7 @@ HoldOut = Annotated[
         help="This part chooses the best epoch, and all others are learnt from, but for test: a fold of cnn-split --folds.",
     ),
 ]
-#: Of commands that set predictions beside the truth.
+#: Of commands that match predictions with the truth.
 TruthSource = Annotated[
     str | None,
     typer.Option(

@@ -20,7 +20,7 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     Args:
         records: Dataclasses or mappings, all with the same fields; written as they come.
         as_json: JSON Lines, on a terminal too.
-        columns: The fields of the header row, should there be no record; those of the first record unless said.
+        columns: The fields of the header row, should there be no record; by default those of the first record.
     """
     run = current()
     rows = (as_mapping(record) for record in records)
@@ -47,7 +47,7 @@ def emit_report(
     rows: Iterable[Any],
     tables: Mapping[str, Iterable[Any]],
 ) -> None:
-    """Write one result that has splits, in the shape that its reader can use.
+    """Write one result that has parts, in the shape that its reader can use.
 
     Args:
         record: All of it, as one JSON object.

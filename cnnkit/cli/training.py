@@ -19,8 +19,8 @@ def labelled_images(
     """Find the images that the words on the command line name, for training and for validation.
 
     Raises:
-        UsageError: There is no source, and standard input is a terminal; or as `learning.find`.
-        CnnkitError: As `learning.find`.
+        UsageError: There is no source, and standard input is a terminal; or as `train_val.find`.
+        CnnkitError: As `train_val.find`.
     """
     from cnnkit.data import train_val
 
@@ -40,7 +40,7 @@ def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | 
     """Take a model off the front of the words on the command line.
 
     Args:
-        words: A model and sources; sources alone where `unless` is said.
+        words: A model and sources; sources alone where `unless` is given.
         unless: What stands in the model's place.
 
     Raises:

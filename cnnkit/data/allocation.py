@@ -1,4 +1,4 @@
-"""What is demanded of a split: the names of its splits, and how many images of each class are due to each."""
+"""The shares of train, val, test or folds, and the allocation of images to them so that each gets its share of every class."""
 
 import math
 import os
@@ -112,7 +112,7 @@ def due(splits: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[in
         classes: For each its name and how many images it has.
 
     Returns:
-        One row a split, one column a class. Where counts are demanded, a last row with what nobody asked for.
+        One row a split, one column a class. Where counts are demanded, a last row with what no split asks for.
 
     Raises:
         CnnkitError: A class has too few images.
@@ -160,7 +160,7 @@ Counts = tuple[tuple[int, int], ...]
 #: Moves and swaps that are weighed at most, about a second of them: with hundreds of units that all differ there are too many to try.
 _TRIALS = 100_000
 
-#: How often to begin anew, with the units in another order, while the splits are not exact.
+#: How often to start over, with the units in another order, while the splits are not exact.
 _ATTEMPTS = 1000
 
 
@@ -216,7 +216,7 @@ def pack(
     Args:
         units: In random order: among equal units the order decides.
         due: For each split and class how many images; the columns sum up to what the units hold.
-        spare: The last split is what nobody asked for: the others must get at least their due, more does no harm.
+        spare: The last split is what no split asks for: the others must get at least their due, more does no harm.
         start: The split of each unit that somebody else found; the outcome is no worse.
 
     Returns:
@@ -263,7 +263,7 @@ def polish(
     Args:
         units: As for `pack`.
         due: As for `pack`.
-        part_of: Where to start from.
+        split_of: Where to start from.
         spare: As for `pack`.
         trials: As many moves and swaps are weighed as it yields.
 

@@ -1,7 +1,7 @@
 """A folder of listed files that is written whole or not at all; what an earlier list names is replaced, and nothing else.
 
     DIR/.augmenting     being made: a run that fails or is killed has changed nothing yet
-    DIR/.augmented      complete, and being moved up: whatever comes between, the next run goes on with it
+    DIR/.augmented      complete, and being moved up: whatever comes between, the next run resumes it
     DIR/augment.tsv     the list; replaced last
 
 New files take their places first, over earlier ones of the same name; then earlier ones that are not listed any more go.
@@ -35,7 +35,7 @@ def check(folder: str | Path, *, force: bool) -> None:
     What a run left that was killed, or stopped while it moved files up, is no obstacle.
 
     Raises:
-        CnnkitError: It is not empty and `force` is not said, another run is writing into it, or it lists something as a file that is
+        CnnkitError: It is not empty and `force` is not given, another run is writing into it, or it lists something as a file that is
             none.
     """
     folder = Path(folder)

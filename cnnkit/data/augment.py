@@ -125,7 +125,7 @@ def noise(
         draw: The copy's numbers.
         height: Of the image.
         width: Of the image.
-        rows: How many rows each split of it is to have; all in one unless said.
+        rows: How many rows each piece of it is to have; by default one piece.
 
     Yields:
         Shape (rows, width, 3); one below the other they are the same noise, however it is cut.

@@ -113,7 +113,7 @@ def parse(text: str) -> Augmentation:
         text: The words, or `@` and the name of a file that holds them. Empty text leaves images alone.
 
     Raises:
-        NotationError: A word is unknown, lacks its number, is out of range or said twice. Words are counted with their numbers.
+        NotationError: A word is unknown, lacks its number, is out of range or a duplicate. Words are counted with their numbers.
     """
     return notation_text.read(text, _parse, holds="words of augmentation, one a line")
 
@@ -151,7 +151,7 @@ def _parse(text: str) -> Augmentation:
 
 
 def _value(word: str, rest: list[str]) -> float | bool | Fill:
-    """Read what stands behind a word."""
+    """Read what comes after a word."""
     if word not in _WORDS:
         near = messages.proposal(word, _WORDS, foreign=_FOREIGN)
         raise NotationError(f'"{word}" is no augmentation{near or "; there are " + ", ".join(_WORDS)}')

@@ -51,7 +51,7 @@ class AugmentPlan:
     copies: int
     seed: int = 0
     keep: bool = False  # the original is among them
-    square: Preprocess | None = None  # prepared before anything else; as it is unless said
+    square: Preprocess | None = None  # prepared to this before anything else
 
     @classmethod
     def of(cls, config: AugmentConfig) -> Self:
@@ -88,7 +88,7 @@ class PlannedCopy:
 
 
 def checked(images: Iterable[ImageFile], *, force: bool = False) -> Iterable[ImageFile]:
-    """Demand of all images that they are there to be learnt from: at once where they are known, else of each in its turn.
+    """Demand of all images that they are for training: at once where they are known, else of each in its turn.
 
     Args:
         images: The originals.
@@ -259,7 +259,7 @@ def columns(augmentation: Augmentation) -> list[str]:
 def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
     """Describe a copy by the columns of the manifest.
 
-    Copies of an image without a group are one, called by its own name: whoever splits them keeps them together.
+    Copies of an image without a group are one, called by its own name: so that a split keeps them together.
     """
     image = copy.source
     folder = os.path.dirname(copy.path)

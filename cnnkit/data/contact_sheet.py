@@ -100,6 +100,6 @@ def _evenly(items: Sequence[T], count: int) -> list[T]:
 
 def save(path: str | Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Draw thumbnails in rows on white, and write them as PNG in one step."""
-    # The gap behind the originals is wider: they are not copies
+    # The gap after the originals is wider: they are not copies
     grid = Grid(cell=(SIDE, SIDE), gap=(GAP, GAP), margin=GAP, after_first=2 * GAP)
     image_files.save(path, grid.draw(rows))

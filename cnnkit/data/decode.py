@@ -171,7 +171,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block says nothing about the image beside it
+    # A broken EXIF block says nothing about the image that it comes with
     with contextlib.suppress(Exception):
         return ImageOps.exif_transpose(image)
     return image

@@ -1,4 +1,4 @@
-"""One file, looked at whole before it is trusted: its content's hash, that it decodes to the end, and what it looks like."""
+"""Files examined whole (hash of the content, decoding to the end, perceptual hash), and the duplicates and near-duplicates among them."""
 
 import hashlib
 from collections import defaultdict
@@ -18,14 +18,14 @@ LOOK_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedFile:
     """What a file that is an image holds."""
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes | None = None  # LOOK_SIDE² bits, packed; None unless asked for
 
 
-def examine(path: str, *, look: bool = False) -> Examined:
+def examine(path: str, *, look: bool = False) -> ExaminedFile:
     """Read a file once; hash it, decode it to the end, and compare its content with its extension.
 
     Args:
@@ -42,7 +42,9 @@ def examine(path: str, *, look: bool = False) -> Examined:
     with decode.opened(path, content) as image:
         decode.check_name(path, str(image.format))
         image.load()
-        return Examined(hashlib.sha256(content).digest(), perceptual_hash(decode.upright_rgb(image)) if look else None)
+        return ExaminedFile(
+            hashlib.sha256(content).digest(), perceptual_hash(decode.upright_rgb(image)) if look else None
+        )
 
 
 def perceptual_hash(image: Image.Image) -> bytes:

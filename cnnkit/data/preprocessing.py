@@ -52,7 +52,7 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Say which split of an image becomes what the network takes.
+    """Give the part of an image that becomes what the network takes.
 
     Args:
         size: Of the image, (width, height).
@@ -175,7 +175,7 @@ def with_size(
     Args:
         preprocess: The network's own.
         size: Pixels of the square.
-        resize: Pixels of the shorter side before the crop; in proportion unless said.
+        resize: Pixels of the shorter side before the crop; by default in proportion.
         fit: Another way to make a square.
 
     Raises:
@@ -196,7 +196,7 @@ def shown_as(preprocess: Preprocess, *, size: str | None, fit: Fit | None = None
 
     Args:
         preprocess: The network's own.
-        size: As `sides` reads it; its own unless said.
+        size: As `sides` reads it; by default its own.
         fit: Another way to get there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Memory that threads share: who needs more than is left waits."""
+"""Images read and decoded in threads, and the memory that the threads share: one that needs more than is left waits."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def read(
     Args:
         images: Read as far as `ahead` goes, no further.
         load: From a path to whatever is wanted; it may raise BadImageError.
-        jobs: Threads; as many as cores unless said.
+        jobs: Threads; by default as many as cores.
         ahead: How many images may wait to be asked for: the bound on memory.
 
     Returns:
@@ -66,7 +66,9 @@ def each(
 
     Args:
         items: Whatever `load` knows how to load; else as `read`.
-        load: As `read`, likewise jobs, ahead.
+        load: As `read`.
+        jobs: As `read`.
+        ahead: As `read`.
 
     Yields:
         Every item in the order given, with what `load` made of it or with the reason why it could not.

@@ -20,7 +20,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.data import allocation, duplicates, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
-from cnnkit.data.duplicates import DisjointSets, Examined, examine
+from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.manifest import ManifestRow
@@ -34,7 +34,7 @@ class SplitDraw:
     classes: list[str]  # every label once, sorted; "(none)" where there are no labels
     numbers: list[int]  # the class of each image, as a position in `classes`
     keys: list[bytes]  # the place of each image in the draw
-    units: list[list[int]]  # what must stay together, as positions in `pictures`; in the order of the draw
+    units: list[list[int]]  # what must stay together, as positions in `images`; in the order of the draw
 
     def held(self, split_of: Sequence[int], splits: int) -> list[list[int]]:
         """Count the images: one row a split, one column a class."""
@@ -125,12 +125,12 @@ def by_count(drawn: SplitDraw, splits: SplitShares) -> list[int | None]:
     into none.
 
     Returns:
-        The split of each image; None for what nobody asked for.
+        The split of each image; None for what no split asks for.
 
     Raises:
         CnnkitError: There are too few, or what stays together is in the way.
     """
-    due = allocation.due(splits, _sizes(drawn))  # with a last row for what nobody asked for
+    due = allocation.due(splits, _sizes(drawn))  # with a last row for what no split asks for
     split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
     room = [list(row) for row in due]
     taken: list[int | None] = [None] * len(split_of)
@@ -203,7 +203,7 @@ _NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SplitResult:
     """A finished split."""
 
     splits: tuple[str, ...]
@@ -221,7 +221,9 @@ class Outcome:
         ]
 
 
-def split_images(images: Iterable[ImageFile], config: SplitConfig, *, callbacks: Callbacks | None = None) -> Outcome:
+def split_images(
+    images: Iterable[ImageFile], config: SplitConfig, *, callbacks: Callbacks | None = None
+) -> SplitResult:
     """Give every image to a split; each class in its due shares, duplicates and groups undivided.
 
     Args:
@@ -264,7 +266,7 @@ def split_images(images: Iterable[ImageFile], config: SplitConfig, *, callbacks:
         if split is not None
     ]
     remarks.append(_about_splits(split_of, splits, drawn.classes))
-    return Outcome(
+    return SplitResult(
         splits=splits.names,
         rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
         digests={image.path: digest for image, digest, _ in taken},
@@ -321,7 +323,7 @@ def _examined(
     look: bool,
     jobs: int | None,
     callbacks: Callbacks,
-) -> tuple[list[ImageFile], list[Examined]]:
+) -> tuple[list[ImageFile], list[ExaminedFile]]:
     kept, seen = [], []
     found = reader.read(images, partial(examine, look=look), jobs=jobs)
     for done, (image, outcome) in enumerate(found, start=1):

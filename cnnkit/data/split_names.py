@@ -1,4 +1,4 @@
-"""Which images are held out of learning: those of a split that validates or tests, however one was told so."""
+"""Which images are held out of training: those of a validation or test split, by its given name or by folders."""
 
 import os
 
@@ -13,7 +13,7 @@ HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 def held_out_split(image: ImageFile) -> str | None:
     """Name the split that holds an image out, if one does: an augmented copy of it would measure something else.
 
-    A split that is said counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
+    A split that is given counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
     folder of splits as one of classes:
 
         cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it

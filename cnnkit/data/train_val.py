@@ -1,4 +1,4 @@
-"""Whether a set of images is small or large, as the textbook's four cases of transfer learning have it."""
+"""Training and validation sets: their images from the sources, the overlap of the two, and whether a set is small or large."""
 
 import contextlib
 import logging
@@ -147,7 +147,7 @@ def find(
     Args:
         sources: As `source.find` takes them.
         val: Sources for validation, in place of the split `val` of `sources`; of one that is divided, its split `val`.
-        hold_out: In place of `val` the split that validates; all others train, but for one that is called test.
+        hold_out: In place of `val` the split for validation; all others are for training, except one that is called test.
         stdin: Where `-` reads a manifest from.
 
     Raises:
@@ -214,11 +214,11 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
 
     Args:
         rows: Path and split.
-        split: It validates.
+        held_out: The split for validation.
         name: Where they stand, for messages.
 
     Returns:
-        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not learnt from.
+        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not trained on.
 
     Raises:
         CnnkitError: No row is in that split, or none in another, or one is in no split at all.
@@ -279,7 +279,7 @@ def _by_split(each: str, *, stdin: BinaryIO | None) -> dict[str | None, list[Ima
 def _split_folders(folder: str) -> list[str]:
     """Find train/ and val/ in a folder, by whatever names; nothing where it is a folder of classes.
 
-    A class that is called train, beside car and plane, has images in it and no folders.
+    A class that is called train, next to car and plane, has images in it and no folders.
     """
     below = _folders(folder)
     names = [name for name in below if _split_named(name)]
@@ -305,7 +305,7 @@ def _split_named(name: str) -> str | None:
 
 
 def _refuse_empty(folder: str) -> None:
-    """Refuse a class without an image: its name would be no class of the network's, and nobody would know."""
+    """Refuse a class without an image: its name would be no class of the network's, and nothing would show it."""
     for name in _folders(folder):
         below = os.path.join(folder, name)
         if not any(

@@ -1,4 +1,4 @@
-"""Moves of many images that lose none of them, whatever comes between.
+"""Images laid out in folders by split and class, copied or moved, and moves that lose none of them, whatever comes between.
 
 They are written down in DIR/.moves.tsv before the first one is done. At every moment each image is whole at its old place or at
 its new one; what is written down is done by `finish_moves`, as often as it takes.

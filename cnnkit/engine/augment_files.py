@@ -4,7 +4,7 @@
     DIR/cat/1~02.jpg
     DIR/augment.tsv         path label split group source copy, and the numbers of each copy; written last: its presence means complete
 
-Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/replacing.py): a run that fails
+Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/atomic_folder.py): a run that fails
 leaves nothing behind.
 """
 
@@ -88,7 +88,7 @@ def write(
         callbacks: Progress, by images, and those that cannot be used.
 
     Raises:
-        UsageError: An image belongs to a part that measures.
+        UsageError: An image belongs to a split that measures.
         CnnkitError: The folder is not empty, or holds the images themselves; two copies would have one name; no image can be used.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
@@ -134,7 +134,7 @@ def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = Fals
 def sheet(
     images: Iterable[ImageFile], path: str | Path, config: AugmentConfig, *, skip: Skip = raise_skip
 ) -> Iterable[ImageFile]:
-    """Draw a contact sheet: some of the images, each with its first copies behind it.
+    """Draw a contact sheet: some of the images, each with its first copies after it.
 
     Args:
         images: The originals; of a list that is still being read, the first are shown.

@@ -115,7 +115,7 @@ def cam_weights(classifier: Classifier) -> Tensor:
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
     Raises:
-        CnnkitError: The head is not one dense layer behind global average pooling.
+        CnnkitError: The head is not one dense layer after global average pooling.
     """
     # What changes nothing: dropout when it is not trained, flatten on a vector
     parts = [part for part in classifier.head if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]
@@ -156,7 +156,7 @@ def to_onnx(
             equal ones would be taken for equal in every input.
         inputs: Name of the input.
         outputs: Names of the outputs.
-        opset: The operator set; the exporter's own choice unless said.
+        opset: The operator set; by default the exporter's own choice.
         free: The input's free axes by their places, and what they are called.
 
     Raises:
@@ -211,7 +211,7 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
         for place, axis in enumerate(axes):
             if axis.dim_param and place not in names:
                 axis.dim_param = f"{value.name}_{_MAP_AXES[place]}"
-    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them anew
+    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them again
 
 
 def checked_bytes(proto: ModelProto, header: Header) -> bytes:
@@ -314,7 +314,7 @@ class WholeExport:
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
 
     def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
-        """Draw inputs, of the network's own size unless others are said."""
+        """Draw inputs, by default of the network's own size."""
         height, width = sides or (self.size, self.size)
         shape = (self.channels, height, width) if self.normalised else (height, width, 3)
         dtype = np.dtype(np.float32 if self.normalised else np.uint8)

@@ -10,7 +10,7 @@ from cnnkit.errors import UsageError
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import Extractor, Pooling
 
-# Where in the backbone its earlier layers are taken, as shares of its depth: behind the last stages, and from the middle.
+# Where in the backbone its earlier layers are taken, as shares of its depth: after the last stages, and from the middle.
 _EARLIER = (0.85, 0.5)
 _ABOUT = 0.06
 

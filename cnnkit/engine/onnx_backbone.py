@@ -69,7 +69,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
     kept = cache.folder("bases") / cache_name(spec)
     if kept.is_file():
         model = onnx_model.load(kept)
-        # Without its weights no head could be trained on its features: then it is made anew, and they are kept again
+        # Without its weights no head could be trained on its features: then it is made again, and they are kept again
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
     from cnnkit.engine import torch_backbone  # here, since an extraction with a cached backbone imports no torch

@@ -41,7 +41,7 @@ class OnnxNetwork:
         """Look at what a network takes.
 
         Raises:
-            FormatError: More than one input, or one that is no numbers.
+            FormatError: More than one input, or one that is not numeric.
         """
         if len(session.inputs) != 1:
             raise FormatError(f"{name}: takes {len(session.inputs)} inputs ({', '.join(session.inputs)}), expected one")
@@ -174,8 +174,8 @@ class OnnxClassifier:
         """Give the same classifier, shown images that are prepared otherwise.
 
         Args:
-            size: `448` or `320x480`; its own unless said.
-            fit: How an image becomes that; as it learnt unless said.
+            size: `448` or `320x480`; by default its own.
+            fit: How an image becomes that; by default as in training.
 
         Raises:
             UsageError: It takes features, images of another size alone, or none as small.

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cnnkit.data import augment as drawing
-from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment import AugmentParams, affine_matrix, draw_params, noise
 from cnnkit.data.augment_notation import Augmentation, Fill
 
 #: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
@@ -35,14 +34,14 @@ class Augmenter:
 
         Args:
             images: uint8, (N, H, W, 3), on any device.
-            images: Their fingerprints.
+            fingerprints: Of the images.
             copies: Which copy of each.
 
         Returns:
             uint8, (N, H, W, 3), on the same device.
         """
         draws = [
-            drawing.draw_params(self.augmentation, seed=self.seed, image=image, copy=copy)
+            draw_params(self.augmentation, seed=self.seed, image=image, copy=copy)
             for image, copy in zip(fingerprints, copies, strict=True)
         ]
         return augment(images, draws, fill=self.augmentation.fill)
@@ -119,7 +118,7 @@ def _where(
 def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles: Sequence[slice]) -> Tensor:
     """Interpolate each copy from its image, (N, 3, H, W); twice linearly, between the four nearest pixels."""
     height, width = pixels.shape[2:]
-    matrices = np.stack([drawing.affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
+    matrices = np.stack([affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
     across, down = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
     # A sum of what the column gives and what the row gives: (N, 2, W) and (N, 2, H) are all that double precision costs
     by_column = matrices[:, :2, 0, None] * across + matrices[:, :2, 2, None]
@@ -202,10 +201,7 @@ def _add_noise(
     for 224 x 224 pixels, which a GPU waits for; a training on a GPU that shall not wait leaves `noise` out.
     """
     height, width = pixels.shape[2:]
-    drawn = [
-        drawing.noise(draw, height=height, width=width, rows=[tile.stop - tile.start for tile in tiles])
-        for draw in draws
-    ]
+    drawn = [noise(draw, height=height, width=width, rows=[tile.stop - tile.start for tile in tiles]) for draw in draws]
     for tile in tiles:
         fields = [255 * draw.noise * next(field) for draw, field in zip(draws, drawn, strict=True)]
         field = torch.from_numpy(np.stack(fields)).to(pixels.device).permute(0, 3, 1, 2)  # (N, 3, rows, W)

@@ -42,7 +42,7 @@ class Views(Protocol):
 
     @property
     def copies(self) -> int:
-        """How many there are at most, beside the square itself."""
+        """How many there are at most, apart from the square itself."""
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
@@ -240,7 +240,10 @@ def measure(
 
     Args:
         images: As many as there is time for; those that do not decode are left out.
-        preprocess: As `run`, likewise network, batch, jobs.
+        preprocess: As `run`.
+        network: As `run`.
+        batch: As `run`.
+        jobs: As `run`.
         shared_cores: The network computes on the same cores as the decoding.
 
     Raises:
@@ -257,9 +260,8 @@ def measure(
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(pixels)
-    for (
-        image
-    ) in images:  # or the disk would slow down whoever comes first, and flatter the one that is compared with it
+    # The disk's cache is warmed, or the first of two measurements would be the slower one
+    for image in images:
         with contextlib.suppress(OSError):
             Path(image.path).read_bytes()
 

@@ -35,7 +35,7 @@ class Session:
             content: The bytes of an ONNX file, checked by `onnx_model`.
             device: `auto` takes the GPU where one works and says which it took; `cuda` runs on the GPU or fails.
             name: For messages.
-            threads: Cores for the network on the CPU; all unless said.
+            threads: Cores for the network on the CPU; by default all.
 
         Raises:
             DeviceError: `cuda` was asked for, and ONNX Runtime does not hold the network there.
@@ -66,7 +66,7 @@ class Session:
 
         Args:
             inputs: By their names.
-            outputs: Which ones; all unless said.
+            outputs: Which ones; by default all.
             quiet: A failure is expected, and ONNX Runtime is not to write about it on stderr.
         """
         options = None
@@ -110,7 +110,7 @@ def _open(content: bytes, device: devices.Device, *, threads: int | None, name: 
 def _cuda_options(index: int) -> dict[str, str]:
     return {
         "device_id": str(index),
-        # EXHAUSTIVE tunes anew for every shape; DEFAULT is slow. Batches have one shape, and tuning costs seconds.
+        # EXHAUSTIVE tunes again for every shape; DEFAULT is slow. Batches have one shape, and tuning costs seconds.
         "cudnn_conv_algo_search": "HEURISTIC",
         "cudnn_conv_use_max_workspace": "1",
         "prefer_nhwc": "1",

@@ -123,14 +123,14 @@ def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, s
     Raises:
         DeviceError: `cuda` was asked for and torch has none.
     """
-    place = torch_device.choose(devices.parse(device))
+    chosen = torch_device.choose(devices.parse(device))
     module, header = build_extractor(spec)
-    module = module.to(place).to(memory_format=torch.channels_last)
+    module = module.to(chosen).to(memory_format=torch.channels_last)
 
     def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         (images,) = batches
         # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return [module(torch.from_numpy(images).to(place)).cpu().numpy()]
+            return [module(torch.from_numpy(images).to(chosen)).cpu().numpy()]
 
-    return network, header, str(place)
+    return network, header, str(chosen)

@@ -14,7 +14,7 @@ log = logging.getLogger("cnnkit")
 
 
 def choose(device: Device) -> torch.device:
-    """Turn the wish of `--device` into a device of torch; what `auto` took is said.
+    """Turn the wish of `--device` into a device of torch; what `auto` took is logged.
 
     Raises:
         DeviceError: A GPU was asked for that torch does not have.

@@ -58,7 +58,7 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
 
 
 def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> dict[str, tuple[float | None, float]]:
-    """Put each measure beside its bound.
+    """Compare each measure with its bound.
 
     Raises:
         UsageError: A bound on a class that does not exist.

@@ -22,7 +22,7 @@ class Reliability:
 
 
 def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability | None:
-    """Set accuracy beside confidence, bin by bin, and average their gap, weighted by how many images each bin holds.
+    """Compare accuracy with confidence, bin by bin, and average their gap, weighted by how many images each bin holds.
 
     A bin includes its upper bound and not its lower one; 0 belongs to the first.
 

@@ -128,7 +128,7 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
     Args:
         both: Images on which both succeed.
         only_first: Images on which the first one alone does.
-        only_second: Likewise.
+        only_second: Images on which the second one alone does.
         neither: The rest.
 
     Source:

@@ -14,7 +14,7 @@ from cnnkit.option_fields import option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchConfig:
-    """How predictions are set beside the truth."""
+    """How predictions are matched with the truth."""
 
     complete: bool = option(False, "Every picture of the truth must be predicted; else those that are not are counted.")
     labels: Path | None = option(

@@ -1,4 +1,4 @@
-"""Accuracy against the share of images answered: how sure must a network be before it may prediction?"""
+"""Accuracy against coverage, the share of images with a prediction: how confident must a network be for its prediction to count?"""
 
 from dataclasses import dataclass
 from math import ceil, floor
@@ -19,7 +19,7 @@ _ON_GRID = 1e-3  # a probability this close to a multiple, in units of it, may h
 
 @dataclass(frozen=True, slots=True)
 class CoveragePoint:
-    """What `cnn-predict --min-probability` predictions at one threshold, and how well; the interval holds with 95 % confidence (Wilson)."""
+    """Coverage and accuracy of `cnn-predict --min-probability` at one threshold; the interval holds with 95 % confidence (Wilson)."""
 
     min_probability: float
     coverage: float
@@ -32,14 +32,14 @@ class CoveragePoint:
 def curve(predictions: MatchedPredictions) -> list[CoveragePoint]:
     """Find thresholds that keep the predictions of all images, 95 %, 90 % and so on, each the largest that keeps as many.
 
-    Images of the same probability are answered together. A printed probability is a rounded one; thresholds keep clear of all of
+    Images of the same probability are kept together. A printed probability is a rounded one; thresholds keep clear of all of
     them, so that the network's own, unrounded, fall on the same side.
 
     Args:
         predictions: Of N images. Predictions that were withheld stay so.
 
     Returns:
-        One step for each set of images that is answered, from the most on.
+        One step for each set of images that is kept, the largest first.
 
     Raises:
         CnnkitError: The predictions carry no probabilities, or every prediction was withheld.
@@ -70,13 +70,13 @@ def _below(probability: float, taken: set[int]) -> float:
 
 
 def area(predictions: MatchedPredictions) -> float:
-    """Compute the area under the risk-coverage curve: the share of wrong predictions, averaged over all shares of images answered.
+    """Compute the area under the risk-coverage curve: the share of wrong predictions, averaged over all coverages.
 
     Low where the predictions are right, and where those that are wrong are the least sure. Among equals in probability the order is
     taken to be random, and the expected value is given.
 
     Returns:
-        From 0 to 1, of the images answered.
+        From 0 to 1, of the images with a prediction.
 
     Raises:
         CnnkitError: As `curve`.

@@ -1,4 +1,4 @@
-"""Predictions set beside the truth, image by image; whatever does not fit is an error that names it."""
+"""Predictions matched with the truth, image by image; whatever does not fit is an error that names it."""
 
 import difflib
 import os
@@ -32,10 +32,10 @@ class LabelledImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MatchedPredictions:
-    """What was predicted for N images of C classes, beside what is true.
+    """What was predicted for N images of C classes, with what is true.
 
     `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which images are told apart.
-    `truth` and `answer` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
+    `truth` and `prediction` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
     the prediction; `probabilities` is (N, C). What was not predicted is NaN.
     """
 
@@ -61,7 +61,7 @@ class MatchedPredictions:
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
-        """Put the images of others, of the same classes, behind these."""
+        """Put the images of others, of the same classes, after these."""
         every = [self, *others]
         return MatchedPredictions(
             paths=tuple(path for each in every for path in each.paths),
@@ -94,7 +94,7 @@ class Truth:
         """Take labels from images of a manifest or a folder.
 
         Args:
-            images: Whoever has no label is known to exist, and an error once it is predicted.
+            images: An image without a label is known to exist, and an error once it is predicted.
             name: The manifest or folder, for messages.
 
         Raises:
@@ -136,7 +136,7 @@ class FolderTruth:
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
-        self.images: dict[str, LabelledImage] = {}  # nobody said what there is
+        self.images: dict[str, LabelledImage] = {}  # what there is was not given
 
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
@@ -155,7 +155,7 @@ class FolderTruth:
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
 ) -> tuple[MatchedPredictions, list[LabelledImage]]:
-    """Set predictions beside the truth, as `match_each` does with several files of them.
+    """Match predictions with the truth, as `match_each` does with several files of them.
 
     Returns:
         The predictions; and the images of the truth that were not predicted.
@@ -171,7 +171,7 @@ def match_each(
     classes: Sequence[str] | None = None,
     beyond: bool = False,
 ) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
-    """Set the predictions of several files beside one truth; the predictions of all have the same classes.
+    """Match the predictions of several files with one truth; the predictions of all have the same classes.
 
     Where all classes of an image but one have a probability, the last one has what is left up to 1: with two classes, the prediction
     alone is enough.
@@ -179,7 +179,7 @@ def match_each(
     Args:
         files: Predictions in any order, and where they come from, for messages.
         truth: Where labels are looked up.
-        classes: The classes and their order; those of the truth, sorted, unless said.
+        classes: The classes and their order; by default those of the truth, sorted.
         beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
 
     Returns:

@@ -1,7 +1,7 @@
 """Measures of classification, in numpy alone. What is not defined is None, never NaN.
 
-Throughout, N images, C classes; `truth` (N,) and `answer` (N,) hold the indices of classes, a prediction that was withheld is -1;
-`probabilities` is (N, C), NaN where nobody knows.
+Throughout, N images, C classes; `truth` (N,) and `prediction` (N,) hold the indices of classes, a prediction that was withheld is -1;
+`probabilities` is (N, C), NaN where it is not known.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
     Args:
         hits: How many succeeded.
         n: Of how many, at least 1.
-        z: The normal quantile; that of 95 % unless said.
+        z: The normal quantile; by default that of 95 %.
 
     Source:
         Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
@@ -49,7 +49,7 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
 
 
 def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indices:
-    """Count how often class `row` was answered with class `column`; predictions withheld are in no column.
+    """Count how often class `row` was predicted as class `column`; predictions withheld are in no column.
 
     Returns:
         (C, C).
@@ -60,19 +60,19 @@ def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indic
 
 
 def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
-    """Measure every class by itself: precision TP / answered, recall TP / support, F1 their harmonic mean.
+    """Measure every class by itself: precision TP / predicted, recall TP / support, F1 their harmonic mean.
 
     Args:
         confusion: (C, C), rows are the truth.
         support: (C,), images of each class, those whose prediction was withheld included.
     """
     hits = confusion.diagonal()
-    answered = confusion.sum(axis=0)
+    predicted = confusion.sum(axis=0)
     return [
         ClassMeasures(
-            precision=_ratio(hits[index], answered[index]),
+            precision=_ratio(hits[index], predicted[index]),
             recall=_ratio(hits[index], support[index]),
-            f1=_ratio(2 * hits[index], answered[index] + support[index]),
+            f1=_ratio(2 * hits[index], predicted[index] + support[index]),
             support=int(support[index]),
         )
         for index in range(len(confusion))

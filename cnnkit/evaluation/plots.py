@@ -1,4 +1,4 @@
-"""A confusion matrix as an image: counts in the cells, the share of the true class as their colour."""
+"""Plots: a confusion matrix (counts in the cells, the share of the true class as their colour), and reliability diagrams."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -26,7 +26,7 @@ _TABLE_WIDTH = 78
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class WrongPrediction:
     """An image whose prediction is not the truth."""
 
     path: str
@@ -40,7 +40,7 @@ class EvaluationReport:
     """What a set of predictions is worth. Measures that are not defined, or not known, are None.
 
     `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Predictions that were withheld (label `?`) count
-    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i answered with class j.
+    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
     """
 
     n: int
@@ -128,7 +128,7 @@ class EvaluationReport:
         rows = [{"truth": truth, "answer": prediction, "pictures": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
-    def worst(self, count: int) -> list[Wrong]:
+    def worst(self, count: int) -> list[WrongPrediction]:
         """List the predictions that were wrong and surest of it, surest first; predictions withheld claimed nothing.
 
         Raises:
@@ -142,7 +142,7 @@ class EvaluationReport:
             )
         order = sorted(wrong.tolist(), key=lambda row: (-predictions.confidence[row], predictions.paths[row]))
         return [
-            Wrong(
+            WrongPrediction(
                 predictions.paths[row],
                 predictions.classes[predictions.truth[row]],
                 predictions.classes[predictions.prediction[row]],
@@ -166,7 +166,7 @@ def read(
     beyond: bool = False,
     complete: bool = False,
 ) -> list[MatchedPredictions]:
-    """Read predictions and set them beside the truth; what of the truth has none is said.
+    """Read predictions and match them with the truth; what of the truth has none is said.
 
     Args:
         files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
@@ -205,7 +205,7 @@ def evaluate(
 
 
 def measure(predictions: MatchedPredictions) -> EvaluationReport:
-    """Compute every measure of predictions that were set beside the truth."""
+    """Compute every measure of predictions that were matched with the truth."""
     classes = len(predictions.classes)
     correct = predictions.prediction == predictions.truth  # (N,)
     given = predictions.prediction >= 0

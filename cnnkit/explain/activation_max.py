@@ -54,7 +54,7 @@ class Pattern:
         number: Of the filter.
         image: uint8 (H, W, 3).
         start: The mean of what the filter outputs for the noise that the search began with.
-        activation: Likewise to the image.
+        activation: The mean of what the filter outputs for the image.
     """
 
     number: int
@@ -169,7 +169,7 @@ class ActivationMaximizer:
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
-            # What the image lost when it was smaller comes back, beside what was dreamt
+            # What the image lost when it was smaller comes back, together with what was dreamt
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
             before = (number - 1) * options.steps
 

@@ -46,7 +46,8 @@ class TorchCam:
 
         Args:
             network: On the device where it is to run.
-            classes: As the attribute, likewise layer.
+            classes: As the attribute.
+            layer: As the attribute.
             method: How maps are made.
             contrast: Maps of what speaks against a class in place of what speaks for it.
             batch: The largest number of images that a method runs at once.
@@ -87,7 +88,7 @@ class TorchCam:
                 activations, *others = self._front(given)
             leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
-                # A copy goes on, since what comes first behind the layer may work in place
+                # A copy goes on, since what comes first after the layer may work in place
                 logits = self._after(leaf.clone(), *others)
         probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
@@ -161,7 +162,9 @@ class TorchLayerPass:
     """A forward pass for the methods of `cam_methods`.
 
     Attributes:
-        images: As `LayerPass`, likewise activations and batch.
+        images: As `LayerPass`.
+        activations: As `LayerPass`.
+        batch: As `LayerPass`.
     """
 
     def __init__(self, network: TorchCam, images: Tensor, leaf: Tensor, logits: Tensor) -> None:

@@ -38,7 +38,7 @@ class OnnxCam:
 
         Raises:
             UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
-            FormatError: It is no classifier of ours.
+            FormatError: It is not a classifier made by cnnkit.
         """
         method = options.method or CamMethod.CAM
         name = str(path)

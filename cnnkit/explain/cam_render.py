@@ -1,7 +1,7 @@
 """What is drawn of the class activation maps of an image: overlays, arrays, and its cell of a sheet.
 
 photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
-                        OUT/cat/1~dog.jpg           likewise, where maps of several classes are asked for
+                        OUT/cat/1~dog.jpg           the same, where maps of several classes are asked for
 photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
                         OUT/cat/1.jpg.map.npy       with `raw`: the map as the layer has it, float32 (h, w)
                         OUT/cat/1.jpg.pixels.npy    and in pixels of the image, (H, W); zero where the network did not look

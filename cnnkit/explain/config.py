@@ -271,7 +271,7 @@ def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) ->
         text: Numbers and ranges, both ends included; None for all.
         count: How many there are, numbered from 0.
         option: Where the text stood, for messages.
-        of: What has them, likewise.
+        of: What has them, for messages.
 
     Returns:
         In the order given, each once; a range may go further than there are.

@@ -21,7 +21,7 @@ MEASURES = tuple(measure for pair in PANELS.values() for measure in pair)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """One history: its rows as they were written, the same rows smoothed, and the best of the former; None without validation."""
 
     name: str
@@ -42,7 +42,7 @@ class Run:
 
 def collect(
     histories: Iterable[tuple[Iterable[bytes], str]], *, smooth: float = 0.0, monitor: Monitor = Monitor.VAL_LOSS
-) -> list[Run]:
+) -> list[TrainingRun]:
     """Read histories, and give each a name, smoothed measures and its best epoch.
 
     Args:
@@ -72,12 +72,12 @@ def collect(
     for path in found.keys() - begun.keys():
         log.warning("%s: no epoch is finished yet; left out", path)
     return [
-        Run(name, rows, _smoothed(rows, smooth), best(rows, monitor))
+        TrainingRun(name, rows, _smoothed(rows, smooth), best(rows, monitor))
         for name, rows in zip(short_names.names(list(begun)), begun.values(), strict=True)
     ]
 
 
-def points(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
+def points(runs: Iterable[TrainingRun]) -> Iterator[dict[str, Any]]:
     """Give every epoch of every run as a record: the measures as they are drawn, smoothed where that was asked for."""
     for run in runs:
         for row in run.smoothed:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.curves import PANELS, Run, curve, printable
+from cnnkit.explain.curves import PANELS, TrainingRun, curve, printable
 from cnnkit.formats import figures
 
 _Style = Literal["--", "-"]
@@ -38,7 +38,7 @@ _POINTS_UP_TO = 150  # epochs; more, and the points would make one cloud, so a t
 _DOTTED_UP_TO = 40  # epochs; more, and dots on a line touch one another
 
 
-def save(path: str | Path, runs: Sequence[Run], *, monitor: Monitor = Monitor.VAL_LOSS) -> None:
+def save(path: str | Path, runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) -> None:
     """Draw runs into a file, in one step; the same histories give the same bytes.
 
     Args:
@@ -53,7 +53,7 @@ def save(path: str | Path, runs: Sequence[Run], *, monitor: Monitor = Monitor.VA
     figures.save(path, lambda: render(runs, monitor=monitor))
 
 
-def render(runs: Sequence[Run], *, monitor: Monitor = Monitor.VAL_LOSS) -> Figure:
+def render(runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) -> Figure:
     """Draw runs: training dashed, validation solid, the points before smoothing faint, the best epoch's own values as a disc.
 
     Returns:
@@ -76,7 +76,7 @@ def render(runs: Sequence[Run], *, monitor: Monitor = Monitor.VAL_LOSS) -> Figur
     return figure
 
 
-def _draw(axes: Axes, run: Run, measure: str, *, colour: str, style: _Style) -> None:
+def _draw(axes: Axes, run: TrainingRun, measure: str, *, colour: str, style: _Style) -> None:
     """Draw one measure of one run, and mark the best epoch where the measure is one of validation."""
     epochs, values = curve(run.smoothed, measure)
     if run.smoothed is not run.rows:
@@ -89,7 +89,9 @@ def _draw(axes: Axes, run: Run, measure: str, *, colour: str, style: _Style) -> 
         axes.plot(*curve([run.best], measure), linestyle="none", marker="o", markersize=8, color=colour, mec="black")
 
 
-def _explanations(runs: Sequence[Run], colours: Sequence[str], *, monitor: Monitor) -> list[list[tuple[Line2D, str]]]:
+def _explanations(
+    runs: Sequence[TrainingRun], colours: Sequence[str], *, monitor: Monitor
+) -> list[list[tuple[Line2D, str]]]:
     """Give the legend by its rows: one of what the lines mean, then the runs."""
     validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
     words = ("training", "validation") if validated else ("training",)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import plotext
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.curves import PANELS, Run, curve, finite, printable
+from cnnkit.explain.curves import PANELS, TrainingRun, curve, finite, printable
 from cnnkit.formats.history import HistoryRow
 
 #: Text and its style, as rich understands it: "cyan", "bold", or nothing.
@@ -28,12 +28,14 @@ _LEAST_ROWS, _MOST_ROWS = 4, 16
 _MOST_COLUMNS = 140
 _LARGE, _DIGITS = 1e5, 5  # numbers beyond are written with exponents
 _FURTHEST, _NEAREST = 8e307, 1e-300  # what lies outside is drawn at the edge, and what lies closer as one
-_LEAST_NAME = 8  # letters of a run's name beside its numbers; with less room they stand below it
+_LEAST_NAME = 8  # letters of a run's name next to its numbers; with less room they stand below it
 _AROUND = 3  # lines of a panel that are no curve: title, axis, numbers
 _DASH = 3  # of so many dots on the way, one is drawn
 
 
-def draw(runs: Sequence[Run], *, columns: int, lines: int, monitor: Monitor = Monitor.VAL_LOSS) -> list[list[Span]]:
+def draw(
+    runs: Sequence[TrainingRun], *, columns: int, lines: int, monitor: Monitor = Monitor.VAL_LOSS
+) -> list[list[Span]]:
     """Draw runs: training dotted, validation solid, points before smoothing faint, the best epoch's own values as a disc.
 
     Args:
@@ -61,8 +63,10 @@ def draw(runs: Sequence[Run], *, columns: int, lines: int, monitor: Monitor = Mo
     return [_clipped(line, columns) for line in [*drawn, [], *legend]]
 
 
-def _panel(runs: Sequence[Run], title: str, measures: tuple[str, str], columns: int, rows: int) -> list[list[Span]]:
-    """Draw one panel: title, curves beside their scale, axis, epochs."""
+def _panel(
+    runs: Sequence[TrainingRun], title: str, measures: tuple[str, str], columns: int, rows: int
+) -> list[list[Span]]:
+    """Draw one panel: title, curves next to their scale, axis, epochs."""
     values = [
         value
         for run in runs
@@ -96,7 +100,7 @@ def _panel(runs: Sequence[Run], title: str, measures: tuple[str, str], columns: 
 
 
 def _draw_curves(
-    runs: Sequence[Run],
+    runs: Sequence[TrainingRun],
     measures: tuple[str, str],
     *,
     span: tuple[float, float],
@@ -161,7 +165,7 @@ def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Poin
 
 
 def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Point:
-    """Find a place right of the end of a curve where no other key is: beside it, else just above or below."""
+    """Find a place right of the end of a curve where no other key is: next to it, else just above or below."""
     x, row = end[0] + cell, round(end[1] * (rows - 1))
     column = round(x / cell)
     near = [each for each in (row, row + 1, row - 1, row + 2, row - 2) if 0 <= each < rows]
@@ -191,7 +195,7 @@ def _style(codes: str) -> str:
     return " ".join(words) or "dim"  # the axes
 
 
-def _legend(runs: Sequence[Run], columns: int, monitor: Monitor) -> list[list[Span]]:
+def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list[list[Span]]:
     """Say what the lines mean, then name the runs with their best epochs."""
     validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
     words = ["⠂⠐ ⠂ training"]
@@ -227,7 +231,7 @@ def _filled(words: Iterable[str], columns: int) -> list[str]:
     return lines
 
 
-def _told(run: Run) -> tuple[str, str, str]:
+def _told(run: TrainingRun) -> tuple[str, str, str]:
     """Tell of a run its best epoch and the validation then; without validation, the training at its end."""
     last = run.rows[-1]
     shown, prefix = (run.best, "val") if run.best else (last, "train")

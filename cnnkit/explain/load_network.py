@@ -41,7 +41,7 @@ def load_network(
         if weights != "default":
             raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
         content = torch_model.load(model)
-        place = torch_device.choose(wanted)
+        chosen = torch_device.choose(wanted)
         found, classes = layer_graph.of_model(content, name=model)
     else:
         if weights not in ("default", "none") and not Path(weights).is_file():
@@ -51,11 +51,11 @@ def load_network(
                 f"{model} is no .pt of ours; a state_dict goes with a network's name, as --weights {model}"
             )
         name = catalogue.canonical(model)
-        place = torch_device.choose(wanted)
+        chosen = torch_device.choose(wanted)
         found, classes = layer_graph.of_name(name, weights=weights, seed=seed)
     if options.size is not None or options.fit is not None:
         found.resize(preprocessing.shown_as(found.preprocess, size=options.size, fit=options.fit))
-    return found.to(place), classes
+    return found.to(chosen), classes
 
 
 class TorchFeatureMaps:
@@ -74,15 +74,15 @@ class TorchFeatureMaps:
         return self.network.layers()
 
     def find(self, wanted: str) -> GraphLayer:
-        """Find one, as `Layered.find`."""
+        """Find one, as `LayerGraph.find`."""
         return self.network.find(wanted)
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[GraphLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
-        place = self.network.normalise.scale.device
+        device = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)
         with subgraph.mode(part, training=False), torch.no_grad():
-            found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=place)))
+            found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=device)))
         return [
             layer_graph.as_maps(layer.node, output)[0].float().cpu().numpy()
             for layer, output in zip(layers, found, strict=True)

@@ -1,1 +1,1 @@
-"""Everything that is written to disk; nobody else opens an artefact."""
+"""Everything that is written to disk; no other package opens an artefact."""

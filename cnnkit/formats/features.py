@@ -24,7 +24,7 @@ from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-#: Of the `.tsv` that names the rows. Where images have several views, `view` comes behind them.
+#: Of the `.tsv` that names the rows. Where images have several views, `view` comes after them.
 COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
@@ -33,7 +33,7 @@ _MOST_ROWS = 10**15
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a network answers to images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
+    """The features of images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
 
     values: NDArray[Any]
     rows: list[ManifestRow]
@@ -107,7 +107,7 @@ def load_values(path: str | Path) -> NDArray[Any]:
 
 
 def check_neighbours(path: str | Path) -> None:
-    """Refuse to write `split.tsv` over the manifest beside which somebody wants `split.npy`.
+    """Refuse to write `split.tsv` over the manifest next to which somebody wants `split.npy`.
 
     Raises:
         UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
@@ -126,7 +126,7 @@ def check_neighbours(path: str | Path) -> None:
 
 
 class FeatureWriter:
-    """Write features row by row; what is there after an interruption can be gone on with."""
+    """Write features row by row; an interrupted run can be resumed."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class FeatureWriter:
         self._listed: BinaryIO
 
     def __enter__(self) -> Self:
-        """Begin anew, unless `resume` has gone on from an earlier run."""
+        """Start over, unless `resume` has taken up an earlier run."""
         if not hasattr(self, "_values"):
             values, listed, described = self._parts
             described.unlink(missing_ok=True)  # what it describes is about to go

@@ -37,7 +37,7 @@ class Preprocess:
 
     `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: the normalised channels
     become one, their luma, inside the network. `across` is the width where that is not `size`: of an image to be looked at, never
-    of one to be learnt from, so no file says it.
+    of one for training, so no file says it.
     """
 
     fit: Fit = Fit.CROP
@@ -56,7 +56,7 @@ class Preprocess:
 
     @property
     def width(self) -> int:
-        """Likewise."""
+        """Of what the network takes, in pixels."""
         return self.across or self.size
 
     @property
@@ -114,7 +114,7 @@ class Header:
         Args:
             text: What `to_json` wrote.
             name: The file it was found in, for messages.
-            kind: What the file must be; any unless said.
+            kind: What the file must be; by default any.
 
         Raises:
             FormatError: No Header, one of a later version, or of another kind; the message names the command that makes the right one.

@@ -1,4 +1,4 @@
-"""The training history beside a model, `head.csv` beside `head.pt`: one row an epoch, flushed as it happens."""
+"""The training history next to a model, `head.csv` next to `head.pt`: one row an epoch, flushed as it happens."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One epoch as a history tells it; what was not measured is None, what came to no number is NaN."""
+    """One epoch as a history tells it; what was not measured is None, what is not finite is NaN."""
 
     epoch: int
     train_loss: float | None = None
@@ -34,11 +34,11 @@ class Validated(Protocol):
 
     @property
     def val_loss(self) -> float | None:
-        """The mean loss on the validation part."""
+        """The mean loss on the validation set."""
 
     @property
     def val_accuracy(self) -> float | None:
-        """The share of right answers there."""
+        """The share of correct predictions there."""
 
 
 def rank(epoch: Validated, monitor: Monitor) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def read(path: str | Path) -> list[HistoryRow]:
     """Read a history, also one whose training still goes on.
 
     Args:
-        path: A `.csv` that a `Writer` wrote. Other columns may stand beside ours.
+        path: A `.csv` that a `Writer` wrote. Other columns may stand next to ours.
 
     Returns:
         The epochs, in order; none where the first is not finished yet.

@@ -1,4 +1,4 @@
-"""The manifest: a TSV that lists images with their label, part and group; paths are as seen from the manifest's own folder.
+"""The manifest: a TSV that lists images with their label, split and group; paths are as seen from the manifest's own folder.
 
     path	label	split	group
     cats/1.jpg	cat	train	litter-7

@@ -92,12 +92,12 @@ def finished(proto: ModelProto, header: Header) -> bytes:
 def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
     """Divide the logits of a classifier by a temperature inside its graph, before the softmax.
 
-    One node more stands behind what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
+    One node more comes after what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
     multiplies the first, in the same node.
 
     Args:
         model: With a Header, which then says how much it is in all.
-        temperature: Above 0; above 1 makes answers less sure.
+        temperature: Above 0; above 1 makes predictions less confident.
         name: The file, for messages.
 
     Returns:
@@ -115,7 +115,7 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
 
 
 def _divide_logits(graph: GraphProto, temperature: float, *, name: str) -> None:
-    """Put a multiplication behind the node that gives `logits`, or change the constant of the one that is there."""
+    """Put a multiplication after the node that gives `logits`, or change the constant of the one that is there."""
     gives = {output: (place, node) for place, node in enumerate(graph.node) for output in node.output}
     kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
     if not ({"logits", "probabilities"} <= kinds.keys() & gives.keys() and "logits" in gives["probabilities"][1].input):

@@ -4,7 +4,7 @@
     photos/cat/1.jpg	1	cat	0.9871
     photos/cat/1.jpg	2	dog	0.0129
 
-One row for each of an image's top K classes, rank 1 being the answer. Other programs' predictions are read too: only `path` and
+One row for each of an image's top K classes, rank 1 being the prediction. Other programs' predictions are read too: only `path` and
 `label` are required, and rows without a rank are ranked as they stand. Files may be joined with `cat`, header rows and all.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from cnnkit.errors import FormatError
 from cnnkit.formats import tsv
 
-#: The label of an answer that was withheld, since its probability is below --min-probability.
+#: The label of a prediction that was withheld, since its probability is below --min-probability.
 WITHHELD = "?"
 
 #: A softmax in float32 may end this far above 1.

@@ -32,9 +32,9 @@ class TorchModel:
     history: list[dict[str, float | None]] = field(default_factory=list)
 
 
-def save(path: str | Path, bundle: TorchModel) -> None:
+def save(path: str | Path, model: TorchModel) -> None:
     """Write a model in one step; the same model gives the same bytes."""
-    content = {"header": json.loads(bundle.header.to_json()), "state": _plain(bundle.state), "history": bundle.history}
+    content = {"header": json.loads(model.header.to_json()), "state": _plain(model.state), "history": model.history}
     with atomic.writing(path) as file:
         file.write(serialised(content))
 
@@ -43,7 +43,7 @@ def load(path: str | Path) -> TorchModel:
     """Read a model, onto the CPU.
 
     Raises:
-        FormatError: It is no model of ours, or broken.
+        FormatError: It is not a model made by cnnkit, or broken.
         OSError: It cannot be read.
     """
     content = read(path)

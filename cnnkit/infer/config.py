@@ -168,7 +168,7 @@ class ModelSpec:
         return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
     def checked(self) -> Self:
-        """Refuse channels that are no numbers.
+        """Refuse channels that are not numbers.
 
         Raises:
             UsageError: As `parse_channels`.

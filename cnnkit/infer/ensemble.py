@@ -118,7 +118,7 @@ class Ensemble:
         """
         self.models: list[OnnxClassifier] = []
         for path in models:
-            # The first network says where it runs; a CPU need not be said twice
+            # The first network says where it runs; a CPU is logged once
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
             self.models.append(_load(path, spec, device="cpu" if known else device))
         first, self.native = self.models[0], False
@@ -161,15 +161,15 @@ class Ensemble:
     ) -> Results:
         """Send images through all networks, each file decoded once.
 
-        Args, Yields as `runner.run`, with `native` as `runner.run_native_size`; the outputs are those of `ask`.
+        Args, Yields as `runner.run`, with `native` as `runner.run_native_size`; the outputs are those of `predict`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
         def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
             if self.native:
-                return self.ask([*batches] * len(self.models))
+                return self.predict([*batches] * len(self.models))
             shown = dict(zip(ways, batches, strict=True))
-            return self.ask([shown[model.preprocess] for model in self.models if model.preprocess is not None])
+            return self.predict([shown[model.preprocess] for model in self.models if model.preprocess is not None])
 
         if self.native:
             return runner.run_native_size(
@@ -177,8 +177,8 @@ class Ensemble:
             )
         return runner.run(images, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
 
-    def ask(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Give the probabilities of each model, (N, classes), and behind them the logits where they are wanted.
+    def predict(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Give the probabilities of each model, (N, classes), followed by the logits where they are asked for.
 
         Args:
             inputs: Of each model.
@@ -186,15 +186,15 @@ class Ensemble:
         Raises:
             BadImageError: With `native`, a network does not take images of that size.
         """
-        predictions = [
+        outputs = [
             (model.on_any if self.native else model)(values, logits=self._logits)
             for model, values in zip(self.models, inputs, strict=True)
         ]
         probabilities = [
-            prediction[0] if order is None else prediction[0][:, order]
-            for prediction, order in zip(predictions, self._orders, strict=True)
+            output[0] if order is None else output[0][:, order]
+            for output, order in zip(outputs, self._orders, strict=True)
         ]
-        return [*probabilities, *predictions[0][1:]]
+        return [*probabilities, *outputs[0][1:]]
 
 
 def _load(path: str | Path, spec: ModelSpec, *, device: str) -> OnnxClassifier:

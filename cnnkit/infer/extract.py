@@ -165,8 +165,8 @@ def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backb
     if engine is Engine.TORCH:
         from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
 
-        network, header, place = torch_backbone.load(spec, device=device)
-        return _Backbone(network, header, place.partition(":")[0])
+        network, header, chosen = torch_backbone.load(spec, device=device)
+        return _Backbone(network, header, chosen.partition(":")[0])
     devices.existing(device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
@@ -257,11 +257,11 @@ def _summary(
 
 
 def _log_plain_splits(images: Sequence[ImageFile]) -> None:
-    """Say which parts are not augmented, since that was not asked for."""
-    parts = [part for part in map(split_names.held_out_split, images) if part is not None]
-    if parts:
-        names = " and ".join(sorted(set(parts)))
-        log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(parts), names)
+    """Say which splits are not augmented, since that was not asked for."""
+    splits = [split for split in map(split_names.held_out_split, images) if split is not None]
+    if splits:
+        names = " and ".join(sorted(set(splits)))
+        log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(splits), names)
 
 
 def _one_thread_each(views: ExtractViews | None, engine: Engine) -> AbstractContextManager[None]:

@@ -47,17 +47,17 @@ def are_feature_files(sources: Sequence[str] | None) -> bool:
 def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRows]:
     """Open features; their values are mapped, not read.
 
-    The `.tsv` beside a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
+    The `.tsv` next to a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
     counted from 0 as numpy does. Augmented views are left out: what is asked about is the image itself.
 
     Args:
         sources: `.npy` files.
-        split: Only the rows of this part.
+        split: Only the rows of this split.
 
     Raises:
-        FormatError: What stands beside a `.npy` is broken, or of another length.
+        FormatError: What stands next to a `.npy` is broken, or of another length.
         UsageError: `split` without a `.tsv`.
-        CnnkitError: There is no such part.
+        CnnkitError: There is no such split.
         OSError: A file cannot be read.
     """
     return [_one(Path(source), split) for source in sources]
@@ -78,8 +78,8 @@ def _one(path: Path, split: str | None) -> FeatureRows:
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(named)}; run cnn-extract again")
     rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == split)]
     if split is not None and not rows:
-        parts = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
-        raise CnnkitError(f"{listed}: no rows with split {split}; it has {parts}")
+        splits = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
+        raise CnnkitError(f"{listed}: no rows with split {split}; it has {splits}")
     return FeatureRows(
         str(path), values, rows, [os.path.join(os.path.dirname(path), named[row].path) for row in rows], header
     )

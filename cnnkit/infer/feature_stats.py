@@ -27,7 +27,7 @@ class ColumnStats:
     """One column of (N, D), or one channel of (N, C, H, W) over all images and places.
 
     `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` where all values are the same.
-    `duplicate_of` is the first column that holds the very same values; dead columns have none. Where a value is no number, all but
+    `duplicate_of` is the first column that holds the very same values; dead columns have none. Where a value is not finite, all but
     `zeros` are unknown.
     """
 
@@ -94,7 +94,7 @@ class _Sums:
         for digest, column in zip(self.digests, exact, strict=True):
             digest.update(column)
         added = exact.shape[1]
-        with np.errstate(invalid="ignore"):  # what is no number is left out by `columns`
+        with np.errstate(invalid="ignore"):  # what is not finite is left out by `columns`
             mean = exact.mean(1)
             apart = mean - self.mean
             self.squares += np.square(exact - mean[:, None]).sum(1)

@@ -172,7 +172,9 @@ class Predictor:
                 values = feature_input.values_of(rows, start, start + size)
                 filled = np.zeros((size, *values.shape[1:]), dtype=np.float32)
                 filled[: len(values)] = values
-                arrays = [array[: len(paths)] for array in self._ensemble.ask([filled] * len(self._ensemble.models))]
+                arrays = [
+                    array[: len(paths)] for array in self._ensemble.predict([filled] * len(self._ensemble.models))
+                ]
                 for path, *prediction in zip(paths, *self._voted(arrays, 1), strict=True):
                     yield _image_output(path, prediction, callbacks.skip)
                 done += len(paths)
@@ -182,7 +184,7 @@ class Predictor:
         """Come to one prediction an image.
 
         Args:
-            arrays: As `Ensemble.ask` gives them; the rows of one image's views stand one behind the other.
+            arrays: As `Ensemble.predict` gives them; the rows of one image's views stand one behind the other.
             views: How many each has.
 
         Returns:
@@ -208,29 +210,29 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 
 
 def rows(
-    predictions: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
+    outputs: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
     """Write outputs as predictions, the best `top` classes of each image; images that were skipped have none.
 
     Args:
-        predictions: From a Predictor.
+        outputs: From a Predictor.
         classes: Its classes.
         top: How many; all where there are fewer.
         min_probability: A row below it keeps its probability, and has `?` for its label.
 
     Yields:
-        Rows of rank 1 to `top`; with a logit where predictions carry them.
+        Rows of rank 1 to `top`; with a logit where outputs carry them.
     """
-    for prediction in predictions:
-        if prediction.probabilities is None or prediction.ranking is None:
+    for output in outputs:
+        if output.probabilities is None or output.ranking is None:
             continue
-        for rank, place in enumerate(prediction.ranking[:top], start=1):
-            probability = _number(prediction.probabilities[place])
+        for rank, place in enumerate(output.ranking[:top], start=1):
+            probability = _number(output.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
-            if prediction.logits is None:
-                yield Prediction(prediction.path, rank, label, probability)
+            if output.logits is None:
+                yield Prediction(output.path, rank, label, probability)
             else:
-                yield PredictionWithLogit(prediction.path, rank, label, probability, _number(prediction.logits[place]))
+                yield PredictionWithLogit(output.path, rank, label, probability, _number(output.logits[place]))
 
 
 def labels(

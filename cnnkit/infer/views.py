@@ -46,7 +46,7 @@ class CopyMaker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExtractViews:
-    """Augmented copies of the prepared squares, 1 to `copies`, behind the plain one, which is 0.
+    """Augmented copies of the prepared squares, 1 to `copies`, after the plain one, which is 0.
 
     What measures (val, test) has the plain view alone. The copies are those that training with the same augmentation and seed makes of
     the same image.
@@ -172,7 +172,7 @@ def parse_test_views(
 
     Args:
         notation: An augmentation. Where it has flips alone its views are listed, otherwise drawn.
-        views: How many are drawn, the plain one among them; VIEWS unless said.
+        views: How many are drawn, the plain one among them; by default DEFAULT_VIEWS.
         crops: Five or ten crops in place of an augmentation.
         seed: Of what is drawn.
         make_copies: Where the augmentation has more than flips and crops.

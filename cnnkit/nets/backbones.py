@@ -36,8 +36,8 @@ def pretrained(
         name: A network's name.
         weights: "default" for the library's own (the one thing that touches the network), "none" for seeded random values,
             or a file with a state_dict; a published one under its published name brings its own preprocessing.
-        layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. The last layer with spatial extent
-            unless said.
+        layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. By default the last layer
+            with spatial extent.
         pool: What is done to the map afterwards; only recorded here.
         seed: For random values.
 
@@ -137,7 +137,7 @@ def from_model(
         model: A model file's content.
         name: The file, for messages.
         layer: Cut earlier than the model does.
-        pool: As `pretrained`; the model's own unless said.
+        pool: As `pretrained`; by default the model's own.
 
     Returns:
         As `pretrained`.

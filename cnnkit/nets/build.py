@@ -100,7 +100,7 @@ def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, 
         layers: From `notation.parse`.
         channels: Channels of the input, or its length where it is a vector.
         height: Of the input, pixels; None for a vector.
-        width: Likewise.
+        width: Of the input, pixels; None for a vector.
 
     Returns:
         A chain that takes (N, channels, height, width) or (N, channels). Its weights are torch's own random values:

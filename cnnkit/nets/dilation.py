@@ -60,51 +60,51 @@ _INDIFFERENT_FUNCTIONS = frozenset(
 )
 
 
-def remove_last_stride(layered: LayerGraph, layer: GraphLayer) -> tuple[LayerGraph, GraphLayer]:
+def remove_last_stride(network: LayerGraph, layer: GraphLayer) -> tuple[LayerGraph, GraphLayer]:
     """Take the last stride before a layer out.
 
     Args:
-        layered: Any network whose strides are those of convolutions and poolings.
+        network: Any network whose strides are those of convolutions and poolings.
         layer: Of it.
 
     Returns:
         A network that shares the weights, and the layer in it, with r times the rows and columns.
 
     Raises:
-        UsageError: There is no stride to take out, something behind it cannot be dilated, or the head takes maps of one size alone.
+        UsageError: There is no stride to take out, something after it cannot be dilated, or the head takes maps of one size alone.
     """
-    graph = layered.module.graph
-    scales = _scales(layered.module)
-    factors = {node: _stride(layered.module, node) for node in graph.nodes}
-    # Those beside it as well, such as a shortcut's: what they give meets what the layer gives
+    graph = network.module.graph
+    scales = _scales(network.module)
+    factors = {node: _stride(network.module, node) for node in graph.nodes}
+    # Those parallel to it as well, such as a shortcut's: what they give meets what the layer gives
     last = [node for node in graph.nodes if factors[node] > 1 and scales[node] == scales[layer.node]]
     factor = {factors[node] for node in last}
     before = {layer.node, *_reached([layer.node], lambda node: node.all_input_nodes)}
     if len(factor) != 1 or before.isdisjoint(last):
         raise UsageError(
-            f"{layered.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
+            f"{network.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
         )
     (stride,) = factor
-    changed = fx.GraphModule(layered.module, graph)
+    changed = fx.GraphModule(network.module, graph)
     after = _reached(last, lambda node: node.users)
     replaced: dict[str, nn.Module] = {}
     for node in graph.nodes:
         if node in last:
-            replaced[str(node.target)] = UnstridedConv(layered.module.get_submodule(str(node.target)), stride)
-        elif node in after and (other := _dilated(layered, node, stride)) is not None:
+            replaced[str(node.target)] = UnstridedConv(network.module.get_submodule(str(node.target)), stride)
+        elif node in after and (other := _dilated(network, node, stride)) is not None:
             replaced[str(node.target)] = other
     for path, module in replaced.items():
         above, _, name = path.rpartition(".")
         setattr(changed.get_submodule(above), name, module)
     try:
-        made = layered.but(changed)
+        made = network.but(changed)
     except RuntimeError as error:
         raise UsageError(
-            f"--fine: what follows in {layered.name} takes maps of one size alone, and a finer one is larger "
+            f"--fine: what follows in {network.name} takes maps of one size alone, and a finer one is larger "
             f"({str(error).splitlines()[0]}); it needs a head behind global pooling, as --pool avg and --pool max have it"
         ) from error
-    place = list(graph.nodes).index(layer.node)
-    return made, made.layer(list(changed.graph.nodes)[place])
+    position = list(graph.nodes).index(layer.node)
+    return made, made.layer(list(changed.graph.nodes)[position])
 
 
 class UnstridedConv(nn.Module):
@@ -131,7 +131,7 @@ class UnstridedConv(nn.Module):
             pooled = functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
         else:
             pooled = self._averaged(maps, columns, rows)
-        # A window that lies behind the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
+        # A window that lies after the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
         down = torch.arange(pooled.shape[-2], device=maps.device).clamp(max=maps.shape[-2] + above - 1)
         across = torch.arange(pooled.shape[-1], device=maps.device).clamp(max=maps.shape[-1] + left - 1)
         return pooled[:, :, down[:, None], across]
@@ -187,7 +187,7 @@ def _padding(size: int, kernel: int, padding: int, dilation: int, stride: int, *
     span = dilation * (kernel - 1) + 1
     spare = size + 2 * padding - span
     count = (-(-spare // stride) if ceil else spare // stride) + 1
-    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin behind the map
+    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin after the map
         count -= 1
     return padding, stride * count + span - 1 - size - padding
 
@@ -227,21 +227,21 @@ def _reached(nodes: list[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]])
     return found
 
 
-def _dilated(layered: LayerGraph, node: fx.Node, factor: int) -> nn.Module | None:
+def _dilated(network: LayerGraph, node: fx.Node, factor: int) -> nn.Module | None:
     """Give what takes the place of a module on a finer map; None where the same one does.
 
     Raises:
         UsageError: Nothing could.
     """
-    shape = layered.shapes.get(node)
+    shape = network.shapes.get(node)
     if shape is None or len(shape) != 3 or node.op == "output":
         return None
     if node.op != "call_module":
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         if name in _INDIFFERENT_FUNCTIONS:
             return None
-        raise _undilatable(layered, node, name)
-    module = layered.module.get_submodule(str(node.target))
+        raise _undilatable(network, node, name)
+    module = network.module.get_submodule(str(node.target))
     if isinstance(module, _INDIFFERENT_MODULES):
         return None
     if isinstance(module, build.SamePad):
@@ -253,7 +253,7 @@ def _dilated(layered: LayerGraph, node: fx.Node, factor: int) -> nn.Module | Non
         return _dilated_convolution(module, factor)
     if isinstance(module, nn.MaxPool2d):
         return _DilatedPool(module, factor)
-    raise _undilatable(layered, node, type(module).__name__)
+    raise _undilatable(network, node, type(module).__name__)
 
 
 def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
@@ -273,5 +273,5 @@ def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
     return made
 
 
-def _undilatable(layered: LayerGraph, node: fx.Node, what: str) -> UsageError:
-    return UsageError(f"{layered.name}: {what} at {node.meta['path']} cannot be dilated, so --fine does not go with it")
+def _undilatable(network: LayerGraph, node: fx.Node, what: str) -> UsageError:
+    return UsageError(f"{network.name}: {what} at {node.meta['path']} cannot be dilated, so --fine does not go with it")

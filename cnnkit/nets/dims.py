@@ -1,4 +1,4 @@
-"""The arithmetic of a window that slides along one side of an image."""
+"""The dimensions of a chain of layers: shapes, parameters, operations, memory and receptive fields, by the arithmetic of windows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ def whole_map(size: tuple[int, int]) -> Windows:
 
 
 def receptive_field(field: Sides, step: Sides, windows: Windows) -> tuple[Sides, Sides]:
-    """Compute receptive field and stride behind windows, from those before them.
+    """Compute receptive field and stride after windows, from those before them.
 
     Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, equations 1, 2.
     """
@@ -183,7 +183,7 @@ def measure(
 
 
 def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
-    """Measure a chain that stands behind something; `bytes_per_value` is for one value of all images at once."""
+    """Measure a chain that comes after something; `bytes_per_value` is for one value of all images at once."""
     return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
 
 
@@ -215,7 +215,7 @@ def start(*, height: int | None, width: int | None, channels: int) -> Volume:
 
 
 def after(row: DimsRow) -> Volume:
-    """Say what a layer gives to the one behind it."""
+    """Say what a layer gives to the one after it."""
     size = None if row.height is None or row.width is None else (row.height, row.width)
     return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride))
 

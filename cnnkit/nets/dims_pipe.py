@@ -1,6 +1,6 @@
-"""The formulas behind a table of dimensions, written out with their numbers in.
+"""Tables of dimensions: read from a pipe, continued with more layers, printed as records, and explained by their formulas.
 
-Every line reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
+Every explanation reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
 """
 
 import json
@@ -22,7 +22,7 @@ def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per
     """Write out how every number of a chain's table comes about.
 
     Args:
-        given: What the chain starts from: `dims.start` or `dims.behind`.
+        given: What the chain starts from: `dims.start` or `dims.after`.
         layers: The chain.
         batch: Images at once.
         bytes_per_value: Bytes for one value of a layer's output.
@@ -321,7 +321,7 @@ class DimsStage:
     bytes_per_value: int
 
     def rows(self) -> tuple[DimsRow, ...]:
-        """Measure the layers, and give their rows behind those of the stages before."""
+        """Measure the layers, and give their rows after those of the stages before."""
         return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
 
     def formulas(self, *, batch: int = 1) -> Iterator[str]:
@@ -330,7 +330,7 @@ class DimsStage:
 
 
 def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStage:
-    """Put layers behind an input of a given size, (height, width, channels) or (units,).
+    """Put layers after an input of a given size, (height, width, channels) or (units,).
 
     Raises:
         UsageError: The notation or the size is wrong.
@@ -341,7 +341,7 @@ def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStag
 
 
 def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int | None = None) -> DimsStage:
-    """Put layers behind the last of a table.
+    """Put layers after the last of a table.
 
     Args:
         text: The layers, by notation.

@@ -163,7 +163,7 @@ def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str)
     meant = next((place for place, known in enumerate(keras) if known == name or known.startswith(f"{name}_")), None)
     if meant == 0:
         return 0
-    if meant is not None:  # Keras' layer begins behind the one before it, and ends with the module that has its name
+    if meant is not None:  # Keras' layer begins after the one before it, and ends with the module that has its name
         previous = list(keras.values())[meant - 1]
         return next((index + 1 for index, step in enumerate(steps) if step.name == previous), len(steps))
     for index, step in enumerate(steps):
@@ -191,7 +191,7 @@ def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
         trained: From `find`.
 
     Returns:
-        Both parts, in eval mode. Train `upper` and not `base`, whose own `train()` knows nothing of what is frozen.
+        Both parts, in eval mode. Train `upper` and not `backbone`, whose own `train()` knows nothing of what is frozen.
     """
     known, trained = layers(backbone), tuple(trained)
     assert trained == known[len(known) - len(trained) :], "what is trained goes from some layer to the end"
@@ -278,7 +278,7 @@ def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str
         trained: From `find`.
 
     Returns:
-        Names of parameters of `base`: first those of the last block, which stands directly below the head.
+        Names of parameters of `backbone`: first those of the last block, which stands directly below the head.
     """
     groups: dict[str, list[str]] = {}
     norms_only: dict[str, bool] = {}
@@ -299,7 +299,7 @@ def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str
 
 
 def _block(modules: Mapping[str, nn.Module], layer: str) -> str:
-    """Cut a name behind its first number, or behind the second where the first one counts stages of numbered blocks."""
+    """Cut a name after its first number, or after the second where the first one counts stages of numbered blocks."""
     parts = layer.split(".")
     place = next((index for index, part in enumerate(parts) if re.search(r"[0-9]", part)), 0)
     stage = modules.get(".".join(parts[: place + 1]))

@@ -17,7 +17,7 @@ from cnnkit.formats.header import Preprocess
 from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
 from cnnkit.nets.classifier import Classifier, InputNormalization
 
-# What stands behind the last map of a network by name. A head by notation is called "head" as well, and may have maps.
+# What comes after the last map of a network by name. A head by notation is called "head" as well, and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
 #: Functions that change every value by itself: what a layer outputs includes them.
 _ELEMENTWISE = frozenset(
@@ -77,8 +77,10 @@ class LayerGraph:
 
         Args:
             module: Its nodes' `meta` is that of `subgraph.cut`.
-            preprocess: As the attribute, likewise name and aliases.
-            behind: How the paths begin of what stands behind the last map.
+            preprocess: As the attribute.
+            name: As the attribute.
+            aliases: As the attribute.
+            after: How the paths begin of what comes after the last map.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
@@ -112,8 +114,8 @@ class LayerGraph:
         self.preprocess = preprocess
 
     def _measure(self, height: int, width: int) -> None:
-        place = self.normalise.scale.device
-        empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=place)
+        device = self.normalise.scale.device
+        empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
         measuring = _Measuring(self.module)
         with subgraph.mode(self.module, training=False), torch.no_grad():
             measuring.run(self.normalise(empty))
@@ -257,7 +259,7 @@ class LayerGraph:
         return fx.GraphModule(self.module, graph, "Upto")
 
     def divide(self, node: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """Cut the network in two behind a node, wherever that is.
+        """Cut the network in two after a node, wherever that is.
 
         Returns:
             From images to a tuple: the node's output, and whatever else the rest needs; and from those, one by one, to logits.
@@ -407,9 +409,9 @@ def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tup
         backbones.load_into(module, torch_model.load_state(weights), source=str(weights))
     whole = subgraph.cut(module, subgraph.output_layer(module))
     assert isinstance(whole, fx.GraphModule)
-    layered = LayerGraph(whole, preprocess=preprocess, name=name, aliases=subgraph.keras_names(name))
-    return layered, catalogue.class_names(_outputs(layered))
+    graph = LayerGraph(whole, preprocess=preprocess, name=name, aliases=subgraph.keras_names(name))
+    return graph, catalogue.class_names(_outputs(graph))
 
 
-def _outputs(layered: LayerGraph) -> int:
-    return list(layered.shapes.values())[-1][0]
+def _outputs(graph: LayerGraph) -> int:
+    return list(graph.shapes.values())[-1][0]

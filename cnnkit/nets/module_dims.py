@@ -42,7 +42,7 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
 
     Raises:
         UsageError: There is no such network, or images of that size are not for it.
-        FormatError: The file is no model of ours.
+        FormatError: The file is not a model made by cnnkit.
         OSError: It cannot be read.
     """
     if name.endswith(".pt"):
@@ -161,7 +161,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             seen.values += result.numel()
             seen.shape = found.output(tuple(result.shape))
             seen.field, seen.step = found.field, found.step
-            break  # of several results the first is the map; attention returns its weights behind it
+            break  # of several results the first is the map; attention returns its weights after it
 
     def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
         """Find out how a module's result looks; layers on maps with channels last go through shapes that hide it."""

@@ -3,16 +3,16 @@
     conv 32 k3 s2 same relu, pool 2, 3 * (conv 64 k3 same bn relu), gap, dense 256 relu, dropout 0.5, dense 10 softmax
 
 A text is a list of layers, separated by commas or new lines; `#` begins a comment; `3 * ( ... )` repeats; `@file` reads
-a file. A layer is a word, its number, its options in any order, and behind them `bn` and activations, in the order they
+a file. A layer is a word, its number, its options in any order, and after them `bn` and activations, in the order they
 act:
 
     conv N kK|kHxW [sS|sHxW] [same|valid|pP] [dD|dHxW] [gG] [nobias]
     pool K|HxW [sS|sHxW] [same|valid|pP]       the largest of each window; `avgpool` takes the mean
     dense N [nobias]     gap     gmp     pad P     flatten     bn     dropout P     relu, tanh, softmax, ...
 
-Strides are 1 for conv and the window's size for pools, padding is `valid`, as Keras has them. An activation behind a
-layer belongs to that layer, as Keras' `activation=` does; `bn` behind a layer is a layer of its own, and an activation
-behind it is its.
+Strides are 1 for conv and the window's size for pools, padding is `valid`, as Keras has them. An activation after a
+layer belongs to that layer, as Keras' `activation=` does; `bn` after a layer is a layer of its own, and an activation
+after it is its.
 """
 
 import re
@@ -105,7 +105,7 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
         taken: Names of layers that stand before these; their numbering goes on.
 
     Raises:
-        NotationError: A word is unknown, missing, out of range or said twice. Layers are counted as they are written.
+        NotationError: A word is unknown, missing, out of range or a duplicate. Layers are counted as they are written.
     """
     return notation_text.read(
         text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line"
@@ -133,7 +133,7 @@ class _Tokens:
         self.items = 0
 
     def take(self) -> str | None:
-        """Give the next item or sign, None behind the last."""
+        """Give the next item or sign, None after the last."""
         return self._left.pop() if self._left else None
 
     def error(self, message: str) -> NotationError:
@@ -185,7 +185,7 @@ class _Flaw(Exception):
 
 
 def _item(token: str, tokens: _Tokens) -> list[Layer]:
-    """Read one item: a layer, its number and options, and the `bn` and activations behind it."""
+    """Read one item: a layer, its number and options, and the `bn` and activations after it."""
     tokens.items += 1
     first, *words = token.split()
     try:
@@ -206,7 +206,7 @@ def _follows(word: str) -> bool:
 
 
 def _followed(layer: Layer, words: list[str]) -> list[Layer]:
-    """Put behind a layer the `bn` and activations that its item names."""
+    """Put after a layer the `bn` and activations that its item names."""
     layers = [layer]
     for word in words:
         last = layers[-1]
@@ -262,7 +262,7 @@ def _primitive(kind: LayerKind, words: list[str]) -> Layer:
 
 
 def _numbered(layer: Layer, word: str) -> Layer:
-    """Put the number behind a layer's word where it belongs."""
+    """Put the number after a layer's word where it belongs."""
     match layer.kind:
         case LayerKind.pool | LayerKind.avgpool:
             window = _pair(word, word)

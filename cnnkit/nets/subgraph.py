@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
 
-# The first words of what stands behind the backbone: pooling and classifier.
+# The first words of what comes after the backbone: pooling and classifier.
 _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
 
 
@@ -32,7 +32,7 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
     Returns:
         (N, 3, H, W) -> what the layer outputs, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
         those of the networks that keep channels last inside. A node's `meta` has as "path" its own place among the modules, as
-        "layer" the name by which this function cuts behind it, and as "channels_last" whether its output is turned around then.
+        "layer" the name by which this function cuts after it, and as "channels_last" whether its output is turned around then.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
@@ -81,11 +81,11 @@ def _is_several(node: fx.Node) -> bool:
 
 
 def extract(end: fx.Node, *, after: bool) -> fx.Graph:
-    """Copy the part of a graph that ends with a node, or the one behind it.
+    """Copy the part of a graph that ends with a node, or the part after it.
 
     Args:
         end: One of those that `cut_points` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
-        behind: Which of the two.
+        after: The part after the node.
     """
     nodes = list(end.graph.nodes)
     place = nodes.index(end) + 1
@@ -175,7 +175,7 @@ def output_layer(module: nn.Module) -> str:
 def keras_names(name: str) -> dict[str, str]:
     """Give Keras' names of a VGG's layers with the modules whose output they mean; nothing for other networks.
 
-    A convolution of Keras includes its activation, so `block1_conv1` is the module of the ReLU behind the convolution.
+    A convolution of Keras includes its activation, so `block1_conv1` is the module of the ReLU after the convolution.
     """
     if not name.startswith("vgg"):
         return {}

@@ -105,7 +105,7 @@ class TrainConfig:
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
     seed: int = seed_option(after=("device", "jobs"))
 
-    #: The options that name what validates, for messages.
+    #: The options that name validation images, for messages.
     _val_options: ClassVar[str] = "--val"
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["image"]
 

@@ -88,7 +88,7 @@ class ImageSet:
             classes: Their number in this order is the target.
             prepare: How they become squares.
             device: Where the inputs shall be.
-            budget: Bytes of memory that decoded images may take; more than that are read anew in every epoch.
+            budget: Bytes of memory that decoded images may take; more than that are read again in every epoch.
             augmenter: Makes the copies.
             measured: Their pixels' statistics are wanted.
             jobs: Threads that decode.

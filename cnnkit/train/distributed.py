@@ -51,12 +51,12 @@ class World:
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: bool) -> bool:
-        """Give the first process's output for all of them."""
+        """Give the first process's value for all of them."""
         if self.size == 1:
             return value
-        output = [value]
-        dist.broadcast_object_list(output)
-        return output[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def check_batch_norm(self, module: nn.Module, device: torch.device) -> None:
         """Refuse to train batch norm in several processes on CPUs: statistics of the whole batch are shared between GPUs alone.

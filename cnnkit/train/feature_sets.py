@@ -134,15 +134,15 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     return tuple(sorted({row.label for row in found.rows if row.label is not None}))
 
 
-def split_off(found: Features, part: str, *, name: str) -> tuple[Features, Features]:
-    """Divide features into those of all other parts, to learn from, and those of one part, to choose by.
+def split_off(found: Features, split: str, *, name: str) -> tuple[Features, Features]:
+    """Divide features into those of all other splits, for training, and those of one split, for validation.
 
-    Augmented views of what is held out belong to neither: they measure something else, and must not be learnt from.
+    Augmented views of what is held out belong to neither: they measure something else, and must not be trained on.
 
     Raises:
         CnnkitError: As `train_val.hold_out_roles`.
     """
-    uses = train_val.hold_out_roles([(row.path, row.split) for row in found.rows], part, name=name)
+    uses = train_val.hold_out_roles([(row.path, row.split) for row in found.rows], split, name=name)
     trained = [index for index, use in enumerate(uses) if use == train_val.TRAIN]
     held = [index for index, use in enumerate(uses) if use == train_val.VAL and not found.rows[index].view]
     return _some(found, trained), _some(found, held)
@@ -155,7 +155,7 @@ def _some(found: Features, indices: list[int]) -> Features:
 
 
 def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
-    """Say so where images that choose were learnt from in some form, wherever the two files lie."""
+    """Warn where validation images were trained on in some form, wherever the two files lie."""
     train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
 
 

@@ -86,7 +86,7 @@ def finetune(
     """
     warn_without_val(has_val=bool(data.val))
     with distributed.joined(devices.parse(run.device)) as (world, device):
-        loop.choose_precision(train.amp, device)  # what cannot be had is said before images are read
+        loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
@@ -98,14 +98,14 @@ def finetune(
         whole, backbone = start.whole, start.whole.base
         trained = freezing.find(backbone, freeze.unfreeze, network=start.backbone.name)
         whole.to(device)
-        split = freezing.divide(backbone, trained)
-        if split.boundary is None and freeze.views and train.augment:
+        divided = freezing.divide(backbone, trained)
+        if divided.boundary is None and freeze.views and train.augment:
             raise UsageError(
                 f"--views {freeze.views} keeps what the frozen part answers, and --unfreeze {freeze.unfreeze} leaves none frozen"
             )
         if trained:
-            from_images = split.boundary is None
-            module: nn.Module = TrainablePart(split.upper, whole, from_images=from_images, freeze_bn=freeze.freeze_bn)
+            from_images = divided.boundary is None
+            module: nn.Module = TrainablePart(divided.upper, whole, from_images=from_images, freeze_bn=freeze.freeze_bn)
         else:
             module = whole.head
             train = dataclasses.replace(train, amp=Amp.OFF) if train.amp is Amp.AUTO else train
@@ -114,7 +114,7 @@ def finetune(
             data, whole.preprocess, train, run, device=device, callbacks=context.callbacks
         )
         frozen_part = FrozenPart(
-            start, split, train=train_set, val=val_set, context=context, cache=parse_size(run.cache)
+            start, divided, train=train_set, val=val_set, context=context, cache=parse_size(run.cache)
         )
         _tell(start, trained)
         examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))

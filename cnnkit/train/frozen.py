@@ -82,7 +82,7 @@ class LazyExamples:
 
 
 class FrozenForward:
-    """Images behind a frozen part that outputs anew every time."""
+    """Images after the frozen part, which runs in every epoch."""
 
     def __init__(self, images: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
         self.targets = images.targets
@@ -102,17 +102,17 @@ FrozenNetwork = Callable[[Tensor], Tensor]
 _BATCH = 32
 
 
-def frozen_network(request: BackboneSpec, module: nn.Module, *, device: torch.device) -> FrozenNetwork:
+def frozen_network(spec: BackboneSpec, module: nn.Module, *, device: torch.device) -> FrozenNetwork:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
-        request: The same network for ONNX Runtime, exported once and compared with torch.
+        spec: The same network for ONNX Runtime, exported once and compared with torch.
         module: The frozen part in torch, in eval mode: for GPUs, and for what ONNX cannot express.
         device: Where it runs.
     """
     if device.type == "cpu":
         try:
-            model = onnx_backbone.get(request)
+            model = onnx_backbone.get(spec)
         except CnnkitError as error:
             log.info("the frozen part runs in torch: %s", error)
         else:
@@ -120,23 +120,23 @@ def frozen_network(request: BackboneSpec, module: nn.Module, *, device: torch.de
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
     module = module.to(device).to(memory_format=torch.channels_last)
 
-    def output(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return module(images)  # type: ignore[no-any-return] # modules return Any
 
-    return functools.partial(_in_parts, output)
+    return functools.partial(_in_halves, forward)
 
 
-def _in_parts(output: FrozenNetwork, images: Tensor) -> Tensor:
-    """Output to all images at once, or to halves of what the memory does not hold."""
+def _in_halves(network: FrozenNetwork, images: Tensor) -> Tensor:
+    """Run on all images at once, or on halves of a batch that memory does not hold."""
     try:
-        return output(images)
+        return network(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
-    # Behind the except clause: the error's traceback would keep the tensors of the attempt
+    # After the except clause: the error's traceback would keep the tensors of the attempt
     torch.cuda.empty_cache()
-    return torch.cat([_in_parts(output, half) for half in images.tensor_split(2)])
+    return torch.cat([_in_halves(network, half) for half in images.tensor_split(2)])
 
 
 def compute_features(
@@ -151,8 +151,8 @@ def compute_features(
     """Run the frozen part over every image, once for each copy.
 
     Args:
-        examples: N images, or what another part has answered to them.
-        frozen: What outputs.
+        examples: N images, or the outputs of another part for them.
+        frozen: The frozen part.
         copies: Which augmented copies; None for the plain images.
         budget: Bytes of memory that the outputs may take; more than that go to a file without a name in `folder`, which is gone
             with the process.
@@ -168,11 +168,11 @@ def compute_features(
     room: NDArray[np.float32] | None = None
     for number, copy in enumerate(copies):
         for rows, images in zip(batches, examples.inputs(batches, copy), strict=True):
-            answered = frozen(images).cpu()
+            output = frozen(images).cpu()
             if room is None:
-                room = _room((len(copies), count, *answered.shape[1:]), budget=budget, folder=folder)
+                room = _allocate((len(copies), count, *output.shape[1:]), budget=budget, folder=folder)
                 kept = list(torch.from_numpy(room))
-            kept[number][rows] = answered
+            kept[number][rows] = output
             progress(number * count + int(rows[-1]) + 1, len(copies) * count)
     return kept
 
@@ -188,7 +188,7 @@ def seconds_per_epoch(images: Examples, frozen: FrozenNetwork) -> float:
     return elapsed * len(images.targets) / len(rows)
 
 
-def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.float32]:
+def _allocate(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.float32]:
     size = 4 * math.prod(shape)
     if size <= budget:
         return np.empty(shape, dtype=np.float32)
@@ -208,19 +208,19 @@ def _room(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[np.fl
 
 
 class FrozenPart:
-    """The frozen part and the images it outputs to."""
+    """The frozen part and the images that pass through it."""
 
     def __init__(
         self,
         pretrained: PretrainedModel,
-        split: freezing.DividedBackbone,
+        divided: freezing.DividedBackbone,
         *,
         train: ImageSet,
         val: ImageSet | None,
         context: RunContext,
         cache: int,
     ) -> None:
-        self.pretrained, self.split, self.context = pretrained, split, context
+        self.pretrained, self.divided, self.context = pretrained, divided, context
         self.train, self.val = train, val
         self.budget = cache - train.nbytes - (val.nbytes if val else 0)
         self._steps: list[Callable[[], object]] = []
@@ -228,8 +228,8 @@ class FrozenPart:
     @functools.cached_property
     def _lower(self) -> FrozenNetwork:
         """From images to the boundary; to what the head sees where nothing of the backbone is trained."""
-        if self.split.trained:
-            return self._network(self.split.lower, layer=self.split.boundary or "", pool=Pool.NONE)
+        if self.divided.trained:
+            return self._network(self.divided.lower, layer=self.divided.boundary or "", pool=Pool.NONE)
         return self._backbone
 
     @functools.cached_property
@@ -245,16 +245,16 @@ class FrozenPart:
     def _upper(self, outputs: Tensor) -> Tensor:
         """From the boundary to what the head sees, before any of it is trained."""
         with torch.no_grad():
-            return self.pretrained.whole.pool(self.split.upper.eval()(outputs))  # type: ignore[no-any-return] # modules return Any
+            return self.pretrained.whole.pool(self.divided.upper.eval()(outputs))  # type: ignore[no-any-return] # modules return Any
 
     def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
         """Give what the trained part sees: images where nothing is frozen, else the frozen part's outputs, kept if so wished.
 
         Args:
             views: How many versions of the outputs are kept; 0 for none.
-            mixing: Images are blended before anything outputs to them.
+            mixing: Images are blended before they pass through the network.
         """
-        if self.split.boundary is None:
+        if self.divided.boundary is None:
             return self.train, self.val
         changing = self.train.augmenter is not None or mixing
         if views:
@@ -264,11 +264,11 @@ class FrozenPart:
             train: Examples = self._later(self.train, copies)
         else:
             self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
-            train = self._answered(self.train)
+            train = self._forward_each_time(self.train)
         if self.val is None:
             return train, None
-        # What validates never changes: one output is enough
-        return train, self._later(self.val, [None]) if views or changing else self._answered(self.val)
+        # Validation images never change: one pass is enough
+        return train, self._later(self.val, [None]) if views or changing else self._forward_each_time(self.val)
 
     def ready(self) -> None:
         """Run what is run once, and say what is not."""
@@ -280,7 +280,7 @@ class FrozenPart:
         self._steps.append(lambda: later.made)
         return later
 
-    def _answered(self, examples: ImageSet) -> FrozenForward:
+    def _forward_each_time(self, examples: ImageSet) -> FrozenForward:
         return FrozenForward(examples, lambda images: self._lower(images))  # looked up late: it may have to be exported
 
     def _tell_of_epochs(self, *, changing: bool, mixing: bool) -> None:
@@ -317,7 +317,9 @@ class FrozenPart:
         network: FrozenNetwork = self._upper
         if self.train.augmenter is not None or not isinstance(train, LazyExamples):
             train, val = self.train, self.val
-            network = self._backbone if self.split.boundary is None else lambda images: self._upper(self._lower(images))
+            network = (
+                self._backbone if self.divided.boundary is None else lambda images: self._upper(self._lower(images))
+            )
             self._tell_of_pass([None])
         features = self._kept(train, network, copies=[None])
         return features, None if val is None else self._kept(val, network, copies=[None])

@@ -110,20 +110,20 @@ class Rows:
     targets: Tensor  # (N,)
 
 
-def load_rows(found: Features, classes: tuple[str, ...], place: torch.device, *, name: str) -> Rows:
+def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *, name: str) -> Rows:
     """Bring features to the device, with the numbers of their classes.
 
     Raises:
-        CnnkitError: A value is no number.
+        CnnkitError: A value is not finite.
     """
     numbers = {label: number for number, label in enumerate(classes)}
-    values = torch.from_numpy(found.values.astype("float32")).to(place)
+    values = torch.from_numpy(found.values.astype("float32")).to(device)
     if not bool(values.isfinite().all()):
         row = int((~values.flatten(1).isfinite().all(1)).nonzero()[0, 0])
         raise CnnkitError(
             f"{name}: row {row} ({found.rows[row].path}) holds values that are no numbers; extract it again, in float32"
         )
-    return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=place))
+    return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=device))
 
 
 class HeadFit:
@@ -242,7 +242,7 @@ class HeadFit:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """What a training came to, beside what can be had without one.
+    """What a training came to, compared with what can be had without one.
 
     `majority` is the validation accuracy of always giving the training rows' most frequent class, `nearest_centroid` that of
     giving the class whose mean training row is nearest.
@@ -363,7 +363,7 @@ def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
 
 
 def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
-    """Set the head beside what can be had without one, and warn where it has learnt nothing.
+    """Compare the head with what can be had without one, and warn where it has learned nothing.
 
     Returns:
         The validation accuracy of the majority class, and of the nearest centroid.
@@ -390,10 +390,10 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
 
 
 def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
-    """Tell whether outputs depend on the classes.
+    """Tell whether predictions depend on the classes.
 
-    Who outputs without looking, however often each class, has a mean recall of 1 / classes. Two standard errors more are
-    within luck.
+    Predictions that do not depend on the features have a mean recall of 1 / classes, however often each class is among them.
+    Two standard errors more are within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()
     recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts

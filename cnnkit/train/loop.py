@@ -87,7 +87,7 @@ def _processor_has_bf16() -> bool:
 
 
 class DivergedError(CnnkitError):
-    """The loss is no number any more, and would not become one again; `done` are good epochs of a warm-up before."""
+    """The loss is not finite, and would not become finite again; `done` are good epochs of a warm-up before."""
 
     done: Sequence[Epoch] = ()
 
@@ -114,10 +114,10 @@ class TrainStep:
             module: Inputs -> logits; trained in place.
             criterion: Loss and penalties.
             optimizer: Over the module's parameters.
-            rate: Changes the learning rates; they stay as they are unless said.
-            precision: Of the forward pass; float32 unless said.
+            rate: Changes the learning rates; by default they stay as they are.
+            precision: Of the forward pass; by default float32.
             clip: The gradients' largest norm, over all of them together.
-            ema: Is updated after every step, and outputs at validation.
+            ema: Is updated after every step, and takes the module's place in validation.
             world: The processes that train together.
             compiled: Run the module through torch.compile.
         """
@@ -134,7 +134,7 @@ class TrainStep:
         self._compiled = compiled
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._cores: int | None = _UNKNOWN
-        #: Into how many parts a batch is cut to fit into the GPU's memory.
+        #: Into how many pieces a batch is cut to fit into the GPU's memory.
         self.pieces = 1
 
     @functools.cached_property
@@ -163,11 +163,11 @@ class TrainStep:
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Change the weights once.
 
-        A batch that does not fit into memory goes in parts, whose gradients add up to its own. Batch norm alone sees the difference:
-        its statistics are those of each part.
+        A batch that does not fit into memory goes in pieces, whose gradients add up to its own. Batch norm alone sees the difference:
+        its statistics are those of each piece.
 
         Returns:
-            The batch's loss times its rows, right outputs and rows, (3,), float64; of this process alone.
+            The batch's loss times its rows, correct predictions and rows, (3,), float64; of this process alone.
 
         Raises:
             CnnkitError: The memory does not hold a single image, or batch norm gets no more than one.
@@ -214,12 +214,12 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
         cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
-        for number, (piece, *outputs) in enumerate(zip(*cuts, strict=True), start=1):
+        for number, (piece, *targets_of_piece) in enumerate(zip(*cuts, strict=True), start=1):
             with self._precision.autocast():
                 logits = self._forward(piece)
             logits = logits.float()
             loss = torch.zeros((), device=inputs.device)
-            for (_, share), wanted, whole in zip(shares, outputs, wholes, strict=True):
+            for (_, share), wanted, whole in zip(shares, targets_of_piece, wholes, strict=True):
                 loss = loss + share * self.criterion.total(logits, wanted) / whole
                 measures[1] += share * correct(logits.detach(), wanted)
             measures[0] += (loss * rows).detach()
@@ -341,7 +341,7 @@ def fit(
         One record an epoch.
 
     Raises:
-        Diverged: The loss is no number any more; `best` still holds the best epoch before.
+        DivergedError: The loss is not finite; `best` still holds the best epoch before.
     """
     done = list(before)
     while len(done) < epochs:

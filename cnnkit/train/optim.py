@@ -106,7 +106,7 @@ def predicted_classes(logits: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count right outputs; a scalar."""
+    """Count correct predictions; a scalar."""
     return (predicted_classes(logits) == targets).sum()
 
 

@@ -58,7 +58,7 @@ def fit(
     matrix, shift = torch.eye(rows.shape[1], dtype=torch.float64), torch.zeros(rows.shape[1], dtype=torch.float64)
     if standardize:
         scaler = StandardScaler().fit(rows)
-        # A channel that is all but dead beside the others counts as constant too
+        # A channel that is nearly dead compared with the others counts as constant too
         least = np.maximum(RESOLUTION * np.abs(scaler.mean_), RESOLUTION**2 * scaler.scale_.max())
         scales = np.where(scaler.scale_ > least, 1.0 / scaler.scale_, 0.0)
         matrix, shift = torch.diag(torch.from_numpy(scales)), torch.from_numpy(-scaler.mean_ * scales)
@@ -112,7 +112,7 @@ def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[buil
         return whole, whole_text
     whole_text = f"dense {len(matrix)}, {text}"
     whole = classifier.build_head(whole_text, (width,))
-    # Names are numbered anew behind the added layer: the tensors' order stays
+    # Names are numbered again after the added layer: the tensors' order stays
     values = [matrix.float(), shift.float(), *(tensor.cpu() for tensor in head.state_dict().values())]
     whole.load_state_dict(dict(zip(whole.state_dict(), values, strict=True)))
     return whole, whole_text

@@ -20,7 +20,7 @@ from cnnkit.train.config import InitFrom
 
 @dataclass(frozen=True, slots=True)
 class PretrainedModel:
-    """A network to start from: where it comes from, and how its backbone is asked for to be run by ONNX Runtime."""
+    """A network to start from: where it comes from, and the `spec` by which ONNX Runtime runs its backbone."""
 
     whole: Classifier
     backbone: Backbone
@@ -28,11 +28,11 @@ class PretrainedModel:
     source: str
     digest: str | None
     fresh: bool
-    request: BackboneSpec
+    spec: BackboneSpec
 
     def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
-        """Ask for the backbone, cut at a layer."""
-        return dataclasses.replace(self.request, layer=layer, pool=pool)
+        """Give the spec of the backbone, cut at a layer."""
+        return dataclasses.replace(self.spec, layer=layer, pool=pool)
 
     def loss(self, *, asked: Loss | None) -> Loss:
         """Find the loss that the last layer is made for.
@@ -80,7 +80,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
         str(path),
         digest=cache.sha256(path),
         fresh=not model.history,
-        request=BackboneSpec(backbone=str(path)),
+        spec=BackboneSpec(backbone=str(path)),
     )
 
 
@@ -98,5 +98,5 @@ def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
         name,
         digest=backbone.weights_sha256,
         fresh=True,
-        request=BackboneSpec(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
+        spec=BackboneSpec(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
     )

@@ -48,7 +48,7 @@ def train_from_scratch(
     """
     warn_without_val(has_val=bool(data.val))
     with distributed.joined(devices.parse(run.device)) as (world, device):
-        loop.choose_precision(train.amp, device)  # what cannot be had is said before images are read
+        loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)

@@ -1,4 +1,4 @@
-"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint as long as it goes on."""
+"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ log = logging.getLogger("cnnkit")
 class TrainResult:
     """What a training came to; the measures are those of its best epoch, which the model holds.
 
-    `majority` is the validation accuracy of always answering with the most frequent class; `seconds` are those of everything, the
+    `majority` is the validation accuracy of always predicting the most frequent class; `seconds` are those of everything, the
     reading of images and the frozen part included.
     """
 
@@ -53,11 +53,11 @@ class TrainResult:
 
 
 def _ready() -> None:
-    """The way of examples that need no preparation."""
+    """Do nothing: the examples need no preparation."""
 
 
 def _nothing(_write: Report) -> Sequence[Epoch]:
-    """The way of a training that nothing goes before."""
+    """Train nothing before the training itself."""
     return ()
 
 
@@ -139,13 +139,13 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
 
     Args:
         checkpoint: The file, for messages.
-        kept: Its mark.
-        now: That of what is asked for.
+        kept: Its fingerprint.
+        now: That of this run.
 
     Raises:
         UsageError: It is of another one; the message names the first difference and both values.
     """
-    # What was said on the command line comes first; the rest may follow from it
+    # What was given on the command line comes first; the rest may follow from it
     for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
         if now.get(name) != kept.get(name):
             values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
@@ -155,7 +155,7 @@ def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, 
             )
 
 
-# What random precision are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
 _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
@@ -215,7 +215,7 @@ class Batches:
         """Give the images that validate, as they stand.
 
         Args:
-            pieces: Into how many parts a batch had to be cut: what did not fit into memory at once does not now.
+            pieces: Into how many pieces a batch had to be cut: what did not fit into memory at once does not now.
         """
         val = self._task.val
         assert val is not None
@@ -228,7 +228,7 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class StartMeasures:
-    """How good a network is that has been trained before, on the validation part."""
+    """How good a network is that has been trained before, on the validation set."""
 
     val_loss: float
     val_accuracy: float
@@ -331,7 +331,7 @@ class Trainer:
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
         """Train a part of a network before the training itself, and leave it with the best epoch's weights.
 
-        The history is written, by `write`, and no checkpoint: an interrupted warm-up begins anew.
+        The history is written, by `write`, and no checkpoint: an interrupted warm-up starts over.
 
         Every process does the same on all rows. As many epochs are `following`.
         """
@@ -353,7 +353,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _pointing_at_the_checkpoint(self) -> Iterator[None]:
-        """Whatever ends a training before its time, say what can be gone on from."""
+        """Whatever ends a training before its time, say what can be resumed."""
         try:
             yield
         except BaseException:
@@ -398,7 +398,7 @@ class Trainer:
         return self.batches.validation(pieces=self.step.pieces)
 
     def fresh(self, write: Report) -> list[Epoch]:
-        """Begin anew.
+        """Start over.
 
         Args:
             write: Called with the epochs that `task.begin` takes, as they are done.
@@ -438,7 +438,7 @@ class Trainer:
         """Find out whether the model that this training would come to stands there already.
 
         Returns:
-            Its epochs, of which nobody knows any more how long they took; None where no training of these commands came to its end.
+            Its epochs, whose seconds are not known any more; None where no training of these commands came to its end.
 
         Raises:
             UsageError: A finished model of another training stands there.

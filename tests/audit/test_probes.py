@@ -28,8 +28,8 @@ def test_the_accuracy_is_scikit_learns():
     ranks = np.apply_along_axis(
         rankdata, 0, values
     )  # trees see the order alone, but for where between two values they divide
-    answers = cross_val_predict(tree, ranks.astype(np.float32), labels, cv=folds)
-    assert found.accuracy == pytest.approx(balanced_accuracy_score(labels, answers))
+    predicted = cross_val_predict(tree, ranks.astype(np.float32), labels, cv=folds)
+    assert found.accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert found.chance == pytest.approx(1 / 3)
     assert (found.target, found.probe, found.pictures) == ("class", "size", 110)
 

@@ -39,10 +39,10 @@ def photos_folder(images):
 
 
 def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
-    material = train_val.find([str(folder)], list(val))
+    data = train_val.find([str(folder)], list(val))
     config = AdviseConfig(backbone=backbone, weights=str(weights), device="cpu", **options)
     named = SourceNames([str(folder)], list(val))
-    return transfer_advice.advise(material, sources=named, config=config, callbacks=SILENT)
+    return transfer_advice.advise(data, sources=named, config=config, callbacks=SILENT)
 
 
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):

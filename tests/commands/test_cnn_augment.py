@@ -100,16 +100,16 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     listed = source.find(["more/augment.tsv"])
     assert [image.label for image in listed] == ["blue"] * 6 + ["red"] * 6
     assert listed[0].group == listed[1].group != listed[2].group
-    # Copies of one image stay in one part, and so do those of a group: a patient's, say
+    # Copies of one image stay in one split, and so do those of a group: a patient's, say
     lines = ["path\tlabel\tgroup", *(f"photos/red/{n:02d}.png\tred\t{group}" for n, group in enumerate("aab"))]
     Path("grouped.tsv").write_text("\n".join(lines) + "\n")
     run("cnn-augment", "grouped.tsv", "-o", "grouped", "--copies", "2", *WORDS)
     assert [row["group"] for row in rows("grouped")] == ["a"] * 4 + ["b"] * 2
     run("cnn-split", "more/augment.tsv", "--ratio", "0.5,0.5", "--manifest", "again.tsv")
-    parts = {}
+    splits = {}
     for row in manifest.load("again.tsv"):
-        parts.setdefault(row.group, set()).add(row.split)
-    assert [len(each) for each in parts.values()] == [1] * 6
+        splits.setdefault(row.group, set()).add(row.split)
+    assert [len(each) for each in splits.values()] == [1] * 6
 
 
 def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch):
@@ -292,20 +292,20 @@ def split(here):
     """A manifest of the images: of each class one in train, val and test."""
     lines = ["path\tlabel\tsplit"]
     lines += [
-        f"photos/{label}/0{index}.png\t{label}\t{part}"
+        f"photos/{label}/0{index}.png\t{label}\t{split}"
         for label in ("red", "blue")
-        for index, part in enumerate(("train", "val", "test"))
+        for index, split in enumerate(("train", "val", "test"))
     ]
     Path("split.tsv").write_text("\n".join(lines) + "\n")
     return here
 
 
 @pytest.mark.parametrize("way", [[], ["--split", "test"]])
-def test_parts_that_measure_are_refused(run, split, way):
-    """One line that names the image, its part and the remedy; nothing is written; --force insists, --split train is the way."""
+def test_splits_that_measure_are_refused(run, split, way):
+    """One line that names the image, its split and the remedy; nothing is written; --force insists, --split train is the way."""
     outcome = run("cnn-augment", "split.tsv", "-o", "more", *way, *WORDS, status=2)
-    part = "test" if way else "val"
-    assert f"belongs to {part}" in outcome.err
+    name = "test" if way else "val"
+    assert f"belongs to {name}" in outcome.err
     assert "--split train" in outcome.err
     assert outcome.err.count("\n") == 1
     for other in (["-o", "-"], ["--sheet", "look.png"]):
@@ -319,8 +319,8 @@ def test_parts_that_measure_are_refused(run, split, way):
     assert {row["split"] for row in rows("train")} == {"train"}
 
 
-def test_parts_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
-    """In a manifest on standard input, where nothing is left of what was begun; and in folders that are parts, taken for classes."""
+def test_splits_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
+    """In a manifest on standard input, where nothing is left of what was begun; and in folders of splits, taken for classes."""
     text = Path("split.tsv").read_text()
     outcome = run("cnn-augment", "-", "-o", "more", *WORDS, stdin=text, status=2)
     assert "belongs to val" in outcome.err
@@ -329,7 +329,7 @@ def test_parts_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     assert "belongs to test" in run("cnn-augment", "parts", "-o", "more", *WORDS, status=2).err
     run("cnn-augment", "parts", "--split", "train", "-o", "more", "--copies", "1", *WORDS)
     assert sorted(os.listdir("more")) == ["augment.tsv", "blue", "red"]
-    # A part is one by its folder's name as well, from wherever it is seen; a class that is called like one is, if a part is said
+    # A split is one by its folder's name as well, from wherever it is seen; a class that is called like one is, if a split is given
     assert "belongs to val" in run("cnn-augment", "parts/val", "-o", "x", *WORDS, status=2).err
     shutil.copytree("parts/val/red", "flat/Validation")
     assert "belongs to Validation" in run("cnn-augment", "flat/Validation", "-o", "x", *WORDS, status=2).err

@@ -1,4 +1,4 @@
-"""cnn-calibrate, as it is typed: what it prints, and what the network that it writes answers."""
+"""cnn-calibrate, as it is typed: what it prints, and what the network that it writes predicts."""
 
 import functools
 import json
@@ -55,7 +55,7 @@ def by_image(rows, field, classes):
 
 
 def save_truth(rows, classes, path="truth.tsv"):
-    """Write a truth that the answers meet in seven of ten: of the rest it is the class of the second rank."""
+    """Write a truth that the predictions meet in seven of ten: of the rest it is the class of the second rank."""
     lines = ["path\tlabel\tsplit"]
     ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
     for index, image in enumerate(sorted({image for image, _ in ranked})):
@@ -157,7 +157,7 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
     assert "standard input is not what net.onnx predicts" in outcome.err
 
 
-def test_of_two_classes_the_answer_alone_is_enough(run, made):
+def test_of_two_classes_the_first_rank_is_enough(run, made):
     """One row an image has the temperature of both; and the three ways in give the same."""
     made("dense 1")
     both = run("cnn-calibrate", "val.tsv", *TRUTH).out
@@ -188,9 +188,9 @@ def test_before_and_after_are_drawn(run, made, tmp_path):
 def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
     """The validation set has two of three classes: nobody needs to list the third."""
     rows = made()
-    answers = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
-    chosen = [path for path, label in sorted(answers.items()) if label != "green"]
-    truth = ["red" if index % 4 == 0 else answers[path] for index, path in enumerate(chosen)]
+    labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
+    chosen = [path for path, label in sorted(labels.items()) if label != "green"]
+    truth = ["red" if index % 4 == 0 else labels[path] for index, path in enumerate(chosen)]
     lines = [f"{path}\t{label}\tval\n" for path, label in zip(chosen, truth, strict=True)]
     (tmp_path / "truth.tsv").write_text("path\tlabel\tsplit\n" + "".join(lines))
     (tmp_path / "val.tsv").write_text("\n".join(json.dumps(row) for row in rows if row["path"] in chosen))
@@ -198,8 +198,8 @@ def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
     assert calibrate(run) == calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
 
 
-def test_what_cannot_be_calibrated_is_said(run, made, tmp_path):
-    """A class without probability, withheld answers, all answers right, classes of another network: one line, and no file."""
+def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
+    """A class without probability, withheld predictions, all predictions right, classes of another network: one line, and no file."""
     rows = made()
     wrong = ("-m", "net.onnx", "-o", "new.onnx")
 
@@ -226,9 +226,9 @@ def test_what_cannot_be_calibrated_is_said(run, made, tmp_path):
     (tmp_path / "truth.tsv").write_text(known.replace("\tblue\t", "\tbleu\t", 1))
     assert 'no picture has a probability for "bleu": is that a class of the network?' in refused(text)
     assert '"bleu" is a label in truth.tsv (val), but not among the classes blue, green, red' in refused(text, *wrong)
-    answers = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
+    labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     (tmp_path / "truth.tsv").write_text(
-        "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in answers.items())
+        "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in labels.items())
     )
     assert "every answer is right (30 pictures), so no temperature is the best" in refused(text, *wrong)
 

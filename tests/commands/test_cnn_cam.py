@@ -41,7 +41,7 @@ def write_model(
     weights=None,
     **changes,
 ):
-    """Write a model whose two channels answer to red and to blue alone, and whose head reads one for each class."""
+    """Write a model whose two channels respond to red and to blue alone, and whose head reads one for each class."""
     extractor, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
     preprocess = replace(preprocess, **changes)
     shape = classifiers.feature_shape(
@@ -107,7 +107,7 @@ def pixels(path):
 # ---------------------------------------------------------------- what is written
 
 
-def test_one_overlay_a_image(run, here):
+def test_one_overlay_per_image(run, here):
     """Named after it, its class folder kept, of its size and format; a record each, whose peak and box lie on what is coloured."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--box", "0.5", *CPU)
     assert list(outcome.rows[0]) == FIELDS
@@ -340,7 +340,7 @@ def test_a_single_sigmoid(run, here):
     assert boxes(rows[1])[0] >= 36
 
 
-def test_an_answer_that_is_no_number_is_skipped(run, here):
+def test_an_output_that_is_nan_is_skipped(run, here):
     """A network with NaN in its weights draws nothing, and each image is named."""
     write_model("broken.pt", weights=torch.full((2, 2), torch.nan))
     outcome = run("cnn-cam", "-m", "broken.pt", "photos", "-o", "maps", *CPU, status=3)
@@ -494,7 +494,7 @@ def test_a_small_thing_in_a_large_image(run, large, size):
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 
 
-def test_how_a_image_comes_to_an_exported_network(run, here, exported):
+def test_how_an_image_comes_to_an_exported_network(run, here, exported):
     """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
     shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):

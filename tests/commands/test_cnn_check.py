@@ -280,7 +280,7 @@ def test_features_of_one_split_alone_are_no_leak(run, clean):
     assert "12 of 24 pictures have no features" in outcome.err
 
 
-def test_too_few_to_be_probed_is_said(run, clean):
+def test_too_few_to_be_probed_is_reported(run, clean):
     """Of a group one image speaks for all: with three groups a class there is nothing to cross-validate."""
     manifest(
         *((f"photos/{('cat', 'dog')[n % 2]}/{n:02d}.jpg", ("cat", "dog")[n % 2], "", f"g{n % 6}") for n in range(24))
@@ -409,7 +409,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
     assert message in run("cnn-check", "photos", *words, status=2).err
 
 
-def test_a_set_without_a_image_is_an_error(run, here):
+def test_a_set_without_an_image_is_an_error(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no picture")

@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_image_and_a_row_a_run(run, here):
+def test_one_image_and_one_row_per_run(run, here):
     """The image is two panels wide; stdout says which epoch is the best of each run, and its measures."""
     words = ("small/model.csv", "large/model.csv", "alone.csv", "-o", "curves.png", "--smooth", "0.8")
     outcome = run("cnn-curves", *words)
@@ -103,8 +103,8 @@ def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monit
     images("photos/train", red=6, blue=6)
     images("photos/val", red=4, blue=4)
     backbone = ("--layers", "conv 6 k3 relu", "--weights", "none", "--size", "8", "--device", "cpu")
-    for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *backbone)
+    for split in ("train", "val"):
+        run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *backbone)
     words = ("--val", "val.npy", "-o", "head.pt", "--epochs", "15", "--lr", "0.3", "--device", "cpu")
     kept = run("cnn-train-head", "train.npy", *words, "--monitor", monitor).rows[0]["best_epoch"]
     rows = run("cnn-curves", "head.csv", "--monitor", monitor).rows

@@ -22,10 +22,10 @@ def folder(tmp_path, monkeypatch):
     """A folder to be in: split.tsv with train, val and test, none of whose images need to exist."""
     monkeypatch.chdir(tmp_path)
     lines = ["path\tlabel\tsplit"]
-    for part, count in (("train", 6), ("val", 3), ("test", 90)):
+    for split, count in (("train", 6), ("val", 3), ("test", 90)):
         for index in range(count):
             label = CLASSES[index % 3]
-            lines.append(f"photos/{label}/{part}-{index}.jpg\t{label}\t{part}")
+            lines.append(f"photos/{label}/{split}-{index}.jpg\t{label}\t{split}")
     (tmp_path / "split.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -146,7 +146,7 @@ def test_labels_alone_are_enough_for_the_rest(run, folder):
 
 
 def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
-    """`?` counts as wrong; how many were answered, and how well, stands beside."""
+    """`?` counts as wrong; how many have a prediction, and how many of these are right, stands next to it."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
         "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
@@ -172,7 +172,7 @@ def test_worst_are_the_most_confidently_wrong(run, folder):
     assert run("cnn-eval", "--worst", 3, stdin=right).out == "path\ttruth\tlabel\tprobability\n"
 
 
-def test_confusion_is_drawn_beside_the_measures(run, folder):
+def test_confusion_is_drawn_next_to_the_measures(run, folder):
     """`--confusion` writes an image; stdout is as it is without."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
@@ -256,7 +256,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
 
 
 def test_truth_without_a_prediction_is_counted(run, folder):
-    """Whole parts that nobody asked about are told from gaps; --split keeps to one part; --complete makes a gap an error."""
+    """Whole splits without predictions are told from gaps; --split keeps to one split; --complete makes a gap an error."""
     truth, probabilities = draw(CLASSES)
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
@@ -307,7 +307,7 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
 
 
 def test_labels_name_classes_that_no_image_shows(run, folder):
-    """A network may prediction a class that this set has no image of: --labels says that it exists, and in which order."""
+    """A network may predict a class that this set has no image of: --labels says that it exists, and in which order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
     (folder / "labels.txt").write_text("dog\ncat\n")
@@ -485,8 +485,8 @@ def save_classifier(path, classes):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
-def test_a_threshold_predictions_what_its_row_says(run, folder, images, words):
-    """cnn-predict --min-probability with the number of a row predictions just as many images, just as well."""
+def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
+    """cnn-predict --min-probability with the number of a row predicts just as many images, just as well."""
     images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
     predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out
@@ -502,7 +502,7 @@ def test_a_threshold_predictions_what_its_row_says(run, folder, images, words):
     assert outcome.err.count("\n") == 1
 
 
-def test_bounds_hold_beside_coverage_too(run, folder):
+def test_bounds_hold_with_coverage_too(run, folder):
     """The rows are printed, and the measures keep their bounds or not."""
     predictions = write(*draw(CLASSES))
     missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
@@ -510,7 +510,7 @@ def test_bounds_hold_beside_coverage_too(run, folder):
     assert run("cnn-eval", "--coverage", stdin="path\tlabel\ncat/1.jpg\tcat\n", status=1).out == ""
 
 
-def test_reliability_is_drawn_beside_the_measures(run, folder):
+def test_reliability_is_drawn_next_to_the_measures(run, folder):
     """`--reliability` writes an image; stdout is as it is without."""
     predictions = write(*draw(CLASSES))
     assert run("cnn-eval", "--reliability", "r.png", stdin=predictions).out == run("cnn-eval", stdin=predictions).out

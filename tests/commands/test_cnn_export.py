@@ -134,7 +134,7 @@ def quickly(monkeypatch):
 
 
 def test_images_by_every_way_in(run, here, quickly):
-    """A folder, images by name, a manifest's part, and a list on standard input are compared alike."""
+    """A folder, images by name, a manifest's split, and a list on standard input are compared alike."""
     paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
     Path("split.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\tx\t{'val' if 'red' in path else 'train'}\n" for path in paths)
@@ -274,7 +274,7 @@ def test_wrong_files_and_words_are_one_line(run, here):
         assert not list(here.glob("x.*"))
 
 
-def test_a_missing_file_is_said_before_torch_is_loaded(shell, here):
+def test_a_missing_file_is_reported_before_torch_is_loaded(shell, here):
     """It costs a moment, not the seconds that torch takes."""
     seen = shell("python -X importtime -m cnnkit_tools.cnn_export gone.pt -o x.onnx", cwd=here, status=1).err
     assert "gone.pt: no such file" in seen

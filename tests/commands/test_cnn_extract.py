@@ -96,7 +96,7 @@ def test_three_ways_in(run, shell, here):
 
 
 def test_a_manifest_and_its_parts(run, here):
-    """Of a manifest the rows of one part are taken, with their labels; a piped manifest does the same."""
+    """Of a manifest the rows of one split are taken, with their labels; a piped manifest does the same."""
     lines = ["path\tlabel\tsplit\tgroup"]
     lines += [f"photos/red/0{index}.png\twarm\t{'train' if index < 4 else 'val'}\tg{index}" for index in range(6)]
     Path("split.tsv").write_text("\n".join(lines) + "\n")
@@ -347,7 +347,7 @@ def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
     outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
     assert "train.npy holds augmented views, which measure something else" in outcome.err
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
-    # A folder of a part is held out as its rows are
+    # A folder of a split is held out as its rows are
     shutil.copytree("photos/red", "cv/val/red")
     outcome = run("cnn-extract", "cv/val", "-o", "folder.npy", *BACKBONE, *views)
     assert outcome.rows[0]["rows"] == "6"

@@ -1,4 +1,4 @@
-"""cnn-filters as it is run: patterns that their filters answer to, kernels, and every mistake one line."""
+"""cnn-filters as it is run: patterns that their filters respond to, kernels, and every mistake one line."""
 
 import json
 import os
@@ -25,15 +25,15 @@ SIDE = 24
 def stripes(folder):
     """Draw images of two classes: stripes that lie and stripes that stand."""
     generator = np.random.default_rng(0)
-    for part, count in (("train", 24), ("val", 8)):
+    for split, count in (("train", 24), ("val", 8)):
         for label in ("lying", "standing"):
-            (folder / part / label).mkdir(parents=True)
+            (folder / split / label).mkdir(parents=True)
             for index in range(count):
                 wave = np.sin(np.arange(SIDE) / generator.uniform(3, 8) * 2 * np.pi + generator.uniform(0, 6))
                 pixels = 127 + 90 * wave[:, None, None] + generator.normal(0, 20, (SIDE, SIDE, 3))
                 pixels += generator.uniform(-30, 30, 3)
                 pixels = pixels if label == "lying" else pixels.transpose(1, 0, 2)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / part / label / f"{index}.png")
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / split / label / f"{index}.png")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
     return np.stack(found)
 
 
-def answers(images, until, model="m.pt"):
-    """The mean over places of what each filter of a backbone's module answers, (N, K), by torch alone."""
+def responses(images, until, model="m.pt"):
+    """The mean over places of what each filter of a backbone's module outputs, (N, K), by torch alone."""
     loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
     with torch.no_grad():
@@ -124,12 +124,12 @@ def test_a_pattern_is_its_own_filters(run, here, layer, module):
     """A pattern activates its filter more than random noise and more than the patterns of the others; records tell what torch does."""
     records = filters(run, "--layer", layer)
     assert [(record["layer"], record["filter"]) for record in records] == [(layer, index) for index in range(6)]
-    found = answers(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
+    found = responses(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
     generator = np.random.default_rng(0)
     noise = np.stack(
         [128 + loud * generator.uniform(-1, 1, (SIDE, SIDE, 3)) for loud in (10, 40, 127) for _ in range(8)]
     )
-    assert (np.diag(found) > answers(noise.astype(np.uint8), module).max(0)).all()
+    assert (np.diag(found) > responses(noise.astype(np.uint8), module).max(0)).all()
     others = (found.sum(0) - np.diag(found)) / 5
     assert (np.diag(found) > others).all()
     if layer == "conv1":  # behind a pooling, one filter's pattern may hold what another looks for as well
@@ -144,7 +144,7 @@ def test_where_the_search_begins(run, here):
     assert 118 <= noise.min() < 119 < 137 < noise.max() <= 138
     np.testing.assert_allclose(noise.mean((1, 2, 3)), 128, atol=1)
     np.testing.assert_allclose(
-        [record["start"] for record in still], np.diag(answers(noise.astype(np.uint8), "conv1_relu")), atol=0.01
+        [record["start"] for record in still], np.diag(responses(noise.astype(np.uint8), "conv1_relu")), atol=0.01
     )
     searched = filters(run, "--layer", "conv1")
     assert [record["start"] for record in searched] == [record["start"] for record in still]
@@ -163,7 +163,7 @@ def test_the_first_step_is_of_the_rate(run, here):
 
 
 def test_more_steps_reach_further_and_blur_is_smoother(run, here):
-    """After 40 steps every filter answers more than after 4; a stronger blur leaves less variation between neighbours."""
+    """After 40 steps every filter responds more than after 4; a stronger blur leaves less variation between neighbours."""
     few, many = (filters(run, "--layer", "conv1", "--steps", steps) for steps in (4, 40))
     assert all(one["activation"] < other["activation"] for one, other in zip(few, many, strict=True))
     variations = []
@@ -206,7 +206,7 @@ def test_sizes(run, here):
         assert tiles("f.png", 3, height=height, width=width).shape == (3, height, width, 3)
 
 
-def test_the_layer_unless_said(run, here):
+def test_the_default_layer(run, here):
     """Without --layer filters are those of the last layer with spatial extent, by its own name."""
     assert filters(run, "--steps", "2") == filters(run, "--steps", "2", "--layer", "bn1")
 
@@ -222,7 +222,7 @@ def test_vectors_and_a_binary_network(run, here, head):
     found = torch.tensor(tiles("f.png", len(records)))
     with torch.no_grad():
         logits = network.head[0](network.features(found)).diagonal()
-    wanted = logits.relu() if "relu" in head else logits  # networks answer with logits
+    wanted = logits.relu() if "relu" in head else logits  # networks output logits
     assert [record["activation"] for record in records] == pytest.approx(wanted.tolist(), rel=1e-3)
     assert all(record["activation"] > record["start"] for record in records)
 
@@ -247,7 +247,7 @@ def test_a_dead_filter(run, here):
 
 
 def test_louder_noise_wakes(run, here):
-    """A filter behind one that answers to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
+    """A filter after one that responds to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
 
     def strong_red(backbone):
         backbone.conv1.weight.zero_()

@@ -66,11 +66,11 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
 
 
 def test_a_fold_is_held_out(run, here):
-    """It validates and is not learnt from; test is in neither; an unknown one is named with those there are."""
+    """It is for validation and not trained on; test is in neither; an unknown one is named with those there are."""
     run("cnn-split", "photos/train", "--ratio", "2,1,1", "--names", "fold0,fold1,test", "--manifest", "folds.tsv")
     outcome = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold1", "-o", "fold1.pt", *FAST)
     rows = Path("folds.tsv").read_text().splitlines()
-    counts = [str(sum(row.endswith(part) for row in rows)) for part in ("fold0", "fold1")]
+    counts = [str(sum(row.endswith(split) for row in rows)) for split in ("fold0", "fold1")]
     assert [outcome.rows[0][name] for name in ("train_rows", "val_rows")] == counts
     assert "folds.tsv: not looked at: " in outcome.err
     refused = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold2", "-o", "fold2.pt", *FAST, status=1)
@@ -107,11 +107,11 @@ def test_what_the_history_says_is_what_prediction_gives(run, here):
 def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
     """--unfreeze none, the same backbone, rows and seed: the same weights within rounding, by another way."""
     backbone = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
-    for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *backbone)
-    recipe = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
-    (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *recipe).rows
-    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *backbone, *recipe).rows
+    for split in ("train", "val"):
+        run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *backbone)
+    settings = ("--optimizer", "sgd", "--lr", "0.5", "--batch", "64", "--epochs", "5", "--device", "cpu")
+    (apart,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "apart.pt", *settings).rows
+    (joined,) = run("cnn-finetune", "photos", "-o", "joined.pt", *backbone, *settings).rows
     assert joined["val_accuracy"] == apart["val_accuracy"]
     assert float(joined["val_loss"]) == pytest.approx(float(apart["val_loss"]), rel=1e-5)
     one, other = (torch_model.load(path) for path in ("apart.pt", "joined.pt"))
@@ -199,14 +199,14 @@ def test_every_mistake_is_one_line(run, here):
 
 
 def test_other_classes_need_another_head(run, here, images):
-    """A model answers with the classes that it has learnt."""
+    """A model predicts the classes that it was trained on."""
     images("more", red=3, green=3, blue=3)
     outcome = run("cnn-finetune", "net.pt", "more", "-o", "x.pt", status=1)
     assert "net.pt knows blue, red; the pictures are of blue, green, red. Train a head for these" in outcome.err
 
 
 def test_a_bad_image_is_named_and_left_out(run, here):
-    """Exit 3, the rest is learnt from."""
+    """Exit 3, the rest is trained on."""
     broken = here / "photos" / "train" / "red" / "broken.png"
     broken.write_bytes(b"no picture")
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--errors", "errors.tsv", *FAST, status=3)

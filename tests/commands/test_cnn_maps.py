@@ -75,7 +75,7 @@ def maps(run, model, *words, **others):
 
 
 def hooked(module, given, kinds):
-    """What the modules of some kinds answer to one image, in order, told by forward hooks."""
+    """What the modules of some kinds output for one image, in order, by forward hooks."""
     seen = []
     handles = [
         each.register_forward_hook(lambda _module, _given, made: seen.append(made[0].clone().numpy()))
@@ -90,7 +90,7 @@ def hooked(module, given, kinds):
 
 
 def expected(model):
-    """What the ReLUs and the pooling of a model's backbone answer to the image, (C, h, w) each."""
+    """What the ReLUs and the pooling of a model's backbone output for the image, (C, h, w) each."""
     loaded = torch_model.load(model)
     made = classifiers.from_header(loaded.header, loaded.state, name=model)
     head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
@@ -102,11 +102,11 @@ def raws(outcome):
     return [np.load(f"{row['mosaic'].removesuffix('.png')}.npy") for row in outcome.rows]
 
 
-# ---------------------------------------------------------------- what a layer answers
+# ---------------------------------------------------------------- what a layer outputs
 
 
 @pytest.mark.parametrize("name", ["colour", "grey"])
-def test_what_torch_and_the_exported_graph_answer(run, here, name):
+def test_maps_agree_with_torch_and_the_exported_graph(run, here, name):
     """--raw is what torch's forward hooks see, activation included, and of the .onnx the same within 1e-4."""
     ours = maps(run, f"{name}.pt", "-o", "pt", "--raw")
     theirs = maps(run, f"{name}.onnx", "-o", "onnx", "--raw")

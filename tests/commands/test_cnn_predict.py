@@ -275,7 +275,7 @@ def test_models_with_other_classes_do_not_vote(run, model, root):
     assert outcome.out == ""
 
 
-def test_a_network_with_normalised_input_predictions_the_same(run, model, root):
+def test_a_network_with_normalised_input_predicts_the_same(run, model, root):
     """What cnn-export --input float makes is normalised outside, by the Header's mean and deviation."""
     whole = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     classic = run("cnn-predict", "-m", model("float.onnx", kind="float"), root, "--top", 3).rows
@@ -323,7 +323,7 @@ def test_a_head_predicts_features_as_the_whole_does_to_images(run, model, root, 
 
 
 def test_a_bare_array_is_named_by_its_rows(run, model, kept, tmp_path, monkeypatch):
-    """FILE.npy:ROW, counted from 0; that nothing could be checked is said, and a part it has not."""
+    """FILE.npy:ROW, counted from 0; that nothing could be checked is said, and a split that it has not."""
     monkeypatch.chdir(tmp_path)
     np.save("bare.npy", np.load(kept)[:2])
     outcome = run("cnn-predict", "-m", model("head.onnx", kind="head"), "bare.npy")
@@ -353,7 +353,7 @@ def test_heads_and_whole_networks_are_not_confused(run, model, root, kept):
 
 @pytest.mark.parametrize("words", [[], ["--input", "float"], ["--head-only"]], ids=" ".join)
 def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
-    """Whole, with normalised input, and the head alone: each predictions as torch does."""
+    """Whole, with normalised input, and the head alone: each predicts as torch does."""
     made, backbone = network()
     header = Header(
         kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
@@ -696,7 +696,7 @@ def program(*words):
 
 
 def test_rows_appear_while_the_list_still_grows(model, root):
-    """A list on standard input that never ends is answered as batches are done."""
+    """A list on standard input that never ends is predicted as batches are done."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # Unbuffered: what readline read ahead would be lost for communicate
     process = subprocess.Popen(program("-m", model(), "--batch", 4, "-"), bufsize=0, **pipes)

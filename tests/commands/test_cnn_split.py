@@ -134,7 +134,7 @@ def test_what_is_left_out_is_counted(run, photos_here):
 
 @pytest.mark.parametrize("link", ["copy", "symlink", "hardlink", "move"])
 def test_a_folder_tree(run, photos_here, link):
-    """DIR/part/class/name, and a manifest in it that other commands read; a second time needs --force."""
+    """DIR/split/class/name, and a manifest in it that other commands read; a second time needs --force."""
     expected = run("cnn-split", "photos", "--ratio", "1,1").rows
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "-o", "sets", "--link", link)
     assert outcome.out == ""

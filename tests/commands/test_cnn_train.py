@@ -49,7 +49,7 @@ def train(run, *words, out="m.pt", source="photos", **others):
 
 @pytest.mark.parametrize("way", ["manifest", "folder", "stdin"])
 def test_a_fold_is_held_out(run, here, way):
-    """It validates, and is not learnt from: the same, to the bit, as its rows under --val."""
+    """It is for validation, and not trained on: the same, to the bit, as its rows under --val."""
     run("cnn-split", "photos/train", "--folds", "3", "--manifest", "folds.tsv")
     run("cnn-split", "photos/train", "--folds", "3", "-o", "folds")
     text = Path("folds.tsv").read_text()
@@ -332,7 +332,7 @@ def test_resume_demands_the_same_training(run, here, stopped):
     assert len(history()) == 5
 
 
-def test_without_resume_it_begins_anew_and_says_so(run, here, stopped):
+def test_without_resume_it_starts_over_and_says_so(run, here, stopped):
     """The unfinished one is named before it is replaced; with --resume and no checkpoint, too."""
     stopped()
     assert (
@@ -455,7 +455,7 @@ def test_a_broken_image_is_skipped_and_named(run, here):
 
 
 def test_a_class_that_bad_images_empty_is_refused(run, here):
-    """In either part; the images are named, nothing is written."""
+    """In either split; the images are named, nothing is written."""
     for path in (here / "photos/val/blue").iterdir():
         path.write_bytes(b"no picture")
     outcome = train(run, status=1)
@@ -600,7 +600,7 @@ def test_advise_names_its_own_command(run, here):
         )
 
 
-def test_a_network_that_answers_no_numbers_replaces_none(run, here):
+def test_a_network_whose_outputs_are_nan_replaces_none(run, here):
     """One step an epoch, whose loss is a number yet and leaves weights that are none: the model that stood there stays."""
     train(run)
     before = Path("m.pt").read_bytes()
@@ -615,7 +615,7 @@ def test_a_network_that_answers_no_numbers_replaces_none(run, here):
 @pytest.mark.gpu
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("cache", ["0", "4G"])
-def test_the_gpu_trains_what_the_processor_answers(run, here, amp, cache):
+def test_the_gpu_trains_what_the_cpu_predicts_with(run, here, amp, cache):
     """In every kind of number, images in memory or read ahead: the accuracy that training reports is that of the exported model."""
     outcome = train(
         run, "--device", "cuda", "--amp", amp, "--cache", cache, "--augment", "rotate 10, hflip", "--ema", "0.9"

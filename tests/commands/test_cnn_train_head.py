@@ -74,7 +74,7 @@ def test_features_to_a_model_and_its_history(run, here):
             "photos",
             "head.pt",
             "head.csv",
-            *(f"{part}.{kind}" for part in ("train", "val") for kind in ("npy", "tsv", "json")),
+            *(f"{split}.{kind}" for split in ("train", "val") for kind in ("npy", "tsv", "json")),
         ]
     )
 
@@ -227,11 +227,11 @@ def test_features_of_another_backbone_are_refused(run, here):
 def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
     """MobileNetV2 and a few dozen dogs and cats: training and cnn-predict | cnn-eval agree on the validation images."""
     monkeypatch.chdir(tmp_path)
-    for part, start, count in (("train", 0, 24), ("val", 24, 12)):
+    for split, start, count in (("train", 0, 24), ("val", 24, 12)):
         for label in ("cat", "dog"):
-            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / split / label).mkdir(parents=True)
             for path in sorted((photos / "dogs-vs-cats" / label).iterdir())[start : start + count]:
-                (tmp_path / part / label / path.name).symlink_to(path)
+                (tmp_path / split / label / path.name).symlink_to(path)
         backbone = (
             "--backbone",
             "mobilenet_v2",
@@ -240,7 +240,7 @@ def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
             "--device",
             "cpu",
         )
-        run("cnn-extract", part, "-o", f"{part}.npy", *backbone)
+        run("cnn-extract", split, "-o", f"{split}.npy", *backbone)
     outcome = run(
         "cnn-train-head",
         "train.npy",
@@ -323,22 +323,22 @@ def three_classes(tmp_path_factory, made):
     """A folder with images of three classes, and their features in 12 columns by cnn-extract."""
     folder = tmp_path_factory.mktemp("three")
     generator = np.random.default_rng(0)
-    for part, count in (("train", 20), ("val", 6)):
+    for split, count in (("train", 20), ("val", 6)):
         for label, tint in (("red", 0), ("green", 1), ("blue", 2)):
-            (folder / part / label).mkdir(parents=True)
+            (folder / split / label).mkdir(parents=True)
             for index in range(count):
                 pixels = generator.uniform(0, 160, (20, 20, 3))
                 pixels[..., tint] += generator.uniform(0, 40)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / label / f"{index:02d}.png")
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / label / f"{index:02d}.png")
     backbone = ("--layers", "conv 12 k3 s2 relu", "--weights", "none", "--size", "16", "--device", "cpu")
-    return made(*(("cnn-extract", part, "-o", f"{part}.npy", *backbone) for part in ("train", "val")), folder=folder)
+    return made(*(("cnn-extract", split, "-o", f"{split}.npy", *backbone) for split in ("train", "val")), folder=folder)
 
 
 @pytest.mark.parametrize("words", PREPARED.values(), ids=PREPARED)
 def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     run, three_classes, tmp_path, monkeypatch, words
 ):
-    """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not learnt from."""
+    """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not trained on."""
     monkeypatch.chdir(three_classes)
     model, exported, cpu = tmp_path / "m.pt", tmp_path / "m.onnx", ("--device", "cpu")
     l2 = 0.003
@@ -387,9 +387,9 @@ WITH = ("--solver", "lbfgs", "--l2", "0.001", "--device", "cpu")
 def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
     """Noise in two sizes is told apart by its width alone: the gain's interval is above nought; in one size it holds nought."""
     monkeypatch.chdir(tmp_path)
-    for part, seed in (("train", 0), ("val", 1)):
-        noise(tmp_path / part, widths, count=40, seed=seed)
-        run("cnn-extract", part, "-o", f"{part}.npy", *SIDE)
+    for split, seed in (("train", 0), ("val", 1)):
+        noise(tmp_path / split, widths, count=40, seed=seed)
+        run("cnn-extract", split, "-o", f"{split}.npy", *SIDE)
     words = ("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width,height", "--json", *WITH)
     outcome = run(*words)
     plain, both, alone = (json.loads(line) for line in outcome.out.splitlines())
@@ -412,7 +412,7 @@ def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
         assert both["gain"] == 0, "constant columns tell nothing"
 
 
-def test_columns_of_a_manifest_beside_prepared_features_of_folds(run, here):
+def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
     """A column of words under a deep head, with a fold held out: the columns alone are learnt where they tell the class."""
     run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
     run("cnn-extract", "folds.tsv", "-o", "x.npy", *BACKBONE)
@@ -453,9 +453,9 @@ def test_words_that_contradict_each_other(run, here, words, message):
     assert sorted(os.listdir()) == before
 
 
-def test_maps_take_nothing_beside_them(run, here):
+def test_maps_take_no_columns(run, here):
     """There is no place for a width in a map."""
-    for part in ("train", "val"):
-        run("cnn-extract", "photos", "--split", part, "-o", f"{part}.npy", *BACKBONE, "--pool", "none")
+    for split in ("train", "val"):
+        run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE, "--pool", "none")
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
     assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err

@@ -82,7 +82,7 @@ def test_it_is_exact_wherever_that_is_possible(units, shares):
 
 @settings(max_examples=60, deadline=None)
 @given(UNITS, st.integers(0, 8), st.integers(0, 8))
-def test_what_nobody_asked_for_may_be_parted_with(units, one, other):
+def test_images_that_no_split_asks_for_may_be_left_out(units, one, other):
     """With a spare split, the others get at least their due wherever that is possible at all."""
     sizes = held(units, [0] * len(units), 1)[0]
     due = np.asarray([np.minimum(sizes, one) // 2, np.minimum(sizes, other) // 2])

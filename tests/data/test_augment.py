@@ -54,7 +54,7 @@ def test_order_case_lines_and_comments_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", " \n # nothing\n", "rotate 0, crop 1, fill nearest"])
-def test_nothing_said_leaves_images_alone(text):
+def test_an_empty_notation_leaves_images_alone(text):
     """An empty notation, and one whose numbers are neutral, is the identity."""
     parsed = augment_notation.parse(text)
     assert parsed.identity

@@ -31,7 +31,7 @@ def test_contradictions_are_refused(config, said):
         config.checked()
 
 
-def test_what_is_left_unsaid():
+def test_defaults():
     """--near has the measured distance, and a number of bits stands for --near."""
     assert SplitConfig(ratio="1,1").hash_distance is None
     assert SplitConfig(ratio="1,1", near=True).hash_distance == NEAR_BITS

@@ -202,7 +202,7 @@ def test_real_images_as_pillow_reads_them(photos):
             assert np.array_equal(decode.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
 
 
-def test_a_image_and_its_fingerprint_through_one_opening(tmp_path):
+def test_an_image_and_its_fingerprint_through_one_opening(tmp_path):
     """The image that `load` gives and the sha256 of its file; of what is no image, no more than the beginning is read."""
     path = tmp_path / "one.png"
     Image.effect_noise((20, 10), 50).save(path)

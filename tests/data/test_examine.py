@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data.duplicates import LOOK_SIDE, Examined, examine
+from cnnkit.data.duplicates import LOOK_SIDE, ExaminedFile, examine
 from cnnkit.errors import BadImageError
 
 
@@ -20,9 +20,9 @@ def image(images):
 def test_what_is_found(image):
     """The hash of the file's bytes; what it looks like only when that is asked for."""
     digest = hashlib.sha256(image.read_bytes()).digest()
-    assert examine(str(image)) == Examined(digest)
+    assert examine(str(image)) == ExaminedFile(digest)
     look = imagehash.phash(Image.open(image), hash_size=LOOK_SIDE).hash
-    assert examine(str(image), look=True) == Examined(digest, np.packbits(look).tobytes())
+    assert examine(str(image), look=True) == ExaminedFile(digest, np.packbits(look).tobytes())
 
 
 def test_it_looks_the_way_it_is_seen(image, tmp_path):

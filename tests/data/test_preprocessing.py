@@ -187,7 +187,7 @@ def test_crops_of_a_strip():
 # ---------------------------------------------------------------- windows and rectangles
 
 
-def test_a_image_that_is_left_as_it_is():
+def test_an_image_that_is_left_as_it_is():
     """Whole, undistorted, at its own size, whatever the network's own way."""
     image = noise_image(37, 50)
     for fit in Fit:

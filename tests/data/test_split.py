@@ -339,7 +339,7 @@ def test_groups_of_files_stay_together(images, config):
         assert held == {name: share * 32 for name, share in zip(demand.names, demand.shares, strict=True)}
 
 
-def test_shares_that_groups_do_not_allow_are_said(images):
+def test_shares_that_groups_do_not_allow_are_reported(images):
     """Groups of 4 images do not make thirds of 20: the remark has what was asked and what came out."""
     root = images(**{f"patient{number}": 4 for number in range(5)})
     flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]

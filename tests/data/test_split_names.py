@@ -32,13 +32,13 @@ from cnnkit.data.source import ImageFile
         (ImageFile("cv/test.jpg"), None),
     ],
 )
-def test_a_split_is_what_is_said_else_what_folders_say(image, split):
+def test_a_split_is_what_is_given_else_what_folders_say(image, split):
     """By the name as it stands there, or nothing."""
     assert split_names.held_out_split(image) == split
 
 
 def test_the_folder_that_one_stands_in_counts(tmp_path, monkeypatch):
-    """A path is seen from the current folder, whose name is split of it."""
+    """A path is seen from the current folder, whose name is part of it."""
     for name, split in (("testing", "testing"), ("photos", None)):
         folder = tmp_path / name
         folder.mkdir()

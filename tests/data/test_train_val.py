@@ -1,4 +1,4 @@
-"""Which images train and which validate, out of folders, manifests and lists; and what cannot be learnt from."""
+"""Which images are for training and which for validation, out of folders, manifests and lists; and what cannot be trained on."""
 
 import io
 
@@ -91,7 +91,7 @@ def test_val_comes_in_place_of_the_sources_own(here):
         (["no-such"], [], "no-such"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
+def test_what_cannot_be_trained_on_is_one_line(here, sources, val, message):
     """An empty class, one class, a class in val alone, no labels, no such split: what, where, remedy."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/9.png", "q/dog/9.png", "one/cat/1.png")
     touch(here, "hole/cat/6.png", "hole/dog/notes.txt", "loose/3.png", "parts/train/3.png", "parts/test/4.png")
@@ -104,7 +104,7 @@ def test_what_cannot_be_learnt_from_is_one_line(here, sources, val, message):
         train_val.find(sources, val)
 
 
-def test_a_class_that_nothing_checks_is_said(here, caplog):
+def test_a_class_without_validation_images_is_reported(here, caplog):
     """A rare one, say; the others are checked."""
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
     assert train_val.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
@@ -125,7 +125,7 @@ def test_a_class_may_be_called_train(here, caplog):
     assert caplog.messages == ["q: not looked at: test/, wolf/"]
 
 
-def test_a_image_is_not_trained_on_and_validated_with(here):
+def test_an_image_is_not_trained_on_and_validated_with(here):
     """By whatever name it goes."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
     (here / "q" / "dog").symlink_to(here / "p" / "dog")
@@ -148,10 +148,10 @@ def test_splits_go_by_several_names(images, tmp_path, train, name):
     images(f"photos/{train}", red=3, blue=3)
     images("photos/Testing", red=1, blue=1)
     images(f"photos/{name}", red=2, blue=2)
-    material = train_val.find([str(tmp_path / "photos")])
-    assert (len(material.train), len(material.val)) == (6, 4)
-    rows = [f"{image.path}\t{image.label}\t{train}" for image in material.train]
-    rows += [f"{image.path}\t{image.label}\t{name}" for image in material.val]
+    found = train_val.find([str(tmp_path / "photos")])
+    assert (len(found.train), len(found.val)) == (6, 4)
+    rows = [f"{image.path}\t{image.label}\t{train}" for image in found.train]
+    rows += [f"{image.path}\t{image.label}\t{name}" for image in found.val]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     assert len(train_val.find([str(tmp_path / "split.tsv")]).val) == 4
 
@@ -164,8 +164,8 @@ def test_rows_that_are_not_looked_at_are_counted(images, tmp_path, caplog):
     rows = [f"{path}\t{label}\t{split}" for (path, label), split in zip(named, splits, strict=True)]
     (tmp_path / "split.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     with caplog.at_level("INFO", logger="cnnkit"):
-        material = train_val.find([str(tmp_path / "split.tsv")])
-    assert len(material.train) == 2
+        found = train_val.find([str(tmp_path / "split.tsv")])
+    assert len(found.train) == 2
     assert "not looked at: 3 of test, 1 of no part" in caplog.text
 
 
@@ -190,7 +190,7 @@ def test_one_fold_validates_and_the_others_train(here, way):
 
 
 @pytest.mark.parametrize("test", ["test", "Testing", "holdout"])
-def test_what_measures_in_the_end_is_not_learnt_from(here, caplog, test):
+def test_the_test_set_is_not_trained_on(here, caplog, test):
     """By whatever of its names; val is, once another split is held out."""
     caplog.set_level("INFO", logger="cnnkit")
     (here / "split.tsv").write_text(DIVIDED.replace("\ttest\n", f"\t{test}\n").replace("train", "fold0"))

@@ -36,7 +36,7 @@ def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
     assert train_val.find_overlap(copy, named("copies/red/01~02.png")).copied == []
 
 
-def test_a_image_stands_in_the_first_list_that_it_belongs_to(here):
+def test_an_image_stands_in_the_first_list_that_it_belongs_to(here):
     """The very file before a copy of it, a copy before the group; no group is no common one."""
     train = [
         *named("photos/red/00.png", group="a"),

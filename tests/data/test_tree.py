@@ -174,7 +174,7 @@ def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
 
 
 def test_copies_have_their_names_when_they_are_whole(photos, monkeypatch):
-    """While an image is copied, no split of it is to be seen under its name."""
+    """While an image is copied, no part of it is to be seen under its name."""
     seen = []
 
     def slow_copy(source, target):
@@ -210,7 +210,7 @@ class TestForce:
         assert {os.path.islink(f"sets/{name}") for name in EXPECTED} == {after is Link.SYMLINK}
         assert sorted(os.listdir("sets")) == ["split.tsv", "train", "val"]
 
-    def test_a_image_that_lies_nowhere_else_is_not_removed(self, photos):
+    def test_an_image_that_lies_nowhere_else_is_not_removed(self, photos):
         """After a move the tree holds the only copies: they are not overwritten by the next split of another folder."""
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("other/cat")
@@ -345,7 +345,7 @@ class TestMove:
         assert moved["all/cat/0.jpg"] == moved["all/dog/9.jpg"] == moved["all/dog/1.jpg"] == b"content of dog/1.jpg"
         assert not any(os.path.islink(f"sets/{name}") for name in moved)
 
-    def test_a_image_that_is_gone(self, photos, monkeypatch):
+    def test_an_image_that_is_gone(self, photos, monkeypatch):
         """If somebody took an image away meanwhile, the message has both places."""
         restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):

@@ -110,7 +110,7 @@ def test_progress_counts_every_image(files):
 
 
 def test_a_stream_is_read_by_windows(files):
-    """No more is taken from a stream than the window that is answered, and the next one; memory does not grow with it."""
+    """No more is taken from a stream than the window that is computed, and the next one; memory does not grow with it."""
     taken = 0
 
     def stream(count):

@@ -373,7 +373,7 @@ def remembered(*words, build=catalogue.network_for, **named):
         (request(layers=""), UsageError, "--layers is empty"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_said(cache, monkeypatch, asked, error, message):
+def test_what_makes_no_sense_is_refused(cache, monkeypatch, asked, error, message):
     """A wrong request is an error of one line that names the word, and nothing is kept."""
     monkeypatch.setattr(catalogue, "network_for", remembered)
     with pytest.raises(error, match=message) as caught:

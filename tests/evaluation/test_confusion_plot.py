@@ -74,7 +74,7 @@ def test_a_thousand_classes_still_fit():
 
 
 def test_withheld_predictions_have_a_column():
-    """What was answered with `?` stands in a column of its own, so that rows add up to the images of a class."""
+    """What was predicted as `?` stands in a column of its own, so that rows add up to the images of a class."""
     made = make(3, n=30, withheld=4)
     axes = render(made).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [*made.classes, "?"]

@@ -28,7 +28,7 @@ def draw(n, *, seed=0, digits=None):
 
 
 def test_each_share_has_its_row():
-    """From all images down in steps of five in a hundred; each row counts what its own threshold predictions."""
+    """From all images down in steps of five in a hundred; each row counts what its own threshold predicts."""
     confidence, correct = draw(200)
     steps = coverage.curve(predictions(confidence, correct))
     assert [step.answered for step in steps] == list(range(200, 0, -10))
@@ -41,7 +41,7 @@ def test_each_share_has_its_row():
 
 @pytest.mark.parametrize("digits", [2, 4, 6])
 def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
-    """No probability as it is printed lies on a threshold, and none that is a millionth larger would prediction as many."""
+    """No probability as it is printed lies on a threshold, and none that is a millionth larger would predict as many."""
     confidence, correct = draw(300, digits=digits)
     for step in coverage.curve(predictions(confidence, correct)):
         assert float(f"{step.min_probability:.6g}") == step.min_probability
@@ -51,7 +51,7 @@ def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
         assert higher.sum() < 300 * max(asked) / 20
 
 
-def test_equals_are_answered_together():
+def test_equals_are_kept_together():
     """Ties are never split: two probabilities make two rows, however many shares are asked for."""
     steps = coverage.curve(predictions([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
     assert [(step.min_probability, step.answered, step.accuracy) for step in steps] == [
@@ -73,7 +73,7 @@ def test_one_image():
 
 
 def test_withheld_predictions_stay_so():
-    """They count as images and are never answered."""
+    """They count as images and never have a prediction."""
     steps = coverage.curve(predictions([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
     assert [(step.coverage, step.answered) for step in steps] == [(0.5, 2), (0.25, 1)]
 

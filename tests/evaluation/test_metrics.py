@@ -89,7 +89,7 @@ def test_a_class_without_images_is_left_out():
     assert metrics.roc_auc(truth, wider) == pytest.approx(metrics.roc_auc(truth, probabilities))
 
 
-def test_a_class_that_is_never_answered_has_no_precision():
+def test_a_class_that_is_never_predicted_has_no_precision():
     """0 of 0 is None, not 0 and not NaN; the F1 of a class that was missed throughout is 0."""
     measured = metrics.per_class(np.array([[2, 0], [1, 0]]), np.array([2, 1]))
     assert measured[1] == metrics.ClassMeasures(precision=None, recall=0.0, f1=0.0, support=1)

@@ -90,7 +90,7 @@ def test_also_after_an_exception(network, work, where):
         handle.remove()
 
 
-def test_a_search_that_nobody_ends(network):
+def test_a_search_without_an_end(network):
     """Between two patterns, and after a search that was left, the network is as before."""
     found, whole = network
     before = condition(whole)

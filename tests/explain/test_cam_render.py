@@ -94,7 +94,7 @@ def test_values_get_their_colours():
     assert colormaps.colorize(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
 
 
-def test_an_unknown_colour_map_is_answered_with_a_proposal():
+def test_an_unknown_colour_map_brings_a_proposal():
     """The nearest names, or where nothing is near, some good ones."""
     with pytest.raises(UsageError, match=r'^no colour map is called "virdis"; did you mean viridis'):
         colormaps.color_table("virdis")

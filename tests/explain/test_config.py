@@ -26,7 +26,7 @@ def test_numbers_and_ranges(text, numbers):
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", "9" * 12])
 def test_what_is_no_number(text):
-    """Is answered with the option, the words, and how it is written."""
+    """The message has the option, the words, and how it is written."""
     with pytest.raises(UsageError) as error:
         config.parse_index_ranges(text, 10, option="--channels", of="conv1")
     assert str(error.value) == f'--channels "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20'

@@ -120,7 +120,7 @@ def test_every_point_is_drawn_where_it_belongs():
         for run, colour in zip(runs, colours, strict=True):
             found = drawn(axes, colour)
             epochs = list(range(1, len(run.rows) + 1))
-            train, val = ([getattr(row, f"{part}_{measure}") for row in run.rows] for part in ("train", "val"))
+            train, val = ([getattr(row, f"{split}_{measure}") for row in run.rows] for split in ("train", "val"))
             assert found["--", "none", None] == (epochs, curves.smoothed(train, 0.8))
             assert found["-", "none", None] == (epochs, curves.smoothed(val, 0.8))
             best = int(np.argmax([row.val_accuracy for row in run.rows]))

@@ -413,7 +413,7 @@ def test_errors_leave_the_parts_and_an_empty_run_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_beginning_anew_forgets_the_old_beginning(tmp_path):
+def test_starting_over_forgets_the_old_beginning(tmp_path):
     """Without resume a new run does not go on, and a kill at its very start leaves nothing that says otherwise."""
     path = tmp_path / "x.npy"
     begin(path)

@@ -71,7 +71,7 @@ def test_files_without_grey_are_as_they_were():
     assert difference(WHOLE, grey) == ("grey", False, True)
 
 
-def test_the_temperature_is_1_unless_said():
+def test_the_default_temperature_is_1():
     """A network says by how much its logits are divided already."""
     assert WHOLE.temperature == 1
     assert read(WHOLE.but(training={"temperature": 2.5}).to_json()).temperature == 2.5

@@ -22,7 +22,7 @@ def everything(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_image(tmp_path):
+def test_an_image(tmp_path):
     """Is a PNG with the pixels given, replaces an older one, and is the only file there is."""
     for seed in (0, 1):
         image_files.save(tmp_path / "one.png", image(seed))
@@ -30,7 +30,7 @@ def test_a_image(tmp_path):
     assert everything(tmp_path) == ["one.png"]
 
 
-def test_a_image_in_another_format(tmp_path):
+def test_an_image_in_another_format(tmp_path):
     """What Pillow's format takes is passed on."""
     image_files.save(tmp_path / "one.jpg", image(0), format="JPEG", quality=95)
     with Image.open(tmp_path / "one.jpg") as found:
@@ -45,7 +45,7 @@ class Broken(Image.Image):
         raise OSError("no encoder")
 
 
-def test_a_image_that_cannot_be_written(tmp_path):
+def test_an_image_that_cannot_be_written(tmp_path):
     """The older file stays as it was."""
     image_files.save(tmp_path / "one.png", image(0))
     with pytest.raises(OSError, match="no encoder"):

@@ -78,7 +78,7 @@ def test_paths_that_are_not_utf8_survive():
     ],
 )
 def test_without_ranks_rows_are_ranked_as_they_stand(lines):
-    """The first row of an image is its answer, wherever the others stand; a probability may be missing."""
+    """The first row of an image is its prediction, wherever the others stand; a probability may be missing."""
     assert parse(*lines) == [
         Prediction("a.jpg", 1, "cat"),
         Prediction("b.jpg", 1, "cat"),

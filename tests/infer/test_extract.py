@@ -319,7 +319,7 @@ def test_nothing_is_left_to_do(photographs, tmp_path, caplog, monkeypatch):
     assert (content(path), path.stat().st_mtime_ns) == (before, time)
 
 
-def test_a_finished_run_over_other_images_is_begun_anew(photographs, tmp_path):
+def test_a_finished_run_over_other_images_is_started_over(photographs, tmp_path):
     """More images, fewer images, or another backbone: complete features of something else are not taken for these."""
     path = tmp_path / "x.npy"
     run(photographs[:20], path)

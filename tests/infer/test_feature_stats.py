@@ -76,7 +76,7 @@ def test_dead_columns_are_not_named_duplicates_of_each_other(tmp_path):
     assert [each.duplicate_of for each in found] == [None, None, None, None, 1, None]
 
 
-def test_values_that_are_no_numbers_are_said(tmp_path, caplog):
+def test_values_that_are_nan_are_reported(tmp_path, caplog):
     """Their columns have no measures but zeros, are neither dead nor duplicates; the others are as they were."""
     values = planted((20, 6), "float16")
     values[5, 1] = values[5, 4] = np.nan

@@ -260,7 +260,7 @@ def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
 
 
 def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
-    """In any float type, in any number of files, and only the rows of a part."""
+    """In any float type, in any number of files, and only the rows of a split."""
     values = np.random.default_rng(0).normal(0, 9, (7, 3))
     one = keep_features(tmp_path / "one.npy", values.astype(np.float32))
     two = keep_features(tmp_path / "two.npy", values.astype(np.float16))
@@ -272,9 +272,9 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     given = np.stack([prediction.probabilities for prediction in predictor.features(found)])
     np.testing.assert_allclose(given[:7], expected, atol=1e-6)
     np.testing.assert_allclose(given[7:], expected, atol=2e-3)
-    part = list(predictor.features(feature_input.find([str(one)], split="b")))
-    np.testing.assert_allclose(np.stack([prediction.probabilities for prediction in part]), expected[1::2], atol=1e-6)
-    assert [prediction.path for prediction in part] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
+    chosen = list(predictor.features(feature_input.find([str(one)], split="b")))
+    np.testing.assert_allclose(np.stack([prediction.probabilities for prediction in chosen]), expected[1::2], atol=1e-6)
+    assert [prediction.path for prediction in chosen] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
 
 
 def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):

@@ -248,7 +248,7 @@ def test_upto_shares_modules_and_ends_with_the_activation():
 
 
 def test_upto_names_the_layers_there_are():
-    """An unknown layer is answered with the known ones."""
+    """The message for an unknown layer lists the known ones."""
     with pytest.raises(UsageError, match=r'no layer "conv9"; this network has conv1, pool1$'):
         built("conv 4 k3, pool 2").upto("conv9")
 
@@ -316,7 +316,7 @@ def test_initial_values_are_reproducible(initializer):
     assert bool((first["bn1.weight"] == 1).all())
 
 
-def test_nobody_elses_random_numbers_are_used():
+def test_global_rng_is_untouched():
     """Building and initialising leave torch's global generator where it was."""
     before = torch.get_rng_state()
     network = built("conv 4 k3 relu, pool 2 same, gap, dense 2")

@@ -65,13 +65,13 @@ def test_every_classification_network_of_torchvision_is_known():
         ("zzz", "torchvision's classification networks, or timm:NAME"),
     ],
 )
-def test_unknown_networks_are_answered_with_near_ones(name, proposal):
+def test_unknown_networks_bring_near_ones(name, proposal):
     """A wrong name gets the nearest right ones."""
     with pytest.raises(UsageError, match=f'no network is called "{name}"; .*{proposal}'):
         catalogue.canonical(name)
 
 
-def test_unknown_timm_networks_are_answered_with_near_ones():
+def test_unknown_timm_networks_bring_near_ones():
     """So does a wrong name for timm."""
     with pytest.raises(UsageError, match=r'timm has no network "resnet10x"; did you mean .*resnet10t'):
         backbones.pretrained("timm:resnet10x", weights="none")
@@ -81,7 +81,7 @@ def test_unknown_timm_networks_are_answered_with_near_ones():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv1_100"])
-def test_nobody_elses_random_numbers_are_used(name):
+def test_global_rng_is_untouched(name):
     """Building a backbone leaves the global generators of torch, numpy and Python where they were."""
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     backbones.pretrained(name, weights="none")

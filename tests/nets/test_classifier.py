@@ -158,7 +158,7 @@ def test_a_header_builds_torchvisions_networks_again():
         assert torch.equal(again(images), whole(images))
 
 
-def test_what_a_header_lacks_is_said():
+def test_what_a_header_lacks_is_named():
     """A Header without backbone, preprocessing or head builds nothing; nor do weights that are not its own."""
     whole, header = model()
     for missing in ("backbone", "preprocess", "head"):

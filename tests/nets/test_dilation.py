@@ -163,7 +163,7 @@ def test_a_network_without_a_stride():
 
 
 @pytest.mark.parametrize("name", ["layer4.0.conv1", "layer4.0.bn2"])
-def test_a_layer_beside_a_shortcut(published, name):
+def test_a_layer_parallel_to_a_shortcut(published, name):
     """The stride of the shortcut is taken out as well: what both give is added, behind the layer."""
     network = published("resnet18")
     layer = network.find(name)

@@ -88,7 +88,7 @@ def test_layers_are_counted_as_keras_counts_them():
         ("vgg11", "block1", "features.0", 8),
     ],
 )
-def test_what_is_trained_begins_where_it_is_said(name, unfreeze, first, count):
+def test_training_begins_at_the_given_layer(name, unfreeze, first, count):
     """By a module's name, by Keras' name of a layer or block, or by how many layers there are from the end."""
     backbone = backbone_of(name)
     found = freezing.find(backbone, unfreeze, network=name)
@@ -96,7 +96,7 @@ def test_what_is_trained_begins_where_it_is_said(name, unfreeze, first, count):
     assert found == freezing.layers(backbone)[-count:]
 
 
-def test_a_chain_by_notation_begins_where_it_is_said():
+def test_training_of_a_chain_by_notation_begins_at_the_given_layer():
     """The names are those that cnn-dims prints; one without weights stands for the place."""
     backbone, find = chain(), functools.partial(freezing.find, network="layers")
     assert find(backbone, "conv3") == ("conv3", "bn2", "dense1")
@@ -124,8 +124,8 @@ def test_a_chain_by_notation_begins_where_it_is_said():
         ("vgg11", "block5_pool", "no weights from there on; none trains the head alone"),
     ],
 )
-def test_what_is_not_there_is_said(name, unfreeze, message):
-    """A name that the backbone lacks brings the nearest ones; more layers than there are, or none behind a place, are refused."""
+def test_unknown_layers_are_named(name, unfreeze, message):
+    """A name that the backbone lacks brings the nearest ones; more layers than there are, or none after a place, are refused."""
     with pytest.raises(UsageError, match=message):
         freezing.find(backbone_of(name), unfreeze, network=name)
 

@@ -313,7 +313,7 @@ def state_of(module):
 
 
 def test_modes_hooks_and_gradients_are_left(tmp_path):
-    """A network half in training, half frozen is so afterwards as well, after an exception too; batch norm has learnt nothing."""
+    """A network half in training, half frozen is so afterwards as well, after an exception too; batch norm has the same statistics."""
     path = write(tmp_path / "flat.pt", head="dense 2", pool=Pool.FLATTEN)
     stored = torch_model.load(path)
     whole = classifier.from_header(stored.header, stored.state, name="flat.pt").train()

@@ -47,7 +47,7 @@ def test_what_is_trained_is_what_is_measured(channels):
     assert measured(f"{backbone}, {head}") == measured(f"{layers}, dense 3 softmax")
 
 
-def test_a_linear_layer_at_the_end_is_followed_by_another_and_said_to_be(caplog):
+def test_a_linear_layer_at_the_end_is_followed_by_another_which_is_reported(caplog):
     """Whoever counted the classes wrongly learns of it."""
     assert divide("gap, dense 10", **SETTINGS)[1] == "dense 10, dense 3 softmax"
     assert caplog.messages == ['"dense 10" is followed by "dense 3 softmax", which the classes need']
@@ -77,7 +77,7 @@ def test_two_classes_can_share_a_sigmoid():
         ("conv 8 k3, poll 2", r'^layer 2: "poll" is no layer; did you mean "pool"\?$'),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_said(layers, message):
+def test_what_does_not_fit_is_refused(layers, message):
     """The wrong last layer with the right one, and what cnn-dims would say."""
     with pytest.raises(UsageError, match=message):
         divide(layers, **SETTINGS)

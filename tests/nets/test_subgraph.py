@@ -182,7 +182,7 @@ def test_cuts_switch_between_training_and_evaluation(whole, name):
     assert not any("aux" in key.lower() for key in backbone.state_dict())
 
 
-def test_an_unknown_layer_is_answered_with_near_ones(outline):
+def test_an_unknown_layer_brings_near_ones(outline):
     """A wrong layer is a usage error that proposes layers there are, by Keras' names too."""
     module, _ = outline("squeezenet1_1")
     with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):

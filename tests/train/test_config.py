@@ -1,4 +1,4 @@
-"""A recipe: every contradiction is refused by name, and what is left is spelled out and recorded."""
+"""A configuration: every contradiction is refused by name, and what is left is spelled out and recorded."""
 
 import dataclasses
 import json
@@ -11,14 +11,14 @@ from cnnkit.errors import NotationError, UsageError
 from cnnkit.train.config import ImageTrainConfig, warn_without_val
 
 
-def said_aloud(recipe):
+def said_aloud(config):
     """A learning rate that is left out is the optimizer's own: whoever says that one means the same training."""
-    rate = {"sgd": 0.01}.get(recipe.optimizer, 0.001)
-    return recipe if recipe.lr is not None else dataclasses.replace(recipe, lr=rate)
+    rate = {"sgd": 0.01}.get(config.optimizer, 0.001)
+    return config if config.lr is not None else dataclasses.replace(config, lr=rate)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "classes", "said"),
+    ("config", "classes", "said"),
     [
         (
             ImageTrainConfig(loss=Loss.BINARY),
@@ -53,11 +53,11 @@ def said_aloud(recipe):
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
+def test_what_contradicts_itself_is_refused(config, classes, said, caplog):
     """Whether anything validates or not, in one line, and without a word of anything else before."""
     for validated in (True, False):
         with pytest.raises(UsageError) as refused:
-            recipe.checked(classes=classes, has_val=validated)
+            config.checked(classes=classes, has_val=validated)
         assert str(refused.value).startswith(said)
         assert "\n" not in str(refused.value)
         assert isinstance(refused.value, NotationError) is said.startswith("augmentation word")
@@ -65,7 +65,7 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("config", "said"),
     [
         (ImageTrainConfig(patience=3), "--patience waits for a better epoch by --val; give --val, or fewer --epochs"),
         (
@@ -78,17 +78,17 @@ def test_what_contradicts_itself_is_refused(recipe, classes, said, caplog):
         ),
     ],
 )
-def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
-    """With images for validation it is a recipe like any other."""
+def test_what_waits_for_validation_is_refused_without_any(config, said, caplog):
+    """With images for validation it is a configuration like any other."""
     with pytest.raises(UsageError) as refused:
-        recipe.checked(classes=2, has_val=False)
+        config.checked(classes=2, has_val=False)
     assert str(refused.value) == said
     assert caplog.messages == []
-    assert recipe.checked(classes=2, has_val=True) == said_aloud(recipe)
+    assert config.checked(classes=2, has_val=True) == said_aloud(config)
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "config",
     [
         ImageTrainConfig(),
         ImageTrainConfig(loss=Loss.BINARY),
@@ -98,12 +98,12 @@ def test_what_waits_for_validation_is_refused_without_any(recipe, said, caplog):
         ImageTrainConfig(lr=0.0, ema=1.0, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
     ],
 )
-def test_what_goes_together_comes_back_as_it_is(recipe, caplog):
+def test_what_goes_together_comes_back_as_it_is(config, caplog):
     """At the edges, too, with images for validation or without; nothing is logged, and what was checked can be checked again."""
     with caplog.at_level(logging.INFO):
         for has_val in (True, False):
-            found = recipe.checked(classes=2, has_val=has_val)
-            assert found == said_aloud(recipe)
+            found = config.checked(classes=2, has_val=has_val)
+            assert found == said_aloud(config)
             assert found.checked(classes=2, has_val=has_val) == found
     assert caplog.messages == []
 
@@ -125,23 +125,23 @@ def test_an_augmentation_is_spelled_out(tmp_path):
     (tmp_path / "light.txt").write_text("hflip  # or not\nrotate 20.0\nzoom 0\n")
     spelled = "rotate 20, hflip, fill nearest"
     for text in (f"@{tmp_path / 'light.txt'}", "hflip, rotate 20", "fill nearest, rotate 2e1,hflip", spelled):
-        recipe = ImageTrainConfig(augment=text, epochs=7)
-        made = recipe.checked(classes=2, has_val=True)
-        assert made == dataclasses.replace(recipe, augment=spelled, lr=0.001)
-        assert recipe.augment == text
+        config = ImageTrainConfig(augment=text, epochs=7)
+        made = config.checked(classes=2, has_val=True)
+        assert made == dataclasses.replace(config, augment=spelled, lr=0.001)
+        assert config.augment == text
     assert ImageTrainConfig().checked(classes=2, has_val=True).augment is None
 
 
-def test_a_recipe_is_recorded_whole_in_plain_values():
+def test_a_configuration_is_recorded_whole_in_plain_values():
     """As options are written, so that a record that was read again is equal to one that was made."""
-    recipe = ImageTrainConfig(
+    config = ImageTrainConfig(
         loss=Loss.BINARY, schedule=Schedule.STEP, amp=Amp.FP16, patience=3, augment="hflip, fill nearest"
     )
-    told = recipe.described()
-    untold = [field for field in dataclasses.fields(recipe) if field.name not in told]
+    told = config.described()
+    untold = [field for field in dataclasses.fields(config) if field.name not in told]
     assert "weight_decay" in {field.name for field in untold}
-    assert all(getattr(recipe, field.name) == field.default for field in untold)
+    assert all(getattr(config, field.name) == field.default for field in untold)
     assert {type(value) for value in told.values()} <= {str, int, float, bool, type(None)}
     assert (told["loss"], told["schedule"], told["amp"], told["monitor"]) == ("binary", "step", "fp16", "val_loss")
     assert (told["patience"], told["lr"], told["compile"]) == (3, None, False)
-    assert ImageTrainConfig(**json.loads(json.dumps(told))) == recipe
+    assert ImageTrainConfig(**json.loads(json.dumps(told))) == config

@@ -119,7 +119,7 @@ def test_statistics_are_those_of_all_pixels(images, grey):
         np.testing.assert_allclose(measured, wanted, rtol=1e-6)
 
 
-def test_a_image_that_cannot_be_read_is_left_out(images):
+def test_an_image_that_cannot_be_read_is_left_out(images):
     """It is named with its reason; rows, targets and statistics are those of the others."""
     root = images(red=3, blue=3)
     whole = opened(root)
@@ -134,7 +134,7 @@ def test_a_image_that_cannot_be_read_is_left_out(images):
     assert torch.equal(torch.cat(shown(part, epoch=1)), torch.cat(shown(whole, epoch=1)))
 
 
-def test_a_image_that_goes_missing_later_is_one_line(images):
+def test_an_image_that_goes_missing_later_is_one_line(images):
     """Only where images are read anew; which epoch's batch would lack it, nobody could say."""
     root = images(red=3, blue=3)
     read = opened(root, budget=0)

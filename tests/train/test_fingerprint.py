@@ -15,9 +15,9 @@ NET = Backbone("layers", "pool2", Pool.NONE, notation="conv 4 k3, pool 2")
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
 
-def header(recipe=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
+def header(config=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
     told = (
-        {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (recipe or ImageTrainConfig()).described()
+        {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (config or ImageTrainConfig()).described()
     )
     return Header(
         ArtefactKind.MODEL,
@@ -91,7 +91,7 @@ def test_every_other_value_is_another_training(other, said):
     assert refused(other, header()) == f"{name}: {now}, now {kept}"
 
 
-def test_what_the_user_said_is_named_before_what_follows_from_it():
+def test_given_options_are_named_before_what_follows_from_them():
     """Another normalisation gives another mean, other layers another head; of options the first in the order of the record."""
     other = header(
         ImageTrainConfig(batch=8, seed=3),

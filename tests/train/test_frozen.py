@@ -65,7 +65,7 @@ def refuse(_request):
     raise CnnkitError("torch cannot export this base")
 
 
-def test_onnx_runtime_outputs_what_torch_does(backbone, request_of_backbone, seen, monkeypatch, caplog):
+def test_onnx_runtime_gives_the_same_outputs_as_torch(backbone, request_of_backbone, seen, monkeypatch, caplog):
     """Dropout and batch norm at rest; where a part cannot be exported, torch computes it, and a notice says so."""
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(backbone, request_of_backb
         network(images)
 
 
-def test_every_copy_of_every_image_is_answered_once(seen, tmp_path):
+def test_frozen_part_runs_once_for_every_copy_of_every_image(seen, tmp_path):
     """In the images' order, whatever the batches: row i of copy c is what the network says of that copy of image i."""
     shown = []
 
@@ -130,7 +130,7 @@ def test_more_than_the_budget_goes_to_disk(seen, tmp_path, caplog):
     assert set(os.listdir(tmp_path)) == before
 
 
-def test_a_full_disk_is_one_line_before_anything_is_answered(seen, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_before_the_frozen_part_runs(seen, tmp_path, monkeypatch):
     """The room is taken at once: a file with holes would end the process by a signal once they cannot be filled."""
 
     def refuse(*_):

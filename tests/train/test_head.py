@@ -59,7 +59,7 @@ def make(tmp_path):
         change=lambda header: header,
         values=None,
         dtype="float32",
-        parts=None,
+        splits=None,
     ):
         network, backbone, preprocess = make_backbone(pool)
         pixels, targets = images(len(counts), counts, seed)
@@ -70,7 +70,7 @@ def make(tmp_path):
             seen = values(seen)
         labels = labels or [CLASSES[target] for target in targets]
         rows = [
-            ManifestRow(f"{name}-{index}.png", label, None if parts is None else parts[index % len(parts)])
+            ManifestRow(f"{name}-{index}.png", label, None if splits is None else splits[index % len(splits)])
             for index, label in enumerate(labels)
         ]
         header = Header(ArtefactKind.FEATURES, None, preprocess, backbone)
@@ -209,8 +209,8 @@ def by_hand(
     averaging=None,
 ):
     """The same training of one hidden layer written out in torch; gives its weights after the last epoch."""
-    learnt = features.load(pair[0])
-    values, targets = torch.from_numpy(np.array(learnt.values)), torch.from_numpy(targets_of(pair[0]))
+    found = features.load(pair[0])
+    values, targets = torch.from_numpy(np.array(found.values)), torch.from_numpy(targets_of(pair[0]))
     first, second = nn.Linear(10, 4), nn.Linear(4, outputs)
     network = nn.Sequential(first, nn.ReLU(), second)
     generator = torch.Generator().manual_seed(seed)
@@ -706,7 +706,7 @@ def test_features_with_signal_are_not(make, caplog, counts):
     assert said(caplog) == []
 
 
-def test_a_head_that_learnt_nothing_from_good_features_is_another_warning(pair, caplog):
+def test_a_head_that_learned_nothing_from_good_features_is_another_warning(pair, caplog):
     """The nearest centroid shows that the signal is there: it is the training that has to change."""
     result, _ = train(pair, lr=0.0, init=Initializer.ZEROS)
     (message,) = said(caplog)
@@ -715,7 +715,7 @@ def test_a_head_that_learnt_nothing_from_good_features_is_another_warning(pair, 
     assert "signal" not in message
 
 
-def test_without_validation_it_is_said(make, caplog):
+def test_missing_validation_is_reported(make, caplog):
     """That nothing says how good the last epoch is."""
     result, model = train((make("train"), None), epochs=3)
     assert said(caplog) == ["no --val: the last epoch is kept, and nothing says how good it is"]
@@ -741,15 +741,15 @@ def test_images_that_are_in_both_files_are_counted(pair, caplog, tmp_path):
     assert not any("trained on too" in message for message in said(caplog, logging.INFO))
 
 
-# ---------------------------------------------------------------- a part held out
+# ---------------------------------------------------------------- a split held out
 
 
-def test_a_held_out_part_is_as_two_files(make, tmp_path):
-    """The rows of the part choose, the others are learnt from: to the bit what two files of them give; test is in neither."""
-    whole = make("all", parts=("fold0", "fold1", "fold2", "test"))
+def test_a_held_out_split_is_as_two_files(make, tmp_path):
+    """The rows of the split are for validation, the others for training: to the bit what two files of them give; test is in neither."""
+    whole = make("all", splits=("fold0", "fold1", "fold2", "test"))
     found = features.load(whole)
-    for name, parts in (("others", ("fold0", "fold2")), ("own", ("fold1",))):
-        kept = [index for index, row in enumerate(found.rows) if row.split in parts]
+    for name, splits in (("others", ("fold0", "fold2")), ("own", ("fold1",))):
+        kept = [index for index, row in enumerate(found.rows) if row.split in splits]
         with features.FeatureWriter(
             tmp_path / f"{name}.npy", shape=found.values.shape[1:], dtype="float32", header=found.header
         ) as writer:
@@ -764,8 +764,8 @@ def test_a_held_out_part_is_as_two_files(make, tmp_path):
 
 
 def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
-    """They would measure something else, and give the outputs away; views of the others are learnt from."""
-    found = features.load(make("plain", parts=("fold0", "fold1", "fold2", "fold3")))
+    """They would measure something else, and give the labels away; views of the others are trained on."""
+    found = features.load(make("plain", splits=("fold0", "fold1", "fold2", "fold3")))
     viewed = [replace(row, view=view) for row in found.rows for view in (0, 1, 2)]
     header = replace(found.header, training={"views": 2})
     assert header.has_views
@@ -779,7 +779,7 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parts", "part", "message"),
+    ("splits", "split", "message"),
     [
         (("fold0", "fold1"), "fold2", r"all\.npy: no part fold2 to hold out; it has fold0, fold1$"),
         (None, "fold0", r"all\.npy: no part fold0 to hold out; it has none; cnn-split --folds makes some$"),
@@ -788,8 +788,8 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
         (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"all\.npy without fold0 has classes green, red; .*, fold0 has blue; split so"),
     ],
 )  # fmt: skip
-def test_a_part_that_cannot_be_held_out_is_one_line(make, parts, part, message, tmp_path):
+def test_a_split_that_cannot_be_held_out_is_one_line(make, splits, split, message, tmp_path):
     """Unknown, unsaid, or without every class."""
-    whole = make("all", parts=parts)
+    whole = make("all", splits=splits)
     with pytest.raises(CnnkitError, match=message):
-        trained(whole, tmp_path / "head.pt", hold_out=part)
+        trained(whole, tmp_path / "head.pt", hold_out=split)

@@ -1,4 +1,4 @@
-"""The images of a training: how memory is shared between its parts, what bad ones empty, and what makes them these and no others."""
+"""The images of a training: how training and validation set share memory, what bad ones empty, and what makes them these and no others."""
 
 import logging
 from types import SimpleNamespace
@@ -47,18 +47,18 @@ def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, prog
         (9, (5, 4), []),
         (8, (5, 0), ["validation"]),
         (5, (5, 0), ["validation"]),
-        (4, (0, 4), ["training"]),  # what the larger part cannot use, the smaller one may
+        (4, (0, 4), ["training"]),  # what the larger set cannot use, the smaller one may
         (3, (0, 0), ["training", "validation"]),
         (0, (0, 0), ["training", "validation"]),
     ],
 )
 def test_training_has_the_first_claim_on_memory(photos, caplog, images_of_memory, kept, said):
-    """A part is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
+    """A set is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
     with caplog.at_level(logging.INFO):
         train, val = load(photos, cache=images_of_memory * BYTES)
     assert (train.nbytes, val.nbytes) == tuple(count * BYTES for count in kept)
     assert caplog.messages == [
-        f"--cache does not hold the pictures for {part}: they are read in every epoch" for part in said
+        f"--cache does not hold the pictures for {name}: they are read in every epoch" for name in said
     ]
 
 
@@ -88,9 +88,9 @@ def test_only_training_images_are_changed_and_measured(photos):
     train, val = load(photos, augment="vflip, rotate 90", measured=True)
     assert train.statistics is not None
     assert val.statistics is None
-    for part, changes in ((train, True), (val, False)):
-        rows = [torch.arange(len(part.targets))]
-        (plain,), (shown,) = part.inputs(rows, None), part.inputs(rows, 1)
+    for split, changes in ((train, True), (val, False)):
+        rows = [torch.arange(len(split.targets))]
+        (plain,), (shown,) = split.inputs(rows, None), split.inputs(rows, 1)
         assert torch.equal(plain, shown) is not changes
     assert load(photos)[0].statistics is None
 
@@ -98,16 +98,16 @@ def test_only_training_images_are_changed_and_measured(photos):
 # ---------------------------------------------------------------- bad images
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_a_class_that_bad_images_empty_is_refused_by_name(photos, part):
-    """In either part; a class that keeps one image is none."""
-    bad = [photos / part / "red" / "00.png", *(photos / part / "blue").iterdir()]
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_that_bad_images_empty_is_refused_by_name(photos, split):
+    """In either split; a class that keeps one image is none."""
+    bad = [photos / split / "red" / "00.png", *(photos / split / "blue").iterdir()]
     for path in bad[:-1]:
         path.write_bytes(b"no picture")
     skipped = []
     train, val = load(photos, skip=lambda path, reason: skipped.append(path))
     assert skipped == sorted(map(str, bad[:-1]), key=lambda path: "red" in path)
-    assert (len(train.targets), len(val.targets)) == ((3, 4) if part == "train" else (5, 2))
+    assert (len(train.targets), len(val.targets)) == ((3, 4) if split == "train" else (5, 2))
     bad[-1].write_bytes(b"no picture")
     with pytest.raises(CnnkitError, match=r"^no picture of the class blue could be used$"):
         load(photos, skip=lambda path, reason: None)
@@ -117,7 +117,7 @@ def test_a_class_that_bad_images_empty_is_refused_by_name(photos, part):
 
 
 def told(*rows):
-    """Stand in for a part: its fingerprints and targets."""
+    """Stand in for a set: its fingerprints and targets."""
     return SimpleNamespace(fingerprints=[name for name, _ in rows], targets=torch.tensor([row for _, row in rows]))
 
 
@@ -131,7 +131,7 @@ def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
     assert set(val.targets.tolist()) == {1}
 
 
-def test_images_that_are_none_are_not_said_to_be_too_many(photos, caplog):
+def test_files_that_are_not_images_are_not_reported_as_too_many(photos, caplog):
     """Nothing is kept of them, for another reason than --cache."""
     for path in photos.rglob("*.png"):
         path.write_bytes(b"no picture")

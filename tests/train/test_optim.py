@@ -146,7 +146,7 @@ def test_no_two_optimizers_are_the_same():
     assert len(ends) == len(Optimizer)
 
 
-def test_outputs_and_right_ones_are_counted():
+def test_correct_predictions_are_counted():
     """The largest logit, or the sign of a single one; zero is the first class, as it is for equal logits."""
     logits = torch.tensor([[0.1, 0.9], [2.0, 1.0], [0.0, 0.0]])
     assert optim.predicted_classes(logits).tolist() == [1, 0, 0]

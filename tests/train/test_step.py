@@ -109,7 +109,7 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
     assert [re.search(r"batch of 20: it goes in (\d) parts", each)[1] for each in caplog.messages] == ["2", "4"]
 
 
-def test_a_image_that_does_not_fit_alone_is_one_line():
+def test_an_image_that_does_not_fit_alone_is_one_line():
     """There is nothing left to halve."""
     module = Small(head(), most=0)
     with pytest.raises(

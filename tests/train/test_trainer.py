@@ -62,18 +62,18 @@ class Stop(Exception):
 def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimizer):
     """After any epoch the state of each comes back to the bit: model and history are those of a training that never stopped."""
     monkeypatch.chdir(tmp_path)
-    recipe = ImageTrainConfig(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
+    config = ImageTrainConfig(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
 
     def stop(epoch):
         if epoch.epoch == 2:
             raise Stop
 
-    whole = run(task(), recipe, place("whole.pt"))
+    whole = run(task(), config, place("whole.pt"))
     with pytest.raises(Stop):
-        run(task(), recipe, place("m.pt", report=stop))
+        run(task(), config, place("m.pt", report=stop))
     assert not Path("m.pt").exists()
     seen = []
-    result = run(task(seed=7), recipe, place("m.pt", resume=True, report=lambda epoch: seen.append(epoch.epoch)))
+    result = run(task(seed=7), config, place("m.pt", resume=True, report=lambda epoch: seen.append(epoch.epoch)))
     assert seen == [3, 4]
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
     assert dataclasses.replace(result, model="", seconds=0) == dataclasses.replace(whole, model="", seconds=0)
@@ -108,12 +108,12 @@ def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
             return super().forward(images)
 
     layers = "conv 4 k3 relu"
-    recipe = ImageTrainConfig(epochs=2, batch=8, smoothing=0.1, loss=Loss.CATEGORICAL)
+    config = ImageTrainConfig(epochs=2, batch=8, smoothing=0.1, loss=Loss.CATEGORICAL)
     large = task(layers=layers)
-    run(large, recipe, place("large.pt"))
+    run(large, config, place("large.pt"))
     small = task(layers=layers)
     small.whole.__class__ = Small
-    run(small, recipe, place("small.pt"))
+    run(small, config, place("small.pt"))
     assert {size for size, _ in sizes} <= {1, 2}
     assert not all(training for _, training in sizes)
     ours, theirs = torch_model.load("small.pt"), torch_model.load("large.pt")
@@ -151,9 +151,9 @@ def test_more_processes_than_images_are_refused(tmp_path):
 
 def test_a_batch_of_one_image_and_batch_norm(tmp_path):
     """Maps have many values a channel, and train; vectors have one, which is one line."""
-    recipe = ImageTrainConfig(epochs=1, batch=1)
-    assert run(task(), recipe, place(tmp_path / "m.pt")).epochs == 1
+    config = ImageTrainConfig(epochs=1, batch=1)
+    assert run(task(), config, place(tmp_path / "m.pt")).epochs == 1
     vectors = task()
     vectors.whole.head.append(nn.BatchNorm1d(2))
     with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; "):
-        run(vectors, recipe, place(tmp_path / "m.pt"))
+        run(vectors, config, place(tmp_path / "m.pt"))
