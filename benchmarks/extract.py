@@ -84,12 +84,12 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
     if weights != "none":
         network.load_state_dict(torch_model.load_state(weights))
     network.eval()
-    folder = torchvision.datasets.ImageFolder(
+    dataset = torchvision.datasets.ImageFolder(
         folder,
         torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms(),
         is_valid_file=set(paths).__contains__,
     )
-    loader = torch.utils.data.DataLoader(folder, BATCH, num_workers=os.cpu_count() or 1)
+    loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=os.cpu_count() or 1)
     with torch.inference_mode():
         network(torch.zeros(BATCH, 3, 224, 224))
         started = time.perf_counter()
