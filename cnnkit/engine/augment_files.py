@@ -37,9 +37,7 @@ from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import atomic, image_files, manifest, tsv
 
-MANIFEST = atomic_folder.MANIFEST
-
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def write(
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
-        with tsv.Writer(workshop / MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
+        with tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
             for done, (image, made) in enumerate(ready, start=1):
                 tree.check_apart(folder, [image.path], to_be="augmented")
@@ -166,11 +164,11 @@ def sheet(
         raise CnnkitError("no picture could be used; there is nothing to show")
     contact_sheet.save(path, rows)
     if not isinstance(images, Sequence):
-        _log.info("%s shows the first %d pictures", path, len(chosen))
+        log.info("%s shows the first %d pictures", path, len(chosen))
     elif len(chosen) < len(known):
-        _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+        log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
     if few.copies < plan.copies:
-        _log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
+        log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
     return images if isinstance(images, Sequence) else chain(known, images)
 
 

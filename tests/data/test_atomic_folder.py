@@ -33,7 +33,7 @@ def write(folder, files, *, force=False):
     for path in files:
         atomic_folder.check_place(folder, path, replaceable)
     with atomic_folder.staging_folder(folder, replaceable) as made:
-        put(made, {**files, atomic_folder.MANIFEST: listed(*files)})
+        put(made, {**files, atomic_folder.COPIES_MANIFEST: listed(*files)})
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_folder_that_another_run_holds_is_refused(folder):
     put(folder, {".augmenting/cat/left.png": b"of a killed run"})
     with atomic_folder.staging_folder(folder, frozenset()) as made:
         assert tree(made) == {}
-        put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+        put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
         for door in (
             lambda: atomic_folder.check(folder, force=True),
             lambda: atomic_folder.earlier(folder, force=True),
@@ -223,7 +223,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
 
     def move(replaceable):
         with atomic_folder.staging_folder(folder, replaceable) as made:
-            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+            put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
 
     for step in range(2, 99):  # the first clears away what a killed run might have left
         caplog.clear()
@@ -262,7 +262,7 @@ def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch)
 
     def move():
         with atomic_folder.staging_folder(folder, replaceable) as made:
-            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+            put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
 
     assert not cut_at(4, monkeypatch, move)
     assert (folder / ".augmented").is_dir()
