@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnkit.data import augment_notation, contact_sheet, decode, source, split_names
+from cnnkit.data import augment_notation, decode, image_grid, source, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
@@ -239,7 +239,7 @@ def test_a_contact_sheet(run, here):
     run("cnn-augment", "photos", "-o", "more", "--sheet", "again.png", "--copies", "2", *WORDS)
     assert Path("look.png").read_bytes() == Path("again.png").read_bytes()
     sheet = pixels("look.png")
-    side, gap = contact_sheet.SIDE, contact_sheet.GAP
+    side, gap = image_grid.SIDE, image_grid.GAP
     row = 3  # behind three blue ones
     for column, path in enumerate(("photos/red/00.png", "more/red/00~01.png", "more/red/00~02.png")):
         left = gap + column * (side + gap) + (2 * gap if column else 0)
@@ -254,7 +254,7 @@ def test_the_sheet_has_rows_of_every_class():
 
     def chosen(**classes):
         listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
-        return [image.path for image in contact_sheet.choose(listed)]
+        return [image.path for image in image_grid.choose(listed)]
 
     assert chosen(a=1, b=2) == ["a0", "b0", "b1"]
     assert chosen(a=1000, b=4, c=1) == [
