@@ -1,7 +1,5 @@
 """What the tests of commands share: artefacts that are made once by real commands, and copied where a test changes them."""
 
-import contextlib
-import functools
 import sys
 from importlib.metadata import entry_points
 
@@ -46,14 +44,3 @@ def made(tmp_path_factory):
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _operators_once():
-    """Let torch's exporter read its table of operators once a process: that takes a third of the time of a small export."""
-    with pytest.MonkeyPatch.context() as patch:
-        with contextlib.suppress(ImportError, AttributeError):  # torch may keep it elsewhere: then it takes longer
-            from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
