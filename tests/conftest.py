@@ -310,6 +310,16 @@ def images(tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def contents():
+    """Give what is in all files of a folder, by their paths below it: `contents("copies")["red/00.png"]`."""
+
+    def read(folder):
+        return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+    return read
+
+
 def pytest_configure():
     """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,7 +1,9 @@
 """What the tests of commands share: artefacts that are made once by real commands, and copied where a test changes them."""
 
+import csv
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,3 +46,14 @@ def made(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def history():
+    """Read the rows of a training's history: `history("model.csv")`."""
+
+    def read(path):
+        with Path(path).open() as file:
+            return list(csv.DictReader(file))
+
+    return read
