@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -98,10 +99,10 @@ def main(folder: str, weights: str = "none", images: str = "64", batch: str = "1
         theirs = [normalise(torch.from_numpy(pixels)) for pixels in ours]
         with rival(model=network, target_layers=[network.features[-1]]) as maps:
             runs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-                "maps": (lambda o=opened, b=ours: our_maps(o, b), lambda m=maps, b=theirs: their_maps(m, b)),
+                "maps": (partial(our_maps, opened, ours), partial(their_maps, maps, theirs)),
                 "whole": (
-                    lambda o=opened, s=some: our_whole(o, s, int(batch)),
-                    lambda m=maps, s=some: their_whole(m, s, int(batch)),
+                    partial(our_whole, opened, some, int(batch)),
+                    partial(their_whole, maps, some, int(batch)),
                 ),
             }
             for name, both in runs.items():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,10 +38,12 @@ def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: b
     step = TrainStep(
         module, Criterion(), torch.optim.Adam(module.parameters()), precision=choose_precision(amp, device)
     )
-    step.epoch([(inputs, targets)] * 3, number=1)
+    for _ in range(3):  # these warm up
+        step(inputs, targets)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:
-        step.epoch([(inputs, targets)] * 5, number=1)
+        for _ in range(5):
+            step(inputs, targets)
         count += 5 * batch
     return count / (time.perf_counter() - started)
 
@@ -48,7 +51,7 @@ def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: b
 def steps() -> None:
     """Print one row a network and kind of number."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = {
+    networks: dict[str, tuple[Callable[[], nn.Module], int]] = {
         "convnet, 150": (lambda: build.build(notation.parse(CONVNET), channels=3, height=150, width=150), 150),
         "mobilenet_v2, 224": (lambda: torchvision.models.mobilenet_v2(num_classes=2), 224),
     }
@@ -72,7 +75,7 @@ def kept(weights: str, photos: list[str]) -> None:
             done = subprocess.run(
                 [COMMAND, *photos, "-o", model, *words], check=True, stdout=subprocess.PIPE, text=True
             )
-            _, first, *later = [row.seconds for row in history.read(model.with_suffix(".csv"))]
+            _, first, *later = [row.seconds or 0.0 for row in history.read(model.with_suffix(".csv"))]
             everything = json.loads(done.stdout.splitlines()[-1])["seconds"]
             mean = sum(later) / len(later)
             print(views, f"{first:.2f}", f"{mean:.2f}", f"{everything:.1f}", sep="\t", flush=True)

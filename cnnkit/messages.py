@@ -1,6 +1,6 @@
 """What messages share: lists cut short, counts, proposals."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -> str:
@@ -15,6 +15,14 @@ def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -
 
     near = [foreign[word]] if word in foreign else get_close_matches(word, known, n=1)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Ask whether one of the known words was meant, up to three of them, or give nothing where none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def shortened(names: Sequence[str], most: int) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -247,6 +248,20 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _operators_once(request):
+    """Let torch's exporter read its table of operators once a process: it takes half of the time of a small export."""
+    if not any(item.path.parent.name in ("commands", "engine") for item in request.session.items):
+        yield  # nothing is exported; the exporter takes seconds to import
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError, AttributeError):  # torch may keep it elsewhere: then it takes longer
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget(request):
     """Let go of what a module's own functools.cache keeps, once its tests are over: networks of hundreds of megabytes."""
@@ -295,23 +310,41 @@ def images(tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def contents():
+    """Give what is in all files of a folder, by their paths below it: `contents("copies")["red/00.png"]`."""
+
+    def read(folder):
+        return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+    return read
+
+
 def pytest_configure():
     """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: These take longest, and one test of them needs what another one made: they come first, so that no process steals half of them.
-LONGEST = ("test_readme.py", "test_examples.py")
+#: The files that take longest come first: each stays in one process, and at the end none should wait for another.
+LONGEST = (
+    "test_readme.py",
+    "test_examples.py",
+    "test_manners.py",
+    "commands/test_cnn_check.py",
+    "commands/test_cnn_extract.py",
+    "engine/test_onnx_backbone.py",
+    "commands/test_cnn_predict.py",
+    "commands/test_cnn_finetune.py",
+    "commands/test_cnn_train.py",
+    "nets/test_subgraph.py",
+)
 
 
 def pytest_collection_modifyitems(items):
     """Put the longest first, and skip what needs a GPU where there is none."""
-    items.sort(
-        key=lambda item: (
-            LONGEST.index(item.path.name) if item.path.parent == HERE and item.path.name in LONGEST else len(LONGEST)
-        )
-    )
+    places = {HERE / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if not any("gpu" in item.keywords for item in items):
         return
     import torch

@@ -68,6 +68,18 @@ QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn
 #: One that is light, one that trains in torch, one that runs ONNX, one that reads standard input.
 FOUR = ["cnn-dims", "cnn-train", "cnn-predict", "cnn-eval"]
 
+#: Those that draw their table on a terminal here.
+DRAWN = ["cnn-dims", "cnn-predict", "cnn-eval", "cnn-cam"]
+
+#: Those that start from nothing elsewhere: below, or in `make quickstart`, which .ci/run calls.
+STARTED = {
+    *FOUR,
+    *DRAWN,
+    *re.findall(
+        r"\$\(BIN\)(cnn-[a-z-]+)", (Path(__file__).parents[1] / "examples" / "digits" / "Makefile").read_text("utf-8")
+    ),
+}
+
 #: All that is needed, but the file does not exist.
 MISSING = {
     "cnn-dims": ["no-such.onnx"],
@@ -363,7 +375,7 @@ def test_json_lines_parse_and_quiet_is_quiet(name, run_in, road):
     assert done.err == ""
 
 
-@pytest.mark.parametrize("name", ["cnn-dims", "cnn-predict", "cnn-eval", "cnn-cam"])
+@pytest.mark.parametrize("name", DRAWN)
 def test_on_a_terminal_it_draws_a_table(name, road, terminal):
     """No tabs, but columns under a line; data and nothing else, even there, on stdout."""
     folder, _ = road
@@ -382,7 +394,7 @@ def test_a_second_run_prints_the_same_bytes(name, run_in, road):
 
 
 @pytest.mark.slow
-@every_command
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in STARTED])
 def test_it_needs_nothing_that_another_has_loaded(name, road):
     """Started from nothing it does the same: the processes of the road are forks of one that has imported torch."""
     folder, done = road

@@ -57,7 +57,7 @@ def main(
         if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
             cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
             with cli.progress("moving") as progress:
-                tree.finish_moves(folder, tree.MANIFEST, progress=progress)
+                tree.finish_moves(folder, tree.SPLIT_MANIFEST, progress=progress)
             return
         tree.check_free(folder, force=target.force)
 

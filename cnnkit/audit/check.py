@@ -72,10 +72,9 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
     known = side_information.probe_columns(sound, inspected, names)
     probed = [
-        *_probed("class", sound, [image.label for image in sound], roots, known, seed=seed),
+        *_probed("class", [image.label for image in sound], roots, known, seed=seed),
         *_probed(
             "part",
-            sound,
             [image.split for image in sound],
             roots,
             known | _components(seen, sound) if names else {},
@@ -180,7 +179,6 @@ def _pairs(
 
 def _probed(
     target: str,
-    images: Sequence[ImageFile],
     values: Sequence[str | None],
     roots: Sequence[int],
     columns: dict[str, np.ndarray],

@@ -20,8 +20,13 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import tsv
 
+log = logging.getLogger("cnnkit")
+
 #: What may be content.
 COLOURS = frozenset({ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR})
+
+#: More distinct words than this are names, not categories.
+MOST_VALUES = 100
 
 #: Of words, so many are told apart, the most frequent ones; all others are one.
 _WORDS = 30
@@ -99,8 +104,6 @@ def _numbers_in(stem: str) -> list[float | None]:
     return found + [None] * (_NUMBERS - len(found))
 
 
-log = logging.getLogger("cnnkit")
-
 #: What is known of every image without decoding it: its sides in pixels, upright, their quotient, and its file's size.
 MEASURES: Mapping[str, Callable[[str], float]] = {
     "width": lambda path: decode.upright_size(path)[0],
@@ -108,9 +111,6 @@ MEASURES: Mapping[str, Callable[[str], float]] = {
     "aspect": lambda path: _aspect(*decode.upright_size(path)),
     "bytes": os.path.getsize,
 }
-
-#: More distinct words than this are names, not categories.
-MOST_VALUES = 100
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from cnnkit.formats import tsv
 if sys.platform != "win32":
     import fcntl
 
-MANIFEST = "augment.tsv"
+COPIES_MANIFEST = "augment.tsv"
 _MAKING, _READY = ".augmenting", ".augmented"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 def check(folder: str | Path, *, force: bool) -> None:
@@ -151,9 +151,9 @@ def _held(folder: Path) -> CnnkitError:
 def _move_up(folder: Path, replaceable: Set[str]) -> None:
     ready = folder / _READY
     try:
-        if (ready / MANIFEST).is_file():  # else all is done but for the empty folder
+        if (ready / COPIES_MANIFEST).is_file():  # else all is done but for the empty folder
             left, lies_inside = set(replaceable), _inside(folder)
-            for row in tsv.load(ready / MANIFEST, required=["path"]):
+            for row in tsv.load(ready / COPIES_MANIFEST, required=["path"]):
                 left.discard(row["path"])
                 if os.path.lexists(ready / row["path"]):
                     # Time may have passed since it was looked at
@@ -161,10 +161,10 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
                     (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
                     (ready / row["path"]).replace(folder / row["path"])
             _remove(folder, left)
-            (ready / MANIFEST).replace(folder / MANIFEST)
+            (ready / COPIES_MANIFEST).replace(folder / COPIES_MANIFEST)
         shutil.rmtree(ready)
     except BaseException:
-        _log.warning("not all copies are in their places; run the command again to go on")
+        log.warning("not all copies are in their places; run the command again to go on")
         raise
 
 
@@ -178,7 +178,7 @@ def _remove(folder: Path, paths: Set[str]) -> None:
 
 def _listed_earlier(folder: Path) -> frozenset[str]:
     """Read the list of an earlier run; what lies outside of the folder is none of ours, whoever wrote that."""
-    listed = folder / MANIFEST
+    listed = folder / COPIES_MANIFEST
     if not listed.is_file():
         return frozenset()
     found, lies_inside = set(), _inside(folder)
@@ -199,7 +199,7 @@ def _inside(folder: Path) -> Callable[[str], bool]:
     known: dict[str, bool] = {}  # realpath asks the disk for every step of a path
 
     def lies_inside(path: str) -> bool:
-        if os.path.isabs(path) or os.pardir in path.split("/") or path in ("", os.curdir, MANIFEST):
+        if os.path.isabs(path) or os.pardir in path.split("/") or path in ("", os.curdir, COPIES_MANIFEST):
             return False
         below = os.path.dirname(path)
         if below not in known:

@@ -113,7 +113,7 @@ def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int)
 
 
 def _short(number: float) -> float:
-    return float(f"{number:.{_DIGITS}g}") + 0.0  # never -0.0
+    return float(f"{number:.{_DIGITS}g}")
 
 
 def noise(

@@ -16,6 +16,12 @@ from cnnkit.errors import BadImageError
 #: Side of the perceptual hash. 16 x 16 bits tell small images apart, which the usual 8 x 8 do not (see `config.NEAR_BITS`).
 LOOK_SIDE = 16
 
+#: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
+_BLOCK = 1024
+
+# Mirroring an image changes the sign of every second column of its cosine transform.
+_MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class ExaminedFile:
@@ -57,13 +63,6 @@ def perceptual_hash(image: Image.Image) -> bytes:
 
     bits = imagehash.phash(image, hash_size=LOOK_SIDE).hash  # (16, 16)
     return np.packbits(bits).tobytes()
-
-
-#: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
-_BLOCK = 1024
-
-# Mirroring an image changes the sign of every second column of its cosine transform.
-_MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
 
 
 class DisjointSets:

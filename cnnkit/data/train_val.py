@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.data import source, split_names
-from cnnkit.data.atomic_folder import MANIFEST
+from cnnkit.data.atomic_folder import COPIES_MANIFEST
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import tsv
 
+log = logging.getLogger("cnnkit")
+
 #: So many images for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
 #: 50,000, on which networks are trained from scratch (their geometric mean).
 LARGE = 10_000
+
+#: The names of the splits.
+TRAIN, VAL = "train", "val"
 
 
 class DatasetSize(StrEnum):
@@ -31,9 +36,6 @@ class DatasetSize(StrEnum):
 def dataset_size(images: int) -> DatasetSize:
     """Name the size of a set for training."""
     return DatasetSize.LARGE if images >= LARGE else DatasetSize.SMALL
-
-
-log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
     folder = os.path.dirname(path)
     if folder not in listed:
         above: list[str] = []
-        while folder not in listed and not os.path.exists(os.path.join(folder, MANIFEST)):
+        while folder not in listed and not os.path.exists(os.path.join(folder, COPIES_MANIFEST)):
             above.append(folder)
             if folder == os.path.dirname(folder):
                 break
@@ -118,16 +120,13 @@ def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
 
 def _sources_of_copies(folder: str) -> dict[str, str]:
     """Read from the list that cnn-augment leaves in a folder which file was made of which; nothing where there is none."""
-    file = Path(folder, MANIFEST)
+    file = Path(folder, COPIES_MANIFEST)
     with contextlib.suppress(FileNotFoundError, FormatError):  # or it is somebody else's
         return {
             os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(os.path.join(folder, row["source"]))
             for row in tsv.load(file, required=["path", "source"])
         }
     return {}
-
-
-TRAIN, VAL = "train", "val"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,13 @@ from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
 
+#: The manifest that is written into a folder of splits.
+SPLIT_MANIFEST = "split.tsv"
+
 _MOVES = ".moves.tsv"
 _COLUMNS = ("from", "path", "label", "split", "group")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 def has_unfinished_moves(folder: str | Path) -> bool:
@@ -60,7 +63,7 @@ def finish_moves(folder: str | Path, name: str, *, progress: Progress = ignore_p
             progress(done, len(moves))
         manifest.save(folder / name, rows, columns=manifest.columns(rows))
     except BaseException:
-        _log.warning("not all pictures are moved; run the command again to go on")
+        log.warning("not all pictures are moved; run the command again to go on")
         raise
     (folder / _MOVES).unlink()
     return rows
@@ -130,9 +133,6 @@ def digest_of(path: str | Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-MANIFEST = "split.tsv"
-
-
 def write(
     folder: str | Path,
     rows: Sequence[ManifestRow],
@@ -174,7 +174,7 @@ def write(
     if link is Link.MOVE:
         folder.mkdir(parents=True, exist_ok=True)
         record_moves(folder, targets)
-        return finish_moves(folder, MANIFEST, progress=progress)
+        return finish_moves(folder, SPLIT_MANIFEST, progress=progress)
     with _taken_back() as made:
         for done, (path, row) in enumerate(targets, start=1):
             target = folder / row.path
@@ -182,7 +182,7 @@ def write(
             _place(path, target, link)
             made.append(target)
             progress(done, len(targets))
-        manifest.save(folder / MANIFEST, listed, columns=manifest.columns(listed))
+        manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
     return listed
 
 
@@ -246,7 +246,7 @@ def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None
 
 def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes]) -> set[Path]:
     """Find the images that an earlier split left, and make sure that none of them would be lost."""
-    old = manifest.load(folder / MANIFEST) if (folder / MANIFEST).is_file() else []
+    old = manifest.load(folder / SPLIT_MANIFEST) if (folder / SPLIT_MANIFEST).is_file() else []
     splits = {row.split for row in [*rows, *old] if row.split}
     found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
     left = {path for path in found if source.has_image_extension(path.name)} | {folder / row.path for row in old}
@@ -259,7 +259,7 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
 
 
 def _remove(folder: Path, left: set[Path]) -> None:
-    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / SPLIT_MANIFEST).unlink(missing_ok=True)
     for path in left:
         path.unlink()
     for below in sorted({above for path in left for above in path.parents if folder in above.parents}, reverse=True):

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from cnnkit.callbacks import Callbacks, Skip, raise_skip
-from cnnkit.data import atomic_folder, augment_plan, contact_sheet, decode, preprocessing, reader, tree
+from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
@@ -37,9 +37,7 @@ from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import atomic, image_files, manifest, tsv
 
-MANIFEST = atomic_folder.MANIFEST
-
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def write(
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Each of our threads computes by itself
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
-        with tsv.Writer(workshop / MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
+        with tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
             for done, (image, made) in enumerate(ready, start=1):
                 tree.check_apart(folder, [image.path], to_be="augmented")
@@ -152,10 +150,10 @@ def sheet(
     image_files.check_png(path, option="--sheet")
     if not config.force:  # else `write` counts them
         images = augment_plan.checked(images)
-    known = images if isinstance(images, Sequence) else list(islice(images, contact_sheet.MOST_ROWS))
-    chosen = contact_sheet.choose(known)
+    known = images if isinstance(images, Sequence) else list(islice(images, image_grid.MOST_ROWS))
+    chosen = image_grid.choose(known)
     plan = AugmentPlan.of(config)
-    few = replace(plan, copies=min(plan.copies, contact_sheet.MOST_COPIES))
+    few = replace(plan, copies=min(plan.copies, image_grid.MOST_COPIES))
     rows = []
     for image, shown in reader.read(chosen, partial(_thumbnails, plan=few)):
         if isinstance(shown, BadImageError):
@@ -164,13 +162,13 @@ def sheet(
             rows.append(shown)
     if not rows:
         raise CnnkitError("no picture could be used; there is nothing to show")
-    contact_sheet.save(path, rows)
+    image_grid.save(path, rows)
     if not isinstance(images, Sequence):
-        _log.info("%s shows the first %d pictures", path, len(chosen))
+        log.info("%s shows the first %d pictures", path, len(chosen))
     elif len(chosen) < len(known):
-        _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+        log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
     if few.copies < plan.copies:
-        _log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
+        log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
     return images if isinstance(images, Sequence) else chain(known, images)
 
 
@@ -214,7 +212,7 @@ def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) 
 def _thumbnails(path: str, *, plan: AugmentPlan) -> list[Image.Image]:
     original = decode.read(path)
     shown = _images(original, plan, plan.draws(original.fingerprint))
-    return [contact_sheet.thumbnail(image) for image in shown]
+    return [image_grid.thumbnail(image) for image in shown]
 
 
 def _fields(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> list[str | None]:

@@ -8,6 +8,7 @@ from typing import Self
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
@@ -34,6 +35,16 @@ class InferenceConfig(DeviceConfig):
     """The same, and how many images, or views of them, go through the network at once."""
 
     batch: int = batch_option(after=("device",))
+
+
+def check_backbone_weights(weights: str) -> None:
+    """Demand that `--weights` names a file, or one of the words that stand for weights.
+
+    Raises:
+        CnnkitError: There is no such file.
+    """
+    if weights not in ("default", "none") and not Path(weights).is_file():
+        raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,5 +141,4 @@ class ExportConfig(InferenceConfig):
             raise FormatError(f"{model}: is exported already; give the .pt that it was made from")
         if not model.exists():
             raise CnnkitError(f"{model}: no such file; a model comes from cnn-train-head")
-        if not output.parent.is_dir():
-            raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+        atomic.check_folder(output)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.config import BackboneSpec, check_backbone_weights
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import cache, onnx_model
 from cnnkit.formats.header import Header, made_by
@@ -60,8 +60,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
     """
     if (spec.backbone is None) == (spec.layers is None):
         raise UsageError("give either --backbone or --layers")
-    if spec.weights not in ("default", "none") and not Path(spec.weights).is_file():
-        raise CnnkitError(f"{spec.weights}: no such file; --weights takes a state_dict file, default or none")
+    check_backbone_weights(spec.weights)
     if spec.backbone is not None and spec.backbone.endswith((".pt", ".onnx")) and not Path(spec.backbone).is_file():
         raise CnnkitError(f"{spec.backbone}: no such model")
     if spec.backbone is not None and spec.backbone.endswith(".onnx"):

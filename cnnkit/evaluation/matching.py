@@ -1,6 +1,5 @@
 """Predictions matched with the truth, image by image; whatever does not fit is an error that names it."""
 
-import difflib
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,9 +249,8 @@ def _check_labels(
     unknown = {label: image.path for image in images for label in image.labels if label not in known}
     if unknown:
         label, path = next(iter(unknown.items()))
-        near = difflib.get_close_matches(label, classes, n=1)
-        remedy = f'; did you mean "{near[0]}"?' if near else ""
-        if not near and not given:
+        remedy = messages.proposal(label, classes, foreign={})
+        if not remedy and not given:
             remedy = "; --labels FILE names classes that the truth does not show"
         there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
         raise CnnkitError(

@@ -23,6 +23,11 @@ _CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
 _POINTS_PER_INCH = 72
 _SMALLEST_FONT = 4.5
 
+# Of reliability diagrams
+_WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
+_ACCURACY, _TOO_SURE, _TOO_MODEST, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
+_LONGEST_COUNT = 3  # digits; longer ones would run into their neighbours, and stand upright
+
 
 def save_confusion(path: str | Path, report: EvaluationReport) -> None:
     """Draw a report's confusion matrix into a file, in one step; the same matrix gives the same bytes.
@@ -116,11 +121,6 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
         colour = "white" if shares[row, column] > 0.3 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
-
-
-_WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
-_ACCURACY, _TOO_SURE, _TOO_MODEST, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
-_LONGEST_COUNT = 3  # digits; longer ones would run into their neighbours, and stand upright
 
 
 def save_reliability(path: str | Path, reports: Mapping[str, EvaluationReport]) -> None:

@@ -1,6 +1,5 @@
 """Class activation maps of many images: a record of each, and what `cam_render` draws. No torch but for models that need it."""
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
@@ -190,9 +190,8 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
     """Give the function from an image, and the number of the class that the network names, to the classes that are asked for."""
     for word in wanted:
         if word not in ("top", "true", "all") and word not in classes:
-            near = difflib.get_close_matches(word, classes, n=3)
             some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-            proposal = f"did you mean {' or '.join(near)}?" if near else f"it has {some}; or say top, true or all"
+            proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
             raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
     numbers = {name: number for number, name in enumerate(classes)}
 

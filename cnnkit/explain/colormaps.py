@@ -1,11 +1,10 @@
 """Colour maps by name, and values turned into colours."""
 
-import difflib
-
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import messages
 from cnnkit.errors import UsageError
 
 
@@ -16,10 +15,7 @@ def color_table(name: str) -> NDArray[np.uint8]:
         UsageError: There is none of that name.
     """
     if name not in mpl.colormaps:
-        near = difflib.get_close_matches(name, list(mpl.colormaps), n=3)
-        proposal = (
-            f"did you mean {' or '.join(near)}?" if near else "viridis, magma, turbo, jet and matplotlib's others"
-        )
+        proposal = messages.nearest(name, mpl.colormaps) or "viridis, magma, turbo, jet and matplotlib's others"
         raise UsageError(f'no colour map is called "{name}"; {proposal}')
     colours: NDArray[np.uint8] = (mpl.colormaps[name](np.arange(256) / 255)[:, :3] * 255).round().astype(np.uint8)
     return colours

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cnnkit.data.contact_sheet import Grid, in_rows
+from cnnkit.data.image_grid import Grid, in_rows
 from cnnkit.formats import image_files
 
 log = logging.getLogger("cnnkit")

@@ -11,7 +11,8 @@ from torch import Tensor
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.engine.config import check_backbone_weights
+from cnnkit.errors import UsageError
 from cnnkit.explain.config import NetworkOptions
 from cnnkit.formats import torch_model
 from cnnkit.nets import catalogue, layer_graph, subgraph
@@ -44,8 +45,7 @@ def load_network(
         chosen = torch_device.choose(wanted)
         found, classes = layer_graph.of_model(content, name=model)
     else:
-        if weights not in ("default", "none") and not Path(weights).is_file():
-            raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
+        check_backbone_weights(weights)
         if Path(model).is_file():
             raise UsageError(
                 f"{model} is no .pt of ours; a state_dict goes with a network's name, as --weights {model}"

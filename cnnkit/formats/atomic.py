@@ -7,6 +7,19 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit.errors import CnnkitError
+
+
+def check_folder(path: str | Path) -> None:
+    """Demand that the folder of a file exists, before there is anything to write.
+
+    Raises:
+        CnnkitError: There is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
+
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Generator[None]:

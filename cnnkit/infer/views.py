@@ -25,6 +25,11 @@ from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.manifest import ManifestRow
 
+log = logging.getLogger("cnnkit")
+
+#: How many views an image has where they are drawn, the plain one among them.
+DEFAULT_VIEWS = 8
+
 
 class CopyMaker(Protocol):
     """Makes augmented copies where numpy does not suffice."""
@@ -84,12 +89,6 @@ def rows_of(image: ImageFile, folder: Path, views: ExtractViews | None) -> list[
     """Give an image's rows in features that lie in a folder: one, or one for each of its views."""
     row = ManifestRow(manifest.seen_from(folder, image.path), image.label, image.split, image.group)
     return [row] if views is None else [replace(row, view=view) for view in views.of(image)]
-
-
-log = logging.getLogger("cnnkit")
-
-#: How many views an image has where they are drawn, the plain one among them.
-DEFAULT_VIEWS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ A layer here is a module that has parameters of its own, batch norm included, as
 in the order in which they run for the first time.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Self
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import DualGraphModule
 
+from cnnkit import messages
 from cnnkit.choices import Unfreeze
 from cnnkit.errors import UsageError
 from cnnkit.nets import subgraph
@@ -171,8 +171,7 @@ def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str)
             return index
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
     names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in backbone.named_modules() if known)]
-    near = difflib.get_close_matches(name, names, n=3)
-    proposal = f"did you mean {' or '.join(near)}?" if near else f"its layers are {_listed(layers(backbone))}"
+    proposal = messages.nearest(name, names) or f"its layers are {_listed(layers(backbone))}"
     raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")
 
 

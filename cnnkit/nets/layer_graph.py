@@ -1,6 +1,5 @@
 """A whole network as one graph, from images to logits, whose layers can be looked at by name."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
+from cnnkit import messages
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
@@ -175,10 +175,8 @@ class LayerGraph:
             *(node.meta["layer"] for node in self.shapes),
             *(node.meta["path"] for node in self.shapes),
         ]
-        near = difflib.get_close_matches(wanted, dict.fromkeys(known), n=3)
-        proposal = (
-            f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(each.name for each in self.layers())}"
-        )
+        near = messages.nearest(wanted, dict.fromkeys(known))
+        proposal = near or f"it has {', '.join(each.name for each in self.layers())}"
         raise UsageError(f'{self.name} has no layer "{wanted}"; {proposal}')
 
     def last_spatial(self) -> GraphLayer:

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import difflib
 import inspect
 import math
 import operator
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from torchvision.models import SwinTransformer
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
+from cnnkit import messages
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
 
@@ -161,8 +161,8 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     wanted = keras_names(name).get(layer, layer)
     if any(node == wanted or node.startswith(f"{wanted}.") for node in nodes):
         return wanted
-    near = difflib.get_close_matches(layer, [*keras_names(name), *dict(module.named_modules()), *nodes], n=3)
-    proposal = f"did you mean {' or '.join(near)}?" if near else f"cnn-dims {name} lists them"
+    known = [*keras_names(name), *dict(module.named_modules()), *nodes]
+    proposal = messages.nearest(layer, known) or f"cnn-dims {name} lists them"
     raise UsageError(f'{name} has no layer "{layer}"; {proposal}')
 
 

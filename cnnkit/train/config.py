@@ -25,9 +25,9 @@ from cnnkit.choices import (
 )
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
-from cnnkit.engine.config import DeviceConfig
+from cnnkit.engine.config import DeviceConfig, check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import history
+from cnnkit.formats import atomic, history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
 from cnnkit.option_fields import batch_option, option, seed_option
@@ -444,8 +444,7 @@ class InitFrom:
                     f"{self.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"
                 )
             return self
-        if self.weights not in ("default", "none") and not Path(self.weights).is_file():
-            raise CnnkitError(f"{self.weights}: no such file; --weights takes a state_dict file, default or none")
+        check_backbone_weights(self.weights)
         head = output_layer.whole_head(self.head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
         return dataclasses.replace(self, head=head)
 
@@ -596,8 +595,7 @@ def model_path(output: str | Path | None) -> Path:
     output = Path(output)
     if output.suffix != ".pt":
         raise UsageError(f"{output}: a model is written to a .pt file")
-    if not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    atomic.check_folder(output)
     history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output
 

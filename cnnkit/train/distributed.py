@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.engine import torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.nets import subgraph
 
 log = logging.getLogger("cnnkit")
 
@@ -33,6 +35,10 @@ class World:
     def writes(self) -> bool:
         """Tell whether this process writes files and reports."""
         return self.rank == 0
+
+    def callbacks(self, callbacks: Callbacks) -> Callbacks:
+        """Give this process's callbacks: the first process reports for all, the others do the same work in silence."""
+        return callbacks if self.writes else SILENT
 
     def share(self, rows: Tensor) -> Tensor:
         """Give this process's part of what all of them go through together: every size-th row."""
@@ -66,12 +72,10 @@ class World:
         """
         if self.size == 1 or device.type == "cuda":
             return
-        training = module.training
-        module.train()
-        follows = any(
-            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in module.modules()
-        )
-        module.train(training)
+        with subgraph.mode(module, training=True):
+            follows = any(
+                isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in module.modules()
+            )
         if follows:
             raise UsageError(
                 f"batch norm does not train in {self.size} processes on CPUs, whose batches it would not share; "

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from cnnkit.callbacks import SILENT, Callbacks
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Amp, Unfreeze
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
@@ -87,7 +87,7 @@ def finetune(
     warn_without_val(has_val=bool(data.val))
     with distributed.joined(devices.parse(run.device)) as (world, device):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
-        context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
+        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks))
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:

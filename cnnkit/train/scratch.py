@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnkit.callbacks import SILENT, Callbacks
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Fit, Initializer, Normalize, Pool
 from cnnkit.data.preprocessing import with_size
 from cnnkit.data.train_val import TrainValImages
@@ -52,7 +52,7 @@ def train_from_scratch(
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
-        context = RunContext(output, device, world, run.resume, callbacks if world.writes else SILENT)
+        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks))
         train_set, val_set = dataset.load_train_val(
             data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
         )

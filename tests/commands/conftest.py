@@ -1,9 +1,9 @@
 """What the tests of commands share: artefacts that are made once by real commands, and copied where a test changes them."""
 
-import contextlib
-import functools
+import csv
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,12 +48,12 @@ def made(tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _operators_once():
-    """Let torch's exporter read its table of operators once a process: that takes a third of the time of a small export."""
-    with pytest.MonkeyPatch.context() as patch:
-        with contextlib.suppress(ImportError, AttributeError):  # torch may keep it elsewhere: then it takes longer
-            from torch.onnx._internal.exporter._registration import ONNXRegistry
+@pytest.fixture(scope="session")
+def history():
+    """Read the rows of a training's history: `history("model.csv")`."""
 
-            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
+    def read(path):
+        with Path(path).open() as file:
+            return list(csv.DictReader(file))
+
+    return read

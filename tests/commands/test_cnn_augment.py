@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnkit.data import augment_notation, contact_sheet, decode, source, split_names
+from cnnkit.data import augment_notation, decode, image_grid, source, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
@@ -30,10 +30,6 @@ def here(tmp_path, monkeypatch, images):
     images(red=3, blue=3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def rows(folder):
@@ -56,7 +52,7 @@ def test_a_full_disk_is_named_and_left_as_it_was(shell, here):
     assert os.listdir() == ["photos"]
 
 
-def test_so_many_of_each_in_class_folders(run, here):
+def test_so_many_of_each_in_class_folders(run, here, contents):
     """Class folders are kept, subfolders too; each image has exactly n copies, named by it; the summary says so."""
     Path("photos/red/deep").mkdir()
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
@@ -70,7 +66,7 @@ def test_so_many_of_each_in_class_folders(run, here):
     )
     originals = ["blue/00", "blue/01", "blue/02", "red/00", "red/01", "red/02", "red/deep/00"]
     expected = [f"{name}~{number:02d}.png" for name in originals for number in (1, 2, 3)]
-    assert sorted(tree("more/of it")) == sorted([*expected, "augment.tsv"])
+    assert sorted(contents("more/of it")) == sorted([*expected, "augment.tsv"])
     assert [row["path"] for row in rows("more/of it")] == expected
     # One image under two names has the same copies
     assert filecmp.cmp("more/of it/red/00~02.png", "more/of it/red/deep/00~02.png", shallow=False)
@@ -112,12 +108,12 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     assert [len(each) for each in splits.values()] == [1] * 6
 
 
-def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch):
+def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch, contents):
     """One thread or four, some of the images or all, other names, another working folder: the same copies; another seed: others."""
     run("cnn-augment", "photos", "-o", "one", *WORDS, "--jobs", "1")
     run("cnn-augment", "photos", "-o", "four", *WORDS, "--jobs", "4")
-    assert tree("one") == tree("four")
-    assert len(tree("one")) == 31
+    assert contents("one") == contents("four")
+    assert len(contents("one")) == 31
     Path("few/red").mkdir(parents=True)
     shutil.copy("photos/red/01.png", "few/red/zebra.png")
     monkeypatch.chdir("few")
@@ -127,17 +123,17 @@ def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch):
     run("cnn-augment", "photos", "-o", "fewer", *WORDS, "--copies", "2")
     assert Path("fewer/red/01~02.png").read_bytes() == Path("one/red/01~02.png").read_bytes()
     run("cnn-augment", "photos", "-o", "seed", *WORDS, "--seed", "1")
-    assert not set(tree("seed").values()) & set(tree("one").values())
+    assert not set(contents("seed").values()) & set(contents("one").values())
 
 
-def test_the_originals_with_keep(run, here):
+def test_the_originals_with_keep(run, here, contents):
     """With --keep they come first, byte for byte under their own names; with --size they are squares as well, with the number 0."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--keep", *WORDS)
     assert tuple(rows("more")[0][name] for name in ("path", "copy", "rotate")) == ("blue/00.png", "0", "0.0")
     assert filecmp.cmp("more/blue/00.png", "photos/blue/00.png", shallow=False)
-    assert len(tree("more")) == 13
+    assert len(contents("more")) == 13
     run("cnn-augment", "photos", "-o", "square", "--copies", "1", "--keep", "--size", "16", "--fit", "pad", *WORDS)
-    assert sorted(tree("square"))[1:3] == ["blue/00~00.png", "blue/00~01.png"]
+    assert sorted(contents("square"))[1:3] == ["blue/00~00.png", "blue/00~01.png"]
     with Image.open("square/blue/00~00.png") as first, Image.open("square/blue/00~01.png") as second:
         assert first.size == second.size == (16, 16)
 
@@ -201,11 +197,11 @@ def test_numbers_grow_with_the_copies(run, here):
     assert (names[0], names[99], len(names)) == ("00~001.png", "00~100.png", 101)
 
 
-def test_a_list_keeps_its_folders(run, here):
+def test_a_list_keeps_its_folders(run, here, contents):
     """Images without labels from standard input lie below the folders they were named with, so that no two meet."""
     names = "photos/red/00.png\nphotos/blue/00.png\n"
     run("cnn-augment", "-", "-o", "more", "--copies", "1", *WORDS, stdin=names)
-    assert sorted(tree("more")) == ["augment.tsv", "photos/blue/00~01.png", "photos/red/00~01.png"]
+    assert sorted(contents("more")) == ["augment.tsv", "photos/blue/00~01.png", "photos/red/00~01.png"]
     assert rows("more")[0]["label"] == ""
 
 
@@ -239,7 +235,7 @@ def test_a_contact_sheet(run, here):
     run("cnn-augment", "photos", "-o", "more", "--sheet", "again.png", "--copies", "2", *WORDS)
     assert Path("look.png").read_bytes() == Path("again.png").read_bytes()
     sheet = pixels("look.png")
-    side, gap = contact_sheet.SIDE, contact_sheet.GAP
+    side, gap = image_grid.SIDE, image_grid.GAP
     row = 3  # behind three blue ones
     for column, path in enumerate(("photos/red/00.png", "more/red/00~01.png", "more/red/00~02.png")):
         left = gap + column * (side + gap) + (2 * gap if column else 0)
@@ -254,7 +250,7 @@ def test_the_sheet_has_rows_of_every_class():
 
     def chosen(**classes):
         listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
-        return [image.path for image in contact_sheet.choose(listed)]
+        return [image.path for image in image_grid.choose(listed)]
 
     assert chosen(a=1, b=2) == ["a0", "b0", "b1"]
     assert chosen(a=1000, b=4, c=1) == [
@@ -340,7 +336,7 @@ def test_splits_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     assert split_names.held_out_split(ImageFile("/home/dev/photos/cat/1.jpg", "cat")) is None
 
 
-def test_a_folder_that_holds_something(run, here):
+def test_a_folder_that_holds_something(run, here, contents):
     """It needs --force; an earlier run's copies are then replaced, everything else stays and is never written over."""
     run("cnn-augment", "photos", "-o", "more", "--keep", *WORDS)
     assert "not empty" in run("cnn-augment", "photos", "-o", "more", *WORDS, status=1).err
@@ -350,24 +346,24 @@ def test_a_folder_that_holds_something(run, here):
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
     kept = ["blue/00.png", "blue/01.png", "blue/02.png"]  # originals that lie nowhere else
     copies = [f"red/0{number}~01.png" for number in range(3)]
-    assert sorted(tree("more")) == ["augment.tsv", *kept, "red/00 of mine.png", *copies, "red/mine.txt"]
+    assert sorted(contents("more")) == ["augment.tsv", *kept, "red/00 of mine.png", *copies, "red/mine.txt"]
     Path("other/red").mkdir(parents=True)
     shutil.copy("photos/red/00.png", "other/red/00~01.png")
-    before = tree("other")
+    before = contents("other")
     assert "is in the way" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
-    assert tree("other") == before
+    assert contents("other") == before
     assert "holds the pictures" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 5])
-def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop):
+def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop, contents):
     """Stopped at any move, each earlier copy is there, old or new; the next run goes on, without --force, as if undisturbed."""
     shutil.rmtree("photos/blue")
     run("cnn-augment", "photos", "-o", "more", "--copies", "2", "--keep", "--augment", "hflip, rotate 9")
     Path("photos/red/02.png").unlink()
     new = ("--copies", "1", "--keep", "--augment", "vflip, rotate 9")
     run("cnn-augment", "photos", "-o", "clean", *new)
-    before, clean = tree("more"), tree("clean")
+    before, clean = contents("more"), contents("clean")
     calls, replace = [], Path.replace
 
     def stopping(self, target):
@@ -380,47 +376,47 @@ def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop)
         patched.setattr(Path, "replace", stopping)
         outcome = run("cnn-augment", "photos", "-o", "more", "--force", *new, status=1)
     assert "run the command again to go on" in outcome.err
-    left = tree("more")
+    left = contents("more")
     gone = {"red/02~01.png", "red/02~02.png", "red/00~02.png", "red/01~02.png"} if stop == 5 else set()
     for path in before.keys() - gone:
         assert left[path] in (before[path], clean.get(path))
     run("cnn-augment", "photos", "-o", "more", *new)
     kept = {"red/02.png": before["red/02.png"]}  # its original is gone
-    assert tree("more") == clean | kept
+    assert contents("more") == clean | kept
 
 
-def test_a_place_that_cannot_be_taken_is_seen_before_anything_goes(run, here):
+def test_a_place_that_cannot_be_taken_is_seen_before_anything_goes(run, here, contents):
     """A file where a class must go, a listed copy that is a folder, a link out of the folder: one line, and every file as it was."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
     again = ("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
     listed = Path("more/augment.tsv").read_text()
     with Path("more/augment.tsv").open("a") as file:
         file.write("\t".join(["red", "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
-    before = tree("more")
+    before = contents("more")
     assert "lists red, which is no file" in run(*again, status=1).err
-    assert tree("more") == before
+    assert contents("more") == before
     Path("more/augment.tsv").write_text(listed)
     shutil.move("more/red", "elsewhere")
     Path("more/red").write_text("mine")
-    before = tree("more")
+    before = contents("more")
     assert "more/red is in the way of a folder" in run(*again, status=1).err
-    assert tree("more") == before
+    assert contents("more") == before
     Path("more/red").unlink()
     Path("more/red").symlink_to(here / "elsewhere")
-    before = tree("elsewhere")
+    before = contents("elsewhere")
     assert "link that leads out of more" in run(*again, status=1).err
     run("cnn-augment", "photos/blue", "-o", "more", "--force", *WORDS)  # its rows name files behind the link
-    assert tree("elsewhere") == before
+    assert contents("elsewhere") == before
 
 
-def test_an_edited_manifest_removes_nothing_outside(run, here):
+def test_an_edited_manifest_removes_nothing_outside(run, here, contents):
     """Paths that lead out of the folder are none of ours, whoever wrote them into augment.tsv."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
     with Path("more/augment.tsv").open("a") as file:
         for path in ("../photos/red/00.png", str(here / "photos/red/01.png")):
             file.write("\t".join([path, "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
-    assert len(tree("photos")) == 6
+    assert len(contents("photos")) == 6
 
 
 def test_broken_images_are_skipped(run, here):
@@ -494,7 +490,7 @@ def test_devices_and_pipes_are_no_images(run, here):
         assert not Path("look.png").exists()
 
 
-def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images):
+def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, contents):
     """While it runs no other one writes there; stopped with Ctrl-C it leaves nothing; killed, the next run begins anew."""
     images("many", size=(100, 100), red=60)
     name = commands / "cnn-augment"
@@ -512,7 +508,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images):
     with pytest.raises(CnnkitError, match="more: no pictures in it"):
         source.find(["more"])
     run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
-    assert len(tree("more")) == 61
+    assert len(contents("more")) == 61
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """cnn-finetune as it is run: a trained network and images in, a tuned one and its history out, and every mistake one line."""
 
-import csv
 import json
 import shlex
 import shutil
@@ -34,12 +33,7 @@ def here(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def history(path="tuned.csv"):
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
+def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here, history):
     """One record on stdout, a row of history for every epoch, and on stderr what is trained and what runs once."""
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--unfreeze", "conv3", *FAST)
     (result,) = outcome.rows
@@ -49,7 +43,7 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
         "10",
         "2",
     )
-    rows = history()
+    rows = history("tuned.csv")
     best = rows[int(result["best_epoch"]) - 1]
     assert (best["val_loss"], best["val_accuracy"]) == (result["val_loss"], result["val_accuracy"])
     assert {row["lr"] for row in rows} == {"1e-05"}
@@ -62,7 +56,7 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here):
     lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
     assert [json.loads(line).get("epoch") for line in lines.out.splitlines()] == [1, 2, None]
     assert lines.err == ""
-    assert {row["lr"] for row in history()} == {"0.001"}  # the head alone
+    assert {row["lr"] for row in history("tuned.csv")} == {"0.001"}  # the head alone
 
 
 def test_a_fold_is_held_out(run, here):
@@ -128,7 +122,7 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
         pytest.param("vgg11", "block5", 16, marks=pytest.mark.slow),
     ],
 )
-def test_networks_by_name(run, here, name, unfreeze, first):
+def test_networks_by_name(run, here, name, unfreeze, first, history):
     """With a fresh head that is warmed up: torchvision's names, Keras' blocks of a VGG; nothing below them moves."""
     words = ("--backbone", name, "--weights", "none", "--size", "32", "--head", "dense 4 bn relu", "--warmup-head", "1")
     run(
@@ -151,7 +145,7 @@ def test_networks_by_name(run, here, name, unfreeze, first):
     trained = {key for key in features if int(key.split(".")[1]) >= first}
     assert moved == {key for key in trained if "running_" not in key and "num_batches" not in key}
     assert model.state["head.bn1.running_mean"].any()  # the head's own batch norm is no part of the backbone
-    assert len(history()) == 2
+    assert len(history("tuned.csv")) == 2
     assert backbone.weights_sha256
     assert model.header.backbone == replace(backbone, weights_sha256=None)  # no longer those weights
 

@@ -1,6 +1,5 @@
 """cnn-train-head as it is run: features in, a model and its history out, and every mistake one line."""
 
-import csv
 import json
 import os
 import shutil
@@ -42,12 +41,7 @@ def here(extracted, tmp_path, monkeypatch):
     return tmp_path
 
 
-def history(path="head.csv"):
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_features_to_a_model_and_its_history(run, here):
+def test_features_to_a_model_and_its_history(run, here, history):
     """One record on stdout with the baselines beside the result, the model, and one row of history an epoch."""
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *FAST)
     (result,) = outcome.rows
@@ -61,7 +55,7 @@ def test_features_to_a_model_and_its_history(run, here):
         "10",
         "0.5",
     )
-    rows = history()
+    rows = history("head.csv")
     assert list(rows[0]) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     best = rows[int(result["best_epoch"]) - 1]
@@ -79,7 +73,7 @@ def test_features_to_a_model_and_its_history(run, here):
     )
 
 
-def test_json_is_the_same_result(run, here):
+def test_json_is_the_same_result(run, here, history):
     """Numbers as numbers, and nothing that is unknown without validation."""
     words = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--json", *FAST)
     result = json.loads(run(*words).out)
@@ -88,7 +82,7 @@ def test_json_is_the_same_result(run, here):
     alone = json.loads(outcome.out)
     assert (alone["val_accuracy"], alone["majority"], alone["best_epoch"]) == (None, None, 6)
     assert "no --val: the last epoch is kept" in outcome.err
-    assert history()[0]["val_loss"] == ""
+    assert history("head.csv")[0]["val_loss"] == ""
 
 
 OPTIONS = {

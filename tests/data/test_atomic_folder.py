@@ -23,17 +23,13 @@ def put(folder, files):
         (folder / path).write_bytes(content)
 
 
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 def write(folder, files, *, force=False):
     """Write files into a folder as copies are written, with their list."""
     replaceable = atomic_folder.earlier(folder, force=force)
     for path in files:
         atomic_folder.check_place(folder, path, replaceable)
     with atomic_folder.staging_folder(folder, replaceable) as made:
-        put(made, {**files, atomic_folder.MANIFEST: listed(*files)})
+        put(made, {**files, atomic_folder.COPIES_MANIFEST: listed(*files)})
 
 
 @pytest.fixture
@@ -48,14 +44,14 @@ NEW = {"cat/1.png": b"new 1", "bird/4.png": b"new 4"}
 # ---------------------------------------------------------------- what is replaced
 
 
-def test_only_what_the_list_names_is_replaced(folder):
+def test_only_what_the_list_names_is_replaced(folder, contents):
     """Files, folders and links of others stay; folders that become empty go; the new list is the only one."""
     write(folder, OLD)
-    assert tree(folder) == {**OLD, "augment.tsv": listed(*OLD)}
+    assert contents(folder) == {**OLD, "augment.tsv": listed(*OLD)}
     mine = {"cat/mine.txt": b"mine", "dog/mine/5.png": b"mine", "6.png": b"mine"}
     put(folder, mine)
     write(folder, NEW, force=True)
-    assert tree(folder) == {**NEW, **mine, "augment.tsv": listed(*NEW)}
+    assert contents(folder) == {**NEW, **mine, "augment.tsv": listed(*NEW)}
     assert sorted(os.listdir(folder)) == ["6.png", "augment.tsv", "bird", "cat", "dog"]
     assert not (folder / "dog" / "in").exists()
 
@@ -144,12 +140,12 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
         assert said in str(refused.value)
 
 
-def test_a_folder_that_another_run_holds_is_refused(folder):
+def test_a_folder_that_another_run_holds_is_refused(folder, contents):
     """At every door, and the other run comes to its end; what a killed one left holds nobody up, and does not come up."""
     put(folder, {".augmenting/cat/left.png": b"of a killed run"})
     with atomic_folder.staging_folder(folder, frozenset()) as made:
-        assert tree(made) == {}
-        put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+        assert contents(made) == {}
+        put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
         for door in (
             lambda: atomic_folder.check(folder, force=True),
             lambda: atomic_folder.earlier(folder, force=True),
@@ -157,7 +153,7 @@ def test_a_folder_that_another_run_holds_is_refused(folder):
         ):
             with pytest.raises(CnnkitError, match="more: another run is writing into it; wait"):
                 door()
-    assert tree(folder) == {**NEW, "augment.tsv": listed(*NEW)}
+    assert contents(folder) == {**NEW, "augment.tsv": listed(*NEW)}
     atomic_folder.check(folder, force=True)
 
 
@@ -165,7 +161,7 @@ def test_a_folder_that_another_run_holds_is_refused(folder):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_work_that_fails_has_changed_nothing(folder, tmp_path, error):
+def test_work_that_fails_has_changed_nothing(folder, tmp_path, error, contents):
     """The folder and those above it are gone where they were not there before; else every file is as it was."""
 
     def fail():
@@ -177,10 +173,10 @@ def test_work_that_fails_has_changed_nothing(folder, tmp_path, error):
         fail()
     assert os.listdir(tmp_path) == []
     write(folder, OLD)
-    before = tree(folder)
+    before = contents(folder)
     with pytest.raises(error):
         fail()
-    assert tree(folder) == before
+    assert contents(folder) == before
     assert sorted(os.listdir(folder)) == ["augment.tsv", "cat", "dog"]
 
 
@@ -215,7 +211,7 @@ def cut_at(step, monkeypatch, work):
     return True
 
 
-def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, caplog):
+def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, caplog, contents):
     """At no step is a file half old and half new, or one of somebody else's gone; without --force all comes to the same end."""
     mine = {"cat/mine.txt": b"mine"}
     whole = {**NEW, **mine, "augment.tsv": listed(*NEW)}
@@ -223,7 +219,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
 
     def move(replaceable):
         with atomic_folder.staging_folder(folder, replaceable) as made:
-            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+            put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
 
     for step in range(2, 99):  # the first clears away what a killed run might have left
         caplog.clear()
@@ -232,9 +228,9 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
         put(folder, mine)
         replaceable = atomic_folder.earlier(folder, force=True)
         if cut_at(step, monkeypatch, lambda replaceable=replaceable: move(replaceable)):
-            assert tree(folder) == whole
+            assert contents(folder) == whole
             break
-        left = tree(folder)
+        left = contents(folder)
         assert left["cat/mine.txt"] == b"mine"
         assert left["cat/1.png"] in (b"old 1", b"new 1")
         if not (folder / ".augmented").is_dir():  # nothing was begun
@@ -246,7 +242,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
             assert (folder / ".augmented").is_dir()
             again += 1
         assert atomic_folder.earlier(folder, force=True) == set(NEW)
-        assert tree(folder) == whole
+        assert contents(folder) == whole
         assert sorted(os.listdir(folder)) == ["augment.tsv", "bird", "cat"]
         steps.append(again - 1)
     assert len(steps) >= 8  # two files up, two away, two folders away, the list, the empty workshop
@@ -254,7 +250,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
     assert steps[-1] == 1
 
 
-def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch):
+def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch, contents):
     """As the interrupted one was to leave them: the same command ends as one that nobody disturbed."""
     write(folder, OLD)
     put(folder, {"cat/mine.txt": b"mine"})
@@ -262,16 +258,16 @@ def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch)
 
     def move():
         with atomic_folder.staging_folder(folder, replaceable) as made:
-            put(made, {**NEW, atomic_folder.MANIFEST: listed(*NEW)})
+            put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
 
     assert not cut_at(4, monkeypatch, move)
     assert (folder / ".augmented").is_dir()
     last = {"cat/7.png": b"last"}
     write(folder, last)
-    assert tree(folder) == {**last, "cat/mine.txt": b"mine", "augment.tsv": listed(*last)}
+    assert contents(folder) == {**last, "cat/mine.txt": b"mine", "augment.tsv": listed(*last)}
 
 
-def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog):
+def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog, contents):
     """What somebody put there since the interruption stays, and nothing goes through a link that was made since."""
     put(folder / ".augmented", {"4.png": b"new", "augment.tsv": listed("4.png")})
     put(folder, {"4.png": b"mine"})
@@ -281,7 +277,7 @@ def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog):
     assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
     (folder / "4.png").unlink()
     assert atomic_folder.earlier(folder, force=False) == {"4.png"}
-    assert tree(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}
+    assert contents(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}
     put(folder / ".augmented", {"cat/4.png": b"newer", "augment.tsv": listed("cat/4.png")})
     put(tmp_path / "outside", {"4.png": b"theirs"})
     (folder / "cat").symlink_to(tmp_path / "outside")

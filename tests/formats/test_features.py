@@ -238,13 +238,20 @@ def test_pickles_are_not_run(tmp_path):
 
 
 def begin(path, count=8, batch=4, **changes):
-    """Write and be killed before the end: what was buffered is lost, no name is given."""
-    file = writer(path, **changes)
-    file.__enter__()
-    for start in range(0, count, batch):
-        file.write(values(batch, start), rows(batch, start))
-    file._values.close()
-    file._listed.close()
+    """Leave what a process leaves that is killed: the parts as they stand, and nothing that `with` does at its end."""
+    left = {}
+
+    def stopped():
+        with writer(path, **changes) as file:
+            for start in range(0, count, batch):
+                file.write(values(batch, start), rows(batch, start))
+            left.update({part: part.read_bytes() for part in parts(path)})
+            raise Killed
+
+    with pytest.raises(Killed):
+        stopped()
+    for part, content in left.items():
+        part.write_bytes(content)
 
 
 def go_on(path, count=10, batch=4, **changes):

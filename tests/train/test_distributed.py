@@ -1,9 +1,12 @@
 """Several processes: which one this is, and what is said where somebody else's variables look like torchrun's."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
 from cnnkit.train import distributed
@@ -48,6 +51,35 @@ def test_batch_norm_does_not_train_in_several_processes_on_cpus(layer):
     ALONE.check_batch_norm(module, cpu)
     World(1, 2).check_batch_norm(module, torch.device("cuda", 1))
     World(1, 2).check_batch_norm(module[:1], cpu)
+
+
+def test_a_look_at_batch_norm_leaves_each_module_in_its_own_mode():
+    """A backbone stays in eval mode beside a head that trains, whether the two are refused or not."""
+    for layer in (nn.BatchNorm2d(4), nn.ReLU()):
+        backbone, head = nn.Sequential(nn.Conv2d(3, 4, 1), layer).eval(), nn.Sequential(nn.Linear(4, 2)).train()
+        both = nn.ModuleList([backbone, head])
+        with contextlib.suppress(UsageError):
+            World(1, 2).check_batch_norm(both, torch.device("cpu"))
+        assert both.training
+        assert not any(each.training for each in backbone.modules())
+        assert all(each.training for each in head.modules())
+
+
+def test_the_first_process_alone_speaks():
+    """The others do the same work, and say nothing of it: neither bad images nor epochs nor progress."""
+    said = []
+    ours = Callbacks(
+        skip=lambda *_: said.append("skip"),
+        report=lambda *_: said.append("report"),
+        progress=lambda *_: said.append("progress"),
+    )
+    assert World(0, 2).callbacks(ours) is ours
+    assert World().callbacks(ours) is ours
+    others = World(1, 2).callbacks(ours)
+    others.skip("1.png", "no picture")
+    others.report(None)
+    others.progress(1, None)
+    assert said == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -177,7 +177,7 @@ def test_the_header_tells_how_it_was_made(pair):
 
 
 def test_the_same_seed_gives_the_same_bytes(pair):
-    """Initial weights, order and dropout all come from the seed; another seed gives another head, and no global state is left."""
+    """The seed gives weights, order and dropout; another one another head. The file names no folder; no global state is left."""
     before = torch.random.get_rng_state()
     contents = []
     for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1)):
@@ -185,6 +185,7 @@ def test_the_same_seed_gives_the_same_bytes(pair):
         contents.append(pair[0].with_name(name).read_bytes())
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
+    assert str(pair[0].parent) not in torch_model.load(pair[0].with_name("a.pt")).header.to_json()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data import contact_sheet
-from cnnkit.data.contact_sheet import GAP, MOST_ROWS, SIDE
+from cnnkit.data import image_grid
+from cnnkit.data.image_grid import GAP, MOST_ROWS, SIDE
 from cnnkit.data.source import ImageFile
 
 
 def shown(**classes):
     listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
-    return [image.path for image in contact_sheet.choose(listed)]
+    return [image.path for image in image_grid.choose(listed)]
 
 
 def test_few_images_are_all_shown_class_by_class():
     """In the order in which they are named, those without a label as a class of their own."""
     mixed = [ImageFile("b1", "b"), ImageFile("x1"), ImageFile("a1", "a"), ImageFile("b2", "b"), ImageFile("x2")]
-    assert [image.path for image in contact_sheet.choose(mixed)] == ["b1", "b2", "x1", "x2", "a1"]
-    assert contact_sheet.choose([]) == []
+    assert [image.path for image in image_grid.choose(mixed)] == ["b1", "b2", "x1", "x2", "a1"]
+    assert image_grid.choose([]) == []
 
 
 def test_rows_are_shared_evenly_and_cover_each_class_from_end_to_end():
@@ -41,14 +41,14 @@ def test_of_many_classes_the_first_and_the_last_are_shown():
 def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(size, small):
     """The longer side becomes a thumbnail's, and the image itself is left alone."""
     image = Image.new("RGB", size, "red")
-    assert contact_sheet.thumbnail(image).size == small
+    assert image_grid.thumbnail(image).size == small
     assert image.size == size
 
 
 def test_every_thumbnail_is_in_the_middle_of_its_place_and_the_rest_is_white(tmp_path):
     """Rows may be of different lengths; originals stand apart from their copies by two more gaps."""
     red, green, blue = (Image.new("RGB", (30, 20), colour) for colour in ("red", "lime", "blue"))
-    contact_sheet.save(tmp_path / "look.png", [[red, green], [blue], [red, green, blue]])
+    image_grid.save(tmp_path / "look.png", [[red, green], [blue], [red, green, blue]])
     assert [path.name for path in tmp_path.iterdir()] == ["look.png"]
     with Image.open(tmp_path / "look.png") as image:
         assert image.format == "PNG"
