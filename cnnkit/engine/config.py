@@ -8,7 +8,7 @@ from typing import Self
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.option_fields import batch_option, device_option, jobs_option, option
+from cnnkit.option_fields import RemembersGiven, batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
 DEFAULT_BACKBONE = "mobilenet_v2"
@@ -22,7 +22,7 @@ OPSETS = (18, 23)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceConfig:
+class DeviceConfig(RemembersGiven):
     """Where a network runs, and how many threads decode images for it."""
 
     device: str = device_option(after=("resume", "null"))
@@ -37,7 +37,7 @@ class InferenceConfig(DeviceConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneSpec:
+class BackboneSpec(RemembersGiven):
     """A backbone as the command line names it; equal specs give the same backbone.
 
     `backbone` is a network of torchvision, `timm:NAME`, or a `.pt` or `.onnx` made by cnnkit, and `layers` a notation in its place;

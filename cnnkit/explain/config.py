@@ -4,20 +4,19 @@ What only says where the work is done (device, batch, threads) and what is rando
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import option, options
+from cnnkit.option_fields import RemembersGiven, given, option
 
 # ---------------------------------------------------------------- which network, and what of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkOptions:
+class NetworkOptions(RemembersGiven):
     """How a network is loaded; `size` and `fit` are options where the network is shown images."""
 
     weights: str = option(
@@ -42,7 +41,7 @@ class InputOptions(NetworkOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerOptions:
+class LayerOptions(RemembersGiven):
     """A layer of a network."""
 
     layer: str | None = option(
@@ -86,7 +85,7 @@ class CamOptions(LayerOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawOptions:
+class DrawOptions(RemembersGiven):
     """Where maps are drawn, and in which colours."""
 
     output: Path | None = option(
@@ -155,7 +154,7 @@ class RenderOptions(DrawOptions):
             if self.force:
                 raise UsageError("--force lets overlays replace files in their folder; say which with -o DIR")
             if self.sheet is None:
-                for flag in given(self, ("alpha", "colormap")):
+                for flag in given(self, names=("alpha", "colormap")):
                     raise UsageError(f"{flag} colours overlays; say where they go with -o DIR or --sheet FILE.png")
         return self
 
@@ -187,7 +186,7 @@ class FeatureMapOptions(DrawOptions):
                 raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
             if self.force:
                 raise UsageError("--force lets pictures replace others in their folder; say which with -o DIR")
-            for flag in given(self, ("channels", "scale", "colormap")):
+            for flag in given(self, names=("channels", "scale", "colormap")):
                 raise UsageError(f"{flag} says how maps are drawn; say where they go with -o DIR")
         return self
 
@@ -196,7 +195,7 @@ class FeatureMapOptions(DrawOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AscentOptions:
+class AscentOptions(RemembersGiven):
     """How the gradient of an activation is followed, in an image of which size."""
 
     steps: int = option(64, "How often the gradient is followed.", minimum=1)
@@ -255,13 +254,6 @@ class CurveOptions:
 
 
 # ---------------------------------------------------------------- what the options have in common
-
-
-def given(config: Any, names: Iterable[str] | None = None) -> Iterator[str]:  # noqa: ANN401 - any configuration dataclass
-    """List the options of a configuration, of some names or all, that are not at their defaults, as `--name`."""
-    for each in options(type(config)):
-        if (names is None or each.name in names) and getattr(config, each.name) != each.default:
-            yield each.flags[0]
 
 
 def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) -> list[int]:

@@ -1,7 +1,7 @@
 """Configuration of extraction and prediction: dataclasses whose fields are the options. They validate themselves. No torch or numpy."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -162,10 +162,6 @@ class ModelSpec:
     interpolation: Interpolation | None = option(
         None, "Likewise: how it is resized. [default: bilinear]", group=EXTERNAL
     )
-
-    def given(self) -> list[str]:
-        """List the options that were given."""
-        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
     def checked(self) -> Self:
         """Refuse channels that are no numbers.
