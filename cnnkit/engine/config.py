@@ -81,14 +81,13 @@ class ExportConfig(InferenceConfig):
     """
 
     input: ExportInput = option(ExportInput.UINT8, "uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
-    features: bool = option(False, "One more output: what the head reads, (N, D).", "--features")
-    cam: bool = option(False, "One more output: class activation maps, (N, classes, h, w).", "--cam")
-    head_only: bool = option(False, "The head alone: features in, probabilities out.", "--head-only")
-    fp16: bool = option(False, "float16 inside, float32 outputs.", "--fp16")
+    features: bool = option(False, "One more output: what the head reads, (N, D).")
+    cam: bool = option(False, "One more output: class activation maps, (N, classes, h, w).")
+    head_only: bool = option(False, "The head alone: features in, probabilities out.")
+    fp16: bool = option(False, "float16 inside, float32 outputs.")
     dynamic_size: bool = option(
         False,
         "Take pictures of any height and width; needs global pooling before the first dense layer.",
-        "--dynamic-size",
     )
     opset: int | None = option(None, "ONNX operator set. [default: the exporter's]")
     tolerance: float | None = option(

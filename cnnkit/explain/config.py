@@ -76,11 +76,10 @@ class CamOptions(LayerOptions):
     """How class activation maps are made."""
 
     method: CamMethod | None = option(None, "How it is made. [default: gradcam; cam for an .onnx]")
-    contrast: bool = option(False, "What speaks against the class.", "--contrast")
+    contrast: bool = option(False, "What speaks against the class.")
     fine: bool = option(
         False,
         "Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
-        "--fine",
     )
 
 
@@ -93,11 +92,9 @@ class DrawOptions(RemembersGiven):
     )
     colormap: str = option("viridis", "Any of matplotlib's.", metavar="NAME", after=("alpha", "scale"))
     raw: bool = option(
-        False, "What each layer answers as .npy as well, float32 (C, h, w).", "--raw", after=("colormap", "sheet")
+        False, "What each layer answers as .npy as well, float32 (C, h, w).", after=("colormap", "sheet")
     )
-    force: bool = option(
-        False, "DIR may hold something; pictures of the same names are replaced.", "--force", after=("fit",)
-    )
+    force: bool = option(False, "DIR may hold something; pictures of the same names are replaced.", after=("fit",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +122,6 @@ class RenderOptions(DrawOptions):
         False,
         "How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
         "(deletion, the lower the better), or shown first (insertion, the higher).",
-        "--faithful",
     )
     alpha: float = option(0.5, "How much of the picture the colours cover.", minimum=0.0, maximum=1.0)
     colormap: str = option("inferno", "Any of matplotlib's.", metavar="NAME", after=("alpha",))
@@ -135,12 +131,9 @@ class RenderOptions(DrawOptions):
     raw: bool = option(
         False,
         "Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
-        "--raw",
         after=("sheet",),
     )
-    force: bool = option(
-        False, "DIR may hold something; overlays replace files of their names.", "--force", after=("fit",)
-    )
+    force: bool = option(False, "DIR may hold something; overlays replace files of their names.", after=("fit",))
 
     def checked(self) -> Self:
         """Refuse what would be ignored, since nothing is drawn that it is about.

@@ -37,7 +37,7 @@ class ExtractConfig(InferenceConfig):
     augment: str | None = option(
         None, "What may become of those copies, as cnn-augment has it; or @FILE.", metavar="NOTATION"
     )
-    resume: bool = option(False, "Go on from an interrupted run.", "--resume")
+    resume: bool = option(False, "Go on from an interrupted run.")
     seed: int = seed_option(after=("jobs",))
 
     def checked(self) -> Self:
@@ -68,11 +68,10 @@ class PredictConfig(InferenceConfig):
     min_probability: float = option(
         0.0, "Print ? for a label that is less probable.", minimum=0.0, maximum=1.0, metavar="P"
     )
-    logits: bool = option(False, "One more column: what comes before the softmax.", "--logits")
+    logits: bool = option(False, "One more column: what comes before the softmax.")
     labels_only: bool = option(
         False,
         "Nothing but the label, one line for each picture; the line of a picture that was skipped is empty.",
-        "--labels-only",
     )
     tta: str | None = option(
         None,
