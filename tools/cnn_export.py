@@ -44,7 +44,7 @@ def main(
     if not verify and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
     images = cli.images(verify, split=split, null=null) if verify else None
-    config.check(model, output, verifies=images is not None)
+    config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
 

@@ -43,8 +43,7 @@ def main(
     """
     if dream is not None or octaves is not None or octave_scale is not None:
         raise UsageError("--dream is now a command of its own: cnn-dream")
-    if kernels:
-        patterns.refuse_for_kernels()
+    patterns = patterns.checked(kernels=kernels)
 
     from cnnkit.explain import activation_max
 

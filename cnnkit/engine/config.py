@@ -101,7 +101,7 @@ class ExportConfig(InferenceConfig):
             return self.tolerance
         return HALF_TOLERANCE if self.fp16 else TOLERANCE
 
-    def check(self, model: str | Path, output: str | Path, *, verifies: bool) -> None:
+    def checked(self, model: str | Path, output: str | Path, *, verifies: bool) -> Self:
         """Refuse what cannot be exported, before torch is loaded.
 
         Args:
@@ -131,3 +131,4 @@ class ExportConfig(InferenceConfig):
             raise CnnkitError(f"{model}: no such file; a model comes from cnn-train-head")
         if not output.parent.is_dir():
             raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+        return self

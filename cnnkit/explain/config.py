@@ -206,14 +206,19 @@ class PatternOptions(AscentOptions):
 
     batch: int = option(16, "Filters that are looked for at once.", minimum=1, after=("device",))
 
-    def refuse_for_kernels(self) -> None:
+    def checked(self, *, kernels: bool) -> Self:
         """Refuse what only a search has, where the kernels of a network are drawn.
+
+        Args:
+            kernels: They are drawn, and nothing is searched.
 
         Raises:
             UsageError: Something of it was given.
         """
-        for flag in given(self):
-            raise UsageError(f"{flag} means nothing to --kernels; drop it")
+        if kernels:
+            for flag in given(self):
+                raise UsageError(f"{flag} means nothing to --kernels; drop it")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,15 +94,18 @@ class PredictConfig(InferenceConfig):
     )
     seed: int = option(0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, group=AVERAGING)
 
-    def check(self, *, models: int) -> None:
+    def checked(self, *, models: int, as_json: bool = False) -> Self:
         """Refuse options that do not go together.
 
         Args:
             models: How many there are.
+            as_json: Whether records are printed as JSON.
 
         Raises:
             UsageError: They do not.
         """
+        if self.labels_only and (self.top > 1 or self.logits or as_json):
+            raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
             raise UsageError(
@@ -112,6 +115,7 @@ class PredictConfig(InferenceConfig):
             raise UsageError(
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"
             )
+        return self
 
     @property
     def needs_torch_views(self) -> bool:

@@ -43,6 +43,9 @@ SIZE = 150
 #: The textbook's learning rate for a backbone that is trained already: larger steps would forget what it knows.
 FINETUNE_LR = 1e-5
 
+#: Keras' default for AdamW: without it AdamW would be Adam.
+WEIGHT_DECAY = 4e-3
+
 #: What every Header has recorded from the start; other settings are recorded where they are given, so that files stay as they were.
 _RECORDED = {
     "image": (
@@ -149,6 +152,8 @@ class TrainConfig:
     def described(self) -> dict[str, Any]:
         """Give what a Header records."""
         record = dataclasses.asdict(self)
+        if record["weight_decay"] == WEIGHT_DECAY:
+            record["weight_decay"] = None  # the same training as where none is given
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         names = [*self._recorded, *(name for name in record if name not in self._recorded)]
         return {
