@@ -16,7 +16,9 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: cli.options.Output,
+    output: Annotated[
+        Path, cli.Option("--output", "-o", metavar="FILE", help="Where the result goes; replaced in one step.")
+    ],
     verify: Annotated[
         list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
     ] = None,

@@ -26,7 +26,7 @@ if sys.platform != "win32":
 MANIFEST = "augment.tsv"
 _MAKING, _READY = ".augmenting", ".augmented"
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 def check(folder: str | Path, *, force: bool) -> None:
@@ -164,7 +164,7 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
             (ready / MANIFEST).replace(folder / MANIFEST)
         shutil.rmtree(ready)
     except BaseException:
-        _log.warning("not all copies are in their places; run the command again to go on")
+        log.warning("not all copies are in their places; run the command again to go on")
         raise
 
 

@@ -22,7 +22,7 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 #: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
@@ -118,7 +118,7 @@ def _watched(images: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]
         yield image
     if splits:
         names = ", ".join(sorted(set(splits)))
-        _log.warning("%d pictures of %s are augmented because of --force", len(splits), names)
+        log.warning("%d pictures of %s are augmented because of --force", len(splits), names)
 
 
 def listed(

@@ -196,7 +196,7 @@ def _check_every_class(drawn: SplitDraw, split_of: Sequence[int], splits: SplitS
                 )
 
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 #: How many sets of duplicates are named one by one when their labels differ
 _NAMED = 20
@@ -339,7 +339,7 @@ def _examined(
 def _check_labels(images: Sequence[ImageFile]) -> None:
     bare = [image.path for image in images if image.label is None]
     if bare and len(bare) == len(images):
-        _log.warning(
+        log.warning(
             "no picture has a label, so the parts know no classes; name the folder of the class folders, or a manifest"
         )
     elif bare:
@@ -389,9 +389,9 @@ def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], 
         if len(first_of) > 1:
             torn.append([f"{path} ({name_of(label)})" for label, path in reversed(first_of.items())])
     for named in torn[:_NAMED]:
-        _log.warning("%s %s, but have different labels", " and ".join(named), relation)
+        log.warning("%s %s, but have different labels", " and ".join(named), relation)
     if len(torn) > _NAMED:
-        _log.warning("and %d more sets of pictures that %s with different labels", len(torn) - _NAMED, relation)
+        log.warning("and %d more sets of pictures that %s with different labels", len(torn) - _NAMED, relation)
 
 
 def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from cnnkit.formats.manifest import ManifestRow
 _MOVES = ".moves.tsv"
 _COLUMNS = ("from", "path", "label", "split", "group")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 def has_unfinished_moves(folder: str | Path) -> bool:
@@ -60,7 +60,7 @@ def finish_moves(folder: str | Path, name: str, *, progress: Progress = ignore_p
             progress(done, len(moves))
         manifest.save(folder / name, rows, columns=manifest.columns(rows))
     except BaseException:
-        _log.warning("not all pictures are moved; run the command again to go on")
+        log.warning("not all pictures are moved; run the command again to go on")
         raise
     (folder / _MOVES).unlink()
     return rows

@@ -39,7 +39,7 @@ from cnnkit.formats import atomic, image_files, manifest, tsv
 
 MANIFEST = atomic_folder.MANIFEST
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +166,11 @@ def sheet(
         raise CnnkitError("no picture could be used; there is nothing to show")
     contact_sheet.save(path, rows)
     if not isinstance(images, Sequence):
-        _log.info("%s shows the first %d pictures", path, len(chosen))
+        log.info("%s shows the first %d pictures", path, len(chosen))
     elif len(chosen) < len(known):
-        _log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+        log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
     if few.copies < plan.copies:
-        _log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
+        log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
     return images if isinstance(images, Sequence) else chain(known, images)
 
 

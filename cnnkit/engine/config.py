@@ -8,6 +8,7 @@ from typing import Self
 from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.option_fields import RemembersGiven, batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
@@ -129,6 +130,5 @@ class ExportConfig(InferenceConfig):
             raise FormatError(f"{model}: is exported already; give the .pt that it was made from")
         if not model.exists():
             raise CnnkitError(f"{model}: no such file; a model comes from cnn-train-head")
-        if not output.parent.is_dir():
-            raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+        atomic.check_folder(output)
         return self

@@ -14,7 +14,7 @@ from cnnkit.evaluation import metrics, report
 from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 #: Below this a difference is taken to be shown.
 _SIGNIFICANT = 0.05
@@ -66,11 +66,11 @@ def compare(
     places = {resolved: row for row, resolved in enumerate(other.resolved)}
     other = other.of([places[resolved] for resolved in one.resolved])
     result = paired(one.prediction == one.truth, other.prediction == other.truth)
-    _log.info("%s", _in_words(result, *names))
+    log.info("%s", _in_words(result, *names))
     groups = Counter(image.group for image in map(truth.images.get, one.resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
     if together:
-        _log.warning(
+        log.warning(
             "%d of %d pictures share their group with others; p-value and interval take pictures to be independent, and those of a "
             "group are not: both are too sure",
             together,

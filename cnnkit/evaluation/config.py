@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
-from cnnkit.formats import figures
+from cnnkit.formats import atomic, figures
 from cnnkit.formats import labels as label_files
 from cnnkit.option_fields import option
 
@@ -162,6 +162,6 @@ class CalibrateConfig:
             )
         if output is not None and output.suffix != ".onnx":
             raise UsageError(f"{output}: a network is written to a .onnx file")
-        if output is not None and not output.parent.is_dir():
-            raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+        if output is not None:
+            atomic.check_folder(output)
         return self

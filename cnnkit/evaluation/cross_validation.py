@@ -13,7 +13,7 @@ from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 from cnnkit.evaluation.report import EvaluationReport
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 _COLUMNS = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
 _SINGLE = ("n", "accuracy_low", "accuracy_high")  # folds have these one by one; a mean of them bounds nothing
@@ -94,7 +94,7 @@ def evaluate(
         )
     shared = _about_shared(by_name)
     if shared is not None:
-        _log.info(shared)
+        log.info(shared)
     first, *others = by_name.values()
     folds = Folds(
         folds={name: reports.measure(each) for name, each in by_name.items()},
@@ -151,4 +151,4 @@ def _explain(folds: Folds) -> None:
         if not told.issuperset(unknown):
             told.update(unknown)
             for notice in reports.about_unknown(each):
-                _log.info("%s", f"{name}: {notice}" if name else notice)
+                log.info("%s", f"{name}: {notice}" if name else notice)

@@ -15,7 +15,7 @@ from cnnkit.evaluation.matching import FolderTruth, LabelledImage, MatchedPredic
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
 _ANSWERED = ("answered", "accuracy_answered")  # of interest where predictions were withheld
@@ -187,7 +187,7 @@ def read(
         message = _about_missing(missing, truth)
         if complete:
             raise CnnkitError(message)
-        _log.info(message)
+        log.info(message)
     return matched
 
 

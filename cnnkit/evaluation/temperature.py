@@ -18,7 +18,7 @@ from cnnkit.evaluation.report import EvaluationReport
 if TYPE_CHECKING:
     from cnnkit.formats.onnx_model import OnnxModel
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("cnnkit")
 
 _MEASURES = ("n", "accuracy", "log_loss", "ece")
 #: Of the images whose logits are lost to rounding, the share that may be passed over in silence.
@@ -147,9 +147,9 @@ def calibrate(
             )
         ),
     )
-    _log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
+    log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
     if (result.after.ece or 0.0) > (result.before.ece or 0.0):
-        _log.info(
+        log.info(
             "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d pictures, %d answered "
             "wrongly, little can be told",
             len(predictions.prediction),
@@ -204,7 +204,7 @@ def _check(predictions: MatchedPredictions) -> None:
     lowest = predictions.probabilities.min(axis=1)
     lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
     if lost > _FEW * len(predictions.paths):
-        _log.warning(
+        log.warning(
             "%d of %d pictures have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
             "prints every class with all its digits",
             lost,
@@ -219,4 +219,4 @@ def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path
     onnx_model.save(output, onnx_model.tempered(network, temperature, name=model))
     before = network.header.temperature if network.header is not None else 1.0
     if before != 1.0:
-        _log.info("%s: temperature %.6g, for %s has %.6g already", output, before * temperature, model, before)
+        log.info("%s: temperature %.6g, for %s has %.6g already", output, before * temperature, model, before)

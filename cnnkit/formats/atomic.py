@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit.errors import CnnkitError
+
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Generator[None]:
@@ -17,6 +19,16 @@ def naming(path: str | Path) -> Generator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def check_folder(path: Path) -> None:
+    """Demand the folder of a file, before there is anything to write.
+
+    Raises:
+        CnnkitError: There is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
 
 
 @contextlib.contextmanager

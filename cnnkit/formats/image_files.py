@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import UsageError
 from cnnkit.formats import atomic
 
 
@@ -24,8 +24,7 @@ def check_png(path: str | Path, *, option: str) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{option} {path}: it is written as PNG; give it a name that ends in .png")
-    if not path.parent.is_dir():
-        raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
+    atomic.check_folder(path)
 
 
 def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: ANN401 - what Pillow's formats take

@@ -23,7 +23,7 @@ from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
-from cnnkit.formats import features
+from cnnkit.formats import atomic, features
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer.config import ExtractConfig
@@ -83,8 +83,7 @@ def extract(
     config, callbacks = (config or ExtractConfig()).checked(), callbacks or Callbacks()
     output = Path(output)
     features.check_neighbours(output)  # the name is wrong before anything is computed
-    if not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    atomic.check_folder(output)
     views = _views(config)
     backbone = _open_backbone(spec, device=config.device, engine=config.engine)
     batch = _batch_size(config.batch, images, views)

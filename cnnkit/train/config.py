@@ -27,7 +27,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import DeviceConfig
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import history
+from cnnkit.formats import atomic, history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
 from cnnkit.option_fields import batch_option, option, seed_option
@@ -264,6 +264,7 @@ class HeadConfig(TrainConfig):
         minimum=0.0,
         group=LEARNING,
     )
+    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
     init: Initializer = option(Initializer.GLOROT, "How weights start.", after=("l2",), group=LEARNING)
     standardize: bool = option(
         False, "Mean 0 and deviation 1 for every feature.", after=("class_weights",), group=LEARNING
@@ -604,8 +605,7 @@ def model_path(output: str | Path | None) -> Path:
     output = Path(output)
     if output.suffix != ".pt":
         raise UsageError(f"{output}: a model is written to a .pt file")
-    if not output.parent.is_dir():
-        raise CnnkitError(f"{output.parent}: no such folder to write {output.name} into")
+    atomic.check_folder(output)
     history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output
 
