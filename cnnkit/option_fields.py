@@ -10,7 +10,7 @@ A command that declares a parameter of this type has the options `--lr` and `--c
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,17 @@ class OptionSpec:
     maximum: float | None
     group: str | None
     after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemembersGiven:
+    """Base of configurations of which a mode of a command ignores some options.
+
+    `on_command_line` has the names of the fields that stood on the command line, also those with their default value. Without a command
+    line it stays empty.
+    """
+
+    on_command_line: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
 
 
 def option(
@@ -105,13 +116,19 @@ def options(config: type) -> Iterator[OptionSpec]:
             yield option_of(field.name, types[field.name], field)
 
 
-def given(*configs: object) -> list[str]:
-    """List the options, as they are written, whose values are not the defaults."""
+def given(*configs: object, names: Collection[str] | None = None) -> list[str]:
+    """List the options, as they are written, that stood on the command line or whose values are not the defaults.
+
+    Args:
+        configs: Only a `RemembersGiven` knows what stood on the command line.
+        names: The fields that are asked about; all by default.
+    """
     found = []
     for config in configs:
+        on_command_line = config.on_command_line if isinstance(config, RemembersGiven) else frozenset()
         for each in options(type(config)):
             value = getattr(config, each.name)
-            if value != each.default:
+            if (names is None or each.name in names) and (value != each.default or each.name in on_command_line):
                 positive, _, negative = each.flags[0].partition("/")
                 found.append(negative if negative and value is False else positive)
     return found

@@ -7,7 +7,7 @@ import pytest
 
 from cnnkit import cli
 from cnnkit.choices import Schedule
-from cnnkit.option_fields import given, has_options, option, options
+from cnnkit.option_fields import RemembersGiven, given, has_options, option, options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,3 +131,21 @@ def test_options_that_were_given_are_named_as_they_are_written():
         "--lr", "--train-bn", "--seed", "--views",
     ]  # fmt: skip
     assert given(Frozen(freeze_bn=False)) == ["--train-bn"]
+    assert given(Base(lr=0.1, seed=2), names=("seed", "schedule")) == ["--seed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored(RemembersGiven):
+    """What a mode ignores."""
+
+    steps: int = option(64, "Steps.")
+    freeze_bn: bool = option(True, "Keep batch norm.", "--freeze-bn/--train-bn")
+
+
+def test_a_default_that_is_written_out_was_given(call):
+    assert given(Ignored()) == given(call(Ignored)[1]) == []
+    written = call(Ignored, "--steps", "64", "--freeze-bn")[1]
+    assert written == Ignored()
+    assert given(written) == ["--steps", "--freeze-bn"]
+    assert given(written, names=("freeze_bn",)) == ["--freeze-bn"]
+    assert given(call(Ignored, "--train-bn")[1]) == ["--train-bn"]

@@ -9,12 +9,7 @@ from cnnkit.explain.config import DreamFilterOptions, DreamOptions, NetworkOptio
 
 @cli.command
 def main(
-    model: Annotated[
-        str,
-        cli.Argument(
-            metavar="MODEL", show_default=False, help="A trained .pt, or a network of torchvision's or timm's by name."
-        ),
-    ],
+    model: cli.options.DifferentiableModel,
     image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the dream goes.")],
     *,

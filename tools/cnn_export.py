@@ -16,7 +16,9 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: cli.options.Output,
+    output: Annotated[
+        Path, cli.Option("--output", "-o", metavar="FILE", help="Where the result goes; replaced in one step.")
+    ],
     verify: Annotated[
         list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
     ] = None,
@@ -44,7 +46,7 @@ def main(
     if not verify and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
     images = cli.images(verify, split=split, null=null) if verify else None
-    config.check(model, output, verifies=images is not None)
+    config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
 

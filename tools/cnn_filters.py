@@ -10,12 +10,7 @@ from cnnkit.explain.config import FilterOptions, NetworkOptions, PatternOptions
 
 @cli.command
 def main(
-    model: Annotated[
-        str,
-        cli.Argument(
-            metavar="MODEL", show_default=False, help="A trained .pt, or a network of torchvision's or timm's by name."
-        ),
-    ],
+    model: cli.options.DifferentiableModel,
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the picture goes.")],
     *,
     filters: FilterOptions,
@@ -43,8 +38,7 @@ def main(
     """
     if dream is not None or octaves is not None or octave_scale is not None:
         raise UsageError("--dream is now a command of its own: cnn-dream")
-    if kernels:
-        patterns.refuse_for_kernels()
+    patterns = patterns.checked(kernels=kernels)
 
     from cnnkit.explain import activation_max
 

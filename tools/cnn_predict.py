@@ -45,8 +45,7 @@ def main(
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
     """
-    if config.labels_only and (config.top > 1 or config.logits or as_json):
-        raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
+    config = config.checked(models=len(models), as_json=as_json)
     spec = spec.checked()
 
     from cnnkit.infer import feature_input, predict

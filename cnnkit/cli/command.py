@@ -21,7 +21,7 @@ from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import QUIET, VERSION, typer_option
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.option_fields import OptionSpec, has_options, options
+from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
 def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
@@ -41,13 +41,18 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, Mapping[str, Any]]] = []
+    asked: list[tuple[bool, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
-    def note(*, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
-        asked.append((quiet, words))
+    def note(*, context: typer.Context, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+        sources = {name: context.get_parameter_source(name) for name in words}
+        given = frozenset(
+            name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
+        )
+        asked.append((quiet, words, given))
 
     declared += [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
         inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VERSION),
     ]
@@ -65,9 +70,9 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         asked.clear()
         status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, words in asked:
+        for quiet, words, given in asked:
             with manners(name, quiet=quiet):
-                function(**assemble(words))
+                function(**assemble(words, given))
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
@@ -78,11 +83,12 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 
 def _expanded(
     parameters: Iterable[inspect.Parameter],
-) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any]], dict[str, Any]]]:
+) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any], frozenset[str]], dict[str, Any]]]:
     """Replace each parameter whose type is a configuration dataclass by the options that are its fields.
 
     Returns:
-        The parameters for typer, and a function that puts the parsed values back into the dataclasses.
+        The parameters for typer, and a function that puts the parsed values back into the dataclasses. It also takes the names of the
+        options that stood on the command line.
     """
     declared: list[inspect.Parameter] = []
     configs: dict[str, tuple[type, list[str]]] = {}
@@ -111,9 +117,12 @@ def _expanded(
         moved.remove(each)
         _move(declared, each)
 
-    def assemble(words: Mapping[str, Any]) -> dict[str, Any]:
+    def assemble(words: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
         fields = {name for _, names in configs.values() for name in names}
-        built = {name: config(**{each: words[each] for each in names}) for name, (config, names) in configs.items()}
+        built = {}
+        for name, (config, names) in configs.items():
+            remembered = {"on_command_line": given & set(names)} if issubclass(config, RemembersGiven) else {}
+            built[name] = config(**{each: words[each] for each in names}, **remembered)
         return {name: word for name, word in words.items() if name not in fields} | built
 
     return declared, assemble

@@ -42,9 +42,6 @@ Split = Annotated[
     typer.Option("--split", metavar="NAME", help="Only this part: rows of a manifest, or the subfolder NAME/."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Where the result goes; replaced in one step.")
-]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
 Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
 Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_option()))]
@@ -52,6 +49,13 @@ Batch = Annotated[int, typer_option(option_of("batch", int, batch_option()))]
 Errors = Annotated[
     Path | None,
     typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
+]
+#: Of commands that follow gradients through a network.
+DifferentiableModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="A trained .pt, or a network of torchvision's or timm's by name."
+    ),
 ]
 #: Of commands that train.
 Labelled = Annotated[

@@ -9,7 +9,7 @@ from cnnkit.choices import ExportInput, Fit, Pool
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic
-from cnnkit.option_fields import batch_option, device_option, jobs_option, option
+from cnnkit.option_fields import RemembersGiven, batch_option, device_option, jobs_option, option
 
 #: The backbone of an extraction that names none.
 DEFAULT_BACKBONE = "mobilenet_v2"
@@ -23,7 +23,7 @@ OPSETS = (18, 23)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceConfig:
+class DeviceConfig(RemembersGiven):
     """Where a network runs, and how many threads decode images for it."""
 
     device: str = device_option(after=("resume", "null"))
@@ -48,7 +48,7 @@ def check_backbone_weights(weights: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneSpec:
+class BackboneSpec(RemembersGiven):
     """A backbone as the command line names it; equal specs give the same backbone.
 
     `backbone` is a network of torchvision, `timm:NAME`, or a `.pt` or `.onnx` made by cnnkit, and `layers` a notation in its place;
@@ -92,14 +92,13 @@ class ExportConfig(InferenceConfig):
     """
 
     input: ExportInput = option(ExportInput.UINT8, "uint8 pictures (N, H, W, 3), or normalised float32 (N, 3, H, W).")
-    features: bool = option(False, "One more output: what the head reads, (N, D).", "--features")
-    cam: bool = option(False, "One more output: class activation maps, (N, classes, h, w).", "--cam")
-    head_only: bool = option(False, "The head alone: features in, probabilities out.", "--head-only")
-    fp16: bool = option(False, "float16 inside, float32 outputs.", "--fp16")
+    features: bool = option(False, "One more output: what the head reads, (N, D).")
+    cam: bool = option(False, "One more output: class activation maps, (N, classes, h, w).")
+    head_only: bool = option(False, "The head alone: features in, probabilities out.")
+    fp16: bool = option(False, "float16 inside, float32 outputs.")
     dynamic_size: bool = option(
         False,
         "Take pictures of any height and width; needs global pooling before the first dense layer.",
-        "--dynamic-size",
     )
     opset: int | None = option(None, "ONNX operator set. [default: the exporter's]")
     tolerance: float | None = option(
@@ -113,7 +112,7 @@ class ExportConfig(InferenceConfig):
             return self.tolerance
         return HALF_TOLERANCE if self.fp16 else TOLERANCE
 
-    def check(self, model: str | Path, output: str | Path, *, verifies: bool) -> None:
+    def checked(self, model: str | Path, output: str | Path, *, verifies: bool) -> Self:
         """Refuse what cannot be exported, before torch is loaded.
 
         Args:
@@ -142,3 +141,4 @@ class ExportConfig(InferenceConfig):
         if not model.exists():
             raise CnnkitError(f"{model}: no such file; a model comes from cnn-train-head")
         atomic.check_folder(output)
+        return self

@@ -430,8 +430,7 @@ def export_model(
             written.
         UsageError: The options contradict each other.
     """
-    config = config or ExportConfig()
-    config.check(model, output, verifies=verify is not None)
+    config = (config or ExportConfig()).checked(model, output, verifies=verify is not None)
     loaded = torch_model.load(model)
     network = classifier.from_header(loaded.header, loaded.state, name=str(model))
     made = HeadExport(network) if config.head_only else WholeExport(network, config)

@@ -32,6 +32,7 @@ _REVISION = 1
 def cache_name(spec: BackboneSpec) -> str:
     """Name a spec's place in the cache: by the content of the files it names, and the versions that took part."""
     named = asdict(spec)
+    del named["on_command_line"]  # a default value that was written out gives the same network
     for field in ("backbone", "weights"):
         value = named[field]
         if value is not None and _is_file(value):

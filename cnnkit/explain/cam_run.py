@@ -21,9 +21,10 @@ from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
 from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
-from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions, given
+from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
+from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
@@ -89,7 +90,7 @@ def open_model(
 
 
 def _exported(model: str, options: CamOptions, shown: InputOptions, device: str) -> CamModel:
-    asked = [*given(options, ("layer", "fine")), *given(shown, ("weights",))]
+    asked = [*given(options, names=("layer", "fine")), *given(shown, names=("weights",))]
     if asked:
         raise UsageError(f"{model} is exported and fixed; {asked[0]} goes with a .pt")
     network = OnnxCam(model, options, shown, device=device)

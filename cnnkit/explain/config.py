@@ -4,20 +4,19 @@ What only says where the work is done (device, batch, threads) and what is rando
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import option, options
+from cnnkit.option_fields import RemembersGiven, given, option
 
 # ---------------------------------------------------------------- which network, and what of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkOptions:
+class NetworkOptions(RemembersGiven):
     """How a network is loaded; `size` and `fit` are options where the network is shown images."""
 
     weights: str = option(
@@ -42,7 +41,7 @@ class InputOptions(NetworkOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerOptions:
+class LayerOptions(RemembersGiven):
     """A layer of a network."""
 
     layer: str | None = option(
@@ -77,16 +76,15 @@ class CamOptions(LayerOptions):
     """How class activation maps are made."""
 
     method: CamMethod | None = option(None, "How it is made. [default: gradcam; cam for an .onnx]")
-    contrast: bool = option(False, "What speaks against the class.", "--contrast")
+    contrast: bool = option(False, "What speaks against the class.")
     fine: bool = option(
         False,
         "Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
-        "--fine",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawOptions:
+class DrawOptions(RemembersGiven):
     """Where maps are drawn, and in which colours."""
 
     output: Path | None = option(
@@ -94,11 +92,9 @@ class DrawOptions:
     )
     colormap: str = option("viridis", "Any of matplotlib's.", metavar="NAME", after=("alpha", "scale"))
     raw: bool = option(
-        False, "What each layer answers as .npy as well, float32 (C, h, w).", "--raw", after=("colormap", "sheet")
+        False, "What each layer answers as .npy as well, float32 (C, h, w).", after=("colormap", "sheet")
     )
-    force: bool = option(
-        False, "DIR may hold something; pictures of the same names are replaced.", "--force", after=("fit",)
-    )
+    force: bool = option(False, "DIR may hold something; pictures of the same names are replaced.", after=("fit",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +122,6 @@ class RenderOptions(DrawOptions):
         False,
         "How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
         "(deletion, the lower the better), or shown first (insertion, the higher).",
-        "--faithful",
     )
     alpha: float = option(0.5, "How much of the picture the colours cover.", minimum=0.0, maximum=1.0)
     colormap: str = option("inferno", "Any of matplotlib's.", metavar="NAME", after=("alpha",))
@@ -136,12 +131,9 @@ class RenderOptions(DrawOptions):
     raw: bool = option(
         False,
         "Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
-        "--raw",
         after=("sheet",),
     )
-    force: bool = option(
-        False, "DIR may hold something; overlays replace files of their names.", "--force", after=("fit",)
-    )
+    force: bool = option(False, "DIR may hold something; overlays replace files of their names.", after=("fit",))
 
     def checked(self) -> Self:
         """Refuse what would be ignored, since nothing is drawn that it is about.
@@ -155,7 +147,7 @@ class RenderOptions(DrawOptions):
             if self.force:
                 raise UsageError("--force lets overlays replace files in their folder; say which with -o DIR")
             if self.sheet is None:
-                for flag in given(self, ("alpha", "colormap")):
+                for flag in given(self, names=("alpha", "colormap")):
                     raise UsageError(f"{flag} colours overlays; say where they go with -o DIR or --sheet FILE.png")
         return self
 
@@ -187,7 +179,7 @@ class FeatureMapOptions(DrawOptions):
                 raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
             if self.force:
                 raise UsageError("--force lets pictures replace others in their folder; say which with -o DIR")
-            for flag in given(self, ("channels", "scale", "colormap")):
+            for flag in given(self, names=("channels", "scale", "colormap")):
                 raise UsageError(f"{flag} says how maps are drawn; say where they go with -o DIR")
         return self
 
@@ -196,7 +188,7 @@ class FeatureMapOptions(DrawOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AscentOptions:
+class AscentOptions(RemembersGiven):
     """How the gradient of an activation is followed, in an image of which size."""
 
     steps: int = option(64, "How often the gradient is followed.", minimum=1)
@@ -214,14 +206,19 @@ class PatternOptions(AscentOptions):
 
     batch: int = option(16, "Filters that are looked for at once.", minimum=1, after=("device",))
 
-    def refuse_for_kernels(self) -> None:
+    def checked(self, *, kernels: bool) -> Self:
         """Refuse what only a search has, where the kernels of a network are drawn.
+
+        Args:
+            kernels: They are drawn, and nothing is searched.
 
         Raises:
             UsageError: Something of it was given.
         """
-        for flag in given(self):
-            raise UsageError(f"{flag} means nothing to --kernels; drop it")
+        if kernels:
+            for flag in given(self):
+                raise UsageError(f"{flag} means nothing to --kernels; drop it")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +252,6 @@ class CurveOptions:
 
 
 # ---------------------------------------------------------------- what the options have in common
-
-
-def given(config: Any, names: Iterable[str] | None = None) -> Iterator[str]:  # noqa: ANN401 - any configuration dataclass
-    """List the options of a configuration, of some names or all, that are not at their defaults, as `--name`."""
-    for each in options(type(config)):
-        if (names is None or each.name in names) and getattr(config, each.name) != each.default:
-            yield each.flags[0]
 
 
 def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) -> list[int]:

@@ -25,10 +25,11 @@ from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import colormaps, contact_sheets
-from cnnkit.explain.config import FeatureMapOptions, InputOptions, given, parse_index_ranges
+from cnnkit.explain.config import FeatureMapOptions, InputOptions, parse_index_ranges
 from cnnkit.formats import image_files, onnx_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
+from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
@@ -92,7 +93,7 @@ def open_model(model: str, options: InputOptions, *, device: str = "auto") -> Fe
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
-        if next(given(options), None) is not None:
+        if given(options):
             raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
         return OnnxFeatureMaps(model, device=device)
     from cnnkit.explain import load_network  # torch, which exported networks do without

@@ -1,7 +1,7 @@
 """Configuration of extraction and prediction: dataclasses whose fields are the options. They validate themselves. No torch or numpy."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -37,7 +37,7 @@ class ExtractConfig(InferenceConfig):
     augment: str | None = option(
         None, "What may become of those copies, as cnn-augment has it; or @FILE.", metavar="NOTATION"
     )
-    resume: bool = option(False, "Go on from an interrupted run.", "--resume")
+    resume: bool = option(False, "Go on from an interrupted run.")
     seed: int = seed_option(after=("jobs",))
 
     def checked(self) -> Self:
@@ -68,11 +68,10 @@ class PredictConfig(InferenceConfig):
     min_probability: float = option(
         0.0, "Print ? for a label that is less probable.", minimum=0.0, maximum=1.0, metavar="P"
     )
-    logits: bool = option(False, "One more column: what comes before the softmax.", "--logits")
+    logits: bool = option(False, "One more column: what comes before the softmax.")
     labels_only: bool = option(
         False,
         "Nothing but the label, one line for each picture; the line of a picture that was skipped is empty.",
-        "--labels-only",
     )
     tta: str | None = option(
         None,
@@ -95,15 +94,18 @@ class PredictConfig(InferenceConfig):
     )
     seed: int = option(0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, group=AVERAGING)
 
-    def check(self, *, models: int) -> None:
+    def checked(self, *, models: int, as_json: bool = False) -> Self:
         """Refuse options that do not go together.
 
         Args:
             models: How many there are.
+            as_json: Whether records are printed as JSON.
 
         Raises:
             UsageError: They do not.
         """
+        if self.labels_only and (self.top > 1 or self.logits or as_json):
+            raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
             raise UsageError(
@@ -113,6 +115,7 @@ class PredictConfig(InferenceConfig):
             raise UsageError(
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"
             )
+        return self
 
     @property
     def needs_torch_views(self) -> bool:
@@ -162,10 +165,6 @@ class ModelSpec:
     interpolation: Interpolation | None = option(
         None, "Likewise: how it is resized. [default: bilinear]", group=EXTERNAL
     )
-
-    def given(self) -> list[str]:
-        """List the options that were given."""
-        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
     def checked(self) -> Self:
         """Refuse channels that are not numbers.

@@ -21,6 +21,7 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.infer import external_model
 from cnnkit.infer.config import ModelSpec
+from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
@@ -123,7 +124,7 @@ class Ensemble:
             self.models.append(_load(path, spec, device="cpu" if known else device))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
-            told = replace(spec, size=None).given()
+            told = given(replace(spec, size=None))
             if told:
                 raise UsageError(
                     f"{first.name} carries its own preprocessing and classes; {told[0]} is for networks that cnnkit did not make"

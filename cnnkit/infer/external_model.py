@@ -13,6 +13,7 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
 from cnnkit.infer.config import ModelSpec, parse_channels
+from cnnkit.option_fields import given
 
 _SHAPE_ONLY = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Transpose", "QuantizeLinear", "DequantizeLinear"}
@@ -58,7 +59,7 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
     """Put together how images are prepared."""
     takes_bytes = network.dtype is np.uint8
     needed = ["--size", "--labels"] if takes_bytes else ["--size", "--mean", "--std", "--labels"]
-    missing = [option for option in needed if option not in spec.given()]
+    missing = [option for option in needed if option not in given(spec)]
     if missing:
         raise UsageError(
             f"{network.name} carries no cnnkit header, which would say how pictures are prepared and what the classes are; "

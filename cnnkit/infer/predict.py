@@ -79,8 +79,7 @@ class Predictor:
             CnnkitError: The networks' classes differ.
             FormatError: A file is no classifier.
         """
-        config = config or PredictConfig()
-        config.check(models=len(models))
+        config = (config or PredictConfig()).checked(models=len(models))
         views = parse_test_views(
             config.tta, views=config.views, crops=config.crops, seed=config.seed, make_copies=make_copies
         )

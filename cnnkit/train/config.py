@@ -43,6 +43,9 @@ SIZE = 150
 #: The textbook's learning rate for a backbone that is trained already: larger steps would forget what it knows.
 FINETUNE_LR = 1e-5
 
+#: Keras' default for AdamW: without it AdamW would be Adam.
+WEIGHT_DECAY = 4e-3
+
 #: What every Header has recorded from the start; other settings are recorded where they are given, so that files stay as they were.
 _RECORDED = {
     "image": (
@@ -109,11 +112,8 @@ class TrainConfig:
     _val_options: ClassVar[str] = "--val"
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["image"]
 
-    def check(self, *, has_val: bool) -> None:
-        """Refuse what contradicts itself or would be ignored.
-
-        Args:
-            has_val: There is a validation set.
+    def _check_optimizer(self) -> None:
+        """Refuse what the optimizer does not take, and what would stop it.
 
         Raises:
             UsageError: One option does not go with another.
@@ -126,8 +126,13 @@ class TrainConfig:
             )
         if self.clip == 0:
             raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
-        if has_val:
-            return
+
+    def _check_without_val(self) -> None:
+        """Refuse what only a validation set gives a meaning to.
+
+        Raises:
+            UsageError: One option does not go with another.
+        """
         if self.patience is not None:
             raise UsageError(
                 f"--patience waits for a better epoch by --val; give {self._val_options}, or fewer --epochs"
@@ -147,6 +152,8 @@ class TrainConfig:
     def described(self) -> dict[str, Any]:
         """Give what a Header records."""
         record = dataclasses.asdict(self)
+        if record["weight_decay"] == WEIGHT_DECAY:
+            record["weight_decay"] = None  # the same training as where none is given
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         names = [*self._recorded, *(name for name in record if name not in self._recorded)]
         return {
@@ -194,7 +201,7 @@ class ImageTrainConfig(TrainConfig):
         group=LEARNING,
     )
     amp: Amp = option(Amp.AUTO, "Numbers to compute in; auto: bf16 where the hardware has it.", after=("monitor",))
-    compile: bool = option(False, "Run the network through torch.compile.", "--compile", after=("amp",))
+    compile: bool = option(False, "Run the network through torch.compile.", after=("amp",))
 
     def checked(self, *, classes: int, has_val: bool) -> Self:
         """Refuse what contradicts itself or would be ignored, and spell out the notation and the learning rate.
@@ -208,10 +215,11 @@ class ImageTrainConfig(TrainConfig):
             NotationError: The augmentation is wrong.
         """
         check_loss(self.loss, classes=classes)
-        self.check(has_val=True)
+        self._check_optimizer()
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training, --epochs {self.epochs}")
-        self.check(has_val=has_val)
+        if not has_val:
+            self._check_without_val()
         notated = None if self.augment is None else str(augment_notation.parse_required(self.augment))
         return dataclasses.replace(self, lr=self.rate, augment=notated)
 
@@ -256,16 +264,15 @@ class HeadConfig(TrainConfig):
         minimum=0.0,
         group=LEARNING,
     )
+    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
     init: Initializer = option(Initializer.GLOROT, "How weights start.", after=("l2",), group=LEARNING)
     standardize: bool = option(
-        False, "Mean 0 and deviation 1 for every feature.", "--standardize", after=("class_weights",), group=LEARNING
+        False, "Mean 0 and deviation 1 for every feature.", after=("class_weights",), group=LEARNING
     )
     pca: int | None = option(
         None, "Keep N principal components.", minimum=1, metavar="N", after=("standardize",), group=LEARNING
     )
-    whiten: bool = option(
-        False, "Deviation 1 for every principal component.", "--whiten", after=("pca",), group=LEARNING
-    )
+    whiten: bool = option(False, "Deviation 1 for every principal component.", after=("pca",), group=LEARNING)
 
     _val_options: ClassVar[str] = "--val or --hold-out"
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["head"]
@@ -283,7 +290,9 @@ class HeadConfig(TrainConfig):
         config = dataclasses.replace(self, head=_spelled_out(self.head))
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
-        config.check(has_val=has_val)
+        config._check_optimizer()
+        if not has_val:
+            config._check_without_val()
         if self.solver is Solver.LBFGS:
             return config
         layers = notation.parse(config.head)
@@ -349,7 +358,7 @@ class NetworkConfig:
         None, "Side of the input in pixels. [default: 150; --arch: the network's own]", minimum=1, group=NETWORK
     )
     fit: Fit | None = option(None, "How a picture becomes a square. [default: squash; --arch: crop]", group=NETWORK)
-    grey: bool = option(False, "One channel, brightness, computed inside the network.", "--grey", group=NETWORK)
+    grey: bool = option(False, "One channel, brightness, computed inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD, "What is done to values from 0 to 1; the last three are measured.", group=NETWORK
     )
@@ -552,7 +561,7 @@ class RunConfig(DeviceConfig):
         "Memory for decoded pictures, 500M or 4G; more than that are read in every epoch.",
         metavar="SIZE",
     )
-    resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.", "--resume")
+    resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.")
 
     def checked(self) -> Self:
         """Refuse a size or a device that is none.

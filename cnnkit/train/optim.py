@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.choices import Loss, Optimizer, Schedule
-from cnnkit.train.config import Epoch, TrainConfig
-
-#: Keras' default for AdamW: without it AdamW would be Adam.
-WEIGHT_DECAY = 4e-3
+from cnnkit.train.config import WEIGHT_DECAY, Epoch, TrainConfig
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     Optimizer.SGD: torch.optim.SGD,

@@ -599,6 +599,7 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
         (("--force",), "--force lets overlays replace files in their folder; say which with -o DIR"),
         (("--force", "--sheet", "s.png"), "--force lets overlays replace files in their folder; say which with -o DIR"),
         (("--alpha", "0.3"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
+        (("--alpha", "0.5"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
         (("--colormap", "jet"), "--colormap colours overlays; say where they go with -o DIR or --sheet FILE.png"),
     ],
 )  # fmt: skip

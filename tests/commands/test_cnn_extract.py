@@ -606,6 +606,7 @@ def test_statistics_need_no_torch(run, shell, here):
         (("x.npy", "y.npy"), "--stats looks at one file of features; x.npy and y.npy are two"),
         (("photos",), "say where the features go with -o FILE.npy"),
         (("photos", "--bench"), "--bench writes nothing; drop --stats"),
+        (("x.npy", "--batch", "32"), "--stats of features that exist extracts nothing; drop --batch"),
     ],
 )
 def test_statistics_of_what_is_a_usage_error(run, here, words, message):
@@ -678,6 +679,11 @@ def test_statistics_of_features_refuse_every_other_option(run, here, option):
     outcome = run("cnn-extract", "x.npy", "--stats", *words, status=2)
     name = {"--output": "-o"}.get(option, option)
     assert outcome.err == f"cnn-extract: --stats of features that exist extracts nothing; drop {name}\n"
+
+
+def test_bench_refuses_a_default_that_is_written_out(run, here):
+    outcome = run("cnn-extract", "photos", "--bench", "--dtype", "float32", status=2)
+    assert outcome.err == "cnn-extract: --bench writes nothing; drop --dtype\n"
 
 
 @pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_BENCH))

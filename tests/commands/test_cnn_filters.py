@@ -305,6 +305,7 @@ def test_kernels_by_hand(run, here, grey):
         (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch means nothing to --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--blur", "1"), 2, "--blur means nothing to --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--steps", "9"), 2, "--steps means nothing to --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--steps", "64"), 2, "--steps means nothing to --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--rate", "9"), 2, "--rate means nothing to --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--jitter", "9"), 2, "--jitter means nothing to --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--size", "9"), 2, "--size means nothing to --kernels; drop it"),

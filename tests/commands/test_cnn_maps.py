@@ -327,6 +327,7 @@ def test_wrong_words(run, here, model, words, status, line):
         (("--force",), "--force lets pictures replace others in their folder; say which with -o DIR"),
         (("--channels", "0-3"), "--channels says how maps are drawn; say where they go with -o DIR"),
         (("--scale", "layer"), "--scale says how maps are drawn; say where they go with -o DIR"),
+        (("--scale", "channel"), "--scale says how maps are drawn; say where they go with -o DIR"),
         (("--colormap", "jet"), "--colormap says how maps are drawn; say where they go with -o DIR"),
     ],
 )  # fmt: skip

@@ -332,6 +332,15 @@ def test_resume_demands_the_same_training(run, here, stopped):
     assert len(history()) == 5
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [((), ("--weight-decay", "0.004")), (("--weight-decay", "0.004"), ())], ids=["now", "before"]
+)
+def test_resume_goes_on_where_the_default_weight_decay_is_written_out(run, here, stopped, before, after):
+    stopped("--optimizer", "adamw", *before)
+    outcome = train(run, "--optimizer", "adamw", *after, "--resume")
+    assert "cnn-train: going on after epoch 3" in outcome.err
+
+
 def test_without_resume_it_starts_over_and_says_so(run, here, stopped):
     """The unfinished one is named before it is replaced; with --resume and no checkpoint, too."""
     stopped()
@@ -562,7 +571,7 @@ def test_refuses_batch_norm_in_two_processes_on_cpus(here, shell):
 
 
 def test_adamw_decays_as_much_as_is_asked_for(run, here):
-    """Without any it is Adam, as torch's is; the Header records what was given, and nothing where nothing was."""
+    """Without any it is Adam, as torch's is; the Header records what differs from the default."""
     for name, words in {
         "adam": ("--optimizer", "adam"),
         "none": ("--optimizer", "adamw", "--weight-decay", "0"),
@@ -582,7 +591,7 @@ def test_adamw_decays_as_much_as_is_asked_for(run, here):
     assert not equal("none", "default")
     assert not equal("default", "much")
     recorded = {name: model.header.training.get("weight_decay") for name, model in models.items()}
-    assert recorded == {"adam": None, "none": 0.0, "default": None, "given": 0.004, "much": 0.5}
+    assert recorded == {"adam": None, "none": 0.0, "default": None, "given": None, "much": 0.5}
     assert "weight_decay" not in models["default"].header.training
     refused = train(run, "--optimizer", "sgd", "--weight-decay", "0.1", status=2)
     assert "cnn-train: --weight-decay goes with adamw; sgd has none, " in refused.err

@@ -1,5 +1,6 @@
 """A backbone as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -190,6 +191,10 @@ def test_other_requests_are_other_files(cache, tmp_path):
     assert (
         onnx_backbone.cache_name(BackboneSpec(backbone="squeezenet1_1", weights=moved, seed=4)) == before
     )  # nothing is random
+    assert (
+        onnx_backbone.cache_name(dataclasses.replace(named, weights=moved, on_command_line=frozenset({"fit"})))
+        == before
+    )
 
 
 def test_a_notation_counts_by_what_it_says(tmp_path):
