@@ -10,6 +10,9 @@ ROAD := quickstart
 # the longest files come first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# Tests start hundreds of processes: what they import is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test test-all checks clean
 .DELETE_ON_ERROR:
 
@@ -28,14 +31,13 @@ checks: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The commands, installed so that changes in the source are seen at once. Python compiles what is imported when it is imported: to compile
-# all of torch beforehand takes a minute.
+# The commands, installed so that changes in the source are seen at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable .
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(BIN)/cnn-eval
 
 $(BIN)/python:
