@@ -14,9 +14,14 @@ What it writes with -o DIR; otherwise a manifest alone, whose rows are those of 
     DIR/split.tsv               path label split (group)
 """
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
 from cnnkit import cli
 from cnnkit.choices import Link
 from cnnkit.data.config import SplitConfig, SplitOutput
+from cnnkit.errors import CnnkitError
 
 
 @cli.command
@@ -56,8 +61,9 @@ def main(
     if folder is not None:
         if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
             cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
+            named = functools.partial(_named, sources, only=only, null=null)
             with cli.progress("moving") as progress:
-                tree.finish_moves(folder, tree.SPLIT_MANIFEST, progress=progress)
+                tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
             return
         tree.check_free(folder, force=target.force)
 
@@ -78,6 +84,13 @@ def main(
     else:
         columns = manifest.columns(outcome.rows)
         cli.emit(({column: getattr(row, column) for column in columns} for row in outcome.rows), as_json)
+
+
+def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:
+    """Give the paths of the images that the words on the command line name, as far as they have not been moved away already."""
+    for words in [[source] for source in sources] if sources else [None]:
+        with contextlib.suppress(CnnkitError):
+            yield from (image.path for image in cli.images(words, split=only, null=null))
 
 
 if __name__ == "__main__":

@@ -93,15 +93,24 @@ def claimed(path: str | Path) -> Generator[None]:
     """Keep an output for this run alone; nothing is left of that afterwards.
 
     Args:
-        path: A file or folder that the run writes, with all that belongs to it.
+        path: A file that the run writes, with all that belongs to it, or a folder that is there already.
 
     Raises:
         CnnkitError: Another run writes there.
         OSError: The folder is missing or not writable.
     """
     path = Path(path)
-    if sys.platform == "win32" or (path.exists() and not (path.is_file() or path.is_dir())):
+    if sys.platform == "win32" or (path.exists() and not path.is_file() and not path.is_dir()):
         yield
+        return
+    if path.is_dir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if not lock(descriptor):
+                raise busy(path)
+            yield
+        finally:
+            os.close(descriptor)
         return
     target = Path(os.path.realpath(path))
     mark = target.with_name(hidden_name(target.name, ".lock"))
