@@ -66,12 +66,16 @@ def main(
     """
     render = render.checked()
 
+    from cnnkit.data import tree
     from cnnkit.explain import cam_render, cam_run
 
     cam_render.check(render)
     images = cli.images(sources, split=split, null=null)
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
-    with cli.callbacks("explaining", errors=errors, streaming=True) as callbacks:
+    with (
+        tree.writing_into(render.output, force=render.force),
+        cli.callbacks("explaining", errors=errors, streaming=True) as callbacks,
+    ):
         records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)
         cli.emit(records, as_json, columns=cam_run.columns(render))
 

@@ -20,6 +20,7 @@ from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -208,8 +209,9 @@ def named(
     stem, extension = stem_and_extension(name, file_format)
     digits = max(2, len(str(plan.copies)))
     copies = [
-        PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), image, number, draw)
+        PlannedCopy("/".join(filter(None, (folder, file_name))), image, number, draw)
         for number, draw in enumerate([AugmentParams(), *draws])
+        for file_name in [atomic.fitting_name(stem, f"~{number:0{digits}d}{extension}")]
     ]
     if not plan.keep:
         return copies[1:]

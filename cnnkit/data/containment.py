@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from cnnkit.errors import CnnkitError
+
 
 def inside(folder: str | Path, *, reserved: Collection[str] = ()) -> Callable[[str], bool]:
     """Give a function that tells whether a place, as seen from a folder, is below it: nothing written there ends up elsewhere.
@@ -28,3 +30,23 @@ def inside(folder: str | Path, *, reserved: Collection[str] = ()) -> Callable[[s
         return known[below]
 
     return lies_inside
+
+
+def check_place(
+    folder: Path, place: str, lies_inside: Callable[[str], bool] | None = None, *, replaced: bool = False
+) -> None:
+    """Demand that a file that is written below a folder ends up there, and not behind a link.
+
+    Args:
+        folder: Of the file.
+        place: As seen from it.
+        lies_inside: From `inside`, where there are many files.
+        replaced: What is there goes before, be it a link.
+
+    Raises:
+        CnnkitError: The place is a link, or lies behind one that leads out of the folder.
+    """
+    within = (lies_inside or inside(folder))(place)
+    if not within or (not replaced and (folder / place).is_symlink()):
+        where = folder / place if within else (folder / place).parent
+        raise CnnkitError(f"{where} is a link that leads out of {folder}; remove it or choose another folder")

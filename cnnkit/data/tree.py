@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import source
+from cnnkit.data import containment, source
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
@@ -107,9 +107,7 @@ def _check_places(folder: Path, places: Iterable[str], *, listed: Path | None = 
             raise CnnkitError(
                 f"{listed} lists {place!r}, which is not a place for an image in {folder}; remove that file"
             )
-        if not lies_inside(place) or (listed is not None and (folder / place).is_symlink()):
-            where = folder / place if lies_inside(place) else (folder / place).parent
-            raise CnnkitError(f"{where} is a link that leads out of {folder}; remove it or choose another folder")
+        containment.check_place(folder, place, lies_inside, replaced=listed is None)
 
 
 def _check_named(left: Sequence[str], named: Callable[[], Iterable[str]], *, listed: Path) -> None:
@@ -273,6 +271,33 @@ def _check_free(folder: Path, *, force: bool) -> None:
         raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise CnnkitError(f"{folder} is not empty; choose another folder, or write into it with --force")
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
+    """Keep a folder for this run alone while it writes files into it; where nothing is written the folder is not made.
+
+    Args:
+        folder: Made where it is missing, with its parents; None where nothing is to be written.
+        force: It may hold something.
+
+    Raises:
+        CnnkitError: As `check_free`.
+    """
+    if folder is None:
+        yield
+        return
+    check_free(folder, force=force)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic.claimed(folder):
+            _check_free(folder, force=force)  # again, since another run may have been here
+            yield
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something is in it
+                each.rmdir()
 
 
 # ---------------------------------------------------------------- where to

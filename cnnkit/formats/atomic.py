@@ -43,14 +43,27 @@ def check_folder(path: str | Path) -> None:
         raise CnnkitError(f"{path.parent}: this folder is not writable; write {path.name} into another one")
 
 
+def fitting_name(stem: str, ending: str, *, room: int = 0) -> str:
+    """Name a file by a stem and an ending; a name that file systems would not take is cut before the ending, and told apart by its hash.
+
+    Args:
+        stem: Of any length.
+        ending: Kept whole.
+        room: How many bytes must be left for what else is put behind the name.
+    """
+    longest = _LONGEST - room - len(os.fsencode(ending))
+    if len(os.fsencode(stem)) <= longest:
+        return stem + ending
+    mark = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
+    kept = stem[: longest - len(mark)]
+    while len(os.fsencode(kept)) > longest - len(mark):
+        kept = kept[:-1]
+    return kept + mark + ending
+
+
 def hidden_name(name: str, ending: str) -> str:
-    """Name a hidden file that belongs to another one; a name that is too long for that is cut, and told apart by its hash."""
-    whole = f".{name}{ending}"
-    if len(os.fsencode(whole)) <= _LONGEST:
-        return whole
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    room = _LONGEST - len(os.fsencode(ending)) - len(digest) - 2
-    return f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}.{digest}{ending}"
+    """Name a hidden file that belongs to another one."""
+    return fitting_name(f".{name}", ending)
 
 
 def lock(descriptor: int) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnkit.data import tree
 from cnnkit.data.containment import inside
+from cnnkit.errors import CnnkitError
 
 COLUMNS = "from\tpath\tlabel\tsplit\tgroup\n"
 
@@ -226,3 +227,21 @@ def test_augment_takes_up_what_it_made_alone(place, run):
     outcome = run("cnn-augment", "photos", "--augment", "hflip", "-o", "sets", status=1)
     assert "lists out/v.png, which is not below" in outcome.err
     assert everything(place) == before
+
+
+def test_one_run_writes_into_a_folder(place):
+    """A second run is refused meanwhile; the folder is made for what is written, and gone where nothing is."""
+    with tree.writing_into(place / "new/maps", force=False):
+        for force in (False, True):
+            with (
+                pytest.raises(CnnkitError, match="another run is writing it"),
+                tree.writing_into(place / "new/maps", force=force),
+            ):
+                pytest.fail("two runs at once")
+    assert not (place / "new").exists()
+    with pytest.raises(KeyError), tree.writing_into(place / "new/maps", force=False):
+        (place / "new/maps/x").write_bytes(b"")
+        raise KeyError
+    assert (place / "new/maps/x").exists()
+    with pytest.raises(CnnkitError, match="is not empty"), tree.writing_into(place / "new/maps", force=False):
+        pytest.fail("not empty")

@@ -282,3 +282,17 @@ def test_a_folder_that_cannot_be_written_to_is_called_that(tmp_path, monkeypatch
         atomic.check_folder(tmp_path / "none" / "x.npy")
     atomic.check_folder(tmp_path / "x.npy")
     atomic.check_folder("/dev/stdout")
+
+
+def test_names_are_cut_where_file_systems_would_not_take_them():
+    """Whole letters before the ending, which stays whole, with room for what comes behind; different names stay different."""
+    assert atomic.fitting_name("photo", ".png") == "photo.png"
+    assert atomic.fitting_name("x" * 251, ".png") == "x" * 251 + ".png"
+    names = [
+        atomic.fitting_name(stem, ".png", room=11) for stem in ("x" * 251, "x" * 250 + "y", "ü" * 130, "\udcff" * 300)
+    ]
+    assert len(set(names)) == 4
+    for name in names:
+        assert 230 < len(os.fsencode(name)) <= 244
+        assert name.endswith(".png")
+        os.fsencode(name)
