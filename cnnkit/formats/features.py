@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, manifest
-from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
 #: Of the `.tsv` that names the rows. Where images have several views, `view` comes after them.
@@ -92,6 +92,8 @@ def load_header(path: str | Path) -> Header:
         OSError: It cannot be read.
     """
     described = beside(Path(path), ".json")
+    if described.stat().st_size > 4 * LONGEST:
+        raise FormatError(f"{described}: too large for a header; run cnn-extract again")
     text = described.read_text(encoding="utf-8", errors="surrogateescape")
     return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
@@ -129,8 +131,8 @@ def check_neighbours(path: str | Path) -> None:
     if not taken or described.with_name(f"{described.name}.part").exists():
         return
     try:
-        Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=ArtefactKind.FEATURES)
-    except (FormatError, OSError, ValueError) as error:
+        load_header(path)
+    except (FormatError, OSError) as error:
         raise UsageError(
             f"{path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
         ) from error
