@@ -316,7 +316,7 @@ def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
         ('errors.GateError("accuracy 0.5 is below 0.9")', 4, "accuracy 0.5 is below 0.9"),
         ('FileNotFoundError(2, "No such file or directory", "a.jpg")', 1, "a.jpg: No such file or directory"),
         ('OSError(28, "No space left on device")', 1, "No space left on device"),
-        ('OSError(None, None)', 1, "input or output failed"),
+        ("OSError(None, None)", 1, "input or output failed"),
         ('OSError(9, "Bad file descriptor", 7)', 1, "Bad file descriptor"),
         ("KeyboardInterrupt", 130, "interrupted"),
     ],

@@ -8,6 +8,7 @@ which are the machinery's alone, is asked of four. A command that is new needs a
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -416,6 +417,63 @@ def test_a_reader_that_has_gone_is_no_fault(name, road):
     assert done.status in (1, 128 + signal.SIGPIPE)
     assert "Traceback" not in done.err
     assert "roken pipe" not in done.err
+
+
+#: Every set of standard streams that can be closed.
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@every_command
+def test_closed_streams_are_no_fault(name, shell, tmp_path):
+    """With all three closed, words that are refused end with the same status as ever; no file is taken for a stream."""
+    shell(f"{name} --no-such-option <&- >&- 2>&-", cwd=tmp_path, status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUR)
+def test_closed_streams_change_neither_status_nor_message(name, road, shell):
+    """What refuses its words does so with the same status, and with the same line where stderr is open."""
+    folder, _ = road
+    command = shlex.join([name, *MISSING[name]])
+    alone = shell(command, cwd=folder, status=None)
+    lines = [f"{command} {closed}; echo status $? >&9; echo next >&8" for closed in CLOSED]
+    done = shell("exec 9>&1 8>&2; " + "; ".join(lines), cwd=folder)
+    assert done.out == f"status {alone.status}\n" * len(CLOSED)
+    assert done.err.split("next\n") == [*("" if "2>" in closed else alone.err for closed in CLOSED), ""]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn-dims",
+        "cnn-split",
+        "cnn-extract",
+        "cnn-eval",
+        "cnn-predict",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in COMMANDS
+            if name not in ("cnn-dims", "cnn-split", "cnn-extract", "cnn-eval", "cnn-predict")
+        ),
+    ],
+)
+def test_it_works_with_its_streams_closed(name, road, shell):
+    """With all three closed it ends with status 0; with stderr alone closed the data is whole."""
+    folder, done = road
+    command = shlex.join([name, *ROAD[name]])
+    shell(f"{command} <&- >&- 2>&-", cwd=folder)
+    if name in QUICK:
+        assert shell(f"{command} 2>&-", cwd=folder).out == done[name].out
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy"])
+def test_ctrl_c_during_the_imports_ends_it(module, tmp_path):
+    """Before the command line is read, and after: 130 and one line, also where the import swallows every exception."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\nraise SystemError\n"
+    )
+    done = start(script("cnn-check"), "-", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.status, done.out, done.err) == (130, "", "cnn-check: interrupted\n")
 
 
 @pytest.mark.parametrize("name", SKIPPING)

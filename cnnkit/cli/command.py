@@ -80,7 +80,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
             status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
         for quiet, words, given in asked:
-            with manners(name, quiet=quiet):
+            with interruptible(), manners(name, quiet=quiet):
                 function(**assemble(words, given))
         return status or 0
 
@@ -151,8 +151,7 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
 def _guarded(name: str, call: Callable[[], int]) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line."""
     try:
-        with interruptible():
-            status = call()
+        status = call()
         sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
     except UsageError as error:
         if not rank():  # all read the same command line

@@ -243,4 +243,9 @@ def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
 
     console = Console(file=current().out, highlight=False)
     for line in lines:
-        console.print(Text.assemble(*((printable(text), style) for text, style in line)), no_wrap=True, overflow="ignore", crop=False)
+        console.print(
+            Text.assemble(*((printable(text), style) for text, style in line)),
+            no_wrap=True,
+            overflow="ignore",
+            crop=False,
+        )

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Generator
+from types import FrameType
 from typing import NoReturn, TextIO
 
 from cnnkit.cli.escaping import printable
@@ -67,9 +68,7 @@ class _Help(_Output):
 
 
 def _text(raw: _Output, *, encoding: str = "utf-8", errors: str = "surrogateescape") -> TextIO:
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors=errors, newline="\n", line_buffering=True
-    )
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, newline="\n", line_buffering=True)
 
 
 @contextlib.contextmanager
@@ -124,10 +123,24 @@ def noticing_that_the_reader_is_gone() -> Generator[None]:
 def interruptible() -> Generator[None]:
     """Let Ctrl-C raise KeyboardInterrupt, where until now it ended the process (see `tools/__init__.py`)."""
     previous = signal.getsignal(signal.SIGINT)
-    if not getattr(previous, "before_work", False):
+    if not callable(previous) or not getattr(previous, "before_work", False):
         yield
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end = previous
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        importer = None
+        inner = frame
+        while inner is not None:
+            if inner.f_code.co_filename.startswith("<frozen importlib"):
+                importer = inner.f_back
+            inner = inner.f_back
+        # A command imports before it works; in an import, the exception could be swallowed, or become another one
+        if importer is not None and importer.f_globals.get("__name__", "").startswith("cnnkit_tools."):
+            end(number, frame)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:

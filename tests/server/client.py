@@ -25,7 +25,9 @@ def hand_over(path, words):
     limits = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
     os.umask(mask := os.umask(0))
     closed = closed_streams()
-    request = marshal.dumps(([os.fsencode(word) for word in words], dict(os.environb), os.getcwd(), mask, limits, closed))
+    request = marshal.dumps(
+        ([os.fsencode(word) for word in words], dict(os.environb), os.getcwd(), mask, limits, closed)
+    )
     server = _socket.socket(_socket.AF_UNIX)
     server.connect(path)
     passed = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
