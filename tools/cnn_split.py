@@ -19,7 +19,7 @@ from cnnkit.choices import Link
 from cnnkit.data.config import SplitConfig, SplitOutput
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,

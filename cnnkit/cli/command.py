@@ -18,7 +18,7 @@ import typer.main
 from cnnkit import messages
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import QUIET, VERSION, typer_option
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
 from cnnkit.cli.streams import (
     ReaderGoneError,
     interruptible,
@@ -32,7 +32,12 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
-def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+def image_command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+    """Turn a function that decodes images into a program, as `command` does, with the option `--max-pixels`."""
+    return command(function, decodes=True)
+
+
+def command(function: Callable[..., None], *, decodes: bool = False) -> Callable[..., NoReturn]:
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
@@ -40,6 +45,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 
     Args:
         function: The body of the command. Its file's name gives the command's name.
+        decodes: It decodes images: `--max-pixels` bounds them.
 
     Returns:
         The entry point. It takes an optional list of arguments, and always exits.
@@ -49,16 +55,27 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, Mapping[str, Any], frozenset[str]]] = []
+    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
-    def note(*, context: typer.Context, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+    def note(
+        *,
+        context: typer.Context,
+        quiet: bool,
+        version: bool,
+        max_pixels: int | None = None,
+        **words: Any,  # noqa: ANN401 - whatever the command declares
+    ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
-        asked.append((quiet, words, given))
+        asked.append((quiet, max_pixels, words, given))
 
+    if decodes:
+        declared.append(
+            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
+        )
     declared += [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
@@ -79,8 +96,8 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         with noticing_that_the_reader_is_gone():
             status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, words, given in asked:
-            with interruptible(), manners(name, quiet=quiet):
+        for quiet, max_pixels, words, given in asked:
+            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
@@ -90,6 +107,18 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         sys.exit(status)
 
     return program
+
+
+@contextlib.contextmanager
+def _bounded(pixels: int | None) -> Generator[None]:
+    """Refuse images of more pixels; by default the bound is Pillow's."""
+    if pixels is None:
+        yield
+        return
+    from cnnkit.data import decode
+
+    with decode.at_most(pixels):
+        yield
 
 
 def _expanded(

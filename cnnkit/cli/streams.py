@@ -13,7 +13,6 @@ from typing import NoReturn, TextIO
 
 from cnnkit.cli.escaping import printable
 
-
 _STDOUT = "standard output"
 
 
