@@ -338,6 +338,41 @@ def test_a_missing_file_is_one_line(name, run_in, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.fixture
+def soon():
+    """Fail a test that waits for something, rather than wait with it."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@every_command
+def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
+    """A pipe that nobody writes to, and /dev/zero, in place of the model, features, manifest or image: no waiting, no traceback."""
+    make_images(tmp_path / "photos")
+    missing = next(word for word in MISSING[name] if word.startswith("no-such"))
+    if kind == "pipe":
+        os.mkfifo(tmp_path / missing)
+    else:
+        (tmp_path / missing).symlink_to("/dev/zero")
+    done = run_in(tmp_path, name, *MISSING[name], status=None)
+    assert done.status in (1, 3)
+    assert done.out == ""
+    wanted = {"pipe": "ot a regular file but a named pipe", "device": "ot a regular file but a device"}[kind]
+    if name in ("cnn-advise", "cnn-train", "cnn-train-head"):  # it has no label, or no neighbours: it is not even opened
+        wanted = ""
+    assert any(missing in line and wanted in line for line in done.err.splitlines()), done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
+
+
 @every_command
 def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
     """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import files
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import ArtefactKind, Header
@@ -81,7 +82,7 @@ def load_header(path: str | Path) -> Header:
         OSError: It cannot be read.
     """
     described = beside(Path(path), ".json")
-    text = described.read_text(encoding="utf-8", errors="surrogateescape")
+    text = files.read_regular(described).decode("utf-8", "surrogateescape")
     return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
 
@@ -91,6 +92,7 @@ def load_values(path: str | Path) -> NDArray[Any]:
     Raises:
         FormatError: It is no array of float16, float32 or float64 with two or four axes, or it holds pickled objects.
     """
+    files.check_regular(path)
     try:
         values: NDArray[Any] = np.lib.format.open_memmap(
             path, mode="r"

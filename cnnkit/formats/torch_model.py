@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import ArtefactKind, Header
@@ -122,6 +123,7 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     Raises:
         FormatError: The file is broken, or holds more than that.
     """
+    files.check_regular(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
