@@ -7,7 +7,7 @@ from cnnkit import cli
 from cnnkit.audit.config import AdviseConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Labelled = None,
     val: cli.options.Val = None,

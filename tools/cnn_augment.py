@@ -15,7 +15,7 @@ from cnnkit.data.config import AugmentConfig
 from cnnkit.errors import UsageError
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[

@@ -23,7 +23,7 @@ def with_methods(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@cli.command
+@cli.image_command
 @with_methods
 def main(
     model: Annotated[

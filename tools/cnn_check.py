@@ -11,7 +11,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,

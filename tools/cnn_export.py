@@ -8,7 +8,7 @@ from cnnkit.engine.config import ExportConfig
 from cnnkit.errors import UsageError
 
 
-@cli.command
+@cli.image_command
 def main(
     model: Annotated[
         Path,

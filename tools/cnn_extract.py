@@ -22,7 +22,7 @@ from cnnkit.option_fields import given
 _BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[

@@ -14,7 +14,7 @@ from cnnkit.train import config
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     words: Annotated[
         list[str] | None,

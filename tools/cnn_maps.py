@@ -12,7 +12,7 @@ from cnnkit import cli
 from cnnkit.explain.config import FeatureMapOptions, InputOptions
 
 
-@cli.command
+@cli.image_command
 def main(
     model: Annotated[
         str,

@@ -8,7 +8,7 @@ from cnnkit.errors import UsageError
 from cnnkit.infer.config import ModelSpec, PredictConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     models: Annotated[
         list[Path],

@@ -24,7 +24,7 @@ from cnnkit.data.config import SplitConfig, SplitOutput
 from cnnkit.errors import CnnkitError
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,

@@ -14,7 +14,7 @@ from cnnkit.train import config
 from cnnkit.train.config import ImageTrainConfig, NetworkConfig, RunConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Labelled = None,
     output: Annotated[

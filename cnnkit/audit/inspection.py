@@ -3,12 +3,12 @@
 import hashlib
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnnkit import files
 from cnnkit.audit import exif
 from cnnkit.audit.exif import Exif
 from cnnkit.audit.record import FindingKind
@@ -68,7 +68,7 @@ def inspect(path: str) -> InspectedImage:
         Unusable: `decode.load` could not read it, or its extension belongs to another format than its content.
     """
     try:
-        content = Path(path).read_bytes()
+        content = files.read_regular(path)
     except OSError as error:
         raise Unusable(FindingKind.UNREADABLE, decode.reason(path, error)) from error
     if not content:
@@ -88,7 +88,7 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
             decode.check_name(path, file_format)
         except BadImageError as error:
             raise Unusable(FindingKind.EXTENSION, str(error)) from error
-        image.load()
+        decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
         said = exif.read(image)
         upright = decode.upright_rgb(image)

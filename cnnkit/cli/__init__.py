@@ -29,7 +29,7 @@ Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 do
 """
 
 from cnnkit.cli import options
-from cnnkit.cli.command import command
+from cnnkit.cli.command import command, image_command
 from cnnkit.cli.input import images, reading, reading_each, truth
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
@@ -63,6 +63,7 @@ __all__ = [
     "for_people",
     "gate",
     "gated",
+    "image_command",
     "images",
     "labelled_images",
     "model_first",

@@ -18,13 +18,26 @@ import typer.main
 from cnnkit import messages
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import QUIET, VERSION, typer_option
-from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
+from cnnkit.cli.streams import (
+    ReaderGoneError,
+    interruptible,
+    notices,
+    noticing_that_the_reader_is_gone,
+    standard_streams,
+    stdout_for_data_only,
+    terminated_like_interrupted,
+)
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
-def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+def image_command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+    """Turn a function that decodes images into a program, as `command` does, with the option `--max-pixels`."""
+    return command(function, decodes=True)
+
+
+def command(function: Callable[..., None], *, decodes: bool = False) -> Callable[..., NoReturn]:
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
@@ -32,6 +45,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 
     Args:
         function: The body of the command. Its file's name gives the command's name.
+        decodes: It decodes images: `--max-pixels` bounds them.
 
     Returns:
         The entry point. It takes an optional list of arguments, and always exits.
@@ -41,16 +55,27 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, Mapping[str, Any], frozenset[str]]] = []
+    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
-    def note(*, context: typer.Context, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+    def note(
+        *,
+        context: typer.Context,
+        quiet: bool,
+        version: bool,
+        max_pixels: int | None = None,
+        **words: Any,  # noqa: ANN401 - whatever the command declares
+    ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
-        asked.append((quiet, words, given))
+        asked.append((quiet, max_pixels, words, given))
 
+    if decodes:
+        declared.append(
+            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
+        )
     declared += [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
@@ -68,17 +93,32 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
         asked.clear()
-        status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+        with noticing_that_the_reader_is_gone():
+            status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, words, given in asked:
-            with manners(name, quiet=quiet):
+        for quiet, max_pixels, words, given in asked:
+            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
-        sys.exit(_guarded(name, lambda: run(argv)))
+        with standard_streams():
+            status = _guarded(name, lambda: run(argv))
+        sys.exit(status)
 
     return program
+
+
+@contextlib.contextmanager
+def _bounded(pixels: int | None) -> Generator[None]:
+    """Refuse images of more pixels; by default the bound is Pillow's."""
+    if pixels is None:
+        yield
+        return
+    from cnnkit.data import decode
+
+    with decode.at_most(pixels):
+        yield
 
 
 def _expanded(
@@ -141,8 +181,7 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line."""
     try:
         status = call()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
+        sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
     except UsageError as error:
         if not rank():  # all read the same command line
             complain(name, str(error))
@@ -153,16 +192,19 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGoneError):
         _silence_stdout()
         return 141
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:
-        reason = error.strerror or str(error)
-        complain(_speaker(name), f"{error.filename}: {reason}" if error.filename else reason)
+        reason = error.strerror or next((str(word) for word in error.args if word), "input or output failed")
+        complain(_speaker(name), f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason)
         return 1
     except Exception as error:
+        if _interrupted(error):  # in the middle of an import, which made another error of it
+            complain(name, "interrupted")
+            return 130
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
@@ -171,6 +213,22 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
     return status
+
+
+def _is_path(filename: object) -> bool:
+    """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
+    return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error came of."""
+    for _ in range(100):  # chains can be circles
+        if error is None:
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _speaker(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from cnnkit import files
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
         OSError: The file cannot be opened.
     """
     if path is not None and str(path) != "-":
-        with path.open("rb") as file:
+        with files.open_text(path) as file:
             yield file, str(path)
         return
     if path is None:

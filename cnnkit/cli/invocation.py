@@ -6,6 +6,8 @@ import sys
 from collections.abc import Generator
 from typing import TextIO
 
+from cnnkit.cli.escaping import printable
+
 
 class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
@@ -48,6 +50,7 @@ def rank() -> int:
 
 
 def complain(name: str, message: str) -> None:
-    """Say one line on stderr, whatever happens: errors and skipped images."""
-    with contextlib.suppress(BrokenPipeError):
-        print(f"{name}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
+    """Print one line on stderr, whatever happens: errors and skipped images. Control characters are shown as escapes."""
+    line = printable(" ".join(message.split("\n")))
+    with contextlib.suppress(OSError):
+        print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

@@ -90,6 +90,17 @@ TruthSource = Annotated[
         "the folder that holds it.",
     ),
 ]
+#: Of commands that decode images.
+MAX_PIXELS = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Skip images of more pixels, before they are decoded. [default: 178956970]",
+    ),
+]
 QUIET = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices and no progress; errors and skipped pictures are still named.")
 ]

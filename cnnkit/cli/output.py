@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.callbacks import Callbacks
+from cnnkit.cli.escaping import json_printable, printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
@@ -26,7 +27,8 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     rows = (as_mapping(record) for record in records)
     if as_json:
         for row in rows:
-            run.out.write(_json_line(row))
+            line = _json_line(row)
+            run.out.write(json_printable(line[:-1]) + "\n" if run.drawing else line)
     elif run.drawing:
         draw(rows, run.out, columns)
     else:
@@ -72,9 +74,9 @@ def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
 
 def emit_lines(lines: Iterable[str]) -> None:
     """Write lines of text to stdout as they come, for output that is no table."""
-    out = current().out
+    run = current()
     for line in lines:
-        out.write(line + "\n")
+        run.out.write((printable(line) if run.drawing else line) + "\n")
 
 
 def notice(message: str) -> None:
@@ -115,7 +117,7 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int,
             return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
@@ -124,7 +126,7 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int,
         transient=True,
         redirect_stdout=False,
     )
-    task = bar.add_task(label, total=None, visible=False)
+    task = bar.add_task(printable(label), total=None, visible=False)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
@@ -241,4 +243,9 @@ def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
 
     console = Console(file=current().out, highlight=False)
     for line in lines:
-        console.print(Text.assemble(*line), no_wrap=True, overflow="ignore", crop=False)
+        console.print(
+            Text.assemble(*((printable(text), style) for text, style in line)),
+            no_wrap=True,
+            overflow="ignore",
+            crop=False,
+        )

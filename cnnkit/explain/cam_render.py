@@ -19,7 +19,7 @@ from PIL import Image
 
 from cnnkit.data import augment_plan, containment, decode, preprocessing, tree
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.explain import colormaps, contact_sheets, upsampling

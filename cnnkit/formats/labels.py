@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 
 
@@ -11,7 +12,8 @@ def load(path: str | Path) -> tuple[str, ...]:
     Raises:
         FormatError: There is none, or one stands there twice.
     """
-    text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    with files.open_text(path) as file:
+        text = file.read().decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
     labels = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not labels:
         raise FormatError(f"{path}: no labels; expected one a line")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cnnkit import files
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, tsv
 
@@ -53,7 +54,7 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator
 
 def load(path: str | Path, *, views: bool = False) -> list[ManifestRow]:
     """Read a manifest whole, as `parse` does."""
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         return list(parse(file, name=str(path), views=views))
 
 

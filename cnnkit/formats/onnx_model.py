@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
 from cnnkit.formats.header import ArtefactKind, Header
@@ -36,7 +37,7 @@ def load(path: str | Path) -> OnnxModel:
         FormatError: It is no ONNX file, or keeps weights in other files: a path inside a model can point anywhere.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = files.read_regular(path)
     proto = parse(content, name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
     header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import ArtefactKind, Header
@@ -215,6 +216,7 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     Raises:
         FormatError: The file is broken, or holds more than that.
     """
+    files.check_regular(path)
     _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

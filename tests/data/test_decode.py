@@ -133,7 +133,7 @@ def bad_files():
     yield "short.tif", whole["TIFF"][: len(whole["TIFF"]) // 2], ""
     yield "head.jpg", whole["JPEG"][:4], ""
     yield "flipped.png", whole["PNG"][:60] + b"\xff" * 40 + whole["PNG"][100:], ""
-    yield "bomb.png", png_of_size(20_000, 20_000), "decompression bomb"
+    yield "bomb.png", png_of_size(20_000, 20_000), "too large: 400,000,000 pixels, at most 178,956,970"
     yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture, or none of"
     yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
 

@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.memory import MemoryBudget
 
 
 def test_large_images_wait_for_memory():
