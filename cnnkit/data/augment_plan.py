@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cnnkit import class_names
 from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
+from cnnkit.data.image_formats import FORMATS
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
@@ -26,11 +28,11 @@ log = logging.getLogger("cnnkit")
 
 #: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
-    "JPEG": (decode.FORMATS["JPEG"], {"quality": 95}),
+    "JPEG": (FORMATS["JPEG"], {"quality": 95}),
     "PNG": (frozenset({".png"}), {}),
     "BMP": (frozenset({".bmp"}), {}),
-    "TIFF": (decode.FORMATS["TIFF"], {"compression": "tiff_deflate"}),
-    "WEBP": (decode.FORMATS["WEBP"], {"lossless": True}),
+    "TIFF": (FORMATS["TIFF"], {"compression": "tiff_deflate"}),
+    "WEBP": (FORMATS["WEBP"], {"lossless": True}),
     "PPM": (frozenset({".ppm", ".pnm"}), {}),
 }
 
@@ -181,7 +183,8 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
             raise CnnkitError(
                 f"class {image.label!r} cannot be the name of a folder; call it otherwise in the manifest"
             )
-        below = splits[splits.index(image.label) + 1 :] if image.label in splits else splits
+        names = [class_names.normal(each) for each in splits]
+        below = splits[names.index(image.label) + 1 :] if image.label in names else splits
         return "/".join([image.label, *below])
 
     return place

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import source
+from cnnkit.data import image_formats
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
@@ -249,7 +249,7 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
     old = manifest.load(folder / SPLIT_MANIFEST) if (folder / SPLIT_MANIFEST).is_file() else []
     splits = {row.split for row in [*rows, *old] if row.split}
     found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
-    left = {path for path in found if source.has_image_extension(path.name)} | {folder / row.path for row in old}
+    left = {path for path in found if image_formats.has_image_extension(path.name)} | {folder / row.path for row in old}
     left = {path for path in left if os.path.lexists(path)}
     elsewhere = {digest: path for path, digest in digests.items()}
     for path in sorted(left):
