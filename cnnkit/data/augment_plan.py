@@ -165,12 +165,14 @@ def _records(
 def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
     """Find out where below the folder of copies an image's own folder is.
 
-    With a label it is the label, then what lies below the folder of that name. Without one it is what the folder has beyond the
+    With a label it is the label, then what lies below the folder of that name; before it the folder of the split, where images of
+    several splits lie in such folders. Without one it is what the folder has beyond the
     folder that all images without label have in common; of a list that is still being read, the folder as it was named.
     """
     known = images if isinstance(images, Sequence) else []
     bare = {os.path.dirname(os.path.abspath(image.path)) for image in known if image.label is None}
     common = os.path.commonpath(bare) if bare else None
+    divided = len({image.split for image in known}) > 1
 
     def place(image: ImageFile) -> str:
         folder = os.path.dirname(image.path)
@@ -184,8 +186,10 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
                 f"class {image.label!r} cannot be the name of a folder; call it otherwise in the manifest"
             )
         names = [class_names.normal(each) for each in splits]
-        below = splits[names.index(image.label) + 1 :] if image.label in names else splits
-        return "/".join([image.label, *below])
+        at = names.index(image.label) if image.label in names else None
+        below = splits if at is None else splits[at + 1 :]
+        own = [image.split] if divided and at and image.split and splits[at - 1] == image.split else []
+        return "/".join([*own, image.label, *below])
 
     return place
 

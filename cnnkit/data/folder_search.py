@@ -32,9 +32,6 @@ _DOCUMENT_NAMES = re.compile(
     "(README|LICEN[CS]E|COPYING|NOTICE|AUTHORS|CITATION|CHANGELOG|Makefile|Dockerfile|VERSION)$", re.I
 )
 
-#: What cnn-split --folds calls its splits.
-_FOLD = re.compile("fold[0-9]+", re.IGNORECASE)
-
 
 @dataclass(slots=True)
 class Scan:
@@ -173,7 +170,7 @@ def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLa
         return FolderLayout(())
     if reading is FolderReading.SPLITS:
         return FolderLayout(tuple(below))
-    if below and all(_FOLD.fullmatch(name) for name in below) and _hold_folders(folder, below):
+    if below and all(split_names.is_fold(name) for name in below) and _hold_folders(folder, below):
         return FolderLayout(tuple(below))
     names = [name for name in below if name.lower() in split_names.NAMES]
     if not names:

@@ -1,6 +1,7 @@
 """Which images are held out of training: those of a validation or test split, by its given name or by folders."""
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from cnnkit import class_names
@@ -15,6 +16,19 @@ HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
 #: What a folder is called that is a split.
 NAMES = TRAIN_NAMES | HELD_OUT_NAMES
+
+#: What cnn-split --folds calls its splits.
+_FOLD = re.compile("fold[0-9]+")
+
+
+def is_split(name: str) -> bool:
+    """Say whether a folder is called like a split."""
+    return name.lower() in NAMES or is_fold(name)
+
+
+def is_fold(name: str) -> bool:
+    """Say whether a folder is called like a fold of cnn-split."""
+    return _FOLD.fullmatch(name.lower()) is not None
 
 
 def held_out_split(image: "ImageFile") -> str | None:

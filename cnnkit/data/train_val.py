@@ -326,21 +326,22 @@ def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def check_classes(train: Sequence[str], val: Sequence[str], *, split: str) -> None:
+def check_classes(train: Sequence[str], val: Sequence[str], *, split: str, train_name: str = TRAIN) -> None:
     """Demand that validation has no class that training lacks; a class that validation lacks is reported: the one rule of all trainings.
 
     Args:
         train: Classes for training.
         val: Classes for validation.
         split: What validates, for messages.
+        train_name: What trains.
 
     Raises:
         CnnkitError: There is a class that is not trained on.
     """
     if strange := sorted(set(val) - set(train)):
         raise CnnkitError(
-            f"the class {strange[0]} is in {split} alone; {TRAIN} has {messages.shortened(train, 12)}; "
-            f"add images of it to {TRAIN}, or leave it out of {split}"
+            f"the class {strange[0]} is in {split} alone; {train_name} has {messages.shortened(train, 12)}: "
+            "add images of it there, or leave it out here"
         )
     if missing := sorted(set(train) - set(val)):
         log.warning(

@@ -109,7 +109,9 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
             f"{train} has {_CALLED.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
             "extract both with the same options"
         )
-    train_val.check_classes(classes_of(train_set, name=train), classes_of(val_set, name=val), split=val)
+    train_val.check_classes(
+        classes_of(train_set, name=train), classes_of(val_set, name=val), split=val, train_name=train
+    )
     if train_set.values.shape[1:] != val_set.values.shape[1:]:
         raise FormatError(
             f"{train} has rows of shape {train_set.values.shape[1:]}, {val} of {val_set.values.shape[1:]}; extract both again"
