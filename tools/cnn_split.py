@@ -31,6 +31,7 @@ def main(
     config: SplitConfig,
     target: SplitOutput,
     only: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -68,7 +69,9 @@ def main(
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:
-        outcome = split.split_images(cli.images(sources, split=only, null=null), config, callbacks=callbacks)
+        outcome = split.split_images(
+            cli.images(sources, split=only, null=null, folders=folders), config, callbacks=callbacks
+        )
     for remark in outcome.remarks:
         cli.notice(remark)
     if target.dry_run:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cnnkit.choices import FolderReading
 from cnnkit.option_fields import OptionSpec as OptionField
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
@@ -40,6 +41,15 @@ Null = Annotated[
 Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Only this part: rows of a manifest, or the subfolder NAME/."),
+]
+Folders = Annotated[
+    FolderReading | None,
+    typer.Option(
+        "--folders",
+        show_default=False,
+        help="What the folders in a folder are: classes, or splits with class folders in them. "
+        "[default: splits if they are called train, val, test, fold0, ...]",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]

@@ -11,13 +11,14 @@ import logging
 import os
 import secrets
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cnnkit import class_names
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import containment, source
+from cnnkit.data import containment, image_formats, split_names
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
@@ -315,13 +316,28 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
                 f"class {label!r} cannot be the name of a folder; write a manifest instead, with --manifest"
             )
     places: dict[str, str] = {}
-    for row in rows:
-        below = os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/")
+    for row, below in zip(rows, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
             raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; name one of them otherwise")
         places[place] = row.path
     return list(places)
+
+
+def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]) -> list[str]:
+    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it."""
+    full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
+    short = [_after_class(path, row.label) for path, row in zip(full, rows, strict=True)]
+    counts = Counter(zip((row.label for row in rows), short, strict=True))
+    clashing = {label for (label, _), count in counts.items() if count > 1}
+    return [one if row.label in clashing else other for row, one, other in zip(rows, full, short, strict=True)]
+
+
+def _after_class(path: str, label: str | None) -> str:
+    first, _, rest = path.partition("/")
+    second, _, name = rest.partition("/")
+    split = split_names.is_split(first)
+    return name if split and name and class_names.normal(second) == label else path
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
@@ -352,7 +368,7 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
         for split in splits
         for below, _, names in os.walk(folder / split)
         for name in names
-        if source.has_image_extension(name)
+        if image_formats.has_image_extension(name)
     }
     # Anybody can have written the list, and made the links: what lies outside of the folder is none of ours
     lies_inside = inside(folder, reserved=_RESERVED)
