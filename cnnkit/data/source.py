@@ -9,7 +9,6 @@ A folder is read like this (a name's first folder is its label, deeper folders d
 and with `split="val"` the same below `photos/val/`.
 """
 
-import codecs
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import manifest
+from cnnkit.formats import manifest, tables
 
 #: What a folder is searched for, in any case of letters.
 EXTENSIONS = frozenset(
@@ -57,7 +56,8 @@ def find(
     """Find the images that sources name, folders in the order of their names, the rest as given.
 
     Args:
-        sources: Images, folders, manifests (`.tsv`), or `-` for standard input: one path a line, or a manifest with its header row.
+        sources: Images, folders, manifests (see `manifest.is_manifest`), or `-` for standard input: one path a line, or a
+            manifest with its header row.
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Where `-` reads from.
         null: The list on standard input is separated by NUL instead.
@@ -85,7 +85,7 @@ def _one(source: str, split: str | None) -> list[ImageFile]:
         return _folder(source, split)
     if not os.path.exists(source):
         raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
-    if source.lower().endswith(".tsv"):
+    if manifest.is_manifest(source):
         return _manifest(source, split)
     if split is not None:
         raise UsageError(
@@ -163,7 +163,10 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Im
     if first is None:
         raise CnnkitError("standard input: it names no picture")
     lines = chain([first], lines)
-    if not null and _is_header(first):
+    kind = tables.kind_of(first)
+    if kind is not None:
+        raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
+    if not null and tables.is_header(first):
         found = False
         for row in manifest.parse(lines, name="standard input"):
             if split is None or row.split == split:
@@ -180,11 +183,6 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Im
             raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
             yield ImageFile(path)
-
-
-def _is_header(line: bytes) -> bool:
-    # An image that is called just "path" can be written ./path
-    return b"path" in line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
 
 
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
