@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import manifest, tables
+from cnnkit.formats import archives, manifest, tables
 
 #: What a folder is searched for, in any case of letters.
 EXTENSIONS = frozenset(
@@ -87,6 +87,7 @@ def _one(source: str, split: str | None) -> list[ImageFile]:
         raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
     if manifest.is_manifest(source):
         return _manifest(source, split)
+    archives.refuse(source)
     if split is not None:
         raise UsageError(
             f"{source} is a single picture and has no part {split}; --split goes with a manifest or a folder"
