@@ -39,7 +39,7 @@ def by_ratio(text: str, names: str | None = None) -> SplitShares:
     option = f"--ratio {text}"
     shares = [_positive(word, option) for word in text.split(",")]
     total = sum(shares, Fraction())
-    if len(shares) == 1 and total != 1:
+    if len(shares) == 1 and total != 1 and names is None:
         raise UsageError(f"{option} is one part; give a number for each, as 80,20, or 1 for all in one")
     if any(share.denominator > 1 for share in shares) and abs(total - 1) > _ROUNDING:
         raise UsageError(
