@@ -162,7 +162,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Im
     lines = _null_separated(stdin) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
-        raise CnnkitError("standard input: it names no picture")
+        raise UsageError("standard input: it names no picture; name a source, or pipe a list in")
     lines = chain([first], lines)
     kind = tables.kind_of(first)
     if kind is not None:

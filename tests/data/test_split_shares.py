@@ -104,7 +104,7 @@ def test_exactly_one_demand():
     assert SplitConfig(ratio="1,1").shares() == allocation.by_ratio("1,1")
     assert SplitConfig(count="1,1", names="a,b").shares() == allocation.by_count("1,1", "a,b")
     assert SplitConfig(folds=4).shares() == allocation.by_folds(4)
-    with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds$"):
+    with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds, such as --ratio 70,15,15$"):
         SplitConfig().shares()
     with pytest.raises(UsageError, match="not --ratio and --folds"):
         SplitConfig(ratio="1,1", folds=2).shares()
