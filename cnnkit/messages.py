@@ -33,3 +33,14 @@ def shortened(names: Sequence[str], most: int) -> str:
 def count_images(count: int) -> str:
     """Count images: "1 picture", "2,000 pictures"."""
     return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
+def printable(text: str, most: int = 80) -> str:
+    """Show what a file contains on one line: control characters and what is not UTF-8 escaped, the end left out where it is long."""
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def _escaped(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # of a name that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else letter.encode("unicode_escape").decode()

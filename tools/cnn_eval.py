@@ -21,7 +21,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
+            help="What cnn-predict wrote, TSV, CSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,

@@ -24,6 +24,24 @@ _STRIP = 5
 _UNBALANCED = 10
 #: Fewer images of a class than this cannot be trained and tested on.
 _FEW = 10
+#: What no network sees: it shows that images were taken one after the other, as most sets are, class by class. That is a note.
+_SERIES = frozenset({ProbeName.ORDER, ProbeName.TIME})
+#: What it may mean that a probe tells a target.
+_MEANINGS = {
+    **dict.fromkeys(
+        (ProbeName.WIDTH, ProbeName.HEIGHT, ProbeName.ASPECT), "resizing leaves traces of it in the pixels"
+    ),
+    **dict.fromkeys((ProbeName.FORMAT, ProbeName.QUALITY), "compression leaves traces of it in the pixels"),
+    ProbeName.BYTES: "it may be content, or compression, which leaves traces in the pixels",
+    **dict.fromkeys(COLOURS, "colours may be content, or light and background"),
+    ProbeName.CAMERA: "cameras differ in colours, noise and sharpness, which a network may learn",
+    ProbeName.NAME: "names show where images come from, and sources may differ in light, background and compression",
+    **dict.fromkeys(
+        _SERIES,
+        "images of a series may share light, place and camera settings; cnn-split --group keeps a series together",
+    ),
+    ProbeName.TOGETHER: "the classes or parts may come from different sources",
+}
 
 
 def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
@@ -180,12 +198,13 @@ def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
     single = {each.target for each in probes if each.leaks and each.probe not in {ProbeName.TOGETHER, *COLOURS}}
     for each in probes:
         if each.leaks and not (each.probe == ProbeName.TOGETHER and each.target in single):
+            name = ProbeName(each.probe)
             yield _of_set(
-                Level.WARNING,
+                Level.NOTE if name in _SERIES else Level.WARNING,
                 FindingKind.LEAK,
                 f"{_named(each.probe)} the {each.target}, with a balanced accuracy of {each.accuracy:.1%} "
-                f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g})"
-                f"{'; colours may be content, or light and background' if each.probe in COLOURS else ''}",
+                f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g}); "
+                f"{_MEANINGS[name]}",
             )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import os
 import re
 import sys
@@ -70,6 +71,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
+        _demand_finite(context, {name: words[name] for name in given})
         asked.append((quiet, max_pixels, words, given))
 
     if decodes:
@@ -119,6 +121,14 @@ def _bounded(pixels: int | None) -> Generator[None]:
 
     with decode.at_most(pixels):
         yield
+
+
+def _demand_finite(context: typer.Context, given: Mapping[str, Any]) -> None:
+    """Refuse what Python reads as a number that is none: nan, inf, 1e400."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            (flags,) = (parameter.opts for parameter in context.command.params if parameter.name == name)
+            raise UsageError(f"{max(flags, key=len)}: {value} is not a number that it can be; give a finite one")
 
 
 def _expanded(

@@ -1,6 +1,7 @@
 """What comes in: images by the words of the command line, and files or standard input."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def truth(
         folders: As `images`.
 
     Raises:
-        UsageError: Words that need a truth, without one; or standard input asked for more than once.
+        UsageError: Words that need a truth, without one; standard input asked for more than once; or one file for both.
         CnnkitError: The source does not exist, or has no labels.
     """
     from cnnkit.evaluation import matching
@@ -120,6 +121,9 @@ def truth(
             else "standard input (-) can be read once"
         )
     if source is not None:
+        for path in predictions or []:
+            if os.path.isfile(source) and path.is_file() and os.path.samefile(source, path):
+                raise UsageError(f"{path} is given as predictions and as their truth; name a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
         return matching.Truth(images([source], split=split, folders=folders), name=name)
     if split is not None or complete:

@@ -31,7 +31,8 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A picture, a folder (label = the folder directly below it), a manifest.tsv, or - for a list on standard input.",
+        help="A picture, a folder (label = the folder directly below it), a manifest (.tsv, .csv or .jsonl), a list of paths "
+        "(.txt), or - for a list on standard input.",
     ),
 ]
 Null = Annotated[
@@ -73,7 +74,8 @@ Labelled = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest.tsv; or - for one on standard input.",
+        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest (.tsv, .csv or .jsonl); or - for one "
+        "on standard input.",
     ),
 ]
 Val = Annotated[
@@ -96,8 +98,8 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest.tsv with labels, or a folder of class folders. Unless given, the class of a picture is the name of "
-        "the folder that holds it.",
+        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. Unless given, the class of a picture is "
+        "the name of the folder that holds it.",
     ),
 ]
 #: Of commands that decode images.

@@ -14,7 +14,6 @@ With folders that are called as splits are (`split_names`) it is a split dataset
 `folder_layout` decides, `SearchLog` tells people what was not plain, and what was passed over.
 """
 
-import codecs
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, image_formats
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import manifest
+from cnnkit.formats import archives, manifest, tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,8 @@ def find(
     """Find the images that sources name, folders in the order of their names, the rest as given.
 
     Args:
-        sources: Images, folders, manifests (`.tsv`), or `-` for standard input: one path a line, or a manifest with its header row.
+        sources: Images, folders, manifests (see `manifest.is_manifest`), or `-` for standard input: one path a line, or a
+            manifest with its header row.
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Where `-` reads from.
         null: The list on standard input is separated by NUL instead.
@@ -99,8 +99,9 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
         return _folder(source, split, folders, search)
     if not os.path.exists(source):
         raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
-    if source.lower().endswith(".tsv"):
+    if manifest.is_manifest(source):
         return _manifest(source, split, search)
+    archives.refuse(source)
     if split is not None:
         raise UsageError(
             f"{source} is a single picture and has no part {split}; --split goes with a manifest or a folder"
@@ -190,9 +191,12 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     lines = _null_separated(stdin) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
-        raise CnnkitError("standard input: it names no picture")
+        raise UsageError("standard input: it names no picture; name a source, or pipe a list in")
     lines = chain([first], lines)
-    if not null and _is_header(first):
+    kind = tables.kind_of(first)
+    if kind is not None:
+        raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
+    if not null and tables.is_header(first):
         found = False
         for row in manifest.parse(lines, name="standard input"):
             if split is None or row.split == split:
@@ -209,11 +213,6 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
             raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
             yield ImageFile(path)
-
-
-def _is_header(line: bytes) -> bool:
-    # An image that is called just "path" can be written ./path
-    return b"path" in line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
 
 
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:

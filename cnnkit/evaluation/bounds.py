@@ -30,7 +30,7 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
     """Read `measure=bound` words, before any work is done; whether a class exists is seen later.
 
     Args:
-        words: As they stand on the command line; of two bounds on one measure the last one counts.
+        words: As they stand on the command line.
         option: The option they belong to, for messages.
         lower_is_better: They bound log-loss and its like from above, not accuracy and its like from below.
 
@@ -48,11 +48,13 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
             raise UsageError(f"{option} {word}: {name} is better the {better} it is; use {instead} {word}")
         if kind not in measures:
             raise UsageError(f"{option} {word}: {_unknown(name, measures)}")
+        if name in bounds:
+            raise UsageError(f"{option} {word}: {name} has a bound already, {bounds[name]:g}; give one")
         try:
             bounds[name] = float(number)
         except ValueError:
             bounds[name] = math.nan
-        if not 0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf):
+        if not (0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf) and math.isfinite(bounds[name])):
             between = "between 0 and 1" if kind in _UP_TO_ONE else "from 0 upwards"
             raise UsageError(f'{option} {word}: "{number}" is no bound for {name}, which is a number {between}')
     return bounds

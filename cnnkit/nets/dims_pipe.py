@@ -297,6 +297,10 @@ class DimsConfig:
                     "the flags of a layer are given without one; add --filters, --pool, --avgpool or --dense"
                 )
             return self.layers
+        sides = {"--k": self.kernel, "--s": self.stride, "--dilation": self.dilation}
+        for flag, side in {**sides, "--pool": self.pool, "--avgpool": self.avgpool}.items():
+            if side is not None and not re.fullmatch("[0-9]{1,9}(x[0-9]{1,9})?", side):
+                raise UsageError(f'{flag} "{side}" is no size; give one number, or HxW as in 3x5')
         ((kind, number),) = made.items()
         if kind == "conv" and "k" not in said:
             raise UsageError(f"--filters {number} wants the size of a kernel; give --k")

@@ -292,6 +292,7 @@ def train_head(
     val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
     trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
     with history.HistoryWriter(output.with_suffix(".csv")) as written:
+        callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
         for epoch in trained.run():
             written.write(epoch)
             callbacks.progress(epoch.epoch, trained.expected)

@@ -269,6 +269,21 @@ def test_a_leak_in_seconds_and_none_in_letters(run, here):
     assert leak.startswith("time alone tells the class")
 
 
+def test_a_series_of_each_class_is_a_note(run, here):
+    """Most sets are photographed class by class: that passes a gate, is not said to be learnt, and the next step is still given."""
+    for number in range(60):
+        folder = here / "photos" / ("cat" if number < 30 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(number).save(folder / f"img_{number:04d}.png")
+    outcome = run("cnn-check", "photos", "--probes", "order", "--fail")
+    (leak,) = [row for row in outcome.rows if row["finding"] == "leak"]
+    assert leak["level"] == "note"
+    assert leak["detail"].startswith("order alone tells the class, with a balanced accuracy of ")
+    assert "may share light, place and camera settings; cnn-split --group keeps a series together" in leak["detail"]
+    assert "learn" not in leak["detail"]
+    assert "next: cnn-split photos --ratio 70,15,15" in outcome.err
+
+
 def test_features_of_one_split_alone_are_no_leak(run, clean):
     """Who has features would tell the split: they are then not probed, and that is said."""
     rows = run("cnn-split", "photos", "--ratio", "0.5,0.5").out

@@ -201,6 +201,10 @@ def test_gates(run, words, status, numbers):
         (["--input", "9,9,3", "--filters", 8, "--k", 3, "--groups", 2], "2 groups do not divide 3 input channels"),
         (["--input", "0,9,3", "--pool", 2], "height is 0"),
         (["--input", "9,9", "--pool", 2], '"9,9" is no size; give H,W,C'),
+        (["--input", "9,9,3", "--filters", 2, "--k", "3,3"], '--k "3,3" is no size; give one number, or HxW as in 3x5'),
+        (["--input", "9,9,3", "--filters", 2, "--k", "3 same"], '--k "3 same" is no size'),
+        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2,1"], '--s "2,1" is no size'),
+        (["--input", "9,9,3", "--pool", "2, dense 10"], '--pool "2, dense 10" is no size'),
         (
             ["--input", "9,9,3", "--layers", "conv 3 k3, pool 2, poll 3"],
             'layer 3: "poll" is no layer; did you mean "pool"?',

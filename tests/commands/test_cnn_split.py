@@ -383,3 +383,21 @@ def test_lookalikes_among_photographs(run, photos, monkeypatch):
     assert "cannot be cut" not in outcome.err
     pair = {row["split"] for row in outcome.rows if "19177263840" in row["path"] or "19178753159" in row["path"]}
     assert len(pair) == 1
+
+
+@pytest.mark.parametrize("ratio", ["80/20", "80:20", "80%,20%"])
+def test_a_ratio_of_other_signs_is_refused_with_the_right_one(run, images, ratio):
+    """`80/20` is no 4, which would put everything into train; what the message proposes works."""
+    photos = images(red=5, blue=5)
+    error = run("cnn-split", photos, "--ratio", ratio, status=2).err
+    remedy = error.rstrip().rsplit(", as ", 1)[1].split()
+    assert run("cnn-split", photos, *remedy).out.count("\ttrain\n") == 8
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999999999999999", "1e3", "nan"])
+def test_a_seed_that_a_library_would_refuse_is_refused_first(run, images, seed):
+    """One line, whatever the number; the largest that all take works."""
+    photos = images(red=2, blue=2)
+    error = run("cnn-split", photos, "--ratio", "1,1", "--seed", seed, status=2).err
+    assert error.count("\n") == 1
+    run("cnn-split", photos, "--ratio", "1,1", "--seed", 2**32 - 1)
