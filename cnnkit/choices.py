@@ -51,6 +51,14 @@ class Engine(StrEnum):
     TORCH = "torch"
 
 
+class Precision(StrEnum):
+    """What a GPU multiplies in when a network runs; a processor always takes float32."""
+
+    FLOAT32 = "float32"  # the numbers of a processor, to rounding
+    TF32 = "tf32"  # float32 with ten bits of mantissa in products, on tensor cores
+    FLOAT16 = "float16"  # weights and activations in half the memory, on tensor cores
+
+
 class FeatureDtype(StrEnum):
     """How features are kept."""
 

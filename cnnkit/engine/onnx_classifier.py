@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnnkit.choices import ChannelOrder, Fit
 from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -62,9 +62,7 @@ class OnnxNetwork:
         height, width = self.shape[2:4] if self.channels_first else self.shape[1:3]
         return height, width
 
-    def run(
-        self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None, quiet: bool = False
-    ) -> list[NDArray[Any]]:
+    def run(self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None) -> list[NDArray[Any]]:
         """Give some of the network's outputs as they are.
 
         Args:
@@ -72,7 +70,6 @@ class OnnxNetwork:
                 piece by piece.
             outputs: Their names.
             preprocess: Its mean and deviation; None where features go in.
-            quiet: As `Session.run`.
         """
         size = self.shape[0] or len(inputs)
         pieces = []
@@ -83,7 +80,7 @@ class OnnxNetwork:
             if preprocess is not None:
                 piece = self._arranged(piece, preprocess)
             given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
-            pieces.append(self.session.run(given, outputs, quiet=quiet))
+            pieces.append(self.session.run(given, outputs))
         return [
             np.concatenate([np.atleast_1d(array) for array in arrays])[: len(inputs)]
             for arrays in zip(*pieces, strict=True)
@@ -180,13 +177,12 @@ class OnnxClassifier:
         """Whether what comes before the softmax can be had."""
         return self._outputs.logits is not None
 
-    def __call__(self, inputs: NDArray[Any], *, logits: bool = False, quiet: bool = False) -> list[NDArray[np.float32]]:
+    def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
         """Compute the outputs.
 
         Args:
             inputs: As `OnnxNetwork.run`.
             logits: Give those as well.
-            quiet: As `Session.run`.
 
         Returns:
             Probabilities (N, classes), and logits (N, classes) where asked for.
@@ -195,7 +191,7 @@ class OnnxClassifier:
             FormatError: The network gives another number of classes than it has names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess, quiet=quiet)
+        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
         rows = [output.astype(np.float32, copy=False).reshape(len(inputs), -1) for output in outputs]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])
@@ -251,11 +247,10 @@ class OnnxClassifier:
             return self(images, logits=logits)
         try:
             return self(images, logits=logits)
-        except CnnkitError:
-            raise
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
+        except RunError as error:
+            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {error.reason}") from error
+        except MemoryFullError as error:  # a batch of one
+            raise BadImageError(f"{width} x {height} pixels are too many for {self.name}: {error}") from error
 
     def _sees(self, height: int, width: int) -> bool:
         """Tell whether anything of an image of some size reaches the output.
@@ -270,8 +265,8 @@ class OnnxClassifier:
             plain[:] = np.array(_COLOURS, dtype=np.uint8)[:, None, None]
             noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
             try:
-                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits, quiet=True)[-1]
-            except Exception:  # onnxruntime's exceptions share no base class
+                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits)[-1]
+            except (RunError, MemoryFullError):
                 self._seen[height, width] = False
             else:
                 self._seen[height, width] = bool(np.isfinite(outputs).all() and (outputs != outputs[0]).any())

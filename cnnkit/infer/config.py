@@ -8,7 +8,7 @@ from typing import Self
 from cnnkit.choices import ChannelOrder, Crops, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
-from cnnkit.engine.config import InferenceConfig
+from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
 from cnnkit.option_fields import option, seed_option
 
@@ -19,7 +19,7 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig(InferenceConfig):
+class ExtractConfig(BulkConfig):
     """How features are computed and kept.
 
     With `views`, each training image has rows for so many copies as well, augmented as `augment` says; `seed` is theirs, and that of
@@ -48,12 +48,12 @@ class ExtractConfig(InferenceConfig):
         """
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
-        devices.parse(self.device)
+        devices.check_precision(self.precision, devices.parse(self.device))
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictConfig(InferenceConfig):
+class PredictConfig(BulkConfig):
     """How several models, or several views of an image, become one prediction, and what is printed of it.
 
     `views` counts the image itself; `seed` is that of what is drawn.
@@ -104,6 +104,7 @@ class PredictConfig(InferenceConfig):
         Raises:
             UsageError: They do not.
         """
+        devices.check_precision(self.precision, devices.parse(self.device))
         if self.labels_only and (self.top > 1 or self.logits or as_json):
             raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
