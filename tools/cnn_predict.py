@@ -32,8 +32,8 @@ def main(
     With --tta or --crops the network is asked about several views of each picture, the plain one always among them, and
     --vote makes one answer of theirs.
 
-    A network that cnnkit did not make takes float pictures (N, 3, H, W) or (N, H, W, 3); it needs --size, --mean, --std
-    and --labels. Whether it gives probabilities or logits is seen.
+    A network that cnnkit did not make takes images (N, C, H, W) or (N, H, W, C) with three channels or one; it needs --size,
+    --mean, --std and --labels. Whether it gives probabilities or logits is read from its graph.
 
     Examples:
       cnn-predict -m head.onnx cat.jpg
@@ -45,6 +45,7 @@ def main(
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
+      cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
     config = config.checked(models=len(models), as_json=as_json)
     spec = spec.checked()

@@ -65,7 +65,10 @@ def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) 
 def _about_content(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.misnamed is not None:
         yield Level.WARNING, FindingKind.EXTENSION, f"{each.misnamed}; read by its content, rename it"
-    if each.plain:
+    if each.narrow is not None:
+        detail = f"{each.narrow}: nearly one grey for a network; scale the values to the bit depth"
+        yield Level.WARNING, FindingKind.RANGE, detail
+    elif each.plain:
         yield Level.WARNING, FindingKind.PLAIN, "of one colour all over: there is nothing to see"
 
 

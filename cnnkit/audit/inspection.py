@@ -21,6 +21,9 @@ _BORDER = 1 / 32
 #: Values that differ by no more than this look the same.
 _NO_CONTRAST = 4
 
+#: A smaller share of the range than this is narrow: 12-bit values kept in 16 bits use a sixteenth.
+_NARROW = 1 / 8
+
 #: The luminance table of quality 50, from which the Independent JPEG Group's encoder, and nearly all others, scale theirs.
 #: Source: ITU-T T.81, table K.1, in the order of its rows.
 _LUMINANCE = (
@@ -47,6 +50,7 @@ class InspectedImage:
     format: str
     mode: str  # Pillow's word for what is in the file
     plain: bool  # of one colour all over
+    narrow: str | None  # grey of more than 8 bits that uses a small share of its range: which one
     mean: tuple[float, ...]  # (3,): red, green, blue
     border: tuple[float, ...]  # (12,): the same of the top, bottom, left and right edge
     quality: int | None  # of a JPEG, 1 to 100
@@ -88,6 +92,7 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
         decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
         said = exif.read(image)
+        narrow = _narrow(image)
         upright = decode.upright_rgb(image)
         pixels = np.asarray(upright)
         return InspectedImage(
@@ -99,12 +104,21 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
             format="JPEG" if file_format == "MPO" else file_format,
             mode=mode,
             plain=bool((np.ptp(pixels, axis=(0, 1)) <= _NO_CONTRAST).all()),
+            narrow=narrow,
             mean=_colour(pixels),
             border=tuple(value for edge in _edges(pixels) for value in _colour(edge)),
             quality=quality,
             exif=said,
             misnamed=decode.misnamed(path, file_format),
         )
+
+
+def _narrow(image: Image.Image) -> str | None:
+    deep = decode.value_range(image)
+    if deep is None:
+        return None
+    share, text = deep.used(image)
+    return text if 0 < share < _NARROW else None
 
 
 def _colour(pixels: NDArray[np.uint8]) -> tuple[float, ...]:

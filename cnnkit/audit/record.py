@@ -24,6 +24,7 @@ class FindingKind(StrEnum):
     EXTENSION = "extension"  # belongs to another format than the content
     SIZE = "size"
     PLAIN = "plain"  # of one colour
+    RANGE = "range"  # a small share of what its bit depth holds
     EXIF = "exif"
     MODE = "mode"
     TWICE = "twice"  # one file, listed twice

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -87,6 +87,8 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     del note.__wrapped__  # or inspect would look past the signature above
 
+    flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
+
     def run(argv: Sequence[str] | None) -> int:
         # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
         app = typer.Typer(
@@ -105,7 +107,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         with standard_streams():
-            status = _guarded(name, lambda: run(argv))
+            status = _guarded(name, lambda: run(argv), remedies=flags)
         sys.exit(status)
 
     return program
@@ -187,8 +189,14 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int]) -> int:
-    """Run, and turn whatever comes out into an exit status and at most one line."""
+def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = ()) -> int:
+    """Run, and turn whatever comes out into an exit status and at most one line.
+
+    Args:
+        name: The command's.
+        call: Its work.
+        remedies: The options that it has, for advice.
+    """
     try:
         status = call()
         sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
@@ -218,7 +226,13 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
-            raise
+            from cnnkit.engine import device_errors  # here, since --help needs none of it
+
+            found = device_errors.explained(error, remedies=remedies)
+            if found is None:
+                raise
+            complain(_speaker(name), str(found))
+            return found.exit_status
         if not rank():
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2

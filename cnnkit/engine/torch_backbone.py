@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cnnkit.choices import Pool
+from cnnkit.choices import Pool, Precision
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import export, torch_device
@@ -114,8 +114,15 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
     return content
 
 
-def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, str]:
+def load(
+    spec: BackboneSpec, *, device: str, precision: Precision = Precision.FLOAT32
+) -> tuple[NetworkFunction, Header, str]:
     """Get a backbone as a function that runs in torch.
+
+    Args:
+        spec: Which.
+        device: As `--device` has it.
+        precision: What a GPU multiplies in.
 
     Returns:
         From a batch of images to its features; the Header; and the device it runs on.
@@ -124,13 +131,15 @@ def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, s
         DeviceError: `cuda` was asked for and torch has none.
     """
     chosen = torch_device.choose(devices.parse(device))
+    devices.check_precision(precision, devices.Device(chosen.type))
     module, header = build_extractor(spec)
     module = module.to(chosen).to(memory_format=torch.channels_last)
 
+    forward = torch_device.in_parts(module)
+
     def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         (images,) = batches
-        # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return [module(torch.from_numpy(images).to(chosen)).cpu().numpy()]
+        with torch.inference_mode(), torch_device.multiplying_in(precision, chosen):
+            return [forward(torch.from_numpy(images).to(chosen)).float().cpu().numpy()]
 
     return network, header, str(chosen)

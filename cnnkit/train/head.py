@@ -288,16 +288,17 @@ def train_head(
     classes = data.classes
     backbone = _backbone(data.train.header, weights, name=data.train_name)
     chosen = torch_device.choose(devices.parse(device))
-    train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
-    val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
-    trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
-    with history.HistoryWriter(output.with_suffix(".csv")) as written:
-        callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
-        for epoch in trained.run():
-            written.write(epoch)
-            callbacks.progress(epoch.epoch, trained.expected)
-    majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
-    head, text = trained.finished()
+    with torch_device.algorithms(deterministic=train.deterministic):
+        train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
+        val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+        trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
+        with history.HistoryWriter(output.with_suffix(".csv")) as written:
+            callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
+            for epoch in trained.run():
+                written.write(epoch)
+                callbacks.progress(epoch.epoch, trained.expected)
+        majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
+        head, text = trained.finished()
     header = Header(
         kind=ArtefactKind.MODEL,
         classes=classes,

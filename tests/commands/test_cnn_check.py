@@ -442,3 +442,16 @@ def test_tables_on_a_terminal(terminal, clean):
         assert words in outcome.out
     assert "empty09.jpg" in outcome.out
     assert "empty10.jpg" not in outcome.out
+
+
+def test_deep_images_of_a_narrow_range_are_a_finding(run, images, tmp_path):
+    """12 bits kept in 16, and values that somebody forgot to scale; a 16-bit image that fills its range is none."""
+    folder = images(red=2, blue=2)
+    for name, top in (("twelve", 4095), ("dark", 250), ("full", 60000), ("pale", 65535)):
+        ramp = np.linspace(64000 if name == "pale" else 0, top, 32).round().astype(np.uint16)
+        Image.fromarray(ramp[None, :].repeat(32, axis=0)).save(folder / "red" / f"{name}.png")
+    rows = run("cnn-check", folder, "--probes", "none").rows
+    found = {Path(row["path"]).stem: row["detail"] for row in rows if row["finding"] == "range"}
+    assert found.keys() == {"twelve", "dark", "pale"}
+    assert found["twelve"].startswith("16-bit integers from 0 to 4095 of 0 to 65535")
+    assert {row["level"] for row in rows if row["finding"] == "range"} == {"warning"}

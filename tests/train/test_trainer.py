@@ -134,7 +134,9 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
         return Classifier.forward(made.whole, images)
 
     monkeypatch.setattr(made.whole, "forward", forward)
-    memory = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
+    memory = pytest.raises(
+        CnnkitError, match=r"^the memory is full \(CUDA out of memory\); give a smaller --batch or --size"
+    )
     with memory, distributed.joined(devices.parse("cpu")):
         run(made, ImageTrainConfig(epochs=3, batch=16), place(tmp_path / "m.pt"))
     assert (tmp_path / "m.checkpoint.pt").exists()
