@@ -86,7 +86,8 @@ def argmax_pixel(
 def _shares(cells: int, along: Along, length: int) -> NDArray[np.float64]:
     """Give where cells stand as a share of the network's input, 0 to 1."""
     middles = along.first + 0.5 + along.step * np.arange(cells)
-    return np.clip(middles, 0.5, length - 0.5) / length
+    shares: NDArray[np.float64] = np.clip(middles, 0.5, length - 0.5) / length
+    return shares
 
 
 def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:

@@ -56,7 +56,7 @@ class TracedMap:
     Attributes:
         rows: The centres along its height.
         columns: The centres along its width.
-        axes: Those of height and width, counted from the end: (-2, -1), or (-3, -2) where channels stand last.
+        axes: Those of height and width, counted from the end: (-2, -1), and (-3, -2) where channels stand last.
     """
 
     rows: Along = Along()
@@ -67,11 +67,10 @@ class TracedMap:
         """Read height and width off a shape; empty where it has no such axes."""
         return tuple(shape[axis] for axis in self.axes) if len(shape) >= -min(self.axes) else ()
 
-    def permuted(self, order: Sequence[int]) -> "TracedMap | None":
-        """Follow a permutation of all axes; None where height and width do not stand side by side afterwards."""
-        count = len(order)
-        rows, columns = (list(order).index(axis + count) - count for axis in self.axes)
-        return TracedMap(self.rows, self.columns, (rows, columns)) if columns == rows + 1 else None
+    def permuted(self, order: Sequence[int]) -> "TracedMap":
+        """Follow a permutation of all axes."""
+        rows, columns = (list(order).index(axis + len(order)) - len(order) for axis in self.axes)
+        return TracedMap(self.rows, self.columns, (rows, columns))
 
 
 def merged(inputs: Sequence[tuple[Sequence[int], TracedMap]], made: Sequence[int]) -> TracedMap | None:

@@ -84,7 +84,7 @@ def _shapes(graph: GraphProto, model: ModelProto) -> dict[str, tuple[int, ...]]:
     lean.functions.extend(model.functions)
     try:
         inferred = infer_shapes(lean, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - onnx raises its C++ errors as RuntimeError and others; what is unknown is handled
+    except Exception:  # onnx's own, of many types: what is unknown is handled
         inferred = graph
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -118,13 +118,9 @@ def _followed(
             if given is None or made is None:
                 return None
             corners = said.get("coordinate_transformation_mode") == b"align_corners"
-            sides = [
-                side.resampled(count, many, align_corners=corners)
-                for side, count, many in zip(
-                    (before.rows, before.columns), before.size(given), before.size(made), strict=True
-                )
-            ]
-            return TracedMap(*sides, before.axes)
+            sides = zip((before.rows, before.columns), before.size(given), before.size(made), strict=True)
+            rows, columns = (side.resampled(count, many, align_corners=corners) for side, count, many in sides)
+            return TracedMap(rows, columns, before.axes)
     if made is None or any(name not in shapes for name in inputs):
         return before  # of an operation that is not known here: most work place by place
     return merged([(shapes[name], traced[name]) for name in inputs], made)
@@ -159,15 +155,15 @@ def _windowed(
             start = ends[0] if automatic == b"SAME_UPPER" else ends[1]
         follow = side.transposed if node.op_type == "ConvTranspose" else side.windowed
         sides.append(follow(window.span, stride=strides[number], before=start))
-    return TracedMap(*sides, before.axes)
+    rows, columns = sides
+    return TracedMap(rows, columns, before.axes)
 
 
 def _padded(before: TracedMap, pads: Sequence[Any], axes: Sequence[Any] | None, count: int) -> TracedMap:
     places = [int(axis) % count - count for axis in axes] if axes is not None else list(range(-count, 0))
     starts = dict(zip(places, map(int, pads), strict=False))
     rows, columns = (
-        side.sliced(-starts.get(axis, 0))
-        for side, axis in zip((before.rows, before.columns), before.axes, strict=True)
+        side.sliced(-starts.get(axis, 0)) for side, axis in zip((before.rows, before.columns), before.axes, strict=True)
     )
     return TracedMap(rows, columns, before.axes)
 

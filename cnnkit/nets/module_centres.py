@@ -96,7 +96,8 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         if before.axes == (-2, -1) and operation in _RESAMPLED:
             corners = operation in _LINEAR and bool(args[2])
             sides = zip((before.rows, before.columns), given.shape[-2:], output.shape[-2:], strict=True)
-            return TracedMap(*(side.resampled(count, made, align_corners=corners) for side, count, made in sides))
+            rows, columns = (side.resampled(count, made, align_corners=corners) for side, count, made in sides)
+            return TracedMap(rows, columns)
         return merged([(each.shape, self.known[each]) for each in inputs], output.shape)
 
 
@@ -114,7 +115,8 @@ def _windowed(
         size, step, pad, apart = (each[min(number, len(each) - 1)] for each in (kernel, stride, padding, dilation))
         follow = side.transposed if transposed else side.windowed
         sides.append(follow(apart * (size - 1) + 1, stride=step, before=pad))
-    return TracedMap(*sides)
+    rows, columns = sides
+    return TracedMap(rows, columns)
 
 
 def _padded(before: TracedMap, pads: Sequence[int]) -> TracedMap:
@@ -128,11 +130,11 @@ def _sliced(
 ) -> TracedMap:
     axis, start = dim % given.ndim - given.ndim, start or 0
     start = max(start + given.shape[dim], 0) if start < 0 else start
-    sides = [
+    rows, columns = (
         side.sliced(start, step) if own == axis else side
         for side, own in zip((before.rows, before.columns), before.axes, strict=True)
-    ]
-    return TracedMap(*sides, before.axes)
+    )
+    return TracedMap(rows, columns, before.axes)
 
 
 def _tensors(values: object) -> Iterator[Tensor]:
