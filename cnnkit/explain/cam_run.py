@@ -24,6 +24,7 @@ from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
+from cnnkit.nets.cell_centres import CellCentres
 from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
@@ -59,6 +60,7 @@ class CamModel:
     classes: tuple[str, ...]
     preprocess: Preprocess
     is_slow: bool = False  # one image at a time is enough
+    centres: CellCentres | None = None  # where the cells of maps stand; None where they are taken to tile the image
 
 
 # ---------------------------------------------------------------- which network
@@ -98,7 +100,7 @@ def _exported(model: str, options: CamOptions, shown: InputOptions, device: str)
     log.info("maps of %s", network.layer)
     if shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
-    return CamModel(network, network.classes, network.model.preprocess)
+    return CamModel(network, network.classes, network.model.preprocess, centres=network.centres)
 
 
 def _differentiable(model: str, options: CamOptions, shown: InputOptions, device: str, batch: int) -> CamModel:
@@ -117,7 +119,13 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
         log.info("%s's maps are of what there is to see, whatever the class", method)
     if options.fine or shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
-    return CamModel(maps, classes, network.preprocess, is_slow=METHODS[method].is_slow)
+    return CamModel(
+        maps,
+        classes,
+        network.preprocess,
+        is_slow=METHODS[method].is_slow,
+        centres=network.centres.get(place.node),
+    )
 
 
 # ---------------------------------------------------------------- which maps
@@ -161,6 +169,7 @@ def explain(
         model.preprocess,
         augment_plan.placing(images),
         classes=model.classes if several else (),
+        centres=model.centres,
     )
     if isinstance(images, Sequence):
         renderer.check(images)
@@ -324,5 +333,11 @@ def _faithfulness(
 ) -> Faithfulness:
     red, green, blue = (round(255 * value) for value in model.preprocess.mean)
     return faithfulness.measure(
-        image, values, number, probabilities=model.network.probabilities, hidden=(red, green, blue), batch=batch
+        image,
+        values,
+        number,
+        probabilities=model.network.probabilities,
+        hidden=(red, green, blue),
+        centres=model.centres,
+        batch=batch,
     )

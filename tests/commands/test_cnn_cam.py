@@ -88,7 +88,9 @@ def exported(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("exported")
     write_model(folder / "model.pt")
     write_model(folder / "any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
+    write_model(folder / "strided.pt", layers="conv 2 k1 s4 relu")
     return made(
+        ("cnn-export", "strided.pt", "-o", "strided.onnx", "--cam", "--dynamic-size", *CPU),
         ("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU),
         ("cnn-export", "any.pt", "-o", "any.onnx", "--cam", "--dynamic-size", *CPU),
         folder=folder,
@@ -149,6 +151,34 @@ def test_values_are_worked_by_hand(run, here):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     wide = torch.nn.functional.interpolate(torch.from_numpy(found)[None, None], (56, 40), mode="bilinear")[0, 0]
     np.testing.assert_allclose(spread, wide, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["pt", "onnx"])
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
+    """Cells of a stride of 4 without padding stand at 0, 4, 8 and 12 of 16 pixels, and do not tile the image.
+
+    The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
+    """
+    model = exported / f"strided.{kind}"
+    step = 64 * 4 / size
+    low = round(64 / size * 4.5 - 6), round(64 / size * 4.5 + 6)
+    write_image("square.png", size=(64, 64), red=(low[0], low[0], low[1], low[1]), blue=None)
+    words = ("--class", "red", "--box", "0.5", "--raw", "--size", size, "-o", "maps", *CPU)
+    (row,) = run("cnn-cam", "-m", model, "square.png", *words).rows
+    middle = 64 / size * 4.5  # the second cell, in pixels of the image
+    assert json.loads(row["peak"]) == [int(middle)] * 2
+    found, spread = np.load("maps/square.png.map.npy"), np.load("maps/square.png.pixels.npy")
+    assert found.shape == (size // 4, size // 4)
+    assert np.unravel_index(found.argmax(), found.shape) == (1, 1)
+    around = int(min(middle, step))
+    centre = int(middle)
+    np.testing.assert_allclose(
+        spread[centre : centre + around, centre], spread[centre - around : centre, centre][::-1], atol=1e-5
+    )
+    left, top, right, bottom = boxes(row)
+    assert ((left + right) / 2, (top + bottom) / 2) == (middle, middle)
+    assert (right - left) == pytest.approx(step, abs=1)
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
@@ -620,6 +650,32 @@ def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
 
 
 # ---------------------------------------------------------------- photographs
+
+
+@pytest.mark.slow
+@pytest.mark.photos
+def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, photos, tmp_path, monkeypatch):
+    """The mean centroid over 20 photographs and the same 20 turned by 180 degrees is the middle; tiles lay .03 and .05 beyond."""
+    monkeypatch.chdir(tmp_path)
+    chosen = [path for folder in sorted((photos / "flowers").iterdir()) for path in sorted(folder.iterdir())[:4]]
+    for number, path in enumerate(chosen):
+        with Image.open(path) as image:
+            side = min(image.size)
+            plain = image.convert("RGB").resize((224, 224), box=(0, 0, side, side))
+        for name, turned in (("plain", plain), ("turned", plain.rotate(180))):
+            Path(name).mkdir(exist_ok=True)
+            turned.save(f"{name}/{number:02d}.png")
+    weights = ("--weights", photos / "weights" / "mobilenet_v2.pth")
+    run("cnn-cam", "-m", "mobilenet_v2", *weights, "plain", "turned", "--raw", "-o", "maps", "--fit", "squash", *CPU)
+
+    def centroids(kind):
+        maps = [np.load(path) for path in sorted(Path("maps").rglob(f"*.{kind}.npy"))]
+        assert len(maps) == 40
+        places = (np.arange(len(maps[0])) + 0.5) / len(maps[0])
+        return np.mean([(each.sum(0) @ places, each.sum(1) @ places) / each.sum() for each in maps], axis=0)
+
+    np.testing.assert_allclose(centroids("pixels"), 0.5, atol=0.02)
+    assert (centroids("map") - centroids("pixels")).min() > 0.02  # what tiles would give
 
 
 @pytest.mark.slow
