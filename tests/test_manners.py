@@ -367,7 +367,11 @@ def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
     assert done.status in (1, 3)
     assert done.out == ""
     wanted = {"pipe": "ot a regular file but a named pipe", "device": "ot a regular file but a device"}[kind]
-    if name in ("cnn-advise", "cnn-train", "cnn-train-head"):  # it has no label, or no neighbours: it is not even opened
+    if name in (
+        "cnn-advise",
+        "cnn-train",
+        "cnn-train-head",
+    ):  # it has no label, or no neighbours: it is not even opened
         wanted = ""
     assert any(missing in line and wanted in line for line in done.err.splitlines()), done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})

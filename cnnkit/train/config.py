@@ -36,7 +36,6 @@ from cnnkit.option_fields import (
     given,
     option,
     options,
-    seed_option,
 )
 
 log = logging.getLogger("cnnkit")
