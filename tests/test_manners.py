@@ -367,7 +367,11 @@ def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
     assert done.status in (1, 3)
     assert done.out == ""
     wanted = {"pipe": "ot a regular file but a named pipe", "device": "ot a regular file but a device"}[kind]
-    if name in ("cnn-advise", "cnn-train", "cnn-train-head"):  # it has no label, or no neighbours: it is not even opened
+    if name in (
+        "cnn-advise",
+        "cnn-train",
+        "cnn-train-head",
+    ):  # it has no label, or no neighbours: it is not even opened
         wanted = ""
     assert any(missing in line and wanted in line for line in done.err.splitlines()), done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
@@ -531,6 +535,33 @@ def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     assert f"{name}: {path}: {reason}; skipped" in done.err.splitlines()
     assert done.out.count("\n") > 1
     assert "broken.png" not in done.out
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-cam"])
+def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
+    """`--max-pixels` bounds what is decoded: exit 3, the size is named, the rest is done."""
+    from PIL import Image
+
+    folder, _ = road
+    make_images(folder / "photos-and-one")
+    Image.new("RGB", (50, 40)).save(folder / "photos-and-one" / "red" / "large.png")
+    try:
+        done = run_in(folder, name, *SKIPPING[name], "--max-pixels", "1999", status=3)
+    finally:
+        shutil.rmtree(folder / "photos-and-one")
+    reason = "too large: 50 x 40 pixels, at most 1,999; --max-pixels allows more"
+    assert f"{name}: photos-and-one/red/large.png: {reason}; skipped" in done.err.splitlines()
+    assert done.out.count("\n") > 1
+
+
+def test_every_command_that_decodes_images_can_bound_them(run):
+    """And no other one says it could."""
+    bounded = {name for name in COMMANDS if "--max-pixels" in run(name, "--help").out}
+    without = {
+        *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
+    }
+    assert bounded == set(COMMANDS) - without
 
 
 # ---------------------------------------------------------------- being stopped
