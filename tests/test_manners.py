@@ -537,6 +537,33 @@ def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     assert "broken.png" not in done.out
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-cam"])
+def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
+    """`--max-pixels` bounds what is decoded: exit 3, the size is named, the rest is done."""
+    from PIL import Image
+
+    folder, _ = road
+    make_images(folder / "photos-and-one")
+    Image.new("RGB", (50, 40)).save(folder / "photos-and-one" / "red" / "large.png")
+    try:
+        done = run_in(folder, name, *SKIPPING[name], "--max-pixels", "1999", status=3)
+    finally:
+        shutil.rmtree(folder / "photos-and-one")
+    reason = "too large: 50 x 40 pixels, at most 1,999; --max-pixels allows more"
+    assert f"{name}: photos-and-one/red/large.png: {reason}; skipped" in done.err.splitlines()
+    assert done.out.count("\n") > 1
+
+
+def test_every_command_that_decodes_images_can_bound_them(run):
+    """And no other one says it could."""
+    bounded = {name for name in COMMANDS if "--max-pixels" in run(name, "--help").out}
+    without = {
+        *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
+    }
+    assert bounded == set(COMMANDS) - without
+
+
 # ---------------------------------------------------------------- being stopped
 
 

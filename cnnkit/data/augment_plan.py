@@ -144,13 +144,14 @@ def _records(
     place = placing(images)
     taken: set[str] = set()
     total, used = len(images) if isinstance(images, Sized) else None, 0
-    originals = reader.read(images, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
-    for done, (image, original) in enumerate(originals, start=1):
-        if isinstance(original, BadImageError):
-            callbacks.skip(image.path, str(original))
+    identities = reader.read(images, _identity, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    for done, (image, identity) in enumerate(identities, start=1):
+        if isinstance(identity, BadImageError):
+            callbacks.skip(image.path, str(identity))
         else:
             used += 1
-            for copy in named(image, original.format, plan.draws(original.fingerprint), place=place, plan=plan):
+            file_format, fingerprint = identity
+            for copy in named(image, file_format, plan.draws(fingerprint), place=place, plan=plan):
                 if copy.path in taken:
                     raise claimed_twice(copy)
                 taken.add(copy.path)
@@ -158,6 +159,12 @@ def _records(
         callbacks.progress(done, total)
     if not used:
         raise CnnkitError("no picture could be used")
+
+
+def _identity(path: str) -> tuple[str, str]:
+    """Read an image to its end, and keep only its format and fingerprint."""
+    original = decode.read(path)
+    return original.format, original.fingerprint
 
 
 # ---------------------------------------------------------------- names

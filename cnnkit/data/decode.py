@@ -47,14 +47,20 @@ LONGEST_SIDE = 1_000_000
 MOST_SCANS = 100
 
 
+#: The bound on an image's pixels, Pillow's own by default: what it refuses as a decompression bomb.
+_most_pixels = 178_956_970
+
+
 @contextlib.contextmanager
 def at_most(pixels: int) -> Generator[None]:
-    """Refuse images of more pixels, in all threads: Pillow's own bound for decompression bombs, set and put back."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels / 2  # type: ignore[assignment] # it refuses twice as many
+    """Refuse images of more pixels, in all threads."""
+    global _most_pixels
+    before = _most_pixels, Image.MAX_IMAGE_PIXELS
+    _most_pixels = Image.MAX_IMAGE_PIXELS = pixels  # Pillow warns of more, and refuses twice as many
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        _most_pixels, Image.MAX_IMAGE_PIXELS = before
 
 
 def load(path: str | Path) -> Image.Image:
@@ -196,6 +202,8 @@ def _check_size(image: Image.Image) -> None:
     Raises:
         BadImageError: It is.
     """
+    if image.width * image.height > _most_pixels:
+        raise BadImageError(_too_large(f"{image.width:,} x {image.height:,}"))
     if max(image.size) > LONGEST_SIDE:
         raise BadImageError(
             f"too long: {image.width:,} x {image.height:,} pixels, at most {LONGEST_SIDE:,} on a side; cut it into pieces"
@@ -395,17 +403,14 @@ def reason(path: str | Path, error: Exception) -> str:
                 if file.read(4) in (b"II*\0", b"MM\0*"):
                     return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
         return f"no picture, or none of {' '.join(FORMATS)}"
-    if isinstance(error, Image.DecompressionBombError):
-        return _too_large(str(error))
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        pixels = re.search(r"(\d+) pixels", str(error))  # all that it says of the size
+        return _too_large(f"{int(pixels[1]):,}" if pixels else "too many")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = str(error).splitlines()[0] if str(error) else ""
     return type(error).__name__ if text in ("", "[Errno None] None") else text
 
 
-def _too_large(message: str) -> str:
-    """Give Pillow's refusal of a decompression bomb in our words; it has the number of pixels, and not the sides."""
-    numbers = [int(number) for number in re.findall(r"(\d+) pixels", message)]
-    if len(numbers) != 2:
-        return f"too large: {message}"
-    return f"too large: {numbers[0]:,} pixels, at most {numbers[1]:,}; --max-pixels allows more"
+def _too_large(pixels: str) -> str:
+    return f"too large: {pixels} pixels, at most {_most_pixels:,}; --max-pixels allows more"
