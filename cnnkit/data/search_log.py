@@ -52,10 +52,9 @@ class SearchLog:
         self.by_content += scanned.by_content
         for name in scanned.empty:
             folder = os.path.join(root, name)
-            there = Counter(
-                os.path.splitext(path)[1] for path, _ in scanned.unread if path.startswith(os.path.join(folder, ""))
-            )
-            self.empty.append((folder, _counted(there)))
+            inside = [(path, reason) for path, reason in scanned.unread if path.startswith(os.path.join(folder, ""))]
+            kinds = Counter(os.path.splitext(path)[1] for path, _ in inside)
+            self.empty.append((folder, "; ".join([_counted(kinds), inside[0][1]]) if inside else ""))
         self.readings += _about_depth(root, scanned.images)
 
     def add(self, other: "SearchLog") -> None:
@@ -100,7 +99,7 @@ class SearchLog:
         parts = []
         if self.by_content:
             kinds = Counter(os.path.splitext(path)[1] for path in self.by_content)
-            parts.append(f"read by content {_counted(kinds)}, such as {self.by_content[0]}")
+            parts.append(f"read by content, not by name: {_counted(kinds)}, such as {self.by_content[0]}")
         if passed:
             whole = sum(passed.values(), Counter[str]())
             remedies = list(dict.fromkeys(reason for _, reason in self.unread))

@@ -17,7 +17,7 @@ from itertools import accumulate
 
 from cnnkit import messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, duplicates, reader, source
+from cnnkit.data import allocation, duplicates, image_formats, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
@@ -366,11 +366,16 @@ def _about_own_splits(images: Sequence[ImageFile]) -> list[str]:
 
 
 def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> list[str]:
-    odd = [(image.path, each.misnamed) for image, each in zip(images, seen, strict=True) if each.misnamed is not None]
+    """Count the images whose extension belongs to another format; those without an image's extension are told of by the search."""
+    odd = [
+        (image.path, each.misnamed)
+        for image, each in zip(images, seen, strict=True)
+        if each.misnamed is not None and image_formats.extension_of(image.path) in image_formats.EXTENSIONS
+    ]
     if not odd:
         return []
     path, kind = odd[0]
-    return [f"read by content, whatever the name says: {messages.count_images(len(odd))}, such as {path}, {kind}"]
+    return [f"read by content, whatever the extension says: {messages.count_images(len(odd))}, such as {path}, {kind}"]
 
 
 def _about_lost(images: Sequence[ImageFile], kept: Sequence[ImageFile]) -> list[str]:

@@ -325,19 +325,26 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
 
 
 def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]) -> list[str]:
-    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it."""
+    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it.
+
+    Where names would clash, the old split stays: train/1.jpg.
+    """
     full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
-    short = [_after_class(path, row.label) for path, row in zip(full, rows, strict=True)]
-    counts = Counter(zip((row.label for row in rows), short, strict=True))
+    parted = [_without_class(path, row.label) for path, row in zip(full, rows, strict=True)]
+    counts = Counter((row.label, name) for row, (_, name) in zip(rows, parted, strict=True))
     clashing = {label for (label, _), count in counts.items() if count > 1}
-    return [one if row.label in clashing else other for row, one, other in zip(rows, full, short, strict=True)]
+    return [
+        "/".join(filter(None, pair)) if row.label in clashing else pair[1]
+        for row, pair in zip(rows, parted, strict=True)
+    ]
 
 
-def _after_class(path: str, label: str | None) -> str:
-    first, _, rest = path.partition("/")
-    second, _, name = rest.partition("/")
-    split = split_names.is_split(first)
-    return name if split and name and class_names.normal(second) == label else path
+def _without_class(path: str, label: str | None) -> tuple[str, str]:
+    """Part train/cat/1.jpg into the old split and what lies in the class folder; other paths have no old split."""
+    split, *rest = path.split("/")
+    if len(rest) < 2 or class_names.normal(rest[0]) != label or not split_names.is_split(split):
+        return "", path
+    return split, "/".join(rest[1:])
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
