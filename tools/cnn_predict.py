@@ -76,7 +76,12 @@ def main(
             cli.emit_lines(predict.labels(outputs, predictor.classes, min_probability=config.min_probability))
         else:
             cli.emit(
-                predict.rows(outputs, predictor.classes, top=config.top, min_probability=config.min_probability),
+                predict.rows(
+                    outputs,
+                    predictor.classes,
+                    top=config.most or len(predictor.classes),
+                    min_probability=config.min_probability,
+                ),
                 as_json,
                 columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),
             )

@@ -233,6 +233,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
                 raise
             complain(_speaker(name), str(found))
             return found.exit_status
+        _drop_unrelated(error)
         if not rank():
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
@@ -268,6 +269,17 @@ def _plain(message: str) -> str:
         known = re.findall(r"'([^']*)'", choice[2])
         message += messages.proposal(choice[1], known, foreign={})
     return message
+
+
+def _drop_unrelated(error: Exception) -> None:
+    """Propose no option that is hidden, or that is not like the one that was written."""
+    possible = getattr(error, "possibilities", None)
+    context = getattr(error, "ctx", None)
+    if possible and context is not None:
+        hidden = {flag for each in context.command.params if getattr(each, "hidden", False) for flag in each.opts}
+        written = str(getattr(error, "option_name", "")).lstrip("-")
+        shown = [flag.lstrip("-") for flag in possible if flag not in hidden]
+        vars(error)["possibilities"] = [f"--{flag}" for flag in messages.similar(written, shown)]
 
 
 def _silence_stdout() -> None:

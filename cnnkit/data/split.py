@@ -409,13 +409,17 @@ def _about_duplicates(
     resembling = [members for members in lookalikes if len({digests[member] for member in members}) > 1]
     _warn_of_labels(images, copies, "are byte-identical")
     _warn_of_labels(images, resembling, "look alike")
-    remarks = [f"byte-identical: {_about_sets(copies)}"]
-    return remarks if near is None else [*remarks, f"look alike (up to {near} bits of 256): {_about_sets(resembling)}"]
+    remarks = [f"byte-identical: {_about_sets(copies)}" if copies else "no duplicate pictures (byte-identical)"]
+    if near is None:
+        return remarks
+    bits = f"up to {near} bits of 256"
+    return [
+        *remarks,
+        f"look alike ({bits}): {_about_sets(resembling)}" if resembling else f"no pictures that look alike ({bits})",
+    ]
 
 
 def _about_sets(sets: Sequence[Sequence[int]]) -> str:
-    if not sets:
-        return "no pictures"
     largest = max(len(members) for members in sets)
     number = "1 set, which" if len(sets) == 1 else f"{len(sets):,} sets, the largest of {largest:,}; each"
     return f"{messages.count_images(sum(len(members) for members in sets))} in {number} stays in one part"

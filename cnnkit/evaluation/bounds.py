@@ -1,10 +1,9 @@
 """Bounds on measures as the command line writes them: `accuracy=0.95`, `recall:cat=0.9`, `log_loss=0.2`."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 
-from cnnkit import class_names
+from cnnkit import class_names, messages
 from cnnkit.errors import UsageError
 
 HIGHER_IS_BETTER = (
@@ -75,7 +74,7 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
 
 def _unknown(name: str, measures: Iterable[str]) -> str:
     listed = list(measures)
-    near = difflib.get_close_matches(name, listed, n=1, cutoff=0.75)
+    near = messages.similar(name, listed, most=1)
     shown = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
     what = f'no measure "{name}"' if name else "expected MEASURE=BOUND"
     meant = f', did you mean "{near[0]}"?' if near else ""

@@ -116,8 +116,8 @@ class EvaluationReport:
                 columns = zip(
                     predictions, [*counts, withheld], strict=False
                 )  # the last only where there is a column for it
-                rows.append({"truth": label, **{f"→ {prediction}": count for prediction, count in columns}})
-            return {"Confusion: truth → answer": rows}
+                rows.append({"true": label, **{f"→ {prediction}": count for prediction, count in columns}})
+            return {"Confusion: true → predicted": rows}
         pairs = [
             (count, truth, prediction)
             for truth, counts in zip(self.classes, self.confusion, strict=True)
@@ -125,7 +125,7 @@ class EvaluationReport:
             if count and truth != prediction
         ]
         most = sorted(pairs, key=lambda pair: -pair[0])[:10]
-        rows = [{"truth": truth, "answer": prediction, "pictures": count} for count, truth, prediction in most]
+        rows = [{"true": truth, "predicted": prediction, "pictures": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[WrongPrediction]:
@@ -270,7 +270,7 @@ def about_short(predictions: MatchedPredictions) -> str | None:
         return None
     return (
         f"{short} of {len(predictions.paths)} pictures lack a probability for some of the {classes} classes; "
-        f"cnn-predict --top {classes} prints them all"
+        "cnn-predict --top all prints them"
     )
 
 

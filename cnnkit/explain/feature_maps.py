@@ -5,7 +5,6 @@ OUT/block1_conv1/007.png        each by itself
 OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
+from cnnkit import messages
 from cnnkit.choices import MapScale
 from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
@@ -235,8 +235,8 @@ class OnnxFeatureMaps:
             if wanted in (layer.name, layer.value):
                 return layer
         names = [layer.name for layer in self.layers]
-        near = difflib.get_close_matches(wanted, names, n=3) or names[:8]
-        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
+        near = messages.nearest(wanted, names) or f"it has {messages.shortened(names, 8)}"
+        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; {near}')
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""

@@ -173,7 +173,7 @@ def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
     )
     assert outcome.err == (
         "cnn-eval: log_loss and roc_auc are not known: 90 of 90 pictures lack a probability for some of the 3 classes; "
-        "cnn-predict --top 3 prints them all\n"
+        "cnn-predict --top all prints them\n"
     )
 
 

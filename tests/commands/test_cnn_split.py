@@ -41,7 +41,7 @@ def test_a_manifest_on_standard_output(run, photos_here, demand):
     paths = [row["path"] for row in outcome.rows]
     assert paths == sorted(paths)
     assert all(os.path.isfile(path) for path in paths)
-    assert "cnn-split: byte-identical: no pictures\n" in outcome.err
+    assert "cnn-split: no duplicate pictures (byte-identical)\n" in outcome.err
     assert "train" not in run("cnn-split", "photos", *demand, "--quiet").err
 
 
