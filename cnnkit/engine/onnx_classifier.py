@@ -306,16 +306,22 @@ def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
     Raises:
         FormatError: It is no classifier.
     """
-    given = network.session.outputs
-    if "probabilities" not in given or header.classes is None:
+    outputs = network.session.outputs
+    if "probabilities" not in outputs or header.classes is None:
         raise FormatError(f"{network.name}: gives no probabilities of named classes; cnn-export makes a classifier")
     takes_features = network.input == "features"
     if not takes_features and header.preprocess is None:
         raise FormatError(f"{network.name}: its header does not say how pictures are prepared; export it again")
+    if header.preprocess is not None and not takes_features:
+        wanted = (header.preprocess.height, header.preprocess.width)
+        if any(side not in (None, given) for side, given in zip(network.sides, wanted, strict=True)):
+            raise FormatError(
+                f"{network.name}: its header speaks of {_by(wanted)} pixels, its input takes {_by(network.sides)}; export it again"
+            )
     return OnnxClassifier(
         network,
         classes=header.classes,
         preprocess=None if takes_features else header.preprocess,
-        outputs=OutputNames("probabilities", "logits" if "logits" in given else None),
+        outputs=OutputNames("probabilities", "logits" if "logits" in outputs else None),
         header=header,
     )

@@ -232,7 +232,9 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
     model = onnx_model.load(path)
-    network = OnnxNetwork(name, Session(model.content, device=device, name=name, precision=precision))
+    network = OnnxNetwork(
+        name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)
+    )
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
     return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto
 from cnnkit.choices import ChannelOrder, Interpolation
 from cnnkit.data import preprocessing
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork, OutputNames
-from cnnkit.errors import FormatError, UsageError
+from cnnkit.errors import FormatError, RunError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
 from cnnkit.infer.config import ModelSpec, parse_channels
@@ -164,9 +164,8 @@ def _tried(network: OnnxNetwork, preprocess: Preprocess, graph: GraphProto) -> l
     arrays = [value.name for value in graph.output if value.type.WhichOneof("value") == "tensor_type"]
     try:
         values = network.run(noise.astype(np.uint8), arrays, preprocess=preprocess) if arrays else []
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(f"{network.name} does not run on {size} x {size} pixels: {reason}") from error
+    except RunError as error:
+        raise FormatError(f"{network.name} does not run on {size} x {size} pixels: {error.reason}") from error
     found: dict[str, NDArray[Any]] = dict(zip(arrays, values, strict=True))
     return [_Tried(name, found.get(name)) for name in network.session.outputs]
 
