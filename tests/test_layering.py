@@ -58,6 +58,7 @@ OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writ
 OPENERS = {
     "cnnkit.cli.input": "files by the words of the command line; formats reads what is in them",
     "cnnkit.cli.command": "the null device",
+    "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.duplicates": "an image, whose bytes are hashed",
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
