@@ -62,3 +62,15 @@ def test_a_bug_keeps_its_traceback(run, images, tmp_path, monkeypatch):
             "--size",
             "16",
         )
+
+
+@pytest.mark.parametrize("name", ["cnn-extract", "cnn-predict"])
+@pytest.mark.parametrize(("words", "reason"), [([], "no GPU here"), (["--device", "cpu"], "--device cpu")])
+def test_shorter_numbers_are_refused_before_any_work(run, images, tmp_path, name, words, reason):
+    """No network is loaded and no image read for what only a GPU has."""
+    others = ["-o", tmp_path / "x.npy"] if name == "cnn-extract" else ["-m", tmp_path / "m.onnx"]
+    for precision in ("tf32", "float16"):
+        done = run(name, images(red=1), *others, "--precision", precision, *words, status=2)
+        assert (
+            done.err == f"{name}: --precision {precision} is for GPUs, a CPU computes in float32 ({reason}); drop it\n"
+        )

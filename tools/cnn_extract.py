@@ -19,7 +19,7 @@ from cnnkit.infer.config import ExtractConfig
 from cnnkit.option_fields import given
 
 #: The settings of an extraction that --bench heeds.
-_BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
+_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
 
 
 @cli.image_command

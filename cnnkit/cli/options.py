@@ -120,25 +120,18 @@ QUIET = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        versions = {
-            name: _version_of(name) for name in ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
-        }
-        print(", ".join(f"{name} {version}" for name, version in versions.items() if version))  # noqa: T201 - the version is data
+        from cnnkit.engine import versions  # --version alone pays for it
+
+        print(versions.line())  # noqa: T201 - the version is data
         raise typer.Exit
-
-
-def _version_of(distribution: str) -> str | None:
-    from importlib import metadata  # --version alone pays for it
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 VERSION = Annotated[
     bool,
     typer.Option(
-        "--version", is_eager=True, callback=_print_version, help="Print the versions of cnnkit, torch and onnxruntime."
+        "--version",
+        is_eager=True,
+        callback=_print_version,
+        help="Print the versions of cnnkit, torch, onnxruntime, CUDA, cuDNN and driver, and the GPUs: a line for a bug report.",
     ),
 ]

@@ -288,27 +288,35 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 3.0])])
 def test_a_step_waits_for_no_device(mixed, weights):
-    """Neither for the loss nor for targets, counts or the moving average; the optimizer is torch's."""
+    """Neither for the loss nor for targets and counts; the optimizer is torch's."""
     inputs, targets = rows()
     module = head()
-    ema = ModelEma(module, 0.9)
     step = TrainStep(
         module,
         Criterion(class_weights=weights, smoothing=0.1, l2=0.1),
         torch.optim.SGD(module.parameters(), lr=0.1),
-        ema=ema,
     )
     step(inputs, targets)  # what is looked up once
     with Waits() as waits:
         measures = step._gradients(inputs, MixupTargets(targets, targets.flip(0), 0.3) if mixed else targets)
         step.optimizer.step()
-        with torch.no_grad():
-            ema._average.module[0].weight.lerp_(module[0].weight, 0.1)
     assert not waits.seen
     with Waits() as waits:
         measures[0].item()
         torch.tensor([1.0])
     assert len(waits.seen) == 2  # it does see them
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_whole_step_reads_no_value(optimizer):
+    """Gradients, their norm, the optimizer and the moving average, on a device that has shapes and no values."""
+    module = head().to("meta")
+    step = TrainStep(
+        module, Criterion(l1=0.1), optimizer(module.parameters(), lr=0.1), clip=1.0, ema=ModelEma(module, 0.9)
+    )
+    for _ in range(2):
+        measures = step(torch.empty(8, 5, device="meta"), torch.empty(8, dtype=torch.long, device="meta"))
+    assert (measures.shape, measures.device.type) == ((3,), "meta")
 
 
 def test_validation_waits_once_and_knows_an_empty_share():
@@ -324,7 +332,6 @@ def test_validation_waits_once_and_knows_an_empty_share():
         def sum(self, values):
             return values + sums
 
-    sums = torch.zeros(3, dtype=torch.float64)
     sums = torch.tensor([whole[0] * 40, whole[1] * 40, 40.0], dtype=torch.float64)
     assert evaluate(module, [], Criterion(), world=Two(1, 2)) == pytest.approx(whole)
 
