@@ -70,6 +70,8 @@ def main(
 
     cam_render.check(render)
     images = cli.images(sources, split=split, null=null)
+    if render.output is not None or render.sheet is not None:
+        cli.finish_files()
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
     with cli.callbacks("explaining", errors=errors, streaming=True) as callbacks:
         records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)
