@@ -3,7 +3,8 @@
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required; further columns are kept out of the way.
+Only `path` is required; further columns are kept out of the way. Where there is a column `truth`, as in what cnn-eval --worst lists,
+it is the label, since `label` is then what a network predicted.
 """
 
 import os
@@ -47,6 +48,8 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator
         if not fields["path"]:
             raise FormatError(f"{name}: a row with an empty path")
         label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
+        if "truth" in fields:  # a list of predictions: what was predicted is in `label`
+            label = fields["truth"] or None
         view = fields.get("view", "") if views else ""
         yield ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
 

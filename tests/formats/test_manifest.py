@@ -97,3 +97,9 @@ def test_a_linked_image_keeps_its_name(tmp_path, monkeypatch):
     (tmp_path / "cat.jpg").symlink_to("store/0f3a.jpg")
     monkeypatch.chdir(tmp_path)
     assert manifest.seen_from("store", "cat.jpg") == "../cat.jpg"
+
+
+def test_the_column_truth_is_the_label_where_predictions_stand_beside_it():
+    """As cnn-eval --worst lists them; an empty one is no label, whatever was predicted."""
+    lines = [b"path\ttruth\tlabel\tprobability\n", b"a.png\tcat\tdog\t0.9\n", b"b.png\t\tdog\t0.8\n"]
+    assert [row.label for row in manifest.parse(lines, name="worst.tsv")] == ["cat", None]
