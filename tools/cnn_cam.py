@@ -63,6 +63,7 @@ def main(
       cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
+      cnn-eval test.tsv --worst 20 | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
     render = render.checked()
@@ -72,6 +73,8 @@ def main(
 
     cam_render.check(render)
     images = cli.images(sources, split=split, null=null, folders=folders)
+    if render.output is not None or render.sheet is not None:
+        cli.finish_files()
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
     with (
         tree.writing_into(render.output, force=render.force),

@@ -307,7 +307,7 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             with contextlib.suppress(OSError):  # what was wrong first is what is reported
                 out.flush()
             raise
-        out.flush()
+        run.settle()
     if run.skipped:
         complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
         raise typer.Exit(3)

@@ -51,11 +51,12 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class ImageMaps:
-    """The maps of an image, and what the network takes it for."""
+    """The maps of an image, what the network takes it for, and which of the network's classes it is, where that is known."""
 
     image: ImageFile
     label: str
     maps: list[ClassMap]
+    truth: str | None = None
 
 
 #: How many bytes the longest name of a map's array has more than that of its overlay.
@@ -179,7 +180,10 @@ class CamRenderer:
             records.append(self._record(found, each, file, box, peak))
         if self.options.sheet is None:
             return RenderedImage(records, None)
-        return RenderedImage(records, SheetCell(found.image.path, contact_sheets.thumbnail(original.image), shown))
+        small = contact_sheets.thumbnail(original.image)
+        return RenderedImage(
+            records, SheetCell(found.image.path, small, shown, predicted=found.label, truth=found.truth)
+        )
 
     def _record(
         self, found: ImageMaps, shown: ClassMap, file: str | None, box: Box | None, peak: tuple[int, int] | None

@@ -1,7 +1,8 @@
 """Class activation maps of many images: a record of each, and what `cam_render` draws. No torch but for models that need it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -161,7 +162,7 @@ def explain(
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
-    choose = _chooser(wanted, model.classes)
+    choose = _ClassChooser(wanted, model.classes)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -193,48 +194,69 @@ def columns(options: RenderOptions) -> tuple[str, ...]:
     return (*plain, *SCORES) if options.faithful else plain
 
 
-_Chooser = Callable[[ImageFile, int], list[int]]
+class _ClassChooser:
+    """Chooses the classes whose maps are made of an image.
 
+    Attributes:
+        without_truth: The images of which the map of `true` alone was left out, and why.
+    """
 
-def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
-    """Give the function from an image, and the number of the class that the network names, to the classes that are asked for."""
-    numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
-    for word in wanted:
-        if word not in ("top", "true", "all") and class_names.normal(word) not in numbers:
-            some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-            proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
-            raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+    def __init__(self, wanted: Sequence[str], classes: Sequence[str]) -> None:
+        """Check the words of `--class`.
 
-    def choose(image: ImageFile, top: int) -> list[int]:
-        chosen: list[int] = []
+        Raises:
+            UsageError: One is no class of the model.
+        """
+        self._numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
         for word in wanted:
+            if word not in ("top", "true", "all") and class_names.normal(word) not in self._numbers:
+                some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+                proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
+                raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+        self._wanted, self._classes = wanted, tuple(classes)
+        self.without_truth: list[str] = []
+
+    def truth(self, image: ImageFile) -> str | None:
+        """Give an image's class: its label, or as cnn-eval takes it the name of its folder; None where that is no class of the model."""
+        name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
+        number = self._numbers.get(class_names.normal(name))
+        return None if number is None else self._classes[number]
+
+    def choose(self, image: ImageFile, top: int) -> list[int]:
+        """Choose by number; `top` is the class that the network names.
+
+        Raises:
+            BadImageError: No class of the model is the image's, and no other map of it was asked for.
+        """
+        chosen: list[int] = []
+        missing = ""
+        for word in self._wanted:
             if word == "all":
-                chosen += range(len(classes))
+                chosen += range(len(self._numbers))
             elif word == "top":
                 chosen.append(top)
-            elif word == "true":
-                if image.label not in numbers:
-                    known = (
-                        "it has no label"
-                        if image.label is None
-                        else f"its label {image.label} is no class of the model"
-                    )
-                    raise BadImageError(
-                        f"{known}, and --class true asks for that one's map; give class folders or a manifest"
-                    )
-                chosen.append(numbers[image.label])
+            elif word != "true":
+                chosen.append(self._numbers[class_names.normal(word)])
+            elif (truth := self.truth(image)) is not None:
+                chosen.append(self._numbers[class_names.normal(truth)])
             else:
-                chosen.append(numbers[class_names.normal(word)])
+                missing = (
+                    "it has no label" if image.label is None else f"its label {image.label} is no class of the model"
+                )
+        if missing and not chosen:
+            raise BadImageError(
+                f"{missing}, and --class true asks for that one's map; give class folders or a manifest"
+            )
+        if missing:
+            self.without_truth.append(f"{image.path}: {missing}")
         return list(dict.fromkeys(chosen))
-
-    return choose
 
 
 def _records(
     images: Iterable[ImageFile],
     model: CamModel,
     renderer: CamRenderer,
-    choose: _Chooser,
+    choose: _ClassChooser,
     *,
     batch: int,
     jobs: int | None,
@@ -270,6 +292,12 @@ def _records(
             yield record
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
+    if choose.without_truth:
+        log.info(
+            "no map of --class true for %d pictures without a label that the model knows; the first: %s",
+            len(choose.without_truth),
+            choose.without_truth[0],
+        )
     if empty:
         log.info(
             "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
@@ -286,7 +314,7 @@ def _found(
     images: Iterable[ImageFile],
     model: CamModel,
     options: RenderOptions,
-    choose: _Chooser,
+    choose: _ClassChooser,
     *,
     batch: int,
     jobs: int | None,
@@ -302,7 +330,7 @@ def _found(
             try:
                 if not np.isfinite(row).all():
                     raise BadImageError(_NO_NUMBER)
-                chosen.append(choose(image, int(row.argmax())))
+                chosen.append(choose.choose(image, int(row.argmax())))
             except BadImageError as error:
                 skip(image.path, str(error))
                 chosen.append([])
@@ -325,7 +353,7 @@ def _found(
                 for place, number in enumerate(numbers)
             ]
             if found:
-                yield ImageMaps(image, model.classes[int(row.argmax())], found)
+                yield ImageMaps(image, model.classes[int(row.argmax())], found, choose.truth(image))
 
 
 def _faithfulness(

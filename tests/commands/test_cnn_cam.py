@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.data import preprocessing, source
-from cnnkit.explain import cam_run
+from cnnkit.explain import cam_run, contact_sheets
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
@@ -284,6 +284,57 @@ def test_classes_by_name_label_or_all(run, here):
     true = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU).rows
     assert [row["class"] for row in true] == [row["path"].split("/")[1] for row in true]
     assert ("red", "blue") in [(row["class"], row["label"]) for row in true]
+
+
+def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
+    """What cnn-eval --worst lists: `--class true` is column `truth`, not the wrong prediction in `label`; in a pipe and as a file."""
+    lines = ["path\trank\tlabel\tprobability"]
+    lines += [f"{path}\t1\tblue\t0.9" for path in ("photos/blue/1.png", "photos/red/2.gif", "photos/red/3.png")]
+    worst = run("cnn-eval", "-", "--worst", "5", stdin="\n".join(lines) + "\n").out
+    assert worst.splitlines()[0] == "path\ttruth\tlabel\tprobability"
+    Path("worst.tsv").write_text(worst)
+    words = ("cnn-cam", "-m", "model.pt", "--class", "true", "--sheet", "s.png", *CPU)
+    piped, named = run(*words, "-", stdin=worst), run(*words, "worst.tsv")
+    assert [(row["path"], row["class"]) for row in piped.rows] == [
+        ("photos/red/2.gif", "red"),
+        ("photos/red/3.png", "red"),
+    ]
+    assert piped.out == named.out
+
+
+def test_of_a_plain_list_the_folder_is_the_class(run, here):
+    """As cnn-eval takes it; one in a folder that is no class has its other maps, and no map where none but that was asked for."""
+    shutil.copy("photos/red/3.png", "loose.png")
+    listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
+    both = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", "--class", "blue", *CPU, stdin=listed)
+    assert [(row["path"], row["class"]) for row in both.rows] == [
+        ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
+    ]  # fmt: skip
+    assert (
+        "no map of --class true for 2 pictures without a label that the model knows; the first: loose.png: it has no label"
+        in both.err
+    )
+    alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
+    assert [(row["path"], row["class"]) for row in alone.rows] == [("photos/red/3.png", "red")]
+    assert "loose.png: it has no label, and --class true asks for that one's map" in alone.err
+
+
+def test_a_sheet_names_the_true_class(run, here):
+    """A mistake has a line more than what is right, in red; images of no class have neither."""
+    heights = {}
+    for name in ("photos/red/3.png", "photos/blue/3.png", "none/3.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        if not Path(name).exists():
+            shutil.copy("photos/red/3.png", name)
+        run("cnn-cam", "-m", "model.pt", name, "--sheet", "s.png", *CPU)
+        heights[name] = pixels("s.png")
+    (right, wrong, unknown) = heights.values()
+    assert wrong.shape[0] == right.shape[0] + contact_sheets.LINE_HEIGHT
+    assert right.shape == unknown.shape
+    assert (right != unknown).any()
+    ink = (wrong - [0xA0, 0x20, 0x20] == 0).all(2)
+    assert ink.any()
+    assert not (right - [0xA0, 0x20, 0x20] == 0).all(2).any()
 
 
 def test_classes_that_no_file_could_be_called(run, here):
