@@ -21,6 +21,7 @@ from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import QUIET, VERSION, typer_option
 from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
@@ -76,6 +77,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
+        cache.keep_inside()
         sys.exit(_guarded(name, lambda: run(argv)))
 
     return program

@@ -170,7 +170,7 @@ def keep_state_file(path: Path) -> str:
 
 def _keep(digest: str, content: bytes) -> None:
     kept = cache.folder("weights") / f"{digest}.pth"
-    if not kept.exists():
+    if not kept.is_file() or cache.sha256(kept) != digest:
         with atomic.writing(kept) as file:
             file.write(content)
 

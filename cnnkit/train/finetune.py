@@ -85,7 +85,7 @@ def finetune(
         CnnkitError: As `Trainer.run`; or the model has other classes.
     """
     warn_without_val(has_val=bool(data.val))
-    with distributed.joined(devices.parse(run.device)) as (world, device):
+    with distributed.joined(devices.parse(run.device)) as (world, device), world.claimed(output):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks))
         start = pretrained.load(init, data.classes, seed=train.seed)

@@ -47,7 +47,7 @@ def train_from_scratch(
         CnnkitError: As `Trainer.run`.
     """
     warn_without_val(has_val=bool(data.val))
-    with distributed.joined(devices.parse(run.device)) as (world, device):
+    with distributed.joined(devices.parse(run.device)) as (world, device), world.claimed(output):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
