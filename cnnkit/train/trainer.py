@@ -477,10 +477,11 @@ class Trainer:
         kept = checkpoint.load(self.checkpoint)
         with checkpoint.taking_up(self.checkpoint):
             check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
+            self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
             self.step.module.load_state_dict(kept["module"])
             self.step.optimizer.load_state_dict(kept["optimizer"])
             self.step.scaler.load_state_dict(kept["scaler"])
-            self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
+            self.step.pieces, self.earlier = int(kept["pieces"]), int(kept["earlier"])
             if self.ema is not None:
                 self.ema.restore(**kept["average"])
             self.start = StartMeasures(**kept["start"]) if kept["start"] else None
