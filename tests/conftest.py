@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one list of fonts for all tests
 
 import numpy as np
 import pytest

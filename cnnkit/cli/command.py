@@ -30,6 +30,7 @@ from cnnkit.cli.streams import (
     terminated_like_interrupted,
 )
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
@@ -107,6 +108,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         with standard_streams():
+            cache.keep_inside()
             status = _guarded(name, lambda: run(argv), remedies=flags)
         sys.exit(status)
 
