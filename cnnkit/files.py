@@ -4,8 +4,8 @@ import errno
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 #: What a file can be that is not a regular one.
 _KINDS = {
@@ -19,7 +19,7 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file.
 
     Raises:
@@ -28,7 +28,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     return _opened(path, os.stat(_usable(path)).st_mode)
 
 
-def open_text(path: str | Path) -> BinaryIO:
+def open_text(path: str | Path) -> BufferedReader:
     """Open a file that is read from its beginning to its end: also a pipe that the shell hands over, as `<(...)` does.
 
     Raises:
@@ -74,7 +74,7 @@ def _usable(path: str | Path) -> str:
     return name
 
 
-def _opened(path: str | Path, mode: int) -> BinaryIO:
+def _opened(path: str | Path, mode: int) -> BufferedReader:
     _demand_regular(path, mode)
     # It may have become another thing meanwhile
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it

@@ -564,6 +564,26 @@ def test_every_command_that_decodes_images_can_bound_them(run):
     assert bounded == set(COMMANDS) - without
 
 
+@pytest.mark.parametrize("name", ["cnn-train", "cnn-train-head", "cnn-finetune"])
+def test_a_class_that_is_not_utf8_is_refused_before_the_training(name, road, run_in):
+    """Rather than by cnn-export, when the training is over."""
+    folder, _ = road
+    odd = os.fsdecode(b"b\xff")
+    make_images(folder / "odd")
+    (folder / "odd" / "blue").rename(folder / "odd" / odd)
+    words = {"cnn-train": ["odd", *NET], "cnn-finetune": ["head.pt", "odd"], "cnn-train-head": ["odd.npy"]}[name]
+    try:
+        if name == "cnn-train-head":
+            run_in(folder, "cnn-extract", "odd", "-o", "odd.npy", *BACKBONE)
+        done = run_in(folder, name, *words, "-o", "odd.pt", status=1)
+        assert not (folder / "odd.pt").exists()
+    finally:
+        shutil.rmtree(folder / "odd")
+    assert done.err.splitlines()[-1] == (
+        f'{name}: class "b\\xff": the name is not UTF-8; rename its folder, or name the class in a manifest'
+    )
+
+
 # ---------------------------------------------------------------- being stopped
 
 
