@@ -70,7 +70,7 @@ def _usable(path: str | Path) -> str:
     except UnicodeEncodeError as error:
         raise OSError(errno.EINVAL, "Not a name that a file can have: half of a surrogate pair", name) from error
     if b"\0" in encoded:
-        raise OSError(errno.EINVAL, "Not a name that a file can have: it holds a NUL", name)
+        raise OSError(errno.EINVAL, "Not a name that a file can have: it holds a null byte", name)
     return name
 
 

@@ -34,7 +34,7 @@ def special(tmp_path):
         ("folder", "Is a directory"),
         ("loop", "Too many levels of symbolic links"),
         ("missing", "No such file or directory"),
-        ("a\0b", "Not a name that a file can have: it holds a NUL"),
+        ("a\0b", "Not a name that a file can have: it holds a null byte"),
         ("\ud800", "Not a name that a file can have: half of a surrogate pair"),
         (255 * "ä", "File name too long"),
     ],
