@@ -39,14 +39,21 @@ def open_text(path: str | Path) -> BufferedReader:
     return open_regular(path)
 
 
-def read_regular(path: str | Path) -> bytes:
+def read_regular(path: str | Path, *, most: int = 1 << 31) -> bytes:
     """Read a regular file whole.
 
+    Args:
+        path: The file.
+        most: Bytes that it may have. A file of holes can be larger than any memory, and take nothing on the disk.
+
     Raises:
-        OSError: As `open_regular`.
+        OSError: As `open_regular`, or it is larger.
     """
     with open_regular(path) as file:
-        return file.read()
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if content is None or len(content) > most:
+        raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", os.fspath(path))
+    return content
 
 
 def check_regular(path: str | Path) -> None:

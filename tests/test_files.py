@@ -61,6 +61,18 @@ def test_a_regular_file_is_read(tmp_path):
         assert file.read() == b"content"
 
 
+def test_what_is_too_large_to_be_read_whole_is_refused(tmp_path):
+    """A file of a terabyte of holes takes no disk, and would take all memory."""
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="File too large, at most 2,147,483,648 bytes"):
+        files.read_regular(tmp_path / "holes")
+    (tmp_path / "ten").write_bytes(bytes(10))
+    assert files.read_regular(tmp_path / "ten", most=10) == bytes(10)
+    with pytest.raises(OSError, match="File too large, at most 9 bytes"):
+        files.read_regular(tmp_path / "ten", most=9)
+
+
 def test_what_the_shell_hands_over_is_read(tmp_path):
     """`<(...)`, /dev/stdin and /dev/null, to the end; a pipe where a regular file is needed is refused."""
     program = "import sys; from cnnkit import files; print([files.open_text(name).read() for name in sys.argv[1:]])"

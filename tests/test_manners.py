@@ -377,6 +377,21 @@ def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
 
 
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate"])
+def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
+    """/dev/zero has no end and no lines; /dev/null is an empty list."""
+    folder, _ = road
+    words = {"cnn-split": ["-", "--ratio", "0.5,0.5"], "cnn-predict": ["-m", "head.onnx", "-"]}.get(name, [])
+    command = shlex.join([name, *words])
+    done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
+    assert (done.out, done.err) == (
+        "",
+        f"{name}: standard input is a device that has no end; pipe a list or a table in\n",
+    )
+    assert "standard input" in shell(f"{command} < /dev/null", cwd=folder, status=1).err
+
+
 @every_command
 def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
     """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""

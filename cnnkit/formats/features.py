@@ -74,6 +74,10 @@ def load(path: str | Path) -> Features:
     return Features(values, rows, header)
 
 
+#: Bytes of a `.json`; the names of 20,000 classes take less than one of these 16.
+_LARGEST_HEADER = 16 << 20
+
+
 def load_header(path: str | Path) -> Header:
     """Read the Header that describes a `.npy`.
 
@@ -82,7 +86,7 @@ def load_header(path: str | Path) -> Header:
         OSError: It cannot be read.
     """
     described = beside(Path(path), ".json")
-    text = files.read_regular(described).decode("utf-8", "surrogateescape")
+    text = files.read_regular(described, most=_LARGEST_HEADER).decode("utf-8", "surrogateescape")
     return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
 
