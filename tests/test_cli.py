@@ -151,6 +151,32 @@ def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
     assert err == ""
 
 
+@pytest.mark.parametrize("device", ["pipe", "/dev/full"])
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_files_are_finished_whoever_reads_the_rows(program, words, device):
+    """A reader that went away, or a full disk, is reported in the end: files that are made with the rows are complete."""
+    program.write(
+        """
+        cli.finish_files()
+        def rows():
+            with open("done", "w") as file:
+                for number in range(5):
+                    file.write(str(number))
+                    yield {"a": number}
+        cli.emit(rows(), as_json)
+        with open("after", "w") as file:
+            file.write("yes")
+        """
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(device, "w") if device != "pipe" else os.fdopen(writing, "w") as out:
+        _, err = program.run(*words, stdout=out, status=1 if device != "pipe" else 128 + signal.SIGPIPE)
+    assert err == ("" if device == "pipe" else "cnn-throwaway: No space left on device\n")
+    assert (program.folder / "done").read_text() == "01234"
+    assert (program.folder / "after").read_text() == "yes"
+
+
 @pytest.mark.parametrize("words", ["--help", "--version", ""])
 def test_a_full_disk_is_one_line(program, words):
     """What could not be written is no success."""

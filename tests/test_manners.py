@@ -163,6 +163,13 @@ SKIPPING = {
 }
 
 #: Those of the endless ones that read no list from standard input.
+# Files that are made while rows go to standard output; DIR is a new name.
+WRITING = {
+    "cnn-cam": ["-m", "head.pt", "photos", "-o", "DIR", "--sheet", "DIR.png", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "-o", "DIR", "--device", "cpu"],
+    "cnn-predict": ["-m", "head.onnx", "photos", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-train": ["split.tsv", "-o", "DIR.pt", *NET, "--json"],
+}
 SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -528,6 +535,33 @@ def test_ctrl_c_during_the_imports_ends_it(module, tmp_path):
     )
     done = start(script("cnn-check"), "-", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.status, done.out, done.err) == (130, "", "cnn-check: interrupted\n")
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_files_that_were_asked_for_are_written_whoever_reads_the_rows(name, commands, road, contents):
+    """With `| head -1` and without, the same files of the same bytes; the status says that the reader went away."""
+    folder, _ = road
+    (folder / "found").mkdir()
+    found = []
+    try:
+        for read in (True, False):
+            reading, writing = os.pipe()
+            if not read:
+                os.close(reading)
+            words = [word.replace("DIR", "found/x") for word in WRITING[name]]
+            done = start(commands / name, *words, cwd=folder, stdout=writing)
+            os.close(writing)
+            if read:
+                os.close(reading)
+            assert done.status == (0 if read else 128 + signal.SIGPIPE), done
+            files = contents(folder / "found")
+            found.append({path: "seconds" if path.endswith((".csv", ".pt")) else data for path, data in files.items()})
+            shutil.rmtree(folder / "found")
+            (folder / "found").mkdir()
+    finally:
+        shutil.rmtree(folder / "found")
+    assert found[0]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", SKIPPING)

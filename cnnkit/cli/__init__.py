@@ -25,7 +25,8 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 `config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); words that commands share stand in `cli.options`.
 
 Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
-130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
+130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program. A command that writes files while
+it emits rows calls `cli.finish_files` first: then it goes on to the end, whoever reads.
 """
 
 from cnnkit.cli import options
@@ -39,6 +40,7 @@ from cnnkit.cli.output import (
     emit_lines,
     emit_report,
     emit_tables,
+    finish_files,
     for_people,
     gate,
     gated,
@@ -60,6 +62,7 @@ __all__ = [
     "emit_lines",
     "emit_report",
     "emit_tables",
+    "finish_files",
     "for_people",
     "gate",
     "gated",

@@ -4,11 +4,12 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -70,6 +71,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
+        _demand_finite(context, {name: words[name] for name in given})
         asked.append((quiet, max_pixels, words, given))
 
     if decodes:
@@ -84,6 +86,8 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     note.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # read by inspect
     note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     del note.__wrapped__  # or inspect would look past the signature above
+
+    flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
 
     def run(argv: Sequence[str] | None) -> int:
         # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
@@ -103,7 +107,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         with standard_streams():
-            status = _guarded(name, lambda: run(argv))
+            status = _guarded(name, lambda: run(argv), remedies=flags)
         sys.exit(status)
 
     return program
@@ -119,6 +123,14 @@ def _bounded(pixels: int | None) -> Generator[None]:
 
     with decode.at_most(pixels):
         yield
+
+
+def _demand_finite(context: typer.Context, given: Mapping[str, Any]) -> None:
+    """Refuse what Python reads as a number that is none: nan, inf, 1e400."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            (flags,) = (parameter.opts for parameter in context.command.params if parameter.name == name)
+            raise UsageError(f"{max(flags, key=len)}: {value} is not a number that it can be; give a finite one")
 
 
 def _expanded(
@@ -177,8 +189,14 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int]) -> int:
-    """Run, and turn whatever comes out into an exit status and at most one line."""
+def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = ()) -> int:
+    """Run, and turn whatever comes out into an exit status and at most one line.
+
+    Args:
+        name: The command's.
+        call: Its work.
+        remedies: The options that it has, for advice.
+    """
     try:
         status = call()
         sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
@@ -208,7 +226,14 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
-            raise
+            from cnnkit.engine import device_errors  # here, since --help needs none of it
+
+            found = device_errors.explained(error, remedies=remedies)
+            if found is None:
+                raise
+            complain(_speaker(name), str(found))
+            return found.exit_status
+        _drop_unrelated(error)
         if not rank():
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
@@ -246,6 +271,17 @@ def _plain(message: str) -> str:
     return message
 
 
+def _drop_unrelated(error: Exception) -> None:
+    """Propose no option that is hidden, or that is not like the one that was written."""
+    possible = getattr(error, "possibilities", None)
+    context = getattr(error, "ctx", None)
+    if possible and context is not None:
+        hidden = {flag for each in context.command.params if getattr(each, "hidden", False) for flag in each.opts}
+        written = str(getattr(error, "option_name", "")).lstrip("-")
+        shown = [flag.lstrip("-") for flag in possible if flag not in hidden]
+        vars(error)["possibilities"] = [f"--{flag}" for flag in messages.similar(written, shown)]
+
+
 def _silence_stdout() -> None:
     """Keep the interpreter from complaining about the broken pipe a second time, when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError):
@@ -271,7 +307,7 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             with contextlib.suppress(OSError):  # what was wrong first is what is reported
                 out.flush()
             raise
-        out.flush()
+        run.settle()
     if run.skipped:
         complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
         raise typer.Exit(3)

@@ -84,6 +84,14 @@ def notice(message: str) -> None:
     logging.getLogger("cnnkit").info(message)
 
 
+def finish_files() -> None:
+    """Let the command go on to its end where the reader of its rows goes away (`| head`), since files are made with them.
+
+    The status is 141 all the same, once they are written.
+    """
+    current().finish_files()
+
+
 @contextlib.contextmanager
 def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int, int | None], None]]:
     """Show a bar with rate and time left on stderr, when that is a terminal.
@@ -136,7 +144,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
 
     Args:
-        errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
+        errors: Where to write `path reason` rows as well, and after them the images that a search of folders passed over (HEIC without
+            the extra, camera raw, ...). The file is written even when nothing was skipped.
 
     Yields:
         A function to call with the path of the image and the reason.
@@ -145,6 +154,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
     run = current()
     rows: list[tuple[str, str]] = []
+    if errors is not None:
+        finish_files()
 
     def skip(path: str, reason: str) -> None:
         run.skipped += 1
@@ -155,7 +166,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         yield skip
     finally:
         if errors is not None:
-            tsv.save(errors, ["path", "reason"], rows)
+            tsv.save(errors, ["path", "reason"], [*rows, *run.passed_over])
 
 
 @contextlib.contextmanager
@@ -167,9 +178,12 @@ def callbacks(
     Args:
         label: What is going on, for the bar.
         errors: Where to write skipped images and their reasons as well.
-        epochs_as_json: Write every epoch to stdout at once, as a record.
+        epochs_as_json: Write every epoch to stdout at once, as a record; the training goes on where nobody reads them.
         streaming: As `progress`.
     """
+
+    if epochs_as_json:
+        finish_files()
 
     def report(epoch: object) -> None:
         if epochs_as_json:

@@ -27,7 +27,9 @@ def cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, dict):
+        return ",".join(f"{tsv.escape(str(name))}={cell(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
         return json.dumps(value, ensure_ascii=False)
     return tsv.escape(str(value))
 

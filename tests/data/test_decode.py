@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 
@@ -81,14 +82,123 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     assert np.array_equal(loaded[0, :, 0], np.arange(256))
 
 
+def tiff(path, values, tags=None, *, channels=1):
+    """Write a TIFF of one row, byte by byte: Pillow would choose the tags itself."""
+    formats = {"u": 1, "i": 2, "f": 3}
+    fields = {
+        256: len(values) // channels,
+        257: 1,
+        258: 8 * values.itemsize,
+        259: 1,
+        262: 2 if channels == 3 else 1,
+        273: 400,
+        277: channels,
+        278: 1,
+        279: values.nbytes,
+        339: formats[values.dtype.kind],
+        **(tags or {}),
+    }
+    entries = b"".join(
+        struct.pack("<HHIf", tag, 11, 1, value) if isinstance(value, float) else struct.pack("<HHII", tag, 4, 1, value)
+        for tag, value in sorted(fields.items())
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    path.write_bytes(head.ljust(400, b"\0") + values.tobytes())
+
+
+def grey(path, values, tags=None, *, most=65535):
+    """Write a grey TIFF, PNG or PGM, and read its first row as cnnkit does: (columns,)."""
+    if path.suffix == ".tif":
+        tiff(path, values, tags)
+    elif path.suffix == ".pgm":
+        pixels = values.astype(">u2" if most > 255 else "u1").tobytes()
+        path.write_bytes(b"P5\n%d 1\n%d\n" % (len(values), most) + pixels)
+    else:
+        Image.fromarray(values[None]).save(path)
+    return np.asarray(decode.load(path))[0, :, 0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize("top", [0, 1, 250, 260, 4095, 65535])
+def test_the_bit_depth_sets_the_scale_of_16_bit_grey(tmp_path, suffix, top):
+    """Never the brightest value: images of 0 to 250 and of 0 to 260 look alike, and 65535 alone is white."""
+    values = np.linspace(0, top, 64).round().astype(np.uint16)
+    loaded = grey(tmp_path / f"grey{suffix}", values)
+    assert np.abs(loaded - values / 65535 * 255).max() <= 0.5001
+
+
+@pytest.mark.parametrize("most", [1, 15, 100, 255, 1000, 4095, 65535])
+def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
+    """Its head names it; a dark image stays dark."""
+    values = np.array([0, most // 3, most])
+    assert np.abs(grey(tmp_path / "grey.pgm", values, most=most) - values / most * 255).max() <= 0.51
+
+
 @pytest.mark.parametrize(
-    "values", [np.linspace(0, 255, 64, dtype=np.float32), np.linspace(0, 65535, 64, dtype=np.float32)]
+    ("values", "white"),
+    [
+        (np.array([0, 100, 32767], np.int16), 32767),
+        (np.array([0, 1000, 2**31 - 1], np.int32), 2**31 - 1),
+        (np.array([0, 255, 65535], np.int32), 2**31 - 1),
+        (np.array([0, 0.25, 1], np.float32), 1),
+        (np.array([0, 0.001, 0.002], np.float32), 1),
+        (np.array([-1e-6, 0.5, 1 + 1e-6], np.float32), 1),
+    ],
+    ids=["int16", "int32", "dark int32", "floats", "dark floats", "rounding"],
 )
-def test_floating_point_grey(tmp_path, values):
-    """A TIFF of floats fills the range, whether it was meant for 8 bits or for 16."""
-    Image.fromarray(values[None, :].repeat(4, axis=0)).save(tmp_path / "ramp.tif")
-    loaded = np.asarray(decode.load(tmp_path / "ramp.tif"))[0, :, 0]
-    assert np.abs(loaded.astype(float) - np.linspace(0, 255, 64)).max() <= 0.5
+def test_signed_integers_and_floats_have_one_scale(tmp_path, values, white):
+    """The largest number of their bits is white, and of floats 1."""
+    loaded = grey(tmp_path / "grey.tif", values)
+    assert np.abs(loaded - np.clip(values.astype(float) / white, 0, 1) * 255).max() <= 0.5001
+
+
+def test_32_bits_without_a_sign(tmp_path):
+    """Pillow keeps them as signed numbers: what is above the half must not become black."""
+    values = np.array([0, 2**31 - 1, 2**31 + 5, 2**32 - 1], np.uint32)
+    loaded = grey(tmp_path / "grey.tif", values)
+    assert np.abs(loaded - values / (2**32 - 1) * 255).max() <= 0.5001
+
+
+def test_white_is_zero(tmp_path):
+    """A TIFF whose photometric interpretation says so is inverted, with 16 bits and in floats as with 8."""
+    assert grey(tmp_path / "a.tif", np.array([0, 65535], np.uint16), {262: 0}).tolist() == [255, 0]
+    assert grey(tmp_path / "b.tif", np.array([0, 1], np.float32), {262: 0}).tolist() == [255, 0]
+
+
+def test_floats_with_a_range_of_their_own(tmp_path):
+    """The tags SMinSampleValue and SMaxSampleValue name black and white."""
+    loaded = grey(tmp_path / "grey.tif", np.array([-1, 0, 1], np.float32), {340: -1.0, 341: 1.0})
+    assert loaded.tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            np.array([-1, 0, 1], np.float32),
+            "floats from -1 to 1; a brightness is expected from 0 to 1, rescale the image",
+        ),
+        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; a brightness is expected from 0 to 1"),
+        (np.array([0, np.nan, 1], np.float32), "floats from 0 to 1, some of them NaN"),
+        (np.array([0, np.inf], np.float32), "floats from 0 to inf"),
+        (np.array([np.nan, np.nan], np.float32), "floats that are all NaN"),
+        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; a brightness is expected from 0 to 32767"),
+        (np.array([-1, 0], np.int32), "32-bit signed integers from -1 to 0"),
+    ],
+    ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int16", "int32"],
+)
+def test_values_that_are_no_brightness_are_refused(tmp_path, values, said):
+    """What the file does not say is not guessed from its values."""
+    with pytest.raises(BadImageError, match=said):
+        grey(tmp_path / "grey.tif", values)
+
+
+def test_a_tiff_of_colour_in_floats_says_what_to_do(tmp_path):
+    """Pillow has no reader for it."""
+    path = tmp_path / "colour.tif"
+    tiff(path, np.full(6, 0.5, np.float32), channels=3)
+    with pytest.raises(BadImageError, match=r"TIFF of a kind that is not read.* save it with 8 or 16 bits"):
+        decode.load(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -282,21 +392,23 @@ def test_content_that_was_read_already(tmp_path):
         ("a.jfif", "JPEG"),
         ("a.jpg", "MPO"),
         ("a.TIF", "TIFF"),
-        ("a", "PNG"),
-        ("a.img", "PNG"),
+        ("a.apng", "PNG"),
+        ("a.JPE", "JPEG"),
+        ("a.mpo", "JPEG"),
+        ("a.heic", "HEIF"),
     ]
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
 def test_names_that_claim_nothing_wrong(name, kind):
-    """Every extension of a format, in any case of letters; and one that is no image's."""
-    decode.check_name(name, kind)
+    """Every extension of a format, in any case of letters."""
+    assert decode.misnamed(name, kind) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
 def test_names_that_claim_another_format(name, kind):
     """The message names both."""
-    with pytest.raises(BadImageError, match=rf"a {kind} file that is named \.\w+"):
-        decode.check_name(name, kind)
+    assert decode.misnamed(name, kind) == f"a {kind} file that is named {os.path.splitext(name)[1].lower()}"
+    assert decode.misnamed("a", "PNG") == "a PNG file without an extension"
 
 
 @pytest.mark.photos
