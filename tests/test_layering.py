@@ -64,7 +64,6 @@ OPENERS = {
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
     "cnnkit.data.atomic_folder": "a folder that is locked",
-    "cnnkit.engine.runner": "an image, so that the disk does not count",
 }
 #: What reads and writes artefacts of other libraries.
 READERS = {

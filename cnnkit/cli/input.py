@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,11 +47,24 @@ def images(
 
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
-    stdin = sys.stdin.buffer if sys.stdin else None
+    stdin = _stdin() if "-" in (sources or ["-"]) else None
     heard = search_log.SearchLog() if search is None else search
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return search_log.said(found, heard)
+
+
+def _stdin() -> BinaryIO:
+    """Give standard input as bytes.
+
+    Raises:
+        UsageError: It is a device like /dev/zero, which has neither lines nor an end.
+    """
+    with contextlib.suppress(OSError, ValueError):  # no descriptor: a test's
+        opened = os.fstat(sys.stdin.fileno())
+        if stat.S_ISCHR(opened.st_mode) and not sys.stdin.isatty() and opened.st_rdev != os.stat(os.devnull).st_rdev:
+            raise UsageError("standard input is a device that has no end; pipe a list or a table in")
+    return sys.stdin.buffer
 
 
 @contextlib.contextmanager
@@ -74,7 +88,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
         return
     if path is None:
         refuse_terminal(f"a file of {what}", "them")
-    yield sys.stdin.buffer, "standard input"
+    yield _stdin(), "standard input"
 
 
 def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[BinaryIO, str]]:

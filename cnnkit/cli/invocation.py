@@ -6,6 +6,8 @@ import sys
 from collections.abc import Generator
 from typing import Any, TextIO, cast
 
+from cnnkit.cli.escaping import printable
+
 
 class Unfailing:
     """A stream whose first error is kept: what is written from then on is dropped, and whoever writes goes on."""
@@ -33,9 +35,6 @@ class Unfailing:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
         return getattr(self._stream, name)
-
-
-from cnnkit.cli.escaping import printable
 
 
 class Invocation:
