@@ -1,6 +1,7 @@
 """One image, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -13,24 +14,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cnnkit.data import image_formats
+from cnnkit.data.image_formats import FORMATS
 from cnnkit.errors import BadImageError, CnnkitError
 
-#: Pillow's decoders that a file may reach, with the extensions it may carry. The other readers are attack surface without use here.
-FORMATS: dict[str, frozenset[str]] = {
-    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif"}),
-    "MPO": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
-    "PNG": frozenset({".png", ".apng"}),
-    "BMP": frozenset({".bmp", ".dib"}),
-    "DIB": frozenset({".bmp", ".dib"}),
-    "GIF": frozenset({".gif"}),
-    "TIFF": frozenset({".tif", ".tiff"}),
-    "WEBP": frozenset({".webp"}),
-    "AVIF": frozenset({".avif"}),
-    "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
-}
-
 #: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several images in the file.
-_OPENERS = tuple(name for name in FORMATS if name != "MPO")
+#: HEIF is pillow-heif's, and asked when it is needed.
+_OPENERS = tuple(name for name in FORMATS if name not in ("MPO", "HEIF"))
 
 #: EXIF's words for images that lie on their side.
 _TURNED = frozenset({5, 6, 7, 8})
@@ -136,7 +126,7 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
     """
     try:
         source = path if content is None else io.BytesIO(content) if isinstance(content, bytes) else content
-        with Image.open(source, formats=_OPENERS) as image:
+        with _open(source) as image:
             yield image
     except BadImageError:
         raise
@@ -148,21 +138,52 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
         raise BadImageError(reason(path, error)) from error
 
 
-def check_name(path: str | Path, file_format: str) -> None:
-    """Demand that a file's extension does not claim another format than its content has.
+def _open(source: str | Path | BinaryIO) -> Image.Image:
+    """Open an image with Pillow's own decoders; HEIC, which none of them knows, with pillow-heif."""
+    try:
+        return Image.open(source, formats=_OPENERS)
+    except Exception:  # a HEIC file of the brand mif1 is tried, and refused in its own way, by the AVIF reader
+        if image_formats.of_content(_head(source)) != "HEIF":
+            raise
+        _register_heif()
+        return Image.open(source, formats=("HEIF",))
 
-    A name without an extension, or with one that no image has, claims nothing.
+
+def _head(source: str | Path | BinaryIO) -> bytes:
+    if isinstance(source, (str, Path)):
+        with open(source, "rb") as file:
+            return file.read(image_formats.HEAD)
+    source.seek(0)
+    return source.read(image_formats.HEAD)
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC with pillow-heif, an extra of this package.
+
+    Raises:
+        BadImageError: It is not installed, or its library does not load.
+    """
+    try:
+        import pillow_heif  # here, since it is optional, and its library takes its time to load
+    except ImportError as error:
+        raise BadImageError("a HEIC image; pip install 'cnnkit[heif]' makes it readable") from error
+    pillow_heif.options.DECODE_THREADS = 1  # images are decoded in threads of our own
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def misnamed(path: str | Path, file_format: str) -> str | None:
+    """Say how a file's extension contradicts its content, by which it is read; None where it does not.
 
     Args:
         path: The file.
         file_format: What its content is, a key of `FORMATS`.
-
-    Raises:
-        BadImageError: The extension belongs to another format.
     """
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in FORMATS[file_format] and any(extension in known for known in FORMATS.values()):
-        raise BadImageError(f"a {file_format} file that is named {extension}; rename it or convert it")
+    extension = image_formats.extension_of(os.fspath(path))
+    own = FORMATS["MPO"] if file_format == "JPEG" else FORMATS[file_format]  # one image of a pair may be left alone
+    if extension in own:
+        return None
+    return f"a {file_format} file {f'that is named {extension}' if extension else 'without an extension'}"
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -29,27 +29,29 @@ class ExaminedFile:
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes | None = None  # LOOK_SIDE² bits, packed; None unless asked for
+    misnamed: str | None = None  # how its extension contradicts its content
 
 
 def examine(path: str, *, look: bool = False) -> ExaminedFile:
-    """Read a file once; hash it, decode it to the end, and compare its content with its extension.
+    """Read a file once; hash it, decode it to the end by its content, and compare that with its extension.
 
     Args:
         path: The file.
         look: Compute the perceptual hash too.
 
     Raises:
-        BadImageError: As `decode.load`, or its extension belongs to another format than its content.
+        BadImageError: As `decode.load`.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise BadImageError(decode.reason(path, error)) from error
     with decode.opened(path, content) as image:
-        decode.check_name(path, str(image.format))
         image.load()
         return ExaminedFile(
-            hashlib.sha256(content).digest(), perceptual_hash(decode.upright_rgb(image)) if look else None
+            hashlib.sha256(content).digest(),
+            perceptual_hash(decode.upright_rgb(image)) if look else None,
+            decode.misnamed(path, str(image.format)),
         )
 
 
