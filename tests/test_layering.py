@@ -60,6 +60,7 @@ OPENERS = {
     "cnnkit.cli.command": "the null device",
     "cnnkit.data.duplicates": "an image, whose bytes are hashed",
     "cnnkit.data.decode": "an image",
+    "cnnkit.data.folder_search": "the first bytes of what may be an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
     "cnnkit.data.atomic_folder": "a folder that is locked",
     "cnnkit.audit.inspection": "an image",

@@ -14,6 +14,7 @@ def main(
     *,
     config: AdviseConfig,
     errors: cli.options.Errors = None,
+    folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
@@ -26,7 +27,7 @@ def main(
       cnn-advise photos/ --weights mobilenet_v2.pth
       cnn-advise split.tsv --backbone resnet18 --json
     """
-    data = cli.labelled_images(sources, val=val)
+    data = cli.labelled_images(sources, val=val, folders=folders)
     config = config.checked()
 
     from cnnkit.audit import transfer_advice

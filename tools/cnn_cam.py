@@ -41,6 +41,7 @@ def main(
     render: RenderOptions,
     shown: InputOptions,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     device: cli.options.Device = "auto",
     batch: cli.options.Batch = 32,
@@ -69,7 +70,7 @@ def main(
     from cnnkit.explain import cam_render, cam_run
 
     cam_render.check(render)
-    images = cli.images(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null, folders=folders)
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
     with cli.callbacks("explaining", errors=errors, streaming=True) as callbacks:
         records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)

@@ -30,6 +30,7 @@ def main(
         cli.Option("--table", help="What to print. [default: findings; on a terminal all]", show_default=False),
     ] = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
@@ -57,9 +58,12 @@ def main(
 
     from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
+    from cnnkit.data.search_log import SearchLog
 
+    search = SearchLog()
     with cli.progress("checking") as progress:
-        found = check.check(cli.images(sources, split=split, null=null), config, progress=progress)
+        images = cli.images(sources, split=split, null=null, folders=folders, search=search)
+        found = check.check(images, config, search=search, progress=progress)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

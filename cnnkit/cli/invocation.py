@@ -15,6 +15,9 @@ class Invocation:
         self.out = out
         self.quiet = quiet
         self.skipped = 0
+        self.passed_over: list[
+            tuple[str, str]
+        ] = []  # images that a search of folders did not take, and what can be done
 
     @property
     def drawing(self) -> bool:

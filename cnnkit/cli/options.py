@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cnnkit.choices import FolderReading
 from cnnkit.option_fields import OptionSpec as OptionField
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
@@ -30,7 +31,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A picture, a folder (label = the folder directly below it), a manifest.tsv, or - for a list on standard input.",
+        help="A picture, a folder of class folders (also in train/, val/, test/), a manifest.tsv, or - for a list on standard input.",
     ),
 ]
 Null = Annotated[
@@ -41,6 +42,15 @@ Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Only this part: rows of a manifest, or the subfolder NAME/."),
 ]
+Folders = Annotated[
+    FolderReading | None,
+    typer.Option(
+        "--folders",
+        show_default=False,
+        help="What the folders in a folder are: classes, or splits with class folders in them. "
+        "[default: splits if they are called train, val, test, fold0, ...]",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
 Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
@@ -48,7 +58,11 @@ Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_opt
 Batch = Annotated[int, typer_option(option_of("batch", int, batch_option()))]
 Errors = Annotated[
     Path | None,
-    typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
+    typer.Option(
+        "--errors",
+        metavar="FILE",
+        help="Also write skipped pictures, and images that a search of folders did not take, with their reasons here, as TSV.",
+    ),
 ]
 #: Of commands that follow gradients through a network.
 DifferentiableModel = Annotated[

@@ -134,7 +134,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
 
     Args:
-        errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
+        errors: Where to write `path reason` rows as well, and after them the images that a search of folders passed over (HEIC without
+            the extra, camera raw, ...). The file is written even when nothing was skipped.
 
     Yields:
         A function to call with the path of the image and the reason.
@@ -153,7 +154,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         yield skip
     finally:
         if errors is not None:
-            tsv.save(errors, ["path", "reason"], rows)
+            tsv.save(errors, ["path", "reason"], [*rows, *run.passed_over])
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
@@ -189,12 +189,12 @@ _Chooser = Callable[[ImageFile, int], list[int]]
 
 def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
     """Give the function from an image, and the number of the class that the network names, to the classes that are asked for."""
+    numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
     for word in wanted:
-        if word not in ("top", "true", "all") and word not in classes:
+        if word not in ("top", "true", "all") and class_names.normal(word) not in numbers:
             some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
             proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
             raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
-    numbers = {name: number for number, name in enumerate(classes)}
 
     def choose(image: ImageFile, top: int) -> list[int]:
         chosen: list[int] = []
@@ -215,7 +215,7 @@ def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
                     )
                 chosen.append(numbers[image.label])
             else:
-                chosen.append(numbers[word])
+                chosen.append(numbers[class_names.normal(word)])
         return list(dict.fromkeys(chosen))
 
     return choose

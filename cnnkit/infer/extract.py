@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -96,6 +96,7 @@ def extract(
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
+    labels = {row.label for row in done}
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -118,8 +119,10 @@ def extract(
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
+            labels.add(image.label)
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
+        _log_lost_classes(images, labels)
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
@@ -253,6 +256,13 @@ def _summary(
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
+
+
+def _log_lost_classes(images: Iterable[ImageFile], kept: Collection[str | None]) -> None:
+    """Name the classes of which no image could be used: nothing else would show that they are missing."""
+    if isinstance(images, Sequence):
+        for label in sorted({image.label for image in images if image.label is not None} - set(kept)):
+            log.warning("class %s is lost: none of its images can be used", label)
 
 
 def _log_plain_splits(images: Sequence[ImageFile]) -> None:

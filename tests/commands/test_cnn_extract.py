@@ -635,6 +635,7 @@ EVERY_OPTION = {
     "--bench": None,
     "--stats": None,
     "--split": "train",
+    "--folders": "classes",
     "--null": None,
     "--device": "cpu",
     "--batch": "4",
@@ -658,7 +659,7 @@ USED_BY_BENCH = {
         "--fit",
         "--seed",
     ),
-    *("--engine", "--device", "--batch", "--jobs", "--split", "--null"),
+    *("--engine", "--device", "--batch", "--jobs", "--split", "--folders", "--null"),
 }
 USED_BY_STATS = {"--stats", "--json"}
 

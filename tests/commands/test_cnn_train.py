@@ -520,7 +520,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
     assert "say where the model goes with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
     assert sorted(os.listdir()) == ["photos", "table.csv"]
     (here / "photos/train/green").mkdir()
-    assert "photos/train/green: a class without pictures" in train(run, status=1).err
+    assert "photos/train/green: a class without images" in train(run, status=1).err
     shutil.copytree("photos/val/red", "photos/val/green")
     (here / "photos/train/green").rmdir()
     assert "the class green is in val alone; train has blue, red" in train(run, status=1).err
