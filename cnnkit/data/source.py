@@ -138,10 +138,8 @@ def _about_unlabelled(folder: str, images: Sequence[ImageFile]) -> Iterator[str]
     bare = sorted({image.split for image in images if image.split is not None} - labelled)
     if bare:
         names = " and ".join(f"{name}/" for name in bare)
-        yield (
-            f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class; "
-            "--folders classes takes the folders for classes"
-        )
+        instead = "" if labelled else "; --folders classes takes the folders for classes"
+        yield f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class{instead}"
 
 
 def _found(

@@ -1,6 +1,8 @@
 """What a search of folders takes, what it passes over, and how it reads splits and classes."""
 
 import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -236,3 +238,20 @@ def test_classes_that_differ_in_case(here):
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["Cat", "cat"]
     assert lines == ['classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name']
+
+
+def test_a_split_without_classes_next_to_others(here):
+    """As of a competition, whose test set is one heap: it is told, and the other option would not help."""
+    touch("p/train/cat/1.jpg", "p/train/dog/1.jpg", "p/test/1.jpg")
+    assert found("p")[1] == ["p: test/ is a split whose images have no class"]
+
+
+def test_folders_may_be_nested_deeply(here):
+    """Deeper than Python recurses: the test's own tree is taken down by rm, which does not recurse either."""
+    path = "p/cat" + "/d" * (sys.getrecursionlimit() + 100)
+    try:
+        subprocess.run(["mkdir", "-p", path], check=True)
+        touch(f"{path}/1.jpg")
+        assert found("p")[0] == [(f"{path}/1.jpg", "cat", None)]
+    finally:
+        subprocess.run(["rm", "-rf", "p"], check=True)
