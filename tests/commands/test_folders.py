@@ -148,6 +148,17 @@ def test_every_training_takes_a_validation_set_without_a_class(run, here):
         assert "the class green is in " in run(*words, status=1).err
 
 
+def test_a_class_that_is_called_test_is_augmented(run, images, monkeypatch):
+    """Next to other classes it is a class in every command, and holds nothing out."""
+    monkeypatch.chdir(images(car=2, plane=2, test=2).parent)
+    outcome = run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", "--copies", "1")
+    assert (
+        "photos: test/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+        in outcome.err
+    )
+    assert len(list(Path("aug/test").iterdir())) == 2
+
+
 # ---------------------------------------------------------------- passed over
 
 
