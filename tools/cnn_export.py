@@ -46,7 +46,7 @@ def main(
         raise UsageError("--split, --folders and --null say which pictures; give them with --verify SOURCE")
     if not verify and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
-    images = cli.images(verify, split=split, null=null, folders=folders) if verify else None
+    images = cli.images(verify, split=split, null=null, folders=folders, labels=False) if verify else None
     config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out

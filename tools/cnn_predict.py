@@ -57,7 +57,7 @@ def main(
         if word := next((word for word, used in unused.items() if used), None):
             raise UsageError(f"features are not decoded, and no list or folder of them is read; drop {word}")
         found = feature_input.find(sources or [], split=split)
-    images = cli.images(sources, split=split, null=null, folders=folders) if found is None else []
+    images = cli.images(sources, split=split, null=null, folders=folders, labels=False) if found is None else []
     make_copies = None
     if config.needs_torch_views:
         from cnnkit.infer import torch_views

@@ -23,6 +23,7 @@ def images(
     null: bool = False,
     folders: FolderReading | None = None,
     search: "SearchLog | None" = None,
+    labels: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images that the words on the command line name.
 
@@ -32,6 +33,7 @@ def images(
         null: The list on standard input is separated by NUL.
         folders: What the folders in a folder are; by default their names say.
         search: Hears what the notices say of the search.
+        labels: They matter to the command; else the notices do not speak of classes.
 
     Returns:
         A sequence, or for standard input an iterator that reads as it is asked.
@@ -45,7 +47,7 @@ def images(
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
     stdin = sys.stdin.buffer if sys.stdin else None
-    heard = search_log.SearchLog() if search is None else search
+    heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return search_log.said(found, heard)

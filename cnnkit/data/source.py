@@ -113,7 +113,7 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            splits = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
+            splits = ", ".join(folder_search.subfolders(folder)[:8])
             raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
         return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)

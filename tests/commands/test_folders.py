@@ -308,3 +308,14 @@ def test_measures_of_a_test_set_that_lacks_a_class_are_scikit_learns(run, tmp_pa
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert found["log_loss"] == pytest.approx(log_loss(truth, probabilities, labels=classes), abs=1e-5)
+
+
+def test_a_prediction_speaks_of_no_classes(run, here):
+    """Where labels do not matter, folders in folders are not worth a word; what is passed over is."""
+    shutil.move("photos", "deep/photos")
+    Path("deep/empty").mkdir()
+    Path("deep/photos/train/red/x.bin").touch()
+    run("cnn-export", "m.pt", "-o", "m.onnx")
+    err = run("cnn-predict", "-m", "m.onnx", "deep").err
+    assert "passed over 1 .bin in deep" in err
+    assert "class" not in err
