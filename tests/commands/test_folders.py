@@ -319,3 +319,15 @@ def test_a_prediction_speaks_of_no_classes(run, here):
     err = run("cnn-predict", "-m", "m.onnx", "deep").err
     assert "passed over 1 .bin in deep" in err
     assert "class" not in err
+
+
+def test_how_folders_were_read_is_told_with_an_error(run, here):
+    """A split dataset inside of one more folder has one class; the notice says what to name."""
+    shutil.move("photos", "deep/photos")
+    err = run("cnn-train", "deep", "-o", "a.pt", *NET, status=1).err
+    assert (
+        "deep: the classes are photos, the folders directly in it; for the folders in those (test, train, valid), give deep/*/ as sources"
+        in err
+    )
+    assert "only one class, photos" in err
+    run("cnn-train", "deep/photos/", "-o", "a.pt", *NET)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, source
+from cnnkit.data import decode, folder_search, source
 from cnnkit.data.search_log import SearchLog
 from cnnkit.errors import CnnkitError
 
@@ -105,6 +105,15 @@ def test_every_extension_of_a_format_is_found(here, name):
     """What can be read when it is named is found in a folder, too."""
     touch(f"p/cat/{name}")
     assert found("p") == ([(f"p/cat/{name}", "cat", None)], [])
+
+
+def test_stereo_pairs_are_found_and_read(here):
+    """An MPO file is a JPEG of two; its extension is known."""
+    os.makedirs("p/cat")
+    pair = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pair[0].save("p/cat/stereo.mpo", "MPO", save_all=True, append_images=pair[1:])
+    ((path, label, _),), lines = found("p")
+    assert (label, lines, decode.load(path).getpixel((4, 4))) == ("cat", [], (254, 0, 0))
 
 
 def test_camera_raw_is_not_read_as_its_preview(here):
