@@ -134,10 +134,10 @@ def parse(
         raise FormatError(
             f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {name} prints it"
         )
-    delimiter, whole = _delimiter(first, numbered, aliases)
+    delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
         backslashes.look_ahead(lines)
-    rows = _tabbed(whole, backslashes) if delimiter == "\t" else _separated(whole, name, delimiter)
+    rows = _tabbed(lines_left, backslashes) if delimiter == "\t" else _separated(lines_left, name, delimiter)
     yield from _by_header(rows, name, required, aliases, backslashes, check, delimiter=delimiter)
 
 
@@ -332,30 +332,39 @@ def _by_header(
     if not any(_position(header, column, others) is not None for column, others in aliases.items()) and any(
         _FILE_NAME.search(field) for field in header
     ):
-        separator = r"\t" if delimiter == "\t" else delimiter
-        columns = separator.join([*required, "label"][: len(header)] if len(required) < 2 else required)
+        proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
             f'{name}: no header row: the first line is "{messages.printable(delimiter.join(written))}"; '
-            f"name the columns above it, as sed -i '1i {columns}' {name} does"
+            f"name the columns above it, as sed -i '1i {proposed}' {name} does"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
         check([column for column in columns if column])
     path = columns.index("path") if "path" in columns else None
-    for number, fields, written in rows:
+    for number, fields, raw in rows:
         if len(fields) > len(columns) and not any(fields[len(columns) :]):
             fields = fields[: len(columns)]
         if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
-            shown = messages.printable(delimiter.join(written))
+            shown = messages.printable(delimiter.join(raw))
             raise FormatError(
                 f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"'
             )
-        if path is not None and "\\" in written[path]:
+        if path is not None and "\\" in raw[path]:
             fields = [*fields]
-            fields[path] = backslashes.path(fields[path], written=written[path], sure=delimiter != "\t")
+            fields[path] = backslashes.path(fields[path], written=raw[path], sure=delimiter != "\t")
         yield {column: field for column, field in zip(columns, fields, strict=True) if column}
+
+
+def _proposed(row: Sequence[str]) -> list[str]:
+    """Name the columns of a table whose first row is this one."""
+    names = [f"column{number}" for number in range(1, len(row) + 1)]
+    path = next(place for place, field in enumerate(row) if _FILE_NAME.search(field))
+    names[path] = "path"
+    for place in [place for place in range(len(row)) if place != path][:1]:
+        names[place] = "label"
+    return names
 
 
 def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: Aliases) -> list[str]:

@@ -213,14 +213,14 @@ def test_what_is_no_table(text, message):
 def test_a_table_without_a_header_row_is_told_the_remedy(tmp_path, delimiter):
     """The first row is shown, and what the message proposes works."""
     file = tmp_path / "rows.txt"
-    file.write_text(f"a.jpg{delimiter}cat\nb.jpg{delimiter}dog\n")
-    with pytest.raises(FormatError, match=r'no header row: the first line is "a\.jpg') as caught:
+    file.write_text(f"cat{delimiter}a.jpg{delimiter}3\ndog{delimiter}b.jpg{delimiter}4\n")
+    with pytest.raises(FormatError, match=r'no header row: the first line is "cat.{1,2}a\.jpg') as caught:
         list(tables.load(file, required=["path"], aliases=ALIASES))
     command = str(caught.value).split(", as ")[1].removesuffix(" does")
     subprocess.run(command, shell=True, check=True)
     assert list(tables.load(file, required=["path"], aliases=ALIASES)) == [
-        {"path": "a.jpg", "label": "cat"},
-        {"path": "b.jpg", "label": "dog"},
+        {"path": "a.jpg", "label": "cat", "column3": "3"},
+        {"path": "b.jpg", "label": "dog", "column3": "4"},
     ]
 
 
