@@ -522,8 +522,11 @@ class _Backslashes:
         if "\\" not in written or self._exists(read):
             return read
         meant = written.replace("\\\\", "\\").replace("\\", "/").strip('"')
-        if not (sure or self.foreign or self._exists(meant) or (self._leaning and read != written)):
-            return read
+        if not (sure or self.foreign):
+            escaped = any(letter in read for letter in "\t\n\r")
+            could_be = escaped or read == written  # else all are doubled, as ours are
+            if not (could_be and (self._exists(meant) or (self._leaning and escaped))):
+                return read
         if not self._told:
             self._told = True
             log.info(
