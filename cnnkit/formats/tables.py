@@ -169,9 +169,34 @@ def read_paths(lines: Iterable[bytes], *, name: str, folder: str = ".") -> Itera
         FormatError: It is not text.
     """
     backslashes = _Backslashes(name, folder)
+    checked = False
     for text in _texts(lines, name):
         if text.strip():
+            if not checked:
+                check_path(text, name=name, folder=folder)
+                checked = True
             yield backslashes.path(text, written=text, sure=True)
+
+
+def check_path(text: str, *, name: str, folder: str = ".") -> None:
+    """Refuse the first line of a list of paths that has a path and something else, such as a label.
+
+    Raises:
+        FormatError: The path alone exists.
+    """
+    path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
+    if path != text and _exists(folder, path) and not _exists(folder, text):
+        raise FormatError(
+            f'{name}: "{messages.printable(text)}" is a path and something else; a list has one path a line, '
+            "and a table with labels begins with a header row such as path,label"
+        )
+
+
+def _exists(folder: str, path: str) -> bool:
+    try:
+        return bool(path) and os.path.lexists(os.path.join(folder, path))
+    except ValueError:  # a name that no file system has
+        return False
 
 
 def kind_of(beginning: bytes) -> str | None:
@@ -519,13 +544,13 @@ class _Backslashes:
             written: What stands in the table.
             sure: Another program wrote the table.
         """
-        if "\\" not in written or self._exists(read):
+        if "\\" not in written or _exists(self._folder, read):
             return read
         meant = written.replace("\\\\", "\\").replace("\\", "/").strip('"')
         if not (sure or self.foreign):
             escaped = any(letter in read for letter in "\t\n\r")
             could_be = escaped or read == written  # else all are doubled, as ours are
-            if not (could_be and (self._exists(meant) or (self._leaning and escaped))):
+            if not (could_be and (_exists(self._folder, meant) or (self._leaning and escaped))):
                 return read
         if not self._told:
             self._told = True
@@ -536,9 +561,3 @@ class _Backslashes:
                 messages.printable(meant),
             )
         return meant
-
-    def _exists(self, path: str) -> bool:
-        try:
-            return os.path.lexists(os.path.join(self._folder, path))
-        except ValueError:  # a name that no file system has
-            return False
