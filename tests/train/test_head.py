@@ -802,7 +802,7 @@ def test_progress_begins_before_the_first_epoch(pair, tmp_path, solver):
     """A solver's first fit may take minutes on thousands of features: the bar is there before it is done."""
     calls = []
     config = HeadConfig(solver=solver, l2=0.01).checked(has_val=True)
-    data = feature_sets.load(pair[0], val=pair[1], loss=config.loss)
+    data = feature_sets.load(pair[0], val=pair[1], hold_out=None, loss=config.loss)
     noting = Callbacks(progress=lambda done, total: calls.append((done, total)))
     train_head(data, tmp_path / "head.pt", train=config, device="cpu", callbacks=noting)
     assert calls[0] == (0, calls[-1][1])
