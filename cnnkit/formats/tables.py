@@ -451,7 +451,7 @@ def _json_rows(
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where}: no JSON object; expected one a line") from error
+            raise FormatError(f"{where}: no JSON object; expected one a line (JSON Lines)") from error
         if not isinstance(row, dict):
             raise FormatError(f"{where}: expected an object with {' and '.join(required)}")
         keys = tuple(row)
@@ -551,13 +551,16 @@ class _Backslashes:
             escaped = any(letter in read for letter in "\t\n\r")
             could_be = escaped or read == written  # else all are doubled, as ours are
             if not (could_be and (_exists(self._folder, meant) or (self._leaning and escaped))):
+                if escaped:
+                    self._tell(
+                        "%s: %s is read with tabs or line ends in it; if Windows wrote it, write %s", written, meant
+                    )
                 return read
+        self._tell("%s: paths with backslashes, as Windows writes them: %s is read as %s", written, meant)
+        return meant
+
+    def _tell(self, message: str, written: str, meant: str) -> None:
+        """Log a notice about the first of such paths."""
         if not self._told:
             self._told = True
-            log.info(
-                "%s: paths with backslashes, as Windows writes them: %s is read as %s",
-                self._name,
-                messages.printable(written),
-                messages.printable(meant),
-            )
-        return meant
+            log.info(message, self._name, messages.printable(written), messages.printable(meant))

@@ -143,10 +143,14 @@ def test_windows_paths_are_read_with_slashes(tmp_path, caplog):
     assert paths("path,label\ntrain\\new\\nina.png,new\n") == ["train/new/nina.png"]
 
 
-def test_the_file_system_decides_what_could_be_both(tmp_path):
+def test_the_file_system_decides_what_could_be_both(tmp_path, caplog):
     """`new\\nina.png` is a file in a folder where there is one, and a name with a line end where there is that, or neither."""
+    caplog.set_level(logging.INFO, "cnnkit")
     text = "path\tlabel\nnew\\nina.png\tnew\n"
     assert paths(text, folder=tmp_path) == ["new\nina.png"]
+    assert caplog.messages == [
+        r"t.csv: new\nina.png is read with tabs or line ends in it; if Windows wrote it, write new/nina.png"
+    ]
     (tmp_path / "new").mkdir()
     (tmp_path / "new/nina.png").touch()
     assert paths(text, folder=tmp_path) == ["new/nina.png"]
