@@ -205,6 +205,8 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         return
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
+    if not null:
+        tables.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
