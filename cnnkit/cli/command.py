@@ -78,7 +78,8 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
-        sys.exit(_guarded(name, lambda: run(argv), remedies=flags))
+        words = sys.argv[1:] if argv is None else argv
+        sys.exit(_guarded(name, lambda: run(argv), remedies=flags, words=words))
 
     return program
 
@@ -139,13 +140,14 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = ()) -> int:
+def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = (), words: Sequence[str] = ()) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line.
 
     Args:
         name: The command's.
         call: Its work.
         remedies: The options that it has, for advice.
+        words: Of the command line, for advice.
     """
     try:
         status = call()
@@ -182,9 +184,19 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
             complain(_speaker(name), str(found))
             return found.exit_status
         if not rank():
-            complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
+            message = _plain(format_message().rstrip("."))
+            complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
         return 2
     return status
+
+
+_MODEL_MISSING = "missing option '--model'"
+
+
+def _model_among(words: Sequence[str]) -> str:
+    """Propose the option for a model that stands on the command line without it."""
+    model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
+    return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
 def _speaker(name: str) -> str:
