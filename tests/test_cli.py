@@ -638,3 +638,14 @@ def test_a_gate_holds_without_a_reader(program):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (4, "cnn-throwaway: accuracy 0.5 is below 0.9\n")
+
+
+@pytest.mark.parametrize("name", ["cnn-predict", "cnn-cam", "cnn-maps"])
+@pytest.mark.parametrize("model", ["head.onnx", "runs/head.pt"])
+def test_a_model_without_its_option_is_seen(run, name, model):
+    """The message says what to write; a command line without a model stays as it was."""
+    outcome = run(name, model, "photo.jpg", status=2)
+    assert (
+        f"missing option '--model' / '-m'; write -m {model} if that is the model, or see {name} --help" in outcome.err
+    )
+    assert "write -m" not in run(name, "photo.jpg", status=2).err
