@@ -16,9 +16,6 @@ from typing import Any
 
 _KEY = "cnnkit.option"
 
-#: How many images go through a network at once.
-DEFAULT_BATCH = 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionSpec:
@@ -94,6 +91,10 @@ def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `op
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `device: str`: where networks run."""
     return option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE", after=after)
+
+
+#: How many images go through a network at once.
+DEFAULT_BATCH = 32
 
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`

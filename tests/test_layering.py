@@ -58,13 +58,13 @@ OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writ
 OPENERS = {
     "cnnkit.cli.input": "files by the words of the command line; formats reads what is in them",
     "cnnkit.cli.command": "the null device",
-    "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.duplicates": "an image, whose bytes are hashed",
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
     "cnnkit.data.atomic_folder": "a folder that is locked",
     "cnnkit.audit.inspection": "an image",
     "cnnkit.engine.augment_files": "an image that is copied as it is",
+    "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.engine.runner": "an image, so that the disk does not count",
     "cnnkit.notation_text": "a notation in a file of its own, @FILE",
 }

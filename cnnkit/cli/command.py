@@ -60,7 +60,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     del note.__wrapped__  # or inspect would look past the signature above
 
-    flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
+    function = _explaining_devices(function, flags={f"--{each.name.replace('_', '-')}" for each in declared})
 
     def run(argv: Sequence[str] | None) -> int:
         # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
@@ -78,9 +78,33 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
-        sys.exit(_guarded(name, lambda: run(argv), remedies=flags))
+        sys.exit(_guarded(name, lambda: run(argv)))
 
     return program
+
+
+def _explaining_devices(function: Callable[..., None], *, flags: Collection[str]) -> Callable[..., None]:
+    """Turn the errors of a device, and of a memory that is full, into sentences, wherever in the work they come from.
+
+    Args:
+        function: The body of a command.
+        flags: The options that it has, for advice.
+    """
+
+    def explained(**words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+        try:
+            function(**words)
+        except (CnnkitError, OSError, typer.Exit):
+            raise
+        except Exception as error:
+            from cnnkit.engine import device_errors  # here, since --help needs none of it
+
+            found = device_errors.explained(error, remedies=flags)
+            if found is None:
+                raise
+            raise found from error
+
+    return explained
 
 
 def _expanded(
@@ -139,14 +163,8 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = ()) -> int:
-    """Run, and turn whatever comes out into an exit status and at most one line.
-
-    Args:
-        name: The command's.
-        call: Its work.
-        remedies: The options that it has, for advice.
-    """
+def _guarded(name: str, call: Callable[[], int]) -> int:
+    """Run, and turn whatever comes out into an exit status and at most one line."""
     try:
         status = call()
         if sys.stdout is not None:
@@ -174,13 +192,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
-            from cnnkit.engine import device_errors  # here, since --help needs none of it
-
-            found = device_errors.explained(error, remedies=remedies)
-            if found is None:
-                raise
-            complain(_speaker(name), str(found))
-            return found.exit_status
+            raise
         if not rank():
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2

@@ -104,7 +104,6 @@ class PredictConfig(BulkConfig):
         Raises:
             UsageError: They do not.
         """
-        devices.check_precision(self.precision, devices.parse(self.device))
         if self.labels_only and (self.top > 1 or self.logits or as_json):
             raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
@@ -112,6 +111,7 @@ class PredictConfig(BulkConfig):
             raise UsageError(
                 "a vote has probabilities and no logits; give --logits with a single --model and one view of each picture"
             )
+        devices.check_precision(self.precision, devices.parse(self.device))
         if self.vote is Vote.HARD and models == 1 and one_view:
             raise UsageError(
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"

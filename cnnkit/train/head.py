@@ -284,20 +284,32 @@ def train_head(
         FormatError: The features do not name their backbone.
         CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
+    with torch_device.algorithms(deterministic=train.deterministic):
+        return _train_head(data, output, train=train, weights=weights, device=device, callbacks=callbacks)
+
+
+def _train_head(
+    data: FeatureSets,
+    output: Path,
+    *,
+    train: HeadConfig,
+    weights: Path | None,
+    device: str,
+    callbacks: Callbacks | None,
+) -> HeadResult:
     callbacks = callbacks or Callbacks()
     classes = data.classes
     backbone = _backbone(data.train.header, weights, name=data.train_name)
     chosen = torch_device.choose(devices.parse(device))
-    with torch_device.algorithms(deterministic=train.deterministic):
-        train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
-        val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
-        trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
-        with history.HistoryWriter(output.with_suffix(".csv")) as written:
-            for epoch in trained.run():
-                written.write(epoch)
-                callbacks.progress(epoch.epoch, trained.expected)
-        majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
-        head, text = trained.finished()
+    train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
+    val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+    trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
+    with history.HistoryWriter(output.with_suffix(".csv")) as written:
+        for epoch in trained.run():
+            written.write(epoch)
+            callbacks.progress(epoch.epoch, trained.expected)
+    majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
+    head, text = trained.finished()
     header = Header(
         kind=ArtefactKind.MODEL,
         classes=classes,
