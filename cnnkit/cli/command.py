@@ -83,30 +83,6 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     return program
 
 
-def _explaining_devices(function: Callable[..., None], *, flags: Collection[str]) -> Callable[..., None]:
-    """Turn the errors of a device, and of a memory that is full, into sentences, wherever in the work they come from.
-
-    Args:
-        function: The body of a command.
-        flags: The options that it has, for advice.
-    """
-
-    def explained(**words: Any) -> None:  # noqa: ANN401 - whatever the command declares
-        try:
-            function(**words)
-        except (CnnkitError, OSError, typer.Exit):
-            raise
-        except Exception as error:
-            from cnnkit.engine import device_errors  # here, since --help needs none of it
-
-            found = device_errors.explained(error, remedies=flags)
-            if found is None:
-                raise
-            raise found from error
-
-    return explained
-
-
 def _expanded(
     parameters: Iterable[inspect.Parameter],
 ) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any], frozenset[str]], dict[str, Any]]]:
@@ -197,6 +173,30 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
             complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
         return 2
     return status
+
+
+def _explaining_devices(function: Callable[..., None], *, flags: Collection[str]) -> Callable[..., None]:
+    """Turn the errors of a device, and of a memory that is full, into sentences, wherever in the work they come from.
+
+    Args:
+        function: The body of a command.
+        flags: The options that it has, for advice.
+    """
+
+    def explained(**words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+        try:
+            function(**words)
+        except (CnnkitError, OSError, typer.Exit):
+            raise
+        except Exception as error:
+            from cnnkit.engine import device_errors  # here, since --help needs none of it
+
+            found = device_errors.explained(error, remedies=flags)
+            if found is None:
+                raise
+            raise found from error
+
+    return explained
 
 
 def _speaker(name: str) -> str:
