@@ -638,6 +638,7 @@ EVERY_OPTION = {
     "--null": None,
     "--device": "cpu",
     "--batch": "4",
+    "--precision": "tf32",
     "--jobs": "2",
     "--seed": "3",
     "--errors": "errors.tsv",
@@ -658,7 +659,7 @@ USED_BY_BENCH = {
         "--fit",
         "--seed",
     ),
-    *("--engine", "--device", "--batch", "--jobs", "--split", "--null"),
+    *("--engine", "--device", "--precision", "--batch", "--jobs", "--split", "--null"),
 }
 USED_BY_STATS = {"--stats", "--json"}
 
