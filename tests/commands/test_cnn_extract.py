@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from cnnkit.engine import onnx_backbone
+from cnnkit.choices import Precision
+from cnnkit.engine import half_precision, onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats import features, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
+from cnnkit.infer import extract
 from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
@@ -697,6 +699,26 @@ def test_bench_refuses_options_of_what_is_written(run, here, option):
 
 
 # ---------------------------------------------------------------- a GPU, and photographs
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_what_is_decided_for_a_gpu(run, here, pretended_gpu, monkeypatch, precision):
+    """Shorter numbers are asked for and recorded in the Header, a batch is 128 unless it is given, and a notice says where it runs."""
+    run("cnn-extract", "photos", "-o", "cpu.npy", *SQUEEZE)
+    seen = []
+    real = runner.run
+    monkeypatch.setattr(extract.runner, "run", lambda *given, **more: seen.append(more) or real(*given, **more))
+    monkeypatch.setattr(extract, "_batch_size", lambda batch, _images, _views: batch)
+    for words, batch in (([], 128), (["--batch", "32"], 32), (["--batch", "5"], 5)):
+        done = run("cnn-extract", "photos", "-o", "gpu.npy", *SQUEEZE[:-2], "--precision", precision.value, *words)
+        assert "cnn-extract: running on the GPU, cuda:0" in done.err
+        assert (seen[-1]["batch"], seen[-1]["in_flight"]) == (batch, 2)
+        assert read("gpu.npy").header.training.get("precision", "float32") == precision.value
+    content, _, options = pretended_gpu[-1]
+    assert options["use_tf32"] == ("0" if precision is Precision.FLOAT32 else "1")
+    assert half_precision.is_half(content) is (precision is Precision.FLOAT16)
+    expected = read("cpu.npy").values
+    np.testing.assert_allclose(read("gpu.npy").values, expected, atol=1e-2 * expected.max())
 
 
 @pytest.mark.gpu
