@@ -18,9 +18,10 @@ from onnx import TensorProto, helper
 
 from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
+from cnnkit.engine import bounds, device_errors, half_precision
 from cnnkit.engine import device as devices
-from cnnkit.engine import device_errors, half_precision
 from cnnkit.errors import DeviceError, FormatError, RunError
+from cnnkit.formats.onnx_check import NOTHING, Needs
 
 log = logging.getLogger("cnnkit")
 
@@ -52,6 +53,7 @@ class Session:
         name: str = "the network",
         threads: int | None = None,
         precision: Precision = Precision.FLOAT32,
+        needs: Needs = NOTHING,
     ) -> None:
         """Load a network onto a device.
 
@@ -61,26 +63,27 @@ class Session:
             name: For messages.
             threads: Cores for the network on the CPU; by default all.
             precision: What a GPU multiplies in.
+            needs: What is bounded while it runs, as `onnx_model.load` has it.
 
         Raises:
             DeviceError: `cuda` was asked for, and ONNX Runtime does not hold the network there.
             FormatError: ONNX Runtime cannot run the network.
             UsageError: No such device, or a precision that a CPU does not have.
         """
-        self.name = name
+        self.name, self._needs = name, needs
         self.device = wanted = devices.existing(device)
         devices.check_precision(precision, wanted)
         if wanted.kind == "auto":
             wanted = devices.Device("cuda" if devices.gpus() else "cpu")
         try:
-            self._session = _open(content, wanted, threads=threads, name=name, precision=precision)
+            self._session = _open(content, wanted, threads=threads, name=name, precision=precision, needs=needs)
         except DeviceError as error:
             if self.device.kind != "auto":
                 raise
             devices.check_precision(precision, devices.Device("cpu"), why=str(error))
             log.warning("%s; running on the CPU", error)
             wanted = devices.Device("cpu")
-            self._session = _open(content, wanted, threads=threads, name=name)
+            self._session = _open(content, wanted, threads=threads, name=name, needs=needs)
         if self.device.kind == "auto":
             log.info("running on %s", f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU")
         self.device = wanted
@@ -105,6 +108,7 @@ class Session:
         Raises:
             RunError: The network does not take what it is given.
             MemoryFullError: Memory does not hold a single row.
+            FormatError: It has a loop that does not end.
             DeviceError: The GPU fails.
         """
         given = dict(inputs)
@@ -113,6 +117,8 @@ class Session:
         while self._most.get(shapes, rows) >= rows:
             try:
                 return self._run_once(given, outputs)
+            except FormatError:
+                raise
             except Exception as error:  # onnxruntime's exceptions share no base class
                 if not (self._can_be_cut(rows) and device_errors.is_out_of_memory(error)):
                     raise self._explained(error, given, rows) from error
@@ -137,7 +143,8 @@ class Session:
 
     def _run_once(self, given: dict[str, NDArray[Any]], outputs: Sequence[str] | None) -> list[NDArray[np.float32]]:
         if self.device.kind != "cuda":
-            return self._session.run(outputs, given)  # type: ignore[no-any-return] # onnxruntime ships no types
+            with bounds.clock(self.name) if self._needs.time else contextlib.nullcontext() as options:
+                return self._session.run(outputs, given, options)  # type: ignore[no-any-return] # onnxruntime ships no types
         return self._run_bound(given, self.outputs if outputs is None else outputs)
 
     def _run_bound(self, given: dict[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -181,12 +188,15 @@ def _open(
     threads: int | None,
     name: str,
     precision: Precision = Precision.FLOAT32,
+    needs: Needs = NOTHING,
 ) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     # Threads that spin while they wait would take the cores from the threads that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or usable_cores()
+    if needs.memory:
+        bounds.cap_memory(options)
     providers: list[Any] = [_CPU]
     if device.kind == "cuda":
         _check_driver()

@@ -210,7 +210,7 @@ class ActivationMaximizer:
             if device_errors.is_out_of_memory(error):  # they are not too small
                 raise
             raise UsageError(
-                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name} ({str(error).splitlines()[0]}); "
+                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; "
                 "give a larger --size, and a dream fewer --octaves"
             ) from error
         if _reach(ascent.blur) >= min(size):
@@ -430,7 +430,7 @@ def dream(
     image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
-        longest = max(preprocessing.sides(options.size))
+        longest = options.longer_side(options.size)
     scale = longest / max(image.size)
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS

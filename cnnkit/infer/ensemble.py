@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Progress
 from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
@@ -49,7 +49,8 @@ def class_order(
     Raises:
         CnnkitError: The two do not have the same classes.
     """
-    if tuple(classes) == tuple(reference):
+    classes, reference = (tuple(map(class_names.normal, each)) for each in (classes, reference))
+    if classes == reference:
         return None
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:
@@ -231,7 +232,9 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
     model = onnx_model.load(path)
-    network = OnnxNetwork(name, Session(model.content, device=device, name=name, precision=precision))
+    network = OnnxNetwork(
+        name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)
+    )
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
     return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

@@ -172,7 +172,9 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
     devices.existing(config.device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
-    session = Session(model.content, device=config.device, name="the base", precision=config.precision)
+    session = Session(
+        model.content, device=config.device, name="the base", precision=config.precision, needs=model.needs
+    )
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
         (images,) = batches
@@ -217,6 +219,7 @@ def _writer(
         header=_header(backbone, config, views),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+        block=batch,
     )
 
 
