@@ -17,6 +17,7 @@ import torch
 from cnnkit.choices import Precision
 from cnnkit.engine import half_precision, onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.session import Session
 from cnnkit.formats import features, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -719,6 +720,19 @@ def test_what_is_decided_for_a_gpu(run, here, pretended_gpu, monkeypatch, precis
     assert half_precision.is_half(content) is (precision is Precision.FLOAT16)
     expected = read("cpu.npy").values
     np.testing.assert_allclose(read("gpu.npy").values, expected, atol=1e-2 * expected.max())
+
+
+def test_values_that_float16_cannot_hold_are_no_features(run, here, pretended_gpu, monkeypatch):
+    """Infinite features would be written without a word; in float32 the same network is used as it is."""
+    real = Session._run_bound
+    monkeypatch.setattr(Session, "_run_bound", lambda *given: [np.full_like(output, np.inf) for output in real(*given)])
+    words = ("photos", "-o", "x.npy", *BACKBONE[:-2])
+    done = run("cnn-extract", *words, "--precision", "float16", status=1)
+    assert (
+        done.err.splitlines()[-1] == "cnn-extract: the base has values that float16 cannot hold; use --precision tf32"
+    )
+    assert not Path("x.npy").exists()
+    run("cnn-extract", *words, "--precision", "tf32")
 
 
 @pytest.mark.gpu
