@@ -275,6 +275,35 @@ def _forget(request):
 
 
 @pytest.fixture
+def pretended_gpu(monkeypatch):
+    """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes, provider, options; a CPU computes it.
+
+    What comes of it is a CPU's, but all that is decided on the way is as on a GPU.
+    """
+    import onnxruntime
+
+    from cnnkit.engine import device, session
+
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def opening(content, options, *, providers, **words):
+        name, given = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+        asked.append((content, name, given))
+        return real(content, options, providers=["CPUExecutionProvider"], **words)
+
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (99, 0))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opening)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(session, "check_placement", lambda *_: None)
+    monkeypatch.setattr(session.Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
+    return asked
+
+
+@pytest.fixture
 def photos():
     """The folder of real photographs and weights, or a skip that says so."""
     if not SHARED.is_dir():

@@ -171,7 +171,7 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
         from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
 
         network, header, chosen = torch_backbone.load(spec, device=config.device, precision=config.precision)
-        return _Backbone(network, header, chosen.partition(":")[0])
+        return _Backbone(_finite(network, config.precision), header, chosen.partition(":")[0])
     devices.existing(config.device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
@@ -184,7 +184,21 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
         return session.run({"images": images}, ["features"])
 
     kind = session.device.kind
-    return _Backbone(run, model.header, kind, in_flight=runner.batches_in_flight(kind))
+    return _Backbone(_finite(run, config.precision), model.header, kind, in_flight=runner.batches_in_flight(kind))
+
+
+def _finite(network: runner.NetworkFunction, precision: Precision) -> runner.NetworkFunction:
+    """Refuse features that float16 could not hold: what is beyond 65,504 anywhere in the network becomes infinite."""
+    if precision is not Precision.FLOAT16:
+        return network
+
+    def checked(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+        outputs = network(batches)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise CnnkitError("the base has values that float16 cannot hold; use --precision tf32")
+        return outputs
+
+    return checked
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:

@@ -395,7 +395,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch, which, fi
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic.os, "fsync", fsync)
-        outcome = train(run, *MOVING, status=1)
+        outcome = train(run, *MOVING, "--checkpoint-every", "0", status=1)
     assert outcome.out == ""
     assert outcome.err.splitlines()[-2:] == [
         "cnn-train: m.checkpoint.pt holds what is done; run again with --resume to go on",
