@@ -58,8 +58,9 @@ def main(
     from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
 
-    with cli.progress("checking") as progress:
-        found = check.check(cli.images(sources, split=split, null=null), config, progress=progress)
+    with cli.callbacks("checking") as callbacks:
+        images = cli.images(sources, split=split, null=null)
+        found = check.check(images, config, progress=callbacks.progress, phase=callbacks.phase)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

@@ -15,7 +15,7 @@ from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
 from cnnkit.data import duplicates, reader, source, split_names
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.source import ImageFile
@@ -31,13 +31,20 @@ _COMPONENTS = 10
 _SEEABLE = 32
 
 
-def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progress = ignore_progress) -> CheckReport:
+def check(
+    images: Iterable[ImageFile],
+    config: CheckConfig,
+    *,
+    progress: Progress = ignore_progress,
+    phase: Phase = ignore_phase,
+) -> CheckReport:
     """Look at every image of a set, and at the set.
 
     Args:
         images: With labels and splits where there are any; of a folder of splits (train/cat/1.jpg) those are found.
         config: What is looked for.
         progress: Called as images are read.
+        phase: Called with what is done after that.
 
     Raises:
         UsageError: As `CheckConfig.checked`.
@@ -59,6 +66,7 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         raise CnnkitError(
             f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
         )
+    phase("comparing images")
     seen = None if config.features is None else neighbours.load(config.features, sound)
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
@@ -70,6 +78,7 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
+    phase("looking for leaks")
     known = side_information.probe_columns(sound, inspected, names)
     probed = [
         *_probed("class", [image.label for image in sound], roots, known, seed=seed),
