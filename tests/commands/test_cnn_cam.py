@@ -23,7 +23,7 @@ from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, graph_centres
 from cnnkit.nets import classifier as classifiers
 
 CPU = ("--device", "cpu")
@@ -179,6 +179,15 @@ def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
     left, top, right, bottom = boxes(row)
     assert ((left + right) / 2, (top + bottom) / 2) == (middle, middle)
     assert (right - left) == pytest.approx(step, abs=1)
+
+
+def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, monkeypatch):
+    """A notice says so: the second of four cells of an exported network then lies at 24 of 64 pixels, not at 18."""
+    monkeypatch.setattr(graph_centres, "centres_of", lambda *_, **__: None)
+    write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
+    outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
+    assert json.loads(outcome.rows[0]["peak"]) == [24, 24]
+    assert "they are drawn as if they tiled it" in outcome.err
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
