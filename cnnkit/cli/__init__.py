@@ -30,7 +30,7 @@ it emits rows calls `cli.finish_files` first: then it goes on to the end, whoeve
 """
 
 from cnnkit.cli import options
-from cnnkit.cli.command import command
+from cnnkit.cli.command import command, image_command
 from cnnkit.cli.input import images, reading, reading_each, truth
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
@@ -66,6 +66,7 @@ __all__ = [
     "for_people",
     "gate",
     "gated",
+    "image_command",
     "images",
     "labelled_images",
     "model_first",

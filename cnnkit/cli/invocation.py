@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any, TextIO, cast
 
 from cnnkit.cli.activity import Activity
+from cnnkit.cli.escaping import printable
 
 
 class Unfailing:
@@ -46,6 +47,9 @@ class Invocation:
         self.out = out
         self.quiet = quiet
         self.skipped = 0
+        self.passed_over: list[
+            tuple[str, str]
+        ] = []  # images that a search of folders did not take, and what can be done
 
     def finish_files(self) -> None:
         """From now on, go on to the end though nobody reads the output: files were asked for, too."""
@@ -94,6 +98,7 @@ def rank() -> int:
 
 
 def complain(name: str, message: str) -> None:
-    """Say one line on stderr, whatever happens: errors and skipped images."""
-    with contextlib.suppress(BrokenPipeError):
-        print(f"{name}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
+    """Print one line on stderr, whatever happens: errors and skipped images. Control characters are shown as escapes."""
+    line = printable(" ".join(message.split("\n")))
+    with contextlib.suppress(OSError):
+        print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
+from cnnkit.cli.escaping import json_printable, printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
@@ -26,7 +27,8 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     rows = (as_mapping(record) for record in records)
     if as_json:
         for row in rows:
-            run.out.write(_json_line(row))
+            line = _json_line(row)
+            run.out.write(json_printable(line[:-1]) + "\n" if run.drawing else line)
     elif run.drawing:
         draw(rows, run.out, columns)
     else:
@@ -72,9 +74,9 @@ def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
 
 def emit_lines(lines: Iterable[str]) -> None:
     """Write lines of text to stdout as they come, for output that is no table."""
-    out = current().out
+    run = current()
     for line in lines:
-        out.write(line + "\n")
+        run.out.write((printable(line) if run.drawing else line) + "\n")
 
 
 def notice(message: str) -> None:
@@ -135,7 +137,7 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
             return super().render(task) if task.total is not None or task.completed else Text("")
 
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         Count(),
         Rate(),
@@ -144,7 +146,7 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
         transient=True,
         redirect_stdout=False,
     )
-    task = bar.add_task(label, total=None)
+    task = bar.add_task(printable(label), total=None)
 
     def show(done: int, total: int | None) -> None:
         bar.update(task, completed=done, total=total)
@@ -152,7 +154,7 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
     def begin(name: str) -> None:
         nonlocal task
         bar.remove_task(task)
-        task = bar.add_task(name, total=None)  # a total cannot be taken back
+        task = bar.add_task(printable(name), total=None)  # a total cannot be taken back
 
     with run.activity.covered(), bar:
         yield show, begin
@@ -163,7 +165,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
 
     Args:
-        errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
+        errors: Where to write `path reason` rows as well, and after them the images that a search of folders passed over (HEIC without
+            the extra, camera raw, ...). The file is written even when nothing was skipped.
 
     Yields:
         A function to call with the path of the image and the reason.
@@ -184,7 +187,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         yield skip
     finally:
         if errors is not None:
-            tsv.save(errors, ["path", "reason"], rows)
+            tsv.save(errors, ["path", "reason"], [*rows, *run.passed_over])
 
 
 @contextlib.contextmanager
@@ -275,4 +278,9 @@ def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
 
     console = Console(file=current().out, highlight=False)
     for line in lines:
-        console.print(Text.assemble(*line), no_wrap=True, overflow="ignore", crop=False)
+        console.print(
+            Text.assemble(*((printable(text), style) for text, style in line)),
+            no_wrap=True,
+            overflow="ignore",
+            crop=False,
+        )

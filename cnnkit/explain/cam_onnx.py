@@ -54,7 +54,7 @@ class OnnxCam:
         proto = onnx_model.parse(model.content, name=name)
         if "cam" not in {value.name for value in proto.graph.output}:
             raise UsageError(_missing(name, model.header))
-        network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+        network = OnnxNetwork(name, Session(model.content, device=device, name=name, needs=model.needs))
         self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
         if shown.size is not None or shown.fit is not None:
             self.model = self.model.resized(shown.size, fit=shown.fit)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.data import augment_plan, decode, preprocessing, tree
+from cnnkit.data import augment_plan, containment, decode, preprocessing, tree
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
@@ -27,7 +27,7 @@ from cnnkit.explain.config import RenderOptions
 from cnnkit.explain.contact_sheets import SheetCell
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.upsampling import Box
-from cnnkit.formats import image_files
+from cnnkit.formats import atomic, image_files
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 
@@ -57,6 +57,10 @@ class ImageMaps:
     label: str
     maps: list[ClassMap]
     truth: str | None = None
+
+
+#: How many bytes the longest name of a map's array has more than that of its overlay.
+_LONGEST_SUFFIX = len(".pixels.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,20 +221,24 @@ class CamRenderer:
         name = os.path.basename(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
-            below = _joined(self._place(image), f"{stem}{self._endings.get(shown.name, '')}{extension}")
+            ending = self._endings.get(shown.name, "")
+            file_name = atomic.fitting_name(f"{stem}{ending}", extension, room=_LONGEST_SUFFIX)
+            below = _joined(self._place(image), file_name)
         except CnnkitError as error:
             raise BadImageError(str(error)) from error
         if self._taken.setdefault(below, image.path) != image.path:
             raise BadImageError(_claimed_twice(self._taken[below], image.path, below))
         target = folder / below
+        containment.check_place(folder, below)
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
         image_files.save(target, drawn, **augment_plan.saving(name, original.format, profile=profile))
         if self.options.raw:
             whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
             whole[part[1] : part[3], part[0] : part[2]] = heat
-            image_files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)
-            image_files.save_array(target.with_name(f"{target.name}.pixels.npy"), whole)
+            for suffix, values in ((".map.npy", shown.values), (".pixels.npy", whole)):
+                containment.check_place(folder, f"{below}{suffix}")
+                image_files.save_array(target.with_name(f"{target.name}{suffix}"), values)
         return str(target)
 
 

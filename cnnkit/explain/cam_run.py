@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
@@ -216,18 +216,20 @@ class _ClassChooser:
         Raises:
             UsageError: One is no class of the model.
         """
+        self._numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
         for word in wanted:
-            if word not in ("top", "true", "all") and word not in classes:
+            if word not in ("top", "true", "all") and class_names.normal(word) not in self._numbers:
                 some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
                 proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
                 raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
-        self._wanted, self._numbers = wanted, {name: number for number, name in enumerate(classes)}
+        self._wanted, self._classes = wanted, tuple(classes)
         self.without_truth: list[str] = []
 
     def truth(self, image: ImageFile) -> str | None:
         """Give an image's class: its label, or as cnn-eval takes it the name of its folder; None where that is no class of the model."""
         name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
-        return name if name in self._numbers else None
+        number = self._numbers.get(class_names.normal(name))
+        return None if number is None else self._classes[number]
 
     def choose(self, image: ImageFile, top: int) -> list[int]:
         """Choose by number; `top` is the class that the network names.
@@ -243,9 +245,9 @@ class _ClassChooser:
             elif word == "top":
                 chosen.append(top)
             elif word != "true":
-                chosen.append(self._numbers[word])
+                chosen.append(self._numbers[class_names.normal(word)])
             elif (truth := self.truth(image)) is not None:
-                chosen.append(self._numbers[truth])
+                chosen.append(self._numbers[class_names.normal(truth)])
             else:
                 missing = (
                     "it has no label" if image.label is None else f"its label {image.label} is no class of the model"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip
-from cnnkit.choices import Engine
+from cnnkit.choices import Engine, Precision
 from cnnkit.data import augment_notation, preprocessing, split_names
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
@@ -52,6 +52,7 @@ class _Backbone:
     network: runner.NetworkFunction
     header: Header
     device: str
+    in_flight: int = 1
 
     @property
     def preprocess(self) -> Preprocess:
@@ -86,8 +87,8 @@ def extract(
     atomic.check_folder(output)
     views = _views(config)
     callbacks.phase("loading the backbone")
-    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = _batch_size(config.batch, images, views)
+    backbone = _open_backbone(spec, config)
+    batch = _batch_size(config.batch_on(backbone.device), images, views)
     writer = _writer(output, backbone, config, batch=batch, views=views)
     if views is not None and isinstance(images, Sequence):
         _log_plain_splits(images)
@@ -115,6 +116,7 @@ def extract(
             jobs=config.jobs,
             views=views,
             begun=begun,
+            in_flight=backbone.in_flight,
             progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
         for image, (values, *_) in runner.usable(results, count):
@@ -133,9 +135,9 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         config: Its engine, device, batch and jobs.
         spec: Which backbone.
     """
-    config = config or ExtractConfig()
-    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = max(1, min(config.batch, len(images)))
+    config = (config or ExtractConfig()).checked()
+    backbone = _open_backbone(spec, config)
+    batch = max(1, min(config.batch_on(backbone.device), len(images)))
     log.info("measuring with %d pictures", len(images))
     return runner.measure(
         images,
@@ -144,6 +146,7 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         batch=batch,
         jobs=config.jobs,
         shared_cores=backbone.device == "cpu",
+        in_flight=backbone.in_flight,
     )
 
 
@@ -162,22 +165,25 @@ def _views(config: ExtractConfig) -> ExtractViews | None:
     return ExtractViews(augmentation, config.views, config.seed, torch_views.TorchCopies())
 
 
-def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
-    if engine is Engine.TORCH:
+def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
+    if config.engine is Engine.TORCH:
         from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
 
-        network, header, chosen = torch_backbone.load(spec, device=device)
+        network, header, chosen = torch_backbone.load(spec, device=config.device, precision=config.precision)
         return _Backbone(network, header, chosen.partition(":")[0])
-    devices.existing(device)  # before a backbone is exported, which takes its time
+    devices.existing(config.device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
-    session = Session(model.content, device=device, name="the base")
+    session = Session(
+        model.content, device=config.device, name="the base", precision=config.precision, needs=model.needs
+    )
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
         (images,) = batches
         return session.run({"images": images}, ["features"])
 
-    return _Backbone(run, model.header, session.device.kind)
+    kind = session.device.kind
+    return _Backbone(run, model.header, kind, in_flight=runner.batches_in_flight(kind))
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
@@ -186,13 +192,14 @@ def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
     return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
-def _header(backbone: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
-    runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
+def _header(backbone: _Backbone, config: ExtractConfig, views: ExtractViews | None) -> Header:
+    runtime = ("onnxruntime-gpu", "onnxruntime") if config.engine is Engine.ONNX else ("torch",)
+    precision = {} if config.precision is Precision.FLOAT32 else {"precision": config.precision.value}
     return Header(
         kind=ArtefactKind.FEATURES,
         preprocess=backbone.preprocess,
         backbone=backbone.header.backbone,
-        training={} if views is None else views.described(),
+        training=({} if views is None else views.described()) | precision,
         made_by=made_by("numpy", "pillow", *runtime),
     )
 
@@ -211,9 +218,10 @@ def _writer(
         output,
         shape=_row_shape(backbone),
         dtype=config.dtype,
-        header=_header(backbone, config.engine, views),
+        header=_header(backbone, config, views),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+        block=batch,
     )
 
 

@@ -226,7 +226,7 @@ def test_colours_are_those_that_are_asked_for(run, here):
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "plain", "--alpha", "0", *CPU)
     np.testing.assert_array_equal(pixels("plain/3.png"), pixels("photos/red/3.png"))
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--colormap", "infero", *CPU, status=2)
-    assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r or winter?\n'
+    assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r?\n'
 
 
 def test_a_frame_is_drawn_where_the_record_says(run, here):
