@@ -17,6 +17,7 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
@@ -314,7 +315,9 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
         stack.enter_context(notices(name, level=level))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet)))
+        activity = Activity(enabled=wanted(quiet=quiet) and not rank())
+        out = stack.enter_context(activity.watching(out))
+        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
         try:
             yield
         except BaseException:

@@ -86,6 +86,7 @@ def extract(
     features.check_neighbours(output)  # the name is wrong before anything is computed
     atomic.check_folder(output)
     views = _views(config)
+    callbacks.phase("loading the backbone")
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
     writer = _writer(output, backbone, config, batch=batch, views=views)
@@ -105,6 +106,7 @@ def extract(
         skipped += 1
         callbacks.skip(path, reason)
 
+    callbacks.phase("extracting")
     with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
         left, passed, begun = _remaining(images, done, output, preprocess=backbone.preprocess, views=views, skip=count)
         results = runner.run(

@@ -311,6 +311,7 @@ def _train_head(
             for epoch in trained.run():
                 written.write(epoch)
                 callbacks.progress(epoch.epoch, trained.expected)
+        callbacks.phase("comparing with simple classifiers")
         majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
         head, text = trained.finished()
     header = Header(

@@ -58,6 +58,7 @@ def train_from_scratch(
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
+        context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
             data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
         )

@@ -324,6 +324,7 @@ class Trainer:
             try:
                 with _history(context, done) as write, self.prepared():
                     self.task.ready()
+                    context.callbacks.phase("training")
                     if kept is None:
                         done += self.fresh(write)
                     for epoch in self.epochs(done):
@@ -337,6 +338,7 @@ class Trainer:
                     raise DivergedError(f"{error}. Nothing is written") from error
                 self.finish(done or error.done, ended=str(error))
                 raise DivergedError(f"{error}. {context.output} holds epoch {best.epoch}, the best before") from error
+            context.callbacks.phase("writing the model")
             self.finish(done)
         self.judge()
         return self.result(done)
