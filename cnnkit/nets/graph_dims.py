@@ -29,7 +29,7 @@ from cnnkit.nets.graph_standard import MICROSOFT, STANDARD, Constant, Standard, 
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
-_MOST_STEPS = 200_000  # nodes that run, those of a loop as often as it runs
+_MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
 
 # The inputs of an operator that are weights of a layer, wherever in the network it stands.
 _WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -92,6 +92,7 @@ _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 _REDUCING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
 _NORMALIZING = ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
 _ALONG_AN_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LpNormalization")
+_NAMES_OF_WEIGHTS = ("weight", "bias", "gamma", "beta", "scale", "shift", "offset")
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 # Operators of ONNX Runtime that neither multiply matrices nor hold weights. Its other ones have to be known to be counted.
 _HARMLESS_OF_MICROSOFT = frozenset(
@@ -231,6 +232,7 @@ class _Measurement:
         self._counted: set[str] = set()
         self._rows: dict[int, DimsRow] = {}
         self._bodies: dict[int, Standard] = {}
+        self._looping = 0  # how many loops the node that runs is in
         self._steps = 0
 
     def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
@@ -249,10 +251,10 @@ class _Measurement:
         self._shapes.add(graph.constants)
         self._stored.update({name: frozenset({name}) for name in graph.constants})
         for node in graph.nodes:
-            self._steps += 1
+            self._steps += self._looping
             if self._steps > _MOST_STEPS:
                 raise FormatError(
-                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its costs are not counted"
+                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
                 )
             try:
                 self._step(node)
@@ -267,9 +269,10 @@ class _Measurement:
             self._control(node)
             return
         self._check_known(node)
-        self._shapes.infer(node)
-        if node.op_type in _WEIGHTS and node.op_type not in ("Einsum", "Gather"):
+        if node.op_type == "Conv":
             self._unpad(node)
+        graph_macs.check(node, self._shapes.get, self._of(node))
+        self._shapes.infer(node)
         inputs = [name for name in node.input if name in self._looks]
         if not inputs or node.op_type in ("Shape", "Size"):
             self._store(node)
@@ -402,11 +405,10 @@ class _Measurement:
         return node.op_type != "Add" or not constant.is_mask
 
     def _is_identity(self, node: NodeProto) -> bool:
-        """Recognise the ones and zeros that exporters give a normalisation without weights."""
-        scale, shift = (self._constants.get(name) for name in node.input[1:3])
-        if scale is None or shift is None or (scale.uniform, shift.uniform) != (1, 0):
-            return False
-        return (scale.node and shift.node) or all(name.startswith("/") for name in node.input[1:3])
+        """Recognise the constants that exporters give a normalisation without weights: of one value each, and not named like weights."""
+        roots = [name for place in node.input[1:3] for name in self._stored.get(place, ())]
+        named = any(name.removesuffix("_quantized").lower().endswith(_NAMES_OF_WEIGHTS) for name in roots)
+        return not named and all(self._constants[name].uniform is not None for name in roots)
 
     def _params(self, node: NodeProto) -> int:
         """Count the weights of a layer that no layer before it has counted."""
@@ -536,6 +538,12 @@ class _Measurement:
         if other in self._stored:
             self._stored[name] = self._stored[other]
 
+    def _start(self, name: str, other: str) -> None:
+        """Let what a loop carries on start as another value; what it starts from is no weight."""
+        self._same(name, other)
+        self._stored.pop(name, None)
+        self._looks.setdefault(name, ReceptiveField())
+
     def _branch(self, node: NodeProto) -> None:
         """Run the branch that the condition takes; where that is not known, both, which must cost the same."""
         bodies = {name: value for name, value in attributes(node).items() if name in ("then_branch", "else_branch")}
@@ -580,17 +588,20 @@ class _Measurement:
         outputs = [value.name for value in body.output]
         carried = len(node.input) - 2
         for inner, outer in zip(names[2:], node.input[2:], strict=True):
-            self._same(inner, outer)
+            self._start(inner, outer)
+        passed_on = self._passes_condition(body)
+        known = most is not None if passed_on else True
+        known &= not node.input[1] or condition is not None
         done, counted = 0, self._total()
+        self._looping += 1
         while most is None or done < most:
             self._shapes.tell(names[0], (), TensorProto.INT64)
             self._shapes.tell(names[1], (), TensorProto.BOOL)
-            self._same_all(names[1], node.input[1])
             self._walk(graph)
             done += 1
             going_on = self._shapes.values.get(outputs[0])
-            unknown = most is None or (going_on is None and not self._passes_condition(body))
-            if unknown and going_on is None:
+            known &= passed_on or going_on is not None
+            if not known:
                 if self._total() != counted:
                     raise FormatError(
                         f"{self._path}: how often {_called(node)} runs is not in the file; its multiply-accumulates "
@@ -599,9 +610,9 @@ class _Measurement:
                 break
             for inner, result in zip(names[2:], outputs[1 : 1 + carried], strict=True):
                 self._same(inner, result)
-            if going_on is not None and not bool(going_on):
+            if not passed_on and not bool(going_on):
                 break
-        known = most is not None and (done == most or done > 0)
+        self._looping -= 1
         for outer, inner in zip(node.output, (*names[2:], *outputs[1 + carried :]), strict=True):
             self._same(outer, inner)
             self._looks.setdefault(outer, ReceptiveField())
@@ -612,10 +623,6 @@ class _Measurement:
                 self._shapes.forget(outer)
             else:
                 self._shapes.tell(outer, (done, *shape))
-
-    def _same_all(self, name: str, other: str) -> None:
-        if other:
-            self._same(name, other)
 
     def _passes_condition(self, body: GraphProto) -> bool:
         """Tell whether a loop's body gives back the condition that it is given."""
@@ -637,17 +644,19 @@ class _Measurement:
         axes = list(said.get("scan_input_axes", [0] * slices))
         length = 0
         for inner, outer in zip(names[:states], inputs[:states], strict=True):
-            self._same(inner, outer)
+            self._start(inner, outer)
         for inner, outer, axis in zip(names[states:], inputs[states:], axes, strict=True):
             shape = self._shapes[outer]
             length = shape[axis]
             self._same(inner, outer)
             self._shapes.tell(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
         graph, outputs = self._body(body), [value.name for value in body.output]
+        self._looping += 1
         for _ in range(length):
             self._walk(graph)
             for inner, result in zip(names[:states], outputs[:states], strict=True):
                 self._same(inner, result)
+        self._looping -= 1
         for outer, inner in zip(node.output, outputs, strict=True):
             self._same(outer, inner)
             self._looks[outer] = ReceptiveField()

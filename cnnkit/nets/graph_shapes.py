@@ -42,6 +42,7 @@ _SAME_SHAPE = frozenset(
         *("Gelu", "HardSwish", "Mish", "Swish", "Celu", "Softplus", "Clip", "Dropout", "BatchNormalization"),
     }
 )
+_OF_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM")
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -136,14 +137,21 @@ class Shapes:
     def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
         """Ask onnx; what is not known is left out."""
         known = {name: self._types[name] for name in node.input if name in self._types}
+        if node.op_type in _OF_FLOATS:  # the biases of quantised layers are integers
+            known = {name: self._as_floats(kind) for name, kind in known.items()}
         if any(name and name not in known for name in node.input):
             return {}
-        try:
-            schema = defs.get_schema(node.op_type, self.opset, "") if node.domain in STANDARD else None
-        except defs.SchemaError:
-            schema = None
-        if schema is None or node.op_type == "MultiHeadAttention":
+        if node.op_type == "MultiHeadAttention" or node.domain not in STANDARD:
             return self._like_first(node)
+        opset = self.opset
+        schema = _schema(node.op_type, opset)
+        if schema is None or schema.deprecated:
+            like_first = self._like_first(node)
+            if like_first or not defs.has(node.op_type):
+                return like_first
+            schema = defs.get_schema(node.op_type)  # exporters do write operators of later opsets
+            opset = schema.since_version
+        node, known = _with_all_inputs(node, schema, known)
         data = {
             name: numpy_helper.from_array(np.asarray(self.values[name]), name)
             for name in node.input
@@ -155,12 +163,16 @@ class Shapes:
                 node,
                 known,
                 data,
-                opset_imports=[make_opsetid("", self.opset)],
+                opset_imports=[make_opsetid("", opset)],
                 ir_version=max(self._model.ir_version, 4),
             )
         except Exception as error:  # onnx raises what its C++ part does
             self.reason = first_line(error)
             return {}
+
+    def _as_floats(self, kind: TypeProto) -> TypeProto:
+        shape = _shape(kind)
+        return kind if shape is None else make_tensor_type_proto(TensorProto.FLOAT, shape)
 
     def _like_first(self, node: NodeProto) -> dict[str, TypeProto]:
         """Give the shape of its input to an operator that keeps it, in opsets that lack the operator."""
@@ -238,6 +250,31 @@ class Shapes:
 def _kind(element: int) -> int:
     """Take integers of few bits and floats of any size for floats: quantised networks are measured as what they stand for."""
     return element if element in _INTEGERS else TensorProto.FLOAT
+
+
+def _schema(operator: str, opset: int) -> defs.OpSchema | None:
+    try:
+        return defs.get_schema(operator, opset, "")
+    except defs.SchemaError:
+        return None
+
+
+def _with_all_inputs(
+    node: NodeProto, schema: defs.OpSchema, known: dict[str, TypeProto]
+) -> tuple[NodeProto, dict[str, TypeProto]]:
+    """Give an empty tensor for an input that is left out although its opset demands one, as exporters do for Resize."""
+    demanded = [
+        place
+        for place, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False))
+        if not name and formal.option == defs.OpSchema.FormalParameterOption.Single
+    ]
+    if not demanded:
+        return node, known
+    filled = NodeProto()
+    filled.CopyFrom(node)
+    for place in demanded:
+        filled.input[place] = "left out"
+    return filled, {**known, "left out": make_tensor_type_proto(TensorProto.FLOAT, (0,))}
 
 
 def _shape(kind: TypeProto) -> Shape | None:

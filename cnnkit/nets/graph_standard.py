@@ -4,6 +4,7 @@ Only sizes matter here, so that a quantised convolution, one with its activation
 nothing else has to know them. Values keep their names, and nodes theirs. What has no counterpart stays as it is.
 """
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -160,8 +161,9 @@ def standard(graph: GraphProto, *, opset: int, around: Mapping[str, Constant] | 
     made.constants.update({tensor.name: _stored(tensor) for tensor in graph.initializer})
     for sparse in graph.sparse_initializer:
         made.constants[sparse.values.name] = Constant(tuple(sparse.dims), sparse.values.data_type)
-    channels = _channels_before_reordering(graph.node, made.constants)
-    for node in graph.node:
+    nodes = in_order(graph.node)
+    channels = _channels_before_reordering(nodes, made.constants)
+    for node in nodes:
         if node.op_type == "Constant" and node.domain in STANDARD and node.output:
             constant = _constant(node)
             if constant is not None:
@@ -173,6 +175,37 @@ def standard(graph: GraphProto, *, opset: int, around: Mapping[str, Constant] | 
             continue
         made.nodes += _replaced(node, made, channels, opset)
     return made
+
+
+def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Sort nodes so that each comes after those whose values it reads; some converters do not. Nodes of a circle are left out."""
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    waits = [{makers[name] for name in _read(node) if name in makers} for node in nodes]
+    if all(max(needed, default=-1) < place for place, needed in enumerate(waits)):
+        return list(nodes)
+    readers: dict[int, list[int]] = {}
+    for place, needed in enumerate(waits):
+        for maker in needed:
+            readers.setdefault(maker, []).append(place)
+    ready = [place for place, needed in enumerate(waits) if not needed]
+    found = []
+    while ready:
+        place = heapq.heappop(ready)
+        found.append(nodes[place])
+        for reader in readers.get(place, ()):
+            waits[reader].discard(place)
+            if not waits[reader]:
+                heapq.heappush(ready, reader)
+    return found
+
+
+def _read(node: NodeProto) -> Iterator[str]:
+    """Give the names that a node reads, those that its bodies take from around them included."""
+    yield from filter(None, node.input)
+    for graph in graphs(node):
+        for inner in graph.node:
+            yield from _read(inner)
+        yield from (value.name for value in graph.output)
 
 
 def _stored(tensor: TensorProto) -> Constant:
