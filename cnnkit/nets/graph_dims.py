@@ -25,7 +25,18 @@ from cnnkit.formats import onnx_model
 from cnnkit.nets import graph_macs
 from cnnkit.nets.dims import DimsRow, Window, Windows, bounded, shown, unread, whole_map
 from cnnkit.nets.graph_shapes import Shapes
-from cnnkit.nets.graph_standard import MICROSOFT, STANDARD, Constant, Standard, attributes, graphs, inlined, standard
+from cnnkit.nets.graph_standard import (
+    MICROSOFT,
+    STANDARD,
+    Constant,
+    Standard,
+    attributes,
+    called,
+    graphs,
+    inlined,
+    standard,
+    well_written,
+)
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
@@ -240,7 +251,7 @@ class _Measurement:
         stored = {tensor.name for tensor in graph.initializer}
         self._looks = {value.name: ReceptiveField() for value in graph.input if value.name not in stored}
         self._looks[self._image.name] = ReceptiveField((1, 1), (1, 1), last=self._image.last)
-        self._walk(standard(graph, opset=self._shapes.opset))
+        self._walk(standard(graph, opset=self._shapes.opset, name=self._path))
         return tuple(self._rows.values())
 
     def _walk(self, graph: Standard) -> None:
@@ -256,12 +267,8 @@ class _Measurement:
                 raise FormatError(
                     f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
                 )
-            try:
+            with well_written(node, self._path):
                 self._step(node)
-            except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
-                raise FormatError(
-                    f"{self._path}: {_called(node)} does not have the inputs and attributes of its operator"
-                ) from error
 
     def _step(self, node: NodeProto) -> None:
         """Measure one node."""
@@ -285,7 +292,7 @@ class _Measurement:
                 self._looks.update(dict.fromkeys(filter(None, node.output), ReceptiveField()))
                 return
             reason = f" ({self._shapes.reason})" if self._shapes.reason else ""
-            raise FormatError(f"{self._path}: the shape after {_called(node)} cannot be told{reason}{self._remedy}")
+            raise FormatError(f"{self._path}: the shape after {called(node)} cannot be told{reason}{self._remedy}")
         windows, found = None, ReceptiveField()
         if inputs:
             windows = self._windows(node, inputs[0], given)
@@ -332,7 +339,7 @@ class _Measurement:
 
     def _of(self, node: NodeProto) -> str:
         """Name a node and what can be done, for errors about its shapes."""
-        return f"{self._path}: {_called(node)} %s{self._remedy}"
+        return f"{self._path}: {called(node)} %s{self._remedy}"
 
     def _check_known(self, node: NodeProto) -> None:
         """Refuse an operator of which it is not known what it multiplies."""
@@ -525,7 +532,7 @@ class _Measurement:
 
     def _body(self, graph: GraphProto) -> Standard:
         if id(graph) not in self._bodies:
-            self._bodies[id(graph)] = standard(graph, opset=self._shapes.opset, around=self._constants)
+            self._bodies[id(graph)] = standard(graph, opset=self._shapes.opset, name=self._path, around=self._constants)
         return self._bodies[id(graph)]
 
     def _same(self, name: str, other: str) -> None:
@@ -567,7 +574,7 @@ class _Measurement:
                 )
         if costs[0] != costs[1]:
             raise FormatError(
-                f"{self._path}: which branch of {_called(node)} runs is not in the file, and they differ in their "
+                f"{self._path}: which branch of {called(node)} runs is not in the file, and they differ in their "
                 "multiply-accumulates; no total can be given"
             )
         for place, (outer, inner) in enumerate(zip(node.output, bodies["then_branch"].output, strict=True)):
@@ -604,7 +611,7 @@ class _Measurement:
             if not known:
                 if self._total() != counted:
                     raise FormatError(
-                        f"{self._path}: how often {_called(node)} runs is not in the file; its multiply-accumulates "
+                        f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates "
                         "cannot be counted"
                     )
                 break
@@ -676,7 +683,7 @@ class _Measurement:
         self._walk(self._body(body))
         if self._total() != counted:
             raise FormatError(
-                f"{self._path}: how often {_called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
+                f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
             )
         self._looks.update(dict.fromkeys(node.output, ReceptiveField()))
 
@@ -685,10 +692,6 @@ class _Measurement:
         if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
             return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
         return _KINDS.get(node.op_type, node.op_type.lower())
-
-
-def _called(node: NodeProto) -> str:
-    return f"{node.name} ({node.op_type})" if node.name else node.op_type
 
 
 def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:

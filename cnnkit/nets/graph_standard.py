@@ -4,9 +4,11 @@ Only sizes matter here, so that a quantised convolution, one with its activation
 nothing else has to know them. Values keep their names, and nodes theirs. What has no counterpart stays as it is.
 """
 
+import contextlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +27,7 @@ STANDARD = ("", "ai.onnx")
 _MOST_NODES = 200_000  # in a graph whose functions are written out
 _MASKING = -100.0  # what masks add to a score
 
+_LONGEST = 200  # characters of a reason
 MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count
 
 
@@ -137,8 +140,9 @@ def _size(
 
 
 def first_line(error: Exception) -> str:
-    """Give what an exception of onnx or ONNX Runtime says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Give what an exception of onnx or ONNX Runtime says, in one line and without the names of its classes."""
+    text = re.sub(r"^(\[\w+Error\][ :]*)?(\d+ : \w+ : )?", "", str(error).strip())
+    return (text.strip() or type(error).__name__).splitlines()[0][:_LONGEST]
 
 
 def graphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -149,32 +153,62 @@ def graphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def standard(graph: GraphProto, *, opset: int, around: Mapping[str, Constant] | None = None) -> Standard:
+def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, Constant] | None = None) -> Standard:
     """Replace what is not standard, and find what is stored.
 
     Args:
         graph: It is read only.
         opset: The version of the standard operators that it is written in.
+        name: The file, for messages.
         around: What is stored in the graph that this one is a body of.
+
+    Raises:
+        FormatError: A node is not written as its operator demands.
     """
     made = Standard([], dict(around or {}))
     made.constants.update({tensor.name: _stored(tensor) for tensor in graph.initializer})
     for sparse in graph.sparse_initializer:
         made.constants[sparse.values.name] = Constant(tuple(sparse.dims), sparse.values.data_type)
     nodes = in_order(graph.node)
-    channels = _channels_before_reordering(nodes, made.constants)
+    with well_written(None, name):
+        channels = _channels_before_reordering(nodes, made.constants)
     for node in nodes:
-        if node.op_type == "Constant" and node.domain in STANDARD and node.output:
-            constant = _constant(node)
-            if constant is not None:
-                made.constants[node.output[0]] = constant
-                continue
-        if node.op_type == "Identity" and node.domain in STANDARD and node.input[0] in made.constants:
-            # torch's exporter stores equal weights once, and gives the others by nodes like this
-            made.constants[node.output[0]] = made.constants[node.input[0]]
-            continue
-        made.nodes += _replaced(node, made, channels, opset)
+        with well_written(node, name):
+            _take_up(node, made, channels, opset)
     return made
+
+
+@contextlib.contextmanager
+def well_written(node: NodeProto | None, name: str) -> Generator[None]:
+    """Turn what goes wrong with inputs and attributes that are not there, or of another type, into a sentence.
+
+    Raises:
+        FormatError: Something of the kind went wrong.
+    """
+    try:
+        yield
+    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError, AttributeError, OverflowError) as error:
+        which = "a node" if node is None else called(node)
+        raise FormatError(f"{name}: {which} does not have the inputs and attributes of its operator") from error
+
+
+def called(node: NodeProto) -> str:
+    """Name a node in a message."""
+    return f"{node.name} ({node.op_type})" if node.name else node.op_type
+
+
+def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> None:
+    """Take up one node: as a constant, or as the nodes that stand for it."""
+    if node.op_type == "Constant" and node.domain in STANDARD and node.output:
+        constant = _constant(node)
+        if constant is not None:
+            made.constants[node.output[0]] = constant
+            return
+    if node.op_type == "Identity" and node.domain in STANDARD and node.input[0] in made.constants:
+        # torch's exporter stores equal weights once, and gives the others by nodes like this
+        made.constants[node.output[0]] = made.constants[node.input[0]]
+        return
+    made.nodes += _replaced(node, made, channels, opset)
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
