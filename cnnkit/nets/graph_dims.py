@@ -433,6 +433,8 @@ class _Measurement:
             or (not again and name not in matrices and self._constants[name].is_repeated_value)
         ]
         self._counted.update(own)
+        if node.op_type == "Add":
+            return sum(self._constants[name].learned for name in own)
         return sum(math.prod(self._constants[name].dims) for name in own)
 
     # What a value looks at

@@ -69,6 +69,28 @@ class Constant:
             return False
         return bool(((values == 0) | (values <= _MASKING)).all() and (values != 0).any())
 
+    @property
+    def learned(self) -> int:
+        """How many of its values were learned.
+
+        Windowed attention adds what it learned for every distance between two places of a window; exporters write it out for all pairs
+        of places, (..., heads, places, places).
+        """
+        count = math.prod(self.dims)
+        places = self.dims[-1] if len(self.dims) >= 3 and self.dims[-2] == self.dims[-1] else 0
+        side = math.isqrt(places)
+        if side < 2 or side * side != places or self.tensor is None:
+            return count
+        values = _array(self.tensor)
+        if values is None:
+            return count
+        distances = np.arange(side)[:, None] - np.arange(side) + side - 1  # 0 to 2 * (side - 1)
+        both = (distances[:, None, :, None] * (2 * side - 1) + distances[None, :, None, :]).reshape(-1)
+        pairs = values.reshape(-1, places * places)
+        table = np.zeros((len(pairs), (2 * side - 1) ** 2), values.dtype)
+        table[:, both] = pairs
+        return table.size if bool((table[:, both] == pairs).all()) else count
+
 
 def _array(tensor: TensorProto) -> NDArray[Any] | None:
     """Read a tensor; None where its content does not fit its sides."""

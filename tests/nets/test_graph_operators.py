@@ -1,13 +1,18 @@
 """ONNX graphs in every form that exporters, quantisers and optimisers write: parameters and multiply-accumulates are torch's."""
 
 import collections
+import contextlib
+import copy
+import io
 import math
+import warnings
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+import torchvision
 from onnx import TensorProto, numpy_helper
 from onnx.helper import (
     make_function,
@@ -24,7 +29,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit.errors import FormatError
-from cnnkit.nets import dims, graph_dims
+from cnnkit.nets import dims, graph_dims, module_dims
 
 NEWEST = 24  # opset that this onnxruntime and onnx both take
 LEVELS = onnxruntime.GraphOptimizationLevel
@@ -547,6 +552,28 @@ def test_constants_before_the_first_layer_and_masks_are_no_weights(measured):
     assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), "mask": mask}))[0] == 108
 
 
+def test_positions_of_a_window_count_once_for_each_distance(measured):
+    """The 5x5 biases that two heads learned for a window of 3x3 are stored as 9x9 of them."""
+    places = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2)
+    apart = places[:, None] - places + 2
+    table = filled(2, 5, 5)
+    bias = table[:, apart[..., 0], apart[..., 1]]
+    nodes = [
+        STEM,
+        make_node("MatMul", ["maps", "m"], ["scores"]),
+        make_node("Slice", ["scores", "zero", "two", "one"], ["heads"]),
+    ]
+    nodes += [
+        make_node("Slice", ["heads", "zero", "nine", "two"], ["square"]),
+        make_node("Add", ["square", "bias"], ["out"]),
+    ]
+    weights = {**STEM_WEIGHT, "m": filled(10, 9), "bias": bias[None]}
+    weights |= {name: np.asarray([value]) for name, value in {"zero": 0, "one": 1, "two": 2, "nine": 9}.items()}
+    assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 25
+    weights["bias"] = bias[None] + np.float32(0.5) * (np.arange(9) == 4)  # no longer one value a distance
+    assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 81
+
+
 def test_sparse_and_packed_weights_count_their_values(measured):
     """A sparse tensor has as many parameters as its dense form, one of 4 bits as many as it has values."""
     made = model(
@@ -855,3 +882,27 @@ def test_a_map_of_no_pixels_costs_nothing(measured):
     weights = {**STEM_WEIGHT, "start": np.asarray([0]), "axis": np.asarray([0]), "w": filled(2, 4, 1, 1)}
     params, macs, rows = measured(model(nodes, weights))
     assert (params, macs, rows[-1].activation_bytes) == (116, 10_800, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
+def test_published_networks_have_the_counts_of_torch(name, tmp_path):
+    """Exported at the newest and at old opsets, in half precision and optimised, they have the parameters and the work of torch."""
+    network = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+    rows = module_dims.measure_module(copy.deepcopy(network).to("meta"), torch.empty(1, 3, 64, 64, device="meta"))
+    norms = sum(part.num_features for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    wanted = (dims.total(rows).params - norms, dims.total(rows).macs)  # folded, all but the shift
+    for opset in (9, 17):
+        path = tmp_path / f"{opset}.onnx"
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(network, (torch.zeros(1, 3, 64, 64),), str(path), dynamo=False, opset_version=opset)
+        assert whole(path) == wanted
+        assert whole(optimized(path, LEVELS.ORT_ENABLE_ALL)) == wanted
+        half = path.with_name("half.onnx")
+        onnx.save(convert_float_to_float16(onnx.load(path)), half)
+        assert whole(half) == wanted
