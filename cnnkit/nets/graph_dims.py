@@ -34,6 +34,7 @@ from cnnkit.nets.graph_standard import (
     called,
     graphs,
     inlined,
+    names_read,
     standard,
     well_written,
 )
@@ -41,6 +42,7 @@ from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
 _MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
+_MOST_ALIKE = 32  # runs of a loop that are followed one by one although they cost the same
 
 # The inputs of an operator that are weights of a layer, wherever in the network it stands.
 _WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -593,23 +595,23 @@ class _Measurement:
         if condition is not None and not bool(condition):
             most = 0
         graph = self._body(body)
-        names = [value.name for value in body.input]
-        outputs = [value.name for value in body.output]
-        carried = len(node.input) - 2
-        for inner, outer in zip(names[2:], node.input[2:], strict=True):
+        counter, going, *names = [value.name for value in body.input]
+        goes_on, *outputs = [value.name for value in body.output]
+        carried = dict(zip(names, outputs, strict=False))
+        for inner, outer in zip(names, node.input[2:], strict=True):
             self._start(inner, outer)
         passed_on = self._passes_condition(body)
-        known = most is not None if passed_on else True
-        known &= not node.input[1] or condition is not None
+        known = not (passed_on and most is None) and (not node.input[1] or condition is not None)
         done, counted = 0, self._total()
         self._looping += 1
         while most is None or done < most:
-            self._shapes.tell(names[0], (), TensorProto.INT64)
-            self._shapes.tell(names[1], (), TensorProto.BOOL)
+            before, rows = self._state(names), dict(self._rows)
+            self._shapes.know(counter, done)
+            self._shapes.know(going, True)
             self._walk(graph)
             done += 1
-            going_on = self._shapes.values.get(outputs[0])
-            known &= passed_on or going_on is not None
+            ends = self._shapes.values.get(goes_on)
+            known &= passed_on or ends is not None
             if not known:
                 if self._total() != counted:
                     raise FormatError(
@@ -617,21 +619,48 @@ class _Measurement:
                         "cannot be counted"
                     )
                 break
-            for inner, result in zip(names[2:], outputs[1 : 1 + carried], strict=True):
+            for inner, result in carried.items():
                 self._same(inner, result)
-            if not passed_on and not bool(going_on):
+            if not passed_on and not bool(ends):
                 break
+            alike = passed_on and None not in before and before == self._state(names) and not _reads(body, counter)
+            if most is not None and alike and most - done > _MOST_ALIKE:
+                self._repeat(rows, most - done)
+                self._looks.update(dict.fromkeys(names, ReceptiveField()))
+                done = most
         self._looping -= 1
-        for outer, inner in zip(node.output, (*names[2:], *outputs[1 + carried :]), strict=True):
+        for outer, inner in zip(node.output, (*names, *outputs[len(names) :]), strict=True):
             self._same(outer, inner)
             self._looks.setdefault(outer, ReceptiveField())
-        for outer in node.output[carried:]:  # of every run one
+            changes = inner in carried and self._shapes.get(inner) != self._shapes.get(carried[inner])
+            if not known and changes:
+                self._shapes.forget(outer)
+        for outer in node.output[len(names) :]:  # of every run one
             shape = self._shapes.get(outer)
             self._looks[outer] = ReceptiveField()
             if shape is None or not known:
                 self._shapes.forget(outer)
             else:
                 self._shapes.tell(outer, (done, *shape))
+
+    def _state(self, names: Sequence[str]) -> list[Shape | None]:
+        """Give the shapes of what a loop carries on; None where values are known too, which may change the next run."""
+        return [None if name in self._shapes.values else self._shapes.get(name) for name in names]
+
+    def _repeat(self, before: Mapping[int, DimsRow], times: int) -> None:
+        """Let what was measured since `before` happen again so often, with the same costs."""
+        for key, row in self._rows.items():
+            old = before.get(key)
+            if row is not old:
+                self._rows[key] = replace(
+                    row,
+                    macs=row.macs + times * (row.macs - (old.macs if old else 0)),
+                    activation_bytes=row.activation_bytes
+                    + times * (row.activation_bytes - (old.activation_bytes if old else 0)),
+                    dropped=row.dropped + times * (row.dropped - (old.dropped if old else 0)),
+                    receptive_field=None,
+                    stride=None,
+                )
 
     def _passes_condition(self, body: GraphProto) -> bool:
         """Tell whether a loop's body gives back the condition that it is given."""
@@ -694,6 +723,11 @@ class _Measurement:
         if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
             return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
         return _KINDS.get(node.op_type, node.op_type.lower())
+
+
+def _reads(body: GraphProto, name: str) -> bool:
+    """Tell whether the nodes of a body read a value."""
+    return any(name in names_read(node) for node in body.node)
 
 
 def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:

@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 # What ONNX Runtime may take to find shapes
 _MOST_BYTES = 4 << 30
-_MOST_SECONDS = 60
+_MOST_SECONDS = 30
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
 # What gives values of the shape of its first input. onnx knows some of these from some opset on; older graphs hold them too.
 _SAME_SHAPE = frozenset(
@@ -115,6 +115,13 @@ class Shapes:
         """Take up the shape of a value that was found elsewhere."""
         self._types[name] = make_tensor_type_proto(_kind(element), shape)
         self.values.pop(name, None)
+
+    def know(self, name: str, value: int | bool) -> None:
+        """Take up a single number."""
+        self.values[name] = np.asarray(value)
+        self._types[name] = make_tensor_type_proto(
+            TensorProto.BOOL if isinstance(value, bool) else TensorProto.INT64, ()
+        )
 
     def forget(self, name: str) -> None:
         """Give up what is known of a value."""

@@ -236,7 +236,7 @@ def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: i
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     """Sort nodes so that each comes after those whose values it reads; some converters do not. Nodes of a circle are left out."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
-    waits = [{makers[name] for name in _read(node) if name in makers} for node in nodes]
+    waits = [{makers[name] for name in names_read(node) if name in makers} for node in nodes]
     if all(max(needed, default=-1) < place for place, needed in enumerate(waits)):
         return list(nodes)
     readers: dict[int, list[int]] = {}
@@ -255,12 +255,12 @@ def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     return found
 
 
-def _read(node: NodeProto) -> Iterator[str]:
+def names_read(node: NodeProto) -> Iterator[str]:
     """Give the names that a node reads, those that its bodies take from around them included."""
     yield from filter(None, node.input)
     for graph in graphs(node):
         for inner in graph.node:
-            yield from _read(inner)
+            yield from names_read(inner)
         yield from (value.name for value in graph.output)
 
 

@@ -684,6 +684,31 @@ def test_a_loop_of_unknown_length_is_refused(measured, trips, going_on):
         measured(loop(trips, going_on=going_on))
 
 
+def test_a_long_loop_is_counted_without_running_it(measured):
+    """A million runs that are alike cost a million times as much."""
+    made = loop("trips")
+    made.graph.initializer.remove(next(tensor for tensor in made.graph.initializer if tensor.name == "trips"))
+    made.graph.initializer.append(numpy_helper.from_array(np.asarray(10**6), "trips"))
+    params, macs, rows = measured(made)
+    assert (params, macs) == (108 + 144, 10_800 + 10**6 * 100 * 144)
+    assert rows[-1].activation_bytes == 10**6 * 4 * 4
+
+
+def test_a_loop_that_counts_is_followed(measured):
+    """A condition that follows from the number of the run, with no limit, ends where it says."""
+    inner = body(
+        [
+            make_node("Conv", ["s", "w"], ["s2"], pads=[1, 1, 1, 1]),
+            make_node("Less", ["i", "two"], ["c2"]),
+        ],
+        {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.FLOAT, None)},
+        ["c2", "s2"],
+    )
+    nodes = [STEM, make_node("Loop", ["", "yes", "maps"], ["out"], body=inner)]
+    weights = {**STEM_WEIGHT, "w": filled(4, 4, 3, 3), "yes": np.asarray(True), "two": np.asarray(2)}
+    assert measured(model(nodes, weights))[:2] == (108 + 144, 10_800 + 3 * 100 * 144)
+
+
 def test_a_scan_works_for_every_slice(measured):
     """The body runs once for each row of the map."""
     inner = body(
