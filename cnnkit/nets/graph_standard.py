@@ -342,6 +342,7 @@ _KEPT = (
     "output_padding",
     "output_shape",
 )
+_NORM = "_bn_nchwc"  # how ONNX Runtime names a batch normalisation that it turned into a convolution of one factor a channel
 _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -594,6 +595,9 @@ def _unblocked_convolution(
     channels[node.output[0]] = filters
     if depthwise:
         kept["group"] = filters
+    if depthwise and set(weights.dims[1:]) == {1} and node.name.endswith(_NORM):
+        made.constants.update({name: replace(made.constants[name], dims=(filters,)) for name in (weights_name, *bias)})
+        return [_made("BatchNormalization", node, [image, weights_name, *bias, *bias, weights_name])]
     made.blocked.add(weights_name)
     made.constants[weights_name] = Constant((filters, *weights.dims[1:]), weights.element)
     made.constants.update(

@@ -265,6 +265,23 @@ def test_graphs_optimised_by_onnx_runtime(plain, wanted, level, operator):
     assert whole(path) == without_norm(wanted)
 
 
+def test_a_norm_on_blocked_channels_is_no_convolution(tmp_path):
+    """ONNX Runtime multiplies each channel by a convolution where it cannot fold a normalisation; it has no multiply-accumulates."""
+    nodes = [
+        make_node("Conv", ["x", "stem.weight"], ["maps"]),
+        make_node("BatchNormalization", ["maps", "gamma", "beta", "mean", "variance"], ["norm"]),
+        make_node("Relu", ["norm"], ["relu"]),
+        make_node("Conv", ["relu", "w"], ["made"], pads=[1, 1, 1, 1]),
+        make_node("Concat", ["maps", "made"], ["out"], axis=1),
+    ]
+    weights = {"stem.weight": filled(16, 3, 3, 3), "w": filled(16, 16, 3, 3)}
+    weights |= {name: filled(16) for name in ("gamma", "beta", "mean", "variance")}
+    onnx.save(model(nodes, weights, inputs={"x": (TensorProto.FLOAT, (1, 3, 12, 12))}), tmp_path / "plain.onnx")
+    wanted = (16 * 27 + 32 + 16 * 16 * 9, 100 * (16 * 27 + 16 * 16 * 9))
+    assert whole(tmp_path / "plain.onnx") == wanted
+    assert whole(optimized(tmp_path / "plain.onnx", LEVELS.ORT_ENABLE_ALL)) == wanted
+
+
 @pytest.mark.parametrize(
     ("form", "per_channel"),  # onnxruntime's quantiser has no grouped transposed convolutions by channel as QDQ
     [(QuantFormat.QDQ, False), (QuantFormat.QOperator, False), (QuantFormat.QOperator, True)],
