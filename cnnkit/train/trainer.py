@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights, Schedule
 from cnnkit.engine import torch_device
-from cnnkit.errors import UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
@@ -536,8 +536,9 @@ class Trainer:
         if self._pending is not None:
             try:
                 self._write_checkpoint(self._pending)
-            except OSError as error:
-                log.warning("%s: the last epochs could not be kept: %s", self.checkpoint, error.strerror or error)
+            except (OSError, CnnkitError) as error:
+                reason = getattr(error, "strerror", None) or error
+                log.warning("%s: the last epochs could not be kept: %s", self.checkpoint, reason)
 
     def _write_checkpoint(self, content: dict[str, Any]) -> None:
         checkpoint.save(self.checkpoint, content)
