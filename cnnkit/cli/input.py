@@ -26,6 +26,7 @@ def images(
     null: bool = False,
     folders: FolderReading | None = None,
     search: "SearchLog | None" = None,
+    labels: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images that the words on the command line name.
 
@@ -35,6 +36,7 @@ def images(
         null: The list on standard input is separated by NUL.
         folders: What the folders in a folder are; by default their names say.
         search: Hears what the notices say of the search.
+        labels: They matter to the command; else the notices do not speak of classes.
 
     Returns:
         A sequence, or for standard input an iterator that reads as it is asked.
@@ -48,7 +50,7 @@ def images(
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
     stdin = _stdin() if "-" in (sources or ["-"]) else None
-    heard = search_log.SearchLog() if search is None else search
+    heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return search_log.said(found, heard)
@@ -140,8 +142,8 @@ def truth(
                 raise UsageError(f"{path} is given as predictions and as their truth; name a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
         return matching.Truth(images([source], split=split, folders=folders), name=name)
-    if split is not None or complete:
-        raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
+    if split is not None or complete or folders is not None:
+        raise UsageError("--split, --folders and --complete speak of a list of pictures; give one with --truth")
     return matching.FolderTruth()
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator
 from typing import Any, TextIO, cast
 
+from cnnkit.cli.activity import Activity
 from cnnkit.cli.escaping import printable
 
 
@@ -40,8 +41,9 @@ class Unfailing:
 class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
 
-    def __init__(self, name: str, out: TextIO, *, quiet: bool) -> None:
+    def __init__(self, name: str, out: TextIO, *, quiet: bool, activity: Activity | None = None) -> None:
         self.name = name
+        self.activity = activity or Activity(enabled=False)
         self.out = out
         self.quiet = quiet
         self.skipped = 0
