@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +39,9 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 #: By so much of its range a float may lie outside of it: what arithmetic leaves behind.
 _ROUNDING = 1e-4
+
+#: Pixels of deep grey that are converted at once.
+_PIXELS_AT_ONCE = 1 << 22
 
 #: Pixels of the longer side. A strip that is longer takes gigabytes to resize, however few pixels it has.
 LONGEST_SIDE = 1_000_000
@@ -168,7 +171,7 @@ def _bytes_a_pixel(image: Image.Image) -> int:
     deep = image.mode == "F" or image.mode.startswith("I")
     stored = 1 if image.mode in ("1", "L", "P") else 4  # Pillow keeps three channels in four bytes
     at_once = 6 if image.info.get("progressive") or image.format in ("WEBP", "AVIF", "HEIF") else 0
-    return 2 * stored + 4 + at_once + (32 if deep else 0)
+    return 2 * stored + 4 + at_once + (4 if deep else 0)
 
 
 @contextlib.contextmanager
@@ -247,7 +250,7 @@ def _opened(path: str | Path, content: BinaryIO | bytes) -> Generator[Image.Imag
         raise BadImageError(reason(path, error)) from error
 
 
-def _open(source: str | Path | BinaryIO) -> Image.Image:
+def _open(source: BinaryIO) -> Image.Image:
     """Open an image with Pillow's own decoders; HEIC, which none of them knows, with pillow-heif."""
     try:
         return Image.open(source, formats=_OPENERS)
@@ -258,10 +261,7 @@ def _open(source: str | Path | BinaryIO) -> Image.Image:
         return Image.open(source, formats=("HEIF",))
 
 
-def _head(source: str | Path | BinaryIO) -> bytes:
-    if isinstance(source, (str, Path)):
-        with open(source, "rb") as file:
-            return file.read(image_formats.HEAD)
+def _head(source: BinaryIO) -> bytes:
     source.seek(0)
     return source.read(image_formats.HEAD)
 
@@ -303,7 +303,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     deep = value_range(image)  # before it is turned: what Pillow turns forgets its file's tags
     image = _upright(image)
-    return _rgb(image if deep is None else _eight_bits(image, deep))
+    return _rgb(image if deep is None else _by_strips(image, lambda strip: _eight_bits(strip, deep)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -325,8 +325,8 @@ class ValueRange:
 
     def used(self, image: Image.Image) -> tuple[float, str]:
         """Give the share of the range that an image uses, and a text that says so."""
-        values = self.values(image)
-        low, high = (float(value) for value in (values.min(), values.max()))
+        stored = self._stored(image)
+        low, high = float(stored.min()), float(stored.max())
         of = sorted((self.black, self.white))
         return (high - low) / abs(
             self.white - self.black
@@ -334,8 +334,11 @@ class ValueRange:
 
     def values(self, image: Image.Image) -> NDArray[np.float64]:
         """Give the values as the file has them, (H, W)."""
+        return self._stored(image).astype(np.float64)
+
+    def _stored(self, image: Image.Image) -> NDArray[Any]:
         values = np.asarray(image)
-        return (values.view(np.uint32) if self.unsigned else values).astype(np.float64)
+        return values.view(np.uint32) if self.unsigned else values
 
 
 def value_range(image: Image.Image) -> ValueRange | None:
@@ -388,6 +391,17 @@ def _eight_bits(image: Image.Image, found: ValueRange) -> Image.Image:
     return Image.fromarray(np.clip(shares * 255.0 + 0.5, 0, 255).astype(np.uint8))
 
 
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert a deep grey image strip by strip: as floats, all of it would take thirty bytes a pixel."""
+    rows = max(1, _PIXELS_AT_ONCE // max(image.width, 1))
+    if rows >= image.height:
+        return convert(image)
+    whole = Image.new("L", image.size)
+    for top in range(0, image.height, rows):
+        whole.paste(convert(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return whole
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that a palette with transparency loses it
@@ -400,7 +414,7 @@ def reason(path: str | Path, error: Exception) -> str:
         with contextlib.suppress(OSError):
             if Path(path).stat().st_size == 0:
                 return "empty file"
-            with open(path, "rb") as file:
+            with files.open_regular(path) as file:
                 if file.read(4) in (b"II*\0", b"MM\0*"):
                     return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
         return f"no picture, or none of {' '.join(FORMATS)}"

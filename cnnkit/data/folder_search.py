@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cnnkit import class_names
+from cnnkit import class_names, files
 from cnnkit.choices import FolderReading
 from cnnkit.data import image_formats, split_names
 
@@ -109,9 +109,12 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _kind(entry: "os.DirEntry[str]") -> str | None:
-    """Tell files and folders; None for pipes and sockets, which would be waited for. Broken links are named when they are read."""
+    """Tell files and folders; None for pipes and devices. Those called like images, and broken links, are named when they are read."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else None
+        if entry.is_dir():
+            return "folder"
+        called_image = image_formats.has_image_extension(entry.name)
+        return "file" if entry.is_file() or entry.is_symlink() or called_image else None
     except OSError:  # a link to itself
         return "file" if entry.is_symlink() else None
 
@@ -152,7 +155,7 @@ def _why_unread(path: str, name: str) -> str | None:
 
 def _content(path: str) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             return image_formats.of_content(file.read(image_formats.HEAD))
     except OSError:
         return None

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cnnkit import class_names
+from cnnkit import class_names, files
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
 from cnnkit.data import containment, image_formats, split_names
@@ -191,7 +191,7 @@ def _sync(path: Path) -> None:
 
 def digest_of(path: str | Path) -> bytes:
     """Hash the content of a file, as `examine` does."""
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

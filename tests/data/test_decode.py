@@ -228,6 +228,18 @@ def test_the_first_frame_of_an_animation(tmp_path):
     assert np.unique(decode.load(tmp_path / "moving.gif")).tolist() == [10]
 
 
+@pytest.mark.parametrize("size", [(7, 50), (50, 7), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
+def test_deep_grey_is_the_same_in_strips(tmp_path, monkeypatch, size, dtype):
+    """A large image is converted strip by strip, and comes out as it does whole."""
+    values = np.random.default_rng(0).random(size[::-1])
+    values = values.astype(dtype) if dtype is np.float32 else (values * 65535).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    whole = np.asarray(decode.load(tmp_path / "deep.tif"))
+    monkeypatch.setattr(decode, "_PIXELS_AT_ONCE", 20)
+    assert np.array_equal(decode.load(tmp_path / "deep.tif"), whole)
+
+
 def many_scans(count):
     """Make a progressive JPEG whose last scan is there many times."""
     file = io.BytesIO()
