@@ -1,5 +1,6 @@
 """What messages share: lists cut short, counts, proposals."""
 
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
@@ -11,18 +12,62 @@ def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -
         known: What can be written.
         foreign: What other libraries call our words.
     """
-    from difflib import get_close_matches  # only on the way to an error: cnn-dims starts quickly
-
-    near = [foreign[word]] if word in foreign else get_close_matches(word, known, n=1)
+    near = [foreign[word]] if word in foreign else similar(word, known, most=1)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Ask whether one of the known words was meant, up to three of them, or give nothing where none is near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), n=3)
+    near = similar(word, known)
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+#: How alike two words must be, by difflib: three letters of four, six of eight.
+_ALIKE = 0.75
+#: A word this long may be the beginning of another.
+_BEGINNING = 3
+
+
+def similar(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
+    """Give the known words that a word may stand for: misspelt, in other letters of case, or cut short; the most alike first.
+
+    Never the word itself, in whatever Unicode form and with whatever blanks around, and nothing for a number: 10 is not meant as 100.
+    """
+    from difflib import SequenceMatcher  # only on the way to an error: cnn-dims starts quickly
+
+    plain = _plain(word)
+    if not plain or plain.isdecimal():
+        return []
+    found: dict[str, float] = {}
+    matcher = SequenceMatcher(b=plain.casefold(), autojunk=False)
+    for other in known:
+        one, same = _plain(other).casefold(), _plain(other) == plain
+        matcher.set_seq1(one)
+        if same or not one:
+            continue
+        if matcher.real_quick_ratio() >= _ALIKE and matcher.quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE:
+            found[other] = matcher.ratio()
+        elif _exchanged(one, plain.casefold()) or _begins(one, plain.casefold()):
+            found[other] = _ALIKE
+    return sorted(found, key=lambda other: (found[other], other), reverse=True)[:most]
+
+
+def _plain(word: str) -> str:
+    return unicodedata.normalize("NFC", word.strip())
+
+
+def _exchanged(one: str, other: str) -> bool:
+    """Say whether two neighbouring letters are exchanged: cta for cat."""
+    differing = [place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) != len(other) or len(differing) != 2 or differing[1] != differing[0] + 1:
+        return False
+    first, second = differing
+    return one[first] == other[second] and one[second] == other[first]
+
+
+def _begins(one: str, other: str) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    return len(shorter) >= _BEGINNING and longer.startswith(shorter)
 
 
 def shortened(names: Sequence[str], most: int) -> str:
@@ -33,3 +78,14 @@ def shortened(names: Sequence[str], most: int) -> str:
 def count_images(count: int) -> str:
     """Count images: "1 picture", "2,000 pictures"."""
     return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
+def printable(text: str, most: int = 80) -> str:
+    """Show what a file contains on one line: control characters and what is not UTF-8 escaped, the end left out where it is long."""
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def _escaped(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # of a name that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else letter.encode("unicode_escape").decode()

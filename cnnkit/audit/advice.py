@@ -47,10 +47,16 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
 def _next(report: CheckReport, named: str, *, splits: set[str], fixed: bool) -> str:
     if report.count(Level.ERROR) and not fixed:
         return f"look at the errors, then cnn-check {named} --fix clean.tsv"
-    if any(finding.finding is FindingKind.LEAK for finding in report.findings):
-        return "look at what leaks; a network will learn that, too"
-    if "train" in splits:
-        return f"cnn-extract {named} --split train -o train.npy"
+    if any(finding.finding is FindingKind.LEAK and finding.level is not Level.NOTE for finding in report.findings):
+        return f"look at what leaks, which a network may learn in place of the content; then {_step(report, named, splits, fixed=fixed)}"
+    return _step(report, named, splits, fixed=fixed)
+
+
+def _step(report: CheckReport, named: str, splits: set[str], *, fixed: bool) -> str:
+    if (
+        train := next((split for split in sorted(splits) if split.lower() in split_names.TRAIN_NAMES), None)
+    ) is not None:
+        return f"cnn-extract {named} --split {shlex.quote(train)} -o train.npy"
     if splits:
         return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(splits)} -o {min(splits)}.pt"
     near = " --near" if any(pair.kind is FindingKind.ALIKE for pair in report.pairs) and not fixed else ""

@@ -131,6 +131,7 @@ def advise(
         features.append(outputs)
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
+    callbacks.phase("measuring layers")
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(layers_extractor.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
@@ -213,7 +214,7 @@ def _command(
     train, split = shlex.join(sources.words), data.train[0].split
     prepared: list[str] = []
     if not data.val and split is None:
-        prepared = [f"cnn-split {train} --ratio 0.8,0.2 --manifest split.tsv"]
+        prepared = [f"cnn-split {train} --ratio 70,15,15 --manifest split.tsv"]
         train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:

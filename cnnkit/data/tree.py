@@ -12,13 +12,14 @@ import os
 import re
 import secrets
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cnnkit import class_names
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import containment, source
+from cnnkit.data import containment, image_formats, split_names
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
@@ -317,13 +318,35 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
                 f"class {label!r} cannot be the name of a folder; write a manifest instead, with --manifest"
             )
     places: dict[str, str] = {}
-    for row in rows:
-        below = os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/")
+    for row, below in zip(rows, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
             raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; name one of them otherwise")
         places[place] = row.path
     return list(places)
+
+
+def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]) -> list[str]:
+    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it.
+
+    Where names would clash, the old split stays: train/1.jpg.
+    """
+    full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
+    parted = [_without_class(path, row.label) for path, row in zip(full, rows, strict=True)]
+    counts = Counter((row.label, name) for row, (_, name) in zip(rows, parted, strict=True))
+    clashing = {label for (label, _), count in counts.items() if count > 1}
+    return [
+        "/".join(filter(None, pair)) if row.label in clashing else pair[1]
+        for row, pair in zip(rows, parted, strict=True)
+    ]
+
+
+def _without_class(path: str, label: str | None) -> tuple[str, str]:
+    """Part train/cat/1.jpg into the old split and what lies in the class folder; other paths have no old split."""
+    split, *rest = path.split("/")
+    if len(rest) < 2 or class_names.normal(rest[0]) != label or not split_names.is_split(split):
+        return "", path
+    return split, "/".join(rest[1:])
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
@@ -354,7 +377,7 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
         for split in splits
         for below, _, names in os.walk(folder / split)
         for name in names
-        if source.has_image_extension(name)
+        if image_formats.has_image_extension(name)
     }
     # Anybody can have written the list, and made the links: what lies outside of the folder is none of ours
     lies_inside = inside(folder, reserved=_RESERVED)

@@ -5,7 +5,6 @@ OUT/block1_conv1/007.png        each by itself
 OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
+from cnnkit import messages
 from cnnkit.choices import MapScale
 from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
@@ -218,8 +218,9 @@ class OnnxFeatureMaps:
         if model.header is None or model.header.preprocess is None:
             raise FormatError(f"{path}: its header does not say how pictures are prepared; make it with cnn-export")
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
+        self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)
-        self.layers = _spatial_layers(self._proto)
+        self.layers = _spatial_layers(self._proto, name=path)
         if not self.layers:
             raise FormatError(f"{path}: no layer of it answers with maps; was the head alone exported?")
 
@@ -235,8 +236,8 @@ class OnnxFeatureMaps:
             if wanted in (layer.name, layer.value):
                 return layer
         names = [layer.name for layer in self.layers]
-        near = difflib.get_close_matches(wanted, names, n=3) or names[:8]
-        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
+        near = messages.nearest(wanted, names) or f"it has {messages.shortened(names, 8)}"
+        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; {near}')
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
@@ -247,15 +248,18 @@ class OnnxFeatureMaps:
         proto.graph.output.extend(
             make_tensor_value_info(value, TensorProto.FLOAT, None) for value in wanted if value not in given
         )
-        session = Session(proto.SerializeToString(), device=self._device, name=self.name)
+        session = Session(proto.SerializeToString(), device=self._device, name=self.name, needs=self._needs)
         network = OnnxNetwork(self.name, session)
         found = network.run(image[None], list(wanted), preprocess=self.preprocess)
         by_value = {value: output[0].astype(np.float32) for value, output in zip(wanted, found, strict=True)}
         return [by_value[layer.value] for layer in layers]
 
 
-def _spatial_layers(proto: ModelProto) -> list[OnnxLayer]:
-    inferred = infer_shapes(proto).graph
+def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:
+    try:
+        inferred = infer_shapes(proto).graph
+    except Exception as error:  # an operator that onnx does not know, or a graph that contradicts itself
+        raise FormatError(f"{name}: its layers cannot be told: {str(error).splitlines()[0]}") from error
     shapes = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.output)

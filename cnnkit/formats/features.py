@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import files
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import LONGEST, ArtefactKind, Header
@@ -95,7 +96,7 @@ def load_header(path: str | Path) -> Header:
     described = beside(Path(path), ".json")
     if described.stat().st_size > 4 * LONGEST:
         raise FormatError(f"{described}: too large for a header; run cnn-extract again")
-    text = described.read_text(encoding="utf-8", errors="surrogateescape")
+    text = files.read_regular(described).decode("utf-8", "surrogateescape")
     return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
 
@@ -105,6 +106,7 @@ def load_values(path: str | Path) -> NDArray[Any]:
     Raises:
         FormatError: It is no array of float16, float32 or float64 with two or four axes, or it holds pickled objects.
     """
+    files.check_regular(path)
     try:
         values: NDArray[Any] = np.lib.format.open_memmap(
             path, mode="r"

@@ -1,6 +1,7 @@
 """The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Read with weights_only, always."""
 
 import errno
+import importlib.util
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import ArtefactKind, Header
@@ -227,6 +229,7 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     Raises:
         FormatError: The file is broken, or holds more than that.
     """
+    files.check_regular(path)
     _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -237,4 +240,16 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
             raise FormatError(
                 f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
             ) from error
-        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+        raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
+
+
+def _unreadable(path: Path) -> str:
+    """Say why torch did not read a file: it knows safetensors by the name, and needs a package for them."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    if is_safetensors and path.suffix != ".safetensors":
+        return "safetensors under another name; rename it to end in .safetensors"
+    if is_safetensors and importlib.util.find_spec("safetensors") is None:
+        return "reading safetensors needs their package: pip install safetensors"
+    return "not a file that torch can read, or cut short"

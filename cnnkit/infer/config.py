@@ -1,16 +1,17 @@
 """Configuration of extraction and prediction: dataclasses whose fields are the options. They validate themselves. No torch or numpy."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import Crops, Engine, FeatureDtype, Fit, Interpolation, Vote
+from cnnkit.choices import ChannelOrder, Crops, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
-from cnnkit.engine.config import InferenceConfig
+from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import option, seed_option
+from cnnkit.option_fields import MOST_SEED, option, seed_option
 
 # How a terminal's help groups the options; the others stand above.
 AVERAGING, EXTERNAL = "Several views of a picture", "Networks that cnnkit did not make"
@@ -19,7 +20,7 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig(InferenceConfig):
+class ExtractConfig(BulkConfig):
     """How features are computed and kept.
 
     With `views`, each training image has rows for so many copies as well, augmented as `augment` says; `seed` is theirs, and that of
@@ -48,18 +49,18 @@ class ExtractConfig(InferenceConfig):
         """
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
-        devices.parse(self.device)
+        devices.check_precision(self.precision, devices.parse(self.device))
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictConfig(InferenceConfig):
+class PredictConfig(BulkConfig):
     """How several models, or several views of an image, become one prediction, and what is printed of it.
 
     `views` counts the image itself; `seed` is that of what is drawn.
     """
 
-    top: int = option(1, "Print the K best classes of each picture.", minimum=1, metavar="K")
+    top: str = option("1", "Print the K best classes of each picture, or all of them.", metavar="K|all")
     vote: Vote = option(
         Vote.SOFT,
         "How several models or views come to one answer: by the mean of their probabilities, or by the majority of their "
@@ -92,7 +93,9 @@ class PredictConfig(InferenceConfig):
         "The centre, which is the plain picture, and the corners of the resized picture; with 10 all of them mirrored, too.",
         group=AVERAGING,
     )
-    seed: int = option(0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, group=AVERAGING)
+    seed: int = option(
+        0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, maximum=MOST_SEED, group=AVERAGING
+    )
 
     def checked(self, *, models: int, as_json: bool = False) -> Self:
         """Refuse options that do not go together.
@@ -104,7 +107,9 @@ class PredictConfig(InferenceConfig):
         Raises:
             UsageError: They do not.
         """
-        if self.labels_only and (self.top > 1 or self.logits or as_json):
+        devices.check_precision(self.precision, devices.parse(self.device))
+        most = self.most
+        if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
@@ -116,6 +121,19 @@ class PredictConfig(InferenceConfig):
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"
             )
         return self
+
+    @property
+    def most(self) -> int | None:
+        """How many classes of each image are printed; None for all.
+
+        Raises:
+            UsageError: It is not a number from 1.
+        """
+        if self.top == "all":
+            return None
+        if not re.fullmatch("[0-9]{1,9}", self.top) or not int(self.top):
+            raise UsageError(f'--top "{self.top}": give a number from 1, or all')
+        return int(self.top)
 
     @property
     def needs_torch_views(self) -> bool:
@@ -134,8 +152,10 @@ class PredictConfig(InferenceConfig):
 class ModelSpec:
     """What the command line says about networks that carry no Header; None was not given.
 
-    `size` is a number of pixels, as it was written. `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of
-    classes in the order of the network's outputs. Of networks with a Header, `size` alone: `448`, `320x480` or `native`.
+    `size` is a number of pixels, as it was written. `mean` and `std` are per channel in the network's order, for values from 0 to
+    `range`; `labels` is a file of classes in the order of the network's outputs.
+
+    Of networks with a Header, `size` alone: `448`, `320x480` or `native`.
     """
 
     size: str | None = option(
@@ -146,11 +166,27 @@ class ModelSpec:
     )
     mean: str | None = option(
         None,
-        "For a network without cnnkit header: mean of its input, for values from 0 to 1.",
+        "For a network without cnnkit header: mean of its input, for values from 0 to 1; channels in the order of --channels.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     std: str | None = option(None, "Likewise: standard deviation.", metavar="R,G,B", group=EXTERNAL)
+    range: PixelRange | None = option(
+        None,
+        "Likewise: white before --mean is subtracted, for a mean and a deviation of values from 0 to 255. [default: 1]",
+        group=EXTERNAL,
+    )
+    channels: ChannelOrder | None = option(
+        None,
+        "Likewise: channels of its input; bgr for networks from Caffe, OpenCV or Keras' mode caffe. [default: rgb; grey for one channel]",
+        group=EXTERNAL,
+    )
+    output: str | None = option(
+        None,
+        "Likewise: which of its outputs has a number for each class. [default: by its name and width; a notice if there are several]",
+        metavar="NAME",
+        group=EXTERNAL,
+    )
     labels: Path | None = option(
         None, "Likewise: its classes, one a line, in the order of its outputs.", metavar="FILE", group=EXTERNAL
     )
@@ -167,14 +203,22 @@ class ModelSpec:
     )
 
     def checked(self) -> Self:
-        """Refuse channels that are not numbers.
+        """Refuse channels that are not numbers, or a mean that no pixel reaches.
 
         Raises:
-            UsageError: As `parse_channels`.
+            UsageError: As `parse_channels`; or the mean lies outside of the range of the pixels.
         """
-        parse_channels(self.mean, option="--mean")
+        mean = parse_channels(self.mean, option="--mean")
         parse_channels(self.std, option="--std")
+        if mean is not None and max(mean) > self.white:
+            remedy = "add --range 255" if self.white == 1 and max(mean) <= 255 else "give one inside"
+            raise UsageError(f'--mean "{self.mean}": pixels go from 0 to {self.white}; {remedy}')
         return self
+
+    @property
+    def white(self) -> int:
+        """What the pixels of a white image are before the mean is subtracted."""
+        return int(self.range or PixelRange.ONE)
 
 
 def parse_channels(text: str | None, *, option: str) -> Channels | None:

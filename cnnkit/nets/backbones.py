@@ -5,7 +5,7 @@ A backbone takes normalised images (N, 3, H, W) and gives what one of its layers
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,10 +231,13 @@ def _loaded(
 def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load what a backbone needs from a state_dict that may hold more, such as the original classifier.
 
+    All of its names may have a prefix that those who trained it gave them: Lightning's `model.`, a wrapper's `backbone.`.
+
     Raises:
-        FormatError: A tensor is missing or has another shape; the message names the first one.
+        FormatError: A tensor is missing or has another shape; the message names the first one. Or the network is in it twice.
     """
     wanted = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith(_CONSTANT)}
+    state = _without_prefix(state, wanted, source=source)
     for key, tensor in wanted.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
@@ -252,3 +255,35 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
                 f"the network wants {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
             )
     backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})
+
+
+# Names that wrappers put between others: DataParallel and torch.compile.
+_WRAPPERS = frozenset({"module", "_orig_mod"})
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Collection[str], *, source: str) -> Mapping[str, Tensor]:
+    """Give a state_dict the names that a network wants, if all of those stand in it below one prefix.
+
+    Raises:
+        FormatError: They do below several.
+    """
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    if not needed or all(key in state for key in needed):
+        return state
+    unwrapped = {_unwrapped(key): tensor for key, tensor in state.items()}
+    for named in (state, unwrapped) if len(unwrapped) == len(state) else (state,):
+        prefixes = [key[: -len(needed[0])] for key in named if key == needed[0] or key.endswith(f".{needed[0]}")]
+        fitting = [prefix for prefix in prefixes if all(prefix + key in named for key in needed)]
+        if "" in fitting:
+            return named
+        if len(fitting) > 1:
+            raise FormatError(
+                f"{source}: the network is in it {len(fitting)} times, below {' and '.join(fitting)}; save the state_dict of one"
+            )
+        if fitting:
+            return {key.removeprefix(fitting[0]): tensor for key, tensor in named.items() if key.startswith(fitting[0])}
+    return state
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)

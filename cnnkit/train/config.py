@@ -30,7 +30,14 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.option_fields import batch_option, option, seed_option
+from cnnkit.option_fields import (
+    RemembersGiven,
+    batch_option,
+    given,
+    option,
+    options,
+    seed_option,
+)
 
 log = logging.getLogger("cnnkit")
 
@@ -75,8 +82,12 @@ class Epoch:
     seconds: float
 
 
+#: Seconds between two checkpoints of a training.
+CHECKPOINT_EVERY = 60.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RemembersGiven):
     """What all trainings have: loss, optimizer, learning rate and what goes with them."""
 
     loss: Loss | None = option(
@@ -106,6 +117,11 @@ class TrainConfig:
     clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
     patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
+    deterministic: bool = option(
+        False,
+        "On a GPU, take algorithms that give the same bytes for the same seed, which are slower; others do not. A CPU gives them anyway.",
+        after=("monitor", "amp", "compile"),
+    )
     seed: int = seed_option(after=("device", "jobs"))
 
     #: The options that name validation images, for messages.
@@ -123,6 +139,12 @@ class TrainConfig:
         if self.weight_decay is not None and not self.optimizer.takes_weight_decay:
             raise UsageError(
                 f"--weight-decay goes with adamw; {self.optimizer} has none, --l2 is a penalty for every optimizer"
+            )
+        if self.momentum == 1:
+            raise UsageError("--momentum 1 adds up every gradient for ever; give a share below 1, such as 0.9")
+        if self.ema == 1:
+            raise UsageError(
+                "--ema 1 would keep the weights from before the training; give a share below 1, such as 0.999"
             )
         if self.clip == 0:
             raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
@@ -151,7 +173,8 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """Give what a Header records."""
-        record = dataclasses.asdict(self)
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del record["on_command_line"]
         if record["weight_decay"] == WEIGHT_DECAY:
             record["weight_decay"] = None  # the same training as where none is given
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -200,7 +223,11 @@ class ImageTrainConfig(TrainConfig):
         after=("class_weights",),
         group=LEARNING,
     )
-    amp: Amp = option(Amp.AUTO, "Numbers to compute in; auto: bf16 where the hardware has it.", after=("monitor",))
+    amp: Amp = option(
+        Amp.AUTO,
+        "Numbers to compute in; auto: bf16 where the hardware has it. A GPU validates in them as well, a CPU in float32.",
+        after=("monitor",),
+    )
     compile: bool = option(False, "Run the network through torch.compile.", after=("amp",))
 
     def checked(self, *, classes: int, has_val: bool) -> Self:
@@ -310,14 +337,24 @@ class HeadConfig(TrainConfig):
             )
         if self.l1:
             raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-        for field in dataclasses.fields(self):
-            if field.name not in (*LBFGS_SETTINGS, "l2") and getattr(self, field.name) != field.default:
-                word = field.name.replace("_", "-")
-                raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{word}, or use --solver gradient")
+        ignored = {each.name for each in options(type(self))} - {*LBFGS_SETTINGS, "l2"}
+        for word in given(self, names=ignored):
+            raise UsageError(f"--solver lbfgs has no epochs of batches; drop {word}, or use --solver gradient")
 
 
 #: The settings of a head's training that mean something without epochs of batches; l2 besides, which may be chosen.
-LBFGS_SETTINGS = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
+LBFGS_SETTINGS = (
+    "loss",
+    "solver",
+    "class_weights",
+    "standardize",
+    "pca",
+    "whiten",
+    "monitor",
+    "smoothing",
+    "deterministic",
+    "seed",
+)
 
 
 def _spelled_out(text: str) -> str:
@@ -562,6 +599,13 @@ class RunConfig(DeviceConfig):
         metavar="SIZE",
     )
     resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.")
+    checkpoint_every: float = option(
+        CHECKPOINT_EVERY,
+        "Write what --resume needs after an epoch if so long ago it was written last; an interruption always writes it.",
+        minimum=0.0,
+        metavar="SECONDS",
+        after=("resume",),
+    )
 
     def checked(self) -> Self:
         """Refuse a size or a device that is none.

@@ -299,7 +299,7 @@ def test_kernels_by_hand(run, here, grey):
     ("words", "status", "line"),
     [
         (("m.onnx", "-o", "f.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
-        (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1 or conv2?'),
+        (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1?'),
         (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: bn1 has 8, numbered 0 to 7"),
         (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
         (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch means nothing to --kernels; drop it"),
@@ -314,6 +314,7 @@ def test_kernels_by_hand(run, here, grey):
         (("m.pt", "-o", "f.png", "--octave-scale", "1.3"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "2"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream"),
+        (("--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
         (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),

@@ -1,10 +1,12 @@
 """Model files: the round trip, the same bytes, state_dicts as the world saves them, and nothing that runs code."""
 
+import importlib.util
 import io
 import json
 import os
 import pickle
 import random
+import sys
 import zipfile
 from hashlib import sha256
 
@@ -406,3 +408,35 @@ def test_a_header_that_holds_itself(tmp_path):
     torch.save({"header": header, "state": {"w": torch.zeros(1)}}, tmp_path / "model.pt")
     with pytest.raises(FormatError, match=r"model\.pt: broken cnnkit header \(it is nested more than"):
         torch_model.load(tmp_path / "model.pt")
+
+
+def safetensors(path, state):
+    """Write a safetensors file, byte by byte."""
+    head, content = {}, b""
+    for key, value in state.items():
+        data = value.numpy().tobytes()
+        head[key] = {
+            "dtype": "F32",
+            "shape": list(value.shape),
+            "data_offsets": [len(content), len(content) + len(data)],
+        }
+        content += data
+    text = json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+def test_safetensors_say_what_is_missing(tmp_path, monkeypatch):
+    """Their package, where it is not installed; their name, by which torch knows them."""
+    state = nn.Linear(3, 2).state_dict()
+    path = safetensors(tmp_path / "w.safetensors", state)
+    if importlib.util.find_spec("safetensors"):
+        assert torch.equal(torch_model.load_state(path)["weight"], state["weight"])
+    with pytest.raises(FormatError, match=r"w\.pth: safetensors under another name; rename it to end in \.safetensors"):
+        torch_model.load_state(safetensors(tmp_path / "w.pth", state))
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        FormatError, match=r"w\.safetensors: reading safetensors needs their package: pip install safetensors"
+    ):
+        torch_model.load_state(path)
