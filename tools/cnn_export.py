@@ -50,8 +50,9 @@ def main(
     config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
+    from cnnkit.formats import atomic
 
-    with cli.callbacks("comparing", errors=errors) as callbacks:
+    with atomic.claimed(output), cli.callbacks("comparing", errors=errors) as callbacks:
         records = export.export_model(
             model, output, config, verify=images, verify_name=" ".join(verify or []), callbacks=callbacks
         )

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import stat
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -225,6 +226,8 @@ class FeatureWriter:
             self._parts[1].replace(listed)
             with atomic.writing(described) as file:
                 file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
+            if sys.platform == "win32":  # where no open file can be removed
+                self._described.close()
             self._parts[2].unlink()
 
     def _claim(self) -> BinaryIO:

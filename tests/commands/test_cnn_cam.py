@@ -1,6 +1,7 @@
 """cnn-cam as it is used: one overlay an image, records, sheets; with torch and without; and what it refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,18 @@ def test_one_overlay_per_image(run, here):
         overlay for overlay, _, _ in expected.values()
     )
     assert outcome.err.splitlines() == ["cnn-cam: maps of conv1, 16x16"]
+
+
+def test_names_as_long_as_the_disk_takes(run, here):
+    """Overlays and arrays of such an image have names that fit, cut and told apart by a hash; so have two that begin alike."""
+    names = ["n" * 251 + ".png", "n" * 250 + "m.png"]
+    Path("long").mkdir()
+    for name in names:
+        shutil.copy("photos/red/3.png", f"long/{name}")
+    outcome = run("cnn-cam", "-m", "model.pt", "long", "-o", "maps", "--raw", "--class", "red", "--class", "blue", *CPU)
+    assert len({row["overlay"] for row in outcome.rows}) == len(outcome.rows) == 4
+    assert len(os.listdir("maps")) == 12
+    assert all(os.path.exists(f"{row['overlay']}{ending}") for row in outcome.rows for ending in ("", ".pixels.npy"))
 
 
 def test_values_are_worked_by_hand(run, here):
