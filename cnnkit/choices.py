@@ -239,6 +239,13 @@ class CheckTable(StrEnum):
     PROBES = "probes"
 
 
+class FolderReading(StrEnum):
+    """What the folders in a folder of images are."""
+
+    CLASSES = "classes"
+    SPLITS = "splits"
+
+
 class Link(StrEnum):
     """How an image comes into a folder of splits."""
 

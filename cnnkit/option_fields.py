@@ -16,6 +16,9 @@ from typing import Any
 
 _KEY = "cnnkit.option"
 
+#: The largest seed that every library takes.
+MOST_SEED = 2**32 - 1
+
 #: How many images go through a network at once.
 DEFAULT_BATCH = 32
 
@@ -83,7 +86,7 @@ def option(
 
 def seed_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `seed: int`, which means the same in every command."""
-    return option(0, "The same seed gives the same bytes.", minimum=0, after=after)
+    return option(0, "The same seed gives the same bytes.", minimum=0, maximum=MOST_SEED, after=after)
 
 
 def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`

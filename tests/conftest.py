@@ -320,10 +320,21 @@ def contents():
     return read
 
 
-def pytest_configure():
-    """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
+def pytest_configure(config):
+    """Hide GPUs from tests that are not about them, and let Ctrl-C be Ctrl-C again where a background job or nohup has it ignored.
+
+    Both hold here and in what tests start. `auto` would take a GPU, and the bits of a CPU are what most tests compare.
+    """
+    if not asks_for_gpu(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anybody starts CUDA
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def asks_for_gpu(expression):
+    """Tell whether `-m` wants the tests marked gpu by name: `gpu`, `gpu and not slow`, but not `not gpu`."""
+    words = expression.replace("(", " ").replace(")", " ").split()
+    return any(word == "gpu" and words[place - 1 : place] != ["not"] for place, word in enumerate(words))
 
 
 #: The files that take longest come first: each stays in one process, and at the end none should wait for another.
@@ -352,4 +363,4 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for with -m gpu"))

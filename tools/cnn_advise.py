@@ -7,13 +7,14 @@ from cnnkit import cli
 from cnnkit.audit.config import AdviseConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Labelled = None,
     val: cli.options.Val = None,
     *,
     config: AdviseConfig,
     errors: cli.options.Errors = None,
+    folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
@@ -22,11 +23,14 @@ def main(
     regression makes of its last layer and of earlier ones: where an earlier layer is clearly better, the set is different from what
     the network was trained on.
 
+    The record has the number of pictures of the smallest class (per_class), the cross-validated accuracy on each layer's features, the
+    last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.
+
     Examples:
       cnn-advise photos/ --weights mobilenet_v2.pth
       cnn-advise split.tsv --backbone resnet18 --json
     """
-    data = cli.labelled_images(sources, val=val)
+    data = cli.labelled_images(sources, val=val, folders=folders)
     config = config.checked()
 
     from cnnkit.audit import transfer_advice

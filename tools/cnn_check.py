@@ -11,7 +11,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,
@@ -30,17 +30,18 @@ def main(
         cli.Option("--table", help="What to print. [default: findings; on a terminal all]", show_default=False),
     ] = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
     """Say what is wrong with a set of pictures before it is trained on.
 
-    Findings, a record each: errors (no picture; one picture with two labels or in two parts), warnings (sizes, balance, leaks)
-    and notes. A leak probe is a small decision tree, cross-validated, that sees one thing and nothing else: width, height, aspect,
-    bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a picture, or all but the colours together. One
-    that tells the class, or train from test, well above chance is a warning: a network will learn that, too. Well above: significant
-    (5 % for all probes of a target) and a tenth of the way from chance to certainty. Accuracies are balanced; a p of 0.01 may be
-    smaller where nothing hangs on it.
+    Findings, a record each: errors (no picture; one picture with two labels or in two parts), warnings (sizes, balance, leaks) and
+    notes, among them time and order, which series have. A leak probe is a small decision tree, cross-validated, that sees one thing
+    and nothing else: width, height, aspect, bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a
+    picture, or all but the colours together. One that tells the class, or train from test, well above chance is a warning: a network
+    may learn its traces. Well above: significant (5 % for all probes of a target) and a tenth of the way from chance to certainty.
+    Accuracies are balanced; a p of 0.01 may be smaller where nothing hangs on it.
 
     Examples:
       cnn-check photos/
@@ -57,9 +58,12 @@ def main(
 
     from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
+    from cnnkit.data.search_log import SearchLog
 
+    search = SearchLog()
     with cli.progress("checking") as progress:
-        found = check.check(cli.images(sources, split=split, null=null), config, progress=progress)
+        images = cli.images(sources, split=split, null=null, folders=folders, search=search)
+        found = check.check(images, config, search=search, progress=progress)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

@@ -21,11 +21,12 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict wrote, TSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
+            help="What cnn-predict wrote, TSV, CSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     *,
     config: EvalConfig,
     compare: Annotated[
@@ -64,7 +65,7 @@ def main(
 
     from cnnkit.evaluation import report
 
-    known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete)
+    known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete, folders=folders)
     files = cli.reading_each(predictions, "predictions")
     if config.folds:
         from cnnkit.evaluation import cross_validation

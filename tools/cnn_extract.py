@@ -19,10 +19,10 @@ from cnnkit.infer.config import ExtractConfig
 from cnnkit.option_fields import given
 
 #: The settings of an extraction that --bench heeds.
-_BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
+_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[
@@ -42,6 +42,7 @@ def main(
         ),
     ] = False,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -78,7 +79,7 @@ def main(
 
     from cnnkit.infer import extract
 
-    images = cli.images(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null, folders=folders)
     if bench:
         cli.emit([extract.bench(list(images), config, spec=spec)], as_json)
         return

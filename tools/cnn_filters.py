@@ -1,11 +1,20 @@
 """Show what the filters of a layer look for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.explain.config import FilterOptions, NetworkOptions, PatternOptions
+
+
+def _refuse_dream(value: str | None) -> None:
+    if value is not None:
+        raise UsageError("--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png")
+
+
+#: Refused before a missing argument is asked for.
+_MOVED: dict[str, Any] = {"hidden": True, "is_eager": True, "callback": _refuse_dream}
 
 
 @cli.command
@@ -21,9 +30,9 @@ def main(
     network: NetworkOptions,
     seed: cli.options.Seed = 0,
     device: cli.options.Device = "auto",
-    dream: Annotated[str | None, cli.Option("--dream", hidden=True, help="Now cnn-dream.")] = None,
-    octaves: Annotated[str | None, cli.Option("--octaves", hidden=True, help="Of cnn-dream.")] = None,
-    octave_scale: Annotated[str | None, cli.Option("--octave-scale", hidden=True, help="Of cnn-dream.")] = None,
+    dream: Annotated[str | None, cli.Option("--dream", **_MOVED, help="Now cnn-dream.")] = None,
+    octaves: Annotated[str | None, cli.Option("--octaves", **_MOVED, help="Of cnn-dream.")] = None,
+    octave_scale: Annotated[str | None, cli.Option("--octave-scale", **_MOVED, help="Of cnn-dream.")] = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Show what the filters of a layer look for.
@@ -36,8 +45,7 @@ def main(
       cnn-filters model.pt --layer 3 --steps 200 --blur 1 -o filters.png
       cnn-filters alexnet --kernels -o kernels.png
     """
-    if dream is not None or octaves is not None or octave_scale is not None:
-        raise UsageError("--dream is now a command of its own: cnn-dream")
+    del dream, octaves, octave_scale
     patterns = patterns.checked(kernels=kernels)
 
     from cnnkit.explain import activation_max

@@ -8,7 +8,7 @@ from cnnkit.errors import UsageError
 from cnnkit.infer.config import ModelSpec, PredictConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     models: Annotated[
         list[Path],
@@ -19,6 +19,7 @@ def main(
     config: PredictConfig,
     spec: ModelSpec,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -58,7 +59,7 @@ def main(
                 f"features are not decoded, and no list of them is read; drop {'--null' if config.jobs is None else '--jobs'}"
             )
         found = feature_input.find(sources or [], split=split)
-    images = cli.images(sources, split=split, null=null) if found is None else []
+    images = cli.images(sources, split=split, null=null, folders=folders) if found is None else []
     make_copies = None
     if config.needs_torch_views:
         from cnnkit.infer import torch_views
@@ -75,7 +76,12 @@ def main(
             cli.emit_lines(predict.labels(outputs, predictor.classes, min_probability=config.min_probability))
         else:
             cli.emit(
-                predict.rows(outputs, predictor.classes, top=config.top, min_probability=config.min_probability),
+                predict.rows(
+                    outputs,
+                    predictor.classes,
+                    top=config.most or len(predictor.classes),
+                    min_probability=config.min_probability,
+                ),
                 as_json,
                 columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),
             )

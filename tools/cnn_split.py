@@ -14,18 +14,24 @@ What it writes with -o DIR; otherwise a manifest alone, whose rows are those of 
     DIR/split.tsv               path label split (group)
 """
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
 from cnnkit import cli
 from cnnkit.choices import Link
 from cnnkit.data.config import SplitConfig, SplitOutput
+from cnnkit.errors import CnnkitError
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,
     config: SplitConfig,
     target: SplitOutput,
     only: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -56,13 +62,16 @@ def main(
     if folder is not None:
         if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
             cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
+            named = functools.partial(_named, sources, only=only, null=null)
             with cli.progress("moving") as progress:
-                tree.finish_moves(folder, tree.SPLIT_MANIFEST, progress=progress)
+                tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
             return
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:
-        outcome = split.split_images(cli.images(sources, split=only, null=null), config, callbacks=callbacks)
+        outcome = split.split_images(
+            cli.images(sources, split=only, null=null, folders=folders), config, callbacks=callbacks
+        )
     for remark in outcome.remarks:
         cli.notice(remark)
     if target.dry_run:
@@ -78,6 +87,13 @@ def main(
     else:
         columns = manifest.columns(outcome.rows)
         cli.emit(({column: getattr(row, column) for column in columns} for row in outcome.rows), as_json)
+
+
+def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:
+    """Give the paths of the images that the words on the command line name, as far as they have not been moved away already."""
+    for words in [[source] for source in sources] if sources else [None]:
+        with contextlib.suppress(CnnkitError):
+            yield from (image.path for image in cli.images(words, split=only, null=null))
 
 
 if __name__ == "__main__":

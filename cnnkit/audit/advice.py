@@ -47,8 +47,12 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
 def _next(report: CheckReport, named: str, *, splits: set[str], fixed: bool) -> str:
     if report.count(Level.ERROR) and not fixed:
         return f"look at the errors, then cnn-check {named} --fix clean.tsv"
-    if any(finding.finding is FindingKind.LEAK for finding in report.findings):
-        return "look at what leaks; a network will learn that, too"
+    if any(finding.finding is FindingKind.LEAK and finding.level is not Level.NOTE for finding in report.findings):
+        return f"look at what leaks, which a network may learn in place of the content; then {_step(report, named, splits, fixed=fixed)}"
+    return _step(report, named, splits, fixed=fixed)
+
+
+def _step(report: CheckReport, named: str, splits: set[str], *, fixed: bool) -> str:
     if "train" in splits:
         return f"cnn-extract {named} --split train -o train.npy"
     if splits:

@@ -3,12 +3,12 @@
 import hashlib
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnnkit import files
 from cnnkit.audit import exif
 from cnnkit.audit.exif import Exif
 from cnnkit.audit.record import FindingKind
@@ -55,6 +55,7 @@ class InspectedImage:
     border: tuple[float, ...]  # (12,): the same of the top, bottom, left and right edge
     quality: int | None  # of a JPEG, 1 to 100
     exif: Exif
+    misnamed: str | None = None  # how the extension contradicts the content
 
 
 class Unusable(BadImageError):
@@ -69,10 +70,10 @@ def inspect(path: str) -> InspectedImage:
     """Read a file once, decode it to the end, and measure it.
 
     Raises:
-        Unusable: `decode.load` could not read it, or its extension belongs to another format than its content.
+        Unusable: `decode.load` could not read it.
     """
     try:
-        content = Path(path).read_bytes()
+        content = files.read_regular(path)
     except OSError as error:
         raise Unusable(FindingKind.UNREADABLE, decode.reason(path, error)) from error
     if not content:
@@ -88,11 +89,7 @@ def inspect(path: str) -> InspectedImage:
 def _inspected(path: str, content: bytes) -> InspectedImage:
     with decode.opened(path, content) as image:
         file_format = str(image.format)
-        try:
-            decode.check_name(path, file_format)
-        except BadImageError as error:
-            raise Unusable(FindingKind.EXTENSION, str(error)) from error
-        image.load()
+        decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
         said = exif.read(image)
         narrow = _narrow(image)
@@ -112,6 +109,7 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
             border=tuple(value for edge in _edges(pixels) for value in _colour(edge)),
             quality=quality,
             exif=said,
+            misnamed=decode.misnamed(path, file_format),
         )
 
 

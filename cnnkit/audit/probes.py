@@ -1,7 +1,7 @@
 """Leak probes: how well something that is not an image's content tells the class, or the split, that it is in.
 
-A decision tree is cross-validated on one such thing alone. How often trees do as well on shuffled labels is the p-value. Whatever tells
-classes apart without a look at the image is what a network will learn in place of them, and what it will miss elsewhere.
+A decision tree is cross-validated on one such thing alone. How often trees do as well on shuffled labels is the p-value. What tells
+classes apart without a look at the image may have traces in it that a network learns in place of them, and that it will miss elsewhere.
 """
 
 import logging

@@ -20,6 +20,7 @@ class FindingKind(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     BROKEN = "broken"
+    PASSED = "passed"  # lies in the folders, but is not read
     EXTENSION = "extension"  # belongs to another format than the content
     SIZE = "size"
     PLAIN = "plain"  # of one colour

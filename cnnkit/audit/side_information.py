@@ -18,7 +18,7 @@ from cnnkit.choices import ProbeName
 from cnnkit.data import decode
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
-from cnnkit.formats import tsv
+from cnnkit.formats import tables
 
 log = logging.getLogger("cnnkit")
 
@@ -180,7 +180,7 @@ class Columns:
 
 def _by_image(manifest: str | Path) -> dict[str, dict[str, str]]:
     folder = os.path.dirname(manifest)
-    rows = tsv.load(manifest, required=["path"])
+    rows = tables.load(manifest, required=["path"], aliases={"path": tables.PATH_ALIASES})
     return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}
 
 

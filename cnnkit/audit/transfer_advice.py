@@ -213,7 +213,7 @@ def _command(
     train, split = shlex.join(sources.words), data.train[0].split
     prepared: list[str] = []
     if not data.val and split is None:
-        prepared = [f"cnn-split {train} --ratio 0.8,0.2 --manifest split.tsv"]
+        prepared = [f"cnn-split {train} --ratio 70,15,15 --manifest split.tsv"]
         train, split = "split.tsv", "train"
     both = " ".join([train, *(f"--val {shlex.quote(each)}" for each in sources.val)])
     match size, similarity:

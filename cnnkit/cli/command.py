@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import os
 import re
 import sys
@@ -18,13 +19,26 @@ import typer.main
 from cnnkit import messages
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import QUIET, VERSION, typer_option
-from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
+from cnnkit.cli.streams import (
+    ReaderGoneError,
+    interruptible,
+    notices,
+    noticing_that_the_reader_is_gone,
+    standard_streams,
+    stdout_for_data_only,
+    terminated_like_interrupted,
+)
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
-def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+def image_command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+    """Turn a function that decodes images into a program, as `command` does, with the option `--max-pixels`."""
+    return command(function, decodes=True)
+
+
+def command(function: Callable[..., None], *, decodes: bool = False) -> Callable[..., NoReturn]:
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
@@ -32,6 +46,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 
     Args:
         function: The body of the command. Its file's name gives the command's name.
+        decodes: It decodes images: `--max-pixels` bounds them.
 
     Returns:
         The entry point. It takes an optional list of arguments, and always exits.
@@ -41,16 +56,28 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, Mapping[str, Any], frozenset[str]]] = []
+    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
-    def note(*, context: typer.Context, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+    def note(
+        *,
+        context: typer.Context,
+        quiet: bool,
+        version: bool,
+        max_pixels: int | None = None,
+        **words: Any,  # noqa: ANN401 - whatever the command declares
+    ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
-        asked.append((quiet, words, given))
+        _demand_finite(context, {name: words[name] for name in given})
+        asked.append((quiet, max_pixels, words, given))
 
+    if decodes:
+        declared.append(
+            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
+        )
     declared += [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
@@ -70,18 +97,41 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
         asked.clear()
-        status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+        with noticing_that_the_reader_is_gone():
+            status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, words, given in asked:
-            with manners(name, quiet=quiet):
+        for quiet, max_pixels, words, given in asked:
+            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         words = sys.argv[1:] if argv is None else argv
-        sys.exit(_guarded(name, lambda: run(argv), remedies=flags, words=words))
+        with standard_streams():
+            status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
+        sys.exit(status)
 
     return program
+
+
+@contextlib.contextmanager
+def _bounded(pixels: int | None) -> Generator[None]:
+    """Refuse images of more pixels; by default the bound is Pillow's."""
+    if pixels is None:
+        yield
+        return
+    from cnnkit.data import decode
+
+    with decode.at_most(pixels):
+        yield
+
+
+def _demand_finite(context: typer.Context, given: Mapping[str, Any]) -> None:
+    """Refuse what Python reads as a number that is none: nan, inf, 1e400."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            (flags,) = (parameter.opts for parameter in context.command.params if parameter.name == name)
+            raise UsageError(f"{max(flags, key=len)}: {value} is not a number that it can be; give a finite one")
 
 
 def _expanded(
@@ -151,8 +201,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     """
     try:
         status = call()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
+        sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
     except UsageError as error:
         if not rank():  # all read the same command line
             complain(name, str(error))
@@ -163,16 +212,19 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGoneError):
         _silence_stdout()
         return 141
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:
-        reason = error.strerror or str(error)
-        complain(_speaker(name), f"{error.filename}: {reason}" if error.filename else reason)
+        reason = error.strerror or next((str(word) for word in error.args if word), "input or output failed")
+        complain(_speaker(name), f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason)
         return 1
     except Exception as error:
+        if _interrupted(error):  # in the middle of an import, which made another error of it
+            complain(name, "interrupted")
+            return 130
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
@@ -183,6 +235,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
                 raise
             complain(_speaker(name), str(found))
             return found.exit_status
+        _drop_unrelated(error)
         if not rank():
             message = _plain(format_message().rstrip("."))
             complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
@@ -199,6 +252,22 @@ def _model_among(words: Sequence[str]) -> str:
     return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
+def _is_path(filename: object) -> bool:
+    """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
+    return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error came of."""
+    for _ in range(100):  # chains can be circles
+        if error is None:
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _speaker(name: str) -> str:
     """Name a process of several, too: an image that only one machine lacks, a GPU's memory that only one has filled."""
     return f"{name} (rank {rank()})" if rank() else name
@@ -212,6 +281,17 @@ def _plain(message: str) -> str:
         known = re.findall(r"'([^']*)'", choice[2])
         message += messages.proposal(choice[1], known, foreign={})
     return message
+
+
+def _drop_unrelated(error: Exception) -> None:
+    """Propose no option that is hidden, or that is not like the one that was written."""
+    possible = getattr(error, "possibilities", None)
+    context = getattr(error, "ctx", None)
+    if possible and context is not None:
+        hidden = {flag for each in context.command.params if getattr(each, "hidden", False) for flag in each.opts}
+        written = str(getattr(error, "option_name", "")).lstrip("-")
+        shown = [flag.lstrip("-") for flag in possible if flag not in hidden]
+        vars(error)["possibilities"] = [f"--{flag}" for flag in messages.similar(written, shown)]
 
 
 def _silence_stdout() -> None:
@@ -239,7 +319,7 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             with contextlib.suppress(OSError):  # what was wrong first is what is reported
                 out.flush()
             raise
-        out.flush()
+        run.settle()
     if run.skipped:
         complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
         raise typer.Exit(3)

@@ -1,25 +1,39 @@
 """What comes in: images by the words of the command line, and files or standard input."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from cnnkit import files
+from cnnkit.choices import FolderReading
+from cnnkit.cli.invocation import current
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from cnnkit.data.search_log import SearchLog
     from cnnkit.data.source import ImageFile
     from cnnkit.evaluation.matching import FolderTruth, Truth
 
 
-def images(sources: list[str] | None, *, split: str | None = None, null: bool = False) -> "Iterable[ImageFile]":
+def images(
+    sources: list[str] | None,
+    *,
+    split: str | None = None,
+    null: bool = False,
+    folders: FolderReading | None = None,
+    search: "SearchLog | None" = None,
+) -> "Iterable[ImageFile]":
     """Find the images that the words on the command line name.
 
     Args:
         sources: Images, folders, manifests, or `-`; without any, standard input, unless that is a terminal.
         split: Keep this split alone.
         null: The list on standard input is separated by NUL.
+        folders: What the folders in a folder are; by default their names say.
+        search: Hears what the notices say of the search.
 
     Returns:
         A sequence, or for standard input an iterator that reads as it is asked.
@@ -28,11 +42,15 @@ def images(sources: list[str] | None, *, split: str | None = None, null: bool = 
         UsageError: There is no source.
         CnnkitError: A source does not exist or holds no image.
     """
-    from cnnkit.data import source
+    from cnnkit.data import search_log, source
 
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
-    return source.find(sources or ["-"], split=split, stdin=sys.stdin.buffer if sys.stdin else None, null=null)
+    stdin = sys.stdin.buffer if sys.stdin else None
+    heard = search_log.SearchLog() if search is None else search
+    heard.unread = current().passed_over
+    found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
+    return search_log.said(found, heard)
 
 
 @contextlib.contextmanager
@@ -51,7 +69,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
         OSError: The file cannot be opened.
     """
     if path is not None and str(path) != "-":
-        with path.open("rb") as file:
+        with files.open_text(path) as file:
             yield file, str(path)
         return
     if path is None:
@@ -74,7 +92,12 @@ def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[Bina
 
 
 def truth(
-    source: str | None, *, predictions: Sequence[Path] | None, split: str | None = None, complete: bool = False
+    source: str | None,
+    *,
+    predictions: Sequence[Path] | None,
+    split: str | None = None,
+    complete: bool = False,
+    folders: FolderReading | None = None,
 ) -> "Truth | FolderTruth":
     """Take the truth that the command line names; without one, an image's class is the name of its folder.
 
@@ -83,9 +106,10 @@ def truth(
         predictions: Those of the predictions, since standard input can be read once.
         split: Keep this split alone.
         complete: Every image of the truth will have to be predicted.
+        folders: As `images`.
 
     Raises:
-        UsageError: Words that need a truth, without one; or standard input asked for more than once.
+        UsageError: Words that need a truth, without one; standard input asked for more than once; or one file for both.
         CnnkitError: The source does not exist, or has no labels.
     """
     from cnnkit.evaluation import matching
@@ -97,8 +121,11 @@ def truth(
             else "standard input (-) can be read once"
         )
     if source is not None:
+        for path in predictions or []:
+            if os.path.isfile(source) and path.is_file() and os.path.samefile(source, path):
+                raise UsageError(f"{path} is given as predictions and as their truth; name a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
-        return matching.Truth(images([source], split=split), name=name)
+        return matching.Truth(images([source], split=split, folders=folders), name=name)
     if split is not None or complete:
         raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
     return matching.FolderTruth()

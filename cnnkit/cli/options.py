@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cnnkit.choices import FolderReading
 from cnnkit.option_fields import OptionSpec as OptionField
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
@@ -30,7 +31,8 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A picture, a folder (label = the folder directly below it), a manifest.tsv, or - for a list on standard input.",
+        help="A picture, a folder (label = the folder directly below it), a manifest (.tsv, .csv or .jsonl), a list of paths "
+        "(.txt), or - for a list on standard input.",
     ),
 ]
 Null = Annotated[
@@ -40,6 +42,15 @@ Null = Annotated[
 Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Only this part: rows of a manifest, or the subfolder NAME/."),
+]
+Folders = Annotated[
+    FolderReading | None,
+    typer.Option(
+        "--folders",
+        show_default=False,
+        help="What the folders in a folder are: classes, or splits with class folders in them. "
+        "[default: splits if they are called train, val, test, fold0, ...]",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
@@ -63,7 +74,8 @@ Labelled = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest.tsv; or - for one on standard input.",
+        help="A folder with a folder a class, in train/ and val/ or by themselves; a manifest (.tsv, .csv or .jsonl); or - for one "
+        "on standard input.",
     ),
 ]
 Val = Annotated[
@@ -86,8 +98,19 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest.tsv with labels, or a folder of class folders. Unless given, the class of a picture is the name of "
-        "the folder that holds it.",
+        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. Unless given, the class of a picture is "
+        "the name of the folder that holds it.",
+    ),
+]
+#: Of commands that decode images.
+MAX_PIXELS = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Skip images of more pixels, before they are decoded. [default: 178956970]",
     ),
 ]
 QUIET = Annotated[
@@ -97,25 +120,18 @@ QUIET = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        versions = {
-            name: _version_of(name) for name in ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
-        }
-        print(", ".join(f"{name} {version}" for name, version in versions.items() if version))  # noqa: T201 - the version is data
+        from cnnkit.engine import versions  # --version alone pays for it
+
+        print(versions.line())  # noqa: T201 - the version is data
         raise typer.Exit
-
-
-def _version_of(distribution: str) -> str | None:
-    from importlib import metadata  # --version alone pays for it
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 VERSION = Annotated[
     bool,
     typer.Option(
-        "--version", is_eager=True, callback=_print_version, help="Print the versions of cnnkit, torch and onnxruntime."
+        "--version",
+        is_eager=True,
+        callback=_print_version,
+        help="Print the versions of cnnkit, torch, onnxruntime, CUDA, cuDNN and driver, and the GPUs: a line for a bug report.",
     ),
 ]

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from cnnkit.cli.escaping import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,7 +27,9 @@ def cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, dict):
+        return ",".join(f"{tsv.escape(str(name))}={cell(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
         return json.dumps(value, ensure_ascii=False)
     return tsv.escape(str(value))
 
@@ -85,7 +89,7 @@ def _draw_piece(
             break
     console.width = max(console.width, least)
     if title and not widths:
-        console.print(title, style="bold", markup=False)
+        console.print(printable(title), style="bold", markup=False)
     console.print(table)
     return here
 
@@ -102,7 +106,8 @@ def _listed(row: Mapping[str, Any], out: TextIO, columns: Sequence[str]) -> bool
         return False
     widest = max(map(len, columns))
     for column in columns:
-        console.print(Text.assemble((column.ljust(widest), "bold"), "  ", drawn_cell(row[column])), soft_wrap=True)
+        shown = printable(drawn_cell(row[column]))
+        console.print(Text.assemble((printable(column.ljust(widest)), "bold"), "  ", shown), soft_wrap=True)
     return True
 
 
@@ -115,8 +120,9 @@ def _table(
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[cell(row[column]) if tight else drawn_cell(row[column]) for column in columns] for row in rows]
-    headers = {column: column.replace("_", "\n") for column in columns}
+    written = cell if tight else drawn_cell
+    cells = [[printable(written(row[column])) for column in columns] for row in rows]
+    headers = {column: printable(column).replace("_", "\n") for column in columns}
     here = {
         column: max([widths.get(column, 0), *map(len, headers[column].split("\n")), *map(cell_len, texts)])
         for column, *texts in zip(columns, *cells, strict=True)
@@ -134,7 +140,7 @@ def _table(
         # Half a number on the next line is another number, and half a name is none; a long path may be folded
         whole = numeric or here[column] <= _LONGEST_WHOLE
         table.add_column(
-            headers[column],
+            Text(headers[column]),
             justify="right" if numeric else "left",
             vertical="bottom",
             overflow="fold",

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ def by_ratio(text: str, names: str | None = None) -> SplitShares:
     option = f"--ratio {text}"
     shares = [_positive(word, option) for word in text.split(",")]
     total = sum(shares, Fraction())
+    if len(shares) == 1 and total != 1 and names is None:
+        raise UsageError(f"{option} is one part; give a number for each, as 80,20, or 1 for all in one")
     if any(share.denominator > 1 for share in shares) and abs(total - 1) > _ROUNDING:
         raise UsageError(
             f"{option} sums up to {float(total):g}; give shares that sum up to 1, or whole numbers as 2,1,1"
@@ -72,16 +75,29 @@ def by_folds(number: int) -> SplitShares:
     return SplitShares(tuple(f"fold{fold}" for fold in range(number)), (Fraction(1, number),) * number)
 
 
+#: A number of shares or images, or a share as a fraction below 1: Python would take `80/20` for 4, and 1e99999999 for so many digits.
+_NUMBER = re.compile(r"-?([0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12})")
+_FRACTION = re.compile(r"([0-9]{1,12})/([0-9]{1,12})")
+
+
 def _positive(word: str, option: str) -> Fraction:
-    try:
-        value = Fraction(word)
-    except (ValueError, ZeroDivisionError) as error:
+    word = word.strip()
+    fraction = _FRACTION.fullmatch(word)
+    if not _NUMBER.fullmatch(word) and not (fraction and int(fraction[1]) < int(fraction[2])):
         raise UsageError(
-            f"{option}: {word.strip() or 'nothing'!r} is no number; give numbers with commas between"
-        ) from error
+            f"{option}: {word or 'nothing'!r} is no number; give numbers with commas between{_proposal(option)}"
+        )
+    value = Fraction(word)
     if value <= 0:
         raise UsageError(f"{option}: every part needs a number above 0")
     return value
+
+
+def _proposal(option: str) -> str:
+    """Propose the numbers in an option with commas between, where there is nothing else in it."""
+    name, _, text = option.partition(" ")
+    apart = [word.removesuffix("%") for word in re.split(r"[,/:;+\s]+", text.strip())]
+    return f", as {name} {','.join(apart)}" if len(apart) > 1 and all(map(_NUMBER.fullmatch, apart)) else ""
 
 
 def _names(text: str | None, number: int, option: str) -> tuple[str, ...]:

@@ -76,9 +76,8 @@ class SplitConfig:
         asked = {"--ratio": self.ratio, "--count": self.count, "--folds": self.folds}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) != 1:
-            raise UsageError(
-                f"give one of --ratio, --count and --folds{', not ' + ' and '.join(given) if given else ''}"
-            )
+            remedy = f", not {' and '.join(given)}" if given else ", such as --ratio 70,15,15"
+            raise UsageError(f"give one of --ratio, --count and --folds{remedy}")
         if self.ratio is not None:
             return allocation.by_ratio(self.ratio, self.names)
         if self.count is not None:

@@ -1,10 +1,12 @@
 """One image, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
 
 import contextlib
+import functools
 import hashlib
 import io
+import logging
 import os
-import stat
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cnnkit import files
+from cnnkit.data import image_formats, libtiff, memory
+from cnnkit.data.image_formats import FORMATS
 from cnnkit.errors import BadImageError, CnnkitError
 
-#: Pillow's decoders that a file may reach, with the extensions it may carry. The other readers are attack surface without use here.
-FORMATS: dict[str, frozenset[str]] = {
-    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif"}),
-    "MPO": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
-    "PNG": frozenset({".png", ".apng"}),
-    "BMP": frozenset({".bmp", ".dib"}),
-    "DIB": frozenset({".bmp", ".dib"}),
-    "GIF": frozenset({".gif"}),
-    "TIFF": frozenset({".tif", ".tiff"}),
-    "WEBP": frozenset({".webp"}),
-    "AVIF": frozenset({".avif"}),
-    "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
-}
-
 #: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several images in the file.
-_OPENERS = tuple(name for name in FORMATS if name != "MPO")
+#: HEIF is pillow-heif's, and asked when it is needed.
+_OPENERS = tuple(name for name in FORMATS if name not in ("MPO", "HEIF"))
+
+#: TIFF's tags for the size of its tiles.
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+log = logging.getLogger("cnnkit")
 
 #: EXIF's words for images that lie on their side.
 _TURNED = frozenset({5, 6, 7, 8})
@@ -42,6 +39,28 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 #: By so much of its range a float may lie outside of it: what arithmetic leaves behind.
 _ROUNDING = 1e-4
+
+#: Pixels of the longer side. A strip that is longer takes gigabytes to resize, however few pixels it has.
+LONGEST_SIDE = 1_000_000
+
+#: Scans of a progressive JPEG; encoders write about ten, and each takes as long as decoding the image.
+MOST_SCANS = 100
+
+
+#: The bound on an image's pixels, Pillow's own by default: what it refuses as a decompression bomb.
+_most_pixels = 178_956_970
+
+
+@contextlib.contextmanager
+def at_most(pixels: int) -> Generator[None]:
+    """Refuse images of more pixels, in all threads."""
+    global _most_pixels
+    before = _most_pixels, Image.MAX_IMAGE_PIXELS
+    _most_pixels = Image.MAX_IMAGE_PIXELS = pixels  # Pillow warns of more, and refuses twice as many
+    try:
+        yield
+    finally:
+        _most_pixels, Image.MAX_IMAGE_PIXELS = before
 
 
 def load(path: str | Path) -> Image.Image:
@@ -60,7 +79,7 @@ def load(path: str | Path) -> Image.Image:
         BadImageError: It is missing, empty, broken, cut short, too large, or in no format that is let in.
     """
     with opened(path) as image:
-        image.load()
+        load_pixels(image, path)
         return upright_rgb(image)
 
 
@@ -109,11 +128,9 @@ def read(path: str | Path) -> Original:
         BadImageError: As `load`, or it is no file that has an end.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BadImageError("not a regular file")
+        with files.open_regular(path) as file:
             with opened(path, file) as image:
-                image.load()
+                load_pixels(image, path)
                 file_format = "JPEG" if image.format == "MPO" else str(image.format)
                 grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
                 profile = image.info.get("icc_profile") or b""
@@ -126,9 +143,32 @@ def read(path: str | Path) -> Original:
     return Original(upright, fingerprint, file_format, grey, profile if fits else None)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    # Who opens a pipe that nobody writes to would wait for ever
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def load_pixels(image: Image.Image, path: str | Path) -> None:
+    """Decode an opened image, once there is memory for it and for its conversion to RGB.
+
+    Args:
+        image: Opened, not decoded yet.
+        path: Its file, for messages.
+    """
+    memory.hold(image.width * image.height * _bytes_a_pixel(image) + 64 * image.height)
+    with libtiff.complaints() as complained:
+        image.load()
+    if complained():
+        _name_damaged(path)
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_damaged(path: str | Path) -> None:
+    """Name a file once, however often it is read."""
+    log.warning("%s: damaged in places; used as far as it can be decoded", path)
+
+
+def _bytes_a_pixel(image: Image.Image) -> int:
+    """Say what decoding, turning and converting take of memory for each pixel, at most."""
+    deep = image.mode == "F" or image.mode.startswith("I")
+    stored = 1 if image.mode in ("1", "L", "P") else 4  # Pillow keeps three channels in four bytes
+    at_once = 6 if image.info.get("progressive") or image.format in ("WEBP", "AVIF", "HEIF") else 0
+    return 2 * stored + 4 + at_once + (32 if deep else 0)
 
 
 @contextlib.contextmanager
@@ -140,11 +180,62 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
         content: Its bytes, or the file itself, should the caller have read or opened it already; it stays open.
 
     Yields:
-        Pillow's image as it lies in the file: its own mode, not turned.
+        Pillow's image as it lies in the file: its own mode, not turned; of a size that can be decoded and resized.
     """
+    with contextlib.ExitStack() as stack:
+        if content is None:
+            try:
+                content = stack.enter_context(files.open_regular(path))
+            except OSError as error:
+                raise BadImageError(reason(path, error)) from error
+        try:
+            image = stack.enter_context(_opened(path, content))
+            _check_size(image)
+            yield image
+        except MemoryError as error:
+            raise BadImageError("not enough memory for it") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse what is small in pixels and takes long or much memory all the same.
+
+    Raises:
+        BadImageError: It is.
+    """
+    if image.width * image.height > _most_pixels:
+        raise BadImageError(_too_large(f"{image.width:,} x {image.height:,}"))
+    if max(image.size) > LONGEST_SIDE:
+        raise BadImageError(
+            f"too long: {image.width:,} x {image.height:,} pixels, at most {LONGEST_SIDE:,} on a side; cut it into pieces"
+        )
+    tags = getattr(image, "tag_v2", {})
+    tile = [tags.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(4 * image.width * image.height, 1 << 22):
+        raise BadImageError(f"its tiles of {tile[0]:,} x {tile[1]:,} pixels are larger than the image")
+    if image.info.get("progressive") and (scans := _scans(image)) > MOST_SCANS:
+        raise BadImageError(f"a progressive JPEG of {scans:,} scans, at most {MOST_SCANS}; save it again")
+
+
+def _scans(image: Image.Image) -> int:
+    """Count a JPEG's scans by their markers, which the coded pixels never hold; the file is left where it was."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return 0
+    place, count, last = file.tell(), 0, b""
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        count += (last + chunk).count(b"\xff\xda")
+        last = chunk[-1:]
+    file.seek(place)
+    return count
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, content: BinaryIO | bytes) -> Generator[Image.Image]:
+    """Open an image of any size, as `opened` does."""
     try:
-        source = path if content is None else io.BytesIO(content) if isinstance(content, bytes) else content
-        with Image.open(source, formats=_OPENERS) as image:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        with _open(source) as image:
             yield image
     except BadImageError:
         raise
@@ -156,21 +247,52 @@ def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generat
         raise BadImageError(reason(path, error)) from error
 
 
-def check_name(path: str | Path, file_format: str) -> None:
-    """Demand that a file's extension does not claim another format than its content has.
+def _open(source: str | Path | BinaryIO) -> Image.Image:
+    """Open an image with Pillow's own decoders; HEIC, which none of them knows, with pillow-heif."""
+    try:
+        return Image.open(source, formats=_OPENERS)
+    except Exception:  # a HEIC file of the brand mif1 is tried, and refused in its own way, by the AVIF reader
+        if image_formats.of_content(_head(source)) != "HEIF":
+            raise
+        _register_heif()
+        return Image.open(source, formats=("HEIF",))
 
-    A name without an extension, or with one that no image has, claims nothing.
+
+def _head(source: str | Path | BinaryIO) -> bytes:
+    if isinstance(source, (str, Path)):
+        with open(source, "rb") as file:
+            return file.read(image_formats.HEAD)
+    source.seek(0)
+    return source.read(image_formats.HEAD)
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC with pillow-heif, an extra of this package.
+
+    Raises:
+        BadImageError: It is not installed, or its library does not load.
+    """
+    try:
+        import pillow_heif  # here, since it is optional, and its library takes its time to load
+    except ImportError as error:
+        raise BadImageError("a HEIC image; pip install 'cnnkit[heif]' makes it readable") from error
+    pillow_heif.options.DECODE_THREADS = 1  # images are decoded in threads of our own
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def misnamed(path: str | Path, file_format: str) -> str | None:
+    """Say how a file's extension contradicts its content, by which it is read; None where it does not.
 
     Args:
         path: The file.
         file_format: What its content is, a key of `FORMATS`.
-
-    Raises:
-        BadImageError: The extension belongs to another format.
     """
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in FORMATS[file_format] and any(extension in known for known in FORMATS.values()):
-        raise BadImageError(f"a {file_format} file that is named {extension}; rename it or convert it")
+    extension = image_formats.extension_of(os.fspath(path))
+    own = FORMATS["MPO"] if file_format == "JPEG" else FORMATS[file_format]  # one image of a pair may be left alone
+    if extension in own:
+        return None
+    return f"a {file_format} file {f'that is named {extension}' if extension else 'without an extension'}"
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -281,8 +403,14 @@ def reason(path: str | Path, error: Exception) -> str:
                 if file.read(4) in (b"II*\0", b"MM\0*"):
                     return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
         return f"no picture, or none of {' '.join(FORMATS)}"
-    if isinstance(error, Image.DecompressionBombError):
-        return "too many pixels, perhaps a decompression bomb"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        pixels = re.search(r"(\d+) pixels", str(error))  # all that it says of the size
+        return _too_large(f"{int(pixels[1]):,}" if pixels else "too many")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = str(error).splitlines()[0] if str(error) else ""
+    return type(error).__name__ if text in ("", "[Errno None] None") else text
+
+
+def _too_large(pixels: str) -> str:
+    return f"too large: {pixels} pixels, at most {_most_pixels:,}; --max-pixels allows more"

@@ -53,7 +53,7 @@ class BulkConfig(InferenceConfig):
     )
     precision: Precision = option(
         Precision.FLOAT32,
-        "What a GPU multiplies in: float32, the CPU's numbers to rounding; tf32 or float16, faster, other by thousandths.",
+        "What a GPU multiplies in: float32, the CPU's numbers to rounding; faster tf32, other by thousandths, or float16, by hundredths.",
         after=("device",),
     )
 

@@ -20,6 +20,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
+from cnnkit.engine import device_errors
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
@@ -356,6 +357,8 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
         try:
             maps = network.base(network.normalise(larger))
         except (AssertionError, RuntimeError) as error:
+            if device_errors.is_out_of_memory(error):
+                raise
             if header.backbone.notation is None:
                 reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a base of convolutions"
             else:

@@ -21,7 +21,7 @@ def is_half(content: bytes) -> bool:
 def converted(content: bytes, *, name: str) -> bytes:
     """Give the same network with float16 weights and activations; its inputs and outputs keep their types.
 
-    Outputs differ from float32's by a few thousandths of their size.
+    Outputs differ from float32's: the features of MobileNetV2, of some fifty layers, by 0.02 of the largest.
 
     Args:
         content: An ONNX file in float32.

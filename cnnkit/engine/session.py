@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
@@ -166,6 +167,18 @@ class Session:
             return found
         shapes = ", ".join(f"{'x'.join(map(str, array.shape))} {array.dtype}" for array in given.values())
         return RunError(f"{self.name} does not take {shapes}", device_errors.reason(error))
+
+
+def try_gpu() -> None:
+    """Find out whether ONNX Runtime computes on the first GPU, with the smallest network.
+
+    Raises:
+        DeviceError: It does not.
+    """
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "try", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    Session(model.SerializeToString(), device="cuda", name="a trial").run({"x": np.ones((1, 1), dtype=np.float32)})
 
 
 def _open(

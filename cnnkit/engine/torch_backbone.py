@@ -12,7 +12,7 @@ from torch import nn
 from cnnkit.choices import Pool, Precision
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
-from cnnkit.engine import export, torch_device
+from cnnkit.engine import device_errors, export, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import NetworkFunction
 from cnnkit.engine.session import Session
@@ -74,7 +74,7 @@ def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) 
     try:
         shape = classifier.feature_shape(module, preprocess)
     except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
-        if not said:
+        if not said or device_errors.is_out_of_memory(error):
             raise
         reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # the graph has no number there
         raise UsageError(f"{spec.backbone} does not go with {' '.join(said)} ({reason})") from error
@@ -97,6 +97,8 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
     try:
         proto = export.to_onnx(module, example, inputs="images", outputs=["features"])
     except RuntimeError as error:
+        if device_errors.is_out_of_memory(error):
+            raise
         raise CnnkitError(
             f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
         ) from error

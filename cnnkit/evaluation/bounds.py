@@ -1,9 +1,9 @@
 """Bounds on measures as the command line writes them: `accuracy=0.95`, `recall:cat=0.9`, `log_loss=0.2`."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 
+from cnnkit import class_names, messages
 from cnnkit.errors import UsageError
 
 HIGHER_IS_BETTER = (
@@ -29,7 +29,7 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
     """Read `measure=bound` words, before any work is done; whether a class exists is seen later.
 
     Args:
-        words: As they stand on the command line; of two bounds on one measure the last one counts.
+        words: As they stand on the command line.
         option: The option they belong to, for messages.
         lower_is_better: They bound log-loss and its like from above, not accuracy and its like from below.
 
@@ -40,18 +40,20 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
     others: tuple[str, ...] = HIGHER_IS_BETTER if lower_is_better else LOWER_IS_BETTER
     bounds = {}
     for word in words:
-        name, _, number = word.rpartition("=")
+        name, _, number = class_names.normal(word).rpartition("=")
         kind = f"{name.partition(':')[0]}:CLASS" if ":" in name else name
         if kind in others:
             better, instead = ("higher", "--fail-under") if lower_is_better else ("lower", "--fail-over")
             raise UsageError(f"{option} {word}: {name} is better the {better} it is; use {instead} {word}")
         if kind not in measures:
             raise UsageError(f"{option} {word}: {_unknown(name, measures)}")
+        if name in bounds:
+            raise UsageError(f"{option} {word}: {name} has a bound already, {bounds[name]:g}; give one")
         try:
             bounds[name] = float(number)
         except ValueError:
             bounds[name] = math.nan
-        if not 0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf):
+        if not (0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf) and math.isfinite(bounds[name])):
             between = "between 0 and 1" if kind in _UP_TO_ONE else "from 0 upwards"
             raise UsageError(f'{option} {word}: "{number}" is no bound for {name}, which is a number {between}')
     return bounds
@@ -72,7 +74,7 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
 
 def _unknown(name: str, measures: Iterable[str]) -> str:
     listed = list(measures)
-    near = difflib.get_close_matches(name, listed, n=1, cutoff=0.75)
+    near = messages.similar(name, listed, most=1)
     shown = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
     what = f'no measure "{name}"' if name else "expected MEASURE=BOUND"
     meant = f', did you mean "{near[0]}"?' if near else ""

@@ -79,6 +79,12 @@ def compare(
     return result
 
 
+def bounds(result: Comparison, name_a: str, name_b: str) -> dict[str, tuple[float, float]]:
+    """Bound the difference so that B must not be shown to be worse than A; the name says so where the bound is missed."""
+    worse = f"{name_b} is worse than {name_a} by {-100 * result.difference:.1f} points: difference_high"
+    return {worse: (result.difference_high, 0.0)}
+
+
 def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> None:
     for (here, this), (there, that) in (((one, names[0]), (other, names[1])), ((other, names[1]), (one, names[0]))):
         known = set(there.resolved)

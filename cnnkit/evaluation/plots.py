@@ -105,8 +105,8 @@ def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: flo
         range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False
     )
     axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=font, parse_math=False)
-    axes.set_xlabel("answer", fontsize=max(font, 9))
-    axes.set_ylabel("truth", fontsize=max(font, 9))
+    axes.set_xlabel("predicted", fontsize=max(font, 9))
+    axes.set_ylabel("true", fontsize=max(font, 9))
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
 

@@ -116,8 +116,8 @@ class EvaluationReport:
                 columns = zip(
                     predictions, [*counts, withheld], strict=False
                 )  # the last only where there is a column for it
-                rows.append({"truth": label, **{f"→ {prediction}": count for prediction, count in columns}})
-            return {"Confusion: truth → answer": rows}
+                rows.append({"true": label, **{f"→ {prediction}": count for prediction, count in columns}})
+            return {"Confusion: true → predicted": rows}
         pairs = [
             (count, truth, prediction)
             for truth, counts in zip(self.classes, self.confusion, strict=True)
@@ -125,7 +125,7 @@ class EvaluationReport:
             if count and truth != prediction
         ]
         most = sorted(pairs, key=lambda pair: -pair[0])[:10]
-        rows = [{"truth": truth, "answer": prediction, "pictures": count} for count, truth, prediction in most]
+        rows = [{"true": truth, "predicted": prediction, "pictures": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[WrongPrediction]:
@@ -163,7 +163,6 @@ def read(
     truth: Truth | FolderTruth,
     *,
     classes: Sequence[str] | None = None,
-    beyond: bool = False,
     complete: bool = False,
 ) -> list[MatchedPredictions]:
     """Read predictions and match them with the truth; what of the truth has none is said.
@@ -171,8 +170,7 @@ def read(
     Args:
         files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
         truth: Where labels are looked up.
-        classes: The classes and their order; those of the truth, sorted, unless given.
-        beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
+        classes: The classes and their order; by default those of the truth and of the predictions, sorted.
         complete: Every image of the truth must be predicted.
 
     Returns:
@@ -182,7 +180,7 @@ def read(
         CnnkitError: Predictions and truth do not fit together, see `match_each`, or are not complete.
     """
     parsed = ((predictions.parse(lines, name=name), name) for lines, name in files)
-    matched, missing = match_each(parsed, truth, classes=classes, beyond=beyond)
+    matched, missing = match_each(parsed, truth, classes=classes)
     if missing and isinstance(truth, Truth):
         message = _about_missing(missing, truth)
         if complete:
@@ -272,7 +270,7 @@ def about_short(predictions: MatchedPredictions) -> str | None:
         return None
     return (
         f"{short} of {len(predictions.paths)} pictures lack a probability for some of the {classes} classes; "
-        f"cnn-predict --top {classes} prints them all"
+        "cnn-predict --top all prints them"
     )
 
 

@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
+from cnnkit.engine import device_errors
 from cnnkit.errors import UsageError
 from cnnkit.explain import contact_sheets, load_network
 from cnnkit.explain.config import (
@@ -206,8 +207,10 @@ class ActivationMaximizer:
             with torch.no_grad(), self._running():
                 self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
         except RuntimeError as error:
+            if device_errors.is_out_of_memory(error):  # they are not too small
+                raise
             raise UsageError(
-                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name} ({str(error).splitlines()[0]}); "
+                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; "
                 "give a larger --size, and a dream fewer --octaves"
             ) from error
         if _reach(ascent.blur) >= min(size):
@@ -427,7 +430,7 @@ def dream(
     image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
-        longest = max(preprocessing.sides(options.size))
+        longest = options.longer_side(options.size)
     scale = longest / max(image.size)
     image = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS

@@ -237,6 +237,17 @@ class DreamOptions(AscentOptions):
     octaves: int = option(4, "Number of sizes, from coarse to fine.", minimum=1)
     octave_scale: float = option(1.4, "Ratio of each size to the one before.", minimum=1.01)
 
+    @staticmethod
+    def longer_side(text: str) -> int:
+        """Read the size of a dream: one number, as the shorter side follows from the image.
+
+        Raises:
+            UsageError: It is not one.
+        """
+        if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+            raise UsageError(f'--size "{text}": give the longer side of the dream, in pixels; the image has the ratio')
+        return int(text)
+
 
 # ---------------------------------------------------------------- training curves
 

@@ -5,7 +5,6 @@ OUT/block1_conv1/007.png        each by itself
 OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -19,14 +18,15 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
+from cnnkit import messages
 from cnnkit.choices import MapScale
-from cnnkit.data import decode, preprocessing, tree
+from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import colormaps, contact_sheets
 from cnnkit.explain.config import FeatureMapOptions, InputOptions, parse_index_ranges
-from cnnkit.formats import image_files, onnx_model
+from cnnkit.formats import atomic, image_files, onnx_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
 from cnnkit.option_fields import given
@@ -158,8 +158,10 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     assert options.output is not None
     numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
     tiles = list(colormaps.colorize(scaled(maps, options.scale)[numbers], palette))  # (h, w, 3) each
-    backbone = options.output / name.replace("/", "_")
+    backbone = options.output / atomic.fitting_name(name.replace("/", "_"), "", room=4)
     options.output.mkdir(parents=True, exist_ok=True)
+    for ending in ("", ".npy", ".png"):
+        containment.check_place(options.output, f"{backbone.name}{ending}")
     digits = max(3, len(str(len(maps) - 1)))
     singles = (
         (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
@@ -234,8 +236,8 @@ class OnnxFeatureMaps:
             if wanted in (layer.name, layer.value):
                 return layer
         names = [layer.name for layer in self.layers]
-        near = difflib.get_close_matches(wanted, names, n=3) or names[:8]
-        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; did you mean {" or ".join(near)}?')
+        near = messages.nearest(wanted, names) or f"it has {messages.shortened(names, 8)}"
+        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; {near}')
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
         """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""

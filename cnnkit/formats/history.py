@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from cnnkit import files
 from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic
@@ -128,7 +129,7 @@ def read(path: str | Path) -> list[HistoryRow]:
         FormatError: It is no history, or a row is broken.
         OSError: It cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         return parse(file, name=str(path))
 
 

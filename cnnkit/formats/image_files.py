@@ -48,7 +48,7 @@ def create(path: Path, content: bytes) -> None:
 def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
     """Write images by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
     folder = Path(folder)
-    with atomic.naming(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+    with atomic.naming(folder), _beside(folder) as beside:
         made = Path(beside, "made")
         made.mkdir()
         for name, image in images:
@@ -56,6 +56,10 @@ def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -
         if folder.exists():
             folder.rename(Path(beside, "old"))
         made.rename(folder)
+
+
+def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=atomic.fitting_name(f".{folder.name}", ".", room=8), dir=folder.parent)
 
 
 def save_array(path: str | Path, values: NDArray[Any]) -> None:

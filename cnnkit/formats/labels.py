@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 
 log = logging.getLogger("cnnkit")
@@ -18,7 +19,8 @@ def load(path: str | Path) -> tuple[str, ...]:
     Raises:
         FormatError: There is none, or the file is no text of UTF-8.
     """
-    content = Path(path).read_bytes()
+    with files.open_text(path) as file:
+        content = file.read()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise FormatError(f"{path}: UTF-16; save it as UTF-8")
     text = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")

@@ -1,20 +1,28 @@
-"""The manifest: a TSV that lists images with their label, split and group; paths are as seen from the manifest's own folder.
+"""The manifest: a table that lists images with their label, split and group; paths are as seen from the manifest's own folder.
 
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required; further columns are kept out of the way.
+Only `path` is required; further columns are kept out of the way. We write TSV, and read CSV, JSON Lines and lists of paths as well. Where
+a column `truth` stands beside `label`, as in `cnn-eval --worst`, it is the label: the other one is a prediction.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, tsv
+from cnnkit.formats import atomic, tables, tsv
 
+#: How manifests are called, and lists of paths.
+_MANIFESTS = frozenset({".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json"})
+_LISTS = frozenset({".txt", ".lst"})
+
+_WORDS = ("label", "split", "group", "truth")
+_ALIASES = {"path": tables.PATH_ALIASES, "label": tables.LABEL_ALIASES, "split": (), "group": (), "truth": ()}
 _COUNTED = re.compile("[0-9]{1,9}")
 
 
@@ -32,29 +40,90 @@ class ManifestRow:
     view: int | None = None
 
 
-def parse(lines: Iterable[bytes], *, name: str, views: bool = False) -> Iterator[ManifestRow]:
+def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folder: str = ".") -> Iterator[ManifestRow]:
     """Read a manifest's lines as they are asked for.
 
     Args:
         lines: The lines of the file, header row first.
         name: The file, for messages.
-        views: The column `view` is ours, as a Header says; else it is somebody's own, and is passed over.
+        views: It is the list of features, which is as we write it; whether its column `view` is ours, as a Header says, or somebody's own
+            and passed over. By default it is any manifest.
+        folder: What its paths are seen from.
 
     Raises:
-        FormatError: A row does not fit the header row, there is no `path` column, or a path is empty.
+        FormatError: A row does not fit the header row, there is no `path` column, a path is empty, a label is not UTF-8, or these are
+            predictions.
     """
-    for fields in tsv.parse(lines, name=name, required=["path"]):
-        if not fields["path"]:
-            raise FormatError(f"{name}: a row with an empty path")
-        label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
-        view = fields.get("view", "") if views else ""
-        yield ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
+    if views is not None:
+        yield from (_row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
+        return
+    rows = tables.parse(
+        lines,
+        name=name,
+        required=["path"],
+        aliases=_ALIASES,
+        folder=folder,
+        check=lambda columns: _check_columns(columns, name),
+    )
+    for fields in rows:
+        if not all(field.isascii() for field in fields.values()):
+            _check_encoding(fields, name, folder)
+        if "truth" in fields:
+            fields = {**fields, "label": fields["truth"]}
+        yield _row(fields, name)
 
 
-def load(path: str | Path, *, views: bool = False) -> list[ManifestRow]:
-    """Read a manifest whole, as `parse` does."""
-    with Path(path).open("rb") as file:
-        return list(parse(file, name=str(path), views=views))
+def _row(fields: Mapping[str, str], name: str, *, views: bool = False) -> ManifestRow:
+    if not fields["path"]:
+        raise FormatError(f"{name}: a row with an empty path")
+    label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
+    view = fields.get("view", "") if views else ""
+    return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
+
+
+def _check_columns(columns: Sequence[str], name: str) -> None:
+    """Refuse predictions: their labels are not true."""
+    if ("probability" in columns or ("rank" in columns and "label" in columns)) and "truth" not in columns:
+        raise FormatError(
+            f"{name}: predictions (columns {', '.join(columns[:8])}), not a manifest; cnn-eval measures them, and a table of the "
+            "columns path and label alone makes a manifest of what was predicted"
+        )
+
+
+def _check_encoding(fields: Mapping[str, str], name: str, folder: str) -> None:
+    """Refuse words that are not UTF-8, but for those of files that are called so."""
+    path = fields["path"]
+    if _is_text(path):
+        odd = next((fields[column] for column in _WORDS if not _is_text(fields.get(column, ""))), None)
+    else:
+        raw = path.encode("utf-8", "surrogateescape")
+        there = os.path.lexists(os.path.join(folder, path))
+        odd = None if there or not os.path.lexists(os.path.join(folder, raw.decode("latin-1"))) else path
+    if odd is not None:
+        raise FormatError(
+            f'{name}: "{messages.printable(odd)}" is not UTF-8 (Latin-1?); save the file as UTF-8, '
+            f"as iconv -f latin1 -t utf-8 {name} prints it"
+        )
+
+
+def _is_text(word: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in word)
+
+
+def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
+    """Read a manifest whole, as `parse` does; a list of paths (`.txt`) has no header row."""
+    folder = os.path.dirname(path) or "."
+    with files.open_text(path) as file:
+        lines = list(file)
+    first = next((line for line in lines if line.strip()), b"")
+    if views is None and Path(path).suffix.lower() in _LISTS and not tables.is_header(first):
+        return [ManifestRow(each) for each in tables.read_paths(lines, name=str(path), folder=folder)]
+    return list(parse(lines, name=str(path), views=views, folder=folder))
+
+
+def is_manifest(path: str | Path) -> bool:
+    """Say whether a file of this name is taken for a manifest, or for a list of paths."""
+    return Path(path).suffix.lower() in _MANIFESTS | _LISTS
 
 
 def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:

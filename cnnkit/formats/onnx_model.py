@@ -11,6 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-un
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, onnx_check
 from cnnkit.formats.header import ArtefactKind, Header
@@ -40,7 +41,7 @@ def load(path: str | Path) -> OnnxModel:
         FormatError: It is no ONNX file, keeps weights in other files (a path inside a model can point anywhere), or cannot be run.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = files.read_regular(path)
     proto = parse(content, name=str(path))
     onnx_check.check(proto, (part for part in _parts(proto) if isinstance(part, TensorProto)), name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]

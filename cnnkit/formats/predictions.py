@@ -1,4 +1,4 @@
-"""Predictions: what cnn-predict writes and cnn-eval reads, as TSV with a header row or as JSON Lines of the same fields.
+"""Predictions: what cnn-predict writes and cnn-eval reads, as a table with a header row or as JSON Lines of the same fields.
 
     path	rank	label	probability
     photos/cat/1.jpg	1	cat	0.9871
@@ -8,20 +8,27 @@ One row for each of an image's top K classes, rank 1 being the prediction. Other
 `label` are required, and rows without a rank are ranked as they stand. Files may be joined with `cat`, header rows and all.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import tsv
+from cnnkit.formats import tables
 
 #: The label of a prediction that was withheld, since its probability is below --min-probability.
 WITHHELD = "?"
 
 #: A softmax in float32 may end this far above 1.
 _ROUNDING = 1e-5
+
+_ALIASES = {
+    "path": tables.PATH_ALIASES,
+    "label": (*tables.LABEL_ALIASES, "prediction", "predicted"),
+    "rank": (),
+    "probability": ("prob", "confidence", "score"),
+}
+_DECIMAL_COMMA = re.compile(r"\s*[01],[0-9]+\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +42,33 @@ class Prediction:
 
 
 def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
-    """Read predictions as they are asked for; TSV and JSON Lines are told apart by their first letter.
+    """Read predictions as they are asked for: TSV, CSV or JSON Lines.
 
     Args:
         lines: The lines of the file.
         name: The file, for messages.
 
     Raises:
-        FormatError: There is none, a row is broken, or a probability is not between 0 and 1.
+        FormatError: There is none, a row is broken, a probability is not between 0 and 1, or it is a manifest.
     """
     coming = iter(lines)
     first = next((line for line in coming if line.strip()), None)
-    rows: Iterable[Mapping[str, Any]] = ()
+    rows: Iterable[Mapping[str, str]] = ()
     if first is not None:
-        whole = chain([first], coming)
-        as_json = first.lstrip().startswith(b"{")
-        rows = _json_rows(whole, name=name) if as_json else _tsv_rows(whole, name=name)
+        rows = tables.parse(
+            chain([first], coming),
+            name=name,
+            required=["path", "label"],
+            aliases=_ALIASES,
+            check=lambda columns: _check_columns(columns, name),
+        )
     standing: dict[str, int] = {}
     found = False
     for row in rows:
         found = True
         path = row["path"]
+        if not path or not row["label"]:
+            raise FormatError(f"{name}: {path or 'a row'} has no {'label' if path else 'path'}")
         standing[path] = standing.get(path, 0) + 1
         rank = _rank(row.get("rank"), standing[path], f"{name}: {path}")
         yield Prediction(path, rank, row["label"], _probability(row.get("probability"), f"{name}: {path}"))
@@ -63,30 +76,20 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
 
 
-def _tsv_rows(lines: Iterable[bytes], *, name: str) -> Iterator[Mapping[str, Any]]:
-    for row in tsv.parse(lines, name=name, required=["path", "label"]):
-        if any(field != column for column, field in row.items()):  # else it is the header row of one more file
-            yield row
+def _check_columns(columns: Sequence[str], name: str) -> None:
+    """Refuse a manifest: its labels are true."""
+    if {"split", "group"} & {*columns} and not {"rank", "probability", "truth"} & {*columns}:
+        raise FormatError(
+            f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; those come from cnn-predict, "
+            "and a manifest is given with --truth"
+        )
 
 
-def _json_rows(lines: Iterable[bytes], *, name: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            raise FormatError(f"{name}:{number}: no JSON object; expected one a line") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in ("path", "label")):
-            raise FormatError(f"{name}:{number}: expected an object with path and label")
-        yield row
-
-
-def _rank(value: object, standing: int, where: str) -> int:
+def _rank(value: str | None, standing: int, where: str) -> int:
     if value is None or value == "":
         return standing
     try:
-        rank = int(str(value))
+        rank = int(value)
     except ValueError:
         rank = 0
     if rank < 1:
@@ -94,11 +97,15 @@ def _rank(value: object, standing: int, where: str) -> int:
     return rank
 
 
-def _probability(value: object, where: str) -> float | None:
+def _probability(value: str | None, where: str) -> float | None:
     if value is None or value == "":
         return None
+    if _DECIMAL_COMMA.fullmatch(value):
+        raise FormatError(
+            f'{where}: probability "{value}" has a decimal comma; write {value.strip().replace(",", ".")}'
+        )
     try:
-        probability = float(str(value))
+        probability = float(value)
     except ValueError:
         probability = float("nan")
     if not 0 <= probability <= 1 + _ROUNDING:  # NaN is not, either

@@ -1,6 +1,7 @@
 """Tab-separated text that survives every file name and stays friendly to `cut` and `awk`.
 
 Tab, newline, carriage return and backslash inside a field are written as `\\t`, `\\n`, `\\r` and `\\\\` (linear TSV); nothing is quoted.
+A field that stands in quotes from end to end is written as `\\"..."`, so that nobody takes the quotes for those of CSV.
 Names that are not UTF-8 pass through unharmed (surrogateescape).
 """
 
@@ -10,23 +11,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
 _ESCAPED = re.compile(r"\\([\\tnr])")
+#: A field that CSV would take for a quoted one.
+QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 _PLAIN = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
 
 
 def escape(field: str) -> str:
     """Make a field safe to stand between tabs."""
-    return _NEEDS_ESCAPE.sub(lambda match: _ESCAPES[match[0]], field)
+    escaped = _NEEDS_ESCAPE.sub(lambda match: _ESCAPES[match[0]], field)
+    return "\\" + escaped if escaped[:1] == '"' and QUOTED.fullmatch(escaped) else escaped
 
 
 def unescape(field: str) -> str:
     """Undo `escape`; a backslash before any other letter is left alone."""
-    return _ESCAPED.sub(lambda match: _PLAIN[match[1]], field)
+    return _ESCAPED.sub(lambda match: _PLAIN[match[1]], field.removeprefix("\\") if field[:2] == '\\"' else field)
 
 
 def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
@@ -73,7 +78,7 @@ def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str
         FormatError: As `parse`.
         OSError: It cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         yield from parse(file, name=str(path), required=required)
 
 

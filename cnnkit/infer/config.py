@@ -1,6 +1,7 @@
 """Configuration of extraction and prediction: dataclasses whose fields are the options. They validate themselves. No torch or numpy."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import option, seed_option
+from cnnkit.option_fields import MOST_SEED, option, seed_option
 
 # How a terminal's help groups the options; the others stand above.
 AVERAGING, EXTERNAL = "Several views of a picture", "Networks that cnnkit did not make"
@@ -59,7 +60,7 @@ class PredictConfig(BulkConfig):
     `views` counts the image itself; `seed` is that of what is drawn.
     """
 
-    top: int = option(1, "Print the K best classes of each picture.", minimum=1, metavar="K")
+    top: str = option("1", "Print the K best classes of each picture, or all of them.", metavar="K|all")
     vote: Vote = option(
         Vote.SOFT,
         "How several models or views come to one answer: by the mean of their probabilities, or by the majority of their "
@@ -92,7 +93,9 @@ class PredictConfig(BulkConfig):
         "The centre, which is the plain picture, and the corners of the resized picture; with 10 all of them mirrored, too.",
         group=AVERAGING,
     )
-    seed: int = option(0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, group=AVERAGING)
+    seed: int = option(
+        0, "Of what --tta draws: the same seed, the same bytes.", minimum=0, maximum=MOST_SEED, group=AVERAGING
+    )
 
     def checked(self, *, models: int, as_json: bool = False) -> Self:
         """Refuse options that do not go together.
@@ -105,7 +108,8 @@ class PredictConfig(BulkConfig):
             UsageError: They do not.
         """
         devices.check_precision(self.precision, devices.parse(self.device))
-        if self.labels_only and (self.top > 1 or self.logits or as_json):
+        most = self.most
+        if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
@@ -117,6 +121,19 @@ class PredictConfig(BulkConfig):
                 "--vote hard counts answers to each class; give --model several times, or views with --tta"
             )
         return self
+
+    @property
+    def most(self) -> int | None:
+        """How many classes of each image are printed; None for all.
+
+        Raises:
+            UsageError: It is not a number from 1.
+        """
+        if self.top == "all":
+            return None
+        if not re.fullmatch("[0-9]{1,9}", self.top) or not int(self.top):
+            raise UsageError(f'--top "{self.top}": give a number from 1, or all')
+        return int(self.top)
 
     @property
     def needs_torch_views(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Progress
 from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
@@ -49,7 +49,8 @@ def class_order(
     Raises:
         CnnkitError: The two do not have the same classes.
     """
-    if tuple(classes) == tuple(reference):
+    classes, reference = (tuple(map(class_names.normal, each)) for each in (classes, reference))
+    if classes == reference:
         return None
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:

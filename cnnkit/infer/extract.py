@@ -219,6 +219,7 @@ def _writer(
         header=_header(backbone, config, views),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+        block=batch,
     )
 
 

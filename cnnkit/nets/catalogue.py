@@ -1,7 +1,6 @@
 """The networks that torchvision and timm have: their names, what they are made of, and the weights published for them."""
 
 import contextlib
-import difflib
 import functools
 import logging
 import os
@@ -14,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cnnkit import messages
 from cnnkit.choices import Interpolation
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import cache, torch_model
@@ -52,7 +52,7 @@ def canonical(name: str) -> str:
     alike = [other for other in known if other.replace("_", "") == lowered.replace("_", "")]
     if len(alike) == 1:  # MobileNetV2, InceptionV3, EfficientNetB0; regnetx16gf could be two
         return alike[0]
-    near = alike or difflib.get_close_matches(lowered, [*known, *KERAS_NETWORKS], n=3)
+    near = alike or messages.similar(lowered, [*known, *KERAS_NETWORKS])
     proposal = f"did you mean {' or '.join(near)}?" if near else "torchvision's classification networks, or timm:NAME"
     raise UsageError(f'no network is called "{name}"; {proposal}')
 
@@ -205,10 +205,9 @@ def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
     try:
         module = timm.create_model(name.removeprefix("timm:"), pretrained=False)
     except RuntimeError as error:  # timm's way to say that it does not know the name
-        near = difflib.get_close_matches(name.removeprefix("timm:"), timm.list_models(), n=3)
-        raise UsageError(
-            f'timm has no network "{name.removeprefix("timm:")}"; did you mean {" or ".join(near) or "another"}?'
-        ) from error
+        bare = name.removeprefix("timm:")
+        near = messages.nearest(bare, timm.list_models()) or "timm.list_models() lists them"
+        raise UsageError(f'timm has no network "{bare}"; {near}') from error
     config = timm.data.resolve_data_config({}, model=module)
     size = int(config["input_size"][-1])
     return module, Preprocess(

@@ -30,7 +30,13 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, history
 from cnnkit.nets import notation, output_layer
 from cnnkit.nets.notation import Activation, LayerKind
-from cnnkit.option_fields import batch_option, option
+from cnnkit.option_fields import (
+    RemembersGiven,
+    batch_option,
+    given,
+    option,
+    options,
+)
 
 log = logging.getLogger("cnnkit")
 
@@ -80,7 +86,7 @@ CHECKPOINT_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RemembersGiven):
     """What all trainings have: loss, optimizer, learning rate and what goes with them."""
 
     loss: Loss | None = option(
@@ -138,6 +144,12 @@ class TrainConfig:
             raise UsageError(
                 f"--weight-decay goes with adamw; {self.optimizer} has none, --l2 is a penalty for every optimizer"
             )
+        if self.momentum == 1:
+            raise UsageError("--momentum 1 adds up every gradient for ever; give a share below 1, such as 0.9")
+        if self.ema == 1:
+            raise UsageError(
+                "--ema 1 would keep the weights from before the training; give a share below 1, such as 0.999"
+            )
         if self.clip == 0:
             raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
 
@@ -165,7 +177,8 @@ class TrainConfig:
 
     def described(self) -> dict[str, Any]:
         """Give what a Header records."""
-        record = dataclasses.asdict(self)
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del record["on_command_line"]
         if record["weight_decay"] == WEIGHT_DECAY:
             record["weight_decay"] = None  # the same training as where none is given
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -328,10 +341,9 @@ class HeadConfig(TrainConfig):
             )
         if self.l1:
             raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
-        for field in dataclasses.fields(self):
-            if field.name not in (*LBFGS_SETTINGS, "l2") and getattr(self, field.name) != field.default:
-                word = field.name.replace("_", "-")
-                raise UsageError(f"--solver lbfgs has no epochs of batches; drop --{word}, or use --solver gradient")
+        ignored = {each.name for each in options(type(self))} - {*LBFGS_SETTINGS, "l2"}
+        for word in given(self, names=ignored):
+            raise UsageError(f"--solver lbfgs has no epochs of batches; drop {word}, or use --solver gradient")
 
 
 #: The settings of a head's training that mean something without epochs of batches; l2 besides, which may be chosen.

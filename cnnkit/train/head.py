@@ -293,6 +293,7 @@ def train_head(
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
         trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
         with history.HistoryWriter(output.with_suffix(".csv")) as written:
+            callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
             for epoch in trained.run():
                 written.write(epoch)
                 callbacks.progress(epoch.epoch, trained.expected)
@@ -393,14 +394,16 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
 def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
     """Tell whether predictions depend on the classes.
 
-    Predictions that do not depend on the features have a mean recall of 1 / classes, however often each class is among them.
-    Two standard errors more are within luck.
+    Predictions that do not depend on the features have, of each class, the recall that is their share of it: in the mean 1 / classes,
+    however often each class is among them, where all classes occur. Two standard errors more are within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()
-    recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts
-    shares = torch.bincount(predicted, minlength=classes).double() / len(predicted)
-    error = float((shares * (1 - shares) / counts).sum().sqrt()) / classes
-    return float(recalls.mean()) > 1 / classes + max(2 * error, math.ulp(1.0))
+    occurs = counts > 0
+    counts = counts[occurs]
+    recalls = torch.bincount(targets[predicted == targets], minlength=classes)[occurs] / counts
+    shares = torch.bincount(predicted, minlength=classes).double()[occurs] / len(predicted)
+    error = float((shares * (1 - shares) / counts).sum().sqrt()) / len(counts)
+    return float(recalls.mean()) > float(shares.mean()) + max(2 * error, math.ulp(1.0))
 
 
 def _timeless(epoch: Epoch) -> dict[str, float | None]:

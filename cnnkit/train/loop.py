@@ -248,7 +248,7 @@ class TrainStep:
             # Between processes gradients are averaged: their sum is wanted
             total = loss * self.world.size + (self.criterion.penalty(self.module) if number == pieces else 0.0)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        measures[2] = len(inputs)
+        measures[2].fill_(len(inputs))
         return measures
 
     def _change(self) -> None:

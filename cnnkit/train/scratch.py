@@ -13,7 +13,7 @@ from cnnkit.choices import Fit, Initializer, Normalize, Pool
 from cnnkit.data.preprocessing import with_size
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
-from cnnkit.engine import torch_device
+from cnnkit.engine import device_errors, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
@@ -127,6 +127,8 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
             shape = classifier.feature_shape(extractor, preprocess)
     except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network's layers raise
+        if device_errors.is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{network.arch} does not take pictures of {preprocess.size} pixels ({reason}); say --size"

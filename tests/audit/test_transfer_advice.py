@@ -88,7 +88,7 @@ def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
     """Or nothing would choose the best epoch."""
     folder = photos_folder / "train"
     split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
-    assert split == ["cnn-split", str(folder), "--ratio", "0.8,0.2", "--manifest", "split.tsv"]
+    assert split == ["cnn-split", str(folder), "--ratio", "70,15,15", "--manifest", "split.tsv"]
     assert not any(str(folder) in step for step in others)
     assert sum("split.tsv" in step for step in others) == {"seeing": 1, "blind": 2}[name]
 

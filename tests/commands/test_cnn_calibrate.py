@@ -215,7 +215,7 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
     )
     assert refused(short, *wrong) == (
         "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
-        "classes; cnn-predict --top 3 prints them all"
+        "classes; cnn-predict --top all prints them"
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
     assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)

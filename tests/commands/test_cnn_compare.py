@@ -74,9 +74,12 @@ def test_gate_fails_if_interval_lies_below_zero(run, folder, first, second, stat
     assert gated.out == plain.out
     high = float(plain.rows[0]["difference_high"])
     assert (high < 0) == (status == 4)
-    assert gated.err.removeprefix(plain.err) == (
-        f"cnn-compare: difference_high {high:g} is below 0\n" if status else ""
+    points = -100 * float(plain.rows[0]["difference"])
+    reason = (
+        f"cnn-compare: {second} is worse than {first} by {points:.1f} points: difference_high {high:g} is below 0\n"
     )
+    assert gated.err.removeprefix(plain.err) == (reason if status else "")
+    assert run("cnn-compare", first, second, "--fail-if-worse", "-q", status=status).err == (reason if status else "")
 
 
 def test_gate_holds_where_the_reader_has_gone(folder):
@@ -95,6 +98,8 @@ def test_standard_input_is_one_of_the_two(run, folder):
     expected = run("cnn-compare", "good.tsv", "worse.tsv").rows
     assert run("cnn-compare", "good.tsv", "-", stdin=WORSE).rows == expected
     assert run("cnn-compare", "-", "worse.tsv", stdin=GOOD).rows == expected
+    outcome = run("cnn-compare", "good.tsv", "-", stdin=GOOD.rpartition("cat/18.jpg")[0], status=1)
+    assert outcome.err.startswith("cnn-compare: standard input lacks cat/18.jpg and 1 more")
     message = "standard input (-) can be read once"
     assert message in run("cnn-compare", "-", "-", stdin=GOOD, status=2).err
 

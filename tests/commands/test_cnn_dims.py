@@ -15,7 +15,7 @@ from cnnkit.nets import backbones, classifier
 CARD = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
 FIELDS = [
     *("layer", "kind", "height", "width", "channels", "params", "macs"),
-    *("receptive_field", "stride", "activation_bytes", "dropped"),
+    *("receptive_field", "stride", "activation_bytes", "dropped", "image"),
 ]
 CIFAR = (
     "conv 16 k2 same relu, pool 2, conv 32 k2 same relu, pool 2, conv 64 k2 same relu, pool 2,"
@@ -31,9 +31,9 @@ def test_the_card(run):
     """The first example gives 64x64x32 and 896 parameters, with a row of totals."""
     outcome = run("cnn-dims", *CARD)
     assert outcome.out == (
-        "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\n"
-        "conv1\tconv\t64x64x32\t896\t3538944\t3\t2\t524288\t0\n"
-        "total\ttotal\t64x64x32\t896\t3538944\t3\t2\t524288\t0\n"
+        "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\timage\n"
+        "conv1\tconv\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\n"
+        "total\ttotal\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\n"
     )
     assert outcome.err == ""
 
@@ -54,23 +54,24 @@ def test_json_has_the_documented_fields(run):
         "stride": 1,
         "activation_bytes": 65536,
         "dropped": 0,
+        "image": 32,
     }
     assert (rows[-2]["height"], rows[-2]["width"], rows[-2]["channels"]) == (None, None, 10)
     assert (rows[-1]["layer"], rows[-1]["kind"]) == ("total", "total")
 
 
 GOLDEN = """\
-layer     kind     output    params  macs     receptive_field  stride  activation_bytes  dropped
-conv1     conv     32x32x16  208     196608   2                1       65536             0
-pool1     pool     16x16x16  0       0        3                2       16384             0
-conv2     conv     16x16x32  2080    524288   5                2       32768             0
-pool2     pool     8x8x32    0       0        7                4       8192              0
-conv3     conv     8x8x64    8256    524288   11               4       16384             0
-pool3     pool     4x4x64    0       0        15               8       4096              0
-flatten1  flatten  1024      0       0        39                       4096              0
-dense1    dense    500       512500  512000   39                       2000              0
-dense2    dense    10        5010    5000     39                       40                0
-total     total    10        528054  1762184  39                       149496            0
+layer     kind     output    params  macs     receptive_field  stride  activation_bytes  dropped  image
+conv1     conv     32x32x16  208     196608   2                1       65536             0        32
+pool1     pool     16x16x16  0       0        3                2       16384             0        32
+conv2     conv     16x16x32  2080    524288   5                2       32768             0        32
+pool2     pool     8x8x32    0       0        7                4       8192              0        32
+conv3     conv     8x8x64    8256    524288   11               4       16384             0        32
+pool3     pool     4x4x64    0       0        15               8       4096              0        32
+flatten1  flatten  1024      0       0        32                       4096              0        32
+dense1    dense    500       512500  512000   32                       2000              0        32
+dense2    dense    10        5010    5000     32                       40                0        32
+total     total    10        528054  1762184  32                       149496            0        32
 """
 
 
@@ -201,6 +202,10 @@ def test_gates(run, words, status, numbers):
         (["--input", "9,9,3", "--filters", 8, "--k", 3, "--groups", 2], "2 groups do not divide 3 input channels"),
         (["--input", "0,9,3", "--pool", 2], "height is 0"),
         (["--input", "9,9", "--pool", 2], '"9,9" is no size; give H,W,C'),
+        (["--input", "9,9,3", "--filters", 2, "--k", "3,3"], '--k "3,3" is no size; give one number, or HxW as in 3x5'),
+        (["--input", "9,9,3", "--filters", 2, "--k", "3 same"], '--k "3 same" is no size'),
+        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2,1"], '--s "2,1" is no size'),
+        (["--input", "9,9,3", "--pool", "2, dense 10"], '--pool "2, dense 10" is no size'),
         (
             ["--input", "9,9,3", "--layers", "conv 3 k3, pool 2, poll 3"],
             'layer 3: "poll" is no layer; did you mean "pool"?',
@@ -249,6 +254,7 @@ def test_vgg16(run):
         "stride": "1",
         "activation_bytes": "12845056",
         "dropped": "0",
+        "image": "224",
         "keras": "",
     }
 

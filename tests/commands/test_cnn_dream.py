@@ -149,3 +149,21 @@ def test_rejects_output_before_loading_the_network(run, here, monkeypatch, outpu
     assert outcome.status in (1, 2)
     assert outcome.err.count("\n") == 1
     assert output.split("/")[0] in outcome.err
+
+
+@pytest.mark.parametrize("size", ["32x48", "0", "-3", "ten", "1e3", "48,48"])
+def test_the_size_of_a_dream_is_its_longer_side(run, tmp_path, monkeypatch, images, size):
+    """One number of pixels: two would be taken for their larger one."""
+    photos = images(red=1)
+    error = run(
+        "cnn-dream",
+        "alexnet",
+        photos / "red/00.png",
+        "--weights",
+        "none",
+        "-o",
+        tmp_path / "d.png",
+        f"--size={size}",
+        status=2,
+    ).err
+    assert f'--size "{size}": give the longer side of the dream, in pixels' in error

@@ -96,6 +96,46 @@ def test_tsv_and_json_lines_are_measured_alike(run, folder):
     assert len(outputs) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "change"),
+    [
+        ("truth.csv", "utf-8", lambda text: text.replace("\t", ",").replace("path,label", "File_Name,Class")),
+        ("truth.csv", "utf-16", lambda text: text.replace("\t", ";").replace("\n", "\r\n")),
+        (
+            "truth.tsv",
+            "utf-8-sig",
+            lambda text: text.replace("\n", "\r").replace("photos/", '"photos/').replace(".jpg", '.jpg"'),
+        ),
+        ("truth.tsv", "utf-8", lambda text: text.replace("/", "\\")),
+    ],
+)
+def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, change):
+    """The same numbers, whatever program wrote the tables."""
+    truth, probabilities = draw(CLASSES)
+    (folder / name).write_bytes(change((folder / "split.tsv").read_text()).encode(encoding))
+    predictions = write(truth, probabilities)
+    (folder / "p.csv").write_text(predictions.replace("\t", ","))
+    expected = run("cnn-eval", "--truth", "split.tsv", "--split", "test", stdin=predictions).out
+    assert run("cnn-eval", "p.csv", "--truth", name, "--split", "test").out == expected
+
+
+def test_one_file_is_not_predictions_and_truth(run, folder):
+    """Measured against itself, everything is right: a file of either kind is refused as the other, and as both."""
+    (folder / "p.tsv").write_text(write(*draw(CLASSES)))
+    (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
+    (folder / "alias.csv").symlink_to("bare.csv")
+    outcome = run("cnn-eval", "bare.csv", "--truth", "alias.csv", status=2)
+    expected = "cnn-eval: bare.csv is given as predictions and as their truth; name a manifest with --truth\n"
+    assert outcome.err == expected
+    text = (folder / "p.tsv").read_text()
+    for words in (("--truth", "p.tsv"), ("--truth", "copy.tsv")):
+        (folder / "copy.tsv").write_text(text)
+        outcome = run("cnn-eval", *words, stdin=text, status=1)
+        assert f"{words[1]}: predictions (columns path, rank, label, probability), not a manifest" in outcome.err
+    outcome = run("cnn-eval", stdin=(folder / "split.tsv").read_text(), status=1)
+    assert "standard input: a manifest (columns path, label, split), not predictions" in outcome.err
+
+
 def test_in_a_pipe_a_measure_is_a_row(run, folder):
     """awk finds a measure in the first column and its value in the second; the classes' measures come after a colon."""
     truth, probabilities = draw(CLASSES)
@@ -133,7 +173,7 @@ def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
     )
     assert outcome.err == (
         "cnn-eval: log_loss and roc_auc are not known: 90 of 90 pictures lack a probability for some of the 3 classes; "
-        "cnn-predict --top 3 prints them all\n"
+        "cnn-predict --top all prints them\n"
     )
 
 
@@ -307,9 +347,14 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
 
 
 def test_labels_name_classes_that_no_image_shows(run, folder):
-    """A network may predict a class that this set has no image of: --labels says that it exists, and in which order."""
+    """A network may predict a class that this set has no image of; --labels gives the order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
-    assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
+    plain = run("cnn-eval", "--json", stdin=predictions)
+    assert json.loads(plain.out)["classes"] == ["cat", "dog"]
+    assert (
+        "the folders of the pictures have no image of dog, which the predictions know: predicted, it is wrong"
+        in plain.err
+    )
     (folder / "labels.txt").write_text("dog\ncat\n")
     found = json.loads(run("cnn-eval", "--labels", "labels.txt", "--json", stdin=predictions).out)
     assert found["classes"] == ["dog", "cat"]

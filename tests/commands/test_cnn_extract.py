@@ -705,6 +705,13 @@ def test_the_gpu_gives_the_same(run, here):
     for engine in ("onnx", "torch"):
         outcome = run("cnn-extract", "photos", "-o", "gpu.npy", *SQUEEZE[:-1], "cuda", "--engine", engine)
         np.testing.assert_allclose(read("gpu.npy").values, read("cpu.npy").values, atol=1e-4)
+        for precision in ("tf32", "float16"):
+            words = [*SQUEEZE[:-1], "cuda", "--engine", engine, "--precision", precision]
+            run("cnn-extract", "photos", "-o", "short.npy", *words)
+            np.testing.assert_allclose(
+                read("short.npy").values, read("cpu.npy").values, atol=2e-2 * read("cpu.npy").values.max()
+            )
+            assert read("short.npy").header.training["precision"] == precision
     assert outcome.status == 0
 
 

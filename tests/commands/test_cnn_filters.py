@@ -299,7 +299,7 @@ def test_kernels_by_hand(run, here, grey):
     ("words", "status", "line"),
     [
         (("m.onnx", "-o", "f.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
-        (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1 or conv2?'),
+        (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1?'),
         (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: bn1 has 8, numbered 0 to 7"),
         (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
         (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch means nothing to --kernels; drop it"),

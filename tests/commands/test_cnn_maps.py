@@ -295,8 +295,8 @@ def test_not_where_the_image_is(run, here, folder):
 @pytest.mark.parametrize(
     ("model", "words", "status", "line"),
     [
-        ("colour.pt", ("--layer", "cov1"), 2, 'colour.pt has no layer "cov1"; did you mean conv1 or conv2?'),
-        ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1 or conv2?'),
+        ("colour.pt", ("--layer", "cov1"), 2, 'colour.pt has no layer "cov1"; did you mean conv1?'),
+        ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1?'),
         ("colour.pt", ("--layer", "3"), 2, "colour.pt has 3 layers with maps, numbered from 0; there is no 3"),
         ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 answers with a vector of 5, which is no map"),
         ("colour.pt", ("--channels", "6"), 2, "--channels 6: conv1 has 6, numbered 0 to 5"),

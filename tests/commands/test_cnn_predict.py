@@ -115,6 +115,10 @@ def test_one_prediction_an_image_unless_more_are_asked_for(run, model, root):
     assert outcome.rows == [row for row in everything.rows if row["rank"] == "1"]
     assert outcome.out.splitlines()[0] == "path\trank\tlabel\tprobability"
     assert run("cnn-predict", "-m", model(), root, "--top", 1000).out == everything.out
+    assert run("cnn-predict", "-m", model(), root, "--top", "all").out == everything.out
+    for wrong in ("0", "-1", "1.5", "ALL", "3,", "99999999999"):
+        refused = run("cnn-predict", "-m", model(), root, f"--top={wrong}", status=2).err
+        assert refused == f'cnn-predict: --top "{wrong}": give a number from 1, or all\n'
 
 
 def test_logits_are_those_of_torch(run, model, root):
@@ -648,7 +652,7 @@ def test_our_models_are_told_nothing(run, model, root, option):
     [
         (["--labels-only", "--json"], "--labels-only prints nothing but the label"),
         (["--labels-only", "--top", 2], "--labels-only prints nothing but the label"),
-        (["--top", 0], "invalid value for '--top'"),
+        (["--top", 0], '--top "0": give a number from 1, or all'),
         (["--min-probability", 1.5], "invalid value for '--min-probability'"),
         (["--vote", "loud"], "invalid value for '--vote'"),
         (["--vote", "hard"], "give --model several times, or views with --tta"),

@@ -41,7 +41,7 @@ def test_a_manifest_on_standard_output(run, photos_here, demand):
     paths = [row["path"] for row in outcome.rows]
     assert paths == sorted(paths)
     assert all(os.path.isfile(path) for path in paths)
-    assert "cnn-split: byte-identical: no pictures\n" in outcome.err
+    assert "cnn-split: no duplicate pictures (byte-identical)\n" in outcome.err
     assert "train" not in run("cnn-split", "photos", *demand, "--quiet").err
 
 
@@ -198,19 +198,19 @@ def test_bad_files_are_named_and_left_out(run, photos_here):
     (photos_here / "red/.hidden.png").touch()
     (photos_here / "red/notes.txt").touch()
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "bad.tsv", status=3)
-    assert len(outcome.rows) == 20
+    assert len(outcome.rows) == 21
+    told = "read by content, whatever the extension says: 1 picture, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
+    assert told in outcome.err
     for name, reason in [
         ("empty.png", "empty file"),
-        ("misnamed.jpg", "a PNG file that is named .jpg; rename it or convert it"),
         ("page.jpeg", "no picture"),
     ]:
         assert f"cnn-split: photos/red/{name}: {reason}" in outcome.err
-    assert "4 pictures were skipped" in outcome.err
+    assert "3 pictures were skipped" in outcome.err
     with open("bad.tsv") as bad:
         assert [line.split("\t")[0] for line in bad] == [
             "path",
             "photos/red/empty.png",
-            "photos/red/misnamed.jpg",
             "photos/red/page.jpeg",
             "photos/red/short.PNG",
         ]
@@ -275,7 +275,7 @@ def test_stable_splits(run, photos_here):
     assert set(before.out.splitlines()) < set(after.out.splitlines())
 
 
-@pytest.mark.parametrize("name", [" tab\t, new\nline ", "Ünïcödé 🐈 back\\slash", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize("name", ["tab\t, new\nline", "Ünïcödé 🐈 back\\slash", os.fsdecode(b"caf\xe9")])
 def test_any_name(photos_here, shell, tmp_path, name):
     """Whatever a class and an image are called, they come through pipe, manifest and tree."""
     os.rename("photos/red", f"photos/{name}")
@@ -383,3 +383,21 @@ def test_lookalikes_among_photographs(run, photos, monkeypatch):
     assert "cannot be cut" not in outcome.err
     pair = {row["split"] for row in outcome.rows if "19177263840" in row["path"] or "19178753159" in row["path"]}
     assert len(pair) == 1
+
+
+@pytest.mark.parametrize("ratio", ["80/20", "80:20", "80%,20%"])
+def test_a_ratio_of_other_signs_is_refused_with_the_right_one(run, images, ratio):
+    """`80/20` is no 4, which would put everything into train; what the message proposes works."""
+    photos = images(red=5, blue=5)
+    error = run("cnn-split", photos, "--ratio", ratio, status=2).err
+    remedy = error.rstrip().rsplit(", as ", 1)[1].split()
+    assert run("cnn-split", photos, *remedy).out.count("\ttrain\n") == 8
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999999999999999", "1e3", "nan"])
+def test_a_seed_that_a_library_would_refuse_is_refused_first(run, images, seed):
+    """One line, whatever the number; the largest that all take works."""
+    photos = images(red=2, blue=2)
+    error = run("cnn-split", photos, "--ratio", "1,1", "--seed", seed, status=2).err
+    assert error.count("\n") == 1
+    run("cnn-split", photos, "--ratio", "1,1", "--seed", 2**32 - 1)

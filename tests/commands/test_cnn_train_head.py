@@ -453,3 +453,19 @@ def test_maps_take_no_columns(run, here):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE, "--pool", "none")
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
     assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "inf"], "--lr: inf is not a number that it can be; give a finite one"),
+        (["--lr", "1e400"], "--lr: inf is not a number that it can be"),
+        (["--clip", "inf"], "--clip: inf is not a number that it can be"),
+        (["--solver", "lbfgs", "--schedule", "constant"], "--solver lbfgs has no epochs of batches; drop --schedule"),
+        (["--solver", "lbfgs", "--epochs", "50"], "--solver lbfgs has no epochs of batches; drop --epochs"),
+    ],
+)
+def test_numbers_that_are_none_and_options_that_would_be_ignored(run, words, message):
+    """Before anything is read, even where an option is given with its default value."""
+    assert message in run("cnn-train-head", "none.npy", "-o", "h.pt", *words, status=2).err

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from cnnkit.data import decode
+from cnnkit.data import decode, reader
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 
 WRITABLE = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "WEBP": ".webp", "PPM": ".ppm"}
@@ -226,6 +228,112 @@ def test_the_first_frame_of_an_animation(tmp_path):
     assert np.unique(decode.load(tmp_path / "moving.gif")).tolist() == [10]
 
 
+def many_scans(count):
+    """Make a progressive JPEG whose last scan is there many times."""
+    file = io.BytesIO()
+    Image.fromarray(noise(64, 48)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + (count - content.count(b"\xff\xda")) * content[last:-2] + content[-2:]
+
+
+def test_scans_of_a_progressive_jpeg_are_bounded(tmp_path):
+    """Each costs as much time as the whole image; an encoder's own ten are fine."""
+    path = tmp_path / "scans.jpg"
+    for count in (12, decode.MOST_SCANS):
+        path.write_bytes(many_scans(count))
+        assert decode.load(path).size == (64, 48)
+    path.write_bytes(many_scans(2000))
+    with pytest.raises(BadImageError, match="a progressive JPEG of 2,000 scans, at most 100; save it again"):
+        decode.load(path)
+
+
+def tiff_with_tile(side):
+    """Write a TIFF of 8 x 8 pixels in one tile of another size, compressed by libtiff."""
+    data = zlib.compress(bytes(64))
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, side),
+        (323, side),
+        (324, 8),
+        (325, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_tiles_much_larger_than_their_image_are_refused(tmp_path):
+    """A decoder asks for a whole tile's memory; tiles of the usual sizes hang over small images, and are fine."""
+    (tmp_path / "tile.tif").write_bytes(tiff_with_tile(32_768))
+    with pytest.raises(BadImageError, match=r"its tiles of 32,768 x 32,768 pixels are larger than the image"):
+        decode.load(tmp_path / "tile.tif")
+    Image.fromarray(noise(8, 8)).save(tmp_path / "small.tif", compression="tiff_lzw", tiffinfo={322: 256, 323: 256})
+    assert decode.load(tmp_path / "small.tif").size == (8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(1, 170_000_000), (170_000_000, 1), (1, 1_000_001)])
+def test_strips_that_are_too_long_are_refused(tmp_path, size):
+    """They have few enough pixels, but to resize them would take gigabytes."""
+    (tmp_path / "strip.png").write_bytes(png_of_size(*size))
+    with pytest.raises(
+        BadImageError, match=rf"too long: {size[0]:,} x {size[1]:,} pixels, at most 1,000,000 on a side"
+    ):
+        decode.load(tmp_path / "strip.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("pixels", [99, 100, 101])
+def test_the_bound_on_pixels_can_be_set(tmp_path, pixels):
+    """Exactly, in threads too, and it is put back afterwards."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
+    images = [ImageFile(str(tmp_path / "ten.png"))] * 4
+    with decode.at_most(pixels):
+        loaded = [outcome for _, outcome in reader.read(images, decode.load, jobs=2)]
+    if pixels < 100:
+        assert [str(each) for each in loaded] == ["too large: 10 x 10 pixels, at most 99; --max-pixels allows more"] * 4
+    else:
+        assert [each.size for each in loaded] == [(10, 10)] * 4
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch):
+    """The image is skipped like any other that cannot be used."""
+    Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    Image.fromarray(noise(10, 10, 1)).save(tmp_path / "grey.png")
+    with pytest.raises(BadImageError, match="not enough memory for it"):
+        decode.load(tmp_path / "grey.png")
+    ((_, outcome),) = reader.read([ImageFile("a")], fail)
+    assert isinstance(outcome, BadImageError)
+
+
+def test_damage_that_libtiff_finds_is_one_notice(tmp_path, capfd, caplog):
+    """Not a line on stderr for each row of the image, and without the name of the file."""
+    path = tmp_path / "fax.tif"
+    Image.fromarray(noise(200, 200, 1) > 127).save(path, compression="group4")
+    content = bytearray(path.read_bytes())
+    content[400:460] = bytes(byte ^ 0x5A for byte in content[400:460])
+    path.write_bytes(content)
+    with caplog.at_level("WARNING", "cnnkit"):
+        images = [outcome for _, outcome in reader.read([ImageFile(str(path))] * 3, decode.load, jobs=3)]
+    assert [image.size for image in images] == [(200, 200)] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: damaged in places; used as far as it can be decoded"
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
 def bad_files():
     """Yield a name, the content of a file that is no good image, and what is said of it."""
     whole = {}
@@ -242,7 +350,7 @@ def bad_files():
     yield "short.tif", whole["TIFF"][: len(whole["TIFF"]) // 2], ""
     yield "head.jpg", whole["JPEG"][:4], ""
     yield "flipped.png", whole["PNG"][:60] + b"\xff" * 40 + whole["PNG"][100:], ""
-    yield "bomb.png", png_of_size(20_000, 20_000), "decompression bomb"
+    yield "bomb.png", png_of_size(20_000, 20_000), "too large: 400,000,000 pixels, at most 178,956,970"
     yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture, or none of"
     yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
 
@@ -284,21 +392,23 @@ def test_content_that_was_read_already(tmp_path):
         ("a.jfif", "JPEG"),
         ("a.jpg", "MPO"),
         ("a.TIF", "TIFF"),
-        ("a", "PNG"),
-        ("a.img", "PNG"),
+        ("a.apng", "PNG"),
+        ("a.JPE", "JPEG"),
+        ("a.mpo", "JPEG"),
+        ("a.heic", "HEIF"),
     ]
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
 def test_names_that_claim_nothing_wrong(name, kind):
-    """Every extension of a format, in any case of letters; and one that is no image's."""
-    decode.check_name(name, kind)
+    """Every extension of a format, in any case of letters."""
+    assert decode.misnamed(name, kind) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
 def test_names_that_claim_another_format(name, kind):
     """The message names both."""
-    with pytest.raises(BadImageError, match=rf"a {kind} file that is named \.\w+"):
-        decode.check_name(name, kind)
+    assert decode.misnamed(name, kind) == f"a {kind} file that is named {os.path.splitext(name)[1].lower()}"
+    assert decode.misnamed("a", "PNG") == "a PNG file without an extension"
 
 
 @pytest.mark.photos

@@ -46,6 +46,18 @@ def test_shares_are_exact(text, expected):
         ("1.5,-0.5", "above 0"),
         ("nan,1", "'nan' is no number"),
         ("1/0,1", "'1/0' is no number"),
+        ("80/20", "'80/20' is no number; give numbers with commas between, as --ratio 80,20$"),
+        ("80:20", "as --ratio 80,20$"),
+        ("80 20", "as --ratio 80,20$"),
+        ("80%,20%", "'80%' is no number; give numbers with commas between, as --ratio 80,20$"),
+        ("70,30/1", "'30/1' is no number"),
+        ("0,8,0,2", "every part needs a number above 0"),
+        ("0.8;0.2", "as --ratio 0.8,0.2$"),
+        ("80", "--ratio 80 is one part; give a number for each, as 80,20"),
+        ("inf,1", "'inf' is no number"),
+        ("1e999999999,1", "'1e999999999' is no number"),
+        ("1_0,1", "'1_0' is no number"),
+        ("٣,1", "is no number"),
         ("1,1,1,1", "makes 4 parts; name them with --names"),
     ],
 )
@@ -92,7 +104,7 @@ def test_exactly_one_demand():
     assert SplitConfig(ratio="1,1").shares() == allocation.by_ratio("1,1")
     assert SplitConfig(count="1,1", names="a,b").shares() == allocation.by_count("1,1", "a,b")
     assert SplitConfig(folds=4).shares() == allocation.by_folds(4)
-    with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds$"):
+    with pytest.raises(UsageError, match=r"give one of --ratio, --count and --folds, such as --ratio 70,15,15$"):
         SplitConfig().shares()
     with pytest.raises(UsageError, match="not --ratio and --folds"):
         SplitConfig(ratio="1,1", folds=2).shares()

@@ -23,6 +23,9 @@ def test_measures_and_classes_are_read():
         ("accuracy=high", '"high" is no bound for accuracy, which is a number between 0 and 1'),
         ("accuracy=95", '"95" is no bound for accuracy'),
         ("accuracy=nan", '"nan" is no bound for accuracy'),
+        ("accuracy=0,9", '"0,9" is no bound for accuracy'),
+        ("accuracy=90%", '"90%" is no bound for accuracy'),
+        ("n=1e400", '"1e400" is no bound for n, which is a number from 0 upwards'),
         ("log_loss=0.2", "log_loss is better the lower it is; use --fail-over log_loss=0.2"),
     ],
 )
@@ -32,6 +35,12 @@ def test_what_bounds_nothing_is_refused(word, message):
         bounds.parse([word], option="--fail-under")
     assert str(caught.value).startswith(f"--fail-under {word}: ")
     assert message in str(caught.value)
+
+
+def test_two_bounds_on_one_measure_are_refused():
+    """Neither of them passes silently."""
+    with pytest.raises(UsageError, match=r"--fail-under accuracy=0\.5: accuracy has a bound already, 0\.9; give one"):
+        bounds.parse(["accuracy=0.9", "recall:cat=0.5", "accuracy=0.5"], option="--fail-under")
 
 
 def test_the_other_way_round():

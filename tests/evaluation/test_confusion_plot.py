@@ -49,6 +49,7 @@ def test_every_count_and_class_is_written(classes):
         if count
     }
     assert written == expected
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
     assert [label.get_text() for label in axes.get_yticklabels()] == list(made.classes)
     assert [label.get_text() for label in axes.get_xticklabels()] == list(made.classes)
 

@@ -23,11 +23,13 @@ from cnnkit.formats.header import (
 
 FLOATS = st.floats(0, 1)
 COLOURS = st.tuples(FLOATS, FLOATS, FLOATS)
-TEXT = st.text(max_size=10)
+DEVIATIONS = st.tuples(*[st.floats(1e-6, 1)] * 3)
+TEXT = st.text(min_size=1, max_size=10)
+DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 HEADERS = st.builds(
     Header,
     kind=st.sampled_from(ArtefactKind),
-    classes=st.none() | st.lists(TEXT, max_size=4).map(tuple),
+    classes=st.none() | st.lists(TEXT, min_size=1, max_size=4, unique=True).map(tuple),
     preprocess=st.none()
     | st.builds(
         Preprocess,
@@ -36,12 +38,12 @@ HEADERS = st.builds(
         size=st.integers(1, 999),
         interpolation=st.sampled_from(Interpolation),
         mean=COLOURS,
-        std=COLOURS,
+        std=DEVIATIONS,
         grey=st.booleans(),
     ),
     backbone=st.none()
     | st.builds(
-        Backbone, TEXT, TEXT, st.sampled_from(Pool), weights_sha256=st.none() | TEXT, notation=st.none() | TEXT
+        Backbone, TEXT, TEXT, st.sampled_from(Pool), weights_sha256=st.none() | DIGESTS, notation=st.none() | TEXT
     ),
     head=st.none() | TEXT,
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),

@@ -1,6 +1,7 @@
 """The manifest of images."""
 
 import os
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from cnnkit.formats import manifest
 from cnnkit.formats.manifest import ManifestRow
 
 NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"0")))
-ROWS = st.builds(ManifestRow, NAMES, *[st.none() | NAMES] * 3)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+ROWS = st.builds(ManifestRow, NAMES, *[st.none() | WORDS] * 3)
 
 
 @given(st.lists(ROWS, max_size=8))
@@ -97,3 +99,75 @@ def test_a_linked_image_keeps_its_name(tmp_path, monkeypatch):
     (tmp_path / "cat.jpg").symlink_to("store/0f3a.jpg")
     monkeypatch.chdir(tmp_path)
     assert manifest.seen_from("store", "cat.jpg") == "../cat.jpg"
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_labels_in_latin_1_are_refused_with_the_remedy(tmp_path):
+    """A class whose name is not UTF-8 could not be exported later; the message names it, and the remedy works."""
+    path = written(tmp_path / "l.tsv", "path\tlabel\na.jpg\tkätzchen\n".encode("latin-1"))
+    with pytest.raises(
+        FormatError, match=r'l\.tsv: "k\\xe4tzchen" is not UTF-8 .*save the file as UTF-8, as iconv -f latin1'
+    ) as caught:
+        manifest.load(path)
+    command = str(caught.value).split(", as ")[1].removesuffix(" prints it")
+    path.write_bytes(subprocess.run(command.split(), capture_output=True, check=True).stdout)
+    assert manifest.load(path) == [ManifestRow("a.jpg", "kätzchen")]
+
+
+def test_paths_in_latin_1_are_refused_where_the_file_is_called_otherwise(tmp_path):
+    """A name of bytes that a file really has is none of our business; one that only the table's encoding spoils is."""
+    text = "path\nkätzchen.jpg\n".encode("latin-1")
+    path = written(tmp_path / "l.tsv", text)
+    assert manifest.load(path) == [ManifestRow("k\udce4tzchen.jpg")]
+    (tmp_path / "kätzchen.jpg").touch()
+    with pytest.raises(FormatError, match="not UTF-8"):
+        manifest.load(path)
+    (tmp_path / os.fsdecode("kätzchen.jpg".encode("latin-1"))).touch()
+    assert manifest.load(path) == [ManifestRow("k\udce4tzchen.jpg")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path\trank\tlabel\tprobability\na.jpg\t1\tcat\t0.9\n",
+        "path,label,probability\na.jpg,cat,0.9\n",
+        '{"path": "a.jpg", "rank": 1, "label": "cat", "probability": 0.9}\n',
+    ],
+)
+def test_predictions_are_no_manifest(tmp_path, text):
+    """Their labels are what a network says, and measured against themselves they are always right."""
+    with pytest.raises(FormatError, match=r"p\.tsv: predictions \(columns path, .*\), not a manifest"):
+        manifest.load(written(tmp_path / "p.tsv", text))
+
+
+def test_the_column_truth_is_the_label(tmp_path):
+    """What cnn-eval --worst writes has the wrong prediction in `label`, and the class beside it in `truth`."""
+    path = written(tmp_path / "worst.tsv", "path\ttruth\tlabel\tprobability\na.jpg\tcat\tdog\t0.99\n")
+    assert manifest.load(path) == [ManifestRow("a.jpg", "cat")]
+
+
+def test_a_list_of_paths_has_no_header_row(tmp_path):
+    """Every line is a path, tabs and quotes are parts of it; a header row makes it a manifest."""
+    path = written(tmp_path / "l.txt", b'\xef\xbb\xbfcats/a, 1.jpg\r\n\r\n"b".jpg\r\nc.jpg')
+    assert manifest.load(path) == [ManifestRow("cats/a, 1.jpg"), ManifestRow('"b".jpg'), ManifestRow("c.jpg")]
+    assert manifest.load(written(path, "path,label\na.jpg,cat\n")) == [ManifestRow("a.jpg", "cat")]
+
+
+def test_the_list_of_features_is_read_as_it_was_written(tmp_path):
+    """Whatever stands on the disk, and whatever classes are called: the rows of features are ours."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.jpg").touch()
+    rows = [ManifestRow("a\\b.jpg", "caf\udce9"), ManifestRow('"q"', "path")]
+    manifest.save(tmp_path / "x.tsv", rows)
+    assert manifest.load(tmp_path / "x.tsv", views=False) == rows
+
+
+def test_the_column_truth_is_the_label_where_predictions_stand_beside_it():
+    """As cnn-eval --worst lists them; an empty one is no label, whatever was predicted."""
+    lines = [b"path\ttruth\tlabel\tprobability\n", b"a.png\tcat\tdog\t0.9\n", b"b.png\t\tdog\t0.8\n"]
+    assert [row.label for row in manifest.parse(lines, name="worst.tsv")] == ["cat", None]

@@ -48,10 +48,11 @@ def test_what_is_rendered_can_be_read(columns, data):
         ("C:\\new", r"C:\\new"),
         ("\\t", r"\\t"),
         ('"q" #', '"q" #'),
+        ('"q"', '\\"q"'),
     ],
 )
 def test_what_is_escaped_and_what_is_not(field, written):
-    """Four characters are; quotes and everything else stand as they are."""
+    """Four characters are; quotes and everything else stand as they are, but for quotes around a whole field."""
     assert tsv.escape(field) == written
 
 

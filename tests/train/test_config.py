@@ -25,6 +25,16 @@ def said_aloud(config):
             3,
             "--loss binary decides between two classes, here are 3; use categorical",
         ),
+        (
+            ImageTrainConfig(ema=1.0),
+            2,
+            "--ema 1 would keep the weights from before the training; give a share below 1, such as 0.999",
+        ),
+        (
+            ImageTrainConfig(momentum=1.0, optimizer=Optimizer.SGD),
+            2,
+            "--momentum 1 adds up every gradient for ever; give a share below 1, such as 0.9",
+        ),
         (ImageTrainConfig(momentum=0.9), 2, "--momentum goes with sgd and rmsprop; adam has its own"),
         (
             ImageTrainConfig(momentum=0.0, optimizer=Optimizer.NADAM),
@@ -95,7 +105,7 @@ def test_what_waits_for_validation_is_refused_without_any(config, said, caplog):
         ImageTrainConfig(optimizer=Optimizer.SGD, momentum=0.9, clip=0.001),
         ImageTrainConfig(optimizer=Optimizer.RMSPROP, momentum=0.0),
         ImageTrainConfig(epochs=3, warmup=3.0, schedule=Schedule.COSINE),
-        ImageTrainConfig(lr=0.0, ema=1.0, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
+        ImageTrainConfig(lr=0.0, ema=0.999, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
     ],
 )
 def test_what_goes_together_comes_back_as_it_is(config, caplog):

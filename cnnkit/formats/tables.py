@@ -1,0 +1,532 @@
+"""Tables, whoever wrote them: TSV, CSV and JSON Lines in UTF-8 or UTF-16, with any line ends.
+
+    path	label                       Path;Label                        {"file_name": "cats/1.jpg", "label": "cat"}
+    cats/1.jpg	cat                 "cats/1.jpg";cat
+
+The header row decides: tabs, else commas, semicolons or bars. Between tabs a field may be escaped as `tsv` writes it, or stand in quotes.
+Blank rows, empty columns without a name and the header row of a further file, joined with `cat`, are left out. There are no comments.
+Column names are matched in any case of letters, or by the names that other programs use.
+
+A backslash is an escape in our own TSV and a separator in paths that Windows wrote: see `_Backslashes`.
+"""
+
+import codecs
+import csv
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from cnnkit import messages
+from cnnkit.errors import FormatError
+from cnnkit.formats import tsv
+
+log = logging.getLogger("cnnkit")
+
+#: What other programs call our columns, in small letters.
+PATH_ALIASES = ("file_name", "filename", "file", "file_path", "filepath", "image", "image_path", "img", "img_path")
+LABEL_ALIASES = ("class", "class_name", "category")
+
+#: What a column is called elsewhere.
+Aliases = Mapping[str, Sequence[str]]
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+#: How files begin that are no text.
+_KINDS = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"RIFF", "a WebP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"PK\3\4", "a zip archive or a spreadsheet"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\x93NUMPY", "an array of NumPy"),
+    (b"%PDF", "a PDF"),
+    (b"PAR1", "a Parquet file"),
+    (b"SQLite format 3\0", "an SQLite database"),
+)
+
+#: A header row of one column, and no path.
+_UNMISTAKABLE = frozenset({"path", "file_name", "filename", "file_path", "filepath", "image_path"})
+
+#: Excel's announcement of what separates the fields.
+_SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
+
+#: What a field of our own TSV may look like: every backslash begins an escape.
+_ESCAPED = re.compile(r'(\\")?([^\\]|\\[\\tnr])*')
+
+
+def load(
+    path: str | Path, *, required: Sequence[str], aliases: Aliases | None = None, check: "Check | None" = None
+) -> Iterator[dict[str, str]]:
+    """Read the rows of a file, as `parse` does; paths are as seen from its folder.
+
+    Raises:
+        FormatError: As `parse`.
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        folder = os.path.dirname(path)
+        yield from parse(
+            list(file), name=str(path), required=required, aliases=aliases, folder=folder or ".", check=check
+        )
+
+
+#: Looks at the columns of a table before its first row.
+Check = Callable[[Sequence[str]], None]
+
+
+def parse(
+    lines: Iterable[bytes],
+    *,
+    name: str,
+    required: Sequence[str],
+    aliases: Aliases | None = None,
+    folder: str = ".",
+    check: Check | None = None,
+) -> Iterator[dict[str, str]]:
+    """Read rows by the names of their columns, as they are asked for.
+
+    Args:
+        lines: Lines with or without their newline.
+        name: The file, for messages.
+        required: Columns that must be there.
+        aliases: What else the required columns, and others that the caller reads, may be called.
+        folder: What paths, in the column `path`, are seen from.
+        check: Called with the columns.
+
+    Yields:
+        One mapping a row.
+
+    Raises:
+        FormatError: Not a table, a required column missing or not to be told, or a row with another number of fields.
+    """
+    aliases = {**dict.fromkeys(required, ()), **(aliases or {})}
+    backslashes = _Backslashes(name, folder)
+    numbered = ((number, text) for number, text in enumerate(_texts(backslashes.watching(lines), name), start=1))
+    first = next(((number, text) for number, text in numbered if text.strip()), None)
+    if first is None:
+        raise FormatError(f"{name}: empty; expected a header row with {', '.join(required)}")
+    whole = chain([first], numbered)
+    beginning = first[1].lstrip()
+    if beginning.startswith("{"):
+        yield from _json_rows(whole, name, required, aliases, backslashes, check)
+        return
+    if re.match(r'\[\s*(\{|"|$)', beginning):
+        raise FormatError(
+            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {name} prints it"
+        )
+    delimiter, whole = _delimiter(first, numbered, aliases)
+    if delimiter == "\t" and isinstance(lines, list):
+        backslashes.look_ahead(lines)
+    rows = _tabbed(whole, backslashes) if delimiter == "\t" else _separated(whole, name, delimiter)
+    yield from _by_header(rows, name, required, aliases, backslashes, check, delimiter=delimiter)
+
+
+def is_header(line: bytes) -> bool:
+    """Say whether the first line of a list is a table's header row, or a JSON object, and not a path."""
+    text = _decoded_start(line)
+    if _SEPARATOR.fullmatch(text) or _is_object(text):
+        return True
+    fields = _header_fields(text)
+    if len(fields) == 1:  # an image that is called just "path" can be written ./path
+        return fields[0].lower() in _UNMISTAKABLE
+    named = _position(fields, "path", PATH_ALIASES) is not None
+    return named and not any(_FILE_NAME.search(field) for field in fields)
+
+
+def _is_object(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def read_paths(lines: Iterable[bytes], *, name: str, folder: str = ".") -> Iterator[str]:
+    """Read a list of paths, one a line, without a header row; blank lines are left out.
+
+    Raises:
+        FormatError: It is not text.
+    """
+    backslashes = _Backslashes(name, folder)
+    for text in _texts(lines, name):
+        if text.strip():
+            yield backslashes.path(text, written=text, sure=True)
+
+
+def kind_of(beginning: bytes) -> str | None:
+    """Name the kind of file that begins like this, if it is no text: "a JPEG image"."""
+    return next((kind for mark, kind in _KINDS if beginning.startswith(mark)), None)
+
+
+# ---------------------------------------------------------------- bytes to lines
+
+
+def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Decode lines, without their ends; CR alone ends a line, too."""
+    coming = iter(lines)
+    first = next(coming, b"")
+    kind = kind_of(first)
+    if kind is not None:
+        raise FormatError(f"{name}: {kind}, not a table")
+    encoding = next((encoding for mark, encoding in _BOMS if first.startswith(mark)), None)
+    wide = encoding is not None and encoding != "utf-8"
+    pieces = chain([first], coming)
+    for text in _wide_lines(pieces, name, str(encoding)) if wide else _narrow_lines(pieces):
+        if "\0" in text:
+            raise FormatError(f"{name}: not text: it holds a NUL byte (UTF-16 without its mark?); save it as UTF-8")
+        yield text
+
+
+def _narrow_lines(lines: Iterable[bytes]) -> Iterator[str]:
+    encoding = "utf-8-sig"
+    for line in lines:
+        text = line.decode(encoding, "surrogateescape").rstrip("\r\n")
+        encoding = "utf-8"
+        if "\r" in text or "\n" in text:
+            yield from _LINE_END.split(text)
+        else:
+            yield text
+
+
+def _wide_lines(pieces: Iterable[bytes], name: str, encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    rest = ""
+    try:
+        for piece in pieces:
+            *whole, rest = re.split(r"\r\n|\r(?!$)|\n", rest + decoder.decode(piece))
+            yield from (line.removeprefix("\ufeff") for line in whole)
+        rest += decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{name}: not the {encoding[:6].upper()} that it begins as, or cut short") from error
+    yield from _LINE_END.split(rest.removeprefix("\ufeff"))
+
+
+def _decoded_start(line: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if line.startswith(mark):
+            return _LINE_END.split(line.removeprefix(mark).decode(encoding, "ignore"))[0]
+    return _LINE_END.split(line.decode("utf-8", "surrogateescape"))[0]
+
+
+# ---------------------------------------------------------------- lines to fields
+
+
+def _delimiter(
+    first: tuple[int, str], rest: Iterator[tuple[int, str]], aliases: Aliases
+) -> tuple[str, Iterator[tuple[int, str]]]:
+    """Find out what separates the fields, and give the lines from the header row on."""
+    announced = _SEPARATOR.fullmatch(first[1].strip())
+    if announced is not None:
+        return announced[1], rest
+    return _separator(first[1], aliases), chain([first], rest)
+
+
+def _separator(header: str, aliases: Aliases) -> str:
+    if "\t" in header:
+        return "\t"
+    for separator in ",;|":
+        fields = _split(header, separator)
+        if len(fields) > 1 and any(_position(fields, column, others) is not None for column, others in aliases.items()):
+            return separator
+    most = max(",;|", key=header.count)
+    return most if header.count(most) else "\t"
+
+
+def _header_fields(text: str) -> list[str]:
+    for separator in "\t,;|":
+        if separator in text:
+            return _split(text, separator)
+    return _split(text, "\t")
+
+
+def _split(header: str, separator: str) -> list[str]:
+    return [_unquoted(field.strip()) for field in header.split(separator)]
+
+
+def _unquoted(field: str) -> str:
+    quoted = tsv.QUOTED.fullmatch(field)
+    return quoted[1].replace('""', '"') if quoted else field
+
+
+#: A row: the number of its line, its fields, and these as they are written.
+_Row = tuple[int, list[str], list[str]]
+
+
+def _tabbed(lines: Iterable[tuple[int, str]], backslashes: "_Backslashes") -> Iterator[_Row]:
+    width = 0
+    for number, text in lines:
+        if not text:
+            continue
+        written = text.split("\t")
+        width = width or len(written)
+        if '"' in text and len(written) > width:  # a tab within quotes
+            written = next(csv.reader([text], delimiter="\t"), written)
+        if '"' not in text and "\\" not in text:
+            yield number, written, written
+            continue
+        fields = []
+        for field in written:
+            quoted = tsv.QUOTED.fullmatch(field)
+            backslashes.foreign |= quoted is not None  # ours has no quoted fields
+            fields.append(quoted[1].replace('""', '"') if quoted else backslashes.field(field))
+        yield number, fields, written
+
+
+def _separated(lines: Iterable[tuple[int, str]], name: str, delimiter: str) -> Iterator[_Row]:
+    begun = 0
+    first = next(iter(lines), (0, ""))
+
+    def fed() -> Iterator[str]:
+        nonlocal begun
+        for number, text in chain([first], lines):
+            begun = begun or number
+            yield text + "\n"
+
+    spaced = f"{delimiter} " in first[1]  # then rows have it, too, and it belongs to no field
+    try:
+        for fields in csv.reader(fed(), delimiter=delimiter, strict=True, skipinitialspace=spaced):
+            if fields:
+                yield begun, fields, fields
+            begun = 0
+    except csv.Error as error:
+        reason = "a quote that nothing closes" if "end of data" in str(error) or "limit" in str(error) else str(error)
+        raise FormatError(f"{name}:{begun}: {reason}; expected fields as CSV quotes them") from error
+
+
+# ---------------------------------------------------------------- fields to rows
+
+
+def _by_header(
+    rows: Iterator[_Row],
+    name: str,
+    required: Sequence[str],
+    aliases: Aliases,
+    backslashes: "_Backslashes",
+    check: Check | None,
+    *,
+    delimiter: str,
+) -> Iterator[dict[str, str]]:
+    _, header, written = next(rows, (0, [], []))
+    header = [column.strip() for column in header]
+    if not any(_position(header, column, others) is not None for column, others in aliases.items()) and any(
+        _FILE_NAME.search(field) for field in header
+    ):
+        separator = r"\t" if delimiter == "\t" else delimiter
+        columns = separator.join([*required, "label"][: len(header)] if len(required) < 2 else required)
+        raise FormatError(
+            f'{name}: no header row: the first line is "{messages.printable(delimiter.join(written))}"; '
+            f"name the columns above it, as sed -i '1i {columns}' {name} does"
+        )
+    columns = _named(header, name, required, aliases)
+    if check is not None:
+        check([column for column in columns if column])
+    path = columns.index("path") if "path" in columns else None
+    for number, fields, written in rows:
+        if len(fields) > len(columns) and not any(fields[len(columns) :]):
+            fields = fields[: len(columns)]
+        if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
+            continue
+        if len(fields) != len(columns):
+            shown = messages.printable(delimiter.join(written))
+            raise FormatError(
+                f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"'
+            )
+        if path is not None and "\\" in written[path]:
+            fields = [*fields]
+            fields[path] = backslashes.path(fields[path], written=written[path], sure=delimiter != "\t")
+        yield {column: field for column, field in zip(columns, fields, strict=True) if column}
+
+
+def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: Aliases) -> list[str]:
+    """Give the header row with our names for its columns."""
+    columns = list(header)
+    for column, others in aliases.items():
+        there = _position(header, column, others, name=name)
+        if there is None:
+            continue
+        if header[there].lower() != column:
+            log.info("%s: column %s is read as %s", name, header[there], column)
+        columns[there] = column
+    doubled = next((column for place, column in enumerate(columns) if column and column in columns[:place]), None)
+    if doubled is not None:
+        raise FormatError(f"{name}: the header row names {doubled} twice")
+    missing = [column for column in required if column not in columns]
+    if missing:
+        found = messages.printable(", ".join(header[:8]))
+        comment = "; there are no comments in a table: remove the lines that begin with #" if found[:1] == "#" else ""
+        raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {found}{comment}")
+    return columns
+
+
+def _position(header: Sequence[str], column: str, others: Sequence[str], *, name: str = "") -> int | None:
+    """Find a column by its name, in any case of letters, or by what else it is called.
+
+    Raises:
+        FormatError: Several columns may be meant, and the table's `name` is given.
+    """
+    if column in header:
+        return header.index(column)
+    small = [field.lower() for field in header]
+    for names in ((column,), others):
+        found = [place for place, field in enumerate(small) if field in names]
+        if len(found) > 1 and name:
+            meant = " or ".join(header[place] for place in found)
+            raise FormatError(f"{name}: is {meant} the column {column}? Call the right one {column}")
+        if found:
+            return found[0]
+    return None
+
+
+# ---------------------------------------------------------------- JSON Lines
+
+
+def _json_rows(
+    lines: Iterable[tuple[int, str]],
+    name: str,
+    required: Sequence[str],
+    aliases: Aliases,
+    backslashes: "_Backslashes",
+    check: Check | None,
+) -> Iterator[dict[str, str]]:
+    renamed: dict[tuple[str, ...], list[str]] = {}
+    for number, text in lines:
+        if not text.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{where}: no JSON object; expected one a line") from error
+        if not isinstance(row, dict):
+            raise FormatError(f"{where}: expected an object with {' and '.join(required)}")
+        keys = tuple(row)
+        if keys not in renamed:
+            try:
+                renamed[keys] = _named(keys, name, required, aliases)
+            except FormatError as error:
+                if "lacks" not in str(error):
+                    raise
+                found = messages.printable(", ".join(keys[:8]))
+                raise FormatError(
+                    f"{where}: expected an object with {' and '.join(required)}; found {found}"
+                ) from error
+            if check is not None:
+                check(renamed[keys])
+        fields = {
+            column: _word(value, f"{where}: {column}", needed=column in aliases)
+            for column, value in zip(renamed[keys], row.values(), strict=True)
+        }
+        if "\\" in fields.get("path", ""):
+            fields["path"] = backslashes.path(fields["path"], written=fields["path"])
+        yield fields
+
+
+def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any JSON value
+    """Give a JSON value as a table has it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        if "\0" in value or any(
+            "\ud800" <= letter <= "\udfff" and not "\udc80" <= letter <= "\udcff" for letter in value
+        ):
+            raise FormatError(f'{where} "{messages.printable(value)}" holds what no text and no file name can')
+        return value
+    if isinstance(value, list | dict):
+        if needed:
+            raise FormatError(f"{where} is {'a list' if isinstance(value, list) else 'an object'}; expected one word")
+        return json.dumps(value)
+    return str(value)
+
+
+# ---------------------------------------------------------------- backslashes
+
+
+class _Backslashes:
+    r"""What a backslash means in a table, and in a path.
+
+    Our own TSV writes a backslash as `\\`, a tab as `\t`, a line end as `\n` or `\r`. A field with any other backslash shows that
+    another program wrote the table, and all of its backslashes are what they are. In `train\new\1.jpg` alone both is possible: the
+    file system decides, and where it has neither, lines that end as on Windows; else the field is taken for ours.
+
+    A path of another program with backslashes that names no file was written on Windows, and is read with slashes.
+    """
+
+    def __init__(self, name: str, folder: str) -> None:
+        self._name, self._folder = name, folder
+        self._told = False
+        self.foreign = False
+        self._leaning = False  # to Windows, where nothing else decides
+
+    def watching(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass lines on, and note whether they end as Windows ends them."""
+        for line in lines:
+            self._leaning |= line.endswith(b"\r\n")
+            yield line
+
+    def look_ahead(self, lines: Iterable[bytes]) -> None:
+        """Look for what our own TSV does not have."""
+        fields = (
+            field
+            for line in lines
+            if b"\\" in line
+            for field in line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
+        )
+        self.foreign = not all(_ESCAPED.fullmatch(field) for field in fields)
+
+    def field(self, written: str) -> str:
+        """Read a field between tabs that is not quoted."""
+        if not self.foreign:
+            self.foreign = not _ESCAPED.fullmatch(written)
+        return written if self.foreign else tsv.unescape(written)
+
+    def path(self, read: str, *, written: str, sure: bool = False) -> str:
+        """Give the path that is meant by a field.
+
+        Args:
+            read: What the field is.
+            written: What stands in the table.
+            sure: Another program wrote the table.
+        """
+        if "\\" not in written or self._exists(read):
+            return read
+        meant = written.replace("\\\\", "\\").replace("\\", "/").strip('"')
+        if not (sure or self.foreign or self._exists(meant) or (self._leaning and read != written)):
+            return read
+        if not self._told:
+            self._told = True
+            log.info(
+                "%s: paths with backslashes, as Windows writes them: %s is read as %s",
+                self._name,
+                messages.printable(written),
+                messages.printable(meant),
+            )
+        return meant
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return os.path.lexists(os.path.join(self._folder, path))
+        except ValueError:  # a name that no file system has
+            return False
