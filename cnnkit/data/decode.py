@@ -399,9 +399,14 @@ def reason(path: str | Path, error: Exception) -> str:
         with contextlib.suppress(OSError):
             if Path(path).stat().st_size == 0:
                 return "empty file"
-            with open(path, "rb") as file:
-                if file.read(4) in (b"II*\0", b"MM\0*"):
-                    return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
+            head = b""
+            if Path(path).is_file():
+                with open(path, "rb") as file:
+                    head = file.read(4)
+            if head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                return (
+                    "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
+                )
         return f"no picture, or none of {' '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         pixels = re.search(r"(\d+) pixels", str(error))  # all that it says of the size
