@@ -1,8 +1,10 @@
 """The manners themselves, on throw-away commands: what every program gets by standing behind `@cli.command`."""
 
+import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,9 @@ import textwrap
 import warnings
 
 import pytest
+from rich.cells import cell_len
+
+from cnnkit.cli import table
 
 HEAD = """
 import os, signal, sys, time, warnings
@@ -172,7 +177,7 @@ def test_files_are_finished_whoever_reads_the_rows(program, words, device):
     os.close(reading)
     with open(device, "w") if device != "pipe" else os.fdopen(writing, "w") as out:
         _, err = program.run(*words, stdout=out, status=1 if device != "pipe" else 128 + signal.SIGPIPE)
-    assert err == ("" if device == "pipe" else "cnn-throwaway: No space left on device\n")
+    assert err == "" if device == "pipe" else err.endswith("No space left on device\n")
     assert (program.folder / "done").read_text() == "01234"
     assert (program.folder / "after").read_text() == "yes"
 
@@ -318,6 +323,32 @@ def test_a_record_wider_than_the_terminal_is_a_list(program, terminal):
     # The first of several that come slowly is not yet known to have company
     program.write('cli.emit((time.sleep(0.6) or {"a": "b" * 300} for _ in range(2)), as_json)')
     assert [line.strip() for line in strip(terminal(sys.executable, program.path).out).splitlines()].count("a") == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_terminal_cuts_paths_and_breaks_no_word(columns, monkeypatch):
+    """No line is longer than the terminal, of a path the end is kept, and what comes later has the columns of what came first."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(table, "_PIECE", -1)
+    detail = "8 of 256 bits differ, in test and train"
+    rows = [
+        {
+            "level": "warning",
+            "path": f"/a/long/way/to/photos/dogs-vs-cats/cat/cat.{n}.jpg",
+            "other": "日本語の長い名前/写真一.jpg",
+            "detail": detail,
+        }
+        for n in range(3)
+    ]
+    out = io.StringIO()
+    table.draw(iter(rows), out, None)
+    lines = out.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    shown = out.getvalue()
+    assert all(re.search(rf"…\S*/cat\.{n}\.jpg", shown) for n in range(3))
+    assert set(shown.split()) >= set(detail.split())
+    assert len({line.index("warning") for line in lines if "warning" in line}) == 1
+    assert len({line.index("…") for line in lines if ".jpg" in line}) == 1
 
 
 def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
@@ -487,6 +518,40 @@ def test_progress_is_for_terminals(program, terminal):
     assert program.run() == ("", "")
     assert "reading pictures" in terminal(sys.executable, program.path, on=["stderr"]).out
     assert terminal(sys.executable, program.path, "--quiet", on=["stderr"]).out == ""
+
+
+def test_what_takes_long_has_a_name_on_a_terminal(program, terminal):
+    """A spinner before the first bar and after the last, a bar for each phase; nothing in a log, nothing with `--quiet`."""
+    program.write(
+        """
+        from cnnkit.cli import activity
+        activity.DELAY = 0.05
+        cli.emit_lines(["row one"])
+        time.sleep(0.3)
+        with cli.callbacks("reading") as callbacks:
+            callbacks.progress(3, 3)
+            time.sleep(0.15)
+            callbacks.phase("comparing")
+            time.sleep(0.15)
+        time.sleep(0.3)
+        with cli.callbacks("explaining", streaming=True):
+            time.sleep(0.3)
+        cli.emit_lines(["row two"])
+        """
+    )
+    assert program.run() == ("row one\nrow two\n", "")
+    drawn = terminal(sys.executable, program.path).out
+    plain = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", drawn)
+    lines = [line.strip() for line in plain.replace("\r", "\n").splitlines()]
+    places = [
+        next(place for place, line in enumerate(lines) if word in line)
+        for word in ("row one", "starting", "reading", "comparing", "working", "explaining", "row two")
+    ]
+    assert places == sorted(places)
+    assert "3/3" in next(line for line in lines if "reading" in line and "3/3" in line)
+    assert [line for line in lines if line][-1] == "row two"
+    assert "\x1b[?25l" not in drawn.rpartition("\x1b[?25h")[2]  # the cursor is back
+    assert strip(terminal(sys.executable, program.path, "--quiet").out).split() == ["row", "one", "row", "two"]
 
 
 # ---------------------------------------------------------------- interruptions

@@ -53,8 +53,9 @@ def main(
 
     Lays a class activation map over each picture and prints a record for each: label is what the network names, class is whose map it
     is, probability that class's, peak and box are pixels of the picture (x, y; left, top, right, bottom), maximum is the largest value of
-    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw; the
-    map's largest value has the last colour, 0 the first. Maxima can be compared within one method and layer.
+    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw, each cell
+    of the map at the centre of its receptive field; the map's largest value has the last colour, 0 the first. Maxima can be compared within
+    one method and layer.
 
     Examples:
       cnn-cam -m model.pt photos/ -o maps/

@@ -61,9 +61,9 @@ def main(
     from cnnkit.data.search_log import SearchLog
 
     search = SearchLog()
-    with cli.progress("checking") as progress:
+    with cli.callbacks("checking") as callbacks:
         images = cli.images(sources, split=split, null=null, folders=folders, search=search)
-        found = check.check(images, config, search=search, progress=progress)
+        found = check.check(images, config, search=search, progress=callbacks.progress, phase=callbacks.phase)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

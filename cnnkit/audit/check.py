@@ -15,7 +15,7 @@ from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
-from cnnkit.callbacks import Progress, ignore_progress
+from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
 from cnnkit.data import duplicates, reader, source
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.search_log import SearchLog
@@ -38,6 +38,7 @@ def check(
     *,
     search: SearchLog | None = None,
     progress: Progress = ignore_progress,
+    phase: Phase = ignore_phase,
 ) -> CheckReport:
     """Look at every image of a set, and at the set.
 
@@ -46,6 +47,7 @@ def check(
         config: What is looked for.
         search: What was found out while the images were searched for; of a list, when it was read.
         progress: Called as images are read.
+        phase: Called with what is done after that.
 
     Raises:
         UsageError: As `CheckConfig.checked`.
@@ -67,6 +69,7 @@ def check(
         raise CnnkitError(
             f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
         )
+    phase("comparing images")
     seen = None if config.features is None else neighbours.load(config.features, sound)
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
@@ -78,6 +81,7 @@ def check(
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
+    phase("looking for leaks")
     known = side_information.probe_columns(sound, inspected, names)
     probed = [
         *_probed("class", [image.label for image in sound], roots, known, seed=seed),

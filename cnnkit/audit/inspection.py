@@ -94,7 +94,7 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
         said = exif.read(image)
         narrow = _narrow(image)
         upright = decode.upright_rgb(image)
-        pixels = np.asarray(upright)
+        counts = _counts(upright)
         return InspectedImage(
             digest=hashlib.sha256(content).digest(),
             look=duplicates.perceptual_hash(upright),
@@ -103,14 +103,19 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
             size=len(content),
             format="JPEG" if file_format == "MPO" else file_format,
             mode=mode,
-            plain=bool((np.ptp(pixels, axis=(0, 1)) <= _NO_CONTRAST).all()),
+            plain=all(np.ptp(np.flatnonzero(each)) <= _NO_CONTRAST for each in counts),
             narrow=narrow,
-            mean=_colour(pixels),
-            border=tuple(value for edge in _edges(pixels) for value in _colour(edge)),
+            mean=_colour(counts),
+            border=tuple(value for edge in _edges(upright) for value in _colour(_counts(edge))),
             quality=quality,
             exif=said,
             misnamed=decode.misnamed(path, file_format),
         )
+
+
+def _counts(image: Image.Image) -> NDArray[np.int64]:
+    """Count the pixels of every value, (3, 256): all that means and extremes need, and in a moment also of 12 megapixels."""
+    return np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
 
 
 def _narrow(image: Image.Image) -> str | None:
@@ -121,14 +126,21 @@ def _narrow(image: Image.Image) -> str | None:
     return text if 0 < share < _NARROW else None
 
 
-def _colour(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
-    return tuple(float(value) for value in pixels.mean(axis=(0, 1)))
+def _colour(counts: NDArray[np.int64]) -> tuple[float, ...]:
+    return tuple(float(value) for value in counts @ np.arange(256) / counts.sum(axis=1))
 
 
-def _edges(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+def _edges(image: Image.Image) -> tuple[Image.Image, ...]:
     """Cut the four edges out: top, bottom, left, right."""
-    deep = max(1, round(min(pixels.shape[:2]) * _BORDER))
-    return pixels[:deep], pixels[-deep:], pixels[:, :deep], pixels[:, -deep:]
+    width, height = image.size
+    deep = max(1, round(min(image.size) * _BORDER))
+    boxes = (
+        (0, 0, width, deep),
+        (0, height - deep, width, height),
+        (0, 0, deep, height),
+        (width - deep, 0, width, height),
+    )
+    return tuple(image.crop(box) for box in boxes)
 
 
 def _quality(image: Image.Image) -> int | None:

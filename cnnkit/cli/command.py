@@ -17,6 +17,7 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
@@ -30,6 +31,7 @@ from cnnkit.cli.streams import (
     terminated_like_interrupted,
 )
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
@@ -108,6 +110,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     def program(argv: Sequence[str] | None = None) -> NoReturn:
         words = sys.argv[1:] if argv is None else argv
         with standard_streams():
+            cache.keep_inside()
             status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
         sys.exit(status)
 
@@ -243,15 +246,6 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     return status
 
 
-_MODEL_MISSING = "missing option '--model'"
-
-
-def _model_among(words: Sequence[str]) -> str:
-    """Propose the option for a model that stands on the command line without it."""
-    model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
-    return f"write -m {model} if that is the model, or " if model is not None else ""
-
-
 def _is_path(filename: object) -> bool:
     """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
     return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
@@ -266,6 +260,15 @@ def _interrupted(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+_MODEL_MISSING = "missing option '--model'"
+
+
+def _model_among(words: Sequence[str]) -> str:
+    """Propose the option for a model that stands on the command line without it."""
+    model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
+    return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
 def _speaker(name: str) -> str:
@@ -312,7 +315,9 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
         stack.enter_context(notices(name, level=level))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet)))
+        activity = Activity(enabled=wanted(quiet=quiet) and not rank())
+        out = stack.enter_context(activity.watching(out))
+        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
         try:
             yield
         except BaseException:

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Generator
 from typing import Any, TextIO, cast
 
+from cnnkit.cli.activity import Activity
+from cnnkit.cli.escaping import printable
+
 
 class Unfailing:
     """A stream whose first error is kept: what is written from then on is dropped, and whoever writes goes on."""
@@ -35,14 +38,12 @@ class Unfailing:
         return getattr(self._stream, name)
 
 
-from cnnkit.cli.escaping import printable
-
-
 class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
 
-    def __init__(self, name: str, out: TextIO, *, quiet: bool) -> None:
+    def __init__(self, name: str, out: TextIO, *, quiet: bool, activity: Activity | None = None) -> None:
         self.name = name
+        self.activity = activity or Activity(enabled=False)
         self.out = out
         self.quiet = quiet
         self.skipped = 0

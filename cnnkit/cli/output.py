@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.callbacks import Callbacks
+from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
 from cnnkit.cli.escaping import json_printable, printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
@@ -93,7 +93,7 @@ def finish_files() -> None:
 
 
 @contextlib.contextmanager
-def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int, int | None], None]]:
+def progress(label: str, *, streaming: bool = False) -> Generator[Progress]:
     """Show a bar with rate and time left on stderr, when that is a terminal.
 
     Args:
@@ -103,40 +103,61 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int,
     Yields:
         A function to call with how many are done, and of how many (None where nobody knows).
     """
+    with _bar(label, streaming=streaming) as (shown, _):
+        yield shown
+
+
+@contextlib.contextmanager
+def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
+    """Show a bar, as `progress` does; gives a function more, to call with what is done from then on."""
     run = current()
     if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
-        yield lambda _done, _total: None
+        run.activity.name(label)
+        yield ignore_progress, run.activity.name
         return
 
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
 
-    bar = Progress(
+    class Count(MofNCompleteColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total is not None or task.completed else Text("")
+
+    bar = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        Count(),
         Rate(),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
         redirect_stdout=False,
     )
-    task = bar.add_task(printable(label), total=None, visible=False)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+    task = bar.add_task(printable(label), total=None)
+
+    def show(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+
+    def begin(name: str) -> None:
+        nonlocal task
+        bar.remove_task(task)
+        task = bar.add_task(printable(name), total=None)  # a total cannot be taken back
+
+    with run.activity.covered(), bar:
+        yield show, begin
 
 
 @contextlib.contextmanager
@@ -189,8 +210,8 @@ def callbacks(
         if epochs_as_json:
             emit([epoch], as_json=True)
 
-    with skipping(errors if rank() == 0 else None) as skip, progress(label, streaming=streaming) as shown:
-        yield Callbacks(progress=shown, skip=skip, report=report)
+    with skipping(errors if rank() == 0 else None) as skip, _bar(label, streaming=streaming) as (shown, phase):
+        yield Callbacks(progress=shown, phase=phase, skip=skip, report=report)
 
 
 @contextlib.contextmanager

@@ -309,7 +309,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     # A broken EXIF block says nothing about the image that it comes with
     with contextlib.suppress(Exception):
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else exif_transpose would copy it
+            return ImageOps.exif_transpose(image)
     return image
 
 

@@ -67,6 +67,15 @@ class CamModel:
 # ---------------------------------------------------------------- which network
 
 
+def _opened(model: CamModel) -> CamModel:
+    """Say where the cells of maps are drawn, if that is not known."""
+    if model.centres is None:
+        log.info(
+            "where the cells of these maps stand cannot be told from the network: they are drawn as if they tiled it"
+        )
+    return model
+
+
 def open_model(
     model: str, options: CamOptions, shown: InputOptions, *, device: str = "auto", batch: int = 32
 ) -> CamModel:
@@ -88,8 +97,8 @@ def open_model(
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
-        return _exported(model, options, shown, device)
-    return _differentiable(model, options, shown, device, batch)
+        return _opened(_exported(model, options, shown, device))
+    return _opened(_differentiable(model, options, shown, device, batch))
 
 
 def _exported(model: str, options: CamOptions, shown: InputOptions, device: str) -> CamModel:

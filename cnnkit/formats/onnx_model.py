@@ -110,7 +110,12 @@ def finished(proto: ModelProto, header: Header) -> bytes:
         for field in ("metadata_props", "doc_string"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
-    proto.metadata_props.add(key=KEY, value=header.to_json())
+    try:
+        proto.metadata_props.add(key=KEY, value=header.to_json())
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            "a class whose name is not UTF-8 cannot stand in an ONNX file; rename it and train again"
+        ) from error
     if proto.ByteSize() > _LARGEST:
         raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types

@@ -30,7 +30,7 @@ class Window:
             floor((size + 2 * padding - span) / stride) + 1 for a number (torch.nn.Conv2d).
         """
         if self.padding is Padding.same:
-            return -(-size // self.stride)
+            return (size + self.stride - 1) // self.stride  # of no negative number: ONNX rounds those the other way
         return (size + sum(self.pads(size)) - self.span) // self.stride + 1
 
     def pads(self, size: int) -> tuple[int, int]:

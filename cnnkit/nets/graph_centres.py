@@ -1,9 +1,12 @@
 """The centres of the cells of a map in an ONNX graph, followed from its input with the onnx package alone."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from onnx.helper import get_attribute_value, make_tensor_value_info
 from onnx.shape_inference import infer_shapes
@@ -14,6 +17,13 @@ from cnnkit.nets.notation import Padding
 
 #: Initialisers of more values than this are weights: their shapes alone take part.
 _MOST_CONSTANTS = 64
+#: What sizes and paddings are computed with; nothing that could make much of little.
+_ARITHMETIC = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Floor", "Ceil", "Cast", "Identity", "Constant"),
+        *("Squeeze", "Unsqueeze", "Reshape", "Concat", "Gather", "Slice"),
+    }
+)
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool")
 #: What follows these has lost height and width, or keeps one value for all places.
@@ -45,11 +55,9 @@ def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellC
     sides[0].dim_value = 1
     for axis, wanted in zip(axes, size, strict=True):
         sides[axis + 4].dim_value = wanted
-    shapes = _shapes(graph, model)
+    shapes = _folded(graph, model, constants)
     traced = {images.name: TracedMap(axes=axes)}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t).ravel().tolist()
         inputs = [name for name in node.input if name in traced]
         if inputs and node.op_type not in _ENDS:
             found = _followed(node, inputs, traced, shapes, constants)
@@ -59,9 +67,9 @@ def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellC
     return None if found is None else CellCentres(found.rows, found.columns, size)
 
 
-def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, list[Any]]]:
+def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, NDArray[Any]]]:
     """Copy a graph without its weights, whose shapes stay as inputs; and give the values of its constants."""
-    graph, constants = GraphProto(), dict[str, list[Any]]()
+    graph, constants = GraphProto(), dict[str, NDArray[Any]]()
     graph.name = whole.name
     graph.node.extend(whole.node)
     graph.input.extend(whole.input)
@@ -70,12 +78,49 @@ def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, list[Any]]]:
     for tensor in whole.initializer:
         if math.prod(tensor.dims) <= _MOST_CONSTANTS and not tensor.external_data:
             graph.initializer.append(tensor)
-            constants[tensor.name] = numpy_helper.to_array(tensor).ravel().tolist()
+            constants[tensor.name] = numpy_helper.to_array(tensor)
         elif tensor.name not in named:
             graph.input.append(make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     return graph, constants
+
+
+def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """Compute what a graph computes from shapes alone, such as the padding of `same`; gives the shapes of all values.
+
+    What is behind a computed padding has a shape only once that is known: so the two take turns.
+    """
+    while True:
+        shapes, found = _shapes(graph, model), dict[str, NDArray[Any]]()
+        for node in graph.node:
+            if len(node.output) != 1 or node.output[0] in constants:
+                continue
+            if node.op_type == "Shape" and node.input[0] in shapes:
+                said = {each.name: get_attribute_value(each) for each in node.attribute}
+                sides = shapes[node.input[0]][said.get("start", 0) : said.get("end")]
+                found[node.output[0]] = constants[node.output[0]] = np.array(sides, dtype=np.int64)
+            elif node.op_type in _ARITHMETIC and all(name in constants for name in node.input if name):
+                value = _computed(node, {name: constants[name] for name in node.input if name})
+                if value is not None and value.size <= _MOST_CONSTANTS:
+                    found[node.output[0]] = constants[node.output[0]] = value
+        if not found:
+            return shapes
+        left = [node for node in graph.node if node.output[0] not in found]
+        del graph.node[:]
+        graph.node.extend(left)
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in found.items())
+
+
+def _computed(node: NodeProto, given: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
+    from onnx.reference import (
+        ReferenceEvaluator,
+    )  # here, since all of its operators take a moment that most graphs need not wait
+
+    with contextlib.suppress(Exception):  # whatever an operator of the reference raises: the value stays unknown
+        (value,) = ReferenceEvaluator(node).run(None, given)
+        return np.asarray(value)
+    return None
 
 
 def _shapes(graph: GraphProto, model: ModelProto) -> dict[str, tuple[int, ...]]:
@@ -99,7 +144,7 @@ def _followed(
     inputs: Sequence[str],
     traced: Mapping[str, TracedMap],
     shapes: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, list[Any]],
+    constants: Mapping[str, NDArray[Any]],
 ) -> TracedMap | None:
     before, said = traced[inputs[0]], {each.name: get_attribute_value(each) for each in node.attribute}
     given, made = shapes.get(inputs[0]), shapes.get(node.output[0])
@@ -109,8 +154,8 @@ def _followed(
         case "Transpose":
             return before.permuted([int(axis) for axis in said.get("perm", ())] or [3, 2, 1, 0])
         case "Pad":
-            pads = said.get("pads") or constants.get(node.input[1])
-            axes = constants.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+            pads = said.get("pads") or _values(constants, node.input[1:2])
+            axes = _values(constants, node.input[3:4])
             return None if pads is None or given is None else _padded(before, pads, axes, len(given))
         case "Slice":
             return _sliced(node, before, said, given, constants)
@@ -159,6 +204,12 @@ def _windowed(
     return TracedMap(rows, columns, before.axes)
 
 
+def _values(constants: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[int] | None:
+    """Give the numbers of the one input that is named, if there is one and it is known."""
+    found = constants.get(names[0]) if names else None
+    return None if found is None else [int(value) for value in found.ravel()]
+
+
 def _padded(before: TracedMap, pads: Sequence[Any], axes: Sequence[Any] | None, count: int) -> TracedMap:
     places = [int(axis) % count - count for axis in axes] if axes is not None else list(range(-count, 0))
     starts = dict(zip(places, map(int, pads), strict=False))
@@ -173,16 +224,13 @@ def _sliced(
     before: TracedMap,
     said: Mapping[str, Any],
     given: tuple[int, ...] | None,
-    constants: Mapping[str, list[Any]],
+    constants: Mapping[str, NDArray[Any]],
 ) -> TracedMap | None:
-    if given is None:
+    starts = said.get("starts") or _values(constants, node.input[1:2])
+    if given is None or starts is None:
         return None
-    words = [constants.get(name) for name in node.input[1:]]  # starts, ends, axes, steps
-    starts = said.get("starts") or (words[0] if words else None)
-    if starts is None:
-        return None
-    axes = said.get("axes") or (words[2] if len(words) > 2 else None) or range(len(starts))
-    steps = (words[3] if len(words) > 3 else None) or [1] * len(starts)
+    axes = said.get("axes") or _values(constants, node.input[3:4]) or range(len(starts))
+    steps = _values(constants, node.input[4:5]) or [1] * len(starts)
     sides: dict[int, Along] = dict(zip(before.axes, (before.rows, before.columns), strict=True))
     for axis, start, step in zip(axes, starts, steps, strict=True):
         place, count = int(axis) % len(given) - len(given), given[int(axis)]

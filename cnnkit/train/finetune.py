@@ -89,9 +89,11 @@ def finetune(
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
     ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
+        context.callbacks.phase("loading the model")
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
@@ -114,6 +116,7 @@ def finetune(
             module = whole.head
             train = dataclasses.replace(train, amp=Amp.OFF) if train.amp is Amp.AUTO else train
         world.check_batch_norm(module, device)
+        context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
             data, whole.preprocess, train, run, device=device, callbacks=context.callbacks
         )

@@ -296,6 +296,7 @@ class FrozenPart:
         )
 
     def _kept(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
+        self.context.callbacks.phase("running the frozen part")
         views = compute_features(
             examples,
             network,
@@ -325,6 +326,7 @@ class FrozenPart:
         """Train the head alone, on what the whole backbone outputs for the plain images, at the optimizer's own learning rate."""
         log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
         train, val = self._seen_by_head(task)
+        self.context.callbacks.phase("training the head")
         head = dataclasses.replace(
             task, module=self.pretrained.whole.head, train=train, val=val, groups=None, begins_trained=False
         )

@@ -51,12 +51,14 @@ def train_from_scratch(
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
     ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
+        context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
             data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
         )

@@ -23,7 +23,7 @@ from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, graph_centres
 from cnnkit.nets import classifier as classifiers
 
 CPU = ("--device", "cpu")
@@ -49,7 +49,7 @@ def write_model(
     )
     made = classifiers.build_head(head, shape)
     with torch.no_grad():
-        extractor[0].weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
+        next(iter(extractor.parameters())).copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
         for parameter in made.parameters():
             parameter.zero_()
         first = next(iter(made.parameters()))
@@ -88,7 +88,9 @@ def exported(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("exported")
     write_model(folder / "model.pt")
     write_model(folder / "any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
-    write_model(folder / "strided.pt", layers="conv 2 k1 s4 relu")
+    write_model(
+        folder / "strided.pt", layers="conv 2 k1 s4 same relu"
+    )  # whose padding the graph computes from the size
     return made(
         ("cnn-export", "strided.pt", "-o", "strided.onnx", "--cam", "--dynamic-size", *CPU),
         ("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU),
@@ -156,7 +158,7 @@ def test_values_are_worked_by_hand(run, here):
 @pytest.mark.parametrize("kind", ["pt", "onnx"])
 @pytest.mark.parametrize("size", [16, 32])
 def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
-    """Cells of a stride of 4 without padding stand at 0, 4, 8 and 12 of 16 pixels, and do not tile the image.
+    """Cells of a stride of 4 stand at 0, 4, 8 and 12 of 16 pixels, where no padding is needed, and do not tile the image.
 
     The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
     """
@@ -179,6 +181,15 @@ def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
     left, top, right, bottom = boxes(row)
     assert ((left + right) / 2, (top + bottom) / 2) == (middle, middle)
     assert (right - left) == pytest.approx(step, abs=1)
+
+
+def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, monkeypatch):
+    """A notice says so: the second of four cells of an exported network then lies at 24 of 64 pixels, not at 18."""
+    monkeypatch.setattr(graph_centres, "centres_of", lambda *_, **__: None)
+    write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
+    outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
+    assert json.loads(outcome.rows[0]["peak"]) == [24, 24]
+    assert "they are drawn as if they tiled it" in outcome.err
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])

@@ -300,11 +300,41 @@ def test_channels_last_and_a_free_size():
     assert centres_of(model, "y", size=(32, 31)) == CellCentres(Along(1, 2), Along(0, 2), (32, 31))
 
 
+def test_padding_that_the_graph_computes_from_the_size():
+    """As the `same` of a network that takes any size is exported: half of (ceil(n / 2) - 1) * 2 + 3 - n, twice in a row."""
+    constants = [
+        ("one", INT, (1,)),
+        ("two", INT, (2,)),
+        ("zero", INT, (0,)),
+        ("w", FLOAT, (3, 3, 3, 3)),
+        ("hw", INT, (2, 3)),
+    ]
+    nodes, given = [], "x"
+    for number in range(2):
+        steps = [
+            ("Shape", [given], "shape"), ("Gather", ["shape", "hw"], "n"), ("Add", ["n", "one"], "more"),
+            ("Div", ["more", "two"], "half"), ("Sub", ["half", "one"], "less"), ("Mul", ["less", "two"], "last"),
+            ("Add", ["last", "one"], "end"), ("Add", ["end", "two"], "span"), ("Sub", ["span", "n"], "both"),
+            ("Div", ["both", "two"], "before"), ("Sub", ["both", "before"], "after"),
+            ("Concat", ["zero", "zero", "before", "zero", "zero", "after"], "pads"),
+        ]  # fmt: skip
+        own = {made: f"{made}{number}" for _, _, made in steps}
+        for kind, names, made in steps:
+            attributes = {"axis": 0} if kind == "Concat" else {}
+            nodes.append(helper.make_node(kind, [own.get(name, name) for name in names], [own[made]], **attributes))
+        nodes.append(helper.make_node("Pad", [given, own["pads"]], [f"padded{number}"]))
+        given = "y" if number else "v"
+        nodes.append(helper.make_node("Conv", [f"padded{number}", "w"], [given], strides=[2, 2]))
+    found = centres_of(graph(nodes, [1, 3, "height", "width"], constants=constants), "y", size=(32, 31))
+    # 32: one after, one after of 16; 31: one on both sides, one after of 16
+    assert found == CellCentres(Along(1 + 2, 4), Along(0 + 2, 4), (32, 31))
+
+
 def test_what_cannot_be_told_is_none():
-    """A map that was cut into tokens, or a padding that is computed."""
+    """A map that was cut into tokens, or a padding that depends on what is shown."""
     flat = [helper.make_node("Reshape", ["x", "s"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     assert centres_of(graph(flat, [1, 3, 8, 8], constants=[("s", INT, (1, 3, 64))]), "y", size=(8, 8)) is None
-    padded = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Pad", ["x", "s"], ["y"])]
+    padded = [helper.make_node("NonZero", ["x"], ["s"]), helper.make_node("Pad", ["x", "s"], ["y"])]
     assert centres_of(graph(padded, [1, 3, 8, 8]), "y", size=(8, 8)) is None
 
 
