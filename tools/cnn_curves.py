@@ -18,7 +18,8 @@ def main(
         cli.Argument(
             metavar="HISTORY.csv",
             show_default=False,
-            help="The .csv beside a model; several are compared. Standard input for - and unless given.",
+            help="The .csv next to a model, or one by Keras, ultralytics, Lightning or timm; several are compared. "
+            "Standard input for - and by default.",
         ),
     ] = None,
     output: Annotated[

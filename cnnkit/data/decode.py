@@ -415,7 +415,7 @@ def reason(path: str | Path, error: Exception) -> str:
             if Path(path).stat().st_size == 0:
                 return "empty file"
             with files.open_regular(path) as file:
-                if file.read(4) in (b"II*\0", b"MM\0*"):
+                if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                     return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
         return f"no picture, or none of {' '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

@@ -86,10 +86,29 @@ class OnnxNetwork:
                 piece = self._arranged(piece, preprocess)
             given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
             pieces.append(self.session.run(given, outputs))
+            for name, array in zip(outputs, pieces[-1], strict=True):
+                if not isinstance(array, np.ndarray):
+                    raise FormatError(f"{self.name}: its output {printable(name)} is no array")
         return [
             np.concatenate([np.atleast_1d(array) for array in arrays])[: len(inputs)]
             for arrays in zip(*pieces, strict=True)
         ]
+
+    def rows(
+        self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None
+    ) -> list[NDArray[Any]]:
+        """Give some of the network's outputs, as `run`, and demand that each has a row for each image.
+
+        Raises:
+            FormatError: One has not.
+        """
+        found = self.run(inputs, outputs, preprocess=preprocess)
+        for name, output in zip(outputs, found, strict=True):
+            if output.dtype.kind != "f" or output.ndim < 2 or len(output) != len(inputs):
+                raise FormatError(
+                    f"{self.name}: its output {printable(name)} is not a row of floating-point numbers for each image"
+                )
+        return found
 
     def _arranged(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[Any]:
         """Bring pixels (N, H, W, 3) into the numbers, the channels and the order of axes that the network takes."""
@@ -196,7 +215,7 @@ class OnnxClassifier:
             FormatError: The network gives another number of classes than it has names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
+        outputs = self.network.rows(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
         rows = [output.astype(np.float32, copy=False).reshape(len(inputs), -1) for output in outputs]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])

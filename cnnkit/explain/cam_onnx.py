@@ -72,7 +72,9 @@ class OnnxCam:
 
     def forward(self, images: NDArray[np.uint8]) -> "OnnxForwardPass":
         """Run the network, (N, H, W, 3)."""
-        probabilities, sums = self.model.network.run(images, ["probabilities", "cam"], preprocess=self.model.preprocess)
+        probabilities, sums = self.model.network.rows(
+            images, ["probabilities", "cam"], preprocess=self.model.preprocess
+        )
         maps = self._method.from_sums(sums)
         return OnnxForwardPass(probabilities, -maps if self._contrast else maps)
 

@@ -250,7 +250,7 @@ class OnnxFeatureMaps:
         )
         session = Session(proto.SerializeToString(), device=self._device, name=self.name, needs=self._needs)
         network = OnnxNetwork(self.name, session)
-        found = network.run(image[None], list(wanted), preprocess=self.preprocess)
+        found = network.rows(image[None], list(wanted), preprocess=self.preprocess)
         by_value = {value: output[0].astype(np.float32) for value, output in zip(wanted, found, strict=True)}
         return [by_value[layer.value] for layer in layers]
 

@@ -22,7 +22,7 @@ from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, features
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
@@ -183,7 +183,10 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
         (images,) = batches
-        return session.run({"images": images}, ["features"])
+        (features,) = session.run({"images": images}, ["features"])
+        if not isinstance(features, np.ndarray) or features.ndim < 2 or len(features) != len(images):
+            raise FormatError(f"{spec.backbone}: its output features is not a row of numbers for each image")
+        return [features]
 
     kind = session.device.kind
     return _Backbone(_finite(run, config.precision), model.header, kind, in_flight=runner.batches_in_flight(kind))

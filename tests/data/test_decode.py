@@ -159,6 +159,19 @@ def test_32_bits_without_a_sign(tmp_path):
     assert np.abs(loaded - values / (2**32 - 1) * 255).max() <= 0.5001
 
 
+def test_twelve_bits_of_a_tiff(tmp_path):
+    """Two values in three bytes, of which 4095 is white."""
+    values = np.array([0, 1000, 4095, 250])
+    packed = bytes(
+        byte
+        for one, two in values.reshape(-1, 2).tolist()
+        for byte in (one >> 4, (one & 15) << 4 | two >> 8, two & 255)
+    )
+    tiff(tmp_path / "grey.tif", np.frombuffer(packed, np.uint8), {256: 4, 258: 12})
+    loaded = np.asarray(decode.load(tmp_path / "grey.tif"))[0, :, 0]
+    assert np.abs(loaded - values / 4095 * 255).max() <= 0.5001
+
+
 def test_white_is_zero(tmp_path):
     """A TIFF whose photometric interpretation says so is inverted, with 16 bits and in floats as with 8."""
     assert grey(tmp_path / "a.tif", np.array([0, 65535], np.uint16), {262: 0}).tolist() == [255, 0]

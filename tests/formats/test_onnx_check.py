@@ -339,3 +339,27 @@ def test_the_domain_of_others_is_named(tmp_path):
     content = network(node("Evil", "numbers", "more", domain="com.evil")).SerializeToString()
     with pytest.raises(CnnkitError, match=r"com\.evil"):
         Session(content, device="cpu", name="net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("predict", [node("ReduceMean", "means all", "more", keepdims=0)]),
+        ("extract", [node("ReduceMean", "means all", "features", keepdims=0), node("Identity", "features", "more")]),
+    ],
+)
+def test_an_output_without_a_row_for_each_image_is_named(tmp_path, run, images, command, extra):
+    """What the header promises is compared with what comes out."""
+    given = ("features",) if command == "extract" else ("probabilities",)
+    model = network(*extra, initializers=[number("all", [0, 1])], given=given)
+    if command == "predict":
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        model.graph.node[-1].CopyFrom(node("Identity", "more", "probabilities"))
+    else:
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    words = {"predict": ["-m", path], "extract": ["--backbone", path, "-o", tmp_path / "x.npy"]}[command]
+    outcome = run(f"cnn-{command}", *words, "--device", "cpu", images(red=1), status=1)
+    assert f"its output {given[0]} is not a row of" in outcome.err
+    assert "Traceback" not in outcome.err
