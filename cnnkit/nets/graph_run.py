@@ -1,7 +1,7 @@
 """The shapes of the values of an ONNX graph by a run of ONNX Runtime, in a process of its own.
 
-What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends this process alone. Run as a program it reads
-a graph from standard input and writes shapes as JSON; its one argument names the bytes that it may take.
+What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends that process alone, which runs this file: it
+reads a graph from one pipe, and writes shapes as JSON into another.
 """
 
 import json
@@ -51,7 +51,7 @@ def shapes_by_running(
         if value.name in inputs:
             element, shape = inputs[value.name]
             value.CopyFrom(make_tensor_value_info(value.name, element, list(shape)))
-    command = [sys.executable, "-m", "cnnkit.nets.graph_run", str(_MOST_BYTES)]
+    command = [sys.executable, "-m", "cnnkit.nets.graph_run"]
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         done = subprocess.run(
@@ -74,17 +74,17 @@ def shapes_by_running(
 
 
 def _main() -> None:
-    """Run what stands on standard input."""
-    content, most = sys.stdin.buffer.read(), int(sys.argv[1])
+    """Run what the first pipe brings."""
     try:
-        answer: dict[str, object] = {"shapes": _run(content, most)}
+        answer: dict[str, object] = {"shapes": _run(sys.stdin.buffer.read())}
     except Exception as error:  # onnxruntime's exceptions share no base class
         too_much = "bfc_arena" in str(error)
-        answer = {"error": f"it takes more than {most >> 30} GB of memory" if too_much else first_line(error)}
-    sys.stdout.write(json.dumps(answer))
+        answer = {"error": f"it takes more than {_MOST_BYTES >> 30} GB of memory" if too_much else first_line(error)}
+    with os.fdopen(1, "wb", closefd=False) as pipe:
+        pipe.write(json.dumps(answer).encode())
 
 
-def _run(content: bytes, most: int) -> list[list[int]]:
+def _run(content: bytes) -> list[list[int]]:
     import numpy as np
     import onnxruntime
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -93,7 +93,7 @@ def _run(content: bytes, most: int) -> list[list[int]]:
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": most}))
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": _MOST_BYTES}))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
