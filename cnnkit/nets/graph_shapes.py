@@ -4,10 +4,8 @@ onnx infers the result of each node under the graph's own opset, from shapes and
 ONNX Runtime runs the graph once for what onnx cannot say: on an image of zeros, with shapes as the only outputs, so that nothing is kept.
 """
 
-import functools
 import math
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,22 +14,18 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, defs, numpy_help
 from onnx.helper import (
     make_graph,
     make_model,
-    make_node,
     make_opsetid,
     make_tensor_type_proto,
     make_tensor_value_info,
-    tensor_dtype_to_np_dtype,
 )
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
+from cnnkit.nets.graph_run import RunError, shapes_by_running
 from cnnkit.nets.graph_standard import MICROSOFT, MOST_VALUES, STANDARD, Constant, first_line
 
 Shape = tuple[int, ...]
 
-# What ONNX Runtime may take to find shapes
-_MOST_BYTES = 4 << 30
-_MOST_SECONDS = 30
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
 # What gives values of the shape of its first input. onnx knows some of these from some opset on; older graphs hold them too.
 _SAME_SHAPE = frozenset(
@@ -252,9 +246,9 @@ class Shapes:
             name for node in self._model.graph.node if node.op_type not in _SEQUENCES for name in node.output if name
         ]
         try:
-            return _shapes_of_a_run(self._model, outputs, self._inputs)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            self.reason = self.reason or _why(error)
+            return shapes_by_running(self._model, outputs, self._inputs)
+        except RunError as error:
+            self.reason = self.reason or str(error)
             return {}
 
 
@@ -293,63 +287,3 @@ def _shape(kind: TypeProto) -> Shape | None:
         return None
     sides = [side.dim_value if side.HasField("dim_value") else -1 for side in kind.tensor_type.shape.dim]
     return tuple(sides) if all(side >= 0 for side in sides) else None
-
-
-def _shapes_of_a_run(
-    model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]]
-) -> dict[str, Shape]:
-    """Run a graph on zeros, and give the shapes of its values."""
-    import onnxruntime  # most graphs do without
-
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.output[:], changed.graph.value_info[:]
-    results = {f"shape {number} of a value": name for number, name in enumerate(names)}
-    changed.graph.node.extend(make_node("Shape", [name], [result]) for result, name in results.items())
-    changed.graph.output.extend(make_tensor_value_info(result, TensorProto.INT64, None) for result in results)
-    _bound_memory()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    session = onnxruntime.InferenceSession(
-        changed.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-    )
-    run_options = onnxruntime.RunOptions()
-    run_options.log_severity_level = 4
-    needed = {item.name for item in session.get_inputs()}
-    zeros = {
-        name: np.zeros(shape, tensor_dtype_to_np_dtype(element))
-        for name, (element, shape) in inputs.items()
-        if name in needed
-    }
-    stop = threading.Timer(_MOST_SECONDS, setattr, (run_options, "terminate", True))
-    stop.daemon = True
-    stop.start()
-    try:
-        shapes = session.run(list(results), zeros, run_options)
-    finally:
-        stop.cancel()
-    return {name: tuple(int(side) for side in shape) for name, shape in zip(results.values(), shapes, strict=True)}
-
-
-@functools.cache
-def _bound_memory() -> None:
-    """Give ONNX Runtime an allocator that refuses what is too much, in silence; only sessions that ask for it have it."""
-    import onnxruntime
-
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    onnxruntime.set_default_logger_severity(4)  # of what is refused it would write to stderr by itself
-    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": _MOST_BYTES}))
-
-
-def _why(error: Exception) -> str:
-    """Give in one line why a run failed, without what ONNX Runtime puts before it."""
-    text = str(error)
-    if "bfc_arena" in text:
-        return f"it takes more than {_MOST_BYTES >> 30} GB of memory"
-    if "terminate flag" in text:
-        return f"it takes more than {_MOST_SECONDS} seconds"
-    return first_line(error)

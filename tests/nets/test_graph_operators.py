@@ -815,6 +815,11 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
             "takes 5 values and is given 3",
             id="a convolution of more channels",
         ),
+        pytest.param(  # on which ONNX Runtime crashes
+            model([make_node("MaxPool", ["x"], ["out"], kernel_shape=[2, 2], strides=[0, 0])]),
+            "the shape after MaxPool cannot be told .*strides must only contain positive values",
+            id="a stride of zero",
+        ),
         pytest.param(
             model([make_node("Relu", [], ["out"])]), "computes nothing on its images", id="a node without an input"
         ),
