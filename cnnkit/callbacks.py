@@ -12,11 +12,18 @@ Progress = Callable[[int, int | None], None]
 #: What to do about an image that cannot be used: path and reason.
 Skip = Callable[[str, str], None]
 
+#: What is done from now on, in a word or two: "exporting". Progress begins again with it.
+Phase = Callable[[str], None]
+
 #: Called with every record as it is made: an epoch of a training.
 Report = Callable[[Any], None]
 
 
 def ignore_progress(_done: int, _total: int | None) -> None:
+    """Do nothing."""
+
+
+def ignore_phase(_name: str) -> None:
     """Do nothing."""
 
 
@@ -42,6 +49,7 @@ class Callbacks:
     """By default nothing is shown or reported, and an image that cannot be used is an error."""
 
     progress: Progress = ignore_progress
+    phase: Phase = ignore_phase
     skip: Skip = raise_skip
     report: Report = ignore_report
 

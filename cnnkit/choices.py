@@ -20,6 +20,21 @@ class Interpolation(StrEnum):
     LANCZOS = "lanczos"
 
 
+class ChannelOrder(StrEnum):
+    """Which channels a network takes, and in which order."""
+
+    RGB = "rgb"
+    BGR = "bgr"  # as OpenCV and Caffe have it, and Keras' preprocessing of mode caffe
+    GREY = "grey"  # the luma, in each channel
+
+
+class PixelRange(StrEnum):
+    """What black and white are before mean and deviation are applied: 0 and this."""
+
+    ONE = "1"
+    BYTE = "255"
+
+
 class Pool(StrEnum):
     """What becomes of a map of features (C, H, W)."""
 
@@ -34,6 +49,14 @@ class Engine(StrEnum):
 
     ONNX = "onnx"
     TORCH = "torch"
+
+
+class Precision(StrEnum):
+    """What a GPU multiplies in when a network runs; a processor always takes float32."""
+
+    FLOAT32 = "float32"  # the numbers of a processor, to rounding
+    TF32 = "tf32"  # float32 with ten bits of mantissa in products, on tensor cores
+    FLOAT16 = "float16"  # weights and activations in half the memory, on tensor cores
 
 
 class FeatureDtype(StrEnum):
@@ -214,6 +237,13 @@ class CheckTable(StrEnum):
     FINDINGS = "findings"
     CLASSES = "classes"
     PROBES = "probes"
+
+
+class FolderReading(StrEnum):
+    """What the folders in a folder of images are."""
+
+    CLASSES = "classes"
+    SPLITS = "splits"
 
 
 class Link(StrEnum):

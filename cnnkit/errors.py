@@ -5,6 +5,8 @@ CnnkitError              one line: what, where, remedy               exit 1
 │   └── NotationError    a word in a notation; points at it          exit 2
 ├── FormatError          a file is not what its place asks for       exit 1
 ├── DeviceError          the device asked for is not to be had       exit 1
+│   └── MemoryFullError  a memory is too small for the work          exit 1
+├── RunError             a network does not take what it is given    exit 1
 ├── BadImageError         one image cannot be used                  skipped, exit 3
 └── GateError            a measure is below what was demanded        exit 4
 """
@@ -32,6 +34,18 @@ class FormatError(CnnkitError):
 
 class DeviceError(CnnkitError):
     """The device asked for does not exist or does not do the work."""
+
+
+class MemoryFullError(DeviceError):
+    """The memory of a device, or of the machine, does not hold the work."""
+
+
+class RunError(CnnkitError):
+    """A network fails on what it is given, a shape or a type that it does not take; `reason` is the runtime's own."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.reason = reason
 
 
 class BadImageError(CnnkitError):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from cnnkit import files
 from cnnkit.errors import NotationError
 
 T = TypeVar("T")
@@ -24,7 +25,9 @@ def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
         return parse(text)
     file = Path(text.strip()[1:])
     try:
-        return parse(file.read_text(encoding="utf-8-sig"))
+        with files.open_text(file) as opened:
+            text = opened.read().decode("utf-8-sig")
+        return parse(text.replace("\r\n", "\n").replace("\r", "\n"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
         raise NotationError(f"{file}: {reason}; give a file that holds {holds}") from error

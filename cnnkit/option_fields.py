@@ -19,6 +19,9 @@ _KEY = "cnnkit.option"
 #: The largest seed that every library takes.
 MOST_SEED = 2**32 - 1
 
+#: How many images go through a network at once.
+DEFAULT_BATCH = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionSpec:
@@ -98,7 +101,7 @@ def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `batch: int`: how many images go through the network at once."""
-    return option(32, "Pictures that go through the network at once.", minimum=1, after=after)
+    return option(DEFAULT_BATCH, "Pictures that go through the network at once.", minimum=1, after=after)
 
 
 def option_of(name: str, type: Any, field: dataclasses.Field[Any]) -> OptionSpec:  # noqa: ANN401 - any annotation

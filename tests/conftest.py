@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one list of fonts for all tests
 
 import numpy as np
 import pytest
@@ -274,6 +275,35 @@ def _forget(request):
 
 
 @pytest.fixture
+def pretended_gpu(monkeypatch):
+    """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes, provider, options; a CPU computes it.
+
+    What comes of it is a CPU's, but all that is decided on the way is as on a GPU.
+    """
+    import onnxruntime
+
+    from cnnkit.engine import device, session
+
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def opening(content, options, *, providers, **words):
+        name, given = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+        asked.append((content, name, given))
+        return real(content, options, providers=["CPUExecutionProvider"], **words)
+
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (99, 0))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opening)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(session, "check_placement", lambda *_: None)
+    monkeypatch.setattr(session.Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
+    return asked
+
+
+@pytest.fixture
 def photos():
     """The folder of real photographs and weights, or a skip that says so."""
     if not SHARED.is_dir():
@@ -320,10 +350,21 @@ def contents():
     return read
 
 
-def pytest_configure():
-    """Let Ctrl-C be Ctrl-C again, here and in what tests start, where a background job or nohup has it ignored."""
+def pytest_configure(config):
+    """Hide GPUs from tests that are not about them, and let Ctrl-C be Ctrl-C again where a background job or nohup has it ignored.
+
+    Both hold here and in what tests start. `auto` would take a GPU, and the bits of a CPU are what most tests compare.
+    """
+    if not asks_for_gpu(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anybody starts CUDA
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def asks_for_gpu(expression):
+    """Tell whether `-m` wants the tests marked gpu by name: `gpu`, `gpu and not slow`, but not `not gpu`."""
+    words = expression.replace("(", " ").replace(")", " ").split()
+    return any(word == "gpu" and words[place - 1 : place] != ["not"] for place, word in enumerate(words))
 
 
 #: The files that take longest come first: each stays in one process, and at the end none should wait for another.
@@ -352,4 +393,4 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for with -m gpu"))

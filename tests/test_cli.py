@@ -145,7 +145,7 @@ def test_a_reader_that_goes_away_ends_the_command(program, words):
     assert done.returncode == 128 + signal.SIGPIPE
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 128 + signal.SIGPIPE), (["--help"], 1), (["--version"], 1)])
+@pytest.mark.parametrize(("words", "status"), [([], 128 + signal.SIGPIPE), (["--help"], 141), (["--version"], 141)])
 def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
     """What nobody can read ends the command as above, whether it is records or help."""
     program.write('cli.emit([{"a": 1}], as_json)')
@@ -156,6 +156,32 @@ def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
     assert err == ""
 
 
+@pytest.mark.parametrize("device", ["pipe", "/dev/full"])
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_files_are_finished_whoever_reads_the_rows(program, words, device):
+    """A reader that went away, or a full disk, is reported in the end: files that are made with the rows are complete."""
+    program.write(
+        """
+        cli.finish_files()
+        def rows():
+            with open("done", "w") as file:
+                for number in range(5):
+                    file.write(str(number))
+                    yield {"a": number}
+        cli.emit(rows(), as_json)
+        with open("after", "w") as file:
+            file.write("yes")
+        """
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(device, "w") if device != "pipe" else os.fdopen(writing, "w") as out:
+        _, err = program.run(*words, stdout=out, status=1 if device != "pipe" else 128 + signal.SIGPIPE)
+    assert err == "" if device == "pipe" else err.endswith("No space left on device\n")
+    assert (program.folder / "done").read_text() == "01234"
+    assert (program.folder / "after").read_text() == "yes"
+
+
 @pytest.mark.parametrize("words", ["--help", "--version", ""])
 def test_a_full_disk_is_one_line(program, words):
     """What could not be written is no success."""
@@ -163,7 +189,118 @@ def test_a_full_disk_is_one_line(program, words):
     line = f"{sys.executable} {program.path} {words} > /dev/full"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "cnn-throwaway: No space left on device\n"
+    assert done.stderr == "cnn-throwaway: standard output: No space left on device\n"
+
+
+STREAMS = {0: "<&-", 1: ">&-", 2: "2>&-"}
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])
+def test_a_closed_stream_is_as_dev_null(program, closed):
+    """The work is done, the streams that are open get what is theirs, and no file that is opened takes the number of one."""
+    program.write(
+        """
+        read = sys.stdin.read()
+        with open("result", "w") as file:
+            print(file.fileno() > 2, [os.fstat(n).st_mode > 0 for n in range(3)], repr(read), file=file)
+        os.write(2, b"from below\\n")
+        cli.notice("a notice")
+        cli.emit([{"a": 1}], as_json)
+        """
+    )
+    line = f"echo in | {sys.executable} {program.path} {' '.join(STREAMS[number] for number in closed)}"
+    done = subprocess.run(["bash", "-c", line], cwd=program.folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if 1 in closed else "a\n1\n")
+    assert done.stderr == ("" if 2 in closed else "from below\ncnn-throwaway: a notice\n")
+    read = "" if 0 in closed else "in\n"
+    assert (program.folder / "result").read_text() == f"True [True, True, True] {read!r}\n"
+
+
+@pytest.mark.parametrize("unwritable", ["2>/dev/full", "2>&1 >&3 3>&- | true", "2>&-"])
+def test_stderr_that_cannot_be_written_ends_no_run(program, unwritable):
+    """The status and the data are those of a run with a good stderr: notices, skipped images, warnings and prints are lost."""
+    program.write(
+        """
+        time.sleep(0.2)  # whoever reads stderr has gone by now
+        cli.notice("a notice")
+        print("printed")
+        sys.stderr.write("x" * 100_000)
+        with cli.skipping() as skip:
+            skip("a.jpg", "empty file")
+        with cli.progress("working") as progress:
+            progress(1, 2)
+        warnings.warn("a warning")
+        cli.emit([{"a": 1}], as_json)
+        raise errors.GateError("below")
+        """
+    )
+    line = f"exec 3>&1; {sys.executable} -W default {program.path} {unwritable}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, "a\n1\n")
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(program):
+    """Where another program made the pipe non-blocking, as node does, all of the data arrives."""
+    program.write('cli.emit([{"a": "b" * 100} for _ in range(5000)])')
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    process = program.start(stdout=writing)
+    os.close(writing)
+    with open(reading) as pipe:
+        assert len(pipe.read()) == 2 + 5000 * 101
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\r\x08\x9b5m\u202etxt\x7f[red]x[/red]"
+
+
+SHOWN = """
+cli.notice(NAME)
+cli.emit([{'path': NAME, 'n': 1}] * 2)
+cli.emit([{NAME: NAME}] * 2)
+cli.emit([{'path': NAME * 9}])
+cli.emit([{'path': NAME, 'all': [NAME, {NAME: 1}]}], as_json=True)
+cli.emit_tables({NAME: [{'path': NAME}]})
+cli.emit_lines([NAME])
+cli.emit_drawing([[(NAME, 'bold')]])
+with cli.progress(NAME) as progress:
+    progress(1, 2)
+    time.sleep(0.2)
+with cli.skipping() as skip:
+    skip(NAME, NAME)
+"""
+
+
+@pytest.mark.parametrize(
+    "body", [SHOWN, "raise errors.CnnkitError(NAME)", "raise FileNotFoundError(2, 'No such file', NAME)"]
+)
+def test_a_terminal_gets_no_control_characters(program, terminal, body):
+    """What a file name or label holds is shown, not obeyed: titles, colours, bells, carriage returns, reordered text, markup."""
+    program.write(f"NAME = {HOSTILE!r}\n{body}")
+    drawn = terminal(sys.executable, program.path, env={"NO_COLOR": "1"}).out
+    assert "Traceback" not in drawn
+    assert drawn.count("owned") >= (20 if body is SHOWN else 1)
+    for sequence in ("\x1b]", "\x1b[2J", "\x1b[31mred", "red\r", "\x08", "\x07", "\x9b", "\u202e", "\x7f"):
+        assert sequence not in drawn, (sequence, drawn)
+    assert drawn.count("[/red]") >= (10 if body is SHOWN else 1)
+
+
+def test_a_word_of_the_command_line_is_shown_and_not_obeyed(program, terminal):
+    """An option that is not known is repeated in the message, without what would clear the screen."""
+    drawn = terminal(sys.executable, program.write("pass").path, f"--{HOSTILE}").out
+    assert "]0;owned" in drawn
+    assert "\x1b" not in drawn
+
+
+def test_a_pipe_gets_names_as_they_are(program):
+    """What is data for the next program stays what it is, but for what separates fields and lines."""
+    program.write(f"cli.emit([{{'path': {HOSTILE!r}}}], as_json)")
+    process = subprocess.run([sys.executable, program.path], capture_output=True, check=True)
+    assert process.stdout.decode() == f"path\n{HOSTILE.replace(chr(13), chr(92) + 'r')}\n"
+    process = subprocess.run([sys.executable, program.path, "--json"], capture_output=True, check=True)
+    assert json.loads(process.stdout) == {"path": HOSTILE}
 
 
 def test_a_terminal_gets_a_table(program, terminal):
@@ -236,6 +373,8 @@ def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
         ('errors.GateError("accuracy 0.5 is below 0.9")', 4, "accuracy 0.5 is below 0.9"),
         ('FileNotFoundError(2, "No such file or directory", "a.jpg")', 1, "a.jpg: No such file or directory"),
         ('OSError(28, "No space left on device")', 1, "No space left on device"),
+        ("OSError(None, None)", 1, "input or output failed"),
+        ('OSError(9, "Bad file descriptor", 7)', 1, "Bad file descriptor"),
         ("KeyboardInterrupt", 130, "interrupted"),
     ],
 )
@@ -317,7 +456,7 @@ def test_skipped_images_are_named_and_counted(program):
     out, err = program.run("--errors", "errors.tsv", "--quiet", status=3)
     assert out == "a\n1\n"
     assert err.splitlines() == [
-        "cnn-throwaway: a\tb.jpg: empty file; skipped",
+        "cnn-throwaway: a\\tb.jpg: empty file; skipped",
         "cnn-throwaway: c.jpg: no picture; skipped",
         "cnn-throwaway: 2 pictures were skipped",
     ]
@@ -379,6 +518,40 @@ def test_progress_is_for_terminals(program, terminal):
     assert program.run() == ("", "")
     assert "reading pictures" in terminal(sys.executable, program.path, on=["stderr"]).out
     assert terminal(sys.executable, program.path, "--quiet", on=["stderr"]).out == ""
+
+
+def test_what_takes_long_has_a_name_on_a_terminal(program, terminal):
+    """A spinner before the first bar and after the last, a bar for each phase; nothing in a log, nothing with `--quiet`."""
+    program.write(
+        """
+        from cnnkit.cli import activity
+        activity.DELAY = 0.05
+        cli.emit_lines(["row one"])
+        time.sleep(0.3)
+        with cli.callbacks("reading") as callbacks:
+            callbacks.progress(3, 3)
+            time.sleep(0.15)
+            callbacks.phase("comparing")
+            time.sleep(0.15)
+        time.sleep(0.3)
+        with cli.callbacks("explaining", streaming=True):
+            time.sleep(0.3)
+        cli.emit_lines(["row two"])
+        """
+    )
+    assert program.run() == ("row one\nrow two\n", "")
+    drawn = terminal(sys.executable, program.path).out
+    plain = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", drawn)
+    lines = [line.strip() for line in plain.replace("\r", "\n").splitlines()]
+    places = [
+        next(place for place, line in enumerate(lines) if word in line)
+        for word in ("row one", "starting", "reading", "comparing", "working", "explaining", "row two")
+    ]
+    assert places == sorted(places)
+    assert "3/3" in next(line for line in lines if "reading" in line and "3/3" in line)
+    assert [line for line in lines if line][-1] == "row two"
+    assert "\x1b[?25l" not in drawn.rpartition("\x1b[?25h")[2]  # the cursor is back
+    assert strip(terminal(sys.executable, program.path, "--quiet").out).split() == ["row", "one", "row", "two"]
 
 
 # ---------------------------------------------------------------- interruptions
@@ -499,3 +672,14 @@ def test_a_gate_holds_without_a_reader(program):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (4, "cnn-throwaway: accuracy 0.5 is below 0.9\n")
+
+
+@pytest.mark.parametrize("name", ["cnn-predict", "cnn-cam", "cnn-maps"])
+@pytest.mark.parametrize("model", ["head.onnx", "runs/head.pt"])
+def test_a_model_without_its_option_is_seen(run, name, model):
+    """The message says what to write; a command line without a model stays as it was."""
+    outcome = run(name, model, "photo.jpg", status=2)
+    assert (
+        f"missing option '--model' / '-m'; write -m {model} if that is the model, or see {name} --help" in outcome.err
+    )
+    assert "write -m" not in run(name, "photo.jpg", status=2).err

@@ -209,6 +209,28 @@ def test_all_images_of_the_digits(shell, commands, quickstart, tmp_path):
 
 
 @pytest.mark.slow
+@needs_make
+def test_the_worst_mistakes_of_the_digits_are_explained_in_one_pipe(shell, quickstart):
+    """Two maps each, of what the network says and of what it is; the rows go on to a reader that stops after one."""
+    worst = "cnn-eval quickstart/predictions.tsv --truth quickstart/split.tsv --worst 3"
+    mistakes = shell(worst, cwd=quickstart.parent).rows
+    line = (
+        f"set -o pipefail; {worst} | "
+        "cnn-cam -m quickstart/head.pt - --class top --class true --sheet worst.png --device cpu"
+    )
+    rows = shell(line, cwd=quickstart.parent).rows
+    assert [row["class"] for row in rows] == [row[column] for row in mistakes for column in ("label", "truth")]
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert one["path"] == other["path"]
+        assert one["class"] == one["label"] != other["class"] == one["path"].split("/")[-2]
+    sheet = quickstart.parent / "worst.png"
+    whole = sheet.read_bytes()
+    sheet.unlink()
+    shell(f"{line} | head -1", cwd=quickstart.parent, status=141)
+    assert sheet.read_bytes() == whole
+
+
+@pytest.mark.slow
 @pytest.mark.photos
 def test_all_images_of_real_networks(shell, commands, tmp_path, photos):
     """Where there are some, of MobileNetV2 and SqueezeNet; more values are nought in the late layer than in the early one."""

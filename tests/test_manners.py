@@ -8,6 +8,7 @@ which are the machinery's alone, is asked of four. A command that is new needs a
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -162,6 +163,13 @@ SKIPPING = {
 }
 
 #: Those of the endless ones that read no list from standard input.
+# Files that are made while rows go to standard output; DIR is a new name.
+WRITING = {
+    "cnn-cam": ["-m", "head.pt", "photos", "-o", "DIR", "--sheet", "DIR.png", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "-o", "DIR", "--device", "cpu"],
+    "cnn-predict": ["-m", "head.onnx", "photos", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-train": ["split.tsv", "-o", "DIR.pt", *NET, "--json"],
+}
 SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -337,6 +345,60 @@ def test_a_missing_file_is_one_line(name, run_in, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.fixture
+def soon():
+    """Fail a test that waits for something, rather than wait with it."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@every_command
+def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
+    """A pipe that nobody writes to, and /dev/zero, in place of the model, features, manifest or image: no waiting, no traceback."""
+    make_images(tmp_path / "photos")
+    missing = next(word for word in MISSING[name] if word.startswith("no-such"))
+    if kind == "pipe":
+        os.mkfifo(tmp_path / missing)
+    else:
+        (tmp_path / missing).symlink_to("/dev/zero")
+    done = run_in(tmp_path, name, *MISSING[name], status=None)
+    assert done.status in (1, 3)
+    assert done.out == ""
+    wanted = {"pipe": "ot a regular file but a named pipe", "device": "ot a regular file but a device"}[kind]
+    if name in (
+        "cnn-advise",
+        "cnn-train",
+        "cnn-train-head",
+    ):  # it has no label, or no neighbours: it is not even opened
+        wanted = ""
+    assert any(missing in line and wanted in line for line in done.err.splitlines()), done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate"])
+def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
+    """/dev/zero has no end and no lines; /dev/null is an empty list."""
+    folder, _ = road
+    words = {"cnn-split": ["-", "--ratio", "0.5,0.5"], "cnn-predict": ["-m", "head.onnx", "-"]}.get(name, [])
+    command = shlex.join([name, *words])
+    done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
+    assert (done.out, done.err) == (
+        "",
+        f"{name}: standard input is a device that has no end; pipe a list or a table in\n",
+    )
+    assert "standard input" in shell(f"{command} < /dev/null", cwd=folder, status=1).err
+
+
 @every_command
 def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
     """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""
@@ -418,6 +480,90 @@ def test_a_reader_that_has_gone_is_no_fault(name, road):
     assert "roken pipe" not in done.err
 
 
+#: Every set of standard streams that can be closed.
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@every_command
+def test_closed_streams_are_no_fault(name, shell, tmp_path):
+    """With all three closed, words that are refused end with the same status as ever; no file is taken for a stream."""
+    shell(f"{name} --no-such-option <&- >&- 2>&-", cwd=tmp_path, status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUR)
+def test_closed_streams_change_neither_status_nor_message(name, road, shell):
+    """What refuses its words does so with the same status, and with the same line where stderr is open."""
+    folder, _ = road
+    command = shlex.join([name, *MISSING[name]])
+    alone = shell(command, cwd=folder, status=None)
+    lines = [f"{command} {closed}; echo status $? >&9; echo next >&8" for closed in CLOSED]
+    done = shell("exec 9>&1 8>&2; " + "; ".join(lines), cwd=folder)
+    assert done.out == f"status {alone.status}\n" * len(CLOSED)
+    assert done.err.split("next\n") == [*("" if "2>" in closed else alone.err for closed in CLOSED), ""]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn-dims",
+        "cnn-split",
+        "cnn-extract",
+        "cnn-eval",
+        "cnn-predict",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in COMMANDS
+            if name not in ("cnn-dims", "cnn-split", "cnn-extract", "cnn-eval", "cnn-predict")
+        ),
+    ],
+)
+def test_it_works_with_its_streams_closed(name, road, shell):
+    """With all three closed it ends with status 0; with stderr alone closed the data is whole."""
+    folder, done = road
+    command = shlex.join([name, *ROAD[name]])
+    shell(f"{command} <&- >&- 2>&-", cwd=folder)
+    if name in QUICK:
+        assert shell(f"{command} 2>&-", cwd=folder).out == done[name].out
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy"])
+def test_ctrl_c_during_the_imports_ends_it(module, tmp_path):
+    """Before the command line is read, and after: 130 and one line, also where the import swallows every exception."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\nraise SystemError\n"
+    )
+    done = start(script("cnn-check"), "-", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.status, done.out, done.err) == (130, "", "cnn-check: interrupted\n")
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_files_that_were_asked_for_are_written_whoever_reads_the_rows(name, commands, road, contents):
+    """With `| head -1` and without, the same files of the same bytes; the status says that the reader went away."""
+    folder, _ = road
+    (folder / "found").mkdir()
+    found = []
+    try:
+        for read in (True, False):
+            reading, writing = os.pipe()
+            if not read:
+                os.close(reading)
+            words = [word.replace("DIR", "found/x") for word in WRITING[name]]
+            done = start(commands / name, *words, cwd=folder, stdout=writing)
+            os.close(writing)
+            if read:
+                os.close(reading)
+            assert done.status == (0 if read else 128 + signal.SIGPIPE), done
+            files = contents(folder / "found")
+            found.append({path: "seconds" if path.endswith((".csv", ".pt")) else data for path, data in files.items()})
+            shutil.rmtree(folder / "found")
+            (folder / "found").mkdir()
+    finally:
+        shutil.rmtree(folder / "found")
+    assert found[0]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", SKIPPING)
 def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     """Exit 3: the rest is done; the one is named on stderr, and with its reason in the file of errors."""
@@ -438,6 +584,53 @@ def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     assert f"{name}: {path}: {reason}; skipped" in done.err.splitlines()
     assert done.out.count("\n") > 1
     assert "broken.png" not in done.out
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-cam"])
+def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
+    """`--max-pixels` bounds what is decoded: exit 3, the size is named, the rest is done."""
+    from PIL import Image
+
+    folder, _ = road
+    make_images(folder / "photos-and-one")
+    Image.new("RGB", (50, 40)).save(folder / "photos-and-one" / "red" / "large.png")
+    try:
+        done = run_in(folder, name, *SKIPPING[name], "--max-pixels", "1999", status=3)
+    finally:
+        shutil.rmtree(folder / "photos-and-one")
+    reason = "too large: 50 x 40 pixels, at most 1,999; --max-pixels allows more"
+    assert f"{name}: photos-and-one/red/large.png: {reason}; skipped" in done.err.splitlines()
+    assert done.out.count("\n") > 1
+
+
+def test_every_command_that_decodes_images_can_bound_them(run):
+    """And no other one says it could."""
+    bounded = {name for name in COMMANDS if "--max-pixels" in run(name, "--help").out}
+    without = {
+        *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
+    }
+    assert bounded == set(COMMANDS) - without
+
+
+@pytest.mark.parametrize("name", ["cnn-train", "cnn-train-head", "cnn-finetune"])
+def test_a_class_that_is_not_utf8_is_refused_before_the_training(name, road, run_in):
+    """Rather than by cnn-export, when the training is over."""
+    folder, _ = road
+    odd = os.fsdecode(b"b\xff")
+    make_images(folder / "odd")
+    (folder / "odd" / "blue").rename(folder / "odd" / odd)
+    words = {"cnn-train": ["odd", *NET], "cnn-finetune": ["head.pt", "odd"], "cnn-train-head": ["odd.npy"]}[name]
+    try:
+        if name == "cnn-train-head":
+            run_in(folder, "cnn-extract", "odd", "-o", "odd.npy", *BACKBONE)
+        done = run_in(folder, name, *words, "-o", "odd.pt", status=1)
+        assert not (folder / "odd.pt").exists()
+    finally:
+        shutil.rmtree(folder / "odd")
+    assert done.err.splitlines()[-1] == (
+        f'{name}: class "b\\xff": the name is not UTF-8; rename its folder, or name the class in a manifest'
+    )
 
 
 # ---------------------------------------------------------------- being stopped

@@ -7,13 +7,14 @@ from cnnkit import cli
 from cnnkit.audit.config import AdviseConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Labelled = None,
     val: cli.options.Val = None,
     *,
     config: AdviseConfig,
     errors: cli.options.Errors = None,
+    folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
@@ -29,7 +30,7 @@ def main(
       cnn-advise photos/ --weights mobilenet_v2.pth
       cnn-advise split.tsv --backbone resnet18 --json
     """
-    data = cli.labelled_images(sources, val=val)
+    data = cli.labelled_images(sources, val=val, folders=folders)
     config = config.checked()
 
     from cnnkit.audit import transfer_advice

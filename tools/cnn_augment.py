@@ -15,7 +15,7 @@ from cnnkit.data.config import AugmentConfig
 from cnnkit.errors import UsageError
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[
@@ -36,6 +36,7 @@ def main(
     *,
     config: AugmentConfig,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -79,7 +80,7 @@ def main(
             "say where the copies go with -o DIR; -o - prints what would make them, --sheet FILE.png shows some"
         )
     listing = str(output) == "-"
-    images = cli.images(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null, folders=folders)
 
     with cli.callbacks("augmenting", errors=errors, streaming=listing) as callbacks:
         if sheet is not None:

@@ -20,6 +20,7 @@ def main(
     ] = None,
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     *,
     config: CalibrateConfig,
     as_json: cli.options.Json = False,
@@ -46,7 +47,7 @@ def main(
 
     from cnnkit.evaluation import temperature
 
-    known = cli.truth(truth, predictions=None if predictions is None else [predictions], split=split)
+    known = cli.truth(truth, predictions=None if predictions is None else [predictions], split=split, folders=folders)
     with cli.reading(predictions, "predictions") as file:
         if config.model is None:
             result = temperature.calibrate([file], known, config)

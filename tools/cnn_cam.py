@@ -23,7 +23,7 @@ def with_methods(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@cli.command
+@cli.image_command
 @with_methods
 def main(
     model: Annotated[
@@ -41,6 +41,7 @@ def main(
     render: RenderOptions,
     shown: InputOptions,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     device: cli.options.Device = "auto",
     batch: cli.options.Batch = 32,
@@ -52,8 +53,9 @@ def main(
 
     Lays a class activation map over each picture and prints a record for each: label is what the network names, class is whose map it
     is, probability that class's, peak and box are pixels of the picture (x, y; left, top, right, bottom), maximum is the largest value of
-    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw; the
-    map's largest value has the last colour, 0 the first. Maxima can be compared within one method and layer.
+    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw, each cell
+    of the map at the centre of its receptive field; the map's largest value has the last colour, 0 the first. Maxima can be compared within
+    one method and layer.
 
     Examples:
       cnn-cam -m model.pt photos/ -o maps/
@@ -62,16 +64,23 @@ def main(
       cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
+      cnn-eval test.tsv --worst 20 | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
     render = render.checked()
 
+    from cnnkit.data import tree
     from cnnkit.explain import cam_render, cam_run
 
     cam_render.check(render)
-    images = cli.images(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null, folders=folders)
+    if render.output is not None or render.sheet is not None:
+        cli.finish_files()
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
-    with cli.callbacks("explaining", errors=errors, streaming=True) as callbacks:
+    with (
+        tree.writing_into(render.output, force=render.force),
+        cli.callbacks("explaining", errors=errors, streaming=True) as callbacks,
+    ):
         records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)
         cli.emit(records, as_json, columns=cam_run.columns(render))
 

@@ -11,7 +11,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,
@@ -30,6 +30,7 @@ def main(
         cli.Option("--table", help="What to print. [default: findings; on a terminal all]", show_default=False),
     ] = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
@@ -57,9 +58,12 @@ def main(
 
     from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
+    from cnnkit.data.search_log import SearchLog
 
-    with cli.progress("checking") as progress:
-        found = check.check(cli.images(sources, split=split, null=null), config, progress=progress)
+    search = SearchLog()
+    with cli.callbacks("checking") as callbacks:
+        images = cli.images(sources, split=split, null=null, folders=folders, search=search)
+        found = check.check(images, config, search=search, progress=callbacks.progress, phase=callbacks.phase)
     left = None
     if fix is not None:
         left = fixed_manifest.fixed(found)

@@ -19,6 +19,7 @@ def main(
     ],
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     *,
     config: CompareConfig,
     as_json: cli.options.Json = False,
@@ -39,7 +40,7 @@ def main(
     from cnnkit.evaluation import comparison
 
     files = [first, second]
-    known = cli.truth(truth, predictions=files, split=split, complete=config.complete)
+    known = cli.truth(truth, predictions=files, split=split, complete=config.complete, folders=folders)
     read = cli.reading_each(files, "predictions")
     names = ["standard input" if str(path) == "-" else str(path) for path in files]
     result = comparison.compare(read, known, config, names=names)

@@ -32,9 +32,12 @@ def main(
     One layer by its flags, many by --layers, or a network by name. Without --input, the table that another cnn-dims wrote is
     read from standard input; what is given here goes behind it.
 
-    params: weights and biases. macs: multiply-accumulates for one picture, biases left out. receptive_field, stride: in pixels
-    of the first input. activation_bytes: the output of the whole batch. dropped: pixels of the layer's input that no window
-    reads, because the last one does not fit.
+    params: weights and biases. macs: multiply-accumulates for one image, biases left out. receptive_field, stride: in pixels
+    of the first input, whose size is image; no field is larger, and it is empty where it cannot be told (attention, upsampling).
+    activation_bytes: the output of the whole batch. dropped: pixels of the layer's input that no window reads, because the
+    last one does not fit.
+
+    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not.
 
     Examples:
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same

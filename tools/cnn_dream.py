@@ -7,7 +7,7 @@ from cnnkit import cli
 from cnnkit.explain.config import DreamFilterOptions, DreamOptions, NetworkOptions
 
 
-@cli.command
+@cli.image_command
 def main(
     model: cli.options.DifferentiableModel,
     image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],

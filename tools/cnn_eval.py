@@ -26,6 +26,7 @@ def main(
     ] = None,
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     *,
     config: EvalConfig,
     compare: Annotated[
@@ -64,7 +65,7 @@ def main(
 
     from cnnkit.evaluation import report
 
-    known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete)
+    known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete, folders=folders)
     files = cli.reading_each(predictions, "predictions")
     if config.folds:
         from cnnkit.evaluation import cross_validation

@@ -8,7 +8,7 @@ from cnnkit.engine.config import ExportConfig
 from cnnkit.errors import UsageError
 
 
-@cli.command
+@cli.image_command
 def main(
     model: Annotated[
         Path,
@@ -25,6 +25,7 @@ def main(
     *,
     config: ExportConfig,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -41,11 +42,11 @@ def main(
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
-    if not verify and (split is not None or null):
-        raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
+    if not verify and (split is not None or null or folders is not None):
+        raise UsageError("--split, --folders and --null say which pictures; give them with --verify SOURCE")
     if not verify and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
-    images = cli.images(verify, split=split, null=null) if verify else None
+    images = cli.images(verify, split=split, null=null, folders=folders, labels=False) if verify else None
     config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out

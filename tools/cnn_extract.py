@@ -19,10 +19,10 @@ from cnnkit.infer.config import ExtractConfig
 from cnnkit.option_fields import given
 
 #: The settings of an extraction that --bench heeds.
-_BENCH_OPTIONS = ("--engine", "--device", "--batch", "--jobs", "--seed")
+_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[
@@ -42,6 +42,7 @@ def main(
         ),
     ] = False,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -65,7 +66,7 @@ def main(
     if stats and any(source.endswith(".npy") for source in sources or []):
         named = dict.fromkeys(given(spec, config), True)
         _refuse(
-            not_kept | {"--bench": bench} | named | {"--split": split, "--null": null},
+            not_kept | {"--bench": bench} | named | {"--split": split, "--folders": folders, "--null": null},
             "--stats of features that exist extracts nothing",
         )
         _print_stats(sources or [], as_json)
@@ -78,7 +79,7 @@ def main(
 
     from cnnkit.infer import extract
 
-    images = cli.images(sources, split=split, null=null)
+    images = cli.images(sources, split=split, null=null, folders=folders)
     if bench:
         cli.emit([extract.bench(list(images), config, spec=spec)], as_json)
         return

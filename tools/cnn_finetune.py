@@ -14,7 +14,7 @@ from cnnkit.train import config
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     words: Annotated[
         list[str] | None,
@@ -41,6 +41,7 @@ def main(
     train: FinetuneConfig,
     run: RunConfig,
     errors: cli.options.Errors = None,
+    folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Train the top of a pretrained base further, together with its head.
@@ -57,7 +58,7 @@ def main(
           --unfreeze all --layer-decay 0.8
     """
     model, sources = cli.model_first(words, unless=init.backbone)
-    data = cli.labelled_images(sources, val=val, hold_out=hold_out)
+    data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     classes, has_val = len(data.classes), bool(data.val)
     init = dataclasses.replace(init, model=model)
     output = config.model_path(output)

@@ -12,7 +12,7 @@ from cnnkit import cli
 from cnnkit.explain.config import FeatureMapOptions, InputOptions
 
 
-@cli.command
+@cli.image_command
 def main(
     model: Annotated[
         str,
@@ -45,11 +45,15 @@ def main(
     """
     maps = maps.checked()
 
+    from cnnkit.data import tree
     from cnnkit.explain import feature_maps
 
     feature_maps.check(maps)
+    if maps.output is not None:
+        cli.finish_files()
     network = feature_maps.open_model(model, shown, device=device)
-    cli.emit(feature_maps.explain(network, image, options=maps), as_json)
+    with tree.writing_into(maps.output, force=maps.force):
+        cli.emit(feature_maps.explain(network, image, options=maps), as_json)
 
 
 if __name__ == "__main__":

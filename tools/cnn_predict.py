@@ -8,7 +8,7 @@ from cnnkit.errors import UsageError
 from cnnkit.infer.config import ModelSpec, PredictConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     models: Annotated[
         list[Path],
@@ -19,6 +19,7 @@ def main(
     config: PredictConfig,
     spec: ModelSpec,
     split: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -31,8 +32,8 @@ def main(
     With --tta or --crops the network is asked about several views of each picture, the plain one always among them, and
     --vote makes one answer of theirs.
 
-    A network that cnnkit did not make takes float pictures (N, 3, H, W) or (N, H, W, 3); it needs --size, --mean, --std
-    and --labels. Whether it gives probabilities or logits is seen.
+    A network that cnnkit did not make takes images (N, C, H, W) or (N, H, W, C) with three channels or one; it needs --size,
+    --mean, --std and --labels. Whether it gives probabilities or logits is read from its graph.
 
     Examples:
       cnn-predict -m head.onnx cat.jpg
@@ -44,6 +45,7 @@ def main(
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
+      cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
     config = config.checked(models=len(models), as_json=as_json)
     spec = spec.checked()
@@ -52,12 +54,11 @@ def main(
 
     found = None
     if feature_input.are_feature_files(sources):
-        if config.jobs is not None or null:
-            raise UsageError(
-                f"features are not decoded, and no list of them is read; drop {'--null' if config.jobs is None else '--jobs'}"
-            )
+        unused = {"--jobs": config.jobs is not None, "--null": null, "--folders": folders is not None}
+        if word := next((word for word, used in unused.items() if used), None):
+            raise UsageError(f"features are not decoded, and no list or folder of them is read; drop {word}")
         found = feature_input.find(sources or [], split=split)
-    images = cli.images(sources, split=split, null=null) if found is None else []
+    images = cli.images(sources, split=split, null=null, folders=folders, labels=False) if found is None else []
     make_copies = None
     if config.needs_torch_views:
         from cnnkit.infer import torch_views

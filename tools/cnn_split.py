@@ -1,6 +1,6 @@
 """cnn-split: from a folder of images to training, validation and test.
 
-What it reads (the first folder is the class, deeper ones do not matter, hidden files are ignored):
+What it reads (the first folder is the class, or the split if it is called train, val, test; deeper ones do not matter):
 
     photos/cat/1.jpg
     photos/cat/indoors/2.JPG
@@ -14,18 +14,24 @@ What it writes with -o DIR; otherwise a manifest alone, whose rows are those of 
     DIR/split.tsv               path label split (group)
 """
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
 from cnnkit import cli
 from cnnkit.choices import Link
 from cnnkit.data.config import SplitConfig, SplitOutput
+from cnnkit.errors import CnnkitError
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Sources = None,
     *,
     config: SplitConfig,
     target: SplitOutput,
     only: cli.options.Split = None,
+    folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
@@ -33,8 +39,8 @@ def main(
     """Split pictures into parts without leaks.
 
     Prints a manifest: path, label, split, and group where there are groups; paths as seen from the current folder. Every class has its
-    share in every part, to the picture. Files that are the same byte for byte stay in one part. Files that are broken, empty or not
-    what their extension says are named and left out.
+    share in every part, to the picture. Files that are the same byte for byte stay in one part. Files that are broken or empty are
+    named and left out; the content decides what an image is, not its extension. A folder that is split already is split again as a whole.
 
     The same pictures and the same seed give the same split, whatever the files are called and in whatever order they lie.
 
@@ -56,13 +62,16 @@ def main(
     if folder is not None:
         if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
             cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
+            named = functools.partial(_named, sources, only=only, null=null)
             with cli.progress("moving") as progress:
-                tree.finish_moves(folder, tree.SPLIT_MANIFEST, progress=progress)
+                tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
             return
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:
-        outcome = split.split_images(cli.images(sources, split=only, null=null), config, callbacks=callbacks)
+        outcome = split.split_images(
+            cli.images(sources, split=only, null=null, folders=folders), config, callbacks=callbacks
+        )
     for remark in outcome.remarks:
         cli.notice(remark)
     if target.dry_run:
@@ -78,6 +87,13 @@ def main(
     else:
         columns = manifest.columns(outcome.rows)
         cli.emit(({column: getattr(row, column) for column in columns} for row in outcome.rows), as_json)
+
+
+def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:
+    """Give the paths of the images that the words on the command line name, as far as they have not been moved away already."""
+    for words in [[source] for source in sources] if sources else [None]:
+        with contextlib.suppress(CnnkitError):
+            yield from (image.path for image in cli.images(words, split=only, null=null))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from cnnkit.train import config
 from cnnkit.train.config import ImageTrainConfig, NetworkConfig, RunConfig
 
 
-@cli.command
+@cli.image_command
 def main(
     sources: cli.options.Labelled = None,
     output: Annotated[
@@ -33,6 +33,7 @@ def main(
     backbone: Annotated[str | None, cli.Option("--backbone", hidden=True, help="See cnn-finetune.")] = None,
     weights: Annotated[str | None, cli.Option("--weights", hidden=True, help="See cnn-finetune.")] = None,
     errors: cli.options.Errors = None,
+    folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Train a convolutional network from scratch.
@@ -56,7 +57,7 @@ def main(
         raise UsageError(
             "this trains from random weights: --backbone and --weights go with cnn-advise, or with cnn-finetune, which starts from them"
         )
-    data = cli.labelled_images(sources, val=val, hold_out=hold_out)
+    data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     output = config.model_path(output)
     train = train.checked(classes=len(data.classes), has_val=bool(data.val))
     network = network.checked(train.loss, classes=len(data.classes))

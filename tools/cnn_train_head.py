@@ -70,20 +70,21 @@ def main(
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
     """
+    from cnnkit.train import feature_sets
+
+    has_val = val is not None or hold_out is not None or feature_sets.has_own_val(features)
     if with_ is not None:
         for word, value in {"-o": output, "--weights": weights}.items():
             if value is not None:
                 raise UsageError(f"--with writes no model; drop {word}")
-        if val is None and hold_out is None:
+        if not has_val:
             raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
     elif columns is not None:
         raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
-    train = train.checked(has_val=val is not None or hold_out is not None)
+    train = train.checked(has_val=has_val)
     model = config.model_path(output) if with_ is None else None
     devices.parse(device)
     config.check_weights(weights, features=features)
-
-    from cnnkit.train import feature_sets
 
     if model is None:
         from cnnkit.audit import side_information

@@ -15,9 +15,10 @@ from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import FindingKind, Level, Pair
-from cnnkit.callbacks import Progress, ignore_progress
-from cnnkit.data import duplicates, reader, source, split_names
+from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
+from cnnkit.data import duplicates, reader, source
 from cnnkit.data.duplicates import DisjointSets
+from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 
@@ -31,20 +32,29 @@ _COMPONENTS = 10
 _SEEABLE = 32
 
 
-def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progress = ignore_progress) -> CheckReport:
+def check(
+    images: Iterable[ImageFile],
+    config: CheckConfig,
+    *,
+    search: SearchLog | None = None,
+    progress: Progress = ignore_progress,
+    phase: Phase = ignore_phase,
+) -> CheckReport:
     """Look at every image of a set, and at the set.
 
     Args:
-        images: With labels and splits where there are any; of a folder of splits (train/cat/1.jpg) those are found.
+        images: With labels and splits where there are any.
         config: What is looked for.
+        search: What was found out while the images were searched for; of a list, when it was read.
         progress: Called as images are read.
+        phase: Called with what is done after that.
 
     Raises:
         UsageError: As `CheckConfig.checked`.
         CnnkitError: None of the images can be used, or none is in the features.
     """
     names, seed = config.checked().probe_names(), config.seed
-    listed = divided(list(images))
+    listed = list(images)
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
     for done, (image, outcome) in enumerate(reader.read(once, inspect, jobs=config.jobs), start=1):
@@ -59,6 +69,7 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         raise CnnkitError(
             f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
         )
+    phase("comparing images")
     seen = None if config.features is None else neighbours.load(config.features, sound)
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
         log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
@@ -70,6 +81,7 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
+    phase("looking for leaks")
     known = side_information.probe_columns(sound, inspected, names)
     probed = [
         *_probed("class", [image.label for image in sound], roots, known, seed=seed),
@@ -82,6 +94,8 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         ),
     ]
     found += [
+        *(findings.of_search(search) if search is not None else ()),
+        *findings.of_lost_classes(once, sound),
         *findings.of_images(sound, inspected),
         *findings.of_pairs(pairs),
         *findings.of_labels(sound),
@@ -95,26 +109,6 @@ def check(images: Iterable[ImageFile], config: CheckConfig, *, progress: Progres
         key=lambda each: (order[each.level], kinds[each.finding], source.name_order(each.path or ""), each.other or "")
     )
     return CheckReport(len(listed), found, probed, sound, inspected, pairs, again, roots)
-
-
-def divided(images: list[ImageFile]) -> list[ImageFile]:
-    """Take folders of splits for what they are: of train/cat/1.jpg and test/cat/2.jpg the first folders are no classes."""
-    names = split_names.TRAIN_NAMES | split_names.HELD_OUT_NAMES
-    labels = {image.label for image in images}
-    if len(labels) < 2 or any(image.split for image in images):
-        return images
-    called = sorted(label for label in labels if label is not None and label.lower() in names)
-    if len(called) < len(labels):
-        if called:
-            log.info("taken for classes, since other folders stand beside them: %s", ", ".join(called))
-        return images
-    found = []
-    for image in images:
-        folders = os.path.dirname(image.path).split(os.sep)
-        place = len(folders) - 1 - folders[::-1].index(image.label or "")
-        label = folders[place + 1] if place + 1 < len(folders) else None
-        found.append(ImageFile(image.path, label, image.label, image.group))
-    return found
 
 
 def _once_each(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:

@@ -4,12 +4,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.probes import Probe
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
+from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 
 #: So many times smaller or larger than the median image is absurd, by the side.
@@ -62,7 +63,12 @@ def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) 
 
 
 def _about_content(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
-    if each.plain:
+    if each.misnamed is not None:
+        yield Level.WARNING, FindingKind.EXTENSION, f"{each.misnamed}; read by its content, rename it"
+    if each.narrow is not None:
+        detail = f"{each.narrow}: nearly one grey for a network; scale the values to the bit depth"
+        yield Level.WARNING, FindingKind.RANGE, detail
+    elif each.plain:
         yield Level.WARNING, FindingKind.PLAIN, "of one colour all over: there is nothing to see"
 
 
@@ -113,12 +119,37 @@ def apart(one: ImageFile, other: ImageFile) -> bool:
     return one.split is not None and other.split is not None and one.split != other.split
 
 
+def of_search(search: SearchLog) -> Iterator[Finding]:
+    """Name what a search of folders did not take: images that are not read, other files, folders without an image; and odd labels."""
+    for path, reason in search.unread:
+        yield Finding(Level.WARNING, FindingKind.PASSED, path, None, f"not read; {reason}")
+    if (count := search.passed_over()) is not None:
+        yield _of_set(Level.NOTE, FindingKind.PASSED, f"passed over {count}")
+    for folder, there in search.empty:
+        held = f"; it has {there}" if there else ""
+        yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it, so it is not a class{held}")
+    for line in class_names.about_forms(search.forms):
+        yield _of_set(Level.WARNING, FindingKind.LABEL, line)
+
+
+def of_lost_classes(images: Sequence[ImageFile], sound: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Name the classes of which no image can be used."""
+    counts = Counter(image.label for image in images if image.label is not None)
+    for label in sorted(set(counts) - {image.label for image in sound}):
+        lost = messages.count_images(counts[label])
+        yield _of_set(Level.ERROR, FindingKind.LABEL, f"class {label} is lost: of its {lost} none can be used")
+
+
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name images without a class next to others that have one."""
-    bare = [image for image in images if image.label is None]
-    if len(bare) < len(images):
-        for image in bare:
+    """Name images without a class next to others that have one, in their split or in none; a split may have no classes at all."""
+    labelled = {image.split for image in images if image.label is not None}
+    without = Counter(image.split for image in images if image.split not in labelled)
+    for image in images if labelled else ():
+        if image.label is None and (image.split is None or image.split in labelled):
             yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class, but other pictures have")
+    for split, count in without.items():
+        if labelled and split is not None:
+            yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(count)} of {split} without a class")
 
 
 def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:

@@ -20,9 +20,11 @@ class FindingKind(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     BROKEN = "broken"
+    PASSED = "passed"  # lies in the folders, but is not read
     EXTENSION = "extension"  # belongs to another format than the content
     SIZE = "size"
     PLAIN = "plain"  # of one colour
+    RANGE = "range"  # a small share of what its bit depth holds
     EXIF = "exif"
     MODE = "mode"
     TWICE = "twice"  # one file, listed twice

@@ -131,6 +131,7 @@ def advise(
         features.append(outputs)
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
+    callbacks.phase("measuring layers")
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(layers_extractor.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())

@@ -25,11 +25,12 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 `config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); words that commands share stand in `cli.options`.
 
 Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
-130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program.
+130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program. A command that writes files while
+it emits rows calls `cli.finish_files` first: then it goes on to the end, whoever reads.
 """
 
 from cnnkit.cli import options
-from cnnkit.cli.command import command
+from cnnkit.cli.command import command, image_command
 from cnnkit.cli.input import images, reading, reading_each, truth
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
@@ -39,6 +40,7 @@ from cnnkit.cli.output import (
     emit_lines,
     emit_report,
     emit_tables,
+    finish_files,
     for_people,
     gate,
     gated,
@@ -60,9 +62,11 @@ __all__ = [
     "emit_lines",
     "emit_report",
     "emit_tables",
+    "finish_files",
     "for_people",
     "gate",
     "gated",
+    "image_command",
     "images",
     "labelled_images",
     "model_first",

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,15 +17,30 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import QUIET, VERSION, typer_option
-from cnnkit.cli.streams import notices, stdout_for_data_only, terminated_like_interrupted
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
+from cnnkit.cli.streams import (
+    ReaderGoneError,
+    interruptible,
+    notices,
+    noticing_that_the_reader_is_gone,
+    standard_streams,
+    stdout_for_data_only,
+    terminated_like_interrupted,
+)
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
-def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+def image_command(function: Callable[..., None]) -> Callable[..., NoReturn]:
+    """Turn a function that decodes images into a program, as `command` does, with the option `--max-pixels`."""
+    return command(function, decodes=True)
+
+
+def command(function: Callable[..., None], *, decodes: bool = False) -> Callable[..., NoReturn]:
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
@@ -33,6 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 
     Args:
         function: The body of the command. Its file's name gives the command's name.
+        decodes: It decodes images: `--max-pixels` bounds them.
 
     Returns:
         The entry point. It takes an optional list of arguments, and always exits.
@@ -42,17 +58,28 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, Mapping[str, Any], frozenset[str]]] = []
+    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
-    def note(*, context: typer.Context, quiet: bool, version: bool, **words: Any) -> None:  # noqa: ANN401 - whatever the command declares
+    def note(
+        *,
+        context: typer.Context,
+        quiet: bool,
+        version: bool,
+        max_pixels: int | None = None,
+        **words: Any,  # noqa: ANN401 - whatever the command declares
+    ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
         _demand_finite(context, {name: words[name] for name in given})
-        asked.append((quiet, words, given))
+        asked.append((quiet, max_pixels, words, given))
 
+    if decodes:
+        declared.append(
+            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
+        )
     declared += [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QUIET),
@@ -62,6 +89,8 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
     note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     del note.__wrapped__  # or inspect would look past the signature above
 
+    flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
+
     def run(argv: Sequence[str] | None) -> int:
         # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
         app = typer.Typer(
@@ -70,17 +99,34 @@ def command(function: Callable[..., None]) -> Callable[..., NoReturn]:
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
         asked.clear()
-        status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+        with noticing_that_the_reader_is_gone():
+            status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, words, given in asked:
-            with manners(name, quiet=quiet):
+        for quiet, max_pixels, words, given in asked:
+            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
-        sys.exit(_guarded(name, lambda: run(argv)))
+        words = sys.argv[1:] if argv is None else argv
+        with standard_streams():
+            cache.keep_inside()
+            status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
+        sys.exit(status)
 
     return program
+
+
+@contextlib.contextmanager
+def _bounded(pixels: int | None) -> Generator[None]:
+    """Refuse images of more pixels; by default the bound is Pillow's."""
+    if pixels is None:
+        yield
+        return
+    from cnnkit.data import decode
+
+    with decode.at_most(pixels):
+        yield
 
 
 def _demand_finite(context: typer.Context, given: Mapping[str, Any]) -> None:
@@ -147,12 +193,18 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int]) -> int:
-    """Run, and turn whatever comes out into an exit status and at most one line."""
+def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = (), words: Sequence[str] = ()) -> int:
+    """Run, and turn whatever comes out into an exit status and at most one line.
+
+    Args:
+        name: The command's.
+        call: Its work.
+        remedies: The options that it has, for advice.
+        words: Of the command line, for advice.
+    """
     try:
         status = call()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # a help that nobody reads any more must fail here, not when the interpreter exits
+        sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
     except UsageError as error:
         if not rank():  # all read the same command line
             complain(name, str(error))
@@ -163,25 +215,60 @@ def _guarded(name: str, call: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGoneError):
         _silence_stdout()
         return 141
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:
-        reason = error.strerror or str(error)
-        complain(_speaker(name), f"{error.filename}: {reason}" if error.filename else reason)
+        reason = error.strerror or next((str(word) for word in error.args if word), "input or output failed")
+        complain(_speaker(name), f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason)
         return 1
     except Exception as error:
+        if _interrupted(error):  # in the middle of an import, which made another error of it
+            complain(name, "interrupted")
+            return 130
         # typer's usage errors: its own click is private, what they share is this method
         format_message = getattr(error, "format_message", None)
         if format_message is None:
-            raise
+            from cnnkit.engine import device_errors  # here, since --help needs none of it
+
+            found = device_errors.explained(error, remedies=remedies)
+            if found is None:
+                raise
+            complain(_speaker(name), str(found))
+            return found.exit_status
         _drop_unrelated(error)
         if not rank():
-            complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
+            message = _plain(format_message().rstrip("."))
+            complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
         return 2
     return status
+
+
+def _is_path(filename: object) -> bool:
+    """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
+    return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error came of."""
+    for _ in range(100):  # chains can be circles
+        if error is None:
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_MODEL_MISSING = "missing option '--model'"
+
+
+def _model_among(words: Sequence[str]) -> str:
+    """Propose the option for a model that stands on the command line without it."""
+    model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
+    return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
 def _speaker(name: str) -> str:
@@ -228,14 +315,16 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
         stack.enter_context(notices(name, level=level))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet)))
+        activity = Activity(enabled=wanted(quiet=quiet) and not rank())
+        out = stack.enter_context(activity.watching(out))
+        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
         try:
             yield
         except BaseException:
             with contextlib.suppress(OSError):  # what was wrong first is what is reported
                 out.flush()
             raise
-        out.flush()
+        run.settle()
     if run.skipped:
         complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
         raise typer.Exit(3)

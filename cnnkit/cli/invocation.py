@@ -4,17 +4,67 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator
-from typing import TextIO
+from typing import Any, TextIO, cast
+
+from cnnkit.cli.activity import Activity
+from cnnkit.cli.escaping import printable
+
+
+class Unfailing:
+    """A stream whose first error is kept: what is written from then on is dropped, and whoever writes goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, as long as that works."""
+        if self.error is None:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self.error = error
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, as long as that works."""
+        if self.error is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self.error = error
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+        return getattr(self._stream, name)
 
 
 class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
 
-    def __init__(self, name: str, out: TextIO, *, quiet: bool) -> None:
+    def __init__(self, name: str, out: TextIO, *, quiet: bool, activity: Activity | None = None) -> None:
         self.name = name
+        self.activity = activity or Activity(enabled=False)
         self.out = out
         self.quiet = quiet
         self.skipped = 0
+        self.passed_over: list[
+            tuple[str, str]
+        ] = []  # images that a search of folders did not take, and what can be done
+
+    def finish_files(self) -> None:
+        """From now on, go on to the end though nobody reads the output: files were asked for, too."""
+        if not isinstance(self.out, Unfailing):
+            self.out = cast(TextIO, Unfailing(self.out))
+
+    def settle(self) -> None:
+        """Report, once the files are written, that output could not be written.
+
+        Raises:
+            OSError: What the first write raised, a BrokenPipeError where its reader went away.
+        """
+        self.out.flush()
+        if isinstance(self.out, Unfailing) and self.out.error is not None:
+            raise self.out.error
 
     @property
     def drawing(self) -> bool:
@@ -48,6 +98,7 @@ def rank() -> int:
 
 
 def complain(name: str, message: str) -> None:
-    """Say one line on stderr, whatever happens: errors and skipped images."""
-    with contextlib.suppress(BrokenPipeError):
-        print(f"{name}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
+    """Print one line on stderr, whatever happens: errors and skipped images. Control characters are shown as escapes."""
+    line = printable(" ".join(message.split("\n")))
+    with contextlib.suppress(OSError):
+        print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

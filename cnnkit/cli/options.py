@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cnnkit.choices import FolderReading
 from cnnkit.option_fields import OptionSpec as OptionField
 from cnnkit.option_fields import batch_option, device_option, jobs_option, option_of, seed_option
 
@@ -30,7 +31,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A picture, a folder (label = the folder directly below it), a manifest (.tsv, .csv or .jsonl), a list of paths "
+        help="A picture, a folder of class folders (also in train/, val/, test/), a manifest (.tsv, .csv or .jsonl), a list of paths "
         "(.txt), or - for a list on standard input.",
     ),
 ]
@@ -42,6 +43,15 @@ Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Only this part: rows of a manifest, or the subfolder NAME/."),
 ]
+Folders = Annotated[
+    FolderReading | None,
+    typer.Option(
+        "--folders",
+        show_default=False,
+        help="What the folders in a folder are: classes, or splits with class folders in them. "
+        "[default: splits if they are called train, val, test, fold0, ...]",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
 Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
@@ -49,7 +59,11 @@ Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_opt
 Batch = Annotated[int, typer_option(option_of("batch", int, batch_option()))]
 Errors = Annotated[
     Path | None,
-    typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
+    typer.Option(
+        "--errors",
+        metavar="FILE",
+        help="Also write skipped pictures, and images that a search of folders did not take, with their reasons here, as TSV.",
+    ),
 ]
 #: Of commands that follow gradients through a network.
 DifferentiableModel = Annotated[
@@ -92,6 +106,17 @@ TruthSource = Annotated[
         "the name of the folder that holds it.",
     ),
 ]
+#: Of commands that decode images.
+MAX_PIXELS = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Skip images of more pixels, before they are decoded. [default: 178956970]",
+    ),
+]
 QUIET = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices and no progress; errors and skipped pictures are still named.")
 ]
@@ -99,25 +124,18 @@ QUIET = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        versions = {
-            name: _version_of(name) for name in ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
-        }
-        print(", ".join(f"{name} {version}" for name, version in versions.items() if version))  # noqa: T201 - the version is data
+        from cnnkit.engine import versions  # --version alone pays for it
+
+        print(versions.line())  # noqa: T201 - the version is data
         raise typer.Exit
-
-
-def _version_of(distribution: str) -> str | None:
-    from importlib import metadata  # --version alone pays for it
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 VERSION = Annotated[
     bool,
     typer.Option(
-        "--version", is_eager=True, callback=_print_version, help="Print the versions of cnnkit, torch and onnxruntime."
+        "--version",
+        is_eager=True,
+        callback=_print_version,
+        help="Print the versions of cnnkit, torch, onnxruntime, CUDA, cuDNN and driver, and the GPUs: a line for a bug report.",
     ),
 ]

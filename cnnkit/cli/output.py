@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.callbacks import Callbacks
+from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
+from cnnkit.cli.escaping import json_printable, printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
@@ -26,7 +27,8 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
     rows = (as_mapping(record) for record in records)
     if as_json:
         for row in rows:
-            run.out.write(_json_line(row))
+            line = _json_line(row)
+            run.out.write(json_printable(line[:-1]) + "\n" if run.drawing else line)
     elif run.drawing:
         draw(rows, run.out, columns)
     else:
@@ -72,9 +74,9 @@ def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
 
 def emit_lines(lines: Iterable[str]) -> None:
     """Write lines of text to stdout as they come, for output that is no table."""
-    out = current().out
+    run = current()
     for line in lines:
-        out.write(line + "\n")
+        run.out.write((printable(line) if run.drawing else line) + "\n")
 
 
 def notice(message: str) -> None:
@@ -82,8 +84,16 @@ def notice(message: str) -> None:
     logging.getLogger("cnnkit").info(message)
 
 
+def finish_files() -> None:
+    """Let the command go on to its end where the reader of its rows goes away (`| head`), since files are made with them.
+
+    The status is 141 all the same, once they are written.
+    """
+    current().finish_files()
+
+
 @contextlib.contextmanager
-def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int, int | None], None]]:
+def progress(label: str, *, streaming: bool = False) -> Generator[Progress]:
     """Show a bar with rate and time left on stderr, when that is a terminal.
 
     Args:
@@ -93,40 +103,61 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Callable[[int,
     Yields:
         A function to call with how many are done, and of how many (None where nobody knows).
     """
+    with _bar(label, streaming=streaming) as (shown, _):
+        yield shown
+
+
+@contextlib.contextmanager
+def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
+    """Show a bar, as `progress` does; gives a function more, to call with what is done from then on."""
     run = current()
     if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
-        yield lambda _done, _total: None
+        run.activity.name(label)
+        yield ignore_progress, run.activity.name
         return
 
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
 
-    bar = Progress(
-        TextColumn("{task.description}"),
+    class Count(MofNCompleteColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total is not None or task.completed else Text("")
+
+    bar = Bar(
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        Count(),
         Rate(),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
         redirect_stdout=False,
     )
-    task = bar.add_task(label, total=None, visible=False)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+    task = bar.add_task(printable(label), total=None)
+
+    def show(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+
+    def begin(name: str) -> None:
+        nonlocal task
+        bar.remove_task(task)
+        task = bar.add_task(printable(name), total=None)  # a total cannot be taken back
+
+    with run.activity.covered(), bar:
+        yield show, begin
 
 
 @contextlib.contextmanager
@@ -134,7 +165,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
     """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
 
     Args:
-        errors: Where to write `path reason` rows as well. The file is written even when nothing was skipped.
+        errors: Where to write `path reason` rows as well, and after them the images that a search of folders passed over (HEIC without
+            the extra, camera raw, ...). The file is written even when nothing was skipped.
 
     Yields:
         A function to call with the path of the image and the reason.
@@ -143,6 +175,8 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
     run = current()
     rows: list[tuple[str, str]] = []
+    if errors is not None:
+        finish_files()
 
     def skip(path: str, reason: str) -> None:
         run.skipped += 1
@@ -153,7 +187,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         yield skip
     finally:
         if errors is not None:
-            tsv.save(errors, ["path", "reason"], rows)
+            tsv.save(errors, ["path", "reason"], [*rows, *run.passed_over])
 
 
 @contextlib.contextmanager
@@ -165,16 +199,19 @@ def callbacks(
     Args:
         label: What is going on, for the bar.
         errors: Where to write skipped images and their reasons as well.
-        epochs_as_json: Write every epoch to stdout at once, as a record.
+        epochs_as_json: Write every epoch to stdout at once, as a record; the training goes on where nobody reads them.
         streaming: As `progress`.
     """
+
+    if epochs_as_json:
+        finish_files()
 
     def report(epoch: object) -> None:
         if epochs_as_json:
             emit([epoch], as_json=True)
 
-    with skipping(errors if rank() == 0 else None) as skip, progress(label, streaming=streaming) as shown:
-        yield Callbacks(progress=shown, skip=skip, report=report)
+    with skipping(errors if rank() == 0 else None) as skip, _bar(label, streaming=streaming) as (shown, phase):
+        yield Callbacks(progress=shown, phase=phase, skip=skip, report=report)
 
 
 @contextlib.contextmanager
@@ -241,4 +278,9 @@ def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
 
     console = Console(file=current().out, highlight=False)
     for line in lines:
-        console.print(Text.assemble(*line), no_wrap=True, overflow="ignore", crop=False)
+        console.print(
+            Text.assemble(*((printable(text), style) for text, style in line)),
+            no_wrap=True,
+            overflow="ignore",
+            crop=False,
+        )

@@ -1,12 +1,150 @@
-"""What is put in place around the body of a command, and put back afterwards: signals, stdout, notices."""
+"""What is put in place around a command, and put back afterwards: standard streams, signals, notices."""
 
 import contextlib
+import io
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Generator
+from types import FrameType
 from typing import NoReturn, TextIO
+
+from cnnkit.cli.escaping import printable
+
+_STDOUT = "standard output"
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads standard output any more. Not an OSError: typer would end with status 1."""
+
+
+class _Output(io.RawIOBase):
+    """A descriptor to write to. A failure names the stream; where it is non-blocking, writing waits."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__()
+        self._descriptor, self._name = descriptor, name
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override] # any buffer
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:
+            select.select([], [self._descriptor], [], 1)
+            return 0  # it is asked again
+        except OSError as error:
+            error.filename = self._name
+            return self._failed(error, len(data))
+
+    def _failed(self, error: OSError, _size: int) -> int:
+        raise error
+
+
+class _Stderr(_Output):
+    """Standard error that may be full or without a reader: what cannot be written is lost, and ends no run."""
+
+    def _failed(self, error: OSError, size: int) -> int:
+        return size
+
+
+class _Help(_Output):
+    """Standard output while typer writes help, versions and completions there."""
+
+    def _failed(self, error: OSError, _size: int) -> int:
+        if isinstance(error, BrokenPipeError):
+            raise ReaderGoneError from error
+        raise error
+
+
+def _text(raw: _Output, *, encoding: str = "utf-8", errors: str = "surrogateescape") -> TextIO:
+    buffered = io.BufferedWriter(raw)  # type: ignore[type-var] # its stub asks for more than it uses
+    return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="\n", line_buffering=True)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Generator[None]:
+    """Give a command all three streams: one that is closed is as /dev/null, and stderr never fails."""
+    with contextlib.ExitStack() as stack:
+        for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+            if getattr(sys, name) is None:  # closed when Python started
+                _open_null(number)
+                stream = os.fdopen(number, mode, encoding="utf-8", errors="surrogateescape", closefd=False)
+                stack.callback(setattr, sys, name, None)
+                setattr(sys, name, stream)
+        if _has_descriptor(sys.stderr):
+            stack.callback(setattr, sys, "stderr", sys.stderr)
+            encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+            raw = _Stderr(sys.stderr.fileno(), "standard error")
+            sys.stderr = _text(raw, encoding=encoding, errors="backslashreplace")
+        yield
+
+
+def _open_null(number: int) -> None:
+    """Open /dev/null under a number, unless it is open."""
+    try:
+        os.fstat(number)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened == number:
+            os.set_inheritable(number, True)
+        else:
+            os.dup2(opened, number)
+            os.close(opened)
+
+
+@contextlib.contextmanager
+def noticing_that_the_reader_is_gone() -> Generator[None]:
+    """Let what is written to standard output raise ReaderGoneError in place of BrokenPipeError."""
+    if not _has_descriptor(sys.stdout):
+        yield
+        return
+    previous = sys.stdout
+    previous.flush()
+    errors = "surrogateescape" if previous.errors == "strict" else previous.errors or "surrogateescape"
+    sys.stdout = _text(_Help(previous.fileno(), _STDOUT), encoding=previous.encoding, errors=errors)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = previous
+
+
+@contextlib.contextmanager
+def interruptible() -> Generator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, where until now it ended the process (see `tools/__init__.py`)."""
+    previous = signal.getsignal(signal.SIGINT)
+    if not callable(previous) or not getattr(previous, "before_work", False):
+        yield
+        return
+    end = previous
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        importer = None
+        inner = frame
+        while inner is not None:
+            if inner.f_code.co_filename.startswith("<frozen importlib"):
+                importer = inner.f_back
+            inner = inner.f_back
+        # A command imports before it works; in an import, the exception could be swallowed, or become another one
+        if importer is not None and importer.f_globals.get("__name__", "").startswith("cnnkit_tools."):
+            end(number, frame)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager
@@ -41,7 +179,7 @@ def stdout_for_data_only() -> Generator[TextIO]:
         return
     kept = os.dup(descriptor)
     os.dup2(sys.stderr.fileno() if _has_descriptor(sys.stderr) else 2, descriptor)
-    out = os.fdopen(kept, "w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1, closefd=False)
+    out = _text(_Output(kept, _STDOUT))
     previous, sys.stdout = sys.stdout, sys.stderr
     try:
         yield out
@@ -69,8 +207,8 @@ class _ToStderr(logging.Handler):
     """Print to whatever stderr is at the moment: while a bar is drawn, rich keeps lines from running into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
+        with contextlib.suppress(OSError):
+            print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
 
 
 @contextlib.contextmanager
@@ -79,13 +217,16 @@ def notices(name: str, *, level: int) -> Generator[None]:
     logger = logging.getLogger("cnnkit")
     handler = _ToStderr()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
-    before, propagate = logger.level, logger.propagate
+    before, propagate, last_resort = logger.level, logger.propagate, logging.lastResort
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+    if not sys.warnoptions:  # what other libraries log is for their developers, as their warnings are
+        logging.lastResort = logging.NullHandler()
     try:
         yield
     finally:
+        logging.lastResort = last_resort
         logger.removeHandler(handler)
         logger.setLevel(before)
         logger.propagate = propagate

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from cnnkit.cli.escaping import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.measure import Measurement
@@ -94,7 +96,7 @@ def _draw_piece(
     for place, column in foldable.items():
         here[column] = table.columns[place].width = longest + shares[place]
     if title and not widths:
-        console.print(title, style="bold", markup=False)
+        console.print(printable(title), style="bold", markup=False)
     console.print(table)
     return here
 
@@ -111,7 +113,8 @@ def _listed(row: Mapping[str, Any], out: TextIO, columns: Sequence[str]) -> bool
         return False
     widest = max(map(len, columns))
     for column in columns:
-        console.print(Text.assemble((column.ljust(widest), "bold"), "  ", drawn_cell(row[column])), soft_wrap=True)
+        shown = printable(drawn_cell(row[column]))
+        console.print(Text.assemble((printable(column.ljust(widest)), "bold"), "  ", shown), soft_wrap=True)
     return True
 
 
@@ -128,8 +131,9 @@ def _table(
     from rich.cells import cell_len
     from rich.table import Table
 
-    cells = [[cell(row[column]) if tight else drawn_cell(row[column]) for column in columns] for row in rows]
-    headers = {column: column.replace("_", "\n") for column in columns}
+    written = cell if tight else drawn_cell
+    cells = [[printable(written(row[column])) for column in columns] for row in rows]
+    headers = {column: printable(column).replace("_", "\n") for column in columns}
     here = {
         column: max([widths.get(column, 0), *map(len, headers[column].split("\n")), *map(cell_len, texts)])
         for column, *texts in zip(columns, *cells, strict=True)
@@ -147,7 +151,7 @@ def _table(
         # Half a number on the next line is another number, and half a name is none; a long path may be cut
         whole = numeric or here[column] <= longest
         table.add_column(
-            headers[column],
+            Text(headers[column]),
             justify="right" if numeric else "left",
             vertical="bottom",
             overflow="fold",

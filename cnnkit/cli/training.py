@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnkit.choices import FolderReading
 from cnnkit.cli.input import refuse_terminal
-from cnnkit.cli.invocation import rank
+from cnnkit.cli.invocation import current, rank
 from cnnkit.cli.output import emit
 from cnnkit.errors import UsageError
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def labelled_images(
-    sources: list[str] | None, *, val: list[str] | None, hold_out: str | None = None
+    sources: list[str] | None,
+    *,
+    val: list[str] | None,
+    hold_out: str | None = None,
+    folders: FolderReading | None = None,
 ) -> "TrainValImages":
     """Find the images that the words on the command line name, for training and for validation.
 
@@ -22,12 +27,18 @@ def labelled_images(
         UsageError: There is no source, and standard input is a terminal; or as `train_val.find`.
         CnnkitError: As `train_val.find`.
     """
-    from cnnkit.data import train_val
+    from cnnkit.data import search_log, train_val
 
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
     stdin = sys.stdin.buffer if sys.stdin else None
-    return train_val.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin)
+    heard = search_log.SearchLog(unread=current().passed_over)
+    try:
+        return train_val.find(
+            sources or ["-"], val or [], hold_out=hold_out, stdin=stdin, folders=folders, search=heard
+        )
+    finally:  # how folders were read may be what was wrong
+        heard.say()
 
 
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record

@@ -17,14 +17,13 @@ from collections.abc import Callable, Generator, Set
 from pathlib import Path
 
 from cnnkit.data import tree
+from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import tsv
-
-if sys.platform != "win32":
-    import fcntl
+from cnnkit.formats import atomic, tsv
 
 COPIES_MANIFEST = "augment.tsv"
 _MAKING, _READY = ".augmenting", ".augmented"
+_RESERVED = (COPIES_MANIFEST, _MAKING, _READY)
 
 log = logging.getLogger("cnnkit")
 
@@ -43,6 +42,8 @@ def check(folder: str | Path, *, force: bool) -> None:
         raise CnnkitError(f"{folder} is no folder; choose another name")
     held = set(os.listdir(folder)) if folder.is_dir() else set()
     _check_unused(folder / _MAKING)
+    if (folder / _READY).is_symlink():
+        raise CnnkitError(f"{folder / _READY} is a link, which no run makes; remove it")
     tree.check_free(folder, force=force or _READY in held or held <= {_MAKING})
     if force or _READY in held:
         _listed_earlier(folder)
@@ -75,7 +76,7 @@ def check_place(folder: Path, path: str, replaceable: Set[str]) -> None:
     Raises:
         CnnkitError: Something is in the way, or the place lies somewhere else.
     """
-    _check_place(folder, path, replaceable, _inside(folder))
+    _check_place(folder, path, replaceable, inside(folder, reserved=_RESERVED))
 
 
 def _check_place(folder: Path, path: str, replaceable: Set[str], lies_inside: Callable[[str], bool]) -> None:
@@ -122,6 +123,8 @@ def staging_folder(folder: Path, replaceable: Set[str]) -> Generator[Path]:
 
 
 def _check_unused(made: Path) -> None:
+    if made.is_symlink():
+        raise CnnkitError(f"{made} is a link, which no run makes; remove it")
     if made.is_dir():
         with _locked(made):
             pass
@@ -130,18 +133,14 @@ def _check_unused(made: Path) -> None:
 @contextlib.contextmanager
 def _locked(made: Path) -> Generator[None]:
     """Hold a folder, where the system can; whoever held it lets go of it by ending, in whatever way."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(made, os.O_RDONLY)
+    descriptor = os.open(made, os.O_RDONLY) if sys.platform != "win32" else None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _held(made.parent) from None
+        if descriptor is not None and not atomic.lock(descriptor):
+            raise _held(made.parent)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _held(folder: Path) -> CnnkitError:
@@ -152,8 +151,11 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
     ready = folder / _READY
     try:
         if (ready / COPIES_MANIFEST).is_file():  # else all is done but for the empty folder
-            left, lies_inside = set(replaceable), _inside(folder)
+            left, lies_inside = set(replaceable), inside(folder, reserved=_RESERVED)
+            made_here = inside(ready)
             for row in tsv.load(ready / COPIES_MANIFEST, required=["path"]):
+                if not made_here(row["path"]):
+                    raise CnnkitError(f"{ready / COPIES_MANIFEST} lists {row['path']}, which is not below {ready}")
                 left.discard(row["path"])
                 if os.path.lexists(ready / row["path"]):
                     # Time may have passed since it was looked at
@@ -181,7 +183,7 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
     listed = folder / COPIES_MANIFEST
     if not listed.is_file():
         return frozenset()
-    found, lies_inside = set(), _inside(folder)
+    found, lies_inside = set(), inside(folder, reserved=_RESERVED)
     for row in tsv.load(listed, required=["path", "source", "copy"]):
         path = row["path"]
         if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):
@@ -191,19 +193,3 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
             raise CnnkitError(f"{listed} lists {path}, which is no file; drop its row, or choose another folder")
         found.add(path)
     return frozenset(found)
-
-
-def _inside(folder: Path) -> Callable[[str], bool]:
-    """Give a function that tells whether a place, as seen from a folder, is below it, links followed."""
-    real = os.path.realpath(folder)
-    known: dict[str, bool] = {}  # realpath asks the disk for every step of a path
-
-    def lies_inside(path: str) -> bool:
-        if os.path.isabs(path) or os.pardir in path.split("/") or path in ("", os.curdir, COPIES_MANIFEST):
-            return False
-        below = os.path.dirname(path)
-        if below not in known:
-            known[below] = os.path.commonpath([real, os.path.realpath(folder / below)]) == real
-        return known[below]
-
-    return lies_inside

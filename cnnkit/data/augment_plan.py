@@ -13,24 +13,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cnnkit import class_names
 from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
+from cnnkit.data.image_formats import FORMATS
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
 
 #: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
-    "JPEG": (decode.FORMATS["JPEG"], {"quality": 95}),
+    "JPEG": (FORMATS["JPEG"], {"quality": 95}),
     "PNG": (frozenset({".png"}), {}),
     "BMP": (frozenset({".bmp"}), {}),
-    "TIFF": (decode.FORMATS["TIFF"], {"compression": "tiff_deflate"}),
-    "WEBP": (decode.FORMATS["WEBP"], {"lossless": True}),
+    "TIFF": (FORMATS["TIFF"], {"compression": "tiff_deflate"}),
+    "WEBP": (FORMATS["WEBP"], {"lossless": True}),
     "PPM": (frozenset({".ppm", ".pnm"}), {}),
 }
 
@@ -141,13 +144,14 @@ def _records(
     place = placing(images)
     taken: set[str] = set()
     total, used = len(images) if isinstance(images, Sized) else None, 0
-    originals = reader.read(images, decode.read, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
-    for done, (image, original) in enumerate(originals, start=1):
-        if isinstance(original, BadImageError):
-            callbacks.skip(image.path, str(original))
+    identities = reader.read(images, _identity, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
+    for done, (image, identity) in enumerate(identities, start=1):
+        if isinstance(identity, BadImageError):
+            callbacks.skip(image.path, str(identity))
         else:
             used += 1
-            for copy in named(image, original.format, plan.draws(original.fingerprint), place=place, plan=plan):
+            file_format, fingerprint = identity
+            for copy in named(image, file_format, plan.draws(fingerprint), place=place, plan=plan):
                 if copy.path in taken:
                     raise claimed_twice(copy)
                 taken.add(copy.path)
@@ -157,18 +161,26 @@ def _records(
         raise CnnkitError("no picture could be used")
 
 
+def _identity(path: str) -> tuple[str, str]:
+    """Read an image to its end, and keep only its format and fingerprint."""
+    original = decode.read(path)
+    return original.format, original.fingerprint
+
+
 # ---------------------------------------------------------------- names
 
 
 def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
     """Find out where below the folder of copies an image's own folder is.
 
-    With a label it is the label, then what lies below the folder of that name. Without one it is what the folder has beyond the
+    With a label it is the label, then what lies below the folder of that name; before it the folder of the split, where images of
+    several splits lie in such folders. Without one it is what the folder has beyond the
     folder that all images without label have in common; of a list that is still being read, the folder as it was named.
     """
     known = images if isinstance(images, Sequence) else []
     bare = {os.path.dirname(os.path.abspath(image.path)) for image in known if image.label is None}
     common = os.path.commonpath(bare) if bare else None
+    divided = len({image.split for image in known}) > 1
 
     def place(image: ImageFile) -> str:
         folder = os.path.dirname(image.path)
@@ -181,8 +193,11 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
             raise CnnkitError(
                 f"class {image.label!r} cannot be the name of a folder; call it otherwise in the manifest"
             )
-        below = splits[splits.index(image.label) + 1 :] if image.label in splits else splits
-        return "/".join([image.label, *below])
+        names = [class_names.normal(each) for each in splits]
+        at = names.index(image.label) if image.label in names else None
+        below = splits if at is None else splits[at + 1 :]
+        own = [image.split] if divided and at and image.split and splits[at - 1] == image.split else []
+        return "/".join([*own, image.label, *below])
 
     return place
 
@@ -208,8 +223,9 @@ def named(
     stem, extension = stem_and_extension(name, file_format)
     digits = max(2, len(str(plan.copies)))
     copies = [
-        PlannedCopy("/".join(filter(None, (folder, f"{stem}~{number:0{digits}d}{extension}"))), image, number, draw)
+        PlannedCopy("/".join(filter(None, (folder, file_name))), image, number, draw)
         for number, draw in enumerate([AugmentParams(), *draws])
+        for file_name in [atomic.fitting_name(stem, f"~{number:0{digits}d}{extension}")]
     ]
     if not plan.keep:
         return copies[1:]

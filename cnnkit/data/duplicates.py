@@ -4,11 +4,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from cnnkit import files
 from cnnkit.data import decode
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.errors import BadImageError
@@ -29,27 +29,29 @@ class ExaminedFile:
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes | None = None  # LOOK_SIDE² bits, packed; None unless asked for
+    misnamed: str | None = None  # how its extension contradicts its content
 
 
 def examine(path: str, *, look: bool = False) -> ExaminedFile:
-    """Read a file once; hash it, decode it to the end, and compare its content with its extension.
+    """Read a file once; hash it, decode it to the end by its content, and compare that with its extension.
 
     Args:
         path: The file.
         look: Compute the perceptual hash too.
 
     Raises:
-        BadImageError: As `decode.load`, or its extension belongs to another format than its content.
+        BadImageError: As `decode.load`.
     """
     try:
-        content = Path(path).read_bytes()
+        content = files.read_regular(path)
     except OSError as error:
         raise BadImageError(decode.reason(path, error)) from error
     with decode.opened(path, content) as image:
-        decode.check_name(path, str(image.format))
-        image.load()
+        decode.load_pixels(image, path)
         return ExaminedFile(
-            hashlib.sha256(content).digest(), perceptual_hash(decode.upright_rgb(image)) if look else None
+            hashlib.sha256(content).digest(),
+            perceptual_hash(decode.upright_rgb(image)) if look else None,
+            decode.misnamed(path, str(image.format)),
         )
 
 

@@ -1,37 +1,15 @@
-"""Images read and decoded in threads, and the memory that the threads share: one that needs more than is left waits."""
+"""Images read and decoded in threads, which share one budget of memory."""
 
-import contextlib
 import os
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from cnnkit.data import memory
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
-
-
-class MemoryBudget:
-    """So many bytes, of which threads take some for a while; one of them may need more than there are."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._taken, self._changed = size, 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, size: int) -> Generator[None]:
-        """Take some bytes for a while."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
-            self._taken += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= size
-                self._changed.notify_all()
-
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -76,9 +54,12 @@ def each(
 
     def attempt(item: S) -> T | BadImageError:
         try:
-            return load(item)
+            with memory.item():
+                return load(item)
         except BadImageError as error:
             return error
+        except MemoryError:
+            return BadImageError("not enough memory for it")
 
     coming = iter(items)
     executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")

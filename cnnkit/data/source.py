@@ -6,38 +6,26 @@ A folder is read like this (a name's first folder is its label, deeper folders d
     photos/cat/kittens/2.JPG    -> label cat
     photos/3.png                -> no label
 
-and with `split="val"` the same below `photos/val/`.
+With folders that are called as splits are (`split_names`) it is a split dataset, the same in every command:
+
+    photos/train/cat/1.jpg      -> split train, label cat
+    photos/val/dog/2.jpg        -> split val, label dog
+
+`folder_layout` decides, `SearchLog` tells people what was not plain, and what was passed over.
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit.choices import FolderReading
+from cnnkit.data import folder_search, image_formats
+from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, manifest, tables
-
-#: What a folder is searched for, in any case of letters.
-EXTENSIONS = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".avif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +33,22 @@ class ImageFile:
     """A file to be read as an image; `path` opens from the current folder."""
 
     path: str
-    label: str | None = None
+    label: str | None = None  # in the one form that `class_names` gives it
     split: str | None = None
     group: str | None = None
+    written: str | None = field(
+        default=None, compare=False
+    )  # the label as its folder or manifest has it, where that differs
 
 
 def find(
-    sources: Iterable[str], *, split: str | None = None, stdin: BinaryIO | None = None, null: bool = False
+    sources: Iterable[str],
+    *,
+    split: str | None = None,
+    stdin: BinaryIO | None = None,
+    null: bool = False,
+    folders: FolderReading | None = None,
+    search: SearchLog | None = None,
 ) -> list[ImageFile] | Iterator[ImageFile]:
     """Find the images that sources name, folders in the order of their names, the rest as given.
 
@@ -61,6 +58,8 @@ def find(
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Where `-` reads from.
         null: The list on standard input is separated by NUL instead.
+        folders: What the folders in a folder are; by default their names say.
+        search: Hears what was passed over and how folders were read; without it, notices are logged here.
 
     Returns:
         A list; with `-` among the sources an iterator, which reads no further than it is asked.
@@ -70,23 +69,38 @@ def find(
         CnnkitError: A source does not exist or holds no image.
     """
     sources = list(sources)
+    heard = SearchLog() if search is None else search
+    found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=heard)
+    return found if search is not None else said(found, heard)
+
+
+def _found_in(
+    sources: list[str],
+    *,
+    split: str | None,
+    stdin: BinaryIO | None,
+    null: bool,
+    folders: FolderReading | None,
+    search: SearchLog,
+) -> list[ImageFile] | Iterator[ImageFile]:
     if sources.count("-") > 1:
         raise UsageError("standard input (-) can be read once")
     if "-" not in sources:
-        return [image for source in sources for image in _one(source, split)]
+        return [image for source in sources for image in _one(source, split, folders, search)]
     assert stdin is not None, "a caller that takes - hands over standard input"
     return chain.from_iterable(
-        _from_list(stdin, split, null=null) if source == "-" else _one(source, split) for source in sources
+        _from_list(stdin, split, null=null, search=search) if source == "-" else _one(source, split, folders, search)
+        for source in sources
     )
 
 
-def _one(source: str, split: str | None) -> list[ImageFile]:
+def _one(source: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
     if os.path.isdir(source):
-        return _folder(source, split)
+        return _folder(source, split, folders, search)
     if not os.path.exists(source):
         raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
     if manifest.is_manifest(source):
-        return _manifest(source, split)
+        return _manifest(source, split, search)
     archives.refuse(source)
     if split is not None:
         raise UsageError(
@@ -95,48 +109,58 @@ def _one(source: str, split: str | None) -> list[ImageFile]:
     return [ImageFile(source)]
 
 
-def _folder(folder: str, split: str | None) -> list[ImageFile]:
-    root = folder
+def _folder(folder: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
+    """Find the images of a folder, or of one split in it."""
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            splits = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
+            splits = ", ".join(folder_search.subfolders(folder)[:8])
             raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
+        return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
+    layout = folder_search.folder_layout(folder, folders)
+    if not layout.splits:
+        search.readings += layout.remarks
+        return _sorted(_found(folder, folder_search.scan(folder), None, search), folder, search)
+    scans = {name: folder_search.scan(os.path.join(folder, name)) for name in layout.splits}
     images = [
-        ImageFile(path, _label(path, root), split)
-        for path in _below(root)
-        if has_image_extension(os.path.basename(path))
+        image
+        for name, scanned in scans.items()
+        for image in _found(os.path.join(folder, name), scanned, name, search, whole=folder)
     ]
+    # What lies between the splits belongs to none of them, and has no class
+    images += _found(folder, folder_search.scan(folder, deep=False), None, search)
+    search.readings += [*layout.remarks, *_about_unlabelled(folder, images)]
+    return _sorted(images, folder, search)
+
+
+def _about_unlabelled(folder: str, images: Sequence[ImageFile]) -> Iterator[str]:
+    """Say which splits hold images without class folders: they may be classes that are called like splits."""
+    labelled = {image.split for image in images if image.label is not None}
+    bare = sorted({image.split for image in images if image.split is not None} - labelled)
+    if bare:
+        names = " and ".join(f"{name}/" for name in bare)
+        instead = "" if labelled else "; --folders classes takes the folders for classes"
+        yield f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class{instead}"
+
+
+def _found(
+    root: str, scanned: folder_search.Scan, split: str | None, search: SearchLog, *, whole: str | None = None
+) -> list[ImageFile]:
+    """Label the images below a folder by the folders that lie in it, and note what else was there."""
+    search.note(whole or root, root, scanned)
+    images = []
+    for path in scanned.images:
+        label, written = search.label(folder_search.first_folder(path, root))
+        images.append(ImageFile(path, label, split, None, written))
+    return images
+
+
+def _sorted(images: list[ImageFile], root: str, search: SearchLog) -> list[ImageFile]:
     if not images:
-        raise CnnkitError(f"{root}: no pictures in it (looked for {' '.join(sorted(EXTENSIONS))})")
+        there = search.passed_over_in(root)
+        looked = " ".join(sorted(image_formats.EXTENSIONS))
+        raise CnnkitError(f"{root}: no images in it ({there or f'looked for {looked}'})")
     return sorted(images, key=lambda image: name_order(image.path))
-
-
-def has_image_extension(name: str) -> bool:
-    """Say whether a search of folders takes a file of this name for an image."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _label(path: str, root: str) -> str | None:
-    first, *deeper = os.path.relpath(path, root).split(os.sep)
-    return first if deeper else None
-
-
-def _below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield every file below a folder, hidden folders left out; links are followed, unless they lead back up."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        listed = list(entries)
-    for entry in listed:
-        if entry.is_dir():
-            if not entry.name.startswith("."):
-                yield from _below(entry.path, (*above, real))
-        elif (
-            entry.is_file() or entry.is_symlink()
-        ):  # pipes and sockets would be waited for; broken links are named later
-            yield entry.path
 
 
 def name_order(path: str) -> bytes:
@@ -144,13 +168,11 @@ def name_order(path: str) -> bytes:
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
-def _manifest(path: str, split: str | None) -> list[ImageFile]:
+def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     rows = manifest.load(path)
     images = [
-        ImageFile(os.path.join(folder, row.path), row.label, row.split, row.group)
-        for row in rows
-        if split is None or row.split == split
+        _of_row(row, os.path.join(folder, row.path), search) for row in rows if split is None or row.split == split
     ]
     if not images:
         splits = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
@@ -158,7 +180,12 @@ def _manifest(path: str, split: str | None) -> list[ImageFile]:
     return images
 
 
-def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[ImageFile]:
+def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
+    label, written = search.label(row.label)
+    return ImageFile(path, label, row.split, row.group, written)
+
+
+def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:
     lines = _null_separated(stdin) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
@@ -172,7 +199,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool) -> Iterator[Im
         for row in manifest.parse(lines, name="standard input"):
             if split is None or row.split == split:
                 found = True
-                yield ImageFile(row.path, row.label, row.split, row.group)
+                yield _of_row(row, row.path, search)
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
         return

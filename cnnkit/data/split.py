@@ -10,14 +10,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 
 from cnnkit import messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, duplicates, reader, source
+from cnnkit.data import allocation, duplicates, image_formats, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
@@ -229,7 +229,7 @@ def split_images(
         images: Their own splits are ignored; their groups stay together unless `config.group` is given.
         config: What is demanded. Where it is `stable`, the split follows from the content alone (from the group's name, where there
             is one), so that images which are added later move none of the old ones; the shares are then met on average only.
-        callbacks: Progress, by images that were read; and what is skipped: no whole image, or not what its extension says.
+        callbacks: Progress, by images that were read; and what is skipped: no whole image.
 
     Raises:
         UsageError: Demands that contradict each other.
@@ -244,7 +244,13 @@ def split_images(
     copies = duplicates.exact_duplicates(digests)
     lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
     drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
-    remarks = [*_about_groups(kept), *_about_duplicates(kept, digests, copies, lookalikes, near=near)]
+    remarks = [
+        *_about_own_splits(kept),
+        *_about_names(kept, seen),
+        *_about_lost(listed, kept),
+        *_about_groups(kept),
+        *_about_duplicates(kept, digests, copies, lookalikes, near=near),
+    ]
     split_of: Sequence[int | None]
     if config.stable:
         split_of = by_content(drawn, splits, seed=seed)
@@ -310,7 +316,7 @@ def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> lis
         found = pattern.search(path)
         return (found[1 if pattern.groups else 0] or None) if found else None
 
-    named = [ImageFile(each.path, each.label, each.split, group_of(each.path)) for each in images]
+    named = [replace(each, group=group_of(each.path)) for each in images]
     if named and not any(image.group for image in named):
         raise UsageError(f"--group {pattern.pattern}: found in no path, for example not in {named[0].path}")
     return named
@@ -345,9 +351,44 @@ def _check_labels(images: Sequence[ImageFile]) -> None:
         )
     elif bare:
         others = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
-        raise CnnkitError(
-            f"{bare[0]}{others} has no class, but other pictures have; put it into a class's folder or remove it"
-        )
+        splits = sorted({image.split for image in images if image.split is not None and image.label is not None})
+        apart = not {image.split for image in images if image.label is None} & {*splits, None}
+        remedy = "put it into a class's folder or remove it"
+        if splits and apart:
+            remedy = f"take a split that has classes, with --split {splits[-1]}"
+        raise CnnkitError(f"{bare[0]}{others} has no class, but other pictures have; {remedy}")
+
+
+def _about_own_splits(images: Sequence[ImageFile]) -> list[str]:
+    """Say that images were split already, which counts no more."""
+    counts = Counter(image.split for image in images if image.split is not None)
+    if len(counts) < 2:
+        return []  # one split alone is divided further
+    were = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
+    return [f"split already into {were}: all of it is split again; --split NAME divides one of them alone"]
+
+
+def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> list[str]:
+    """Count the images whose extension belongs to another format; those without an image's extension are told of by the search."""
+    odd = [
+        (image.path, each.misnamed)
+        for image, each in zip(images, seen, strict=True)
+        if each.misnamed is not None and image_formats.extension_of(image.path) in image_formats.EXTENSIONS
+    ]
+    if not odd:
+        return []
+    path, kind = odd[0]
+    return [f"read by content, whatever the extension says: {messages.count_images(len(odd))}, such as {path}, {kind}"]
+
+
+def _about_lost(images: Sequence[ImageFile], kept: Sequence[ImageFile]) -> list[str]:
+    """Name the classes of which no image can be used."""
+    counts = Counter(image.label for image in images)
+    lost = sorted(set(counts) - {image.label for image in kept}, key=name_of)
+    return [
+        f"class {name_of(label)} is lost: of its {messages.count_images(counts[label])} none can be used"
+        for label in lost
+    ]
 
 
 def _about_groups(images: Sequence[ImageFile]) -> list[str]:

@@ -1,29 +1,50 @@
 """Which images are held out of training: those of a validation or test split, by its given name or by folders."""
 
 import os
+import re
+from typing import TYPE_CHECKING
 
-from cnnkit.data.source import ImageFile
+from cnnkit import class_names
+
+if TYPE_CHECKING:
+    from cnnkit.data.source import ImageFile
 
 #: What splits are called: those that are looked at during training, and those that measure something in the end.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
 HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
+#: What a folder is called that is a split.
+NAMES = TRAIN_NAMES | HELD_OUT_NAMES
 
-def held_out_split(image: ImageFile) -> str | None:
+#: What cnn-split --folds calls its splits.
+_FOLD = re.compile("fold[0-9]+")
+
+
+def is_split(name: str) -> bool:
+    """Say whether a folder is called like a split."""
+    return name.lower() in NAMES or is_fold(name)
+
+
+def is_fold(name: str) -> bool:
+    """Say whether a folder is called like a fold of cnn-split."""
+    return _FOLD.fullmatch(name.lower()) is not None
+
+
+def held_out_split(image: "ImageFile") -> str | None:
     """Name the split that holds an image out, if one does: an augmented copy of it would measure something else.
 
-    A split that is given counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
-    folder of splits as one of classes:
+    A split that is given counts alone: a search of folders gives it where they are splits. Else it is looked for in the folders above,
+    since `cv/val` can be read by itself. A class that is called test is a class:
 
         cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it
         cv/val/1.jpg        no label        val: it lies in it
-        cv/test/cat/1.jpg   label test      test
+        cv/test/1.jpg       label test      none
     """
     if image.split is not None:
         return image.split if image.split.lower() in HELD_OUT_NAMES else None
     folders = os.path.dirname(os.path.abspath(image.path)).split(os.sep)
-    above = [folders[place - 1] for place, name in enumerate(folders) if place and name == image.label]
-    return next(
-        (name for name in (image.label, *(above or folders[-1:])) if name and name.lower() in HELD_OUT_NAMES), None
-    )
+    above = [
+        folders[place - 1] for place, name in enumerate(folders) if place and class_names.normal(name) == image.label
+    ]
+    return next((name for name in above or folders[-1:] if name.lower() in HELD_OUT_NAMES), None)

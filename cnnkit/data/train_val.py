@@ -10,8 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from cnnkit.data import source, split_names
+from cnnkit import messages
+from cnnkit.choices import FolderReading
+from cnnkit.data import folder_search, source, split_names
 from cnnkit.data.atomic_folder import COPIES_MANIFEST
+from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import tsv
@@ -139,7 +142,13 @@ class TrainValImages:
 
 
 def find(
-    sources: Sequence[str], val: Sequence[str] = (), *, hold_out: str | None = None, stdin: BinaryIO | None = None
+    sources: Sequence[str],
+    val: Sequence[str] = (),
+    *,
+    hold_out: str | None = None,
+    stdin: BinaryIO | None = None,
+    folders: FolderReading | None = None,
+    search: SearchLog | None = None,
 ) -> TrainValImages:
     """Find both splits.
 
@@ -148,6 +157,8 @@ def find(
         val: Sources for validation, in place of the split `val` of `sources`; of one that is divided, its split `val`.
         hold_out: In place of `val` the split for validation; all others are for training, except one that is called test.
         stdin: Where `-` reads a manifest from.
+        folders: As `source.find`.
+        search: As `source.find`.
 
     Raises:
         UsageError: An image is in both splits, or both `val` and `hold_out` are given.
@@ -156,16 +167,19 @@ def find(
     """
     if hold_out is not None and val:
         raise UsageError("--val and --hold-out both say what validates; give one of them")
+    heard = SearchLog() if search is None else search
     train, checked = (
-        _train_and_val(sources, val, stdin=stdin)
+        _train_and_val(sources, val, stdin=stdin, folders=folders, search=heard)
         if hold_out is None
-        else _all_but_one_split(hold_out, sources, stdin=stdin)
+        else _all_but_one_split(hold_out, sources, stdin=stdin, search=heard)
     )
+    if search is None:
+        heard.say()
     classes = _classes(train, TRAIN)
     if len(classes) < 2:
         raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
     if checked:
-        _check_same_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
+        check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -176,33 +190,40 @@ def find(
 
 
 def _train_and_val(
-    sources: Sequence[str], val: Sequence[str], *, stdin: BinaryIO | None
+    sources: Sequence[str],
+    val: Sequence[str],
+    *,
+    stdin: BinaryIO | None,
+    folders: FolderReading | None,
+    search: SearchLog,
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """Divide sources as their own splits say, or as they are named."""
     train: list[ImageFile] = []
     checked: list[ImageFile] = []
     for each in sources:
-        for split, found in _by_split(each, stdin=stdin).items():
+        for split, found in _by_split(each, stdin=stdin, folders=folders, search=search).items():
             if split != VAL:
                 train += found
             elif not val:
                 checked += found
     for each in val:
-        splits = _by_split(each, stdin=stdin)
+        splits = _by_split(each, stdin=stdin, folders=folders, search=search)
         more = splits.get(VAL) or splits.get(None)
         if not more:
             raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
         checked += more
     if not train:
-        raise CnnkitError(f"{' '.join(sources)}: no part {TRAIN} in it; cnn-split makes one")
+        raise CnnkitError(
+            f"{' '.join(sources)}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation"
+        )
     return train, checked
 
 
 def _all_but_one_split(
-    split: str, sources: Sequence[str], *, stdin: BinaryIO | None
+    split: str, sources: Sequence[str], *, stdin: BinaryIO | None, search: SearchLog
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """Take one split for validation, and all others that measure nothing for training."""
-    found = [image for each in sources for image in _of_all_splits(each, stdin=stdin)]
+    found = [image for each in sources for image in _of_all_splits(each, stdin=stdin, search=search)]
     uses = hold_out_roles([(image.path, image.split) for image in found], split, name=" ".join(sources))
     train = [image for image, use in zip(found, uses, strict=True) if use == TRAIN]
     return train, [image for image, use in zip(found, uses, strict=True) if use == VAL]
@@ -243,74 +264,71 @@ def _is_test_split(split: str | None) -> bool:
     return (split or "").lower() in split_names.HELD_OUT_NAMES - split_names.VALIDATION_NAMES
 
 
-def _of_all_splits(each: str, *, stdin: BinaryIO | None) -> list[ImageFile]:
+def _of_all_splits(each: str, *, stdin: BinaryIO | None, search: SearchLog) -> list[ImageFile]:
     """Find the images of a source with their splits; the splits of a folder are the folders in it."""
     if not os.path.isdir(each):
-        return list(source.find([each], stdin=stdin))
-    found: list[ImageFile] = []
-    for name in _folders(each):
-        _refuse_empty(os.path.join(each, name))
-        found += source.find([each], split=name)
+        return list(source.find([each], stdin=stdin, search=search))
+    own = SearchLog()
+    found = [
+        image for image in source.find([each], folders=FolderReading.SPLITS, search=own) if image.split is not None
+    ]
+    _refuse_empty(own)
+    search.add(own)
     return found
 
 
-def _by_split(each: str, *, stdin: BinaryIO | None) -> dict[str | None, list[ImageFile]]:
+def _by_split(
+    each: str, *, stdin: BinaryIO | None, folders: FolderReading | None, search: SearchLog
+) -> dict[str | None, list[ImageFile]]:
     """Give the images of a source by split: train and val, or all under None."""
-    if os.path.isdir(each):
-        names = _split_folders(each)
-        for name in names or [""]:
-            _refuse_empty(os.path.join(each, name))
-        if not names:
-            return {None: list(source.find([each]))}
-        splits: dict[str | None, list[ImageFile]] = {}
-        for name in names:
-            splits.setdefault(_split_named(name), []).extend(source.find([each], split=name))
-        return splits
-    found = list(source.find([each], stdin=stdin))
-    if not any(image.split is not None for image in found):
+    own = SearchLog()
+    found = list(source.find([each], stdin=stdin, folders=folders, search=own))
+    divided = any(image.split is not None for image in found)
+    _refuse_empty(own, below=each if divided else None)
+    search.add(own)
+    if not divided:
         return {None: found}
-    unused = Counter(image.split or "no part" for image in found if not _split_named(image.split or ""))
+    unused = Counter(image.split or "no part" for image in found if not split_named(image.split or ""))
     if unused:
         log.info("%s: not looked at: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
-    return {split: [image for image in found if _split_named(image.split or "") == split] for split in (TRAIN, VAL)}
+    return {split: [image for image in found if split_named(image.split or "") == split] for split in (TRAIN, VAL)}
 
 
-def _split_folders(folder: str) -> list[str]:
-    """Find train/ and val/ in a folder, by whatever names; nothing where it is a folder of classes.
-
-    A class that is called train, next to car and plane, has images in it and no folders.
-    """
-    below = _folders(folder)
-    names = [name for name in below if _split_named(name)]
-    others = [name for name in below if name not in names]
-    divided = any(_folders(os.path.join(folder, name)) for name in names)
-    if not divided and any(name.lower() not in split_names.HELD_OUT_NAMES for name in others):
-        return []
-    if names and others:
-        log.info("%s: not looked at: %s", folder, ", ".join(f"{name}/" for name in others))
-    return names
-
-
-def _folders(folder: str) -> list[str]:
-    """List the folders in a folder, but for hidden ones."""
-    names = (name for name in sorted(os.listdir(folder)) if not name.startswith("."))
-    return [name for name in names if os.path.isdir(os.path.join(folder, name))]
-
-
-def _split_named(name: str) -> str | None:
+def split_named(name: str) -> str | None:
     """Say which split a name means."""
     low = name.lower()
     return VAL if low in split_names.VALIDATION_NAMES else TRAIN if low in split_names.TRAIN_NAMES else None
 
 
-def _refuse_empty(folder: str) -> None:
-    """Refuse a class without an image: its name would be no class of the network's, and nothing would show it."""
-    for name in _folders(folder):
-        below = os.path.join(folder, name)
-        if not any(
-            source.has_image_extension(file) for _, _, files in os.walk(below, followlinks=True) for file in files
-        ):
-            raise CnnkitError(f"{below}: a class without pictures; put some in, or remove the folder")
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Give the classes of a training in their order.
+
+    Raises:
+        CnnkitError: A name is not UTF-8: no exported network could hold it.
+    """
+    classes = tuple(sorted(set(labels)))
+    for label in classes:
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            raise CnnkitError(
+                f'class "{label}": the name is not UTF-8; rename its folder, or name the class in a manifest'
+            ) from error
+    return classes
+
+
+def _refuse_empty(search: SearchLog, *, below: str | None = None) -> None:
+    """Refuse a class without an image: its name would be no class of the network's, and nothing would show it.
+
+    Args:
+        search: What was found.
+        below: A folder of splits, of which those for training and validation count.
+    """
+    for folder, there in search.empty:
+        if below is None or split_named(folder_search.first_folder(folder, below) or ""):
+            raise CnnkitError(
+                f"{folder}: a class without images{f' ({there})' if there else ''}; put some in, or remove the folder"
+            )
 
 
 def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
@@ -322,16 +340,30 @@ def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
                 "put pictures into a folder a class, or give a manifest with a column label"
             )
         labels.add(image.label)
-    return tuple(sorted(labels))
+    return in_order(labels)
 
 
-def _check_same_classes(train: Sequence[str], val: Sequence[str], *, split: str) -> None:
+def check_classes(train: Sequence[str], val: Sequence[str], *, split: str, train_name: str = TRAIN) -> None:
+    """Demand that validation has no class that training lacks; a class that validation lacks is reported: the one rule of all trainings.
+
+    Args:
+        train: Classes for training.
+        val: Classes for validation.
+        split: What validates, for messages.
+        train_name: What trains.
+
+    Raises:
+        CnnkitError: There is a class that is not trained on.
+    """
     if strange := sorted(set(val) - set(train)):
-        raise CnnkitError(f"the class {strange[0]} is in {split} alone; {TRAIN} has {', '.join(train)}")
+        raise CnnkitError(
+            f"the class {strange[0]} is in {split} alone; {train_name} has {messages.shortened(train, 12)}: "
+            "add images of it there, or leave it out here"
+        )
     if missing := sorted(set(train) - set(val)):
         log.warning(
-            "not in %s: %s; nothing says how well %s learnt",
+            "not in %s: %s; nothing shows how well %s learned",
             split,
-            ", ".join(missing),
+            messages.shortened(missing, 12),
             "it is" if len(missing) == 1 else "they are",
         )

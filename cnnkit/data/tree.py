@@ -9,23 +9,28 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cnnkit import class_names
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import source
+from cnnkit.data import containment, image_formats, split_names
+from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import manifest, tsv
+from cnnkit.formats import atomic, manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
 
 #: The manifest that is written into a folder of splits.
 SPLIT_MANIFEST = "split.tsv"
 
 _MOVES = ".moves.tsv"
+_HALF_COPY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_RESERVED = (SPLIT_MANIFEST, _MOVES)
 _COLUMNS = ("from", "path", "label", "split", "group")
 
 log = logging.getLogger("cnnkit")
@@ -36,26 +41,48 @@ def has_unfinished_moves(folder: str | Path) -> bool:
     return (Path(folder) / _MOVES).is_file()
 
 
-def finish_moves(folder: str | Path, name: str, *, progress: Progress = ignore_progress) -> list[ManifestRow]:
+def finish_moves(
+    folder: str | Path,
+    name: str,
+    *,
+    named: Callable[[], Iterable[str]] | None = None,
+    progress: Progress = ignore_progress,
+) -> list[ManifestRow]:
     """Do the moves that are written down in a folder, those that are still to be done, and list the images in a manifest.
+
+    The list may have been written by anybody: nothing is moved to a place outside of the folder, and nothing that was not named.
 
     Args:
         folder: Where they go.
         name: The manifest's, in that folder; it is written when all the images are there.
+        named: Gives the paths of the images that may be moved; not called where none is left to be moved. By default any may be.
         progress: Called with how many images are in place, and of how many.
 
     Returns:
         The rows of the manifest.
 
     Raises:
-        CnnkitError: An image is neither at its old place nor at its new one, or at both and not the same.
+        CnnkitError: An image is neither at its old place nor at its new one, or at both and not the same; or the list names what
+            may not be moved.
     """
     folder = Path(folder)
+    with atomic.claimed(folder):
+        return _finish_moves(folder, name, named=named, progress=progress)
+
+
+def _finish_moves(
+    folder: Path, name: str, *, named: Callable[[], Iterable[str]] | None = None, progress: Progress
+) -> list[ManifestRow]:
     lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
     rows = [
         ManifestRow(line["path"], line["label"] or None, line["split"] or None, line["group"] or None) for line in lines
     ]
+    _check_places(folder, [row.path for row in rows], listed=folder / _MOVES)
+    if (folder / name).is_symlink():
+        raise CnnkitError(f"{folder / name} is a link; remove it or choose another folder")
     moves = [(os.path.join(folder, line["from"]), folder / line["path"]) for line in lines]
+    if named is not None:
+        _check_named([path for path, _ in moves if os.path.lexists(path)], named, listed=folder / _MOVES)
     try:
         # Links to images go before the images, while there still is something to copy
         for done, (path, target) in enumerate(sorted(moves, key=lambda move: not os.path.islink(move[0])), start=1):
@@ -69,6 +96,39 @@ def finish_moves(folder: str | Path, name: str, *, progress: Progress = ignore_p
     return rows
 
 
+def _check_places(folder: Path, places: Iterable[str], *, listed: Path | None = None) -> None:
+    """Demand that what is written ends up below a folder, and not behind a link that leads out of it.
+
+    Args:
+        folder: Of all places.
+        places: As seen from it.
+        listed: The file that names them, where that may have been written by anybody.
+    """
+    possible, lies_inside = inside("", reserved=_RESERVED), inside(folder)
+    for place in places:
+        if listed is not None and not possible(place):
+            raise CnnkitError(
+                f"{listed} lists {place!r}, which is not a place for an image in {folder}; remove that file"
+            )
+        containment.check_place(folder, place, lies_inside, replaced=listed is None)
+
+
+def _check_named(left: Sequence[str], named: Callable[[], Iterable[str]], *, listed: Path) -> None:
+    if not left:
+        return
+    known = {_real(path) for path in named()}
+    for path in left:
+        if _real(path) not in known:
+            raise CnnkitError(
+                f"{listed} lists {path}, which is not among the images given; give those of the first run, or remove that file"
+            )
+
+
+def _real(path: str) -> str:
+    """Name a file by where it lies; a link by its own place."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None:
     """Note what is to be moved where, durably.
 
@@ -77,6 +137,8 @@ def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None
         moves: For each image its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
     """
     lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
+    if os.path.lexists(folder / _MOVES):
+        raise CnnkitError(f"{folder / _MOVES} is in the way; remove it or choose another folder")
     tsv.save(folder / _MOVES, _COLUMNS, lines)
     _sync(folder)
 
@@ -163,26 +225,32 @@ def write(
     places = _places(rows)
     check_apart(folder, (row.path for row in rows), to_be="split")
     check_free(folder, force=force)
-    left: set[Path] = _left(folder, rows, digests) if force else set()
-    for place in places:
-        if os.path.lexists(folder / place) and folder / place not in left:
-            raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
-    if force:
-        _remove(folder, left)
-    listed = [ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)]
-    targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
-    if link is Link.MOVE:
-        folder.mkdir(parents=True, exist_ok=True)
-        record_moves(folder, targets)
-        return finish_moves(folder, SPLIT_MANIFEST, progress=progress)
     with _taken_back() as made:
-        for done, (path, row) in enumerate(targets, start=1):
-            target = folder / row.path
-            _make_folder(target.parent, made)
-            _place(path, target, link)
-            made.append(target)
-            progress(done, len(targets))
-        manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
+        _make_folder(folder, made)
+        with atomic.claimed(folder):
+            _check_free(folder, force=force)  # again, since another run may have been here
+            left: set[Path] = _left(folder, rows, digests) if force else set()
+            for place in places:
+                if os.path.lexists(folder / place) and folder / place not in left:
+                    raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
+            _check_places(folder, places)
+            if force:
+                _remove(folder, left | _half_copies(folder, {row.split for row in rows if row.split}))
+            listed = [
+                ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)
+            ]
+            targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
+            if link is Link.MOVE:
+                record_moves(folder, targets)
+                made.clear()  # from here on nothing is taken back, but finished
+                return _finish_moves(folder, SPLIT_MANIFEST, progress=progress)
+            for done, (path, row) in enumerate(targets, start=1):
+                target = folder / row.path
+                _make_folder(target.parent, made)
+                _place(path, target, link)
+                made.append(target)
+                progress(done, len(targets))
+            manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
     return listed
 
 
@@ -190,15 +258,49 @@ def check_free(folder: str | Path, *, force: bool) -> None:
     """Demand that a folder can be written to: before hours of work, and again before the first image.
 
     Raises:
-        CnnkitError: It is not empty, no folder, or moves into it were interrupted.
+        CnnkitError: It is not empty, no folder, another run is writing into it, or moves into it were interrupted.
     """
     folder = Path(folder)
+    if folder.is_dir():
+        with atomic.claimed(folder):
+            pass
+    _check_free(folder, force=force)
+
+
+def _check_free(folder: Path, *, force: bool) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise CnnkitError(f"{folder} is no folder; choose another name")
     if has_unfinished_moves(folder):
         raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise CnnkitError(f"{folder} is not empty; choose another folder, or write into it with --force")
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
+    """Keep a folder for this run alone while it writes files into it; where nothing is written the folder is not made.
+
+    Args:
+        folder: Made where it is missing, with its parents; None where nothing is to be written.
+        force: It may hold something.
+
+    Raises:
+        CnnkitError: As `check_free`.
+    """
+    if folder is None:
+        yield
+        return
+    check_free(folder, force=force)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic.claimed(folder):
+            _check_free(folder, force=force)  # again, since another run may have been here
+            yield
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something is in it
+                each.rmdir()
 
 
 # ---------------------------------------------------------------- where to
@@ -216,13 +318,35 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
                 f"class {label!r} cannot be the name of a folder; write a manifest instead, with --manifest"
             )
     places: dict[str, str] = {}
-    for row in rows:
-        below = os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/")
+    for row, below in zip(rows, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
             raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; name one of them otherwise")
         places[place] = row.path
     return list(places)
+
+
+def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]) -> list[str]:
+    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it.
+
+    Where names would clash, the old split stays: train/1.jpg.
+    """
+    full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
+    parted = [_without_class(path, row.label) for path, row in zip(full, rows, strict=True)]
+    counts = Counter((row.label, name) for row, (_, name) in zip(rows, parted, strict=True))
+    clashing = {label for (label, _), count in counts.items() if count > 1}
+    return [
+        "/".join(filter(None, pair)) if row.label in clashing else pair[1]
+        for row, pair in zip(rows, parted, strict=True)
+    ]
+
+
+def _without_class(path: str, label: str | None) -> tuple[str, str]:
+    """Part train/cat/1.jpg into the old split and what lies in the class folder; other paths have no old split."""
+    split, *rest = path.split("/")
+    if len(rest) < 2 or class_names.normal(rest[0]) != label or not split_names.is_split(split):
+        return "", path
+    return split, "/".join(rest[1:])
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
@@ -248,14 +372,35 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
     """Find the images that an earlier split left, and make sure that none of them would be lost."""
     old = manifest.load(folder / SPLIT_MANIFEST) if (folder / SPLIT_MANIFEST).is_file() else []
     splits = {row.split for row in [*rows, *old] if row.split}
-    found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
-    left = {path for path in found if source.has_image_extension(path.name)} | {folder / row.path for row in old}
-    left = {path for path in left if os.path.lexists(path)}
+    found = {
+        os.path.relpath(os.path.join(below, name), folder)
+        for split in splits
+        for below, _, names in os.walk(folder / split)
+        for name in names
+        if image_formats.has_image_extension(name)
+    }
+    # Anybody can have written the list, and made the links: what lies outside of the folder is none of ours
+    lies_inside = inside(folder, reserved=_RESERVED)
+    listed = {place for place in found | {row.path for row in old} if lies_inside(place)}
+    left = {folder / place for place in listed if os.path.lexists(folder / place)}
     elsewhere = {digest: path for path, digest in digests.items()}
     for path in sorted(left):
+        if not path.is_symlink() and not path.is_file():
+            raise CnnkitError(f"{path} is in the way, and is not a file; move it away or choose another folder")
         if not path.is_symlink() and not _lies_elsewhere(path, elsewhere):
             raise CnnkitError(f"{path} lies nowhere else and would be lost; move it away or choose another folder")
     return left
+
+
+def _half_copies(folder: Path, splits: Iterable[str]) -> set[Path]:
+    """Find what a run that was killed left while it copied an image; who holds the folder's lock knows that nobody writes them."""
+    lies_inside = inside(folder)
+    found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
+    return {
+        path
+        for path in found
+        if _HALF_COPY.fullmatch(path.name) and lies_inside(os.path.relpath(path, folder)) and not path.is_symlink()
+    }
 
 
 def _remove(folder: Path, left: set[Path]) -> None:

@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cnnkit import files
 from cnnkit.callbacks import Callbacks, Skip, raise_skip
 from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
 from cnnkit.engine.torch_device import threads
@@ -197,7 +198,7 @@ def _make(path: str, *, plan: AugmentPlan) -> _Made:
         for number, image in enumerate(_images(original, plan, draws))
     )
     if plan.keep and plan.square is None:
-        kept = Path(path).read_bytes()
+        kept = files.read_regular(path)
     return _Made(original.format, draws, [kept, *others] if plan.keep else others)
 
 

@@ -20,6 +20,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
+from cnnkit.engine import device_errors
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
@@ -356,6 +357,8 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
         try:
             maps = network.base(network.normalise(larger))
         except (AssertionError, RuntimeError) as error:
+            if device_errors.is_out_of_memory(error):
+                raise
             if header.backbone.notation is None:
                 reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a base of convolutions"
             else:
@@ -419,7 +422,7 @@ def export_model(
         config: What is exported.
         verify: Real images to compare on, next to random ones.
         verify_name: What they are called in the record.
-        callbacks: `skip` for every image that cannot be used, `progress` after every batch of images.
+        callbacks: `skip` for every image that cannot be used, `progress` after every batch of images, `phase` for each step.
 
     Returns:
         One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
@@ -431,6 +434,8 @@ def export_model(
         UsageError: The options contradict each other.
     """
     config = (config or ExportConfig()).checked(model, output, verifies=verify is not None)
+    callbacks = callbacks or Callbacks()
+    callbacks.phase("exporting")
     loaded = torch_model.load(model)
     network = classifier.from_header(loaded.header, loaded.state, name=str(model))
     made = HeadExport(network) if config.head_only else WholeExport(network, config)
@@ -448,16 +453,18 @@ def export_model(
         free=made.free,
     )
     content = checked_bytes(proto, header)
+    callbacks.phase("comparing on random images")
     session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
     records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
+        callbacks.phase("comparing on images")
         pixels = image_batches(
             verify,
             network,
             batch=config.batch,
             jobs=config.jobs,
             normalised=made.normalised,
-            callbacks=callbacks or Callbacks(),
+            callbacks=callbacks,
         )
         record = compare(made.reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.choices import Fit
+from cnnkit.choices import ChannelOrder, Fit
 from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
+from cnnkit.messages import printable
 
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
@@ -34,7 +35,9 @@ class OnnxNetwork:
         input: The name of its input.
         dtype: Of its input; all but uint8 are normalised before they go in.
         shape: Of its input, the batch first; None where any number goes.
-        channels_first: Its input is (N, 3, H, W).
+        channels: Of its input, 3 or 1; None where it takes no images of such.
+        channels_first: Its input is (N, channels, H, W).
+        order: Of the channels; set for a network from elsewhere.
     """
 
     def __init__(self, name: str, session: Session) -> None:
@@ -44,24 +47,27 @@ class OnnxNetwork:
             FormatError: More than one input, or one that is not numeric.
         """
         if len(session.inputs) != 1:
-            raise FormatError(f"{name}: takes {len(session.inputs)} inputs ({', '.join(session.inputs)}), expected one")
+            raise FormatError(
+                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(printable, session.inputs))}), expected one"
+            )
         ((self.input, (kind, shape)),) = session.inputs.items()
         if kind not in _DTYPES:
-            raise FormatError(f"{name}: its input {self.input} is {kind}, expected one of {', '.join(_DTYPES)}")
+            raise FormatError(
+                f"{name}: its input {printable(self.input)} is {kind}, expected one of {', '.join(_DTYPES)}"
+            )
         self.name, self.session = name, session
         self.dtype = _DTYPES[kind]
         self.shape = tuple(size if isinstance(size, int) else None for size in shape)
-        self.channels_first = len(self.shape) == 4 and self.shape[1] == 3
+        self.order = ChannelOrder.RGB
+        self.channels, self.channels_first = _channels(self.shape, takes_bytes=self.dtype is np.uint8)
 
     @property
     def sides(self) -> tuple[int | None, int | None]:
         """Height and width of the images that it takes; None where any goes."""
-        height, width = self.shape[1:3] if self.shape[-1] == 3 else self.shape[2:4]
+        height, width = self.shape[2:4] if self.channels_first else self.shape[1:3]
         return height, width
 
-    def run(
-        self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None, quiet: bool = False
-    ) -> list[NDArray[Any]]:
+    def run(self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None) -> list[NDArray[Any]]:
         """Give some of the network's outputs as they are.
 
         Args:
@@ -69,7 +75,6 @@ class OnnxNetwork:
                 piece by piece.
             outputs: Their names.
             preprocess: Its mean and deviation; None where features go in.
-            quiet: As `Session.run`.
         """
         size = self.shape[0] or len(inputs)
         pieces = []
@@ -77,14 +82,50 @@ class OnnxNetwork:
             piece = inputs[start : start + size]
             if len(piece) < size:
                 piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), dtype=piece.dtype)])
-            if preprocess is not None and self.dtype is not np.uint8:
-                piece = _normalised(piece, preprocess, channels_first=self.channels_first)
+            if preprocess is not None:
+                piece = self._arranged(piece, preprocess)
             given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
-            pieces.append(self.session.run(given, outputs, quiet=quiet))
-        return [np.concatenate(arrays)[: len(inputs)] for arrays in zip(*pieces, strict=True)]
+            pieces.append(self.session.run(given, outputs))
+        return [
+            np.concatenate([np.atleast_1d(array) for array in arrays])[: len(inputs)]
+            for arrays in zip(*pieces, strict=True)
+        ]
+
+    def _arranged(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[Any]:
+        """Bring pixels (N, H, W, 3) into the numbers, the channels and the order of axes that the network takes."""
+        values: NDArray[Any] = pixels
+        if self.order is ChannelOrder.GREY and not preprocess.grey:
+            values = _luma(pixels)[..., None].repeat(self.channels or 3, axis=3)
+            if self.dtype is np.uint8:
+                values = (values + 0.5).astype(np.uint8)
+        if self.dtype is not np.uint8:
+            values = _normalised(values, preprocess, channels_first=self.channels_first)
+            if preprocess.grey and not self.channels_first:
+                values = values.transpose(0, 2, 3, 1)
+        elif self.channels_first:
+            values = values.transpose(0, 3, 1, 2)
+        if self.order is ChannelOrder.BGR:
+            values = np.flip(values, axis=1 if self.channels_first else 3)
+        return values
 
 
-def _normalised(pixels: NDArray[np.uint8], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
+def _channels(shape: tuple[int | None, ...], *, takes_bytes: bool) -> tuple[int | None, bool]:
+    """Find the axis of the channels: how many there are, and whether it comes before height and width."""
+    if len(shape) != 4:
+        return None, False
+    # A side may be as long as there are channels: cnnkit's own networks of bytes are (N, H, W, 3), those of floats (N, C, H, W)
+    for channels, axis in ((3, 3), (3, 1), (1, 3), (1, 1)) if takes_bytes else ((3, 1), (1, 1), (3, 3), (1, 3)):
+        if shape[axis] == channels:
+            return channels, axis == 1
+    return None, False
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Give the brightness of pixels from 0 to 255, (N, H, W, 3) -> (N, H, W)."""
+    return pixels.astype(np.float32) @ np.array(LUMA, dtype=np.float32)
+
+
+def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
     """Scale and shift every channel: (N, H, W, 3) -> (N, 3, H, W), or as it was, or grey (N, 1, H, W).
 
     The same steps as inside the networks that we train.
@@ -141,13 +182,12 @@ class OnnxClassifier:
         """Whether what comes before the softmax can be had."""
         return self._outputs.logits is not None
 
-    def __call__(self, inputs: NDArray[Any], *, logits: bool = False, quiet: bool = False) -> list[NDArray[np.float32]]:
+    def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
         """Compute the outputs.
 
         Args:
             inputs: As `OnnxNetwork.run`.
             logits: Give those as well.
-            quiet: As `Session.run`.
 
         Returns:
             Probabilities (N, classes), and logits (N, classes) where asked for.
@@ -156,7 +196,7 @@ class OnnxClassifier:
             FormatError: The network gives another number of classes than it has names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess, quiet=quiet)
+        outputs = self.network.run(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
         rows = [output.astype(np.float32, copy=False).reshape(len(inputs), -1) for output in outputs]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])
@@ -212,11 +252,10 @@ class OnnxClassifier:
             return self(images, logits=logits)
         try:
             return self(images, logits=logits)
-        except CnnkitError:
-            raise
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {reason}") from error
+        except RunError as error:
+            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {error.reason}") from error
+        except MemoryFullError as error:  # a batch of one
+            raise BadImageError(f"{width} x {height} pixels are too many for {self.name}: {error}") from error
 
     def _sees(self, height: int, width: int) -> bool:
         """Tell whether anything of an image of some size reaches the output.
@@ -231,8 +270,8 @@ class OnnxClassifier:
             plain[:] = np.array(_COLOURS, dtype=np.uint8)[:, None, None]
             noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
             try:
-                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits, quiet=True)[-1]
-            except Exception:  # onnxruntime's exceptions share no base class
+                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits)[-1]
+            except (RunError, MemoryFullError):
                 self._seen[height, width] = False
             else:
                 self._seen[height, width] = bool(np.isfinite(outputs).all() and (outputs != outputs[0]).any())
@@ -272,16 +311,22 @@ def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
     Raises:
         FormatError: It is no classifier.
     """
-    given = network.session.outputs
-    if "probabilities" not in given or header.classes is None:
+    outputs = network.session.outputs
+    if "probabilities" not in outputs or header.classes is None:
         raise FormatError(f"{network.name}: gives no probabilities of named classes; cnn-export makes a classifier")
     takes_features = network.input == "features"
     if not takes_features and header.preprocess is None:
         raise FormatError(f"{network.name}: its header does not say how pictures are prepared; export it again")
+    if header.preprocess is not None and not takes_features:
+        wanted = (header.preprocess.height, header.preprocess.width)
+        if any(side not in (None, given) for side, given in zip(network.sides, wanted, strict=True)):
+            raise FormatError(
+                f"{network.name}: its header speaks of {_by(wanted)} pixels, its input takes {_by(network.sides)}; export it again"
+            )
     return OnnxClassifier(
         network,
         classes=header.classes,
         preprocess=None if takes_features else header.preprocess,
-        outputs=OutputNames("probabilities", "logits" if "logits" in given else None),
+        outputs=OutputNames("probabilities", "logits" if "logits" in outputs else None),
         header=header,
     )

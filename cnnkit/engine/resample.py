@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cnnkit.data.augment import AugmentParams, affine_matrix, draw_params, noise
 from cnnkit.data.augment_notation import Augmentation, Fill
+from cnnkit.engine.torch_device import upload
 
 #: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
 PIXELS_AT_ONCE = 1 << 17
@@ -109,7 +110,7 @@ def _where(
     if len(rows) == len(draws):
         yield slice(None), list(draws)
     elif rows:
-        yield torch.tensor(rows, device=device), [draws[row] for row in rows]
+        yield upload(rows, device), [draws[row] for row in rows]
 
 
 # ---------------------------------------------------------------- geometry
@@ -126,8 +127,12 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
     sides = np.array([width, height], dtype=np.float64)[:, None]
     if fill is not Fill.WRAP:  # to the units of grid_sample: -1 and 1 are the outer edges of the image
         by_column, by_row = (2 * by_column + 1) / sides - 1, 2 * by_row / sides
-    columns = torch.from_numpy(by_column.astype(np.float32)).to(pixels.device).permute(0, 2, 1)[:, None]  # (N, 1, W, 2)
-    rows = torch.from_numpy(by_row.astype(np.float32)).to(pixels.device).permute(0, 2, 1)[:, :, None]  # (N, H, 1, 2)
+    columns = upload(torch.from_numpy(by_column.astype(np.float32)), pixels.device).permute(0, 2, 1)[
+        :, None
+    ]  # (N, 1, W, 2)
+    rows = upload(torch.from_numpy(by_row.astype(np.float32)), pixels.device).permute(0, 2, 1)[
+        :, :, None
+    ]  # (N, H, 1, 2)
     if fill is Fill.WRAP:
         # One more row and column, the first ones again: between the last pixel and the first there is no edge
         pixels = functional.pad(pixels, (0, 1, 0, 1), mode="circular")
@@ -163,7 +168,7 @@ def blurred_together(pixels: Tensor, deviations: Sequence[float], tiles: Sequenc
     weights = np.zeros((len(deviations), 2 * reach + 1))
     for row, deviation, own in zip(weights, deviations, reaches, strict=True):
         row[reach - own : reach + own + 1] = np.exp(-0.5 * (np.arange(-own, own + 1) / deviation) ** 2)
-    taps = torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)).to(pixels.device)
+    taps = upload(torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)), pixels.device)
     height, width = pixels.shape[2:]
     copies = torch.empty_like(pixels)
     for tile in tiles:
@@ -204,7 +209,7 @@ def _add_noise(
     drawn = [noise(draw, height=height, width=width, rows=[tile.stop - tile.start for tile in tiles]) for draw in draws]
     for tile in tiles:
         fields = [255 * draw.noise * next(field) for draw, field in zip(draws, drawn, strict=True)]
-        field = torch.from_numpy(np.stack(fields)).to(pixels.device).permute(0, 3, 1, 2)  # (N, 3, rows, W)
+        field = upload(torch.from_numpy(np.stack(fields)), pixels.device).permute(0, 3, 1, 2)  # (N, 3, rows, W)
         pixels[rows, :, tile] += torch.where(colours[:, None, None, None], field, field[:, :1])
 
 
@@ -219,7 +224,7 @@ def _recolour(
     amounts: Sequence[float],
 ) -> None:
     """Change the colours of images in their place, and clip them."""
-    amount = torch.tensor(amounts, device=pixels.device)[:, None, None, None]
+    amount = upload(amounts, pixels.device)[:, None, None, None]
     more = [_mean_grey(pixels, rows, tiles)] if change is _contrasted else []
     for tile in tiles:
         pixels[rows, :, tile] = change(pixels[rows, :, tile], amount, *more).clamp_(0, 255)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.decode import Original
@@ -25,6 +26,12 @@ from cnnkit.formats.header import Preprocess
 _BATCHES_IN_A_TURN = 8
 #: Images of equal shape are looked for among so many batches' worth.
 WINDOW_BATCHES = 16
+
+
+def batches_in_flight(device: str) -> int:
+    """Say on how many batches a network of ONNX Runtime works at once: on a GPU one is copied while another one is computed."""
+    return 2 if device == "cuda" else 1
+
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
 #: of a size that it does not take it raises BadImageError.
@@ -74,6 +81,7 @@ def run(
     jobs: int | None = None,
     views: Views | None = None,
     begun: int = 0,
+    in_flight: int = 1,
     progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network.
@@ -82,13 +90,15 @@ def run(
     place gives the same bits. Memory holds a few batches, whatever the number of images.
 
     Args:
-        images: Read as far ahead as two batches.
+        images: Read as far ahead as two batches, or one more than are in flight.
         preprocess: The network's own; several where it takes the same images prepared in several ways. Every file is decoded once.
         network: From a batch to its outputs.
         batch: Images at once.
         jobs: Threads that decode.
         views: Made in the threads that decode, where an image goes through the network several times; a batch counts views then.
         begun: So many of the first usable image's views are left out.
+        in_flight: Batches that the network works on at once: on a GPU one is copied while another one is computed. The network is called
+            from as many threads.
         progress: Called after every batch.
 
     Yields:
@@ -110,7 +120,7 @@ def run(
         progress(count, total)
         yield from complete()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="network") as executor:
+    with ThreadPoolExecutor(in_flight, thread_name_prefix="network") as executor:
 
         def submit() -> None:
             filled = _filled([squares for _, squares in rows], batch)
@@ -121,7 +131,7 @@ def run(
         filling = -(-batch // (1 if views is None else 1 + views.copies))  # images that fill a batch
         try:
             for image, loaded in reader.each(
-                images, load, jobs=jobs, ahead=2 * max(filling, jobs or reader.usable_cores())
+                images, load, jobs=jobs, ahead=(1 + in_flight) * max(filling, jobs or reader.usable_cores())
             ):
                 done += 1
                 if isinstance(loaded, BadImageError):
@@ -136,7 +146,7 @@ def run(
                     rows.append((item, squares))
                     if len(rows) == batch:
                         submit()
-                        if len(computing) > 1:
+                        if len(computing) > in_flight:
                             yield from finish()
             if rows:
                 submit()
@@ -232,6 +242,7 @@ def measure(
     batch: int,
     jobs: int | None = None,
     shared_cores: bool = True,
+    in_flight: int = 1,
 ) -> Rates:
     """Measure how well decoding and network overlap.
 
@@ -245,6 +256,7 @@ def measure(
         batch: As `run`.
         jobs: As `run`.
         shared_cores: The network computes on the same cores as the decoding.
+        in_flight: As `run`.
 
     Raises:
         CnnkitError: None of the images can be used.
@@ -263,7 +275,7 @@ def measure(
     # The disk's cache is warmed, or the first of two measurements would be the slower one
     for image in images:
         with contextlib.suppress(OSError):
-            Path(image.path).read_bytes()
+            files.read_regular(image.path)
 
     count = computed = 0
     decoding = computing = overlapped = 0.0
@@ -277,7 +289,7 @@ def measure(
         for _ in range(batches):
             network(pixels)
         done = time.perf_counter()
-        deque(run(part, preprocess, network, batch=batch, jobs=jobs), maxlen=0)
+        deque(run(part, preprocess, network, batch=batch, jobs=jobs, in_flight=in_flight), maxlen=0)
         overlapped += time.perf_counter() - done
         decoding, computing = decoding + decoded - began, computing + done - decoded
         count, computed = count + usable, computed + batches * batch
@@ -300,12 +312,16 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Images of one size (width, height) by their places in a window; after the last one the window is done."""
+    """Images of one size (width, height) by their places in a window; after the last one the window is done.
+
+    `full` is how many there are in the batches of this size before it, where there are any.
+    """
 
     window: _Window
     size: tuple[int, int]
     places: list[int]
     last: bool
+    full: int | None = None
 
 
 def run_native_size(
@@ -316,6 +332,7 @@ def run_native_size(
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
+    one_shape: bool = False,
     progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network as they are, undistorted and uncropped.
@@ -330,6 +347,8 @@ def run_native_size(
         batch: Images, or views, of the network's own size at once.
         jobs: Threads that decode.
         views: Of each image; made in the threads that decode. As many for each.
+        one_shape: Fill the last batch of a size up to the shape of those before it: a GPU plans every convolution anew whenever the shape
+            changes (microsoft/onnxruntime#23006).
         progress: Called after every batch.
 
     Yields:
@@ -351,7 +370,9 @@ def run_native_size(
     for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
         assert not isinstance(loaded, BadImageError)
         outcomes = group.window.outcomes
-        outcomes.update(zip(group.places, _outcomes(loaded, network, at_once(group.size)), strict=True))
+        per_image = 1 if views is None else 1 + views.copies
+        fill = group.full * per_image if one_shape and group.full is not None else 0
+        outcomes.update(zip(group.places, _outcomes(loaded, network, at_once(group.size), fill=fill), strict=True))
         progress(passed + len(outcomes), total)
         if group.last:
             passed += len(outcomes)
@@ -378,13 +399,15 @@ def _groups(
                 here.outcomes[place] = size
             else:
                 by_size.setdefault(size, []).append(place)
-        parts: list[tuple[tuple[int, int], list[int]]] = []
+        parts: list[tuple[tuple[int, int], list[int], int | None]] = []
         for size, places in by_size.items():
             step = max(1, at_once(size) // views)
-            parts += [(size, places[start : start + step]) for start in range(0, len(places), step)]
-        parts = parts or [((1, 1), [])]  # none of them can be used, which is to be said in its turn
-        for number, (size, places) in enumerate(parts, start=1):
-            yield _Group(here, size, places, last=number == len(parts))
+            parts += [
+                (size, places[start : start + step], step if start else None) for start in range(0, len(places), step)
+            ]
+        parts = parts or [((1, 1), [], None)]  # none of them can be used, which is to be said in its turn
+        for number, (size, places, full) in enumerate(parts, start=1):
+            yield _Group(here, size, places, last=number == len(parts), full=full)
 
 
 def _load_native_size(
@@ -410,12 +433,12 @@ def _load_native_size(
 
 
 def _outcomes(
-    loaded: list[Squares | BadImageError], network: NetworkFunction, at_once: int
+    loaded: list[Squares | BadImageError], network: NetworkFunction, at_once: int, *, fill: int = 0
 ) -> list[Outputs | BadImageError]:
-    """Run the network on images of one shape: for each the outputs of its views, or why there are none."""
+    """Run the network on images of one shape, of at least `fill` rows: for each the outputs of its views, or why there are none."""
     rows = [square for squares in loaded if not isinstance(squares, BadImageError) for square in squares]
     try:
-        parts = [network([np.stack(rows[start : start + at_once])]) for start in range(0, len(rows), at_once)]
+        parts = [_answers(network, rows[start : start + at_once], fill) for start in range(0, len(rows), at_once)]
     except BadImageError as error:
         return [squares if isinstance(squares, BadImageError) else error for squares in loaded]
     outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
@@ -428,3 +451,9 @@ def _outcomes(
             outcomes.append([output[start : start + len(squares)] for output in outputs])
             start += len(squares)
     return outcomes
+
+
+def _answers(network: NetworkFunction, rows: Sequence[NDArray[np.uint8]], fill: int) -> list[NDArray[Any]]:
+    """Run the network on one batch, black where there are fewer rows than `fill`."""
+    missing = [np.zeros_like(rows[0])] * (fill - len(rows))
+    return [output[: len(rows)] for output in network([np.stack([*rows, *missing])])]

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cnnkit.choices import Pool
+from cnnkit.choices import Pool, Precision
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
-from cnnkit.engine import export, torch_device
+from cnnkit.engine import device_errors, export, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import NetworkFunction
 from cnnkit.engine.session import Session
@@ -74,7 +74,7 @@ def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) 
     try:
         shape = classifier.feature_shape(module, preprocess)
     except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
-        if not said:
+        if not said or device_errors.is_out_of_memory(error):
             raise
         reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # the graph has no number there
         raise UsageError(f"{spec.backbone} does not go with {' '.join(said)} ({reason})") from error
@@ -97,6 +97,8 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
     try:
         proto = export.to_onnx(module, example, inputs="images", outputs=["features"])
     except RuntimeError as error:
+        if device_errors.is_out_of_memory(error):
+            raise
         raise CnnkitError(
             f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
         ) from error
@@ -114,8 +116,15 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
     return content
 
 
-def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, str]:
+def load(
+    spec: BackboneSpec, *, device: str, precision: Precision = Precision.FLOAT32
+) -> tuple[NetworkFunction, Header, str]:
     """Get a backbone as a function that runs in torch.
+
+    Args:
+        spec: Which.
+        device: As `--device` has it.
+        precision: What a GPU multiplies in.
 
     Returns:
         From a batch of images to its features; the Header; and the device it runs on.
@@ -124,13 +133,15 @@ def load(spec: BackboneSpec, *, device: str) -> tuple[NetworkFunction, Header, s
         DeviceError: `cuda` was asked for and torch has none.
     """
     chosen = torch_device.choose(devices.parse(device))
+    devices.check_precision(precision, devices.Device(chosen.type))
     module, header = build_extractor(spec)
     module = module.to(chosen).to(memory_format=torch.channels_last)
 
+    forward = torch_device.in_parts(module)
+
     def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         (images,) = batches
-        # Without TF32, as in ONNX Runtime: its ten bits of mantissa would make a GPU's features others than a CPU's
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return [module(torch.from_numpy(images).to(chosen)).cpu().numpy()]
+        with torch.inference_mode(), torch_device.multiplying_in(precision, chosen):
+            return [forward(torch.from_numpy(images).to(chosen)).float().cpu().numpy()]
 
     return network, header, str(chosen)

@@ -1,12 +1,22 @@
-"""Which device torch works on."""
+"""Which device torch works on, in which numbers, and what happens where its memory is full.
+
+What concerns GPUs is written from the documentation and tested with stand-ins; it has not yet run on a GPU.
+"""
 
 import contextlib
+import functools
 import logging
-from collections.abc import Generator
+import os
+import re
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnnkit.choices import Precision
+from cnnkit.engine import device as devices
+from cnnkit.engine import device_errors
 from cnnkit.engine.device import Device
 from cnnkit.errors import DeviceError
 
@@ -19,15 +29,126 @@ def choose(device: Device) -> torch.device:
     Raises:
         DeviceError: A GPU was asked for that torch does not have.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.kind == "cpu":
+        return torch.device("cpu")
+    count = gpu_count()
+    wanted = torch.device("cuda", device.index)
+    reason = _unusable(wanted, count)
     if device.kind == "auto":
-        log.info("running on %s", "the GPU, cuda:0" if count else "the CPU")
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if device.kind == "cuda" and device.index >= count:
-        raise DeviceError(
-            f"--device {device}: {f'torch sees {count} GPUs, counted from 0' if count else 'torch sees no GPU'}; use cpu or auto"
-        )
-    return torch.device("cuda", device.index) if device.kind == "cuda" else torch.device("cpu")
+        if reason is not None and devices.gpus():  # there is one, and its owner may wonder
+            log.warning("%s; running on the CPU", reason)
+        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0")
+        return torch.device("cpu") if reason else wanted
+    if reason is not None:
+        raise DeviceError(f"--device {device}: {reason}; use cpu or auto")
+    return wanted
+
+
+def gpu_count() -> int:
+    """Count the GPUs that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _unusable(device: torch.device, count: int) -> str | None:
+    """Say why torch cannot compute on a GPU; None if it can."""
+    if torch.version.cuda is None:
+        return "torch is installed without CUDA"
+    if (found := devices.driver_too_old(f"torch {torch.__version__}", torch.version.cuda)) is not None:
+        return found
+    if not count:
+        return "torch sees no GPU"
+    if device.index >= count:
+        return f"torch sees {count} GPU{'s' if count > 1 else ''}, counted from 0"
+    return _too_old(device)
+
+
+def _too_old(device: torch.device) -> str | None:
+    """Say it where torch holds no code for a GPU as old: the first kernel would fail otherwise."""
+    built = [int(number) for name in torch.cuda.get_arch_list() for number in re.findall(r"_(\d+)", name)]
+    major, minor = torch.cuda.get_device_capability(device)
+    if not built or 10 * major + minor >= min(built):
+        return None
+    return (
+        f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and torch {torch.__version__} is built for "
+        f"{min(built) // 10}.{min(built) % 10} and later (README, GPUs)"
+    )
+
+
+@contextlib.contextmanager
+def multiplying_in(precision: Precision, device: torch.device) -> Generator[None]:
+    """Let a GPU multiply in shorter numbers, or strictly in float32 as ONNX Runtime does: TF32 has ten bits of mantissa."""
+    if device.type != "cuda":
+        yield
+        return
+    shorter = precision is not Precision.FLOAT32
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = shorter
+    half = precision is Precision.FLOAT16
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=shorter),
+            torch.autocast("cuda", torch.float16, enabled=half),
+        ):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def in_parts(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Run on all images at once, or on halves of a batch that memory does not hold."""
+    return functools.partial(_in_parts, network)
+
+
+def _in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    try:
+        return network(images)
+    except Exception as error:  # of several kinds, if memory is full
+        if len(images) == 1 or not device_errors.is_out_of_memory(error):
+            raise
+    # After the except clause: the error's traceback would keep the tensors of the attempt
+    release_memory()
+    return torch.cat([_in_parts(network, half) for half in images.tensor_split(2)])
+
+
+def release_memory() -> None:
+    """Give back what torch keeps of a GPU's memory, and what a failed call left behind."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch ships it untyped
+        torch.cuda.empty_cache()
+
+
+def upload(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Bring numbers to a device without waiting for what it is doing: a GPU copies from pinned memory in its turn."""
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def algorithms(*, deterministic: bool) -> Generator[None]:
+    """Let cuDNN look for the fastest algorithms, or demand those that give the same bits every time; put back afterwards.
+
+    cuBLAS reads its variable when CUDA starts, which is why it is set before the first tensor goes to a GPU.
+    """
+    if not deterministic:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            yield
+        return
+    variable = "CUBLAS_WORKSPACE_CONFIG"
+    known = os.environ.get(variable)
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined] # a property of the module
+    os.environ.setdefault(variable, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set as the documentation says
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined] # as above
+        if known is None:
+            del os.environ[variable]
 
 
 # Multiplications in a step from which several cores are faster than one: below, they wait for one another, and on a busy

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.errors import UsageError
 
 HIGHER_IS_BETTER = (
@@ -40,7 +40,7 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
     others: tuple[str, ...] = HIGHER_IS_BETTER if lower_is_better else LOWER_IS_BETTER
     bounds: dict[str, float] = {}
     for word in words:
-        name, _, number = word.rpartition("=")
+        name, _, number = class_names.normal(word).rpartition("=")
         kind = f"{name.partition(':')[0]}:CLASS" if ":" in name else name
         if kind in others:
             better, instead = ("higher", "--fail-under") if lower_is_better else ("lower", "--fail-over")

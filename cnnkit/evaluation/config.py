@@ -19,7 +19,7 @@ class MatchConfig:
     complete: bool = option(False, "Every picture of the truth must be predicted; else those that are not are counted.")
     labels: Path | None = option(
         None,
-        "The classes, one a line, in the order of the report; those of the truth, sorted, unless given.",
+        "The classes, one a line, in the order of the report. [default: those of the truth and the predictions, sorted]",
         metavar="FILE",
     )
 
@@ -39,7 +39,9 @@ class CompareConfig(MatchConfig):
     complete: bool = option(
         False, "Every image of the truth must be predicted; otherwise those that are not are counted."
     )
-    labels: Path | None = option(None, "The classes, one a line. [default: those of the truth]", metavar="FILE")
+    labels: Path | None = option(
+        None, "The classes, one a line. [default: those of the truth and the predictions]", metavar="FILE"
+    )
     fail_if_worse: bool = option(
         False, "Exit 4 if B is worse than A: the 95 % interval of the difference lies below zero."
     )

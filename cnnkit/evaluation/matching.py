@@ -1,16 +1,19 @@
 """Predictions matched with the truth, image by image; whatever does not fit is an error that names it."""
 
+import logging
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.predictions import WITHHELD, Prediction
+
+log = logging.getLogger("cnnkit")
 
 #: Probabilities are printed with six digits, so what they leave up to 1 is known no better than this.
 COMPLEMENT_FLOOR = 5e-7
@@ -140,7 +143,7 @@ class FolderTruth:
     def of(self, path: str, resolved: str) -> str | None:
         """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
         del resolved
-        label = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        label = class_names.normal(os.path.basename(os.path.dirname(os.path.abspath(path))))
         if label:
             self.labels.add(label)
         return label or None
@@ -168,7 +171,6 @@ def match_each(
     truth: Truth | FolderTruth,
     *,
     classes: Sequence[str] | None = None,
-    beyond: bool = False,
 ) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
     """Match the predictions of several files with one truth; the predictions of all have the same classes.
 
@@ -178,8 +180,8 @@ def match_each(
     Args:
         files: Predictions in any order, and where they come from, for messages.
         truth: Where labels are looked up.
-        classes: The classes and their order; by default those of the truth, sorted.
-        beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
+        classes: The classes and their order; by default those of the truth and of the predictions, sorted: a test set may lack a class
+            that the network knows. Predictions that share no class with the truth are refused all the same.
 
     Returns:
         The predictions of each file, in the order in which its images were first predicted; and the images of the truth that no file
@@ -189,14 +191,32 @@ def match_each(
         CnnkitError: A prediction without truth, a doubled one, an image without a prediction, or a label that is no class.
     """
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
-    known = set(truth.labels)
-    if beyond:
-        known |= {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
-    ordered = tuple(classes) if classes is not None else tuple(sorted(known))
+    ordered = tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth)
     for found, name in collected:
         _check_labels(found.values(), ordered, truth, name=name, given=classes is not None)
     predicted = {resolved for found, _ in collected for resolved in found}
     return [_as_arrays(found, ordered) for found, _ in collected], truth.without(predicted)
+
+
+def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
+    """Give the classes of the truth and of the predictions, sorted; those of the truth alone where the two share none."""
+    predicted = {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
+    several = any(len(image.labels) > 1 for found, _ in collected for image in found.values())
+    if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
+        log.warning("no prediction names %s, which %s %s", messages.shortened(unheard, 8), truth.name, truth.verb)
+    beyond = sorted(predicted - truth.labels)
+    if not beyond or not predicted & truth.labels:
+        return tuple(sorted(truth.labels))
+    log.warning(
+        "%s %s no image of %s, which the predictions know: predicted, %s",
+        truth.name,
+        truth.verb,
+        messages.shortened(beyond, 8),
+        "it is wrong" if len(beyond) == 1 else "they are wrong",
+    )
+    for line in class_names.about_forms({label: (label,) for label in truth.labels | predicted}):
+        log.warning("%s", line)
+    return tuple(sorted(truth.labels | predicted))
 
 
 def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Image]:
@@ -209,12 +229,13 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
         if image is None:
             resolved = os.path.realpath(row.path)
             if resolved not in images:
-                label = truth.of(row.path, resolved)
-                images[resolved] = _Image(row.path, label or "")
-                if label is None:
+                true = truth.of(row.path, resolved)
+                images[resolved] = _Image(row.path, true or "")
+                if true is None:
                     without_truth[row.path] = resolved
             image = by_written[row.path] = images[resolved]
-        _add(image, row, name=name)
+        label = class_names.normal(row.label)
+        _add(image, row if label == row.label else replace(row, label=label), name=name)
     if without_truth:
         resolved = next(iter(without_truth.values()))
         raise CnnkitError(
@@ -251,7 +272,7 @@ def _check_labels(
         label, path = next(iter(unknown.items()))
         remedy = messages.proposal(label, classes, foreign={})
         if not remedy and not given:
-            remedy = "; --labels FILE names classes that the truth does not show"
+            remedy = "; the two share no class: are these the predictions of this set?"
         there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
         raise CnnkitError(
             f'{name}: {path} is predicted as "{label}", but {there}'

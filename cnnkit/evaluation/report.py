@@ -163,7 +163,6 @@ def read(
     truth: Truth | FolderTruth,
     *,
     classes: Sequence[str] | None = None,
-    beyond: bool = False,
     complete: bool = False,
 ) -> list[MatchedPredictions]:
     """Read predictions and match them with the truth; what of the truth has none is said.
@@ -171,8 +170,7 @@ def read(
     Args:
         files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
         truth: Where labels are looked up.
-        classes: The classes and their order; those of the truth, sorted, unless given.
-        beyond: Labels that the truth does not show are classes, too, where `classes` does not say.
+        classes: The classes and their order; by default those of the truth and of the predictions, sorted.
         complete: Every image of the truth must be predicted.
 
     Returns:
@@ -182,7 +180,7 @@ def read(
         CnnkitError: Predictions and truth do not fit together, see `match_each`, or are not complete.
     """
     parsed = ((predictions.parse(lines, name=name), name) for lines, name in files)
-    matched, missing = match_each(parsed, truth, classes=classes, beyond=beyond)
+    matched, missing = match_each(parsed, truth, classes=classes)
     if missing and isinstance(truth, Truth):
         message = _about_missing(missing, truth)
         if complete:

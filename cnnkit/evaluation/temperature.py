@@ -131,7 +131,7 @@ def calibrate(
     model, output = config.checked().model, config.output
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
-    (predictions,) = reports.read(files, truth, classes=classes, beyond=True)
+    (predictions,) = reports.read(files, truth, classes=classes)
     _check(predictions)
     demand(predictions)
     temperature = fit(predictions.truth, predictions.probabilities)

@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
+from cnnkit.engine import device_errors
 from cnnkit.errors import UsageError
 from cnnkit.explain import contact_sheets, load_network
 from cnnkit.explain.config import (
@@ -206,6 +207,8 @@ class ActivationMaximizer:
             with torch.no_grad(), self._running():
                 self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
         except RuntimeError as error:
+            if device_errors.is_out_of_memory(error):  # they are not too small
+                raise
             raise UsageError(
                 f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; "
                 "give a larger --size, and a dream fewer --octaves"

@@ -16,7 +16,8 @@ from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, InputOptions
 from cnnkit.formats import onnx_model
-from cnnkit.formats.header import Header
+from cnnkit.formats.header import Header, Preprocess
+from cnnkit.nets import graph_centres
 
 
 class OnnxCam:
@@ -25,6 +26,7 @@ class OnnxCam:
     Attributes:
         model: With its classes and preprocessing.
         layer: The name of the layer whose maps they are.
+        centres: Where the cells of maps stand in the images that it takes; None where its graph does not tell.
     """
 
     def __init__(self, path: str | Path, options: CamOptions, shown: InputOptions, *, device: str = "auto") -> None:
@@ -49,13 +51,15 @@ class OnnxCam:
             raise UsageError(
                 f"--method {method} needs more than an exported network gives; give the .pt it was made from"
             )
-        graph = onnx_model.parse(model.content, name=name).graph
-        if "cam" not in {value.name for value in graph.output}:
+        proto = onnx_model.parse(model.content, name=name)
+        if "cam" not in {value.name for value in proto.graph.output}:
             raise UsageError(_missing(name, model.header))
-        network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+        network = OnnxNetwork(name, Session(model.content, device=device, name=name, needs=model.needs))
         self.model: OnnxClassifier = onnx_classifier.from_header(network, model.header)
         if shown.size is not None or shown.fit is not None:
             self.model = self.model.resized(shown.size, fit=shown.fit)
+        prepared = self.model.preprocess or Preprocess()
+        self.centres = graph_centres.centres_of(proto, "cam", size=(prepared.height, prepared.width))
         self.classes, self.layer = (
             self.model.classes,
             model.header.backbone.layer if model.header.backbone else "the base",

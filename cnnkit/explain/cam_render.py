@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.data import augment_plan, decode, preprocessing, tree
+from cnnkit.data import augment_plan, containment, decode, preprocessing, tree
 from cnnkit.data.decode import Original
-from cnnkit.data.reader import MemoryBudget
+from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
@@ -27,8 +27,9 @@ from cnnkit.explain.config import RenderOptions
 from cnnkit.explain.contact_sheets import SheetCell
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.upsampling import Box
-from cnnkit.formats import image_files
+from cnnkit.formats import atomic, image_files
 from cnnkit.formats.header import Preprocess
+from cnnkit.nets.cell_centres import CellCentres
 
 #: For images that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
 _ROOM = MemoryBudget(700 << 20)
@@ -50,11 +51,16 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class ImageMaps:
-    """The maps of an image, and what the network takes it for."""
+    """The maps of an image, what the network takes it for, and which of the network's classes it is, where that is known."""
 
     image: ImageFile
     label: str
     maps: list[ClassMap]
+    truth: str | None = None
+
+
+#: How many bytes the longest name of a map's array has more than that of its overlay.
+_LONGEST_SUFFIX = len(".pixels.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class CamRenderer:
         place: Callable[[ImageFile], str],
         *,
         classes: Sequence[str] = (),
+        centres: CellCentres | None = None,
     ) -> None:
         """Get ready.
 
@@ -99,9 +106,10 @@ class CamRenderer:
             prepared: How images came to the network.
             place: As `augment_plan.placing` gives it.
             classes: All that the network knows, where an image may have maps of several, which their names then tell.
+            centres: Where the cells of maps stand in what the network takes; by default they tile it.
         """
         self.options = options
-        self._palette, self._prepared, self._place = palette, prepared, place
+        self._palette, self._prepared, self._place, self._centres = palette, prepared, place, centres
         self._endings = _endings(classes)
         self._taken: dict[str, str] = {}
 
@@ -141,8 +149,10 @@ class CamRenderer:
         for each in found.maps:
             box = None
             if self.options.box is not None:
-                box = upsampling.hot_box(upsampling.upsample(each.values, window, part), self.options.box, part)
-            records.append(self._record(found, each, None, box, upsampling.argmax_pixel(each.values, window, part)))
+                heat = upsampling.upsample(each.values, window, part, self._centres)
+                box = upsampling.hot_box(heat, self.options.box, part)
+            peak = upsampling.argmax_pixel(each.values, window, part, self._centres)
+            records.append(self._record(found, each, None, box, peak))
         return RenderedImage(records, None)
 
     def _drawn(self, found: ImageMaps, original: Original) -> RenderedImage:
@@ -150,7 +160,7 @@ class CamRenderer:
         part = upsampling.visible_box(window, original.image.size)
         records, shown = [], []
         for each in found.maps:
-            heat = upsampling.upsample(each.values, window, part)
+            heat = upsampling.upsample(each.values, window, part, self._centres)
             box = None if self.options.box is None else upsampling.hot_box(heat, self.options.box, part)
             drawn = draw_overlay(
                 original.image,
@@ -166,10 +176,14 @@ class CamRenderer:
                 file = self._write(self.options.output, found.image, each, original, drawn, heat, part)
             if self.options.sheet is not None:
                 shown.append((each.name, each.probability, contact_sheets.thumbnail(drawn)))
-            records.append(self._record(found, each, file, box, upsampling.argmax_pixel(each.values, window, part)))
+            peak = upsampling.argmax_pixel(each.values, window, part, self._centres)
+            records.append(self._record(found, each, file, box, peak))
         if self.options.sheet is None:
             return RenderedImage(records, None)
-        return RenderedImage(records, SheetCell(found.image.path, contact_sheets.thumbnail(original.image), shown))
+        small = contact_sheets.thumbnail(original.image)
+        return RenderedImage(
+            records, SheetCell(found.image.path, small, shown, predicted=found.label, truth=found.truth)
+        )
 
     def _record(
         self, found: ImageMaps, shown: ClassMap, file: str | None, box: Box | None, peak: tuple[int, int] | None
@@ -207,20 +221,24 @@ class CamRenderer:
         name = os.path.basename(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
-            below = _joined(self._place(image), f"{stem}{self._endings.get(shown.name, '')}{extension}")
+            ending = self._endings.get(shown.name, "")
+            file_name = atomic.fitting_name(f"{stem}{ending}", extension, room=_LONGEST_SUFFIX)
+            below = _joined(self._place(image), file_name)
         except CnnkitError as error:
             raise BadImageError(str(error)) from error
         if self._taken.setdefault(below, image.path) != image.path:
             raise BadImageError(_claimed_twice(self._taken[below], image.path, below))
         target = folder / below
+        containment.check_place(folder, below)
         target.parent.mkdir(parents=True, exist_ok=True)
         profile = None if original.grey else original.profile  # what is drawn has colours
         image_files.save(target, drawn, **augment_plan.saving(name, original.format, profile=profile))
         if self.options.raw:
             whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
             whole[part[1] : part[3], part[0] : part[2]] = heat
-            image_files.save_array(target.with_name(f"{target.name}.map.npy"), shown.values)
-            image_files.save_array(target.with_name(f"{target.name}.pixels.npy"), whole)
+            for suffix, values in ((".map.npy", shown.values), (".pixels.npy", whole)):
+                containment.check_place(folder, f"{below}{suffix}")
+                image_files.save_array(target.with_name(f"{target.name}{suffix}"), values)
         return str(target)
 
 

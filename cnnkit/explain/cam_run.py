@@ -1,7 +1,8 @@
 """Class activation maps of many images: a record of each, and what `cam_render` draws. No torch but for models that need it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
@@ -24,6 +25,7 @@ from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.formats.header import Preprocess
+from cnnkit.nets.cell_centres import CellCentres
 from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
@@ -59,9 +61,19 @@ class CamModel:
     classes: tuple[str, ...]
     preprocess: Preprocess
     is_slow: bool = False  # one image at a time is enough
+    centres: CellCentres | None = None  # where the cells of maps stand; None where they are taken to tile the image
 
 
 # ---------------------------------------------------------------- which network
+
+
+def _opened(model: CamModel) -> CamModel:
+    """Say where the cells of maps are drawn, if that is not known."""
+    if model.centres is None:
+        log.info(
+            "where the cells of these maps stand cannot be told from the network: they are drawn as if they tiled it"
+        )
+    return model
 
 
 def open_model(
@@ -85,8 +97,8 @@ def open_model(
     if model.endswith((".pt", ".onnx")):
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
-        return _exported(model, options, shown, device)
-    return _differentiable(model, options, shown, device, batch)
+        return _opened(_exported(model, options, shown, device))
+    return _opened(_differentiable(model, options, shown, device, batch))
 
 
 def _exported(model: str, options: CamOptions, shown: InputOptions, device: str) -> CamModel:
@@ -98,7 +110,7 @@ def _exported(model: str, options: CamOptions, shown: InputOptions, device: str)
     log.info("maps of %s", network.layer)
     if shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
-    return CamModel(network, network.classes, network.model.preprocess)
+    return CamModel(network, network.classes, network.model.preprocess, centres=network.centres)
 
 
 def _differentiable(model: str, options: CamOptions, shown: InputOptions, device: str, batch: int) -> CamModel:
@@ -117,7 +129,13 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
         log.info("%s's maps are of what there is to see, whatever the class", method)
     if options.fine or shown.size is not None or shown.fit is not None:
         log.info(_OTHERWISE)
-    return CamModel(maps, classes, network.preprocess, is_slow=METHODS[method].is_slow)
+    return CamModel(
+        maps,
+        classes,
+        network.preprocess,
+        is_slow=METHODS[method].is_slow,
+        centres=network.centres.get(place.node),
+    )
 
 
 # ---------------------------------------------------------------- which maps
@@ -153,7 +171,7 @@ def explain(
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
-    choose = _chooser(wanted, model.classes)
+    choose = _ClassChooser(wanted, model.classes)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -161,6 +179,7 @@ def explain(
         model.preprocess,
         augment_plan.placing(images),
         classes=model.classes if several else (),
+        centres=model.centres,
     )
     if isinstance(images, Sequence):
         renderer.check(images)
@@ -184,48 +203,69 @@ def columns(options: RenderOptions) -> tuple[str, ...]:
     return (*plain, *SCORES) if options.faithful else plain
 
 
-_Chooser = Callable[[ImageFile, int], list[int]]
+class _ClassChooser:
+    """Chooses the classes whose maps are made of an image.
 
+    Attributes:
+        without_truth: The images of which the map of `true` alone was left out, and why.
+    """
 
-def _chooser(wanted: Sequence[str], classes: Sequence[str]) -> _Chooser:
-    """Give the function from an image, and the number of the class that the network names, to the classes that are asked for."""
-    for word in wanted:
-        if word not in ("top", "true", "all") and word not in classes:
-            some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-            proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
-            raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
-    numbers = {name: number for number, name in enumerate(classes)}
+    def __init__(self, wanted: Sequence[str], classes: Sequence[str]) -> None:
+        """Check the words of `--class`.
 
-    def choose(image: ImageFile, top: int) -> list[int]:
-        chosen: list[int] = []
+        Raises:
+            UsageError: One is no class of the model.
+        """
+        self._numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
         for word in wanted:
+            if word not in ("top", "true", "all") and class_names.normal(word) not in self._numbers:
+                some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+                proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
+                raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+        self._wanted, self._classes = wanted, tuple(classes)
+        self.without_truth: list[str] = []
+
+    def truth(self, image: ImageFile) -> str | None:
+        """Give an image's class: its label, or as cnn-eval takes it the name of its folder; None where that is no class of the model."""
+        name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
+        number = self._numbers.get(class_names.normal(name))
+        return None if number is None else self._classes[number]
+
+    def choose(self, image: ImageFile, top: int) -> list[int]:
+        """Choose by number; `top` is the class that the network names.
+
+        Raises:
+            BadImageError: No class of the model is the image's, and no other map of it was asked for.
+        """
+        chosen: list[int] = []
+        missing = ""
+        for word in self._wanted:
             if word == "all":
-                chosen += range(len(classes))
+                chosen += range(len(self._numbers))
             elif word == "top":
                 chosen.append(top)
-            elif word == "true":
-                if image.label not in numbers:
-                    known = (
-                        "it has no label"
-                        if image.label is None
-                        else f"its label {image.label} is no class of the model"
-                    )
-                    raise BadImageError(
-                        f"{known}, and --class true asks for that one's map; give class folders or a manifest"
-                    )
-                chosen.append(numbers[image.label])
+            elif word != "true":
+                chosen.append(self._numbers[class_names.normal(word)])
+            elif (truth := self.truth(image)) is not None:
+                chosen.append(self._numbers[class_names.normal(truth)])
             else:
-                chosen.append(numbers[word])
+                missing = (
+                    "it has no label" if image.label is None else f"its label {image.label} is no class of the model"
+                )
+        if missing and not chosen:
+            raise BadImageError(
+                f"{missing}, and --class true asks for that one's map; give class folders or a manifest"
+            )
+        if missing:
+            self.without_truth.append(f"{image.path}: {missing}")
         return list(dict.fromkeys(chosen))
-
-    return choose
 
 
 def _records(
     images: Iterable[ImageFile],
     model: CamModel,
     renderer: CamRenderer,
-    choose: _Chooser,
+    choose: _ClassChooser,
     *,
     batch: int,
     jobs: int | None,
@@ -261,6 +301,12 @@ def _records(
             yield record
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
+    if choose.without_truth:
+        log.info(
+            "no map of --class true for %d pictures without a label that the model knows; the first: %s",
+            len(choose.without_truth),
+            choose.without_truth[0],
+        )
     if empty:
         log.info(
             "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
@@ -277,7 +323,7 @@ def _found(
     images: Iterable[ImageFile],
     model: CamModel,
     options: RenderOptions,
-    choose: _Chooser,
+    choose: _ClassChooser,
     *,
     batch: int,
     jobs: int | None,
@@ -293,7 +339,7 @@ def _found(
             try:
                 if not np.isfinite(row).all():
                     raise BadImageError(_NO_NUMBER)
-                chosen.append(choose(image, int(row.argmax())))
+                chosen.append(choose.choose(image, int(row.argmax())))
             except BadImageError as error:
                 skip(image.path, str(error))
                 chosen.append([])
@@ -316,7 +362,7 @@ def _found(
                 for place, number in enumerate(numbers)
             ]
             if found:
-                yield ImageMaps(image, model.classes[int(row.argmax())], found)
+                yield ImageMaps(image, model.classes[int(row.argmax())], found, choose.truth(image))
 
 
 def _faithfulness(
@@ -324,5 +370,11 @@ def _faithfulness(
 ) -> Faithfulness:
     red, green, blue = (round(255 * value) for value in model.preprocess.mean)
     return faithfulness.measure(
-        image, values, number, probabilities=model.network.probabilities, hidden=(red, green, blue), batch=batch
+        image,
+        values,
+        number,
+        probabilities=model.network.probabilities,
+        hidden=(red, green, blue),
+        centres=model.centres,
+        batch=batch,
     )

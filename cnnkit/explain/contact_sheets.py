@@ -50,17 +50,29 @@ SIDE, GAP, SPACE = 160, 4, 16
 _ACROSS = 9
 #: Thumbnails, which the memory holds until all are there.
 MOST = 1000
-_INK, _BACKGROUND, _BAR, _EMPTY = "#222222", "#ffffff", "#3b6ea5", "#e4e4e4"
+_INK, _WRONG, _BACKGROUND, _BAR, _EMPTY = "#222222", "#a02020", "#ffffff", "#3b6ea5", "#e4e4e4"
 _BAR_HEIGHT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class SheetCell:
-    """An image and its overlays, as thumbnails; each overlay with its class and that one's probability."""
+    """An image and its overlays, as thumbnails; each overlay with its class and that one's probability.
+
+    Where the image's class is known, `truth`, it is written below, with the one that was predicted where that is another.
+    """
 
     path: str
     image: Image.Image
     overlays: list[tuple[str, float, Image.Image]]
+    predicted: str = ""
+    truth: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is written below the name of the image."""
+        if self.truth is None:
+            return []
+        return [f"true {self.truth}", *([f"predicted {self.predicted}"] if self.predicted != self.truth else [])]
 
     @property
     def count(self) -> int:
@@ -112,6 +124,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     """Draw cells side by side and below one another, about four wide to three high."""
     most = max(each.count for each in cells)
     below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
+    below += LINE_HEIGHT * (max(len(each.notes) for each in cells) > 1)
     thumbnails = Grid(cell=(SIDE, SIDE), gap=(GAP, below))
     width, height = thumbnails.size(-(-most // _ACROSS), min(most, _ACROSS))
     height += below
@@ -123,7 +136,9 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
         left, top = grid.corner(index // across, index % across)
         thumbnails.place(sheet, each.image, 0, 0, origin=(left, top))
         text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
-        pen.text((left, top + SIDE + GAP), text, fill=_INK, font=font())
+        for line, words in enumerate((text, *(shorten(note, SIDE) for note in each.notes))):
+            ink = _WRONG if line > 0 and len(each.notes) > 1 else _INK
+            pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             row, column = number // _ACROSS, number % _ACROSS
             thumbnails.place(sheet, overlay, row, column, origin=(left, top))

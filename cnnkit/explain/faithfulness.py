@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from cnnkit.explain import upsampling
+from cnnkit.nets.cell_centres import CellCentres
 
 #: Into how many equal parts the pixels are divided.
 STEPS = 20
@@ -33,6 +34,7 @@ def measure(
     *,
     probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     hidden: tuple[int, int, int],
+    centres: CellCentres | None = None,
     batch: int = 32,
 ) -> Faithfulness:
     """Hide and show the pixels of an image, the hottest first.
@@ -43,10 +45,11 @@ def measure(
         number: Of the class.
         probabilities: From images (N, H, W, 3) to those of all classes (N, classes).
         hidden: The colour of pixels that are hidden.
+        centres: Where the map's cells stand in the image; by default they tile it.
         batch: Images at once.
     """
     height, width = image.shape[:2]
-    heat = upsampling.resize(found, (width, height))
+    heat = upsampling.resize(found, (width, height), centres)
     order = np.argsort(-heat, axis=None, kind="stable")
     places = np.empty(order.size, dtype=np.int64)
     places[order] = np.arange(order.size)

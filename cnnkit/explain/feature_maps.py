@@ -20,13 +20,13 @@ from onnx.shape_inference import infer_shapes
 
 from cnnkit import messages
 from cnnkit.choices import MapScale
-from cnnkit.data import decode, preprocessing, tree
+from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.explain import colormaps, contact_sheets
 from cnnkit.explain.config import FeatureMapOptions, InputOptions, parse_index_ranges
-from cnnkit.formats import image_files, onnx_model
+from cnnkit.formats import atomic, image_files, onnx_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
 from cnnkit.option_fields import given
@@ -158,8 +158,10 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     assert options.output is not None
     numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
     tiles = list(colormaps.colorize(scaled(maps, options.scale)[numbers], palette))  # (h, w, 3) each
-    backbone = options.output / name.replace("/", "_")
+    backbone = options.output / atomic.fitting_name(name.replace("/", "_"), "", room=4)
     options.output.mkdir(parents=True, exist_ok=True)
+    for ending in ("", ".npy", ".png"):
+        containment.check_place(options.output, f"{backbone.name}{ending}")
     digits = max(3, len(str(len(maps) - 1)))
     singles = (
         (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
@@ -216,8 +218,9 @@ class OnnxFeatureMaps:
         if model.header is None or model.header.preprocess is None:
             raise FormatError(f"{path}: its header does not say how pictures are prepared; make it with cnn-export")
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
+        self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)
-        self.layers = _spatial_layers(self._proto)
+        self.layers = _spatial_layers(self._proto, name=path)
         if not self.layers:
             raise FormatError(f"{path}: no layer of it answers with maps; was the head alone exported?")
 
@@ -245,15 +248,18 @@ class OnnxFeatureMaps:
         proto.graph.output.extend(
             make_tensor_value_info(value, TensorProto.FLOAT, None) for value in wanted if value not in given
         )
-        session = Session(proto.SerializeToString(), device=self._device, name=self.name)
+        session = Session(proto.SerializeToString(), device=self._device, name=self.name, needs=self._needs)
         network = OnnxNetwork(self.name, session)
         found = network.run(image[None], list(wanted), preprocess=self.preprocess)
         by_value = {value: output[0].astype(np.float32) for value, output in zip(wanted, found, strict=True)}
         return [by_value[layer.value] for layer in layers]
 
 
-def _spatial_layers(proto: ModelProto) -> list[OnnxLayer]:
-    inferred = infer_shapes(proto).graph
+def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:
+    try:
+        inferred = infer_shapes(proto).graph
+    except Exception as error:  # an operator that onnx does not know, or a graph that contradicts itself
+        raise FormatError(f"{name}: its layers cannot be told: {str(error).splitlines()[0]}") from error
     shapes = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.output)

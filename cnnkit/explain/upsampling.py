@@ -4,41 +4,52 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cnnkit.nets.cell_centres import Along, CellCentres, tiled
+
 #: left, top, right, bottom in pixels.
 Box = tuple[int, int, int, int]
 
 
-def resize(found: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Spread a map over a frame bilinearly, cells' centres staying in place, (h, w) -> (H, W); `size` is (W, H)."""
+def resize(
+    found: NDArray[np.float32], size: tuple[int, int], centres: CellCentres | None = None
+) -> NDArray[np.float32]:
+    """Spread a map over what the network takes, (h, w) -> (H, W); `size` is (W, H), `centres` as for `upsample`."""
     width, height = size
-    return upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
+    return upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height), centres)
 
 
-def upsample(found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box) -> NDArray[np.float32]:
-    """Spread a map over the window that it is a map of, and give a part of that.
+def upsample(
+    found: NDArray[np.float32],
+    window: tuple[float, float, float, float],
+    part: Box,
+    centres: CellCentres | None = None,
+) -> NDArray[np.float32]:
+    """Spread a map bilinearly over the window that it is a map of, and give a part of that.
 
     Args:
         found: (h, w).
-        window: Where the map lies, in pixels of the image, as `preprocessing.window` gives it.
+        window: Where the network's input lies, in pixels of the image, as `preprocessing.window` gives it.
         part: The pixels that are asked for.
+        centres: Where the cells stand in the network's input; by default they tile it.
 
     Returns:
         (bottom - top, right - left) of the part. Beyond the centres of the outer cells their values go on.
     """
+    placed = centres or tiled((found.shape[0], found.shape[1]))
     left, top, right, bottom = window
-    rows, down = _between(found.shape[0], top, bottom, part[1], part[3])
-    columns, across = _between(found.shape[1], left, right, part[0], part[2])
+    rows, down = _between(found.shape[0], placed.rows, placed.size[0], top, bottom, part[1], part[3])
+    columns, across = _between(found.shape[1], placed.columns, placed.size[1], left, right, part[0], part[2])
     lines = found[rows] * (1 - down)[:, None] + found[rows + (down > 0)] * down[:, None]  # (H, w)
     both = lines[:, columns] * (1 - across) + lines[:, columns + (across > 0)] * across
     return both.astype(np.float32, copy=False)
 
 
 def _between(
-    cells: int, start: float, end: float, first: int, last: int
+    cells: int, along: Along, length: int, start: float, end: float, first: int, last: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find for each pixel the cell before it, and how far it is on the way to the next one."""
-    places = (np.arange(first, last) + 0.5 - start) / (end - start) * cells - 0.5
-    places = np.clip(places, 0, cells - 1)
+    shares = (np.arange(first, last) + 0.5 - start) / (end - start)
+    places = np.clip(shares * (length / along.step) - (0.5 + along.first) / along.step, 0, cells - 1)
     before = places.astype(np.int64)
     return before, (places - before).astype(np.float32)
 
@@ -51,18 +62,32 @@ def visible_box(window: tuple[float, float, float, float], size: tuple[int, int]
 
 
 def argmax_pixel(
-    found: NDArray[np.float32], window: tuple[float, float, float, float], part: Box
+    found: NDArray[np.float32],
+    window: tuple[float, float, float, float],
+    part: Box,
+    centres: CellCentres | None = None,
 ) -> tuple[int, int] | None:
-    """Find the pixel (x, y) in the middle of the hottest cell that lies in the part; None where all of them are zero."""
+    """Find the pixel (x, y) where the hottest cell that lies in the part stands; None where all of them are zero.
+
+    Args as `upsample`. A cell whose centre lies in the padding of a convolution stands at the border.
+    """
+    placed = centres or tiled((found.shape[0], found.shape[1]))
     left, top, right, bottom = window
-    x = left + (np.arange(found.shape[1]) + 0.5) * (right - left) / found.shape[1]
-    y = top + (np.arange(found.shape[0]) + 0.5) * (bottom - top) / found.shape[0]
+    x = left + (right - left) * _shares(found.shape[1], placed.columns, placed.size[1])
+    y = top + (bottom - top) * _shares(found.shape[0], placed.rows, placed.size[0])
     inside = ((part[1] <= y) & (y < part[3]))[:, None] & ((part[0] <= x) & (x < part[2]))
     visible = np.where(inside, found, 0)
     if not visible.max() > 0:
         return None
     row, column = np.unravel_index(int(visible.argmax()), found.shape)
     return int(x[column]), int(y[row])
+
+
+def _shares(cells: int, along: Along, length: int) -> NDArray[np.float64]:
+    """Give where cells stand as a share of the network's input, 0 to 1."""
+    middles = along.first + 0.5 + along.step * np.arange(cells)
+    shares: NDArray[np.float64] = np.clip(middles, 0.5, length - 0.5) / length
+    return shares
 
 
 def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:

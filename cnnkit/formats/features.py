@@ -4,12 +4,18 @@
     train.tsv        path label split group (view), paths as seen from this folder
     train.json       its presence means complete
 
-While they are being written the first two are called `train.npy.part` and `train.tsv.part`, so that work can be resumed.
+While they are being written the first two are called `train.npy.part` and `train.tsv.part`, so that work can be resumed;
+`train.json.part` has the settings in its first line, and then the checksums of each block of rows. Whoever writes holds a lock on it.
 """
 
+import hashlib
 import io
 import json
+import logging
+import math
 import os
+import stat
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +25,10 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.errors import FormatError, UsageError
+from cnnkit import files
+from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, manifest
-from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
 #: Of the `.tsv` that names the rows. Where images have several views, `view` comes after them.
@@ -29,6 +36,11 @@ COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
 _MOST_ROWS = 10**15
+
+# How often the disk is made to have what was written.
+_SYNC_SECONDS = 10.0
+
+log = logging.getLogger("cnnkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,9 @@ def load_header(path: str | Path) -> Header:
         OSError: It cannot be read.
     """
     described = beside(Path(path), ".json")
-    text = described.read_text(encoding="utf-8", errors="surrogateescape")
+    if described.stat().st_size > 4 * LONGEST:
+        raise FormatError(f"{described}: too large for a header; run cnn-extract again")
+    text = files.read_regular(described).decode("utf-8", "surrogateescape")
     return Header.from_json(text, name=str(described), kind=ArtefactKind.FEATURES)
 
 
@@ -91,6 +105,7 @@ def load_values(path: str | Path) -> NDArray[Any]:
     Raises:
         FormatError: It is no array of float16, float32 or float64 with two or four axes, or it holds pickled objects.
     """
+    files.check_regular(path)
     try:
         values: NDArray[Any] = np.lib.format.open_memmap(
             path, mode="r"
@@ -99,11 +114,11 @@ def load_values(path: str | Path) -> NDArray[Any]:
         raise
     except Exception as error:  # numpy parses the header as Python and raises whatever it stumbles over
         raise FormatError(f"{path}: no plain array of numbers, or cut short; features come from cnn-extract") from error
-    if values.ndim not in (2, 4) or values.dtype.kind != "f":
+    if values.ndim not in (2, 4) or values.dtype.kind != "f" or values.dtype.itemsize not in (2, 4, 8):
         raise FormatError(
             f"{path}: found {values.dtype} of shape {values.shape}, expected float (N, D) or (N, C, H, W)"
         )
-    return values
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def check_neighbours(path: str | Path) -> None:
@@ -118,15 +133,15 @@ def check_neighbours(path: str | Path) -> None:
     if not taken or described.with_name(f"{described.name}.part").exists():
         return
     try:
-        Header.from_json(described.read_text(encoding="utf-8"), name=str(described), kind=ArtefactKind.FEATURES)
-    except (FormatError, OSError, ValueError) as error:
+        load_header(path)
+    except (FormatError, OSError) as error:
         raise UsageError(
             f"{path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
         ) from error
 
 
 class FeatureWriter:
-    """Write features row by row; an interrupted run can be resumed."""
+    """Write features row by row; an interrupted run can be resumed, and no other run can write the same files meanwhile."""
 
     def __init__(
         self,
@@ -137,6 +152,7 @@ class FeatureWriter:
         header: Header,
         settings: Mapping[str, int | str] | None = None,
         columns: tuple[str, ...] = COLUMNS,
+        block: int = 1,
     ) -> None:
         """Prepare for rows of one shape.
 
@@ -147,65 +163,89 @@ class FeatureWriter:
             header: Written when all is done, with the labels of the rows as its classes.
             settings: What else the values depend on, down to their last bits: `resume` demands that it is as it was.
             columns: Of the `.tsv`.
+            block: How many rows have one checksum, for `resume`.
 
         Raises:
             UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
-        self.settings, self.columns = dict(settings or {}), columns
+        self.settings, self.columns, self.block = dict(settings or {}), columns, block
         self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         check_neighbours(self.path)
         self.count = 0
         self._labels: set[str] = set()
-        self._values: BinaryIO
-        self._listed: BinaryIO
+        self._values: BinaryIO | None = None
+        self._listed: BinaryIO | None = None
+        self._described: BinaryIO | None = None
+        self._sums = _Sums()
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start over, unless `resume` has taken up an earlier run."""
-        if not hasattr(self, "_values"):
-            values, listed, described = self._parts
-            described.unlink(missing_ok=True)  # what it describes is about to go
-            self._values, self._listed = values.open("wb"), listed.open("wb")
+        """Start over, unless `resume` has taken up an earlier run.
+
+        Raises:
+            CnnkitError: Another run writes these files.
+        """
+        described = self._claim()
+        if self._values is None:
             with atomic.naming(self.path):
+                described.truncate(0)  # what it describes is about to go
+                self._values, self._listed = (_emptied(part, output=self.path) for part in self._parts[:2])
                 self._values.write(self._npy_header(_MOST_ROWS))
                 self._listed.write(manifest.render([], columns=self.columns))
                 self._values.flush()
                 self._listed.flush()
-            with atomic.writing(described) as file:
-                file.write(self._fingerprint())
+                described.seek(0)
+                described.write(self._fingerprint() + b"\n")
+                described.flush()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the files their names; after an error leave the parts for `resume`, if there are rows in them."""
-        with atomic.naming(self.path), self._values, self._listed:
-            if kind is None:
-                self._values.seek(0)
-                self._values.write(self._npy_header(self.count))
-                for file in (self._values, self._listed):
-                    file.flush()
-                    os.fsync(file.fileno())
-        if kind is not None:
-            if not self.count:
-                for part in reversed(self._parts):
-                    part.unlink(missing_ok=True)
-            return
-        values, listed, described = self._final
-        described.unlink(missing_ok=True)  # nothing is complete until it is back
-        self._parts[0].replace(values)
-        self._parts[1].replace(listed)
-        with atomic.writing(described) as file:
-            file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
-        self._parts[2].unlink()
+        assert self._values
+        assert self._listed
+        assert self._described
+        with self._described:  # and with it the lock, until all is done
+            with atomic.naming(self.path), self._values, self._listed:
+                if kind is None:
+                    self._values.seek(0)
+                    self._values.write(self._npy_header(self.count))
+                self._sync()
+            if kind is not None:
+                if not self.count:
+                    for part in reversed(self._parts):
+                        part.unlink(missing_ok=True)
+                return
+            values, listed, described = self._final
+            described.unlink(missing_ok=True)  # nothing is complete until it is back
+            self._parts[0].replace(values)
+            self._parts[1].replace(listed)
+            with atomic.writing(described) as file:
+                file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
+            self._parts[2].unlink()
+
+    def _claim(self) -> BinaryIO:
+        """Open the description of the parts, which one run alone can do at a time."""
+        if self._described is None:
+            self._described = os.fdopen(atomic.open_locked(self._parts[2], output=self.path), "r+b")
+        return self._described
+
+    def _sync(self) -> None:
+        for file in (self._values, self._listed, self._described):
+            assert file is not None
+            file.flush()
+            os.fsync(file.fileno())
+        self._synced = time.monotonic()
 
     def finished(self) -> list[ManifestRow] | None:
         """Read the rows of an earlier run that came to its end with the same header, shape and dtype; None where there is none."""
         _, listed, described = self._final
         if not described.exists():
             return None
-        earlier = Header.from_json(described.read_text(encoding="utf-8", errors="surrogateescape"), name=str(described))
+        earlier = load_header(self.path)
         if earlier.but(classes=None) != self.header.but(classes=None):
             return None
         values = load_values(self.path)
@@ -215,7 +255,7 @@ class FeatureWriter:
         return rows
 
     def resume(self, *, multiple_of: int) -> list[ManifestRow]:
-        """Go on from what an interrupted run left, cut back to whole batches.
+        """Go on from what an interrupted run left, cut back to whole batches, and to what has the checksums that it had.
 
         Args:
             multiple_of: The batch: rows of a batch that was not finished are computed again, so that every batch holds the same rows.
@@ -225,44 +265,109 @@ class FeatureWriter:
 
         Raises:
             FormatError: What is there was begun with other settings.
+            CnnkitError: Another run writes these files.
         """
-        values, listed, described = self._parts
-        if not described.exists():
+        assert multiple_of % self.block == 0
+        if not self._parts[2].exists():
             return []
-        self._check_settings(json.loads(described.read_text(encoding="utf-8", errors="surrogateescape")))
+        try:
+            return self._resumed(multiple_of)
+        finally:
+            if self._values is None and self._described is not None:
+                self._described.close()
+                self._described = None
+
+    def _resumed(self, multiple_of: int) -> list[ManifestRow]:
+        values, listed, _ = self._parts
+        begun, *sums = self._claim().read().split(b"\n")
+        settings = _settings(begun)
+        if settings is None:
+            return []
+        self._check_settings(settings)
         if not self._final[2].exists():  # stopped while the files were given their names
             for part, final in zip(self._parts[:2], self._final[:2], strict=True):
                 if not part.exists() and final.exists():
                     final.replace(part)
-        if not (values.exists() and listed.exists()):
+        if not (_is_own(values) and _is_own(listed)):
             return []
-        whole = listed.read_bytes().rpartition(b"\n")[0]  # a row without its newline was cut short
-        rows = list(manifest.parse(whole.split(b"\n"), name=str(listed), views=self.header.has_views)) if whole else []
-        start = len(self._npy_header(_MOST_ROWS))
-        row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        count = min(len(rows), max(values.stat().st_size - start, 0) // row_bytes) // multiple_of * multiple_of
+        lines = listed.read_bytes().split(b"\n")[:-1]  # a row without its newline was cut short
+        noted = [line for line in sums if line]
+        intact = self._count_intact(values, lines[1:], noted)
+        count = intact // multiple_of * multiple_of
+        if intact < len(noted) * self.block:
+            log.warning("%s: damaged; only the first %d of %d rows are kept", values, count, len(noted) * self.block)
         if not count:
             return []
-        kept = manifest.render(rows[:count], columns=self.columns)
+        rows = list(manifest.parse(lines[: count + 1], name=str(listed), views=self.header.has_views))
+        kept = manifest.render(rows, columns=self.columns)
+        if len(rows) != count or kept != b"\n".join([*lines[: count + 1], b""]):
+            return []
         self._values, self._listed = values.open("r+b"), listed.open("r+b")
-        self._values.truncate(start + count * row_bytes)
+        self._values.truncate(self._start + count * self._row_bytes)
         self._listed.truncate(len(kept))
         for file in (self._values, self._listed):
             file.seek(0, io.SEEK_END)
+        assert self._described is not None
+        self._described.seek(len(begun) + 1 + sum(len(line) + 1 for line in sums[: count // self.block]))
+        self._described.truncate()
         self.count = count
-        self._labels = _labels(rows[:count])
-        return rows[:count]
+        self._labels = _labels(rows)
+        return rows
+
+    def _count_intact(self, values: Path, lines: Sequence[bytes], sums: Sequence[bytes]) -> int:
+        """Count the rows, from the first, that are what was written, by the checksums of their blocks."""
+        with values.open("rb") as file:
+            file.seek(self._start)
+            for number, line in enumerate(sums):
+                first = number * self.block
+                block = _Sums()
+                block.add(
+                    file.read(self._row_bytes * self.block),
+                    b"".join(row + b"\n" for row in lines[first : first + self.block]),
+                )
+                if block.line() != line:
+                    return first
+        return len(sums) * self.block
 
     def write(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
         """Add rows: the values first, so that a listed image always has its values."""
         assert values.shape == (len(rows), *self.shape)
         with atomic.naming(self.path):
-            self._values.write(np.ascontiguousarray(values, dtype=self.dtype).data)
-            self._values.flush()
-            self._listed.write(manifest.render(rows, columns=self.columns).partition(b"\n")[2])
-            self._listed.flush()
-        self.count += len(rows)
+            start = 0
+            while start < len(rows):
+                stop = min(len(rows), start + self.block - self.count % self.block)
+                self._add(values[start:stop], rows[start:stop])
+                start = stop
         self._labels |= _labels(rows)
+
+    def _add(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
+        """Add rows that belong to one block."""
+        assert self._values
+        assert self._listed
+        assert self._described
+        numbers = np.ascontiguousarray(values, dtype=self.dtype).data
+        lines = manifest.render(rows, columns=self.columns).partition(b"\n")[2]
+        self._values.write(numbers)
+        self._values.flush()
+        self._listed.write(lines)
+        self._listed.flush()
+        self.count += len(rows)
+        self._sums.add(numbers, lines)
+        if self.count % self.block == 0:
+            self._described.write(self._sums.line() + b"\n")
+            self._described.flush()
+            self._sums = _Sums()
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                self._sync()
+
+    @property
+    def _start(self) -> int:
+        """Where the values begin in the `.npy`."""
+        return len(self._npy_header(_MOST_ROWS))
+
+    @property
+    def _row_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def _npy_header(self, count: int) -> bytes:
         """Give the .npy header for this many rows; its length does not depend on them."""
@@ -273,7 +378,7 @@ class FeatureWriter:
         )
         return buffer.getvalue()
 
-    def _described(self) -> dict[str, Any]:
+    def _description(self) -> dict[str, Any]:
         """Say what the values depend on, by names that a message can use."""
         header = json.loads(self.header.to_json())
         parts = {
@@ -284,7 +389,7 @@ class FeatureWriter:
         return {**self.settings, **parts, "dtype": self.dtype.name, "shape": list(self.shape), **header}
 
     def _fingerprint(self) -> bytes:
-        return json.dumps(self._described()).encode()
+        return json.dumps(self._description()).encode()
 
     def _check_settings(self, begun: Mapping[str, Any]) -> None:
         now = json.loads(self._fingerprint())
@@ -293,6 +398,48 @@ class FeatureWriter:
                 raise FormatError(
                     f"{self._parts[0]}: begun with {name} {begun.get(name)}, now {now.get(name)}; begin anew without --resume"
                 )
+
+
+class _Sums:
+    """The checksums of a block of rows: of its values, and of its lines in the `.tsv`."""
+
+    def __init__(self) -> None:
+        self._values, self._lines = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, values: bytes | memoryview, lines: bytes) -> None:
+        self._values.update(values)
+        self._lines.update(lines)
+
+    def line(self) -> bytes:
+        """Give the line that stands for them in the `.json.part`."""
+        return f"{self._values.hexdigest()[:16]} {self._lines.hexdigest()[:16]}".encode()
+
+
+def _settings(line: bytes) -> Mapping[str, Any] | None:
+    """Read what an unfinished run was begun with; None where it was stopped before that was written, or the line is damaged."""
+    try:
+        begun = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return begun if isinstance(begun, dict) else None
+
+
+def _is_own(part: Path) -> bool:
+    """Say whether a part is a file under no second name, such as a run leaves: one that is a link is written elsewhere."""
+    try:
+        found = part.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
+
+def _emptied(part: Path, *, output: Path) -> BinaryIO:
+    """Start a part over, as a new file."""
+    if os.path.lexists(part) and not part.is_symlink() and not part.is_file():
+        raise CnnkitError(f"{part} is in the way, and is not a file; remove it")
+    part.unlink(missing_ok=True)  # a link, or a second name of another file, is not written through
+    with atomic.naming(output):
+        return part.open("xb")
 
 
 def _labels(rows: Sequence[ManifestRow]) -> set[str]:

@@ -1,16 +1,30 @@
 """The Header: the one record that features, models and exported networks all carry, as the same JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+import msgspec
+from msgspec import Meta
 
 from cnnkit import __version__
 from cnnkit.choices import Fit, Interpolation, Pool
 from cnnkit.errors import FormatError
 
 VERSION = 1
+
+#: The longest header that is read, in characters.
+LONGEST = 1 << 24
+
+#: The longest side of a network's input, in pixels: an image of that size has 50 MB.
+LARGEST_SIDE = 4096
+
+# What a header holds at most.
+_MOST_VALUES, _DEEPEST = 200_000, 20
 
 #: How red, green and blue make one grey channel: the luma of ITU-R BT.601, as Pillow's mode L has it.
 LUMA = (0.299, 0.587, 0.114)
@@ -117,61 +131,189 @@ class Header:
             kind: What the file must be; by default any.
 
         Raises:
-            FormatError: No Header, one of a later version, or of another kind; the message names the command that makes the right one.
+            FormatError: As `from_record`.
         """
-        remedy = f"make one with {_MADE_BY[kind]}" if kind else "was it made by cnnkit?"
+        if len(text) > LONGEST:
+            raise FormatError(f"{name}: a header of {len(text):,} characters, more than {LONGEST:,}; {_remedy(kind)}")
         try:
             raw = json.loads(text)
-            version = raw.pop("cnnkit")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{name}: no cnnkit header in it; {remedy}") from error
-        if version != VERSION:
-            raise FormatError(f"{name}: header version {version}, this cnnkit reads version {VERSION}; update cnnkit")
-        if kind is not None and raw.get("kind") != kind:
-            raise FormatError(f"{name}: found {raw.get('kind')}, expected {kind}; {remedy}")
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{name}: no cnnkit header in it; {_remedy(kind)}") from error
+        return cls.from_record(raw, name=name, kind=kind)
+
+    @classmethod
+    def from_record(cls, raw: object, *, name: str, kind: ArtefactKind | None = None) -> Self:
+        """Read a Header from what JSON or a model file holds, and check it: the one place where that is done, by type and range.
+
+        Fields that are not known are passed over: a later cnnkit of the same version may write more.
+
+        Args:
+            raw: Of any type and depth.
+            name: As `from_json`.
+            kind: As `from_json`.
+
+        Raises:
+            FormatError: No Header, one of a later version, or of another kind; the message names the command that makes the right one.
+                Or one of its fields has another type or is out of range; the message names the field, and what was found in it.
+        """
+        remedy = _remedy(kind)
+        if not isinstance(raw, Mapping) or "cnnkit" not in raw:
+            raise FormatError(f"{name}: no cnnkit header in it; {remedy}")
         try:
-            return cls(
-                kind=ArtefactKind(raw["kind"]),
-                classes=_classes(raw["classes"]) if raw.get("classes") is not None else None,
-                preprocess=_preprocess(raw["preprocess"]) if raw.get("preprocess") is not None else None,
-                backbone=_backbone(raw["backbone"]) if raw.get("backbone") is not None else None,
-                head=raw.get("head"),
-                training=raw.get("training") or {},
-                made_by=raw.get("made_by") or {},
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            record = _plain(raw)
+        except ValueError as error:
             raise FormatError(f"{name}: broken cnnkit header ({error}); {remedy}") from error
+        version = record.pop("cnnkit")
+        if type(version) is not int or version != VERSION:
+            raise FormatError(
+                f"{name}: header version {_shown(version, plain=True)}, this cnnkit reads version {VERSION}; update cnnkit"
+            )
+        if kind is not None and record.get("kind") != kind:
+            raise FormatError(f"{name}: found {_shown(record.get('kind'), plain=True)}, expected {kind}; {remedy}")
+        try:
+            found = msgspec.convert(record, _HeaderFile)
+        except msgspec.ValidationError as error:
+            raise FormatError(f"{name}: broken cnnkit header ({_explained(error, record)}); {remedy}") from error
+        except UnicodeError as error:  # such a class name is fine, such a word is not
+            raise FormatError(f"{name}: broken cnnkit header (a field that is not UTF-8); {remedy}") from error
+        return cls(
+            kind=found.kind,
+            classes=found.classes,
+            preprocess=None if found.preprocess is None else Preprocess(**msgspec.structs.asdict(found.preprocess)),
+            backbone=None if found.backbone is None else Backbone(**msgspec.structs.asdict(found.backbone)),
+            head=found.head,
+            training=record.get("training") or {},
+            made_by=found.made_by or {},
+        )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
         """Copy with some fields changed."""
         return replace(self, **changes)
 
 
-def _classes(raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
-    if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
-        raise TypeError(f"classes {raw!r}")
-    return tuple(raw)
+# ---------------------------------------------------------------- what the fields of a file may be
+
+_Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+_Resize = Annotated[int, Meta(ge=1, le=2 * LARGEST_SIDE)]
+_Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
+_Std = Annotated[float, Meta(ge=1e-12, le=1e6)]
+_Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
+_Notation = Annotated[
+    str, Meta(min_length=1, max_length=100_000, pattern=r"^\s*[^@\s]")
+]  # not @FILE: a file names no other file
+_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # it becomes the name of a file
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
-def _preprocess(raw: dict[str, Any]) -> Preprocess:
-    raw = {"grey": False, **raw}
-    values = {item.name: raw[item.name] for item in fields(Preprocess) if item.name != "across"}
-    if not isinstance(values["grey"], bool):
-        raise TypeError(f"grey {values['grey']!r}")
-    values["fit"] = Fit(values["fit"])
-    values["interpolation"] = Interpolation(values["interpolation"])
-    for name in ("resize", "size"):
-        if not isinstance(values[name], int) or values[name] < 1:
-            raise ValueError(f"{name} {values[name]!r}")
-    for name in ("mean", "std"):
-        red, green, blue = (float(value) for value in values[name])
-        values[name] = (red, green, blue)
-    return Preprocess(**values)
+class _PreprocessFile(msgspec.Struct):
+    fit: Fit
+    resize: _Resize
+    size: _Side
+    interpolation: Interpolation
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
+    grey: bool = False
 
 
-def _backbone(raw: dict[str, Any]) -> Backbone:
-    known = {item.name for item in fields(Backbone)}
-    return Backbone(**{key: Pool(value) if key == "pool" else value for key, value in raw.items() if key in known})
+class _BackboneFile(msgspec.Struct):
+    name: _Text
+    layer: _Text
+    pool: Pool
+    weights_sha256: _Digest | None = None
+    notation: _Notation | None = None
+
+
+class _TrainingFile(msgspec.Struct):
+    """Those settings that are read again; the others are there to be looked at."""
+
+    command: str | None = None
+    views: _Count | None = None
+    rows: _Count | None = None
+    epochs: _Count | None = None
+    temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
+    augment: str | None = None
+    hold_out: str | None = None
+    ended: str | None = None
+
+
+class _HeaderFile(msgspec.Struct):
+    kind: ArtefactKind
+    classes: Annotated[tuple[_Text, ...], Meta(min_length=1)] | None = None
+    preprocess: _PreprocessFile | None = None
+    backbone: _BackboneFile | None = None
+    head: _Notation | None = None
+    training: _TrainingFile | None = None
+    made_by: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two classes of one name."""
+        names = self.classes or ()
+        if len(set(names)) < len(names):
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise ValueError(f"classes names {_shown(twice)} twice")
+
+
+_CHOICES: dict[str, type[StrEnum]] = {
+    "kind": ArtefactKind,
+    "fit": Fit,
+    "interpolation": Interpolation,
+    "pool": Pool,
+}
+
+
+def _remedy(kind: ArtefactKind | None) -> str:
+    return f"make one with {_MADE_BY[kind]}" if kind else "was it made by cnnkit?"
+
+
+def _plain(raw: object) -> dict[str, Any]:
+    """Copy what JSON can hold, whatever the types are: a model file may refer to one list many times, or to itself.
+
+    Raises:
+        ValueError: It is larger or deeper than a header is.
+    """
+    left = _MOST_VALUES
+
+    def copied(value: object, depth: int) -> Any:  # noqa: ANN401 - any JSON value
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        if isinstance(value, Mapping):
+            return {str(key): copied(each, depth + 1) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(each, depth + 1) for each in value]
+        return value if value is None or type(value) in (str, int, float, bool) else f"a {type(value).__name__}"
+
+    record: dict[str, Any] = copied(raw, 0)
+    return record
+
+
+def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str:
+    """Say which field is wrong, what was expected, and what was found."""
+    reason, _, place = str(error).replace("`", "").partition(" - at $")
+    found: Any = record
+    path = place.strip().lstrip(".")
+    for word in re.findall(r"[^.\[\]]+", path):
+        try:
+            found = found[int(word)] if isinstance(found, list) else found[word]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return f"{path}: {reason}"
+    if not path:
+        return reason
+    choices = _CHOICES.get(path.rpartition(".")[2])
+    if choices is not None and reason.startswith("Invalid enum value"):
+        reason = f"expected one of {', '.join(choices)}"
+    return f"{path}: {reason[:1].lower()}{reason[1:]}, found {_shown(found)}"
+
+
+def _shown(value: object, *, plain: bool = False) -> str:
+    """Show a value in a message, cut where it is long; `plain`: a word without its quotes."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    text = value if plain and isinstance(value, str) and value.isalnum() else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def made_by(*distributions: str) -> dict[str, str]:

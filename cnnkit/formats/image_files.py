@@ -1,6 +1,9 @@
 """Images and arrays as files, in one step: a reader never sees half of one."""
 
+import contextlib
 import io
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,7 +51,7 @@ def create(path: Path, content: bytes) -> None:
 def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
     """Write images by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
     folder = Path(folder)
-    with atomic.naming(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+    with atomic.naming(folder), _beside(folder) as beside:
         made = Path(beside, "made")
         made.mkdir()
         for name, image in images:
@@ -56,6 +59,17 @@ def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -
         if folder.exists():
             folder.rename(Path(beside, "old"))
         made.rename(folder)
+
+
+def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder to work in, and remove those that runs left which were killed: one run at a time writes what `folder` is in."""
+    prefix = atomic.fitting_name(f".{folder.name}", ".", room=8)
+    with contextlib.suppress(OSError):
+        for each in folder.parent.iterdir():
+            named = each.name.startswith(prefix) and re.fullmatch("[a-z0-9_]{8}", each.name[len(prefix) :])
+            if named and each.is_dir() and {path.name for path in each.iterdir()} <= {"made", "old"}:
+                shutil.rmtree(each, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent)
 
 
 def save_array(path: str | Path, values: NDArray[Any]) -> None:

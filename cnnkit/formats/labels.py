@@ -1,22 +1,53 @@
 """A list of classes: plain text, one a line, in the order of a network's outputs."""
 
+import codecs
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
+from cnnkit import files
 from cnnkit.errors import FormatError
+
+log = logging.getLogger("cnnkit")
 
 
 def load(path: str | Path) -> tuple[str, ...]:
-    """Read the classes; empty lines are left out.
+    """Read the classes; empty lines are left out, and a name that stands there again is numbered, with a notice.
 
     Raises:
-        FormatError: There is none, or one stands there twice.
+        FormatError: There is none, or the file is no text of UTF-8.
     """
-    text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    with files.open_text(path) as file:
+        content = file.read()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise FormatError(f"{path}: UTF-16; save it as UTF-8")
+    text = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
     labels = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not labels:
         raise FormatError(f"{path}: no labels; expected one a line")
-    if len(set(labels)) < len(labels):
-        twice = next(label for position, label in enumerate(labels) if label in labels[:position])
-        first, second = [number for number, label in enumerate(labels, start=1) if label == twice][:2]
-        raise FormatError(f'{path}: "{twice}" is class {first} and class {second}; give them names that differ')
-    return labels
+    return _numbered(labels, name=str(path))
+
+
+def _numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
+    """Give labels that all differ: of ImageNet's two cranes the second becomes "crane 2"."""
+    repeated = [label for label, times in Counter(labels).items() if times > 1]
+    if not repeated:
+        return tuple(labels)
+    taken, seen, numbered = set(labels), set(), []
+    for label in labels:
+        if label in seen:
+            label = next(each for each in (f"{label} {number}" for number in count(2)) if each not in taken)
+            taken.add(label)
+        seen.add(label)
+        numbered.append(label)
+    log.warning(
+        '%s: "%s" is the name of classes %s%s; numbered as %s',
+        name,
+        repeated[0],
+        " and ".join(str(place) for place, label in enumerate(labels, start=1) if label == repeated[0]),
+        f", and {len(repeated) - 1} more names stand there again" if len(repeated) > 1 else "",
+        " and ".join(f'"{new}"' for new, old in zip(numbered, labels, strict=True) if old == repeated[0]),
+    )
+    return tuple(numbered)

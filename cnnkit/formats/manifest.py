@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, tables, tsv
 
@@ -129,7 +129,7 @@ def _is_text(word: str) -> bool:
 def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
     """Read a manifest whole, as `parse` does; a list of paths (`.txt`) has no header row."""
     folder = os.path.dirname(path) or "."
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         lines = list(file)
     first = next((line for line in lines if line.strip()), b"")
     if views is None and Path(path).suffix.lower() in _LISTS and not tables.is_header(first):

@@ -1,17 +1,21 @@
 """The exported network `.onnx`: one file, weights inside, the Header as its one metadata entry `cnnkit`. No torch."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped] # protobuf ships no types
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+from cnnkit import files
 from cnnkit.errors import FormatError
-from cnnkit.formats import atomic
+from cnnkit.formats import atomic, onnx_check
 from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.onnx_check import NOTHING, Needs
 
 KEY = "cnnkit"
 
@@ -23,24 +27,26 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """A network as its bytes; `header` is None for one that cnnkit did not make."""
+    """A network as its bytes; `header` is None for one that cnnkit did not make, `needs` what has to be bounded when it runs."""
 
     content: bytes
     header: Header | None
+    needs: Needs = NOTHING
 
 
 def load(path: str | Path) -> OnnxModel:
     """Read a network whole, without following anything that it refers to.
 
     Raises:
-        FormatError: It is no ONNX file, or keeps weights in other files: a path inside a model can point anywhere.
+        FormatError: It is no ONNX file, keeps weights in other files (a path inside a model can point anywhere), or cannot be run.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = files.read_regular(path)
     proto = parse(content, name=str(path))
+    onnx_check.check(proto, (part for part in _parts(proto) if isinstance(part, TensorProto)), name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
     header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None
-    return OnnxModel(content, header)
+    return OnnxModel(content, header, onnx_check.needs(proto))
 
 
 def parse(content: bytes, *, name: str) -> ModelProto:
@@ -55,14 +61,35 @@ def parse(content: bytes, *, name: str) -> ModelProto:
         raise FormatError(f"{name}: no ONNX network, or cut short") from error
     if not proto.graph.node:
         raise FormatError(f"{name}: no ONNX network, or an empty one")
+    if _has_broken_text(proto):
+        raise FormatError(f"{name}: a text in it is no UTF-8; is it damaged?")
     if _refers_to_other_files(proto):
-        raise FormatError(f"{name}: keeps weights in other files, which are not followed; save it as one file")
+        raise FormatError(
+            f"{name}: keeps weights in other files, which are not followed; save it as one file: {_one_file(name)}"
+        )
     return proto
+
+
+def _one_file(name: str) -> str:
+    """Give a line of shell that saves a network with its weights inside; its files have to lie together."""
+    source, whole = Path(name), Path(name).with_name(f"{Path(name).stem}-whole.onnx")
+    return shlex.join(["python", "-c", f"import onnx; onnx.save(onnx.load({str(source)!r}), {str(whole)!r})"])
 
 
 def _refers_to_other_files(proto: ModelProto) -> bool:
     tensors = (part for part in _parts(proto) if isinstance(part, TensorProto))
     return any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors)
+
+
+def _has_broken_text(message: Message) -> bool:
+    """Tell whether a text is no UTF-8, which protobuf gives as bytes."""
+    return any(
+        isinstance(text, bytes)
+        for part in _parts(message)
+        for field, value in part.ListFields()
+        if field.type == FieldDescriptor.TYPE_STRING
+        for text in ([value] if isinstance(value, str | bytes) else value)
+    )
 
 
 def _parts(message: Message) -> Iterator[Message]:
@@ -83,7 +110,12 @@ def finished(proto: ModelProto, header: Header) -> bytes:
         for field in ("metadata_props", "doc_string"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
-    proto.metadata_props.add(key=KEY, value=header.to_json())
+    try:
+        proto.metadata_props.add(key=KEY, value=header.to_json())
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            "a class whose name is not UTF-8 cannot stand in an ONNX file; rename it and train again"
+        ) from error
     if proto.ByteSize() > _LARGEST:
         raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types

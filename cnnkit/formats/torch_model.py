@@ -1,23 +1,36 @@
 """The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Read with weights_only, always."""
 
+import errno
+import importlib.util
 import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import ArtefactKind, Header
 
 State = dict[str, Tensor]
+
+# The bit of a zip archive by which torch takes a record for a folder, and leaves its tensor empty.
+_FOLDER = 0x10
+
+# Integers that stand for fractions, by a scale that is elsewhere.
+_QUANTISED = (torch.qint8, torch.quint8, torch.qint32)
+
+# A tensor of at most so many bytes may repeat what the file holds once.
+_SMALL = 1 << 20
 
 # How torch says that it could read a pickle, and met what it will not call.
 _REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate)")
@@ -51,10 +64,68 @@ def load(path: str | Path) -> TorchModel:
         raise FormatError(
             f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
         )
-    header = Header.from_json(json.dumps(content["header"], default=str), name=str(path), kind=ArtefactKind.MODEL)
-    if not isinstance(content.get("state"), Mapping):
+    header = Header.from_record(content["header"], name=str(path), kind=ArtefactKind.MODEL)
+    state = content.get("state")
+    if not _has_names(state):
         raise FormatError(f"{path}: a model without its weights; make it again with cnn-train-head")
-    return TorchModel(header, dict(content["state"]), list(content.get("history") or []))
+    _check_tensors(state, path)
+    return TorchModel(header, dict(state), _history(content.get("history"), path))
+
+
+def _history(raw: object, path: str | Path) -> list[dict[str, float | None]]:
+    rows = [] if raw is None else raw
+    if not isinstance(rows, list) or not all(
+        isinstance(row, Mapping)
+        and all(isinstance(name, str) and (value is None or type(value) in (int, float)) for name, value in row.items())
+        for row in rows
+    ):
+        raise FormatError(
+            f"{path}: its history is not a number for each name and epoch; make it again with cnn-train-head"
+        )
+    return [dict(row) for row in rows]
+
+
+def _has_names(state: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(state, Mapping)
+        and len(state) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    )
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Demand dense, finite numbers, and no more of them than the file holds.
+
+    Raises:
+        FormatError: The first tensor that is something else.
+    """
+    size = Path(path).stat().st_size
+    for name, tensor in state.items():
+        kind = _unusable(tensor)
+        if kind is not None:
+            raise FormatError(
+                f"{path}: {name} is {kind}; expected dense float32, float16, bfloat16 or float64 (save a float state_dict)"
+            )
+        if tensor.nbytes > max(size, _SMALL):
+            raise FormatError(f"{path}: {name} of shape {tuple(tensor.shape)} is larger than the file; is it damaged?")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise FormatError(f"{path}: {name} has values that are not finite; the training that made it had diverged")
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    if tensor.is_meta:
+        return "a meta tensor, without values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"sparse ({str(tensor.layout).removeprefix('torch.')})"
+    if tensor.is_quantized or tensor.dtype in _QUANTISED:
+        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+    if tensor.is_complex():
+        return "complex"
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+    return None
 
 
 def load_state(path: str | Path) -> State:
@@ -68,13 +139,15 @@ def load_state(path: str | Path) -> State:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
+    if not _has_names(content):
         raise FormatError(f"{path}: no state_dict in it (expected tensors by parameter name)")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    _check_tensors(content, path)
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def count_values(state: Mapping[str, Tensor]) -> int:
+    """Count the numbers that tensors hold, one that several of them share once for each."""
+    return sum(tensor.numel() for tensor in state.values())
 
 
 def keep_state(state: Mapping[str, Tensor]) -> str:
@@ -99,7 +172,7 @@ def keep_state_file(path: Path) -> str:
 
 def _keep(digest: str, content: bytes) -> None:
     kept = cache.folder("weights") / f"{digest}.pth"
-    if not kept.exists():
+    if not kept.is_file() or cache.sha256(kept) != digest:
         with atomic.writing(kept) as file:
             file.write(content)
 
@@ -116,19 +189,67 @@ def serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
     return buffer.getvalue()
 
 
+def _check_sums(path: str | Path) -> None:
+    """Demand that every record of an archive has the checksum that it had when it was written: torch does not look.
+
+    Files from before torch 1.6 are no archives and have no checksums.
+
+    Raises:
+        FormatError: A record is damaged, or compressed, so that its size says nothing about the memory that it takes.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise FormatError(f"{path}: a compressed archive, which torch does not write; is it a file of torch's?")
+            if len({record.filename for record in records}) < len(records):
+                raise FormatError(f"{path}: damaged: two records have one name; copy or make it again")
+            folders = [record.filename for record in records if record.is_dir() or record.external_attr & _FOLDER]
+            damaged = folders[0] if folders else archive.testzip()
+    except FormatError:
+        raise
+    except Exception as error:  # bytes that somebody else wrote: zipfile raises whatever it stumbles over
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # that is a place before the beginning of the file
+            raise
+        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+    if damaged is not None:
+        raise FormatError(
+            f"{path}: damaged: {damaged.partition('/')[2] or damaged} is not what was written; copy or make it again"
+        )
+
+
 def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """Read tensors and plain values, onto the CPU.
 
     Raises:
         FormatError: The file is broken, or holds more than that.
     """
+    files.check_regular(path)
+    _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # bytes that somebody else wrote: torch raises whatever it stumbles over
         if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(str(error)):
             raise FormatError(
                 f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
             ) from error
-        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+        raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
+
+
+def _unreadable(path: Path) -> str:
+    """Say why torch did not read a file: it knows safetensors by the name, and needs a package for them."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    if is_safetensors and path.suffix != ".safetensors":
+        return "safetensors under another name; rename it to end in .safetensors"
+    if is_safetensors and importlib.util.find_spec("safetensors") is None:
+        return "reading safetensors needs their package: pip install safetensors"
+    return "not a file that torch can read, or cut short"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
 
@@ -77,7 +78,7 @@ def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str
         FormatError: As `parse`.
         OSError: It cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         yield from parse(file, name=str(path), required=required)
 
 

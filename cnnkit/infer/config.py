@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import Crops, Engine, FeatureDtype, Fit, Interpolation, Vote
+from cnnkit.choices import ChannelOrder, Crops, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
-from cnnkit.engine.config import InferenceConfig
+from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
 from cnnkit.option_fields import MOST_SEED, option, seed_option
 
@@ -20,7 +20,7 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig(InferenceConfig):
+class ExtractConfig(BulkConfig):
     """How features are computed and kept.
 
     With `views`, each training image has rows for so many copies as well, augmented as `augment` says; `seed` is theirs, and that of
@@ -49,12 +49,12 @@ class ExtractConfig(InferenceConfig):
         """
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views says how many copies, --augment what may become of them; give both or neither")
-        devices.parse(self.device)
+        devices.check_precision(self.precision, devices.parse(self.device))
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictConfig(InferenceConfig):
+class PredictConfig(BulkConfig):
     """How several models, or several views of an image, become one prediction, and what is printed of it.
 
     `views` counts the image itself; `seed` is that of what is drawn.
@@ -107,6 +107,7 @@ class PredictConfig(InferenceConfig):
         Raises:
             UsageError: They do not.
         """
+        devices.check_precision(self.precision, devices.parse(self.device))
         most = self.most
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints nothing but the label; drop --top, --logits and --json")
@@ -151,8 +152,10 @@ class PredictConfig(InferenceConfig):
 class ModelSpec:
     """What the command line says about networks that carry no Header; None was not given.
 
-    `size` is a number of pixels, as it was written. `mean` and `std` are per channel, for values from 0 to 1; `labels` is a file of
-    classes in the order of the network's outputs. Of networks with a Header, `size` alone: `448`, `320x480` or `native`.
+    `size` is a number of pixels, as it was written. `mean` and `std` are per channel in the network's order, for values from 0 to
+    `range`; `labels` is a file of classes in the order of the network's outputs.
+
+    Of networks with a Header, `size` alone: `448`, `320x480` or `native`.
     """
 
     size: str | None = option(
@@ -163,11 +166,27 @@ class ModelSpec:
     )
     mean: str | None = option(
         None,
-        "For a network without cnnkit header: mean of its input, for values from 0 to 1.",
+        "For a network without cnnkit header: mean of its input, for values from 0 to 1; channels in the order of --channels.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     std: str | None = option(None, "Likewise: standard deviation.", metavar="R,G,B", group=EXTERNAL)
+    range: PixelRange | None = option(
+        None,
+        "Likewise: white before --mean is subtracted, for a mean and a deviation of values from 0 to 255. [default: 1]",
+        group=EXTERNAL,
+    )
+    channels: ChannelOrder | None = option(
+        None,
+        "Likewise: channels of its input; bgr for networks from Caffe, OpenCV or Keras' mode caffe. [default: rgb; grey for one channel]",
+        group=EXTERNAL,
+    )
+    output: str | None = option(
+        None,
+        "Likewise: which of its outputs has a number for each class. [default: by its name and width; a notice if there are several]",
+        metavar="NAME",
+        group=EXTERNAL,
+    )
     labels: Path | None = option(
         None, "Likewise: its classes, one a line, in the order of its outputs.", metavar="FILE", group=EXTERNAL
     )
@@ -184,14 +203,22 @@ class ModelSpec:
     )
 
     def checked(self) -> Self:
-        """Refuse channels that are not numbers.
+        """Refuse channels that are not numbers, or a mean that no pixel reaches.
 
         Raises:
-            UsageError: As `parse_channels`.
+            UsageError: As `parse_channels`; or the mean lies outside of the range of the pixels.
         """
-        parse_channels(self.mean, option="--mean")
+        mean = parse_channels(self.mean, option="--mean")
         parse_channels(self.std, option="--std")
+        if mean is not None and max(mean) > self.white:
+            remedy = "add --range 255" if self.white == 1 and max(mean) <= 255 else "give one inside"
+            raise UsageError(f'--mean "{self.mean}": pixels go from 0 to {self.white}; {remedy}')
         return self
+
+    @property
+    def white(self) -> int:
+        """What the pixels of a white image are before the mean is subtracted."""
+        return int(self.range or PixelRange.ONE)
 
 
 def parse_channels(text: str | None, *, option: str) -> Channels | None:

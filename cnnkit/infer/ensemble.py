@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import messages
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Progress
-from cnnkit.choices import Vote
+from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import onnx_classifier, runner
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
@@ -49,7 +49,8 @@ def class_order(
     Raises:
         CnnkitError: The two do not have the same classes.
     """
-    if tuple(classes) == tuple(reference):
+    classes, reference = (tuple(map(class_names.normal, each)) for each in (classes, reference))
+    if classes == reference:
         return None
     only, missing = (sorted(set(one) - set(other)) for one, other in ((classes, reference), (reference, classes)))
     if only or missing:
@@ -101,7 +102,13 @@ class Ensemble:
     """
 
     def __init__(
-        self, models: Sequence[str | Path], *, spec: ModelSpec, logits: bool = False, device: str = "auto"
+        self,
+        models: Sequence[str | Path],
+        *,
+        spec: ModelSpec,
+        logits: bool = False,
+        device: str = "auto",
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         """Load networks.
 
@@ -111,6 +118,7 @@ class Ensemble:
                 `native`.
             logits: Of a single one: predictions have these as well.
             device: Where they run.
+            precision: What a GPU multiplies in.
 
         Raises:
             UsageError: The spec contradicts the networks or lacks something.
@@ -121,7 +129,7 @@ class Ensemble:
         for path in models:
             # The first network says where it runs; a CPU is logged once
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
-            self.models.append(_load(path, spec, device="cpu" if known else device))
+            self.models.append(_load(path, spec, device="cpu" if known else device, precision=precision))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
             told = given(replace(spec, size=None))
@@ -138,6 +146,11 @@ class Ensemble:
             class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
         ]
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the networks run on."""
+        return self.models[0].network.session.device.kind
 
     def _show(self, size: str) -> None:
         """Show the networks images of another size than their own."""
@@ -174,9 +187,25 @@ class Ensemble:
 
         if self.native:
             return runner.run_native_size(
-                images, ways[0], network, batch=batch, jobs=jobs, views=views, progress=progress
+                images,
+                ways[0],
+                network,
+                batch=batch,
+                jobs=jobs,
+                views=views,
+                one_shape=self.device == "cuda",
+                progress=progress,
             )
-        return runner.run(images, ways, network, batch=batch, jobs=jobs, views=views, progress=progress)
+        return runner.run(
+            images,
+            ways,
+            network,
+            batch=batch,
+            jobs=jobs,
+            views=views,
+            in_flight=runner.batches_in_flight(self.device),
+            progress=progress,
+        )
 
     def predict(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Give the probabilities of each model, (N, classes), followed by the logits where they are asked for.
@@ -198,12 +227,14 @@ class Ensemble:
         return [*probabilities, *outputs[0][1:]]
 
 
-def _load(path: str | Path, spec: ModelSpec, *, device: str) -> OnnxClassifier:
+def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision) -> OnnxClassifier:
     name = str(path)
     if name.endswith((".pt", ".pth")):
         raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
     model = onnx_model.load(path)
-    network = OnnxNetwork(name, Session(model.content, device=device, name=name))
+    network = OnnxNetwork(
+        name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)
+    )
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
     return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

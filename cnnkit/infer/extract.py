@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip
-from cnnkit.choices import Engine
+from cnnkit.choices import Engine, Precision
 from cnnkit.data import augment_notation, preprocessing, split_names
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
@@ -52,6 +52,7 @@ class _Backbone:
     network: runner.NetworkFunction
     header: Header
     device: str
+    in_flight: int = 1
 
     @property
     def preprocess(self) -> Preprocess:
@@ -85,8 +86,9 @@ def extract(
     features.check_neighbours(output)  # the name is wrong before anything is computed
     atomic.check_folder(output)
     views = _views(config)
-    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = _batch_size(config.batch, images, views)
+    callbacks.phase("loading the backbone")
+    backbone = _open_backbone(spec, config)
+    batch = _batch_size(config.batch_on(backbone.device), images, views)
     writer = _writer(output, backbone, config, batch=batch, views=views)
     if views is not None and isinstance(images, Sequence):
         _log_plain_splits(images)
@@ -96,6 +98,7 @@ def extract(
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
+    labels = {row.label for row in done}
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -103,6 +106,7 @@ def extract(
         skipped += 1
         callbacks.skip(path, reason)
 
+    callbacks.phase("extracting")
     with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
         left, passed, begun = _remaining(images, done, output, preprocess=backbone.preprocess, views=views, skip=count)
         results = runner.run(
@@ -113,13 +117,16 @@ def extract(
             jobs=config.jobs,
             views=views,
             begun=begun,
+            in_flight=backbone.in_flight,
             progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
+            labels.add(image.label)
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
+        _log_lost_classes(images, labels)
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
@@ -131,9 +138,9 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         config: Its engine, device, batch and jobs.
         spec: Which backbone.
     """
-    config = config or ExtractConfig()
-    backbone = _open_backbone(spec, device=config.device, engine=config.engine)
-    batch = max(1, min(config.batch, len(images)))
+    config = (config or ExtractConfig()).checked()
+    backbone = _open_backbone(spec, config)
+    batch = max(1, min(config.batch_on(backbone.device), len(images)))
     log.info("measuring with %d pictures", len(images))
     return runner.measure(
         images,
@@ -142,6 +149,7 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         batch=batch,
         jobs=config.jobs,
         shared_cores=backbone.device == "cpu",
+        in_flight=backbone.in_flight,
     )
 
 
@@ -160,22 +168,39 @@ def _views(config: ExtractConfig) -> ExtractViews | None:
     return ExtractViews(augmentation, config.views, config.seed, torch_views.TorchCopies())
 
 
-def _open_backbone(spec: BackboneSpec, *, device: str, engine: Engine) -> _Backbone:
-    if engine is Engine.TORCH:
+def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
+    if config.engine is Engine.TORCH:
         from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
 
-        network, header, chosen = torch_backbone.load(spec, device=device)
-        return _Backbone(network, header, chosen.partition(":")[0])
-    devices.existing(device)  # before a backbone is exported, which takes its time
+        network, header, chosen = torch_backbone.load(spec, device=config.device, precision=config.precision)
+        return _Backbone(_finite(network, config.precision), header, chosen.partition(":")[0])
+    devices.existing(config.device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
-    session = Session(model.content, device=device, name="the base")
+    session = Session(
+        model.content, device=config.device, name="the base", precision=config.precision, needs=model.needs
+    )
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
         (images,) = batches
         return session.run({"images": images}, ["features"])
 
-    return _Backbone(run, model.header, session.device.kind)
+    kind = session.device.kind
+    return _Backbone(_finite(run, config.precision), model.header, kind, in_flight=runner.batches_in_flight(kind))
+
+
+def _finite(network: runner.NetworkFunction, precision: Precision) -> runner.NetworkFunction:
+    """Refuse features that float16 could not hold: what is beyond 65,504 anywhere in the network becomes infinite."""
+    if precision is not Precision.FLOAT16:
+        return network
+
+    def checked(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+        outputs = network(batches)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise CnnkitError("the base has values that float16 cannot hold; use --precision tf32")
+        return outputs
+
+    return checked
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
@@ -184,13 +209,14 @@ def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
     return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
-def _header(backbone: _Backbone, engine: Engine, views: ExtractViews | None) -> Header:
-    runtime = ("onnxruntime-gpu", "onnxruntime") if engine is Engine.ONNX else ("torch",)
+def _header(backbone: _Backbone, config: ExtractConfig, views: ExtractViews | None) -> Header:
+    runtime = ("onnxruntime-gpu", "onnxruntime") if config.engine is Engine.ONNX else ("torch",)
+    precision = {} if config.precision is Precision.FLOAT32 else {"precision": config.precision.value}
     return Header(
         kind=ArtefactKind.FEATURES,
         preprocess=backbone.preprocess,
         backbone=backbone.header.backbone,
-        training={} if views is None else views.described(),
+        training=({} if views is None else views.described()) | precision,
         made_by=made_by("numpy", "pillow", *runtime),
     )
 
@@ -209,9 +235,10 @@ def _writer(
         output,
         shape=_row_shape(backbone),
         dtype=config.dtype,
-        header=_header(backbone, config.engine, views),
+        header=_header(backbone, config, views),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+        block=batch,
     )
 
 
@@ -253,6 +280,13 @@ def _summary(
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
+
+
+def _log_lost_classes(images: Iterable[ImageFile], kept: Collection[str | None]) -> None:
+    """Name the classes of which no image could be used: nothing else would show that they are missing."""
+    if isinstance(images, Sequence):
+        for label in sorted({image.label for image in images if image.label is not None} - set(kept)):
+            log.warning("class %s is lost: none of its images can be used", label)
 
 
 def _log_plain_splits(images: Sequence[ImageFile]) -> None:

@@ -83,7 +83,14 @@ class Predictor:
         views = parse_test_views(
             config.tta, views=config.views, crops=config.crops, seed=config.seed, make_copies=make_copies
         )
-        self._ensemble = Ensemble(models, spec=spec or ModelSpec(), logits=config.logits, device=config.device)
+        self._ensemble = Ensemble(
+            models,
+            spec=spec or ModelSpec(),
+            logits=config.logits,
+            device=config.device,
+            precision=config.precision,
+        )
+        self._batch = config.batch_on(self._ensemble.device)
         self.classes = self._ensemble.classes
         self._config, self._views = config, views
         for model in self._ensemble.models:
@@ -113,7 +120,7 @@ class Predictor:
                 )
         callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
-        at_once = max(1, self._config.batch // views)
+        at_once = max(1, self._batch // views)
         coming = iter(images)
         first = list(islice(coming, at_once))
         total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
@@ -165,7 +172,7 @@ class Predictor:
     def _features(self, found: Sequence[FeatureRows], callbacks: Callbacks) -> Iterator[ImageOutput]:
         total, done = sum(len(rows.paths) for rows in found), 0
         for rows in found:
-            size = _even(self._config.batch, len(rows.paths))
+            size = _even(self._batch, len(rows.paths))
             for start in range(0, len(rows.paths), size):
                 paths = rows.paths[start : start + size]
                 values = feature_input.values_of(rows, start, start + size)

@@ -30,7 +30,7 @@ class Window:
             floor((size + 2 * padding - span) / stride) + 1 for a number (torch.nn.Conv2d).
         """
         if self.padding is Padding.same:
-            return -(-size // self.stride)
+            return (size + self.stride - 1) // self.stride  # of no negative number: ONNX rounds those the other way
         return (size + sum(self.pads(size)) - self.span) // self.stride + 1
 
     def pads(self, size: int) -> tuple[int, int]:
@@ -86,6 +86,13 @@ def receptive_field(field: Sides, step: Sides, windows: Windows) -> tuple[Sides,
     )
 
 
+def bounded(field: Sides, image: Sides) -> Sides:
+    """Bound a receptive field by the image: what it takes in beyond is padding."""
+    if field is None or image is None:
+        return field
+    return min(field[0], image[0]), min(field[1], image[1])
+
+
 def unread(windows: Windows, size: tuple[int, int], made: tuple[int, int]) -> int:
     """Count the pixels of a map that no window reads because the next one does not fit.
 
@@ -119,7 +126,8 @@ class DimsRow:
     """One layer, measured.
 
     `height` and `width` are None where the output is a vector of `channels` values. `receptive_field` and `stride` are a
-    number where both sides agree, else "HxW"; None where there is no image to look at, or only one output to step from.
+    number where both sides agree, else "HxW"; None where there is no image to look at, or only one output to step from. `image`
+    is the size of the image, written in the same way. No receptive field is larger: what it takes in beyond is padding.
     """
 
     layer: str
@@ -133,6 +141,7 @@ class DimsRow:
     stride: int | str | None
     activation_bytes: int
     dropped: int
+    image: int | str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -144,13 +153,20 @@ class DimsRow:
 class Volume:
     """What stands between two layers: a map or a vector of values, and how it looks at the image.
 
-    `size` is (height, width), None for a vector. `field` and `step` are receptive field and stride along (height, width).
+    `size` is (height, width), None for a vector. `field` and `step` are receptive field and stride along (height, width), `image` is
+    the size of the image, which bounds the field.
     """
 
     size: Sides
     channels: int
     field: Sides
     step: Sides
+    image: Sides = None
+
+    def through(self, windows: Windows) -> tuple[Sides, Sides]:
+        """Compute receptive field and stride after windows; what a field takes in beyond the image is padding."""
+        field, step = receptive_field(self.field, self.step, windows)
+        return bounded(field, self.image), step
 
 
 def measure(
@@ -211,13 +227,13 @@ def start(*, height: int | None, width: int | None, channels: int) -> Volume:
             raise UsageError(f"the input's {name} is {value}; give 1 or more")
     if height is None or width is None:
         return Volume(None, channels, None, None)
-    return Volume((height, width), channels, (1, 1), (1, 1))
+    return Volume((height, width), channels, (1, 1), (1, 1), (height, width))
 
 
 def after(row: DimsRow) -> Volume:
     """Say what a layer gives to the one after it."""
     size = None if row.height is None or row.width is None else (row.height, row.width)
-    return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride))
+    return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride), _sides(row.image))
 
 
 def walk(layers: Sequence[Layer], given: Volume) -> Iterator[tuple[Layer, Volume, Volume]]:
@@ -258,6 +274,7 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Dim
         stride=shown(made.step),
         activation_bytes=prod(made.size or (1, 1)) * made.channels * bytes_per_value,
         dropped=_dropped(layer, given, made),
+        image=shown(made.image),
     )
 
 
@@ -271,16 +288,16 @@ def _made(layer: Layer, given: Volume) -> Volume:
             both = 2 * int(layer.padding)
             return replace(given, size=(height + both, width + both))
         case LayerKind.gap | LayerKind.gmp:
-            field, _ = receptive_field(given.field, given.step, whole_map(_map(layer, given)))
-            return Volume(None, given.channels, field, None)
+            field, _ = given.through(whole_map(_map(layer, given)))
+            return replace(given, size=None, field=field, step=None)
         case LayerKind.flatten if given.size:
-            field, _ = receptive_field(given.field, given.step, whole_map(given.size))
-            return Volume(None, prod(given.size) * given.channels, field, None)
+            field, _ = given.through(whole_map(given.size))
+            return Volume(None, prod(given.size) * given.channels, field, None, given.image)
         case LayerKind.dense:
             if given.size:
                 shape = "x".join(str(side) for side in (*given.size, given.channels))
                 raise UsageError(f"{_named(layer)} wants a vector, its input is {shape}; put flatten or gap before it")
-            return Volume(None, layer.filters or 0, given.field, None)
+            return Volume(None, layer.filters or 0, given.field, None, given.image)
         case LayerKind.flatten | LayerKind.bn | LayerKind.dropout | LayerKind.activation:
             return given
 
@@ -295,9 +312,9 @@ def _slid(layer: Layer, given: Volume) -> Volume:
     down, across = windows(layer)
     _check(layer, "height", size[0], down)
     _check(layer, "width", size[1], across)
-    field, step = receptive_field(given.field, given.step, (down, across))
+    field, step = given.through((down, across))
     made = (down.count(size[0]), across.count(size[1]))
-    return Volume(made, given.channels if layer.filters is None else layer.filters, field, step)
+    return Volume(made, given.channels if layer.filters is None else layer.filters, field, step, given.image)
 
 
 def _check(layer: Layer, side: str, size: int, window: Window) -> None:

@@ -123,18 +123,18 @@ def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
 
 
 def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
-    """Write field + (span - 1) * stride along each side; what pools globally or flattens looks at the whole map."""
+    """Write field + (span - 1) * stride along each side, at most the image; what pools globally or flattens looks at the whole map."""
     if before.size is None or before.field is None or before.step is None:
         yield "receptive_field", "", row.receptive_field
         return
     whole = layer.kind in (LayerKind.gap, LayerKind.gmp, LayerKind.flatten)
     spans = before.size if whole else [window.span for window in windows(layer)]
-    sides = [
-        f"{field} + ({span} - 1)*{step}"
-        if whole or layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
-        else str(field)
-        for field, span, step in zip(before.field, spans, before.step, strict=True)
-    ]
+    sides = []
+    for field, span, step, image in zip(before.field, spans, before.step, before.image or (None, None), strict=True):
+        grows = whole or layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+        expression = f"{field} + ({span} - 1)*{step}" if grows else str(field)
+        beyond = image is not None and grows and field + (span - 1) * step > image
+        sides.append(f"min({expression}, {image})" if beyond else expression)
     yield from _both("receptive_field", sides, row.receptive_field)
 
 
@@ -157,7 +157,8 @@ def _both(name: str, sides: Sequence[str], value: int | str | None) -> Iterator[
         yield f"{name} ({side})", expression, number
 
 
-COLUMNS = ("layer", "kind", "output", "params", "macs", "receptive_field", "stride", "activation_bytes", "dropped")
+_NEEDED = ("layer", "kind", "output", "params", "macs", "receptive_field", "stride", "activation_bytes", "dropped")
+COLUMNS = (*_NEEDED, "image")
 
 
 def records(
@@ -210,7 +211,7 @@ def _from_json(lines: Sequence[bytes]) -> list[Mapping[str, Any]]:
 def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
     """Read TSV, where empty means None and the shape is one column."""
     records: list[Mapping[str, Any]] = []
-    for cells in tsv.parse(lines, name=name, required=COLUMNS):
+    for cells in tsv.parse(lines, name=name, required=_NEEDED):
         record: dict[str, Any] = {column: cell or None for column, cell in cells.items()}
         *size, record["channels"] = cells["output"].split("x")
         record["height"], record["width"] = [*size, None, None][:2]
@@ -221,7 +222,13 @@ def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
 def _row(record: Mapping[str, Any]) -> DimsRow:
     """Build a row, every number a number again."""
     names = [field.name for field in fields(DimsRow)]
-    values: dict[str, Any] = {name: _number(record[name]) for name in names if name not in ("layer", "kind")}
+    values: dict[str, Any] = {
+        name: _number(
+            record.get("image") if name == "image" else record[name]
+        )  # tables of older versions have no image
+        for name in names
+        if name not in ("layer", "kind")
+    }
     return DimsRow(layer=record["layer"], kind=record["kind"], **values)
 
 

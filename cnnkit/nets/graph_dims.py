@@ -1,45 +1,126 @@
-"""The dimensions of an exported network, read off its graph with the onnx package alone.
+"""The dimensions of an ONNX network, read off its graph with the onnx package.
 
-What is counted, and how receptive fields go through branches, is as in `module_dims`. A layer is named by the module that its
-weights come from, where the file still says so, else by its node. Constants before the first layer with weights normalise
-the image and are no parameters.
+What is counted, and how receptive fields go through branches, is as in `module_dims`. Quantised networks and those that ONNX Runtime
+optimised are measured as the float networks that they stand for: `graph_standard` gives their operators, `graph_shapes` the shapes.
+
+Parameters are the stored values that layers multiply or add, biases included: those of a quantised layer are its weights and biases, not
+its scales and zero points. Running statistics are none, as in torch; where an exporter folded a batch normalisation into a convolution,
+the convolution's bias is what is left of it. A weight that several layers share counts once. torch's exporter and ONNX Runtime also
+store vectors once that are equal, such as the zeros and ones of untrained networks: a vector of one repeated value counts in each
+layer. Constants before the first layer with weights normalise the image and are not parameters.
+
+A layer is named by the module that its weights come from, where the file still has the name, else by its node. Branches count where it is
+known which one runs, or where both cost the same; loops as often as they run.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from onnx import GraphProto, NodeProto, TensorProto
-from onnx.helper import get_attribute_value, make_model, make_tensor_value_info
-from onnx.shape_inference import infer_shapes
+from onnx import GraphProto, NodeProto, TensorProto, defs
 
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import onnx_model
-from cnnkit.nets.dims import DimsRow, Window, Windows, shown, unread, whole_map
+from cnnkit.nets import graph_macs
+from cnnkit.nets.dims import DimsRow, Window, Windows, bounded, shown, unread, whole_map
+from cnnkit.nets.graph_shapes import Shapes
+from cnnkit.nets.graph_standard import (
+    MICROSOFT,
+    STANDARD,
+    Constant,
+    Standard,
+    attributes,
+    called,
+    graphs,
+    inlined,
+    names_read,
+    standard,
+    well_written,
+)
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_MOST_CONSTANTS = 64  # values of a tensor that may be a shape, or the axes of a mean
-_WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "PRelu")
-# These move values or rename them, or tell their shape; a Reshape is a layer where it flattens a map.
-_PLUMBING = (
-    *(
-        "Cast",
-        "CastLike",
-        "Identity",
-        "Transpose",
-        "Unsqueeze",
-        "Squeeze",
-        "Slice",
-        "Gather",
-        "Split",
-        "Expand",
-        "Reshape",
-    ),
-    *("Shape", "Size"),
+_MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
+_MOST_ALIKE = 32  # runs of a loop that are followed one by one although they cost the same
+
+# The inputs of an operator that are weights of a layer, wherever in the network it stands.
+_WEIGHTS: dict[str, tuple[int, ...]] = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "DeformConv": (1, 3),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "Einsum": tuple(range(8)),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "PRelu": (1,),
+    "RNN": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "LSTM": (1, 2, 3, 7),
+    "MultiHeadAttention": (3,),
+    "Gather": (0,),
+}
+# What adds or multiplies a learned tensor is a layer only after the first one of the above: before it, it normalises the image.
+_COMBINING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Concat", "Where"})
+# These move values or rename them, or give their shape; a Reshape is a layer where it flattens a map.
+_PLUMBING = frozenset(
+    {
+        *("Cast", "CastLike", "Identity", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Split", "Expand"),
+        *("Reshape", "Shape", "Size", "QuantizeLinear", "DequantizeLinear"),
+    }
 )
+# Of a stored tensor these make one that holds the same weights; their other inputs are no weights.
+_REARRANGING = frozenset(
+    {
+        *("Cast", "CastLike", "Identity", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Split", "Expand"),
+        *("Reshape", "Flatten", "Tile", "Pad", "GatherElements", "GatherND", "Clip", "Resize", "Upsample", "ScatterND"),
+        *("DepthToSpace", "SpaceToDepth", "Trilu"),
+    }
+)
+_NO_WEIGHTS = frozenset(
+    {
+        *("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Equal", "Less", "LessOrEqual", "Greater"),
+        *("GreaterOrEqual", "And", "Or", "Not", "Xor", "ArgMax", "ArgMin", "EyeLike", "OneHot"),
+    }
+)
+# What changes every value by itself, or only along the channels: a result sees what its inputs see.
+_POINTWISE = frozenset(
+    {
+        *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitShift"),
+        *("BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat"),
+        *("Cos", "Cosh", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Gelu", "Greater"),
+        *("GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Less"),
+        *("LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow"),
+        *("Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Slice", "Softplus"),
+        *("Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Unsqueeze"),
+        *("Where", "Xor", "Reshape", "Transpose", "Flatten", "Gather", "Gemm"),
+    }
+)
+_SLIDING = ("Conv", "MaxPool", "AveragePool", "LpPool")
+_GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+_REDUCING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
+_NORMALIZING = ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
+_ALONG_AN_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LpNormalization")
+_NAMES_OF_WEIGHTS = ("weight", "bias", "gamma", "beta", "scale", "shift", "offset")
+_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+# Operators of ONNX Runtime that neither multiply matrices nor hold weights. Its other ones have to be known to be counted.
+_HARMLESS_OF_MICROSOFT = frozenset(
+    {
+        *("CropAndResize", "ExpandDims", "GatherND", "GridSample", "IsAllFinite", "MultiHeadAttention", "Pad", "Range"),
+        *("ReduceSumInteger", "RotaryEmbedding", "Trilu", "Unique", "ComplexMul", "ComplexMulConj", "BiasSplitGelu"),
+    }
+)
+_HARMLESS_OF_ML = frozenset(
+    {
+        *("ArrayFeatureExtractor", "Binarizer", "CastMap", "CategoryMapper", "FeatureVectorizer", "Imputer"),
+        *("LabelEncoder", "Normalizer", "OneHotEncoder", "Scaler", "ZipMap"),
+    }
+)
+_UNCOUNTED = frozenset({"CausalConvWithState", "LinearAttention"})
 _KINDS = {
     "Conv": LayerKind.conv,
     "MaxPool": LayerKind.pool,
@@ -72,160 +153,591 @@ def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_val
         One row for every node that computes on the image, in the order of the graph.
 
     Raises:
-        FormatError: The file is no ONNX network, keeps weights in other files, or leaves shapes open that are needed.
+        FormatError: The file is not an ONNX network, keeps weights in other files, or holds what cannot be measured.
         UsageError: The network takes images of another size.
         OSError: It cannot be read.
     """
-    graph = onnx_model.parse(onnx_model.load(path).content, name=path).graph
-    look, images = _fixed_input(graph, path, size)
-    weights = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
-    shapes = _inferred(graph)
-    return tuple(_rows(graph, path, look, shapes, weights, images=images, bytes_per_value=bytes_per_value))
+    model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
+    inputs, image = _fixed_inputs(model.graph, path, size)
+    measurement = _Measurement(path, Shapes(model, inputs), image, bytes_per_value, asked=size is not None)
+    rows = measurement.rows(model.graph)
+    if not rows:
+        raise FormatError(f"{path}: computes nothing on its images")
+    return rows
 
 
-def _fixed_input(graph: GraphProto, path: str, size: Sequence[int] | None) -> tuple[ReceptiveField, int]:
-    """Fill in, in place, what the input leaves open; give how it looks at itself, and its images at once."""
+class _Image:
+    """The input that takes the images."""
+
+    def __init__(self, name: str, sides: Shape, *, last: bool) -> None:
+        self.name = name
+        self.last = last
+        self.images = sides[0]
+        self.size = (sides[1], sides[2]) if last else (sides[2], sides[3])
+
+
+def _fixed_inputs(
+    graph: GraphProto, path: str, size: Sequence[int] | None
+) -> tuple[dict[str, tuple[int, Shape]], _Image]:
+    """Fill in what the inputs leave open; find the one that takes the images, the first of four sides."""
     stored = {tensor.name for tensor in graph.initializer}
-    value = next((value for value in graph.input if value.name not in stored), None)
-    sides = value.type.tensor_type.shape.dim if value else []
+    values = [value for value in graph.input if value.name not in stored]
+    if not values:
+        raise FormatError(f"{path}: has no input; a network for images has one of 4 dimensions")
+    value = next((value for value in values if len(value.type.tensor_type.shape.dim) == 4), values[0])
+    sides = value.type.tensor_type.shape.dim
     if len(sides) != 4:
-        raise FormatError(f"{path}: its input has {len(sides)} dimensions; a network for pictures has 4")
+        raise FormatError(f"{path}: its input has {len(sides)} dimensions; a network for images has 4")
     if size and len(size) != 3:
-        raise UsageError(f"{path}: takes pictures, --input says {size[0]}; give H,W,C")
+        raise UsageError(f"{path}: takes images, --input says {size[0]}; give H,W,C")
     last = sides[3].dim_value in (1, 3) and sides[1].dim_value not in (1, 3)
     places = (1, 2, 3) if last else (2, 3, 1)
+    made = [max(side.dim_value, 0) for side in sides]
     for name, place, wanted in zip(("height", "width", "channels"), places, size or (0, 0, 0), strict=True):
-        fixed = sides[place].dim_value
-        if fixed and wanted and fixed != wanted:
-            raise UsageError(f"{path}: {name} is {fixed}, --input says {wanted}; drop --input")
-        sides[place].dim_value = fixed or wanted
-    sides[0].dim_value = sides[0].dim_value or 1
-    if not all(side.dim_value for side in sides):
-        raise FormatError(f"{path}: leaves the size of its pictures open; give --input H,W,C")
-    return ReceptiveField((1, 1), (1, 1), last=last), sides[0].dim_value
-
-
-def _inferred(graph: GraphProto) -> dict[str, Shape]:
-    """Compute the shape of every value, in a graph that loses its weights to this; only their shapes take part."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    named = {value.name for value in graph.input}
-    small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _MOST_CONSTANTS]
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) > _MOST_CONSTANTS and tensor.name not in named:
-            graph.input.append(make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(small)
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    model = make_model(graph)
-    inferred = infer_shapes(model, data_prop=True).graph
-    for value in itertools.chain(inferred.input, inferred.value_info, inferred.output):
-        sides = tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
-        if value.type.tensor_type.HasField("shape") and all(sides):
-            shapes[value.name] = sides
-    return shapes
-
-
-def _rows(
-    graph: GraphProto,
-    path: str,
-    look: ReceptiveField,
-    shapes: Mapping[str, Shape],
-    weights: set[str],
-    *,
-    images: int,
-    bytes_per_value: int,
-) -> Iterator[DimsRow]:
-    """Go along the graph, whose nodes stand in the order in which they run."""
-    looks = {next(value.name for value in graph.input if value.name not in weights): look}
-    stored = {name: {name} for name in weights}  # which weights a value is made of, for values that are no image
-    counted: set[str] = set()
-    for node in graph.node:
-        inputs = [name for name in node.input if name in looks]
-        own = set().union(*(stored.get(name, set()) for name in _weight_inputs(node)))
-        if not inputs or node.op_type in ("Shape", "Size"):
-            stored.update(dict.fromkeys(node.output, own))
-            continue
-        made, given = shapes.get(node.output[0]), shapes.get(inputs[0])
-        if made is None or given is None:
-            raise FormatError(
-                f"{path}: the shape behind {node.name or node.op_type} cannot be told; give --input H,W,C"
+        if made[place] and wanted and made[place] != wanted:
+            raise UsageError(f"{path}: {name} is {made[place]}, --input says {wanted}; drop --input")
+        made[place] = made[place] or wanted
+    made[0] = made[0] or 1
+    if not all(made):
+        raise FormatError(f"{path}: leaves the size of its images open; give --input H,W,C")
+    called = {side.dim_param: filled for side, filled in zip(sides, made, strict=True) if side.dim_param}
+    inputs = {value.name: (value.type.tensor_type.elem_type, tuple(made))}
+    for other in values:
+        if other.name != value.name:
+            inputs[other.name] = (
+                other.type.tensor_type.elem_type,
+                _other_input(other.type.tensor_type, called, other.name, path),
             )
-        windows = _windows(node, looks[inputs[0]].size(given), shapes) if len(given) == 4 else None
-        order = _attributes(node).get("perm", ()) if node.op_type == "Transpose" else ()
-        shaped = [(shapes[name], looks[name]) for name in inputs if name in shapes]
-        found = follow(shaped, made, windows=windows, order=order)
-        looks.update(dict.fromkeys((name for name in node.output if name), found))
-        if node.op_type in _PLUMBING and not (node.op_type == "Reshape" and len(given) == 4 and len(made) == 2):
-            continue
-        own = {name for name in own - counted if node.op_type in _WEIGHTED or (counted and math.prod(shapes[name]) > 1)}
-        counted |= own
+    return inputs, _Image(value.name, tuple(made), last=last)
+
+
+def _other_input(kind: Any, called: Mapping[str, int], name: str, path: str) -> Shape:  # noqa: ANN401 - a class inside onnx's TypeProto
+    """Fix the shape of an input beside the images; its first side may be the number of images."""
+    sides = []
+    for place, side in enumerate(kind.shape.dim):
+        length = side.dim_value or called.get(side.dim_param) or (1 if place == 0 else 0)
+        if length < 1:
+            raise FormatError(
+                f"{path}: its input {name} leaves its size open, and only that of the images can be given"
+            )
+        sides.append(length)
+    if not kind.HasField("shape"):
+        raise FormatError(f"{path}: its input {name} leaves its size open, and only that of the images can be given")
+    return tuple(sides)
+
+
+class _Measurement:
+    """One pass along a graph."""
+
+    def __init__(self, path: str, shapes: Shapes, image: _Image, bytes_per_value: int, *, asked: bool) -> None:
+        self._path = path
+        self._shapes = shapes
+        self._image = image
+        self._bytes = bytes_per_value
+        self._remedy = "; give another --input" if asked else ""
+        self._looks: dict[str, ReceptiveField] = {}
+        self._stored: dict[
+            str, frozenset[str]
+        ] = {}  # which weights a value is made of, for values that no image reaches
+        self._constants: dict[str, Constant] = {}
+        self._scales: set[str] = set()
+        self._blocked: set[str] = set()
+        self._counted: set[str] = set()
+        self._rows: dict[int, DimsRow] = {}
+        self._bodies: dict[int, Standard] = {}
+        self._looping = 0  # how many loops the node that runs is in
+        self._steps = 0
+
+    def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
+        """Measure a whole graph."""
+        stored = {tensor.name for tensor in graph.initializer}
+        self._looks = {value.name: ReceptiveField() for value in graph.input if value.name not in stored}
+        self._looks[self._image.name] = ReceptiveField((1, 1), (1, 1), last=self._image.last)
+        self._walk(standard(graph, opset=self._shapes.opset, name=self._path))
+        return tuple(self._rows.values())
+
+    def _walk(self, graph: Standard) -> None:
+        """Go along nodes, which stand in the order in which they run."""
+        self._constants.update(graph.constants)
+        self._scales |= graph.scales
+        self._blocked |= graph.blocked
+        self._shapes.add(graph.constants)
+        self._stored.update({name: frozenset({name}) for name in graph.constants})
+        for node in graph.nodes:
+            self._steps += self._looping
+            if self._steps > _MOST_STEPS:
+                raise FormatError(
+                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
+                )
+            with well_written(node, self._path):
+                self._step(node)
+
+    def _step(self, node: NodeProto) -> None:
+        """Measure one node."""
+        if node.op_type in _CONTROL and node.domain in STANDARD:
+            self._control(node)
+            return
+        self._check_known(node)
+        if node.op_type == "Conv":
+            self._unpad(node)
+        graph_macs.check(node, self._shapes.get, self._of(node))
+        self._shapes.infer(node)
+        inputs = [name for name in node.input if name in self._looks]
+        if not inputs or node.op_type in ("Shape", "Size"):
+            self._store(node)
+            if not graph_macs.multiplies(node):
+                return
+        made = self._shapes.get(node.output[0])
+        given = self._shapes.get((inputs or list(node.input))[0])
+        if made is None or given is None:
+            if self._shapes.is_no_tensor(node.output[0]) or self._shapes.is_no_tensor(node.input[0]):
+                self._looks.update(dict.fromkeys(filter(None, node.output), ReceptiveField()))
+                return
+            reason = f" ({self._shapes.reason})" if self._shapes.reason else ""
+            raise FormatError(f"{self._path}: the shape after {called(node)} cannot be told{reason}{self._remedy}")
+        windows, found = None, ReceptiveField()
+        if inputs:
+            windows = self._windows(node, inputs[0], given)
+            found = self._look(node, inputs, made, windows)
+            self._looks.update(dict.fromkeys(filter(None, node.output), found))
+        self._add_row(node, given, made, found, windows)
+
+    def _add_row(
+        self, node: NodeProto, given: Shape, made: Shape, found: ReceptiveField, windows: Windows | None
+    ) -> None:
+        """Write down a layer; one that runs again adds its costs."""
+        params = 0 if id(node) in self._rows else self._params(node)
+        macs = graph_macs.count(node, self._shapes.get, self._of(node)) // self._image.images
+        flattens = node.op_type == "Reshape" and len(given) == 4 and len(made) == 2
+        if node.op_type in _PLUMBING and not flattens and not (params or macs):
+            return
         height, width, channels = found.output(made)
-        slides = windows and len(made) == 4 and node.op_type in ("Conv", "MaxPool", "AveragePool")
-        yield DimsRow(
-            layer=name_of(node),
-            kind=_kind(node, shapes),
+        slides = windows and len(given) == len(made) == 4 and node.op_type in _SLIDING
+        size = ReceptiveField(last=self._looks[node.input[0]].last).size(given) if slides else (0, 0)
+        row = DimsRow(
+            layer=name_of(node, sorted(self._roots(node))),
+            kind=self._kind(node),
             height=height,
             width=width,
             channels=channels,
-            params=sum(math.prod(shapes[name]) for name in own),
-            macs=_macs(node, made, shapes) // images,
-            receptive_field=shown(found.field),
+            params=params,
+            macs=macs,
+            receptive_field=shown(bounded(found.field, self._image.size)),
             stride=shown(found.step),
-            activation_bytes=math.prod(made) // images * bytes_per_value,
-            dropped=unread(windows, (given[2], given[3]), (made[2], made[3])) if windows and slides else 0,
+            activation_bytes=math.prod(made) // self._image.images * self._bytes,
+            dropped=unread(windows, size, found.size(made)) if windows and slides else 0,
+            image=shown(self._image.size),
         )
+        before = self._rows.get(id(node))
+        if before is not None:
+            row = replace(
+                row,
+                params=before.params,
+                macs=before.macs + row.macs,
+                activation_bytes=before.activation_bytes + row.activation_bytes,
+                dropped=before.dropped + row.dropped,
+            )
+        self._rows[id(node)] = row
+
+    def _of(self, node: NodeProto) -> str:
+        """Name a node and what can be done, for errors about its shapes."""
+        return f"{self._path}: {called(node)} %s{self._remedy}"
+
+    def _check_known(self, node: NodeProto) -> None:
+        """Refuse an operator of which it is not known what it multiplies."""
+        if node.domain in STANDARD:
+            known = defs.has(node.op_type) and node.op_type not in _UNCOUNTED
+        elif node.domain == MICROSOFT:
+            known = node.op_type in _HARMLESS_OF_MICROSOFT
+        else:
+            known = node.domain == "ai.onnx.ml" and node.op_type in _HARMLESS_OF_ML
+        if not known:
+            operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            raise FormatError(
+                f"{self._path}: what the operator {operator} multiplies is not known, so that no total can be given; "
+                "export the network in standard operators"
+            )
+
+    # Weights
+
+    def _unpad(self, node: NodeProto) -> None:
+        """Take the padding off what a convolution on blocked channels takes in."""
+        name = node.input[1]
+        given = self._shapes.get(node.input[0])
+        if name in self._blocked and given is not None:
+            stored = self._constants[name]
+            depth = given[1] // attributes(node).get("group", 1)
+            self._constants[name] = replace(stored, dims=(stored.dims[0], depth, *stored.dims[2:]))
+            self._shapes.add({name: self._constants[name]})
+
+    def _store(self, node: NodeProto) -> None:
+        """Find out which weights a value is made of that no image reaches."""
+        if any(name in self._scales for name in node.input):
+            self._scales.update(node.output)
+            return
+        if node.op_type in _NO_WEIGHTS:
+            return
+        inputs = node.input[:1] if node.op_type in _REARRANGING else node.input
+        made = frozenset().union(*(self._stored.get(name, frozenset()) for name in inputs))
+        if len(made) > 1:
+            large = {name for name in made if math.prod(self._constants[name].dims) > 1}
+            whole = {name for name in large if self._constants[name].element in (TensorProto.INT8, TensorProto.UINT8)}
+            made = frozenset(whole or large or made)
+        self._stored.update(dict.fromkeys(filter(None, node.output), made))
+
+    def _roots(self, node: NodeProto) -> frozenset[str]:
+        """Find the weights of a layer."""
+        places = _WEIGHTS.get(node.op_type)
+        if places is None and node.op_type not in _COMBINING:
+            return frozenset()
+        names = (
+            list(node.input) if places is None else [node.input[place] for place in places if place < len(node.input)]
+        )
+        found = frozenset().union(
+            *(self._stored.get(name, frozenset()) for name in names if name and name not in self._looks)
+        )
+        found = frozenset(name for name in found if self._may_be_weight(name))
+        if places is None or node.op_type == "Gather":
+            return frozenset(name for name in found if self._is_learned(node, name))
+        if node.op_type == "InstanceNormalization" and self._is_identity(node):
+            return frozenset()
+        return found
+
+    def _may_be_weight(self, name: str) -> bool:
+        return self._constants[name].element not in (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+
+    def _is_learned(self, node: NodeProto, name: str) -> bool:
+        """Tell a tensor that a layer adds or multiplies from a number, a mask and the normalisation of the image."""
+        constant = self._constants[name]
+        if math.prod(constant.dims) == 1 or not self._counted:
+            return False
+        return node.op_type != "Add" or not constant.is_mask
+
+    def _is_identity(self, node: NodeProto) -> bool:
+        """Recognise the constants that exporters give a normalisation without weights: of one value each, and not named like weights."""
+        roots = [name for place in node.input[1:3] for name in self._stored.get(place, ())]
+        named = any(name.removesuffix("_quantized").lower().endswith(_NAMES_OF_WEIGHTS) for name in roots)
+        return not named and all(self._constants[name].uniform is not None for name in roots)
+
+    def _params(self, node: NodeProto) -> int:
+        """Count the weights of a layer that no layer before it has counted."""
+        roots = sorted(self._roots(node))
+        matrices = [
+            name
+            for name in roots
+            if math.prod(self._constants[name].dims) != max(self._constants[name].dims, default=1)
+        ]
+        again = bool(matrices) and all(name in self._counted for name in matrices)
+        own = [
+            name
+            for name in roots
+            if name not in self._counted
+            or (not again and name not in matrices and self._constants[name].is_repeated_value)
+        ]
+        self._counted.update(own)
+        if node.op_type == "Add":
+            return sum(self._constants[name].learned for name in own)
+        return sum(math.prod(self._constants[name].dims) for name in own)
+
+    # What a value looks at
+
+    def _look(self, node: NodeProto, inputs: Sequence[str], made: Shape, windows: Windows | None) -> ReceptiveField:
+        """Find out how the result of a node looks at the image."""
+        shaped = [(shape, self._looks[name]) for name in inputs if (shape := self._shapes.get(name)) is not None]
+        order = tuple(attributes(node).get("perm", ())) if node.op_type == "Transpose" else ()
+        if windows:
+            return follow(shaped[:1], made, windows=windows)
+        if self._sees_everything(node, inputs[0]):
+            return follow(shaped, made, everything=True)
+        dense = (
+            node.op_type == "MatMul"
+            and len(self._shapes.get(node.input[1]) or ()) == 2
+            and node.input[1] not in self._looks
+        )
+        if node.op_type not in _POINTWISE and node.op_type not in _ALONG_AN_AXIS and not dense:
+            return ReceptiveField(last=self._looks[inputs[0]].last)
+        return follow(shaped, made, order=order)
+
+    def _sees_everything(self, node: NodeProto, name: str) -> bool:
+        """Tell whether every value of the result follows from all of a map."""
+        given, look = self._shapes.get(name), self._looks[name]
+        if given is None or len(given) != 4:
+            return False
+        if node.op_type in _NORMALIZING:
+            return True
+        if node.op_type not in _ALONG_AN_AXIS:
+            return False
+        axis = (
+            attributes(node).get("axis", 1 if node.op_type in _ALONG_AN_AXIS[:3] and self._shapes.opset < 13 else -1)
+            % 4
+        )
+        until_end = node.op_type in ("LayerNormalization", "RMSNormalization") or (
+            self._shapes.opset < 13 and node.op_type in _ALONG_AN_AXIS[:3]
+        )
+        axes = set(range(axis, 4)) if until_end else {axis}
+        return bool(axes & ({1, 2} if look.last else {2, 3}))
+
+    def _windows(self, node: NodeProto, name: str, given: Shape) -> Windows | None:
+        """Read the windows that a node slides over a map."""
+        look = self._looks[name]
+        if len(given) != 4 or name != node.input[0]:
+            return None
+        said = attributes(node)
+        if node.op_type in _GLOBAL:
+            return whole_map((given[2], given[3]))
+        if node.op_type in _REDUCING:
+            return whole_map(look.size(given)) if self._reduces_map(node, look) else None
+        if node.op_type == "Pad":
+            return (Window(1), Window(1)) if said.get("mode", b"constant") in (b"constant", b"edge") else None
+        if node.op_type == "ConvTranspose":
+            return self._transposed(node)
+        if node.op_type not in _SLIDING:
+            return None
+        kernel = self._shapes[node.input[1]][2:] if node.op_type == "Conv" else said["kernel_shape"]
+        strides, dilations = said.get("strides", (1, 1)), said.get("dilations", (1, 1))
+        pads: list[Padding | tuple[int, int]] = [Padding.same, Padding.same]
+        if not said.get("auto_pad", b"NOTSET").startswith(b"SAME"):
+            top, left, bottom, right = said.get("pads", (0, 0, 0, 0))
+            pads = [(top, bottom), (left, right)]
+        down, across = (Window(*sides) for sides in zip(kernel, strides, pads, dilations, strict=True))
+        return down, across
+
+    def _reduces_map(self, node: NodeProto, look: ReceptiveField) -> bool:
+        """Tell whether a node takes the mean, or the like, of every map."""
+        said = attributes(node)
+        axes: Sequence[int] | None = said.get("axes")
+        if axes is None and len(node.input) > 1 and node.input[1]:
+            values = self._shapes.values.get(node.input[1])
+            axes = None if values is None else values.tolist()
+        return axes is None or ({1, 2} if look.last else {2, 3}) <= {axis % 4 for axis in axes}
+
+    def _transposed(self, node: NodeProto) -> Windows | None:
+        """Read a transposed convolution without strides, which is a convolution."""
+        said = attributes(node)
+        if set(said.get("strides", (1, 1))) != {1} or any(said.get("output_padding", ())):
+            return None
+        kernel, dilations = self._shapes[node.input[1]][2:], said.get("dilations", (1, 1))
+        down, across = (Window(side, dilation=dilation) for side, dilation in zip(kernel, dilations, strict=True))
+        return down, across
+
+    # Branches and loops
+
+    def _control(self, node: NodeProto) -> None:
+        """Run what a branch or a loop holds."""
+        match node.op_type:
+            case "If":
+                self._branch(node)
+            case "Loop":
+                self._loop(node)
+            case "Scan":
+                self._scan(node)
+            case _:
+                self._once(node, next(graphs(node)))
+
+    def _body(self, graph: GraphProto) -> Standard:
+        if id(graph) not in self._bodies:
+            self._bodies[id(graph)] = standard(graph, opset=self._shapes.opset, name=self._path, around=self._constants)
+        return self._bodies[id(graph)]
+
+    def _same(self, name: str, other: str) -> None:
+        """Let a value be another one, as a body's inputs are what its node is given."""
+        self._shapes.same(name, other)
+        self._looks.pop(name, None)
+        self._stored.pop(name, None)
+        if other in self._looks:
+            self._looks[name] = self._looks[other]
+        if other in self._stored:
+            self._stored[name] = self._stored[other]
+
+    def _start(self, name: str, other: str) -> None:
+        """Let what a loop carries on start as another value; what it starts from is no weight."""
+        self._same(name, other)
+        self._stored.pop(name, None)
+        self._looks.setdefault(name, ReceptiveField())
+
+    def _branch(self, node: NodeProto) -> None:
+        """Run the branch that the condition takes; where that is not known, both, which must cost the same."""
+        bodies = {name: value for name, value in attributes(node).items() if name in ("then_branch", "else_branch")}
+        condition = self._shapes.values.get(node.input[0])
+        if condition is not None:
+            body = bodies["then_branch" if bool(condition.all()) else "else_branch"]
+            self._walk(self._body(body))
+            for outer, inner in zip(node.output, body.output, strict=True):
+                self._same(outer, inner.name)
+            return
+        costs, shapes = [], []
+        for body in (bodies["else_branch"], bodies["then_branch"]):
+            before = dict(self._rows)
+            self._walk(self._body(body))
+            own = {key: row for key, row in self._rows.items() if row is not before.get(key)}
+            costs.append(sum(row.macs - (before[key].macs if key in before else 0) for key, row in own.items()))
+            shapes.append([self._shapes.get(value.name) for value in body.output])
+            if len(costs) == 1:
+                self._rows.update(
+                    {key: replace(row, macs=before[key].macs if key in before else 0) for key, row in own.items()}
+                )
+        if costs[0] != costs[1]:
+            raise FormatError(
+                f"{self._path}: which branch of {called(node)} runs is not in the file, and they differ in their "
+                "multiply-accumulates; no total can be given"
+            )
+        for place, (outer, inner) in enumerate(zip(node.output, bodies["then_branch"].output, strict=True)):
+            self._same(outer, inner.name)
+            self._looks.setdefault(outer, ReceptiveField())
+            if shapes[0][place] != shapes[1][place]:
+                self._shapes.forget(outer)
+
+    def _loop(self, node: NodeProto) -> None:
+        """Run the body of a loop as often as the file says."""
+        body = attributes(node)["body"]
+        trips, condition = (self._shapes.values.get(name) if name else None for name in (*node.input[:2], "")[:2])
+        most = int(trips) if trips is not None else None
+        if condition is not None and not bool(condition):
+            most = 0
+        graph = self._body(body)
+        counter, going, *names = [value.name for value in body.input]
+        goes_on, *outputs = [value.name for value in body.output]
+        carried = dict(zip(names, outputs, strict=False))
+        for inner, outer in zip(names, node.input[2:], strict=True):
+            self._start(inner, outer)
+        passed_on = self._passes_condition(body)
+        known = not (passed_on and most is None) and (not node.input[1] or condition is not None)
+        done, counted = 0, self._total()
+        self._looping += 1
+        while most is None or done < most:
+            before, rows = self._state(names), dict(self._rows)
+            self._shapes.know(counter, done)
+            self._shapes.know(going, True)
+            self._walk(graph)
+            done += 1
+            ends = self._shapes.values.get(goes_on)
+            known &= passed_on or ends is not None
+            if not known:
+                if self._total() != counted:
+                    raise FormatError(
+                        f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates "
+                        "cannot be counted"
+                    )
+                break
+            for inner, result in carried.items():
+                self._same(inner, result)
+            if not passed_on and not bool(ends):
+                break
+            alike = passed_on and None not in before and before == self._state(names) and not _reads(body, counter)
+            if most is not None and alike and most - done > _MOST_ALIKE:
+                self._repeat(rows, most - done)
+                self._looks.update(dict.fromkeys(names, ReceptiveField()))
+                done = most
+        self._looping -= 1
+        for outer, inner in zip(node.output, (*names, *outputs[len(names) :]), strict=True):
+            self._same(outer, inner)
+            self._looks.setdefault(outer, ReceptiveField())
+            changes = inner in carried and self._shapes.get(inner) != self._shapes.get(carried[inner])
+            if not known and changes:
+                self._shapes.forget(outer)
+        for outer in node.output[len(names) :]:  # of every run one
+            shape = self._shapes.get(outer)
+            self._looks[outer] = ReceptiveField()
+            if shape is None or not known:
+                self._shapes.forget(outer)
+            else:
+                self._shapes.tell(outer, (done, *shape))
+
+    def _state(self, names: Sequence[str]) -> list[Shape | None]:
+        """Give the shapes of what a loop carries on; None where values are known too, which may change the next run."""
+        return [None if name in self._shapes.values else self._shapes.get(name) for name in names]
+
+    def _repeat(self, before: Mapping[int, DimsRow], times: int) -> None:
+        """Let what was measured since `before` happen again so often, with the same costs."""
+        for key, row in self._rows.items():
+            old = before.get(key)
+            if row is not old:
+                self._rows[key] = replace(
+                    row,
+                    macs=row.macs + times * (row.macs - (old.macs if old else 0)),
+                    activation_bytes=row.activation_bytes
+                    + times * (row.activation_bytes - (old.activation_bytes if old else 0)),
+                    dropped=row.dropped + times * (row.dropped - (old.dropped if old else 0)),
+                    receptive_field=None,
+                    stride=None,
+                )
+
+    def _passes_condition(self, body: GraphProto) -> bool:
+        """Tell whether a loop's body gives back the condition that it is given."""
+        made = {output: node for node in body.node for output in node.output}
+        name = body.output[0].name
+        while name in made and made[name].op_type == "Identity":
+            name = made[name].input[0]
+        return bool(name == body.input[1].name)
+
+    def _total(self) -> int:
+        return sum(row.macs for row in self._rows.values())
+
+    def _scan(self, node: NodeProto) -> None:
+        """Run the body of a scan once for each slice of its inputs."""
+        said = attributes(node)
+        body, slices = said["body"], said["num_scan_inputs"]
+        inputs, names = list(node.input), [value.name for value in body.input]
+        states = len(inputs) - slices
+        axes = list(said.get("scan_input_axes", [0] * slices))
+        length = 0
+        for inner, outer in zip(names[:states], inputs[:states], strict=True):
+            self._start(inner, outer)
+        for inner, outer, axis in zip(names[states:], inputs[states:], axes, strict=True):
+            shape = self._shapes[outer]
+            length = shape[axis]
+            self._same(inner, outer)
+            self._shapes.tell(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
+        graph, outputs = self._body(body), [value.name for value in body.output]
+        self._looping += 1
+        for _ in range(length):
+            self._walk(graph)
+            for inner, result in zip(names[:states], outputs[:states], strict=True):
+                self._same(inner, result)
+        self._looping -= 1
+        for outer, inner in zip(node.output, outputs, strict=True):
+            self._same(outer, inner)
+            self._looks[outer] = ReceptiveField()
+        for outer in node.output[states:]:
+            shape = self._shapes[outer]
+            axis = (
+                0
+                if "scan_output_axes" not in said
+                else said["scan_output_axes"][list(node.output[states:]).index(outer)]
+            )
+            axis %= len(shape) + 1
+            self._shapes.tell(outer, (*shape[:axis], length, *shape[axis:]))
+
+    def _once(self, node: NodeProto, body: GraphProto) -> None:
+        """Run a body whose runs cannot be counted; it may multiply nothing."""
+        counted = self._total()
+        self._walk(self._body(body))
+        if self._total() != counted:
+            raise FormatError(
+                f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
+            )
+        self._looks.update(dict.fromkeys(node.output, ReceptiveField()))
+
+    def _kind(self, node: NodeProto) -> str:
+        """Name what a node does: in the notation's words where it has one, else by its operator."""
+        if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
+            return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
+        return _KINDS.get(node.op_type, node.op_type.lower())
 
 
-def _weight_inputs(node: NodeProto) -> list[str]:
-    """Name the inputs that may be weights; running statistics are none, as in torch."""
-    return list(node.input[1:3] if node.op_type == "BatchNormalization" else node.input)
+def _reads(body: GraphProto, name: str) -> bool:
+    """Tell whether the nodes of a body read a value."""
+    return any(name in names_read(node) for node in body.node)
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:
+    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a backbone.
 
-
-def _windows(node: NodeProto, size: tuple[int, int], shapes: Mapping[str, Shape]) -> Windows | None:
-    """Read the windows that a node slides over a map."""
-    if node.op_type in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"):
-        return whole_map(size)
-    if node.op_type == "Pad":
-        return Window(1), Window(1)
-    if node.op_type not in ("Conv", "MaxPool", "AveragePool"):
-        return None
-    said = _attributes(node)
-    kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else said["kernel_shape"]
-    strides, dilations = said.get("strides", (1, 1)), said.get("dilations", (1, 1))
-    pads: list[Padding | tuple[int, int]] = [Padding.same, Padding.same]
-    if not said.get("auto_pad", b"NOTSET").startswith(b"SAME"):
-        top, left, bottom, right = said.get("pads", (0, 0, 0, 0))
-        pads = [(top, bottom), (left, right)]
-    down, across = (Window(*sides) for sides in zip(kernel, strides, pads, dilations, strict=True))
-    return down, across
-
-
-def _macs(node: NodeProto, made: Shape, shapes: Mapping[str, Shape]) -> int:
-    """Count the multiply-accumulates for all images."""
-    match node.op_type:
-        case "Conv":
-            return math.prod(made) * math.prod(shapes[node.input[1]][1:])  # (F, C / groups, kh, kw)
-        case "Gemm" | "MatMul":
-            first = shapes[node.input[0]]
-            return math.prod(made) * (first[-2] if _attributes(node).get("transA") else first[-1])
-        case _:
-            return 0
-
-
-def _kind(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
-    """Name what a node does: in the notation's words where it has one, else by its operator."""
-    if node.op_type == "MatMul":
-        return LayerKind.dense if len(shapes[node.input[1]]) == 2 else "matmul"
-    return _KINDS.get(node.op_type, node.op_type.lower())
-
-
-def name_of(node: NodeProto) -> str:
-    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a backbone."""
-    weights = [name.removesuffix(".weight") for name in node.input if name.endswith(".weight")]
-    weights = [name.removeprefix("classifier.").removeprefix("base.") for name in weights]
-    return weights[0] if weights else node.name or node.output[0]
+    Args:
+        node: The node.
+        weights: The stored tensors that it works with, should they have passed other nodes on their way.
+    """
+    names = [name.removesuffix("_quantized") for name in (*node.input, *weights)]
+    found = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    found = [name.removeprefix("classifier.").removeprefix("base.") for name in found]
+    return found[0] if found else node.name or node.output[0]

@@ -15,7 +15,9 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
+from cnnkit.nets.cell_centres import CellCentres, TracedMap
 from cnnkit.nets.classifier import Classifier, InputNormalization
+from cnnkit.nets.module_centres import CentreTracer
 
 # What comes after the last map of a network by name. A head by notation is called "head" as well, and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
@@ -62,6 +64,7 @@ class LayerGraph:
         module: What that gives -> logits (N, classes), or (N, 1) of a single sigmoid.
         aliases: Other names of layers, such as Keras', with the paths that they mean.
         shapes: Of what every node outputs for one image: (C, h, w), also of networks that keep channels last, or (D,).
+        centres: Where the cells of maps stand in what `normalise` is given, for the nodes of which that is known.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class LayerGraph:
         self.normalise = InputNormalization(preprocess)
         self._after = after
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
 
     def but(self, module: fx.GraphModule) -> "LayerGraph":
@@ -116,13 +120,20 @@ class LayerGraph:
     def _measure(self, height: int, width: int) -> None:
         device = self.normalise.scale.device
         empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
-        measuring = _Measuring(self.module)
+        tracer = CentreTracer()
+        measuring = _Measuring(self.module, tracer)
         with subgraph.mode(self.module, training=False), torch.no_grad():
-            measuring.run(self.normalise(empty))
+            images = self.normalise(empty)
+            tracer.known[images] = TracedMap()
+            with tracer:
+                measuring.run(images)
         self.shapes = {
             node: tuple(as_maps(node, torch.empty(shape, device="meta")).shape[1:])
             for node, shape in measuring.shapes.items()
             if "path" in node.meta
+        }
+        self.centres = {
+            node: CellCentres(found.rows, found.columns, (height, width)) for node, found in measuring.traced.items()
         }
 
     # ---------------------------------------------------------------- which layers
@@ -185,18 +196,29 @@ class LayerGraph:
         Raises:
             UsageError: There is none, or what follows it has given the image's grid up for tokens.
         """
-        body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._after]
-        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._repeats(node)]
+        last, body = self.last_map(), self._body()
+        if any(len(self.shapes[node]) == 2 for node in body[body.index(last.node) + 1 :]):
+            raise UsageError(
+                f"{self.name} turns its map into tokens after {last.name}, which have no places in the image; "
+                f"--layer {last.name} looks at the last layer that has some"
+            )
+        return last
+
+    def last_map(self) -> GraphLayer:
+        """Find the last layer with spatial extent before the classifier, whatever follows it.
+
+        Raises:
+            UsageError: There is none.
+        """
+        maps = [node for node in self._body() if len(self.shapes[node]) == 3 and not self._repeats(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
             raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
-        last = wide[-1]
-        if any(len(self.shapes[node]) == 2 for node in body[body.index(last) + 1 :]):
-            raise UsageError(
-                f"{self.name} turns its map into tokens behind {last.meta['layer']}, which have no places in the picture; "
-                "name a layer with --layer to look at it anyhow"
-            )
-        return self.layer(last)
+        return self.layer(wide[-1])
+
+    def _body(self) -> list[fx.Node]:
+        """List the nodes before the classifier."""
+        return [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._after]
 
     def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)
@@ -308,17 +330,24 @@ def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
 
 
 class _Measuring(fx.Interpreter):
-    """Runs a graph, and notes the shapes of tensors."""
+    """Runs a graph, and notes the shapes of tensors, and where the cells of maps stand."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, tracer: CentreTracer) -> None:
         super().__init__(module)
+        self.tracer = tracer
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.traced: dict[fx.Node, TracedMap] = {}
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node."""
+        given = [self.env[each] for each in n.all_input_nodes]
         output = super().run_node(n)
         if isinstance(output, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
             self.shapes[n] = tuple(output.shape)
+            inputs = [each for each in given if isinstance(each, Tensor)]
+            self.tracer.regain(inputs, output, channels_last=n.meta.get("channels_last", False))
+            if output in self.tracer.known:
+                self.traced[n] = self.tracer.known[output]
         return output
 
 

@@ -24,7 +24,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import build, catalogue, classifier, subgraph
-from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, shown, unread
+from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, unread
 from cnnkit.nets.notation import LayerKind
 from cnnkit.nets.receptive_field import ReceptiveField, follow
 
@@ -120,7 +120,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         self.running: list[nn.Module] = [module]
         self.unused = {id(value) for value in module.parameters()}
         self.looks: Any = WeakIdKeyDictionary()
-        self.looks[example] = ReceptiveField((1, 1), (1, 1), last=example.dtype is torch.uint8)
+        start = ReceptiveField((1, 1), (1, 1), last=example.dtype is torch.uint8)
+        self.looks[example] = start
+        self.image = start.size(tuple(example.shape))
 
     def __torch_dispatch__(
         self, function: OpOverload, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -142,10 +144,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             if windows and outputs[0].ndim == 4:
                 (height, width), (rows, columns) = args[0].shape[2:], outputs[0].shape[2:]
                 seen.dropped += unread(windows, (height, width), (rows, columns))
-            order = args[1] if operation is aten.permute else ()
+            order = _order(operation, args)
             shapes = [(tuple(tensor.shape), sight) for tensor, sight in looking]
-            for output in outputs:
-                self.looks[output] = follow(shapes, tuple(output.shape), windows=windows, order=order)
+            everything = _sees_everything(operation, args, shapes[0][1])
+            if windows or everything or torch.Tag.pointwise in function.tags or operation in _PASSING:
+                for output in outputs:
+                    sights = shapes[:1] if windows else shapes
+                    made_shape = tuple(output.shape)
+                    self.looks[output] = follow(sights, made_shape, windows=windows, order=order, everything=everything)
+            else:  # attention, a map rolled or flipped: who sees what is not known from here on
+                self.looks.update(dict.fromkeys(outputs, ReceptiveField(last=shapes[0][1].last)))
         return made
 
     def begin(self, module: nn.Module, _inputs: object) -> None:
@@ -204,14 +212,68 @@ def _tensors(values: object) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+# What changes every value by itself, moves whole maps, or mixes only their channels, beside what torch itself marks as pointwise.
+_PASSING = frozenset(
+    {
+        *(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.permute, aten.transpose, aten.t),
+        *(aten.expand, aten.unsqueeze, aten.squeeze, aten.slice, aten.select, aten.split, aten.split_with_sizes),
+        *(aten.unbind, aten.cat, aten.stack, aten.detach, aten.alias, aten.lift_fresh, aten._to_copy, aten.copy_),
+        *(aten.contiguous, aten.hardswish, aten.hardswish_, aten._prelu_kernel, aten.rsub, aten.glu, aten.dropout),
+        *(
+            aten.native_dropout,
+            aten.native_batch_norm,
+            aten._native_batch_norm_legit_no_training,
+            aten.native_layer_norm,
+        ),
+        *(aten._native_batch_norm_legit, aten.cudnn_batch_norm, aten._softmax, aten._log_softmax, aten.addmm, aten.mm),
+        *(aten.rrelu_with_noise, aten.log_sigmoid_forward, aten.mean, aten.amax),
+    }
+)
+
+
+def _sees_everything(operation: object, args: Sequence[Any], look: ReceptiveField) -> bool:
+    """Tell whether every value of a result follows from all of a map: one normalised by its own statistics, or along its sides."""
+    given = args[0]
+    if not isinstance(given, Tensor) or given.ndim != 4:
+        return False
+    if operation is aten.native_group_norm:
+        return True
+    if operation in (aten.native_batch_norm, aten._native_batch_norm_legit):
+        return bool(args[5])  # in training, or as instance normalisation
+    if operation is aten.native_layer_norm:
+        axes = set(range(4 - len(args[1]), 4))
+    elif operation in (aten._softmax, aten._log_softmax):
+        axes = {args[1] % 4}
+    else:
+        return False
+    return bool(axes & ({1, 2} if look.last else {2, 3}))
+
+
+def _order(operation: object, args: Sequence[Any]) -> Sequence[int]:
+    """Read how an operation reorders the sides of a tensor; empty where it does not."""
+    if operation is aten.permute:
+        return [axis % args[0].ndim for axis in args[1]]
+    if operation is aten.transpose:
+        order = list(range(args[0].ndim))
+        first, second = args[1], args[2]
+        order[first], order[second] = order[second], order[first]
+        return order
+    return ()
+
+
 def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows | None:
     """Read the windows of an operation that slides one over a map; a mean over a whole map is one window."""
     given = args[0]
     if not isinstance(given, Tensor) or given.ndim != 4:
         return None
     size, pads, dilation = list(given.shape[2:]), [0], [1]
-    if operation is aten.convolution and not args[6]:
+    if operation is aten.convolution:
         kernel, stride, pads, dilation = list(args[1].shape[2:]), args[3], args[4], args[5]
+        if args[6]:  # transposed: without strides it is a convolution with other padding
+            if {*stride, *(extra + 1 for extra in args[7])} != {1}:
+                return None
+            spans = zip(kernel, pads, dilation, strict=True)
+            pads = [(side - 1) * apart - both for side, both, apart in spans]
     elif operation in (aten.max_pool2d_with_indices, aten.avg_pool2d):
         kernel = args[1]  # trailing arguments that have their defaults are left out
         stride = args[2] if len(args) > 2 else kernel
@@ -256,10 +318,11 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Di
             channels=channels,
             params=seen.params,
             macs=seen.macs,
-            receptive_field=shown(seen.field),
+            receptive_field=shown(bounded(seen.field, watch.image)),
             stride=shown(seen.step),
             activation_bytes=0 if contains else seen.values * bytes_per_value,  # its last part's output is its own
             dropped=seen.dropped,
+            image=shown(watch.image),
         )
 
 

@@ -42,6 +42,7 @@ def follow(
     *,
     windows: Windows | None = None,
     order: Sequence[int] = (),
+    everything: bool = False,
 ) -> ReceptiveField:
     """Find out how the result of an operation looks at the image.
 
@@ -50,16 +51,22 @@ def follow(
         made: The shape of the result.
         windows: What the operation slides over its input, should it do so.
         order: How the operation reorders the sides of its input, should it do so.
+        everything: Every value of the result follows from all of the map, as where a map is normalised by its own mean.
     """
     shape, found = max(inputs, key=lambda pair: math.prod(pair[0]))
     if windows:
         field, step = receptive_field(found.field, found.step, windows)
         return ReceptiveField(field, step if len(made) == 4 else None)
+    if everything:
+        field, _ = receptive_field(found.field, found.step, whole_map(found.size(shape)))
+        return ReceptiveField(field, found.step, found.last)
     if len(shape) == 4 and tuple(order) in ((0, 2, 3, 1), (0, 3, 1, 2)):
         return ReceptiveField(found.field, found.step, last=tuple(order) == (0, 2, 3, 1))
-    merged = ReceptiveField(
-        _largest([other.field for _, other in inputs]), _largest([other.step for _, other in inputs]), found.last
-    )
+    if order and tuple(order)[-2:] != (len(shape) - 2, len(shape) - 1):
+        return ReceptiveField()
+    # A map of one value that scales another one has been pooled: its step is no step of the result
+    stepping = [other.step for other_shape, other in inputs if not _spreads(other_shape, other, shape, found)]
+    merged = ReceptiveField(_largest([other.field for _, other in inputs]), _largest(stepping), found.last)
     if len(shape) == len(made) == 2:
         return merged
     if len(shape) == 4 and len(made) == 2 and math.prod(shape) == math.prod(made) and shape[0] == made[0]:
@@ -68,6 +75,11 @@ def follow(
     if len(shape) < 3 or len(made) < 3 or (found.last and len(shape) != len(made)):
         return ReceptiveField()
     return merged if found.size(shape) == merged.size(made) else ReceptiveField(last=found.last)
+
+
+def _spreads(shape: Shape, look: ReceptiveField, largest: Shape, of_largest: ReceptiveField) -> bool:
+    """Tell whether a map is smaller than the one that it meets, so that its values are spread over it."""
+    return len(shape) == len(largest) == 4 and look.size(shape) != of_largest.size(largest)
 
 
 def _largest(sides: Sequence[Sides]) -> Sides:

@@ -82,6 +82,10 @@ class Epoch:
     seconds: float
 
 
+#: Seconds between two checkpoints of a training.
+CHECKPOINT_EVERY = 60.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(RemembersGiven):
     """What all trainings have: loss, optimizer, learning rate and what goes with them."""
@@ -113,6 +117,11 @@ class TrainConfig(RemembersGiven):
     clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
     patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
+    deterministic: bool = option(
+        False,
+        "On a GPU, take algorithms that give the same bytes for the same seed, which are slower; others do not. A CPU gives them anyway.",
+        after=("monitor", "amp", "compile"),
+    )
     seed: int = seed_option(after=("device", "jobs"))
 
     #: The options that name validation images, for messages.
@@ -214,7 +223,11 @@ class ImageTrainConfig(TrainConfig):
         after=("class_weights",),
         group=LEARNING,
     )
-    amp: Amp = option(Amp.AUTO, "Numbers to compute in; auto: bf16 where the hardware has it.", after=("monitor",))
+    amp: Amp = option(
+        Amp.AUTO,
+        "Numbers to compute in; auto: bf16 where the hardware has it. A GPU validates in them as well, a CPU in float32.",
+        after=("monitor",),
+    )
     compile: bool = option(False, "Run the network through torch.compile.", after=("amp",))
 
     def checked(self, *, classes: int, has_val: bool) -> Self:
@@ -330,7 +343,18 @@ class HeadConfig(TrainConfig):
 
 
 #: The settings of a head's training that mean something without epochs of batches; l2 besides, which may be chosen.
-LBFGS_SETTINGS = ("loss", "solver", "class_weights", "standardize", "pca", "whiten", "monitor", "smoothing", "seed")
+LBFGS_SETTINGS = (
+    "loss",
+    "solver",
+    "class_weights",
+    "standardize",
+    "pca",
+    "whiten",
+    "monitor",
+    "smoothing",
+    "deterministic",
+    "seed",
+)
 
 
 def _spelled_out(text: str) -> str:
@@ -575,6 +599,13 @@ class RunConfig(DeviceConfig):
         metavar="SIZE",
     )
     resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.")
+    checkpoint_every: float = option(
+        CHECKPOINT_EVERY,
+        "Write what --resume needs after an epoch if so long ago it was written last; an interruption always writes it.",
+        minimum=0.0,
+        metavar="SECONDS",
+        after=("resume",),
+    )
 
     def checked(self) -> Self:
         """Refuse a size or a device that is none.

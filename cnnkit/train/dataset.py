@@ -16,6 +16,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment_notation, decode, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import TrainValImages
+from cnnkit.engine import torch_device
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
@@ -146,13 +147,13 @@ class ImageSet:
         ]
         shown = self._shown([rows for rows, _ in needed], epoch)
         for here, (_, places), pair in zip(shown, needed, pairs, strict=True):
-            ours, theirs = places.to(here.device).chunk(2)
+            ours, theirs = torch_device.upload(places, here.device).chunk(2)
             yield _blended(here[ours], here[theirs], pair.share)
 
     def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Give the images of each batch, as they are or as this epoch's copies."""
         for rows, pixels in zip(batches, self._batches(batches), strict=True):
-            here = pixels.to(self._device, non_blocking=True)
+            here = pixels.to(self._device, non_blocking=True)  # pinned, if there is a GPU: it copies in its turn
             if self.augmenter is not None and epoch is not None:
                 shown = [self.fingerprints[row] for row in rows.tolist()]
                 here = self.augmenter(here, shown, [epoch] * len(shown))
@@ -160,11 +161,12 @@ class ImageSet:
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         if self._pixels is not None:
-            for rows in batches:
-                yield self._pixels[rows.to(self._pixels.device)]
+            for rows in on_device(batches, self._pixels.device):
+                chosen = self._pixels[rows]
+                yield chosen.pin_memory() if self._device.type == "cuda" and not chosen.is_cuda else chosen
             return
         order = [self.images[row] for rows in batches for row in rows.tolist()]
-        longest = max(len(rows) for rows in batches)
+        longest = max((len(rows) for rows in batches), default=1)
         coming = reader.read(
             order, lambda path: preprocessing.load(path, self._prepare), jobs=self._jobs, ahead=2 * longest
         )
@@ -207,6 +209,13 @@ class _Moments:
         return PixelStatistics(*(tuple(np.broadcast_to(each, 3).tolist()) for each in (mean, deviation, largest)))
 
 
+def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Bring the numbers of all batches' rows to a device at once: one by one, each would make a GPU and its host wait for each other."""
+    if device.type == "cpu" or not batches:
+        return batches
+    return torch.split(torch.cat(list(batches)).to(device), [len(rows) for rows in batches])
+
+
 def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
     """Cut rows into batches in a random order.
 
@@ -227,8 +236,9 @@ def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, proc
 
 
 def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
-    """Cut this process's share of rows into batches as they stand."""
-    return list(torch.split(world.share(torch.arange(count)), batch))
+    """Cut this process's share of rows into batches as they stand; no batch where it has no row."""
+    rows = world.share(torch.arange(count))
+    return list(torch.split(rows, batch)) if len(rows) else []
 
 
 def load_train_val(

@@ -5,17 +5,20 @@ import gc
 import logging
 import os
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from cnnkit.callbacks import SILENT, Callbacks
-from cnnkit.engine import torch_device
+from cnnkit.engine import device_errors, torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.nets import subgraph
 
 log = logging.getLogger("cnnkit")
@@ -35,6 +38,10 @@ class World:
     def writes(self) -> bool:
         """Tell whether this process writes files and reports."""
         return self.rank == 0
+
+    def claimed(self, output: Path) -> AbstractContextManager[None]:
+        """Keep the files of a training for it alone, in the process that writes them; as `atomic.claimed`."""
+        return atomic.claimed(output) if self.writes else contextlib.nullcontext()
 
     def callbacks(self, callbacks: Callbacks) -> Callbacks:
         """Give this process's callbacks: the first process reports for all, the others do the same work in silence."""
@@ -106,13 +113,18 @@ def joined(device: Device) -> Generator[tuple[World, torch.device]]:
 
     Raises:
         UsageError: A single GPU was asked for by several processes.
-        CnnkitError: The device's memory is full.
+        DeviceError: The device's memory is full, or the device fails.
     """
     with _world(device) as (world, chosen):
         try:
             yield world, chosen
-        except torch.OutOfMemoryError as error:
-            raise CnnkitError(f"the memory of {chosen} is full; give a smaller --batch or --size") from error
+        except CnnkitError:
+            raise
+        except Exception as error:
+            found = device_errors.explained(error, where=str(chosen) if chosen.type == "cuda" else None)
+            if found is None:
+                raise
+            raise found from error
 
 
 @contextlib.contextmanager
@@ -125,7 +137,9 @@ def _world(device: Device) -> Generator[tuple[World, torch.device]]:
     chosen = _choose(device, local, _number("LOCAL_WORLD_SIZE", size))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+    on_gpus = chosen.type == "cuda"
+    # Said at once, no process guesses its GPU from its rank, and a broken link fails here
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_PATIENCE, device_id=chosen if on_gpus else None)
     log.info("%d processes train together, by %s", size, dist.get_backend())
     try:
         yield World(rank, size), chosen
@@ -146,7 +160,7 @@ def _number(variable: str, default: int | None) -> int:
 
 
 def _choose(device: Device, local: int, processes: int) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch_device.gpu_count()
     if device.kind == "cpu" or (device.kind == "auto" and count < processes):
         log.info("running on the CPU")
         return torch.device("cpu")

@@ -2,16 +2,18 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from cnnkit import class_names
 from cnnkit.choices import Loss
 from cnnkit.data import train_val
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.formats import features
+from cnnkit.formats import features, manifest
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import difference
 from cnnkit.train.config import check_loss
@@ -37,21 +39,30 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     """Read features for training and validation, and demand that they belong together.
 
     Args:
-        train: Features (`.npy`) for training.
+        train: Features (`.npy`) for training. Of rows that stand in splits, those of train, and validation is those of val.
         val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
         hold_out: In place of `val` the split of `train` that chooses; it is not trained on.
         loss: For two classes or for any number.
 
     Raises:
-        FormatError: The two come from different backbones, or have different classes.
-        CnnkitError: A row has no label, there is a single class, or no such split.
+        FormatError: The two come from different backbones.
+        CnnkitError: A row has no label, there is a single class, no such split, or a class in validation alone.
         UsageError: Both ways to choose are given, or the loss is for another number of classes.
     """
     if val is not None and hold_out is not None:
         raise UsageError("--val and --hold-out both say what validates; give one of them")
-    train_set, name = features.load(train), str(train)
-    val_set, val_name = (None, None) if val is None else (features.load(val), str(val))
-    if hold_out is not None:
+    forms: defaultdict[str, set[str]] = defaultdict(set)
+    train_set, name = _loaded(train, forms), str(train)
+    val_set, val_name = (None, None) if val is None else (_loaded(val, forms), str(val))
+    for line in class_names.about_forms(forms):
+        log.info("%s", line)
+    if hold_out is None:
+        train_set, own_val = _by_split(train_set, name=name)
+        if val_set is not None:
+            val_set = _by_split(val_set, name=val_name or "")[1] or val_set
+        elif own_val is not None:
+            val_set, name, val_name = own_val, f"{train}, {train_val.TRAIN}", f"{train}, {train_val.VAL}"
+    else:
         train_set, val_set = split_off(train_set, hold_out, name=name)
         name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
     classes = classes_of(train_set, name=name)
@@ -81,9 +92,9 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
         val: The file of the second.
 
     Raises:
-        FormatError: They come from different backbones, are prepared differently, or have other classes; both sides are named. Or what
-            is to choose by is augmented.
-        CnnkitError: A row has no label.
+        FormatError: They come from different backbones or are prepared differently; both sides are named. Or what is to choose by is
+            augmented.
+        CnnkitError: A row has no label, or a class is in validation alone.
     """
     if any(row.view for row in val_set.rows):
         raise FormatError(f"{val} holds augmented views, which measure something else; extract it without --views")
@@ -98,20 +109,12 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
             f"{train} has {_CALLED.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
             "extract both with the same options"
         )
-    said, also_said = train_set.header.classes, val_set.header.classes
-    if said is not None and also_said is not None:
-        _check_classes(said, also_said, train=train, val=val)
-    _check_classes(classes_of(train_set, name=train), classes_of(val_set, name=val), train=train, val=val)
+    train_val.check_classes(
+        classes_of(train_set, name=train), classes_of(val_set, name=val), split=val, train_name=train
+    )
     if train_set.values.shape[1:] != val_set.values.shape[1:]:
         raise FormatError(
             f"{train} has rows of shape {train_set.values.shape[1:]}, {val} of {val_set.values.shape[1:]}; extract both again"
-        )
-
-
-def _check_classes(ours: tuple[str, ...], theirs: tuple[str, ...], *, train: str, val: str) -> None:
-    if set(ours) != set(theirs):
-        raise FormatError(
-            f"{train} has classes {', '.join(ours[:12])}; {val} has {', '.join(theirs[:12])}; split so that every part has every class"
         )
 
 
@@ -124,14 +127,48 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     """List the classes of features in order.
 
     Raises:
-        CnnkitError: A row has no label, or there are no rows.
+        CnnkitError: A row has no label, or there are no rows, or as `train_val.in_order`.
     """
     missing = next((row.path for row in found.rows if row.label is None), None)
     if missing is not None:
         raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
     if not found.rows:
         raise CnnkitError(f"{name}: no rows in it; run cnn-extract again")
-    return tuple(sorted({row.label for row in found.rows if row.label is not None}))
+    return train_val.in_order(row.label for row in found.rows if row.label is not None)
+
+
+def has_own_val(path: str | Path) -> bool:
+    """Say whether features are of splits for training and for validation, without reading their values."""
+    listed = Path(path).with_suffix(".tsv")
+    if Path(path).suffix != ".npy" or not listed.is_file():
+        return False  # which is an error, but of those who read it
+    named = {train_val.split_named(row.split or "") for row in manifest.load(listed)}
+    return {train_val.TRAIN, train_val.VAL} <= named
+
+
+def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
+    """Read features, their labels in the one form that `class_names` gives them, and note how they are written."""
+    found = features.load(path)
+    for row in found.rows:
+        if row.label is not None:
+            forms[class_names.normal(row.label)].add(row.label)
+    rows = [replace(row, label=class_names.normal_or_none(row.label)) for row in found.rows]
+    return Features(found.values, rows, found.header)
+
+
+def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]:
+    """Divide features that stand in splits as images are: train, and val where there is one; all where none is called train."""
+    splits = [train_val.split_named(row.split or "") for row in found.rows]
+    if train_val.TRAIN not in splits:
+        return found, None
+    unused = Counter(row.split or "no part" for row, split in zip(found.rows, splits, strict=True) if split is None)
+    if unused:
+        log.info("%s: not looked at: %s", name, ", ".join(f"{count:,} of {split}" for split, count in unused.items()))
+    train, val = (
+        [place for place, split in enumerate(splits) if split == each] for each in (train_val.TRAIN, train_val.VAL)
+    )
+    val = [place for place in val if not found.rows[place].view]  # views measure something else
+    return found if len(train) == len(splits) else _some(found, train), _some(found, val) if val else None
 
 
 def split_off(found: Features, split: str, *, name: str) -> tuple[Features, Features]:

@@ -13,6 +13,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Amp, Unfreeze
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
+from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import freezing
@@ -85,9 +86,14 @@ def finetune(
         CnnkitError: As `Trainer.run`; or the model has other classes.
     """
     warn_without_val(has_val=bool(data.val))
-    with distributed.joined(devices.parse(run.device)) as (world, device):
+    with (
+        torch_device.algorithms(deterministic=train.deterministic),
+        distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
+    ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
-        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks))
+        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
+        context.callbacks.phase("loading the model")
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
@@ -110,11 +116,18 @@ def finetune(
             module = whole.head
             train = dataclasses.replace(train, amp=Amp.OFF) if train.amp is Amp.AUTO else train
         world.check_batch_norm(module, device)
+        context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
             data, whole.preprocess, train, run, device=device, callbacks=context.callbacks
         )
         frozen_part = FrozenPart(
-            start, divided, train=train_set, val=val_set, context=context, cache=parse_size(run.cache)
+            start,
+            divided,
+            train=train_set,
+            val=val_set,
+            context=context,
+            cache=parse_size(run.cache),
+            precision=loop.choose_precision(train.amp, device),
         )
         _tell(start, trained)
         examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cnnkit.callbacks import Progress, Report
 from cnnkit.choices import Amp, Pool, Schedule
-from cnnkit.engine import onnx_backbone
+from cnnkit.engine import onnx_backbone, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError
@@ -26,6 +26,7 @@ from cnnkit.nets.classifier import Extractor
 from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, ImageSet, MixupPairs
 from cnnkit.train.distributed import ALONE
+from cnnkit.train.loop import Precision
 from cnnkit.train.pretrained import PretrainedModel
 from cnnkit.train.trainer import RunContext, Task, Trainer
 
@@ -59,7 +60,7 @@ class CachedFeatures:
             for number, view in enumerate(self._views):
                 here = turns == number
                 output[here] = view[rows[here]]
-            yield output.to(self._device, non_blocking=True)
+            yield torch_device.upload(output, self._device)
 
 
 class LazyExamples:
@@ -102,13 +103,16 @@ FrozenNetwork = Callable[[Tensor], Tensor]
 _BATCH = 32
 
 
-def frozen_network(spec: BackboneSpec, module: nn.Module, *, device: torch.device) -> FrozenNetwork:
+def frozen_network(
+    spec: BackboneSpec, module: nn.Module, *, device: torch.device, precision: Precision | None = None
+) -> FrozenNetwork:
     """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
 
     Args:
         spec: The same network for ONNX Runtime, exported once and compared with torch.
         module: The frozen part in torch, in eval mode: for GPUs, and for what ONNX cannot express.
         device: Where it runs.
+        precision: What is trained in; what a GPU computes the frozen part in as well.
     """
     if device.type == "cpu":
         try:
@@ -120,23 +124,13 @@ def frozen_network(spec: BackboneSpec, module: nn.Module, *, device: torch.devic
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
     module = module.to(device).to(memory_format=torch.channels_last)
 
+    numbers = precision or Precision(device)
+
     def forward(images: Tensor) -> Tensor:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return module(images)  # type: ignore[no-any-return] # modules return Any
+        with torch.no_grad(), numbers.untrained():
+            return module(images).float()  # type: ignore[no-any-return] # modules return Any
 
-    return functools.partial(_in_halves, forward)
-
-
-def _in_halves(network: FrozenNetwork, images: Tensor) -> Tensor:
-    """Run on all images at once, or on halves of a batch that memory does not hold."""
-    try:
-        return network(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    # After the except clause: the error's traceback would keep the tensors of the attempt
-    torch.cuda.empty_cache()
-    return torch.cat([_in_halves(network, half) for half in images.tensor_split(2)])
+    return torch_device.in_parts(forward)
 
 
 def compute_features(
@@ -219,9 +213,10 @@ class FrozenPart:
         val: ImageSet | None,
         context: RunContext,
         cache: int,
+        precision: Precision | None = None,
     ) -> None:
         self.pretrained, self.divided, self.context = pretrained, divided, context
-        self.train, self.val = train, val
+        self.train, self.val, self.precision = train, val, precision
         self.budget = cache - train.nbytes - (val.nbytes if val else 0)
         self._steps: list[Callable[[], object]] = []
 
@@ -240,7 +235,9 @@ class FrozenPart:
 
     def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> FrozenNetwork:
         module = Extractor(part, preprocess=self.pretrained.whole.preprocess, pool=pool).eval()
-        return frozen_network(self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device)
+        return frozen_network(
+            self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device, precision=self.precision
+        )
 
     def _upper(self, outputs: Tensor) -> Tensor:
         """From the boundary to what the head sees, before any of it is trained."""
@@ -299,6 +296,7 @@ class FrozenPart:
         )
 
     def _kept(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
+        self.context.callbacks.phase("running the frozen part")
         views = compute_features(
             examples,
             network,
@@ -328,6 +326,7 @@ class FrozenPart:
         """Train the head alone, on what the whole backbone outputs for the plain images, at the optimizer's own learning rate."""
         log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
         train, val = self._seen_by_head(task)
+        self.context.callbacks.phase("training the head")
         head = dataclasses.replace(
             task, module=self.pretrained.whole.head, train=train, val=val, groups=None, begins_trained=False
         )

@@ -19,7 +19,7 @@ from cnnkit.choices import ClassWeights, Initializer, Solver
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError
-from cnnkit.formats import cache, history, torch_model
+from cnnkit.formats import atomic, cache, history, torch_model
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.formats.torch_model import TorchModel
@@ -284,20 +284,36 @@ def train_head(
         FormatError: The features do not name their backbone.
         CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
-    callbacks = callbacks or Callbacks()
+    with atomic.claimed(output):
+        return _train_head(
+            data, output, train=train, weights=weights, device=device, callbacks=callbacks or Callbacks()
+        )
+
+
+def _train_head(
+    data: FeatureSets,
+    output: Path,
+    *,
+    train: HeadConfig,
+    weights: Path | None,
+    device: str,
+    callbacks: Callbacks,
+) -> HeadResult:
     classes = data.classes
     backbone = _backbone(data.train.header, weights, name=data.train_name)
     chosen = torch_device.choose(devices.parse(device))
-    train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
-    val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
-    trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
-    with history.HistoryWriter(output.with_suffix(".csv")) as written:
-        callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
-        for epoch in trained.run():
-            written.write(epoch)
-            callbacks.progress(epoch.epoch, trained.expected)
-    majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
-    head, text = trained.finished()
+    with torch_device.algorithms(deterministic=train.deterministic):
+        train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
+        val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+        trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
+        with history.HistoryWriter(output.with_suffix(".csv")) as written:
+            callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
+            for epoch in trained.run():
+                written.write(epoch)
+                callbacks.progress(epoch.epoch, trained.expected)
+        callbacks.phase("comparing with simple classifiers")
+        majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
+        head, text = trained.finished()
     header = Header(
         kind=ArtefactKind.MODEL,
         classes=classes,
@@ -393,14 +409,16 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
 def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
     """Tell whether predictions depend on the classes.
 
-    Predictions that do not depend on the features have a mean recall of 1 / classes, however often each class is among them.
-    Two standard errors more are within luck.
+    Predictions that do not depend on the features have, of each class, the recall that is their share of it: in the mean 1 / classes,
+    however often each class is among them, where all classes occur. Two standard errors more are within luck.
     """
     counts = torch.bincount(targets, minlength=classes).double()
-    recalls = torch.bincount(targets[predicted == targets], minlength=classes) / counts
-    shares = torch.bincount(predicted, minlength=classes).double() / len(predicted)
-    error = float((shares * (1 - shares) / counts).sum().sqrt()) / classes
-    return float(recalls.mean()) > 1 / classes + max(2 * error, math.ulp(1.0))
+    occurs = counts > 0
+    counts = counts[occurs]
+    recalls = torch.bincount(targets[predicted == targets], minlength=classes)[occurs] / counts
+    shares = torch.bincount(predicted, minlength=classes).double()[occurs] / len(predicted)
+    error = float((shares * (1 - shares) / counts).sum().sqrt()) / len(counts)
+    return float(recalls.mean()) > float(shares.mean()) + max(2 * error, math.ulp(1.0))
 
 
 def _timeless(epoch: Epoch) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Amp, Monitor
-from cnnkit.engine import torch_device
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.engine import device_errors, torch_device
+from cnnkit.errors import CnnkitError, MemoryFullError, UsageError
 from cnnkit.formats import history
 from cnnkit.train import dataset
 from cnnkit.train.config import Epoch
@@ -36,6 +37,8 @@ _LOSSES_AT_ONCE = 20
 
 # How torch's batch norm says that it has no variance to divide by.
 _ONE_VALUE = "more than 1 value per channel"
+# And that a layer has no algorithm that gives the same bits every time, on a GPU.
+_NO_SAME_BYTES = re.compile(r"(\w+) does not have a deterministic implementation")
 
 #: Inputs (N, ...) and targets (N,).
 Plain = tuple[Tensor, Tensor]
@@ -43,7 +46,10 @@ Plain = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What autocast computes in; float32 where there is nothing to cast."""
+    """What autocast computes in; float32 where there is nothing to cast.
+
+    On a GPU what is not trained, the frozen part and validation, computes in the same; on a processor in float32, as the exported network.
+    """
 
     device: torch.device
     dtype: torch.dtype | None = None
@@ -53,6 +59,16 @@ class Precision:
         if self.dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    @contextlib.contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Let what is not trained compute in the shorter numbers, on a GPU; else strictly in float32, without TF32."""
+        if self.dtype is not None and self.device.type == "cuda":
+            with self.autocast():
+                yield
+        else:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                yield
 
     def scaler(self) -> torch.amp.GradScaler:
         """Make the scaler that keeps float16's gradients from becoming zero; in other numbers it does nothing."""
@@ -75,10 +91,16 @@ def choose_precision(amp: Amp, device: torch.device) -> Precision:
                 raise UsageError("--amp fp16 is for GPUs; a processor computes in bf16 or not shorter at all")
             return Precision(device, torch.float16)
         case Amp.AUTO if device.type == "cuda":
-            whole = torch.cuda.is_bf16_supported(including_emulation=False)
-            return Precision(device, torch.bfloat16 if whole else torch.float16)
+            return Precision(device, torch.bfloat16 if _gpu_has_bf16(device) else torch.float16)
         case Amp.AUTO:
             return Precision(device, torch.bfloat16 if _processor_has_bf16() else None)
+
+
+def _gpu_has_bf16(device: torch.device) -> bool:
+    """Tell whether a GPU, which need not be the first one, has tensor cores for bf16."""
+    if torch.version.hip is not None:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def _processor_has_bf16() -> bool:
@@ -129,8 +151,8 @@ class TrainStep:
         self._clip = clip
         self._ema = ema
         self._device = next(module.parameters()).device
-        self._precision = precision or Precision(self._device)
-        self.scaler = self._precision.scaler()
+        self.precision = precision or Precision(self._device)
+        self.scaler = self.precision.scaler()
         self._compiled = compiled
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._cores: int | None = _UNKNOWN
@@ -177,20 +199,20 @@ class TrainStep:
                 try:
                     measures = self._gradients(inputs, targets)
                     break
-                except torch.OutOfMemoryError as error:
+                except Exception as error:  # of several kinds, if memory is full
+                    if not device_errors.is_out_of_memory(error):
+                        if (explained := _explained(error)) is None:
+                            raise
+                        raise explained from error
                     if self.pieces >= len(inputs) or self.world.size > 1:
-                        raise CnnkitError(
+                        raise MemoryFullError(
                             f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
                         ) from error
-                except (ValueError, RuntimeError) as error:
-                    if (explained := _explained(error)) is None:
-                        raise
-                    raise explained from error
                 # After the except clause: the error's traceback would keep the tensors of the attempt
-                torch.cuda.empty_cache()
+                torch_device.release_memory()
                 self.pieces = min(2 * self.pieces, len(inputs))
                 log.warning(
-                    "the GPU's memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
+                    "the memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
                     len(inputs),
                     self.pieces,
                 )
@@ -201,21 +223,24 @@ class TrainStep:
         if self._cores == _UNKNOWN:
             try:
                 self._cores = torch_device.threads_for(self.module, inputs)
-            except torch.OutOfMemoryError:  # which the step itself says better
+            except Exception as error:
+                if not device_errors.is_out_of_memory(error):  # which the step itself says better
+                    raise
                 self._cores = None
         return self._cores
 
     def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
         pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
         shares = target_shares(targets)
-        count = torch.tensor(float(len(inputs)), device=inputs.device)
+        # Numbers are filled in on the device: a tensor that is made here and copied there would make both wait for each other
+        count = torch.full((), float(len(inputs)), device=inputs.device)
         weights = [self.criterion.weight(each) for each, _ in shares]
         *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
         cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
         for number, (piece, *targets_of_piece) in enumerate(zip(*cuts, strict=True), start=1):
-            with self._precision.autocast():
+            with self.precision.autocast():
                 logits = self._forward(piece)
             logits = logits.float()
             loss = torch.zeros((), device=inputs.device)
@@ -226,7 +251,7 @@ class TrainStep:
             # Between processes gradients are averaged: their sum is wanted
             total = loss * self.world.size + (self.criterion.penalty(self.module) if number == pieces else 0.0)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        measures[2] = len(inputs)
+        measures[2].fill_(len(inputs))
         return measures
 
     def _change(self) -> None:
@@ -245,6 +270,10 @@ def _explained(error: Exception) -> CnnkitError | None:
     """Say what the user can do about an error of torch's; None where that is not known."""
     if _ONE_VALUE in str(error):
         return CnnkitError("batch norm cannot train on a single picture at a time; give a larger --batch")
+    if (found := _NO_SAME_BYTES.search(str(error))) is not None:
+        return CnnkitError(
+            f"--deterministic: torch has no such algorithm for {found[1]}; train without it, or with other layers"
+        )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it")
     return None
@@ -364,7 +393,9 @@ def fit(
             module = step.module.eval()
             step.world.align(module)
             val_loss, val_accuracy = (
-                evaluate(module, validate(), step.criterion, world=step.world) if validate else (None, None)
+                evaluate(module, validate(), step.criterion, world=step.world, precision=step.precision)
+                if validate
+                else (None, None)
             )
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
                 raise DivergedError(
@@ -383,28 +414,35 @@ def _is_finite(module: nn.Module) -> bool:
 
 
 def evaluate(
-    module: nn.Module, batches: Iterable[Plain], criterion: Criterion, *, world: World = ALONE
+    module: nn.Module,
+    batches: Iterable[Plain],
+    criterion: Criterion,
+    *,
+    world: World = ALONE,
+    precision: Precision | None = None,
 ) -> tuple[float, float]:
     """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count.
 
-    In float32, as the exported network computes.
+    In float32, as the exported network computes; on a GPU in what is trained in. A process may have no batch at all.
     """
     plain = Criterion(criterion.loss)
-    sums: Tensor | float = 0.0
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    device = next(module.parameters()).device
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    with torch.inference_mode(), (precision or Precision(device)).untrained():
         for inputs, targets in batches:
-            logits = module(inputs)
+            logits = module(inputs).float()
             loss = plain.total(logits, targets).double()
-            sums = sums + torch.stack([loss, correct(logits, targets).double(), loss.new_tensor(len(targets))])
-    assert isinstance(sums, Tensor)
+            sums = sums + torch.stack(
+                [loss, correct(logits, targets).double(), torch.full_like(loss, float(len(targets)))]
+            )
     loss_sum, right, count = world.sum(sums).tolist()
     return loss_sum / count, right / count
 
 
 def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
     """Go over rows once, in a new order; see `dataset.shuffled_batches`."""
-    for rows in dataset.shuffled_batches(len(inputs), batch=batch, generator=generator):
-        here = rows.to(inputs.device)
+    chosen = dataset.shuffled_batches(len(inputs), batch=batch, generator=generator)
+    for here in dataset.on_device(chosen, inputs.device):
         yield inputs[here], targets[here]
 
 

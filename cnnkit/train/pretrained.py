@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cnnkit import class_names
 from cnnkit.choices import Initializer, Loss, Pool
 from cnnkit.data.preprocessing import with_size
 from cnnkit.engine.config import BackboneSpec
@@ -65,7 +66,7 @@ def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedMode
 def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
     model = torch_model.load(path)
     header = model.header
-    if header.classes != tuple(classes):
+    if tuple(map(class_names.normal, header.classes or ())) != tuple(classes):
         raise CnnkitError(
             f"{path} knows {', '.join(header.classes or ())}; the pictures are of {', '.join(classes)}. "
             "Train a head for these with cnn-train-head, or start from --backbone"

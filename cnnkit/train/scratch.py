@@ -13,6 +13,7 @@ from cnnkit.choices import Fit, Initializer, Normalize, Pool
 from cnnkit.data.preprocessing import with_size
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
+from cnnkit.engine import device_errors, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
@@ -47,12 +48,17 @@ def train_from_scratch(
         CnnkitError: As `Trainer.run`.
     """
     warn_without_val(has_val=bool(data.val))
-    with distributed.joined(devices.parse(run.device)) as (world, device):
+    with (
+        torch_device.algorithms(deterministic=train.deterministic),
+        distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
+    ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
-        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks))
+        context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
+        context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
             data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
         )
@@ -123,6 +129,8 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
             shape = classifier.feature_shape(extractor, preprocess)
     except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network's layers raise
+        if device_errors.is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{network.arch} does not take pictures of {preprocess.size} pixels ({reason}); say --size"

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights, Schedule
+from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, loop, optim
-from cnnkit.train.config import Epoch, ImageTrainConfig
+from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
 from cnnkit.train.distributed import World
 from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainBatch, TrainStep, evaluate, fit
@@ -92,6 +93,7 @@ class RunContext:
     world: World
     resume: bool
     callbacks: Callbacks
+    checkpoint_every: float = CHECKPOINT_EVERY
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -166,6 +168,9 @@ class Batches:
         self._task, self._config, self._context = task, config, context
         #: In an epoch.
         self.count = len(self._rows(1))
+        self._targets = [
+            None if each is None else each.targets.to(context.device) for each in (task.train, task.val)
+        ]  # once: they are small, and a copy in every step would make a GPU wait
 
     def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
         words = np.random.SeedSequence([self._config.seed, epoch, purpose, rank]).generate_state(2)
@@ -192,13 +197,16 @@ class Batches:
         own = [context.world.share(rows) for rows in batches]
         pairs = self._pairs(number, batches)
         shown = (number - 1) * len(train.targets)
+        known = self._targets[0]
+        assert known is not None
+        places = dataset.on_device(own, context.device)
+        partners = dataset.on_device([pair.partners for pair in pairs], context.device) if pairs else []
         for index, inputs in enumerate(train.inputs(own, number, pairs)):
-            targets = train.targets[own[index]].to(context.device)
+            targets = known[places[index]]
             if pairs is None:
                 yield inputs, targets
             else:
-                partners = train.targets[pairs[index].partners].to(context.device)
-                yield inputs, MixupTargets(targets, partners, pairs[index].share)
+                yield inputs, MixupTargets(targets, known[partners[index]], pairs[index].share)
             shown += len(batches[index])
             context.callbacks.progress(shown, last * len(train.targets))
 
@@ -217,13 +225,15 @@ class Batches:
         Args:
             pieces: Into how many pieces a batch had to be cut: what did not fit into memory at once does not now.
         """
-        val = self._task.val
+        val, known = self._task.val, self._targets[1]
         assert val is not None
+        assert known is not None
         rows = dataset.ordered_batches(
             len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._context.world
         )
-        for chosen, inputs in zip(rows, val.inputs(rows, None), strict=True):
-            yield inputs, val.targets[chosen].to(self._context.device)
+        places = dataset.on_device(rows, self._context.device)
+        for chosen, inputs in zip(places, val.inputs(rows, None), strict=True):
+            yield inputs, known[chosen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +266,9 @@ class Trainer:
         self.start: StartMeasures | None = None
         #: There is a checkpoint of this training, and of no other.
         self.resumable = False
+        # What a checkpoint would hold that is not written yet, and when the last one was.
+        self._pending: dict[str, Any] | None = None
+        self._kept_at: float | None = None
         module = task.module.to(context.device).to(memory_format=torch.channels_last)
         if min(config.batch, len(task.train.targets)) < context.world.size:
             raise UsageError(f"--batch {config.batch} leaves some of {context.world.size} processes without a picture")
@@ -311,6 +324,7 @@ class Trainer:
             try:
                 with _history(context, done) as write, self.prepared():
                     self.task.ready()
+                    context.callbacks.phase("training")
                     if kept is None:
                         done += self.fresh(write)
                     for epoch in self.epochs(done):
@@ -324,6 +338,7 @@ class Trainer:
                     raise DivergedError(f"{error}. Nothing is written") from error
                 self.finish(done or error.done, ended=str(error))
                 raise DivergedError(f"{error}. {context.output} holds epoch {best.epoch}, the best before") from error
+            context.callbacks.phase("writing the model")
             self.finish(done)
         self.judge()
         return self.result(done)
@@ -353,10 +368,11 @@ class Trainer:
 
     @contextlib.contextmanager
     def _pointing_at_the_checkpoint(self) -> Iterator[None]:
-        """Whatever ends a training before its time, say what can be resumed."""
+        """Whatever ends a training before its time, keep what is done, and say what can be resumed."""
         try:
             yield
         except BaseException:
+            self._keep_pending()
             if self.resumable and self.checkpoint.exists():
                 log.warning("%s holds what is done; run again with --resume to go on", self.checkpoint)
             raise
@@ -373,11 +389,11 @@ class Trainer:
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        """Borrow torch's global generator, from which dropout draws, and let cuDNN look for the fastest algorithms."""
+        """Borrow torch's global generator, from which dropout draws, and let torch choose its algorithms."""
         device = self.context.device
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            torch.backends.cudnn.flags(enabled=True, benchmark=True),
+            torch_device.algorithms(deterministic=self.config.deterministic),
         ):
             yield
 
@@ -414,7 +430,13 @@ class Trainer:
             module = self.step.module.eval()
             self.context.world.align(module)
             self.start = StartMeasures(
-                *evaluate(module, self._validation(), self.step.criterion, world=self.context.world)
+                *evaluate(
+                    module,
+                    self._validation(),
+                    self.step.criterion,
+                    world=self.context.world,
+                    precision=self.step.precision,
+                )
             )
             log.info("start: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
         try:
@@ -458,7 +480,8 @@ class Trainer:
                 "begin anew without --resume, or give another -o"
             )
         rows: list[dict[str, Any]] = model.history
-        epochs = [Epoch(**row, seconds=0.0) for row in rows]
+        with checkpoint.taking_up(output):
+            epochs = [Epoch(**row, seconds=0.0) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
                 self.best.epoch = epoch
@@ -474,27 +497,56 @@ class Trainer:
             log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
-        check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
-        self.step.module.load_state_dict(kept["module"])
-        self.step.optimizer.load_state_dict(kept["optimizer"])
-        self.step.scaler.load_state_dict(kept["scaler"])
-        self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
-        if self.ema is not None:
-            self.ema.restore(**kept["average"])
-        self.start = StartMeasures(**kept["start"]) if kept["start"] else None
-        self.best.epoch = Epoch(**kept["best"]["epoch"])
-        self.best.state = kept["best"]["state"]
-        done = [Epoch(**epoch) for epoch in kept["epochs"]]
+        with checkpoint.taking_up(self.checkpoint):
+            check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
+            self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
+            self.step.module.load_state_dict(kept["module"])
+            optim.restore(self.step.optimizer, kept["optimizer"])
+            if kept["scaler"]:  # empty where another device needed none
+                self.step.scaler.load_state_dict(kept["scaler"])
+            self.step.pieces, self.earlier = int(kept["pieces"]), int(kept["earlier"])
+            if self.ema is not None:
+                self.ema.restore(**kept["average"])
+            self.start = StartMeasures(**kept["start"]) if kept["start"] else None
+            self.best.epoch = Epoch(**kept["best"]["epoch"])
+            self.best.state = kept["best"]["state"]
+            done = [Epoch(**epoch) for epoch in kept["epochs"]]
+            last = done[-1].epoch
         self.resumable = True
-        log.info("going on after epoch %d", done[-1].epoch)
+        log.info("going on after epoch %d", last)
         return done
 
     def keep(self, done: Sequence[Epoch]) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, or hold it ready where the last one is young.
+
+        The first and the last epoch's are always written, those between every so many seconds, and what is held ready when something ends
+        the training.
+        """
         if not self.context.world.writes:
             return
+        now = time.perf_counter()
+        due = self._kept_at is None or now - self._kept_at >= self.context.checkpoint_every
+        if due or done[-1].epoch == self.last:
+            self._write_checkpoint(self._checkpoint_of(done))
+        else:
+            self._pending = _copied(self._checkpoint_of(done))
+
+    def _keep_pending(self) -> None:
+        """Write the checkpoint that is held ready, if there is one; what ended the training is what is reported."""
+        if self._pending is not None:
+            try:
+                self._write_checkpoint(self._pending)
+            except OSError as error:
+                log.warning("%s: the last epochs could not be kept: %s", self.checkpoint, error.strerror or error)
+
+    def _write_checkpoint(self, content: dict[str, Any]) -> None:
+        checkpoint.save(self.checkpoint, content)
+        self._pending, self._kept_at = None, time.perf_counter()
+        self.resumable = True
+
+    def _checkpoint_of(self, done: Sequence[Epoch]) -> dict[str, Any]:
         assert self.best.epoch is not None
-        content = {
+        return {
             "mark": fingerprint(self.header, self.config.schedule),
             "epochs": [dataclasses.asdict(epoch) for epoch in done],
             "start": dataclasses.asdict(self.start) if self.start else None,
@@ -506,8 +558,6 @@ class Trainer:
             "average": self.ema.state() if self.ema else None,
             "best": {"epoch": dataclasses.asdict(self.best.epoch), "state": self.best.state},
         }
-        checkpoint.save(self.checkpoint, content)
-        self.resumable = True
 
     def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
         """Write the model with the best epoch's weights, and remove the checkpoint.
@@ -524,6 +574,7 @@ class Trainer:
         ]
         header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
         torch_model.save(self.context.output, TorchModel(header, self.task.whole.state_dict(), rows))
+        self._pending = None
         self.checkpoint.unlink(missing_ok=True)
 
     def judge(self) -> None:
@@ -559,6 +610,19 @@ class Trainer:
             majority=None if val is None else float((val.targets == most).double().mean()),
             seconds=round(time.perf_counter() - self.context.started, 1),
         )
+
+
+def _copied(content: Any) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
+    """Copy tensors to the CPU, wherever they are in a checkpoint: what is trained on changes them."""
+    match content:
+        case Tensor():
+            return content.detach().to("cpu", copy=True)
+        case Mapping():
+            return {name: _copied(each) for name, each in content.items()}
+        case list() | tuple():
+            return type(content)(_copied(each) for each in content)
+        case _:
+            return content
 
 
 @contextlib.contextmanager

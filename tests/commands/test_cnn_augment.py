@@ -161,7 +161,7 @@ def test_formats_and_names_of_all_kinds(run, here):
     assert (pixels("same/red/a~01.jpg").int() - pixels("odd/red/a.jpg").int()).abs().float().mean() < 3
     for path in Path("more/red").iterdir():
         with Image.open(path) as image:
-            decode.check_name(path, image.format)
+            assert decode.misnamed(path, image.format) is None
 
 
 def test_grey_images_and_profiles_stay_what_they_are(run, here):
@@ -438,7 +438,7 @@ def test_broken_images_are_skipped(run, here):
 
 
 def test_two_that_would_have_one_name(run, here):
-    """Both are named, and nothing is written, or all of it printed; so is a name that the disk finds too long."""
+    """Both are named, and nothing is written, or all of it printed."""
     Path("list.tsv").write_text("path\tlabel\nphotos/red/00.png\twarm\nwarm/photos/red/00.png\twarm\n")
     shutil.copytree("photos", "warm/photos")
     outcome = run("cnn-augment", "list.tsv", "-o", "more", *WORDS, status=1)
@@ -446,12 +446,21 @@ def test_two_that_would_have_one_name(run, here):
     assert not Path("more").exists()
     outcome = run("cnn-augment", "list.tsv", "-o", "-", *WORDS, status=1)
     assert "would both become warm/photos/red/00~01.png" in outcome.err
-    name = "n" * 250 + ".png"
-    shutil.copy("photos/red/00.png", name)
-    outcome = run("cnn-augment", name, "-o", "more", *WORDS, status=1)
-    assert f"{name}: the name of its copy" in outcome.err
-    assert "give the picture a shorter one" in outcome.err
-    assert not Path("more").exists()
+
+
+def test_names_as_long_as_the_disk_takes(run, here):
+    """A copy's name that would be too long is cut, and told apart by a hash; the same names are the same every time."""
+    Path("long").mkdir()
+    names = ["n" * 251 + ".png", "n" * 250 + "m.png", "ü" * 125 + "x.png"]
+    for name in names:
+        shutil.copy("photos/red/00.png", f"long/{name}")
+    run("cnn-augment", "long", "-o", "more", "--augment", "hflip", "--copies", "2")
+    copies = sorted(row["path"] for row in rows("more"))
+    assert len(copies) == 6
+    assert sorted(os.listdir("more")) == sorted(["augment.tsv", *copies])
+    assert all(len(os.fsencode(name)) > 240 and name.endswith(("~01.png", "~02.png")) for name in copies)
+    run("cnn-augment", "long", "-o", "again", "--augment", "hflip", "--copies", "2")
+    assert sorted(os.listdir("again")) == sorted(os.listdir("more"))
 
 
 @pytest.mark.parametrize(
@@ -505,7 +514,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, cont
             process.communicate()  # until nobody holds the other end any more
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
-    with pytest.raises(CnnkitError, match="more: no pictures in it"):
+    with pytest.raises(CnnkitError, match="more: no images in it"):
         source.find(["more"])
     run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
     assert len(contents("more")) == 61

@@ -17,13 +17,13 @@ from PIL import Image
 
 from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.data import preprocessing, source
-from cnnkit.explain import cam_run
+from cnnkit.explain import cam_run, contact_sheets
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, graph_centres
 from cnnkit.nets import classifier as classifiers
 
 CPU = ("--device", "cpu")
@@ -49,7 +49,7 @@ def write_model(
     )
     made = classifiers.build_head(head, shape)
     with torch.no_grad():
-        extractor[0].weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
+        next(iter(extractor.parameters())).copy_(torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[:, :, None, None])
         for parameter in made.parameters():
             parameter.zero_()
         first = next(iter(made.parameters()))
@@ -88,7 +88,11 @@ def exported(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("exported")
     write_model(folder / "model.pt")
     write_model(folder / "any.pt", layers="conv 2 k1 relu, avgpool 3 s1 same")
+    write_model(
+        folder / "strided.pt", layers="conv 2 k1 s4 same relu"
+    )  # whose padding the graph computes from the size
     return made(
+        ("cnn-export", "strided.pt", "-o", "strided.onnx", "--cam", "--dynamic-size", *CPU),
         ("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU),
         ("cnn-export", "any.pt", "-o", "any.onnx", "--cam", "--dynamic-size", *CPU),
         folder=folder,
@@ -149,6 +153,43 @@ def test_values_are_worked_by_hand(run, here):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     wide = torch.nn.functional.interpolate(torch.from_numpy(found)[None, None], (56, 40), mode="bilinear")[0, 0]
     np.testing.assert_allclose(spread, wide, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["pt", "onnx"])
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
+    """Cells of a stride of 4 stand at 0, 4, 8 and 12 of 16 pixels, where no padding is needed, and do not tile the image.
+
+    The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
+    """
+    model = exported / f"strided.{kind}"
+    step = 64 * 4 / size
+    low = round(64 / size * 4.5 - 6), round(64 / size * 4.5 + 6)
+    write_image("square.png", size=(64, 64), red=(low[0], low[0], low[1], low[1]), blue=None)
+    words = ("--class", "red", "--box", "0.5", "--raw", "--size", size, "-o", "maps", *CPU)
+    (row,) = run("cnn-cam", "-m", model, "square.png", *words).rows
+    middle = 64 / size * 4.5  # the second cell, in pixels of the image
+    assert json.loads(row["peak"]) == [int(middle)] * 2
+    found, spread = np.load("maps/square.png.map.npy"), np.load("maps/square.png.pixels.npy")
+    assert found.shape == (size // 4, size // 4)
+    assert np.unravel_index(found.argmax(), found.shape) == (1, 1)
+    around = int(min(middle, step))
+    centre = int(middle)
+    np.testing.assert_allclose(
+        spread[centre : centre + around, centre], spread[centre - around : centre, centre][::-1], atol=1e-5
+    )
+    left, top, right, bottom = boxes(row)
+    assert ((left + right) / 2, (top + bottom) / 2) == (middle, middle)
+    assert (right - left) == pytest.approx(step, abs=1)
+
+
+def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, monkeypatch):
+    """A notice says so: the second of four cells of an exported network then lies at 24 of 64 pixels, not at 18."""
+    monkeypatch.setattr(graph_centres, "centres_of", lambda *_, **__: None)
+    write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
+    outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
+    assert json.loads(outcome.rows[0]["peak"]) == [24, 24]
+    assert "they are drawn as if they tiled it" in outcome.err
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
@@ -254,6 +295,57 @@ def test_classes_by_name_label_or_all(run, here):
     true = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU).rows
     assert [row["class"] for row in true] == [row["path"].split("/")[1] for row in true]
     assert ("red", "blue") in [(row["class"], row["label"]) for row in true]
+
+
+def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
+    """What cnn-eval --worst lists: `--class true` is column `truth`, not the wrong prediction in `label`; in a pipe and as a file."""
+    lines = ["path\trank\tlabel\tprobability"]
+    lines += [f"{path}\t1\tblue\t0.9" for path in ("photos/blue/1.png", "photos/red/2.gif", "photos/red/3.png")]
+    worst = run("cnn-eval", "-", "--worst", "5", stdin="\n".join(lines) + "\n").out
+    assert worst.splitlines()[0] == "path\ttruth\tlabel\tprobability"
+    Path("worst.tsv").write_text(worst)
+    words = ("cnn-cam", "-m", "model.pt", "--class", "true", "--sheet", "s.png", *CPU)
+    piped, named = run(*words, "-", stdin=worst), run(*words, "worst.tsv")
+    assert [(row["path"], row["class"]) for row in piped.rows] == [
+        ("photos/red/2.gif", "red"),
+        ("photos/red/3.png", "red"),
+    ]
+    assert piped.out == named.out
+
+
+def test_of_a_plain_list_the_folder_is_the_class(run, here):
+    """As cnn-eval takes it; one in a folder that is no class has its other maps, and no map where none but that was asked for."""
+    shutil.copy("photos/red/3.png", "loose.png")
+    listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
+    both = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", "--class", "blue", *CPU, stdin=listed)
+    assert [(row["path"], row["class"]) for row in both.rows] == [
+        ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
+    ]  # fmt: skip
+    assert (
+        "no map of --class true for 2 pictures without a label that the model knows; the first: loose.png: it has no label"
+        in both.err
+    )
+    alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
+    assert [(row["path"], row["class"]) for row in alone.rows] == [("photos/red/3.png", "red")]
+    assert "loose.png: it has no label, and --class true asks for that one's map" in alone.err
+
+
+def test_a_sheet_names_the_true_class(run, here):
+    """A mistake has a line more than what is right, in red; images of no class have neither."""
+    heights = {}
+    for name in ("photos/red/3.png", "photos/blue/3.png", "none/3.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        if not Path(name).exists():
+            shutil.copy("photos/red/3.png", name)
+        run("cnn-cam", "-m", "model.pt", name, "--sheet", "s.png", *CPU)
+        heights[name] = pixels("s.png")
+    (right, wrong, unknown) = heights.values()
+    assert wrong.shape[0] == right.shape[0] + contact_sheets.LINE_HEIGHT
+    assert right.shape == unknown.shape
+    assert (right != unknown).any()
+    ink = (wrong - [0xA0, 0x20, 0x20] == 0).all(2)
+    assert ink.any()
+    assert not (right - [0xA0, 0x20, 0x20] == 0).all(2).any()
 
 
 def test_classes_that_no_file_could_be_called(run, here):
@@ -620,6 +712,32 @@ def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
 
 
 # ---------------------------------------------------------------- photographs
+
+
+@pytest.mark.slow
+@pytest.mark.photos
+def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, photos, tmp_path, monkeypatch):
+    """The mean centroid over 20 photographs and the same 20 turned by 180 degrees is the middle; tiles lay .03 and .05 beyond."""
+    monkeypatch.chdir(tmp_path)
+    chosen = [path for folder in sorted((photos / "flowers").iterdir()) for path in sorted(folder.iterdir())[:4]]
+    for number, path in enumerate(chosen):
+        with Image.open(path) as image:
+            side = min(image.size)
+            plain = image.convert("RGB").resize((224, 224), box=(0, 0, side, side))
+        for name, turned in (("plain", plain), ("turned", plain.rotate(180))):
+            Path(name).mkdir(exist_ok=True)
+            turned.save(f"{name}/{number:02d}.png")
+    weights = ("--weights", photos / "weights" / "mobilenet_v2.pth")
+    run("cnn-cam", "-m", "mobilenet_v2", *weights, "plain", "turned", "--raw", "-o", "maps", "--fit", "squash", *CPU)
+
+    def centroids(kind):
+        maps = [np.load(path) for path in sorted(Path("maps").rglob(f"*.{kind}.npy"))]
+        assert len(maps) == 40
+        places = (np.arange(len(maps[0])) + 0.5) / len(maps[0])
+        return np.mean([(each.sum(0) @ places, each.sum(1) @ places) / each.sum() for each in maps], axis=0)
+
+    np.testing.assert_allclose(centroids("pixels"), 0.5, atol=0.02)
+    assert (centroids("map") - centroids("pixels")).min() > 0.02  # what tiles would give
 
 
 @pytest.mark.slow

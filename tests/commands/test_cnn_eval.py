@@ -347,9 +347,14 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
 
 
 def test_labels_name_classes_that_no_image_shows(run, folder):
-    """A network may predict a class that this set has no image of: --labels says that it exists, and in which order."""
+    """A network may predict a class that this set has no image of; --labels gives the order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
-    assert 'predicted as "dog"' in run("cnn-eval", stdin=predictions, status=1).err
+    plain = run("cnn-eval", "--json", stdin=predictions)
+    assert json.loads(plain.out)["classes"] == ["cat", "dog"]
+    assert (
+        "the folders of the pictures have no image of dog, which the predictions know: predicted, it is wrong"
+        in plain.err
+    )
     (folder / "labels.txt").write_text("dog\ncat\n")
     found = json.loads(run("cnn-eval", "--labels", "labels.txt", "--json", stdin=predictions).out)
     assert found["classes"] == ["dog", "cat"]

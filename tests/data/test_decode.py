@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from cnnkit.data import decode
+from cnnkit.data import decode, reader
+from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 
 WRITABLE = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "WEBP": ".webp", "PPM": ".ppm"}
@@ -80,14 +82,123 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     assert np.array_equal(loaded[0, :, 0], np.arange(256))
 
 
+def tiff(path, values, tags=None, *, channels=1):
+    """Write a TIFF of one row, byte by byte: Pillow would choose the tags itself."""
+    formats = {"u": 1, "i": 2, "f": 3}
+    fields = {
+        256: len(values) // channels,
+        257: 1,
+        258: 8 * values.itemsize,
+        259: 1,
+        262: 2 if channels == 3 else 1,
+        273: 400,
+        277: channels,
+        278: 1,
+        279: values.nbytes,
+        339: formats[values.dtype.kind],
+        **(tags or {}),
+    }
+    entries = b"".join(
+        struct.pack("<HHIf", tag, 11, 1, value) if isinstance(value, float) else struct.pack("<HHII", tag, 4, 1, value)
+        for tag, value in sorted(fields.items())
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    path.write_bytes(head.ljust(400, b"\0") + values.tobytes())
+
+
+def grey(path, values, tags=None, *, most=65535):
+    """Write a grey TIFF, PNG or PGM, and read its first row as cnnkit does: (columns,)."""
+    if path.suffix == ".tif":
+        tiff(path, values, tags)
+    elif path.suffix == ".pgm":
+        pixels = values.astype(">u2" if most > 255 else "u1").tobytes()
+        path.write_bytes(b"P5\n%d 1\n%d\n" % (len(values), most) + pixels)
+    else:
+        Image.fromarray(values[None]).save(path)
+    return np.asarray(decode.load(path))[0, :, 0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize("top", [0, 1, 250, 260, 4095, 65535])
+def test_the_bit_depth_sets_the_scale_of_16_bit_grey(tmp_path, suffix, top):
+    """Never the brightest value: images of 0 to 250 and of 0 to 260 look alike, and 65535 alone is white."""
+    values = np.linspace(0, top, 64).round().astype(np.uint16)
+    loaded = grey(tmp_path / f"grey{suffix}", values)
+    assert np.abs(loaded - values / 65535 * 255).max() <= 0.5001
+
+
+@pytest.mark.parametrize("most", [1, 15, 100, 255, 1000, 4095, 65535])
+def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
+    """Its head names it; a dark image stays dark."""
+    values = np.array([0, most // 3, most])
+    assert np.abs(grey(tmp_path / "grey.pgm", values, most=most) - values / most * 255).max() <= 0.51
+
+
 @pytest.mark.parametrize(
-    "values", [np.linspace(0, 255, 64, dtype=np.float32), np.linspace(0, 65535, 64, dtype=np.float32)]
+    ("values", "white"),
+    [
+        (np.array([0, 100, 32767], np.int16), 32767),
+        (np.array([0, 1000, 2**31 - 1], np.int32), 2**31 - 1),
+        (np.array([0, 255, 65535], np.int32), 2**31 - 1),
+        (np.array([0, 0.25, 1], np.float32), 1),
+        (np.array([0, 0.001, 0.002], np.float32), 1),
+        (np.array([-1e-6, 0.5, 1 + 1e-6], np.float32), 1),
+    ],
+    ids=["int16", "int32", "dark int32", "floats", "dark floats", "rounding"],
 )
-def test_floating_point_grey(tmp_path, values):
-    """A TIFF of floats fills the range, whether it was meant for 8 bits or for 16."""
-    Image.fromarray(values[None, :].repeat(4, axis=0)).save(tmp_path / "ramp.tif")
-    loaded = np.asarray(decode.load(tmp_path / "ramp.tif"))[0, :, 0]
-    assert np.abs(loaded.astype(float) - np.linspace(0, 255, 64)).max() <= 0.5
+def test_signed_integers_and_floats_have_one_scale(tmp_path, values, white):
+    """The largest number of their bits is white, and of floats 1."""
+    loaded = grey(tmp_path / "grey.tif", values)
+    assert np.abs(loaded - np.clip(values.astype(float) / white, 0, 1) * 255).max() <= 0.5001
+
+
+def test_32_bits_without_a_sign(tmp_path):
+    """Pillow keeps them as signed numbers: what is above the half must not become black."""
+    values = np.array([0, 2**31 - 1, 2**31 + 5, 2**32 - 1], np.uint32)
+    loaded = grey(tmp_path / "grey.tif", values)
+    assert np.abs(loaded - values / (2**32 - 1) * 255).max() <= 0.5001
+
+
+def test_white_is_zero(tmp_path):
+    """A TIFF whose photometric interpretation says so is inverted, with 16 bits and in floats as with 8."""
+    assert grey(tmp_path / "a.tif", np.array([0, 65535], np.uint16), {262: 0}).tolist() == [255, 0]
+    assert grey(tmp_path / "b.tif", np.array([0, 1], np.float32), {262: 0}).tolist() == [255, 0]
+
+
+def test_floats_with_a_range_of_their_own(tmp_path):
+    """The tags SMinSampleValue and SMaxSampleValue name black and white."""
+    loaded = grey(tmp_path / "grey.tif", np.array([-1, 0, 1], np.float32), {340: -1.0, 341: 1.0})
+    assert loaded.tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            np.array([-1, 0, 1], np.float32),
+            "floats from -1 to 1; a brightness is expected from 0 to 1, rescale the image",
+        ),
+        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; a brightness is expected from 0 to 1"),
+        (np.array([0, np.nan, 1], np.float32), "floats from 0 to 1, some of them NaN"),
+        (np.array([0, np.inf], np.float32), "floats from 0 to inf"),
+        (np.array([np.nan, np.nan], np.float32), "floats that are all NaN"),
+        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; a brightness is expected from 0 to 32767"),
+        (np.array([-1, 0], np.int32), "32-bit signed integers from -1 to 0"),
+    ],
+    ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int16", "int32"],
+)
+def test_values_that_are_no_brightness_are_refused(tmp_path, values, said):
+    """What the file does not say is not guessed from its values."""
+    with pytest.raises(BadImageError, match=said):
+        grey(tmp_path / "grey.tif", values)
+
+
+def test_a_tiff_of_colour_in_floats_says_what_to_do(tmp_path):
+    """Pillow has no reader for it."""
+    path = tmp_path / "colour.tif"
+    tiff(path, np.full(6, 0.5, np.float32), channels=3)
+    with pytest.raises(BadImageError, match=r"TIFF of a kind that is not read.* save it with 8 or 16 bits"):
+        decode.load(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -117,6 +228,112 @@ def test_the_first_frame_of_an_animation(tmp_path):
     assert np.unique(decode.load(tmp_path / "moving.gif")).tolist() == [10]
 
 
+def many_scans(count):
+    """Make a progressive JPEG whose last scan is there many times."""
+    file = io.BytesIO()
+    Image.fromarray(noise(64, 48)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + (count - content.count(b"\xff\xda")) * content[last:-2] + content[-2:]
+
+
+def test_scans_of_a_progressive_jpeg_are_bounded(tmp_path):
+    """Each costs as much time as the whole image; an encoder's own ten are fine."""
+    path = tmp_path / "scans.jpg"
+    for count in (12, decode.MOST_SCANS):
+        path.write_bytes(many_scans(count))
+        assert decode.load(path).size == (64, 48)
+    path.write_bytes(many_scans(2000))
+    with pytest.raises(BadImageError, match="a progressive JPEG of 2,000 scans, at most 100; save it again"):
+        decode.load(path)
+
+
+def tiff_with_tile(side):
+    """Write a TIFF of 8 x 8 pixels in one tile of another size, compressed by libtiff."""
+    data = zlib.compress(bytes(64))
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, side),
+        (323, side),
+        (324, 8),
+        (325, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_tiles_much_larger_than_their_image_are_refused(tmp_path):
+    """A decoder asks for a whole tile's memory; tiles of the usual sizes hang over small images, and are fine."""
+    (tmp_path / "tile.tif").write_bytes(tiff_with_tile(32_768))
+    with pytest.raises(BadImageError, match=r"its tiles of 32,768 x 32,768 pixels are larger than the image"):
+        decode.load(tmp_path / "tile.tif")
+    Image.fromarray(noise(8, 8)).save(tmp_path / "small.tif", compression="tiff_lzw", tiffinfo={322: 256, 323: 256})
+    assert decode.load(tmp_path / "small.tif").size == (8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(1, 170_000_000), (170_000_000, 1), (1, 1_000_001)])
+def test_strips_that_are_too_long_are_refused(tmp_path, size):
+    """They have few enough pixels, but to resize them would take gigabytes."""
+    (tmp_path / "strip.png").write_bytes(png_of_size(*size))
+    with pytest.raises(
+        BadImageError, match=rf"too long: {size[0]:,} x {size[1]:,} pixels, at most 1,000,000 on a side"
+    ):
+        decode.load(tmp_path / "strip.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("pixels", [99, 100, 101])
+def test_the_bound_on_pixels_can_be_set(tmp_path, pixels):
+    """Exactly, in threads too, and it is put back afterwards."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
+    images = [ImageFile(str(tmp_path / "ten.png"))] * 4
+    with decode.at_most(pixels):
+        loaded = [outcome for _, outcome in reader.read(images, decode.load, jobs=2)]
+    if pixels < 100:
+        assert [str(each) for each in loaded] == ["too large: 10 x 10 pixels, at most 99; --max-pixels allows more"] * 4
+    else:
+        assert [each.size for each in loaded] == [(10, 10)] * 4
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch):
+    """The image is skipped like any other that cannot be used."""
+    Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    Image.fromarray(noise(10, 10, 1)).save(tmp_path / "grey.png")
+    with pytest.raises(BadImageError, match="not enough memory for it"):
+        decode.load(tmp_path / "grey.png")
+    ((_, outcome),) = reader.read([ImageFile("a")], fail)
+    assert isinstance(outcome, BadImageError)
+
+
+def test_damage_that_libtiff_finds_is_one_notice(tmp_path, capfd, caplog):
+    """Not a line on stderr for each row of the image, and without the name of the file."""
+    path = tmp_path / "fax.tif"
+    Image.fromarray(noise(200, 200, 1) > 127).save(path, compression="group4")
+    content = bytearray(path.read_bytes())
+    content[400:460] = bytes(byte ^ 0x5A for byte in content[400:460])
+    path.write_bytes(content)
+    with caplog.at_level("WARNING", "cnnkit"):
+        images = [outcome for _, outcome in reader.read([ImageFile(str(path))] * 3, decode.load, jobs=3)]
+    assert [image.size for image in images] == [(200, 200)] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: damaged in places; used as far as it can be decoded"
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
 def bad_files():
     """Yield a name, the content of a file that is no good image, and what is said of it."""
     whole = {}
@@ -133,7 +350,7 @@ def bad_files():
     yield "short.tif", whole["TIFF"][: len(whole["TIFF"]) // 2], ""
     yield "head.jpg", whole["JPEG"][:4], ""
     yield "flipped.png", whole["PNG"][:60] + b"\xff" * 40 + whole["PNG"][100:], ""
-    yield "bomb.png", png_of_size(20_000, 20_000), "decompression bomb"
+    yield "bomb.png", png_of_size(20_000, 20_000), "too large: 400,000,000 pixels, at most 178,956,970"
     yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture, or none of"
     yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
 
@@ -175,21 +392,23 @@ def test_content_that_was_read_already(tmp_path):
         ("a.jfif", "JPEG"),
         ("a.jpg", "MPO"),
         ("a.TIF", "TIFF"),
-        ("a", "PNG"),
-        ("a.img", "PNG"),
+        ("a.apng", "PNG"),
+        ("a.JPE", "JPEG"),
+        ("a.mpo", "JPEG"),
+        ("a.heic", "HEIF"),
     ]
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
 def test_names_that_claim_nothing_wrong(name, kind):
-    """Every extension of a format, in any case of letters; and one that is no image's."""
-    decode.check_name(name, kind)
+    """Every extension of a format, in any case of letters."""
+    assert decode.misnamed(name, kind) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
 def test_names_that_claim_another_format(name, kind):
     """The message names both."""
-    with pytest.raises(BadImageError, match=rf"a {kind} file that is named \.\w+"):
-        decode.check_name(name, kind)
+    assert decode.misnamed(name, kind) == f"a {kind} file that is named {os.path.splitext(name)[1].lower()}"
+    assert decode.misnamed("a", "PNG") == "a PNG file without an extension"
 
 
 @pytest.mark.photos

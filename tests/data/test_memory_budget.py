@@ -3,7 +3,51 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cnnkit.data.reader import MemoryBudget
+from PIL import Image
+
+from cnnkit.data import decode, memory, reader
+from cnnkit.data.memory import MemoryBudget
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError
+
+
+def test_decoding_shares_the_budget(tmp_path, monkeypatch):
+    """Of images that need it all, one at a time is decoded and resized; of small ones, as many as there are threads."""
+    monkeypatch.setattr(memory, "DECODING", MemoryBudget(100_000))
+    for name, side in (("large", 100), ("small", 20)):  # 12 bytes a pixel: 120,000 and 4,800
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.png")
+    at_work, most = 0, {}
+
+    def load(path):
+        nonlocal at_work
+        image = decode.load(path)
+        at_work += 1
+        most[path] = max(most.get(path, 0), at_work)
+        time.sleep(0.02)
+        at_work -= 1
+        return image.size
+
+    for name, threads in (("large", 1), ("small", 4)):
+        path = str(tmp_path / f"{name}.png")
+        outcomes = [size for _, size in reader.read([ImageFile(path)] * 12, load, jobs=4)]
+        assert len(set(outcomes)) == 1
+        assert most[path] == threads
+    memory.DECODING.take(100_000)  # all of it has been given back
+
+
+def test_an_image_that_cannot_be_used_gives_its_memory_back(tmp_path, monkeypatch):
+    """Also where the decoder fails, and where several are decoded one after the other."""
+    monkeypatch.setattr(memory, "DECODING", MemoryBudget(100_000))
+    Image.new("RGB", (100, 100)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+
+    def load(path):
+        decode.load(tmp_path / "whole.png")
+        return decode.load(path)
+
+    images = [ImageFile(str(tmp_path / "cut.png"))] * 6
+    assert all(isinstance(outcome, BadImageError) for _, outcome in reader.read(images, load, jobs=3))
+    memory.DECODING.take(100_000)
 
 
 def test_large_images_wait_for_memory():

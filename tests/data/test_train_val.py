@@ -79,11 +79,11 @@ def test_val_comes_in_place_of_the_sources_own(here):
     ("sources", "val", "message"),
     [
         (["p"], ["q", "only"], r"^only: no part val in it; name the folder or manifest that is to validate$"),
-        (["tested.tsv"], [], r"^tested\.tsv: no part train in it; cnn-split makes one$"),
+        (["tested.tsv"], [], r"^tested\.tsv: no part train in it; cnn-split makes one, --hold-out NAME"),
         (["one"], [], r"^only one class, cat; there is nothing to learn$"),
-        (["hole"], [], r"^hole/dog: a class without pictures; put some in, or remove the folder$"),
-        (["p"], ["hole"], r"^hole/dog: a class without pictures"),
-        (["p"], ["three"], r"^the class bird is in val alone; train has cat, dog$"),
+        (["hole"], [], r"^hole/dog: a class without images; put some in, or remove the folder$"),
+        (["p"], ["hole"], r"^hole/dog: a class without images"),
+        (["p"], ["three"], r"^the class bird is in val alone; train has cat, dog: add images"),
         (["parts"], [], r"^parts/train/3\.png: no label to learn; "),
         (["loose"], [], r"^loose/3\.png: no label to learn; put pictures into a folder a class, or give a manifest"),
         (["p"], ["loose"], r"^loose/3\.png: no label to check; "),
@@ -108,7 +108,7 @@ def test_a_class_without_validation_images_is_reported(here, caplog):
     """A rare one, say; the others are checked."""
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
     assert train_val.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
-    assert "not in val: bird; nothing says how well it is learnt" in caplog.messages
+    assert "not in val: bird; nothing shows how well it is learned" in caplog.messages
 
 
 def test_a_class_may_be_called_train(here, caplog):
@@ -117,12 +117,18 @@ def test_a_class_may_be_called_train(here, caplog):
     touch(here, "p/car/1.png", "p/plane/2.png", "p/train/3.png", "p/train/.cache/4.png")
     found = train_val.find(["p"])
     assert (found.classes, len(found.train), found.val) == (("car", "plane", "train"), 3, ())
-    assert caplog.messages == []
+    assert caplog.messages == [
+        "p: train/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+    ]
+    caplog.clear()
     touch(here, "q/train/car/1.png", "q/train/plane/2.png", "q/val/car/3.png", "q/val/plane/4.png", "q/wolf/5.png")
     touch(here, "q/test/car/6.png", "q/.git/7.png")
     found = train_val.find(["q"])
     assert (found.classes, len(found.train), len(found.val)) == (("car", "plane"), 2, 2)
-    assert caplog.messages == ["q: not looked at: test/, wolf/"]
+    assert caplog.messages == [
+        "q: not looked at: 1 of test",
+        "q: test/, train/ and val/ are taken for splits, wolf/ not looked at; --folders classes takes all of them for classes",
+    ]
 
 
 def test_an_image_is_not_trained_on_and_validated_with(here):
@@ -210,7 +216,7 @@ def test_the_test_set_is_not_trained_on(here, caplog, test):
         (manifest(("a.png", "cat"), columns="path\tlabel"), "fold0", r"no part fold0 to hold out; it has none; cnn-split --folds"),
         (FOLDS.replace("fold2", "test").replace("fold1", "test"), "fold0", r"^l\.tsv: no other part than fold0 to learn from"),
         (FOLDS.replace("dog\tfold1", "cat\tfold1").replace("dog\tfold2", "cat\tfold2"), "fold0", "only one class, cat"),
-        (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is in fold0 alone; train has cat, dog$"),
+        (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is in fold0 alone; train has cat, dog: add"),
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_held_out_is_one_line(here, text, split, message):

@@ -37,10 +37,26 @@ def test_other_words_are_refused(text):
 
 
 class Driver:
-    """A CUDA driver that finds some GPUs, or does not start."""
+    """A CUDA driver that finds some GPUs, or does not start; for a version of CUDA."""
 
-    def __init__(self, count, status=0):
-        self.count, self.status = count, status
+    def __init__(self, count, status=0, version=13000):
+        self.count, self.status, self.version = count, status, version
+
+    def cuDriverGetVersion(self, version):
+        version._obj.value = self.version
+        return 0
+
+    def cuDeviceGet(self, handle, index):
+        handle._obj.value = index
+        return 0 if index < self.count else 101
+
+    def cuDeviceGetName(self, name, size, handle):
+        name.value = f"NVIDIA GTX {1080 + handle.value}".encode()[: size - 1]
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, _handle):
+        value._obj.value = {75: 6, 76: 1}[attribute]
+        return 0
 
     def cuInit(self, _flags):
         return self.status
@@ -64,13 +80,67 @@ def test_gpus_are_those_of_the_driver(monkeypatch):
     assert device.gpus() == 0
 
 
+def no_driver(name):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+def test_the_drivers_version_is_that_of_its_cuda(monkeypatch):
+    """As nvidia-smi shows it; none without a driver."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(1, version=12080))
+    assert device.driver_version() == (12, 8)
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    assert device.driver_version() is None
+    assert device.driver_too_old("torch 2.14", "13.0") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "old"),
+    [
+        (12080, "13.0", True),
+        (12090, "12.4", False),
+        (13000, "13.2", False),  # minor versions are compatible
+        (13010, "12.6", False),
+        (11040, "12", True),
+        (12000, None, False),
+        (12000, "", False),
+    ],
+)
+def test_a_driver_serves_its_own_major_version_and_older_ones(monkeypatch, version, cuda, old):
+    """One that is too old is named with its CUDA, the library with the one it needs, and the remedy."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(1, version=version))
+    found = device.driver_too_old("torch 2.14", cuda)
+    assert (found is not None) is old
+    if found:
+        major, minor = version // 1000, version % 1000 // 10
+        wanted = cuda.partition(".")[0]
+        assert found.startswith(
+            f"the NVIDIA driver here is for CUDA {major}.{minor}, torch 2.14 needs one for CUDA {wanted}: "
+        )
+        assert f"releases for CUDA {major} " in found
+
+
+def test_a_gpu_is_described_by_the_driver(monkeypatch):
+    """Its name and its compute capability; its number where the driver cannot say."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(2))
+    assert device.describe(1) == "NVIDIA GTX 1081 (compute capability 6.1)"
+    assert device.describe(2) == "cuda:2"
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    assert device.describe(0) == "cuda:0"
+
+
 @pytest.fixture
 def torch_gpus(monkeypatch):
-    """Let torch see some number of GPUs."""
+    """Let torch see some number of GPUs of one compute capability, and the driver as many unless it is said."""
 
-    def see(count):
+    def see(count, *, driver=None, capability=(8, 6), version=13000):
+        there = count if driver is None else driver
+        monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(there, version=version))
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90", "compute_120"])
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "GTX 1080")
 
     return see
 
@@ -97,3 +167,33 @@ def test_torch_fails_where_there_is_none(torch_gpus):
     torch_gpus(2)
     with pytest.raises(DeviceError, match="--device cuda:2: torch sees 2 GPUs, counted from 0; use cpu or auto"):
         torch_device.choose(Device("cuda", 2))
+
+
+def test_torch_says_why_it_leaves_a_gpu_alone(torch_gpus, monkeypatch, caplog):
+    """A driver that is too old, a GPU that is, a torch without CUDA: an error on demand, a warning and the CPU for `auto`."""
+    for see, reason in (
+        (lambda: torch_gpus(0, driver=1, version=12080), "the NVIDIA driver here is for CUDA 12.8, torch "),
+        (lambda: torch_gpus(1, capability=(6, 1)), "GTX 1080 has compute capability 6.1, and torch "),
+        (
+            lambda: (torch_gpus(0, driver=1), monkeypatch.setattr(torch.version, "cuda", None)),
+            "torch is installed without CUDA",
+        ),
+    ):
+        see()
+        with pytest.raises(DeviceError) as caught:
+            torch_device.choose(Device("cuda"))
+        assert str(caught.value).startswith(f"--device cuda:0: {reason}")
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "cnnkit"):
+            assert torch_device.choose(Device("auto")) == torch.device("cpu")
+        warning, info = (record.message for record in caplog.records)
+        assert warning.startswith(reason)
+        assert warning.endswith("; running on the CPU")
+        assert info == "running on the CPU"
+
+
+def test_a_gpu_of_the_oldest_kind_that_torch_is_built_for_is_taken(torch_gpus):
+    """And newer ones, whatever their number."""
+    for capability in ((7, 5), (9, 0), (12, 1)):
+        torch_gpus(1, capability=capability)
+        assert torch_device.choose(Device("cuda")) == torch.device("cuda", 0)

@@ -151,3 +151,15 @@ def test_an_error_of_the_network_comes_out(files):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(files, network)
     assert threading.active_count() == before
+
+
+def test_a_gpu_sees_one_shape_of_a_size(files):
+    """The rest of a size is filled up to the batches before it, with black; images that come alone are left alone; outputs are the same."""
+    plain, filled = Means(), Means()
+    expected = run(files, plain, batch=3)
+    assert run(files, filled, batch=3, one_shape=True) == expected
+    assert [shape[0] for shape in plain.shapes if shape[1:3] == (10, 10)] == [3, 3, 2]
+    assert [shape[0] for shape in filled.shapes if shape[1:3] == (10, 10)] == [3, 3, 3]
+    assert [shape[0] for shape in filled.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
+    for size in {shape[1:3] for shape in filled.shapes}:
+        assert len({shape for shape in filled.shapes if shape[1:3] == size}) == 1, size

@@ -226,6 +226,26 @@ def test_the_network_computes_while_outputs_are_used(files, wait_for):
     batches.close()
 
 
+def test_several_batches_in_flight_keep_their_order(files, wait_for):
+    """Two threads are in the network at once, the first one slower: every image still has its own output, in the order given."""
+    inside, most = [], []
+
+    def network(batches):
+        inside.append(threading.get_ident())
+        most.append(len(inside))
+        if len(most) == 1:
+            wait_for(lambda: len(most) > 1)  # the second batch comes while the first one is computed
+        found = means(batches)
+        inside.pop()
+        return found
+
+    shown, (mean, _) = collected(files, network, batch=2, in_flight=2)
+    assert max(most) == 2
+    assert shown == good(files)
+    np.testing.assert_array_equal(mean, collected(files)[1][0])
+    assert [runner.batches_in_flight(kind) for kind in ("cpu", "cuda")] == [1, 2]
+
+
 def test_errors_of_the_network_come_out(files):
     """What the network raises is raised to the caller, and no thread is left behind."""
 

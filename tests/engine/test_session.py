@@ -1,6 +1,8 @@
 """ONNX Runtime: the right numbers, the device that was asked for or an error, and the proof of where the work is done."""
 
 import logging
+import re
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -12,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from cnnkit.engine import device, export, session
+from cnnkit.choices import Precision
+from cnnkit.engine import device, export, half_precision, session
 from cnnkit.engine.session import Session
-from cnnkit.errors import DeviceError, FormatError, UsageError
+from cnnkit.errors import DeviceError, FormatError, MemoryFullError, RunError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,10 @@ def assigned(**held):
     """A session that holds operators by provider: `assigned(CUDA=["Conv"], CPU=["Shape"])`."""
     parts = [
         SimpleNamespace(
-            ep_name=f"{name}ExecutionProvider", get_nodes=lambda ops=ops: [SimpleNamespace(op_type=op) for op in ops]
+            ep_name=f"{name}ExecutionProvider",
+            get_nodes=lambda ops=ops: [
+                SimpleNamespace(op_type=op.rpartition(":")[2], domain=op.rpartition(":")[0]) for op in ops
+            ],
         )
         for name, ops in held.items()
     ]
@@ -158,6 +164,215 @@ def test_the_proof_of_placement(caplog):
         session.check_placement(assigned(CUDA=["Relu"], CPU=["Conv", "Conv", "Gemm", "Shape"]), gpu, "the base")
     with pytest.raises(DeviceError, match="the base: ONNX Runtime put nothing on cuda:1; are onnxruntime-gpu"):
         session.check_placement(assigned(CPU=["Conv"]), gpu, "the base")
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *[
+            "QLinearConv",
+            "ConvInteger",
+            "MatMulInteger",
+            "QLinearMatMul",
+            "Einsum",
+            "LSTM",
+            "GRU",
+            "RNN",
+            "Resize",
+            "TopK",
+            "Loop",
+        ],
+        *[
+            "com.microsoft:QGemm",
+            "com.microsoft:FusedConv",
+            "com.microsoft.nchwc:Conv",
+            "com.microsoft:Reshape",
+            "mine:Add",
+        ],
+    ],
+)
+def test_whatever_is_not_known_to_be_light_has_to_be_on_the_gpu(operator):
+    """Quantised, fused and recurrent operators, those of other domains, and those that are not thought of yet."""
+    gpu = device.Device("cuda")
+    with pytest.raises(DeviceError, match=rf"left 1 {operator.rpartition(':')[2]} nodes on the CPU"):
+        session.check_placement(assigned(CUDA=["Conv", "Relu"], CPU=["Shape", "ai.onnx:Gather", operator]), gpu, "net")
+
+
+def test_float32_is_strict_and_float16_reaches_the_tensor_cores():
+    """TF32 neither by its switch nor by a layout whose kernels take it unasked; float16 needs both."""
+    strict, fast, half = (session.cuda_options(1, each) for each in Precision)
+    assert (strict["use_tf32"], strict["prefer_nhwc"]) == ("0", "0")
+    assert (fast["use_tf32"], fast["prefer_nhwc"]) == (half["use_tf32"], half["prefer_nhwc"]) == ("1", "1")
+    for options in (strict, fast, half):
+        assert options["device_id"] == "1"
+        assert (options["fuse_conv_bias"], options["cudnn_conv_algo_search"]) == ("1", "HEURISTIC")
+
+
+def test_what_a_gpu_is_asked_for_follows_the_weights(content, pretended_gpu):
+    """float16 weights go to the tensor cores by themselves, float32 ones on demand; --precision float16 converts those."""
+    half = half_precision.converted(content, name="net")
+    for given, precision, tf32, float16 in (
+        (content, Precision.FLOAT32, "0", False),
+        (content, Precision.TF32, "1", False),
+        (content, Precision.FLOAT16, "1", True),
+        (half, Precision.FLOAT32, "1", True),
+        (half, Precision.FLOAT16, "1", True),
+    ):
+        Session(given, device="cuda", precision=precision)
+        got, provider, options = pretended_gpu.pop()
+        assert (provider, options["use_tf32"], options["prefer_nhwc"]) == ("CUDAExecutionProvider", tf32, tf32)
+        assert half_precision.is_half(got) is float16
+
+
+def test_shorter_numbers_are_for_gpus(content, monkeypatch):
+    """On a processor they are refused, and the reason is said: asked for, none here, or one that does not work."""
+    monkeypatch.setattr(device, "gpus", lambda: 0)
+    for wanted, reason in (("cpu", "--device cpu"), ("auto", "no GPU here")):
+        with pytest.raises(UsageError, match=rf"^--precision tf32 is for GPUs, .*\({reason}\); drop it$"):
+            Session(content, device=wanted, precision=Precision.TF32)
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (12, 8))
+    with pytest.raises(UsageError, match=r"the NVIDIA driver here is for CUDA 12\.8"):
+        Session(content, precision=Precision.TF32)
+    Session(content, device="cpu", precision=Precision.FLOAT32)
+
+
+def test_a_driver_that_is_too_old_is_said_before_it_fails(content, monkeypatch, caplog):
+    """The driver's CUDA and that of ONNX Runtime, with the remedy; `auto` takes the CPU."""
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (11, 4))
+    expected = rf"the NVIDIA driver here is for CUDA 11\.4, onnxruntime-gpu {onnxruntime.__version__} needs one for CUDA 1\d: install"
+    with pytest.raises(DeviceError, match=expected):
+        Session(content, device="cuda")
+    with caplog.at_level(logging.INFO, "cnnkit"):
+        assert Session(content).device == device.Device("cpu")
+    warning, info = caplog.records
+    assert re.match(rf"{expected}.*; running on the CPU$", warning.message)
+    assert info.message == "running on the CPU"
+
+
+def test_an_onnxruntime_without_gpus_says_so(content, monkeypatch):
+    """The package for processors has no CUDA provider at all."""
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match=r"has no code for GPUs; install onnxruntime-gpu in its place"):
+        Session(content, device="cuda")
+
+
+def test_onnxruntime_writes_nothing_to_the_terminal(content, monkeypatch, capfd):
+    """Neither where its GPU libraries do not load, nor where a run fails, nor of the libraries that are missing."""
+    if device.gpus():
+        pytest.skip("there is a GPU that works")
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (99, 0))
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: sys.stdout.write("Failed to load\n"))
+    with pytest.raises(DeviceError):
+        Session(content, device="cuda")
+    opened = Session(content, device="cpu")
+    with pytest.raises(RunError):
+        opened.run({"images": images()[:, :, :4]})
+    assert capfd.readouterr() == ("", "")
+
+
+class Failing:
+    """Stands for a session on a GPU that fails with a message where a batch is larger than it likes."""
+
+    def __init__(self, real, message, *, most=0):
+        self.real, self.message, self.most, self.seen = real, message, most, []
+
+    def run(self, outputs, inputs):
+        (array,) = inputs.values()
+        self.seen.append(len(array))
+        if len(array) > self.most:
+            raise RuntimeError(self.message)
+        return self.real.run(outputs, inputs)
+
+
+FULL = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'c' Status Message: "
+FULL += "/onnxruntime_src/bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 51380224"
+
+
+@pytest.fixture
+def on_gpu(content, monkeypatch):
+    """Make a session that believes in its GPU and fails with a message above some rows."""
+
+    def make(message, *, most=0):
+        opened = Session(content, device="cpu", name="net.onnx")
+        opened.device = device.Device("cuda", 1)
+        failing = opened._session = Failing(opened._session, message, most=most)
+        monkeypatch.setattr(Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
+        return opened, failing
+
+    return make
+
+
+def test_what_memory_does_not_hold_goes_in_parts(on_gpu, content, caplog):
+    """Halved until it fits, said each time, remembered for the batches after it; the outputs are those of the whole."""
+    opened, failing = on_gpu(FULL, most=3)
+    expected = Session(content, device="cpu").run({"images": images(batch=13)})
+    for one, other in zip(opened.run({"images": images(batch=13)}), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert failing.seen == [13, 6, 3, 3, 3, 3, 1]
+    assert [record.message for record in caplog.records] == [
+        "the memory of cuda:1 does not hold a batch of 13: it goes in parts of 6",
+        "the memory of cuda:1 does not hold a batch of 6: it goes in parts of 3",
+    ]
+    opened.run({"images": images(batch=5)})
+    assert failing.seen[7:] == [3, 2]
+
+
+def test_memory_that_does_not_hold_one_row_is_an_error(on_gpu):
+    """It alone advises less at once."""
+    opened, _ = on_gpu(FULL)
+    with pytest.raises(
+        MemoryFullError,
+        match=r"^the memory of cuda:1 is full \(.*Failed to allocate.*\); give a smaller --batch or --size",
+    ):
+        opened.run({"images": images(batch=2)})
+
+
+def test_a_gpu_that_fails_is_no_reason_for_a_smaller_batch(on_gpu):
+    """The message says what failed, and the remedy is another device."""
+    opened, failing = on_gpu(
+        "CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR ; GPU=1 ; hostname=h ; file=/src/conv.cc ; line=1"
+    )
+    with pytest.raises(
+        DeviceError, match=r"^cuda:1 failed: CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR.*; use --device cpu$"
+    ) as caught:
+        opened.run({"images": images(batch=8)})
+    assert "--batch" not in str(caught.value)
+    assert failing.seen == [8]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: images",
+        "[ONNXRuntimeError] : 1 : FAIL : CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; expr=cudnnSetPoolingNdDescriptor",
+    ],
+)
+def test_a_shape_that_a_gpu_rejects_is_the_inputs_fault(on_gpu, message):
+    """As on the CPU: whoever reads many images skips this one."""
+    opened, _ = on_gpu(message)
+    with pytest.raises(RunError, match=r"^net\.onnx does not take 2x3x9x9 float32: ") as caught:
+        opened.run({"images": images()})
+    assert "--batch" not in str(caught.value)
+
+
+def test_a_rejected_shape_lists_what_was_wrong(content):
+    """ONNX Runtime's list of dimensions is part of the sentence."""
+    with pytest.raises(RunError, match=r"the network does not take 2x3x4x9 float32: .*index: 2 Got: 4 Expected: 9$"):
+        Session(content, device="cpu").run({"images": images()[:, :, :4]})
+
+
+def test_bound_inputs_and_outputs_give_the_same(content):
+    """All outputs or the named ones, for arrays that are no blocks of memory as well; on the CPU, which binds alike."""
+    opened = Session(content, device="cpu")
+    given = {"images": images(batch=6)[::2]}
+    for found, expected in zip(
+        opened._run_bound(given, ["maps", "features"]), opened.run(given, ["maps", "features"]), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_network_that_cannot_run_is_named():

@@ -1,9 +1,13 @@
 """Torch's device and cores: work is counted as cnn-dims counts it, and what is borrowed is given back."""
 
+import contextlib
+import os
+
 import pytest
 import torch
 from torch import nn
 
+from cnnkit.choices import Precision
 from cnnkit.engine import torch_device
 from cnnkit.nets import build, dims, notation
 
@@ -48,3 +52,89 @@ def test_the_number_of_cores_is_put_back():
     with torch_device.threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_what_memory_does_not_hold_is_computed_in_halves():
+    """Whichever way a full memory is reported; another error passes through, and so does that of a single row."""
+    seen = []
+
+    def network(images):
+        seen.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("FIND was unable to find an engine to execute this computation")
+        return 2 * images
+
+    rows = torch.arange(7.0)[:, None]
+    torch.testing.assert_close(torch_device.in_parts(network)(rows), 2 * rows)
+    assert seen == [7, 4, 2, 2, 3, 2, 1]
+    for error, count in (
+        (RuntimeError("CUDA error: device-side assert"), 8),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+    ):
+
+        def failing(_images, error=error):
+            raise error
+
+        with pytest.raises(RuntimeError) as caught:
+            torch_device.in_parts(failing)(torch.zeros(count, 1))
+        assert caught.value is error
+
+
+def test_algorithms_are_borrowed(monkeypatch):
+    """Fast ones by default, the same bits every time on demand; torch and the environment are as before, after an error as well."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def state():
+        cudnn = torch.backends.cudnn
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            cudnn.deterministic,
+            cudnn.benchmark,
+            os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        )
+
+    before = state()
+    with torch_device.algorithms(deterministic=False):
+        assert state() == (False, False, True, None)
+    with contextlib.suppress(ZeroDivisionError), torch_device.algorithms(deterministic=True):
+        assert state() == (True, True, False, ":4096:8")
+        with torch_device.algorithms(deterministic=True):
+            pass
+        assert state() == (True, True, False, ":4096:8")
+        raise ZeroDivisionError
+    assert state() == before
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with torch_device.algorithms(deterministic=True):
+        assert state()[-1] == ":16:8"
+    assert state()[-1] == ":16:8"
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "half"), [("float32", False, False), ("tf32", True, False), ("float16", True, True)]
+)
+def test_what_a_gpu_multiplies_in_is_borrowed(monkeypatch, precision, tf32, half):
+    """TF32 in convolutions and matrix products alike, float16 by autocast; all as before afterwards, and nothing on a CPU."""
+    autocasts = []
+    monkeypatch.setattr(
+        torch, "autocast", lambda *words, enabled: autocasts.append((*words, enabled)) or contextlib.nullcontext()
+    )
+
+    def state():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = state()
+    with torch_device.multiplying_in(Precision(precision), torch.device("cuda")):
+        assert state() == (tf32, tf32)
+    assert autocasts == [("cuda", torch.float16, half)]
+    with torch_device.multiplying_in(Precision(precision), torch.device("cpu")):
+        assert state() == before
+    assert state() == before
+
+
+def test_numbers_go_to_the_cpu_as_they_are():
+    """Lists and tensors, with a type where one is given."""
+    cpu = torch.device("cpu")
+    rows = torch.arange(3)
+    assert torch_device.upload(rows, cpu) is rows
+    assert torch_device.upload([1, 2], cpu).tolist() == [1, 2]
+    assert torch_device.upload([1, 2], cpu, torch.float32).dtype is torch.float32

@@ -113,7 +113,7 @@ def test_files_share_their_classes():
 def test_classes_may_go_beyond_the_truth():
     """Where labels of the predictions are classes too, a network may know more than these images show."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
-    (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"), beyond=True)
+    (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"))
     assert predictions.classes == ("cat", "owl")
 
 
@@ -151,7 +151,7 @@ def test_given_classes_set_the_order():
         ),
         (
             [("a.jpg", 1, "zebra", 0.1), ("b.jpg", 1, "yak", 0.1)],
-            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (and no yak); --labels FILE names classes',
+            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (and no yak); the two share no class',
         ),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnkit.explain import faithfulness
+from cnnkit.nets.cell_centres import Along, CellCentres
 
 HIDDEN = (7, 90, 30)
 SIDE = 40  # so that a twentieth is a whole number of pixels
@@ -52,6 +53,20 @@ def test_the_closed_form():
         np.ones((SIDE, SIDE), dtype=np.float32)
     )  # row by row: the quarter is through after ten twentieths
     assert (plain.deletion, plain.insertion) == pytest.approx((0.25, 0.75))
+
+
+def test_pixels_are_hidden_where_the_cells_stand():
+    """Of five by five cells at 0, 8, ... pixels: those about the hot one at 16 are hidden first, not those about 19.5."""
+    found = np.zeros((5, 5), dtype=np.float32)
+    found[2, 2] = 1
+    region = np.zeros((SIDE, SIDE), dtype=bool)
+    region[16, 16] = True
+    for centres, middle in ((CellCentres(Along(0, 8), Along(0, 8), (SIDE, SIDE)), 16), (None, 19.5)):
+        shown = Shown(stripes(), region)
+        score = faithfulness.measure(stripes(), found, 2, probabilities=shown, hidden=HIDDEN, centres=centres)
+        rows, columns = (shown.calls[0] != stripes()).all(3)[1].nonzero()  # the first twentieth
+        assert (rows.mean(), columns.mean()) == pytest.approx((middle, middle), abs=0.5)
+        assert score.deletion == pytest.approx(0.025)  # gone with it
 
 
 def test_a_coarse_map():

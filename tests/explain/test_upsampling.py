@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnkit.explain import upsampling
+from cnnkit.nets.cell_centres import Along, CellCentres
 
 
 def cells(height, width, seed=0):
@@ -49,6 +50,30 @@ def test_a_window_with_fractions_of_pixels():
     """One cell a pixel, shifted by a quarter of one: each pixel is a quarter of one cell and three of the other."""
     found = np.array([[0.0, 4.0, 8.0]], dtype=np.float32)
     assert upsampling.upsample(found, (0.25, 0.0, 3.25, 1.0), (0, 0, 3, 1)).tolist() == [[0.0, 3.0, 7.0]]
+
+
+def test_cells_stand_where_their_centres_are():
+    """At 2 and 6 of 12 pixels: straight lines between them, the outer values beyond; twice as far in an image of twice the size."""
+    centres = CellCentres(Along(2, 4), Along(0, 1), (12, 1))
+    found = np.array([[0.0], [4.0], [8.0]], dtype=np.float32)  # at 2, 6 and 10
+    frame = (0.0, 0.0, 1.0, 12.0)
+    spread = upsampling.upsample(found, frame, (0, 0, 1, 12), centres)
+    assert spread[:, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert upsampling.resize(found, (1, 12), centres).tolist() == spread.tolist()
+    large = upsampling.upsample(found, (0.0, -24.0, 1.0, 0.0), (0, -24, 1, 0), centres)
+    assert large[:, 0].tolist() == np.clip((np.arange(24) + 0.5) / 2 - 2.5, 0, 8).tolist()
+    # A cell that stands at 2 covers from 2 to 3, whose middle is 5 of 24 pixels
+    for hottest, y in ((0, 5), (1, 13), (2, 21)):
+        hot = np.eye(3, dtype=np.float32)[:, [hottest]]
+        assert upsampling.argmax_pixel(hot, (0.0, 0.0, 1.0, 24.0), (0, 0, 1, 24), centres) == (0, y)
+
+
+def test_a_cell_whose_centre_lies_in_the_padding_stands_at_the_border():
+    """So that its peak is a pixel of the image."""
+    centres = CellCentres(Along(-3, 5), Along(-3, 5), (8, 8))
+    found = np.zeros((3, 3), dtype=np.float32)
+    found[0, 2] = 1  # at -3 and 7
+    assert upsampling.argmax_pixel(found, (0.0, 0.0, 16.0, 16.0), (0, 0, 16, 16), centres) == (15, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic
 
 
@@ -18,6 +21,12 @@ def write_half(path, error):
     with atomic.writing(path) as file:
         file.write(b"half of")
         raise error
+
+
+def killed_inside(manager, path):
+    """Let a process end inside of one of atomic's context managers, as a kill ends it."""
+    program = f"import os, sys; from cnnkit.formats import atomic\nwith atomic.{manager}(sys.argv[1]): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 9
 
 
 def mode(path):
@@ -150,3 +159,140 @@ def test_many_writers_at_once(tmp_path):
     for writer in writers:
         writer.join()
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- what killed runs leave, and runs at the same time
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    """The next writer of the same file removes it; what another file's writer left, or anybody else put there, stays."""
+    path = tmp_path / "file"
+    killed_inside("writing", path)
+    (left,) = os.listdir(tmp_path)
+    others = [".file.tmp", ".file.0123456789.tmp", ".other.01234567.tmp", ".file.01234567.tmp~"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".file.00000000.tmp").symlink_to(".file.tmp")
+    write(path)
+    assert left.startswith(".file.")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".file.00000000.tmp", "file"])
+
+
+def test_what_a_run_is_writing_is_not_removed(tmp_path):
+    """A second writer of the same file leaves the first one's temporary file alone."""
+    path = tmp_path / "file"
+    with atomic.writing(path) as file:
+        file.write(b"first")
+        write(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_same_bytes_keep_the_time(tmp_path):
+    """A file that would not change is not touched, so that make has nothing to do after it; any other byte replaces it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"same")
+    os.utime(path, (1, 1))
+    write(path, b"same")
+    assert path.stat().st_mtime == 1
+    for content in (b"sane", b"same!", b""):
+        os.utime(path, (1, 1))
+        write(path, content)
+        assert (path.read_bytes(), path.stat().st_mtime > 1) == (content, True)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ü" * 127 + "x", "x" * 242, "x" * 241])
+def test_names_as_long_as_the_file_system_takes(tmp_path, name):
+    """The temporary name and the lock's name fit, too."""
+    write(tmp_path / name)
+    with atomic.claimed(tmp_path / name):
+        pass
+    assert os.listdir(tmp_path) == [name]
+    assert len({atomic.hidden_name(f"{name}{letter}"[-255:], ".lock") for letter in "ab"}) == 2
+
+
+def test_an_output_belongs_to_one_run(tmp_path):
+    """While it is claimed another claim is refused, of the same file under another name, too; afterwards nothing is left."""
+    path = tmp_path / "file"
+    (tmp_path / "link").symlink_to("file")
+    with atomic.claimed(path):
+        for same in (path, tmp_path / "link", tmp_path / "." / "file"):
+            with pytest.raises(CnnkitError, match="another run is writing it; wait"), atomic.claimed(same):
+                pytest.fail("two runs at once")
+        with atomic.claimed(tmp_path / "other"):
+            write(path)
+    with atomic.claimed(path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+def test_a_killed_run_claims_nothing(tmp_path):
+    """What it locked is free at once, and the next run removes the file of the lock."""
+    path = tmp_path / "file"
+    killed_inside("claimed", path)
+    assert os.listdir(tmp_path) == [".file.lock"]
+    with atomic.claimed(path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_many_claims_at_once(tmp_path):
+    """At every moment at most one of many runs has the output."""
+    path = tmp_path / "file"
+    inside, most, had = [], [], []
+
+    def run():
+        for _ in range(200):
+            try:
+                with atomic.claimed(path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    inside.pop()
+                    had.append(1)
+            except CnnkitError:
+                pass
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert had
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    """Somebody else's link under the name of the lock neither creates nor opens what it points to."""
+    (tmp_path / ".file.lock").symlink_to("elsewhere")
+    with pytest.raises(CnnkitError, match=r"\.file\.lock is in the way"), atomic.claimed(tmp_path / "file"):
+        pytest.fail("claimed")
+    assert os.listdir(tmp_path) == [".file.lock"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_called_that(tmp_path, monkeypatch):
+    """Before any work; a missing folder is called missing, and what is no file is written to where it is."""
+    monkeypatch.setattr(os, "access", lambda path, _mode: "closed" not in str(path))
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(CnnkitError, match=r"closed: this folder is not writable; write x\.npy into another one"):
+        atomic.check_folder(tmp_path / "closed" / "x.npy")
+    with pytest.raises(CnnkitError, match=r"none: no such folder to write x\.npy into"):
+        atomic.check_folder(tmp_path / "none" / "x.npy")
+    atomic.check_folder(tmp_path / "x.npy")
+    atomic.check_folder("/dev/stdout")
+
+
+def test_names_are_cut_where_file_systems_would_not_take_them():
+    """Whole letters before the ending, which stays whole, with room for what comes behind; different names stay different."""
+    assert atomic.fitting_name("photo", ".png") == "photo.png"
+    assert atomic.fitting_name("x" * 251, ".png") == "x" * 251 + ".png"
+    names = [
+        atomic.fitting_name(stem, ".png", room=11) for stem in ("x" * 251, "x" * 250 + "y", "ü" * 130, "\udcff" * 300)
+    ]
+    assert len(set(names)) == 4
+    for name in names:
+        assert 230 < len(os.fsencode(name)) <= 244
+        assert name.endswith(".png")
+        os.fsencode(name)

@@ -1,13 +1,15 @@
 """Features on disk: what is written is read, nothing half done is taken for whole, and work stopped anywhere is gone on with."""
 
+import io
 import json
 import os
 
 import numpy as np
 import pytest
+import torch
 
 from cnnkit.choices import Pool
-from cnnkit.errors import FormatError, UsageError
+from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
 from cnnkit.formats.features import FeatureWriter
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess
@@ -439,3 +441,137 @@ def test_what_is_finished_is_known_by_its_header(tmp_path):
     path.with_suffix(".json").unlink()
     path.with_suffix(".tsv").unlink()
     assert writer(path).finished() is None
+
+
+# ---------------------------------------------------------------- what is not trusted
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(("row", "kept"), [(0, 0), (3, 0), (4, 4), (7, 4)])
+def test_changed_bytes_are_computed_again(tmp_path, caplog, which, row, kept):
+    """A resumed run goes on after the last batch that has the checksums that it had: whatever else was written is made again."""
+    path, whole = tmp_path / "x.npy", content(write(tmp_path / "whole.npy"))
+    begin(path, count=8)
+    part = parts(path)[which]
+    held = bytearray(part.read_bytes())
+    place = len(held) - (8 - row) * 20 if which == 0 else held.index(str(row).encode() + b"-")
+    held[place] ^= 1
+    part.write_bytes(held)
+    again = writer(path)
+    assert len(again.resume(multiple_of=4)) == kept
+    with again:
+        again.write(values(10 - kept, kept), rows(10 - kept, kept))
+    assert content(path) == whole
+    assert f"x.npy.part: damaged; only the first {kept} of 8 rows are kept" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000, b"nothing here"])
+def test_a_description_that_is_damaged_is_not_resumed(tmp_path, damage):
+    """Without the settings of the earlier run nothing says that its rows are right: the run starts over."""
+    path = tmp_path / "x.npy"
+    begin(path)
+    parts(path)[2].write_bytes(damage)
+    assert writer(path).resume(multiple_of=4) == []
+    assert content(write(path)) == content(write(tmp_path / "whole.npy"))
+
+
+@pytest.mark.parametrize("make", [os.link, os.symlink])
+def test_a_part_under_a_second_name_is_not_written_through(tmp_path, make):
+    """A part that is a link to another file leaves that file as it is, whether a run starts over or resumes."""
+    path = tmp_path / "x.npy"
+    for resumes in (False, True):
+        begin(path)
+        for number, part in enumerate(parts(path)[:2]):
+            other = tmp_path / f"victim{number}"
+            other.write_bytes(part.read_bytes())
+            part.unlink()
+            make(other, part)
+        before = [(tmp_path / f"victim{number}").read_bytes() for number in range(2)]
+        file = writer(path)
+        if resumes:
+            assert file.resume(multiple_of=4) == []
+        with file:
+            file.write(values(2), rows(2))
+        assert [(tmp_path / f"victim{number}").read_bytes() for number in range(2)] == before
+        assert [os.path.islink(final) for final in tmp_path.glob("x.*")] == [False] * 3
+
+
+def test_a_description_that_is_a_link_is_refused(tmp_path):
+    """The file that has the lock is not opened through a link, and another name of a file is given up."""
+    path = tmp_path / "x.npy"
+    (tmp_path / "victim").write_bytes(b"precious")
+    described = parts(path)[2]
+    described.symlink_to("victim")
+    with pytest.raises(CnnkitError, match=r"x\.json\.part is in the way, and is not a file; remove it"):
+        write(path)
+    described.unlink()
+    os.link(tmp_path / "victim", described)
+    write(path)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["victim", "x.json", "x.npy", "x.tsv"]
+
+
+def test_the_second_of_two_runs_is_told(tmp_path):
+    """While one run writes, another one is refused, resumed or not; the files are those of the first, as if it had been alone."""
+    path = tmp_path / "x.npy"
+    with writer(path) as file:
+        file.write(values(4), rows(4))
+        for second in (writer(path), writer(path, header=HEADER.but(made_by={}))):
+            with pytest.raises(CnnkitError, match=r"x\.npy: another run is writing it; wait"), second:
+                pytest.fail("two runs at once")
+            with pytest.raises(CnnkitError, match=r"x\.npy: another run is writing it; wait"):
+                second.resume(multiple_of=4)
+        file.write(values(6, 4), rows(6, 4))
+    assert content(path) == content(write(tmp_path / "alone.npy"))
+    assert content(write(path)) == content(path)
+
+
+def raw(shape, *, descr="<f4", fortran=False, body=b""):
+    """Give a .npy whose header says anything."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": fortran, "shape": shape})
+    return buffer.getvalue() + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        raw((10**18, 5)),
+        raw((10**30, 5)),
+        raw((2**62, 2**62)),
+        raw((-1, 5)),
+        raw((4, 5), body=b"\0" * 79),
+        raw((4, 5), descr="|O", body=b"\0" * 160),
+        raw((4, 5), descr="<i4", body=b"\0" * 80),
+        raw((4, 5), descr="<c8", body=b"\0" * 160),
+        raw((4, 5), descr="|S4", body=b"\0" * 80),
+        raw((4, 5), descr="<f16", body=b"\0" * 320),
+        raw((4,), body=b"\0" * 16),
+        raw((), body=b"\0" * 4),
+        raw((1,) * 33, body=b"\0" * 4),
+        raw((4, 5), descr=[("a", "<f4")], body=b"\0" * 80),
+        raw((4, 5))[:-3],
+        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
+        b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 100,
+        b"PK\x03\x04" + b"\0" * 100,
+    ],
+    ids=range(20),
+)
+def test_arrays_that_are_no_features(tmp_path, content):
+    """Any other array, or the header of one that is not there, is refused in one line that names the file."""
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(FormatError, match=r"x\.npy: (found|no plain array)") as caught:
+        features.load_values(tmp_path / "x.npy")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", ">f8", "<f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_other_machines(tmp_path, dtype, order):
+    """The other order of bytes, or of axes, gives the same numbers, in an array that torch takes."""
+    np.save(tmp_path / "x.npy", np.asarray(values(4), dtype=dtype, order=order))
+    loaded = features.load_values(tmp_path / "x.npy")
+    np.testing.assert_array_equal(loaded, values(4).astype(dtype))
+    assert torch.from_numpy(np.array(loaded)).shape == (4, 5)

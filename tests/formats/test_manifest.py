@@ -188,6 +188,12 @@ def test_the_list_of_features_is_read_as_it_was_written(tmp_path):
     assert manifest.load(tmp_path / "x.tsv", views=False) == rows
 
 
+def test_the_column_truth_is_the_label_where_predictions_stand_beside_it():
+    """As cnn-eval --worst lists them; an empty one is no label, whatever was predicted."""
+    lines = [b"path\ttruth\tlabel\tprobability\n", b"a.png\tcat\tdog\t0.9\n", b"b.png\t\tdog\t0.8\n"]
+    assert [row.label for row in manifest.parse(lines, name="worst.tsv")] == ["cat", None]
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "semicolon.csv", "backslash.tsv", "utf16.tsv", "quoted.tsv", "mac.tsv"])
 def test_manifests_on_which_it_failed(name):
     """Small files after other programs' bug reports, where they stand."""

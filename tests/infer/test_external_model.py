@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnkit.choices import Fit, Interpolation
+from cnnkit.choices import ChannelOrder, Fit, Interpolation, PixelRange
 from cnnkit.data import preprocessing
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
@@ -193,6 +193,242 @@ def test_the_output_with_a_number_for_each_class_is_taken(tmp_path, describe, sh
     np.testing.assert_allclose(predictions(path, describe(), found)[0], expected, atol=1e-5)
 
 
+LOGITS, EMBEDDING = WEIGHTS[:, :2], np.array([[-1.0, 2.0], [2.0, 0.5], [1.0, 1.0]], dtype=np.float32)
+
+
+def outputs(path, **made):
+    """Write a network with several outputs, `name=(operators, weights)`: the operators come after the means times the weights."""
+    nodes, initializers = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], []
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["means"]))
+    values = []
+    for name, (operators, weights) in made.items():
+        last = f"{name}.in" if operators else name
+        if isinstance(weights, str):
+            last = weights
+        else:
+            nodes.append(helper.make_node("MatMul", ["means", f"{name}.w"], [last]))
+            initializers.append(numpy_helper.from_array(weights, f"{name}.w"))
+        for index, operator in enumerate(operators):
+            after = name if index == len(operators) - 1 else f"{name}.{index}"
+            attributes = {"keepdims": 0, "axis": 1} if operator == "ArgMax" else {}
+            nodes.append(helper.make_node(operator, [last], [after], **attributes))
+            last = after
+        kind = TensorProto.INT64 if "ArgMax" in operators else TensorProto.FLOAT
+        values.append(helper.make_tensor_value_info(name, kind, None))
+    taken = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ("N", 3, SIZE, SIZE))]
+    made_graph = helper.make_graph(nodes, "net", taken, values, initializers)
+    onnx.save(helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"embedding": ([], EMBEDDING), "logits": ([], LOGITS)},
+        {"features": (["Relu"], EMBEDDING), "output": ([], LOGITS)},
+        {"last_hidden_state": ([], EMBEDDING), "aux_logits": ([], EMBEDDING), "42": ([], LOGITS)},
+        {"a": ([], EMBEDDING), "b": (["Softmax"], LOGITS)},
+        {"output": ([], EMBEDDING), "probabilities": (["Softmax", "Identity"], LOGITS)},
+        {"pooler_output": (["Relu"], EMBEDDING), "class_scores": ([], LOGITS)},
+    ],
+    ids=lambda made: " ".join(made),
+)
+def test_of_several_outputs_the_class_scores_are_taken(tmp_path, describe, shown, caplog, made):
+    """By name and by what they come from, wherever they stand; a notice names the one that was taken, and --output another."""
+    found, means = shown
+    path = outputs(tmp_path / "net.onnx", **made)
+    taken, other = list(made)[-1], next(iter(made))
+    expected = softmax(means(describe()) @ LOGITS)
+    np.testing.assert_allclose(predictions(path, describe(), found)[0], expected, atol=1e-5)
+    assert f"taking {taken}; --output NAME takes another" in caplog.text
+    caplog.clear()
+    named = predictions(path, describe(output=taken), found)[0]
+    np.testing.assert_allclose(named, expected, atol=1e-5)
+    assert np.abs(predictions(path, describe(output=other), found)[0] - expected).max() > 0.01
+    assert "taking" not in caplog.text
+    with pytest.raises(UsageError, match=f"has no output nowhere; its outputs are {', '.join(made)}"):
+        predictions(path, describe(output="nowhere"), found)
+
+
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
+def test_an_output_and_its_activation_belong_together(tmp_path, describe, shown, caplog, last):
+    """Both are read: the one as logits, the other as probabilities, and there is nothing to choose."""
+    found, means = shown
+    path = outputs(tmp_path / "net.onnx", logits=([], LOGITS), probabilities=([last], "logits"))
+    probabilities, logits = predictions(path, describe(), found, logits=True)
+    expected = means(describe()) @ LOGITS
+    np.testing.assert_allclose(np.stack(logits), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, softmax(expected) if last == "Softmax" else 1 / (1 + np.exp(-expected)), atol=1e-5
+    )
+    assert "taking" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("operators", "independent"),
+    [
+        (["Sigmoid"], True),
+        (["Sigmoid", "Identity", "Clip"], True),
+        (["HardSigmoid"], True),
+        (["Neg", "Exp", "Reciprocal", "Identity"], False),
+        (["LogSoftmax"], False),
+        (["Softmax", "Log"], False),
+        (["Softmax", "Clip"], False),
+        ([], False),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_probabilities_mean_what_they_say(tmp_path, describe, shown, caplog, operators, independent):
+    """Sigmoids stay what they are and a notice says so; logarithms of probabilities are exponentiated; the rest is a softmax."""
+    found, means = shown
+    path = outputs(tmp_path / "net.onnx", out=(operators, LOGITS))
+    got = predictions(path, describe(), found)[0]
+    values = means(describe()) @ LOGITS
+    if independent:
+        sigmoids = np.clip(values / 5 + 0.5, 0, 1) if operators == ["HardSigmoid"] else 1 / (1 + np.exp(-values))
+        np.testing.assert_allclose(got, sigmoids, atol=1e-5)
+        assert np.abs(got.sum(axis=1) - 1).max() > 0.01
+    else:
+        expected = softmax(np.exp(values) if "Reciprocal" in operators else values)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert ("those of an image do not sum to 1" in caplog.text) == independent
+
+
+def test_a_sigmoid_of_single_operators_is_seen(tmp_path, describe, shown, caplog):
+    """Values between 0 and 1 that come from no linear operator are probabilities of their classes."""
+    found, means = shown
+    path = outputs(tmp_path / "net.onnx", out=(["Neg", "Softplus", "Neg", "Exp"], LOGITS))  # exp(-log(1 + exp(-x)))
+    np.testing.assert_allclose(
+        predictions(path, describe(), found)[0], 1 / (1 + np.exp(-means(describe()) @ LOGITS)), atol=1e-5
+    )
+    assert "do not sum to 1" in caplog.text
+
+
+def test_logarithms_of_sigmoids_are_refused(tmp_path, describe):
+    """They are neither logits of a softmax nor probabilities."""
+    path = outputs(tmp_path / "net.onnx", out=(["Sigmoid", "Log"], LOGITS))
+    with pytest.raises(CnnkitError, match="out has the logarithms of sigmoids; export the network without them"):
+        Predictor([path], PredictConfig(device="cpu"), spec=describe())
+
+
+def test_a_class_number_alone_is_no_prediction(tmp_path, describe):
+    """The real shape of the output, what is needed, and what to leave out."""
+    path = outputs(tmp_path / "net.onnx", label=(["ArgMax"], LOGITS))
+    with pytest.raises(
+        CnnkitError,
+        match=r"gives label \(int64, one number\) for one image, but .* has 2 classes: an output of 2 floating-point "
+        "numbers an image is needed; label names the best class alone, export the network without its ArgMax",
+    ):
+        Predictor([path], PredictConfig(device="cpu"), spec=describe())
+
+
+def test_keras_mode_caffe(tmp_path, describe, shown):
+    """Blue, green, red from 0 to 255 without the means of ImageNet: keras.applications.imagenet_utils.preprocess_input."""
+    found, means = shown
+    caffe = {"mean": "103.939,116.779,123.68", "std": "1", "range": PixelRange.BYTE, "channels": ChannelOrder.BGR}
+    path = outputs(tmp_path / "net.onnx", logits=([], LOGITS / 50))
+    pixels = means(describe(**caffe), normalised=False)
+    expected = (pixels[:, ::-1] - np.array([103.939, 116.779, 123.68])) @ LOGITS / 50
+    probabilities, logits = predictions(path, describe(**caffe), found, logits=True)
+    np.testing.assert_allclose(np.stack(logits), expected, atol=1e-4)
+    np.testing.assert_allclose(probabilities, softmax(expected), atol=1e-5)
+    other = predictions(path, describe(**{**caffe, "channels": None}), found, logits=True)[1]
+    assert np.abs(np.stack(other) - np.stack(logits)).max() > 0.5
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
+@pytest.mark.parametrize("shape", [("N", 3, SIZE, SIZE), ("N", SIZE, SIZE, 3)])
+@pytest.mark.parametrize("channels", list(ChannelOrder))
+def test_every_order_of_channels(tmp_path, describe, shown, kind, shape, channels):
+    """Red first, blue first, or the luma three times; in both orders of axes, as floats and as bytes."""
+    found, means = shown
+    takes_bytes = kind == TensorProto.UINT8
+    spec = describe(
+        channels=channels, **({"mean": None, "std": None} if takes_bytes else {"mean": "0.5", "std": "0.25"})
+    )
+    path = graph(tmp_path / "net.onnx", shape=shape, kind=kind, weights=WEIGHTS / (100 if takes_bytes else 1))
+    pixels = means(spec, normalised=False)
+    if channels is ChannelOrder.GREY:
+        pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[:, None].repeat(3, axis=1)
+    ordered = pixels[:, ::-1] if channels is ChannelOrder.BGR else pixels
+    values = ordered / 100 if takes_bytes else (ordered / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(
+        predictions(path, spec, found)[0], softmax(values @ WEIGHTS[:, :2]), atol=1e-5 if kind == 1 else 1e-2
+    )
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
+@pytest.mark.parametrize("shape", [("N", 1, SIZE, SIZE), ("N", 1, "H", "W"), ("N", SIZE, SIZE, 1)])
+def test_a_network_of_one_channel_gets_grey(tmp_path, describe, shown, kind, shape):
+    """The luma, as cnnkit's own grey networks have it: MNIST's networks take that."""
+    found, means = shown
+    takes_bytes = kind == TensorProto.UINT8
+    weights = np.array([[3.0, -2.0]], dtype=np.float32) / (100 if takes_bytes else 1)
+    path = graph(
+        tmp_path / "net.onnx", shape=shape, kind=kind, weights=weights, axes=[2, 3] if shape[1] == 1 else [1, 2]
+    )
+    spec = describe(**({"mean": None, "std": None} if takes_bytes else {"mean": "0.1307", "std": "0.3081"}))
+    luma = (means(spec, normalised=False) @ np.array([0.299, 0.587, 0.114]))[:, None]
+    values = luma if takes_bytes else (luma / 255 - 0.1307) / 0.3081
+    np.testing.assert_allclose(
+        predictions(path, spec, found)[0], softmax(values @ weights), atol=1e-5 if kind == 1 else 1e-2
+    )
+    with pytest.raises(UsageError, match="takes one channel; drop --channels bgr"):
+        predictions(path, describe(channels=ChannelOrder.BGR), found)
+    if not takes_bytes:
+        with pytest.raises(UsageError, match="takes one channel; give one number each for --mean and --std"):
+            predictions(path, describe(), found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean": "123.68,116.779,103.939"}, 'mean "123.68,116.779,103.939": pixels go from 0 to 1; add --range 255'),
+        ({"mean": "300", "range": PixelRange.BYTE}, 'mean "300": pixels go from 0 to 255; give one inside'),
+    ],
+)
+def test_a_mean_that_no_pixel_reaches_is_refused(describe, changes, said):
+    """Means of 0 to 255 without --range would make every image black."""
+    with pytest.raises(UsageError, match=said):
+        describe(**changes).checked()
+
+
+def test_names_that_stand_twice_are_numbered(run, images, tmp_path, caplog):
+    """ImageNet has two cranes: the list is usable, and both can be told apart."""
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes("\ufeffcrane\r\ndog\rcrane 2\ncrane\n\ncrane\ndog\n".encode())
+    path = graph(tmp_path / "net.onnx", weights=np.arange(18, dtype=np.float32).reshape(3, 6), classes=6)
+    words = ["--size", SIZE, "--mean", 0.5, "--std", 0.5, "--labels", labels, "--top", 6]
+    outcome = run("cnn-predict", "-m", path, *words, images(red=1))
+    assert {row["label"] for row in outcome.rows} == {"crane", "dog", "crane 2", "crane 3", "crane 4", "dog 2"}
+    assert '"crane" is the name of classes 1 and 4 and 5, and 1 more names stand there again' in outcome.err
+    assert 'numbered as "crane" and "crane 3" and "crane 4"' in outcome.err
+
+
+def test_labels_in_utf_16_are_named(describe, tmp_path):
+    """Windows' Unicode text is no list of names with zeros between the letters."""
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-16")
+    with pytest.raises(CnnkitError, match=r"labels.txt: UTF-16; save it as UTF-8"):
+        Predictor([graph(tmp_path / "net.onnx")], PredictConfig(device="cpu"), spec=describe())
+
+
+def test_the_command_takes_the_order_and_the_output(run, images, tmp_path, labels):
+    """As it is typed; and a network that cnnkit made refuses them."""
+    path = outputs(tmp_path / "net.onnx", embedding=([], EMBEDDING), logits=([], LOGITS))
+    words = ["--size", SIZE, "--mean", 0.5, "--std", 0.5, "--labels", labels, "--range", 1]
+    rows = {
+        (channels, output): run(
+            "cnn-predict", "-m", path, *words, "--channels", channels, "--output", output, images(red=1)
+        ).out
+        for channels in ("rgb", "bgr", "grey")
+        for output in ("embedding", "logits")
+    }
+    assert len(set(rows.values())) == 6
+    outcome = run("cnn-predict", "-m", path, *words, images(red=1))
+    assert outcome.out == rows["rgb", "logits"]
+    assert "net.onnx has the outputs embedding and logits with 2 numbers an image: taking logits" in outcome.err
+
+
 @pytest.mark.parametrize("missing", [["size"], ["mean", "std"], ["labels"], ["size", "mean", "std", "labels"]])
 def test_what_is_missing_is_named(tmp_path, describe, missing):
     """All of it, and nothing else."""
@@ -211,14 +447,18 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
         ({}, {"size": "8x8"}, 'no cnnkit header; --size is the side of its input then, a number of pixels, not "8x8"'),
         ({}, {"size": "native"}, 'not "native"'),
         ({}, {"size": "0"}, 'not "0"'),
-        ({"shape": ("N", 1, "H", "W")}, {}, "expected pictures with three channels"),
-        ({"shape": ("N", 3, "H", "W", "D")}, {}, "expected pictures with three channels"),
+        ({"shape": ("N", 4, "H", "W")}, {}, "expected images with three channels or one"),
+        ({"shape": ("N", 3, "H", "W", "D")}, {}, "expected images with three channels or one"),
         ({"classes": 1, "last": [("Concat3", {})]}, {}, "ONNX Runtime cannot run it"),
-        ({"weights": np.ones((3, 5), dtype=np.float32), "classes": 5}, {}, r"\(5,\) for one picture, but .* 2 classes"),
+        (
+            {"weights": np.ones((3, 5), dtype=np.float32), "classes": 5},
+            {},
+            r"value0 \(float32, shape \(5\)\) for one image, but .* 2 classes",
+        ),
         ({"kind": TensorProto.INT64}, {}, r"tensor\(int64\)"),
         ({"shape": ("N", 3, "H", "W"), "axes": [1, 2]}, {}, "does not run on 8 x 8 pixels"),
     ],
-    ids=["size", "rectangle", "native", "none", "grey", "vector", "broken", "classes", "integers", "runs not"],
+    ids=["size", "rectangle", "native", "none", "four", "vector", "broken", "classes", "integers", "runs not"],
 )
 def test_what_contradicts_the_network_is_one_line(tmp_path, describe, made, changes, said):
     """Both sides of the contradiction are given."""

@@ -125,7 +125,7 @@ def test_a_graph_by_hand(tmp_path):
     assert rows["head"].activation_bytes == 10
     total = dims.total(list(rows.values()))
     assert total.params == 8 * 27 + 8 + 16 + 8 * 8 * 9 + 40 + 5
-    assert total.receptive_field == "25x33"  # 9 + 4 * 4 and 13 + 5 * 4: all of the map
+    assert total.receptive_field == "21x23"  # 9 + 4 * 4 and 13 + 5 * 4 with the padding: all of the image
 
 
 CONV = [make_node("Conv", ["x", "w.weight"], ["out"])]
@@ -136,7 +136,7 @@ def test_a_size_that_the_file_leaves_open_is_asked_for(tmp_path):
     path = write(tmp_path / "open.onnx", CONV, {"w.weight": ones(4, 3, 3, 3)}, shape=["N", 3, "H", "W"])
     (row,) = graph_dims.measure_graph(path, size=(10, 12, 3))
     assert row.shape == (8, 10, 4)
-    with pytest.raises(FormatError, match="leaves the size of its pictures open; give --input H,W,C"):
+    with pytest.raises(FormatError, match="leaves the size of its images open; give --input H,W,C"):
         graph_dims.measure_graph(path)
 
 

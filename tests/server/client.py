@@ -9,11 +9,25 @@ import resource
 import sys
 
 
+def closed_streams():
+    """List the standard streams that are closed, and open something in their place, so that a socket does not become one."""
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.append(os.open(os.devnull, os.O_RDWR))
+    return closed
+
+
 def hand_over(path, words):
     """Run a command in the server's fork, or become it where the server refuses; returns the fork's wait status."""
     limits = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
     os.umask(mask := os.umask(0))
-    request = marshal.dumps(([os.fsencode(word) for word in words], dict(os.environb), os.getcwd(), mask, limits))
+    closed = closed_streams()
+    request = marshal.dumps(
+        ([os.fsencode(word) for word in words], dict(os.environb), os.getcwd(), mask, limits, closed)
+    )
     server = _socket.socket(_socket.AF_UNIX)
     server.connect(path)
     passed = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
@@ -23,6 +37,8 @@ def hand_over(path, words):
     server.sendall(request)
     if not (fork := int.from_bytes(server.recv(8), "little")):
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, signals)
+        for number in closed:
+            os.close(number)
         os.execv(words[0], words)
     for each in signals:
         _signal.signal(each, lambda number, _frame: os.kill(fork, number))

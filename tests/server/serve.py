@@ -66,10 +66,13 @@ def receive(connection):
 
 def take_over(request, streams):
     """Become the process that asked, but for its number; returns the entry point to call."""
-    words, environment, folder, mask, limits = request
+    words, environment, folder, mask, limits, closed = request
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    for number in closed:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
     os.environb.clear()
     os.environb.update(environment)
     os.chdir(folder)
@@ -154,7 +157,8 @@ def finish(main):
     except SystemExit as stop:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError, AttributeError):  # full, or closed
+                stream.flush()
         os._exit(stop.code or 0)
 
 

@@ -157,3 +157,18 @@ def test_stored_views_take_turns():
                 seen[row].add(value // 10)
     assert all(views == {0, 1, 2} for views in seen.values())
     assert torch.equal(torch.cat(list(stored.inputs(rows, None)))[:, 0].long(), torch.cat(rows))
+
+
+def test_a_process_may_have_no_row_to_validate():
+    """Fewer images than processes: no batch, not an empty one."""
+    assert dataset.ordered_batches(2, batch=4, world=World(2, 3)) == []
+    assert [rows.tolist() for rows in dataset.ordered_batches(2, batch=4, world=World(1, 3))] == [[1]]
+
+
+def test_row_numbers_go_to_a_device_at_once():
+    """One copy for all batches, cut as they were; on a CPU they stay what they are."""
+    batches = [torch.tensor([3, 1]), torch.tensor([2]), torch.tensor([0, 4])]
+    assert dataset.on_device(batches, torch.device("cpu")) is batches
+    there = dataset.on_device(batches, torch.device("meta"))
+    assert [(len(rows), rows.device.type) for rows in there] == [(2, "meta"), (1, "meta"), (2, "meta")]
+    assert list(dataset.on_device([], torch.device("meta"))) == []

@@ -4,11 +4,13 @@ import contextlib
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.engine import device as devices
-from cnnkit.errors import UsageError
+from cnnkit.engine import torch_device
+from cnnkit.errors import DeviceError, UsageError
 from cnnkit.train import distributed
 from cnnkit.train.distributed import ALONE, World
 
@@ -89,3 +91,32 @@ def test_shares_make_up_the_whole(size):
     shares = [World(rank, size).share(rows) for rank in range(size)]
     assert sorted(torch.cat(shares).tolist()) == rows.tolist()
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_process_says_which_gpu_is_its_own(monkeypatch):
+    """To NCCL at the start, which would else guess it from the rank at the first exchange; on CPUs there is nothing to say."""
+    for variable, value in (("WORLD_SIZE", "2"), ("RANK", "3"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(variable, value)
+    begun = []
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, **words: begun.append((backend, words["device_id"]))
+    )
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "get_backend", lambda: "none")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch_device, "gpu_count", lambda: 2)
+    for device in ("cuda", "cpu"):
+        with distributed.joined(devices.parse(device)) as (world, place):
+            assert world == World(3, 2)
+    assert begun == [("nccl", torch.device("cuda", 1)), ("gloo", None)]
+    assert place == torch.device("cpu")
+
+
+def test_a_device_that_fails_is_one_line(monkeypatch):
+    """In whatever part of a training; a bug stays one."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    failed = pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: an illegal memory access was encountered")
+    with failed, distributed.joined(devices.parse("cpu")):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+    with pytest.raises(RuntimeError, match="a bug"), distributed.joined(devices.parse("cpu")):
+        raise RuntimeError("a bug")

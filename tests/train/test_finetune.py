@@ -251,8 +251,8 @@ def test_what_the_frozen_part_costs_in_every_epoch_is_reported(
     """With its remedy, where there is one; and validation images pass once all the same, unless that was asked for."""
     shown = []
 
-    def counting(request, module, *, device, real=frozen.frozen_network):
-        network = real(request, module, device=device)
+    def counting(request, module, *, device, precision, real=frozen.frozen_network):
+        network = real(request, module, device=device, precision=precision)
         return lambda images: shown.append(len(images)) or network(images)
 
     monkeypatch.setattr(frozen, "frozen_network", counting)

@@ -461,16 +461,11 @@ def other_preprocess(**changes):
         (other_preprocess(size=224), "--size 9", "224"),
         (other_preprocess(fit=Fit.CROP), "--fit squash", "crop"),
         (other_preprocess(mean=(0.1, 0.2, 0.3)), "mean 0.5, 0.5, 0.5", "0.1, 0.2, 0.3"),
-        (
-            lambda header: replace(header, classes=("blue", "green", "grey")),
-            "classes blue, green, red",
-            "blue, green, grey",
-        ),
         (lambda header: replace(header, backbone=None), "does not say its backbone", "train.npy does"),
     ],
 )
 def test_features_whose_headers_disagree_are_refused(make, change, ours, theirs):
-    """Another backbone, layer, weights, preprocessing or class list: both files and both values are named, nothing is written."""
+    """Another backbone, layer, weights, or preprocessing: both files and both values are named, nothing is written."""
     pair = make("train"), make("val", (8, 8, 8), change=change)
     with pytest.raises(FormatError) as caught:
         train(pair)
@@ -481,13 +476,22 @@ def test_features_whose_headers_disagree_are_refused(make, change, ours, theirs)
 
 
 def test_rows_of_other_classes_are_refused(make):
-    """Whatever the Headers say: a class that one file lacks, in either direction."""
+    """A class that validation has and training lacks; whatever the Headers say."""
     silent = lambda header: replace(header, classes=None)  # noqa: E731 - an argument
-    for counts in ((16, 16), (16, 16, 16)):
-        other = (8, 8, 8) if len(counts) == 2 else (8, 8)
-        pair = make("train", counts, change=silent), make("val", other, change=silent)
-        with pytest.raises(FormatError, match=r"train\.npy has classes blue, green.*val\.npy has blue, green"):
+    for change in (silent, lambda header: header):
+        pair = make("train", (16, 16), change=change), make("val", (8, 8, 8), change=change)
+        with pytest.raises(
+            CnnkitError, match=r"the class red is in .*val\.npy alone; .*train\.npy has blue, green: add"
+        ):
             train(pair)
+
+
+def test_validation_may_lack_a_class(make, caplog):
+    """As in the trainings on images: it is reported, and no measure becomes NaN."""
+    pair = make("train", (16, 16, 16)), make("val", (8, 8))
+    train(pair)
+    assert any(message.endswith("val.npy: red; nothing shows how well it is learned") for message in caplog.messages)
+    assert not any("no better than luck" in message for message in caplog.messages)
 
 
 def test_rows_without_labels_are_refused(make):
@@ -787,7 +791,7 @@ def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
         (None, "fold0", r"all\.npy: no part fold0 to hold out; it has none; cnn-split --folds makes some$"),
         (("fold0", "fold1", None), "fold0", r"all\.npy: all-2\.png is in no part; with --hold-out every picture"),
         (("fold0",) * 16 + ("fold1",) * 32, "fold1", r"all\.npy without fold1: only one class, blue"),
-        (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"all\.npy without fold0 has classes green, red; .*, fold0 has blue; split so"),
+        (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"blue is in .*all\.npy, fold0 alone; .*all\.npy without fold0 has green, red"),
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_held_out_is_one_line(make, splits, split, message, tmp_path):

@@ -7,12 +7,14 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
 from cnnkit.train.config import Epoch
-from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
-from cnnkit.train.optim import Criterion
+from cnnkit.train.distributed import World
+from cnnkit.train.loop import BestEpoch, Precision, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
 
 def rows(count=40, seed=0):
@@ -264,3 +266,86 @@ def test_in_order_gives_rows_as_they_stand():
         assert torch.equal(torch.cat([each for each, _ in got]), inputs)
         assert torch.equal(torch.cat([each for _, each in got]), targets)
         assert max(len(each) for each, _ in got) <= batch
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would make a GPU and its host wait for each other: numbers that are read, and tensors that are made on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        if function._overloadpacket._qualified_op_name in (
+            "aten::_local_scalar_dense",
+            "aten::lift_fresh",
+            "aten::nonzero",
+        ):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 3.0])])
+def test_a_step_waits_for_no_device(mixed, weights):
+    """Neither for the loss nor for targets and counts; the optimizer is torch's."""
+    inputs, targets = rows()
+    module = head()
+    step = TrainStep(
+        module,
+        Criterion(class_weights=weights, smoothing=0.1, l2=0.1),
+        torch.optim.SGD(module.parameters(), lr=0.1),
+    )
+    step(inputs, targets)  # what is looked up once
+    with Waits() as waits:
+        measures = step._gradients(inputs, MixupTargets(targets, targets.flip(0), 0.3) if mixed else targets)
+        step.optimizer.step()
+    assert not waits.seen
+    with Waits() as waits:
+        measures[0].item()
+        torch.tensor([1.0])
+    assert len(waits.seen) == 2  # it does see them
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_whole_step_reads_no_value(optimizer):
+    """Gradients, their norm, the optimizer and the moving average, on a device that has shapes and no values."""
+    module = head().to("meta")
+    step = TrainStep(
+        module, Criterion(l1=0.1), optimizer(module.parameters(), lr=0.1), clip=1.0, ema=ModelEma(module, 0.9)
+    )
+    for _ in range(2):
+        measures = step(torch.empty(8, 5, device="meta"), torch.empty(8, dtype=torch.long, device="meta"))
+    assert (measures.shape, measures.device.type) == ((3,), "meta")
+
+
+def test_validation_waits_once_and_knows_an_empty_share():
+    """Only its sums are read; a process whose share has no row adds nothing, and takes part."""
+    inputs, targets = rows()
+    module = head().eval()
+    batches = list(in_order(inputs, targets, batch=7))
+    with Waits() as waits:
+        whole = evaluate(module, batches, Criterion())
+    assert not [each for each in waits.seen if "lift" in each]
+
+    class Two(World):
+        def sum(self, values):
+            return values + sums
+
+    sums = torch.tensor([whole[0] * 40, whole[1] * 40, 40.0], dtype=torch.float64)
+    assert evaluate(module, [], Criterion(), world=Two(1, 2)) == pytest.approx(whole)
+
+
+def test_what_is_not_trained_is_shorter_on_a_gpu_alone(monkeypatch):
+    """There it is cast as training is; on a processor it is float32, whatever is trained in."""
+    casts = []
+    monkeypatch.setattr(torch, "autocast", lambda *words: casts.append(words) or torch.inference_mode())
+    for device, dtype, expected in (
+        ("cuda", torch.bfloat16, [("cuda", torch.bfloat16)]),
+        ("cuda", None, []),
+        ("cpu", torch.bfloat16, []),
+    ):
+        casts.clear()
+        with Precision(torch.device(device), dtype).untrained():
+            assert torch.backends.cudnn.allow_tf32 is bool(expected)
+        assert casts == expected

@@ -1,8 +1,11 @@
 """The moving average of weights, against the recurrence, and what a module has before, meanwhile and afterwards."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnkit.train.optim import ModelEma
 
@@ -61,3 +64,26 @@ def test_what_a_checkpoint_kept_goes_on_as_before():
         for _ in changing(module, 1):
             average.update()
     assert all(torch.equal(one.values[name], other.values[name]) for name in one.values)
+
+
+class Calls(TorchDispatchMode):
+    """Notes operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        self.names.append(function._overloadpacket._qualified_op_name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_all_tensors_are_averaged_at_once():
+    """One operator for all of them; none of their values is read, which a device without values would not allow."""
+    module = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(5)))
+    for each in (module, copy.deepcopy(module).to("meta")):
+        average = ModelEma(each, 0.9)
+        with Calls() as calls:
+            average.update()
+        assert calls.names.count("aten::_foreach_lerp_") == 1
+        assert "aten::lerp_" not in calls.names

@@ -1,5 +1,6 @@
 """Losses, penalties, class weights and optimizers, against values worked by hand, Keras' definitions, scikit-learn and torch."""
 
+import copy
 import math
 
 import numpy as np
@@ -153,3 +154,48 @@ def test_correct_predictions_are_counted():
     assert optim.correct(logits, torch.tensor([1, 1, 0])) == 2
     assert optim.predicted_classes(torch.tensor([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
     assert optim.correct(torch.tensor([[0.3], [-0.3], [0.0]]), torch.tensor([1, 0, 1])) == 2
+
+
+class OnGpu(nn.Parameter):
+    """Says that it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("name", list(Optimizer))
+def test_optimizers_are_fused_on_gpus_where_torch_has_it(name):
+    """Not on a processor, whose bits would change; not where one of the parameters stays there."""
+    there, here = OnGpu(torch.ones(2)), nn.Parameter(torch.ones(2))
+    config = TrainConfig(optimizer=name)
+    fused = [
+        optim.optimizer(config, each).defaults.get("fused")
+        for each in ([there], [here], [there, here], [{"params": [there], "lr": 1.0}])
+    ]
+    assert [bool(each) for each in fused] == (
+        [True, False, False, True] if name in ("sgd", "adam", "adamw") else [False] * 4
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_optimizer_goes_on_on_another_kind_of_device(name):
+    """A checkpoint of the one kind, whose steps were not fused, goes on in a fused one, and back: each stays what it is."""
+
+    def steps(parameter, optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            parameter.pow(2).sum().backward()
+            optimizer.step()
+
+    config = TrainConfig(optimizer=Optimizer(name), lr=0.1)
+    for kinds in ((nn.Parameter, OnGpu), (OnGpu, nn.Parameter)):
+        first, second = (kind(torch.tensor([1.0, -2.0])) for kind in kinds)
+        before, after = (optim.optimizer(config, [each]) for each in (first, second))
+        own = after.param_groups[0]["fused"]
+        steps(first, before, 3)
+        with torch.no_grad():
+            second.copy_(first)
+        optim.restore(after, copy.deepcopy(before.state_dict()))
+        assert after.param_groups[0]["fused"] is own
+        steps(first, before, 2)
+        steps(second, after, 2)
+        torch.testing.assert_close(second.detach(), first.detach())

@@ -15,9 +15,13 @@ def test_auto_takes_bf16_where_the_hardware_computes_in_it(monkeypatch, has):
     """Else float32 on a processor, and float16 on a GPU."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    asked = []
+    capability = {True: (8, 0), False: (7, 5)}[has]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
     assert loop.choose_precision(Amp.AUTO, CPU).dtype is (torch.bfloat16 if has else None)
-    assert loop.choose_precision(Amp.AUTO, GPU).dtype is (torch.bfloat16 if has else torch.float16)
+    second = torch.device("cuda", 1)
+    assert loop.choose_precision(Amp.AUTO, second).dtype is (torch.bfloat16 if has else torch.float16)
+    assert asked == [second]  # the device that was chosen, not the first one
 
 
 def test_what_is_asked_for_is_taken():

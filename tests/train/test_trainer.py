@@ -11,7 +11,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Initializer, Loss, Optimizer, Pool, Schedule
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import torch_model
+from cnnkit.formats import checkpoint, torch_model
 from cnnkit.formats.header import ArtefactKind, Backbone, Fit, Header, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
@@ -134,7 +134,9 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
         return Classifier.forward(made.whole, images)
 
     monkeypatch.setattr(made.whole, "forward", forward)
-    memory = pytest.raises(CnnkitError, match=r"^the memory of cpu is full; give a smaller --batch or --size$")
+    memory = pytest.raises(
+        CnnkitError, match=r"^the memory is full \(CUDA out of memory\); give a smaller --batch or --size"
+    )
     with memory, distributed.joined(devices.parse("cpu")):
         run(made, ImageTrainConfig(epochs=3, batch=16), place(tmp_path / "m.pt"))
     assert (tmp_path / "m.checkpoint.pt").exists()
@@ -157,3 +159,87 @@ def test_a_batch_of_one_image_and_batch_norm(tmp_path):
     vectors.whole.head.append(nn.BatchNorm1d(2))
     with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; "):
         run(vectors, config, place(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize(("every", "written"), [(0.0, [1, 2, 3, 4]), (1e9, [1, 4])])
+def test_checkpoints_are_written_every_so_often(tmp_path, monkeypatch, every, written):
+    """After the first and the last epoch always, between them where the last one is old enough."""
+    seen = []
+    monkeypatch.setattr(checkpoint, "save", lambda path, content: seen.append(content["epochs"][-1]["epoch"]))
+    context = dataclasses.replace(place(tmp_path / "m.pt"), checkpoint_every=every)
+    run(task(), ImageTrainConfig(epochs=4, batch=4), context)
+    assert seen == written
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a bug")])
+def test_an_interruption_writes_what_is_done(tmp_path, monkeypatch, error, caplog):
+    """In the middle of a later epoch, long before a checkpoint is due: it holds the last whole epoch, as it was at its end."""
+    monkeypatch.chdir(tmp_path)
+    config = ImageTrainConfig(epochs=5, batch=4, lr=0.05, ema=0.8)
+    whole = run(task(), config, place("whole.pt"))
+
+    def stop(done, _total):
+        if done > 3 * 13 + 5:
+            raise error
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        run(task(), config, dataclasses.replace(place("m.pt", progress=stop), checkpoint_every=1e9))
+    assert len(checkpoint.load(Path("m.checkpoint.pt"))["epochs"]) == 3
+    assert "m.checkpoint.pt holds what is done" in caplog.text
+    resumed = run(task(), config, place("m.pt", resume=True))
+    assert dataclasses.replace(resumed, seconds=0, model="") == dataclasses.replace(whole, seconds=0, model="")
+    assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, caplog):
+    """The disk is full when a training is interrupted: the interruption is reported, the disk is a warning."""
+
+    def stop(epoch):
+        if epoch.epoch == 2:
+            monkeypatch.setattr(checkpoint, "save", full)
+            raise KeyboardInterrupt
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            task(),
+            ImageTrainConfig(epochs=3, batch=4),
+            dataclasses.replace(place(tmp_path / "m.pt", report=stop), checkpoint_every=1e9),
+        )
+    assert "the last epochs could not be kept: No space left on device" in caplog.text
+    assert len(checkpoint.load(tmp_path / "m.checkpoint.pt")["epochs"]) == 1  # the one before stays
+
+
+def test_a_checkpoint_of_another_device_lacks_a_scaler(tmp_path, monkeypatch):
+    """A CPU has none, a GPU that computes in float16 has one, which starts anew."""
+    monkeypatch.chdir(tmp_path)
+
+    def stop(_epoch):
+        raise Stop
+
+    config = ImageTrainConfig(epochs=2, batch=4)
+    with pytest.raises(Stop):
+        run(task(), config, place("m.pt", report=stop))
+    trainer = Trainer(task(), config, place("m.pt", resume=True))
+    trainer.step.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    assert trainer.resumed() is not None
+
+
+def test_deterministic_training_is_recorded_and_gives_back_what_it_borrows(tmp_path):
+    """On a processor it gives the same bytes as without, but for the Header, which says so where it was asked for."""
+    seen = []
+
+    def look(*_):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+
+    for deterministic in (False, True):
+        config = ImageTrainConfig(epochs=2, batch=4, deterministic=deterministic)
+        run(task(), config, place(tmp_path / f"{deterministic}.pt", progress=look))
+    assert set(seen[: len(seen) // 2]) == {(False, True)}
+    assert set(seen[len(seen) // 2 :]) == {(True, False)}
+    assert not torch.are_deterministic_algorithms_enabled()
+    plain, other = (torch_model.load(tmp_path / f"{each}.pt") for each in (False, True))
+    for name, tensor in plain.state.items():
+        assert torch.equal(other.state[name], tensor)

@@ -1,0 +1,112 @@
+"""A spinner on stderr for the time in which a command is silent: it imports, loads, exports, or works at a single image.
+
+It appears after a second without a bar or a row on the terminal, and is gone before the next one.
+"""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+#: Seconds of silence before it appears.
+DELAY = 1.0
+
+
+class Activity:
+    """What goes on, in words: shown while nothing else on the terminal shows that the command works."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled, self._label = enabled, "starting"
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._status: Status | None = None
+        self._covered = 0  # bars that are drawn
+
+    def name(self, label: str) -> None:
+        """Say what goes on from now on."""
+        with self._lock:
+            self._label = label
+            if self._status is not None:
+                self._status.update(_text(label))
+
+    def hide(self) -> None:
+        """Make room for something else on the terminal; it comes back after another while of silence."""
+        if not self._enabled:
+            return
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+            if not self._covered:
+                self._timer = threading.Timer(DELAY, self._show)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._covered or self._status is not None or self._timer is None:
+                return
+            from rich.console import Console
+            from rich.status import Status
+
+            self._status = Status(_text(self._label), console=Console(file=sys.stderr))
+            self._status.start()
+
+    @contextlib.contextmanager
+    def covered(self) -> Generator[None]:
+        """Stay away while a bar is drawn."""
+        with self._lock:
+            self._covered += 1
+            self.hide()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._covered -= 1
+                self._label = "working"
+                self.hide()
+
+    @contextlib.contextmanager
+    def watching(self, out: TextIO) -> Generator[TextIO]:
+        """Watch a command; gives its output, which hides the spinner before it writes, where it goes to a terminal."""
+        if not self._enabled:
+            yield out
+            return
+        self.hide()
+        try:
+            yield cast(TextIO, _Hiding(out, self)) if out.isatty() else out
+        finally:
+            with self.covered(), self._lock:
+                self._enabled = False  # after this nothing starts it again
+
+
+class _Hiding:
+    """A stream of which every piece of output hides the spinner first."""
+
+    def __init__(self, stream: TextIO, activity: Activity) -> None:
+        self._stream, self._activity = stream, activity
+
+    def write(self, text: str) -> int:
+        """Write, with the spinner out of the way."""
+        self._activity.hide()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+        return getattr(self._stream, name)
+
+
+def _text(label: str) -> str:
+    return f"{label} ..."
+
+
+def wanted(*, quiet: bool) -> bool:
+    """Decide whether a spinner is wanted: stderr is a terminal, and nobody types words there that are read."""
+    typing = "-" in sys.argv and sys.stdin is not None and sys.stdin.isatty()
+    return not quiet and not typing and sys.stderr is not None and sys.stderr.isatty()

@@ -1,0 +1,121 @@
+"""The image formats that are read: one list of formats, extensions and first bytes for folder searches and for decoding. No Pillow.
+
+extension of a format that is read        the search takes the file for an image
+another extension, or none                the first bytes decide (`of_content`)
+a camera raw, a sidecar                   never by content: a raw file holds a small preview that would pass for the photograph
+"""
+
+import functools
+import importlib.util
+import os
+import re
+
+
+def extensions(words: str) -> frozenset[str]:
+    """Give words as file extensions: "jpg png"."""
+    return frozenset(f".{word}" for word in words.split())
+
+
+#: Decoders that a file may reach, with the extensions it may carry. The other readers of Pillow are attack surface without use here.
+FORMATS: dict[str, frozenset[str]] = {
+    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif"}),
+    "MPO": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
+    "PNG": frozenset({".png", ".apng"}),
+    "BMP": frozenset({".bmp", ".dib"}),
+    "DIB": frozenset({".bmp", ".dib"}),
+    "GIF": frozenset({".gif"}),
+    "TIFF": frozenset({".tif", ".tiff"}),
+    "WEBP": frozenset({".webp"}),
+    "AVIF": frozenset({".avif", ".avifs"}),
+    "HEIF": frozenset({".heic", ".heif", ".hif"}),
+    "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
+}
+
+#: Every extension that some decoder reads, in lower case.
+EXTENSIONS = frozenset[str]().union(*FORMATS.values())
+
+#: How HEIC becomes readable.
+HEIF_REMEDY = "pip install 'cnnkit[heif]' reads them"
+
+#: Camera raw and slide-scanner files. Most are TIFF inside, with a small preview as their first image.
+_RAW = extensions(
+    "3fr arw bif cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw ndpi nef nrw orf pef raf raw rw2 scn sr2 srf srw svs x3f"
+)
+
+#: Previews that cameras put next to films: no image of the set, whatever is in them.
+_PREVIEWS = extensions("thm lrv")
+
+#: Further images that are not read.
+_OTHER_IMAGES = extensions(
+    "ai cur dcm dds dicom djvu eps exr fits hdr heics heifs icns ico j2k jp2 jpf jpx jxl jxr nii pcx pic psb psd qoi sgi "
+    "svg tga wbmp wdp wmf xbm xcf xpm"
+)
+
+#: So many bytes tell a format.
+HEAD = 32
+
+_SIGNATURES: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("WEBP", re.compile(rb"RIFF....WEBP", re.DOTALL)),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("AVIF", re.compile(rb"....ftyp(avi[fs]|mi[af]1.{4,16}avi[fs])", re.DOTALL)),
+    ("HEIF", re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)),
+    ("BMP", re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL)),
+    ("PPM", re.compile(rb"P[1-6](\s+|\s*#[^\n]*\n)+[0-9#]")),
+)
+
+
+def of_content(head: bytes) -> str | None:
+    """Name the format, a key of `FORMATS`, that the first bytes of a file are of; None where they are of none."""
+    return next((name for name, signature in _SIGNATURES if signature.match(head)), None)
+
+
+def has_image_extension(name: str) -> bool:
+    """Say whether a file's name claims a format that is read here; HEIC counts where pillow-heif is installed."""
+    return not name.startswith(".") and _is_read(extension_of(name))
+
+
+def extension_of(name: str) -> str:
+    """Give a file name's extension in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
+def may_be_read_by_content(name: str) -> bool:
+    """Say whether the first bytes may decide about a file with this name."""
+    return extension_of(name) not in _RAW | _PREVIEWS
+
+
+def why_not_read(name: str) -> str | None:
+    """Say why a file that is an image by its extension is not read, with the remedy; None where the name claims no image."""
+    extension = extension_of(name)
+    if extension in EXTENSIONS and not _is_read(extension):
+        return (
+            HEIF_REMEDY if extension in FORMATS["HEIF"] else "this Pillow reads no AVIF: pip install --upgrade pillow"
+        )
+    if extension in _RAW:
+        return "camera raw and scanner files are not read: convert them to PNG or JPEG"
+    if extension in _OTHER_IMAGES:
+        return "not a format that cnnkit reads: convert them to PNG or JPEG"
+    return None
+
+
+def reads_heif() -> bool:
+    """Say whether pillow-heif is installed; it is not imported."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+@functools.cache
+def _reads_avif() -> bool:
+    from PIL import features  # a folder that holds such files alone pays for it
+
+    return bool(features.check("avif"))
+
+
+def _is_read(extension: str) -> bool:
+    if extension not in EXTENSIONS:
+        return False
+    if extension in FORMATS["HEIF"]:
+        return reads_heif()
+    return extension not in FORMATS["AVIF"] or _reads_avif()

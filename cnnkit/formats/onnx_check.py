@@ -1,0 +1,300 @@
+"""Whether the graph of an ONNX file can be run at all, and within which bounds: looked at before any memory is taken for it.
+
+What is declared is measured here: sizes of weights and of what every node gives, functions, loops of nodes. What a graph computes
+while it runs (the shape of a constant, how often a loop goes round) cannot be told; `needs` tells what has to be bounded then.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx.shape_inference import infer_shapes
+
+from cnnkit.errors import FormatError
+from cnnkit.messages import printable
+
+#: The most numbers that one value may have for one image: 1 GiB of float32. And of one that is as large as another value says.
+LARGEST_VALUE = 2**28
+_LARGEST_MADE = 2**26
+#: The most nodes, with those of functions written out.
+_MOST_NODES = 1_000_000
+#: The most characters of metadata: a Header of a thousand classes has a hundred thousand.
+_MOST_METADATA = 2**25
+#: A tensor of so many numbers may be a shape, which inference needs to know.
+_SHAPE_LIKE = 1024
+
+#: Operators whose output is as large as one of their inputs says, by its values.
+_SIZED_BY_VALUES = frozenset(
+    {
+        *(
+            "ConstantOfShape",
+            "Expand",
+            "Tile",
+            "Range",
+            "Resize",
+            "Upsample",
+            "Pad",
+            "OneHot",
+            "CenterCropPad",
+            "Col2Im",
+        ),
+        *(
+            "RandomNormal",
+            "RandomUniform",
+            "EyeLike",
+            "MaxUnpool",
+            "AffineGrid",
+            "HannWindow",
+            "HammingWindow",
+            "BlackmanWindow",
+        ),
+        "MelWeightMatrix",
+    }
+)
+_REPEATING = frozenset({"Loop", "Scan"})
+
+_ITEM_BITS: dict[int, int] = {
+    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 32),
+    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.COMPLEX64), 64),
+    **dict.fromkeys((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16, TensorProto.UINT16), 16),
+    **dict.fromkeys((TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL), 8),
+    TensorProto.COMPLEX128: 128,
+}
+
+
+def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> None:
+    """Refuse what ONNX Runtime would fail on in its own words, hang on, or take all memory for.
+
+    Args:
+        proto: The file's content.
+        tensors: All of its tensors, wherever they are.
+        name: The file, for messages.
+
+    Raises:
+        FormatError: It is one of these.
+    """
+    graph = proto.graph
+    if sum(len(entry.key) + len(entry.value) for entry in proto.metadata_props) > _MOST_METADATA:
+        raise FormatError(f"{name}: more than {_MOST_METADATA:,} characters of metadata")
+    for tensor in tensors:
+        _check_tensor(tensor, name=name)
+    for sparse in graph.sparse_initializer:
+        _check_size(sparse.dims, f"the weights {printable(sparse.values.name)}", name=name)
+    if not graph.output:
+        raise FormatError(f"{name}: a network without an output")
+    kept = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
+    if all(value.name in kept for value in graph.input):
+        raise FormatError(f"{name}: a network without an input")
+    _check_functions(proto, name=name)
+    _check_order(graph, kept, name=name)
+    _check_sizes(proto, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a graph does not show before it runs, and what has to be bounded while it does."""
+
+    memory: bool = False
+    time: bool = False
+
+
+#: Of a graph that shows all of it.
+NOTHING = Needs()
+
+
+def needs(proto: ModelProto) -> Needs:
+    """Tell what has to be bounded."""
+    return Needs(memory=not _shows_sizes(proto), time=any(node.op_type in _REPEATING for node in _nodes(proto)))
+
+
+def _shows_sizes(proto: ModelProto) -> bool:
+    found = _inferred(proto).graph
+    known = {value.name: value.type.tensor_type for value in (*found.value_info, *found.output)}
+    inputs = {side.dim_param for value in proto.graph.input for side in value.type.tensor_type.shape.dim} - {""}
+    for node in _nodes(proto):
+        if node.op_type in _REPEATING:
+            return False
+        if node.op_type in _SIZED_BY_VALUES and not all(
+            output in known and _is_known(known[output], inputs) for output in node.output if output
+        ):
+            return False
+    return True
+
+
+def _nodes(proto: ModelProto) -> Iterator[NodeProto]:
+    for graph in (proto.graph, *proto.functions):
+        yield from _all_nodes(graph)
+
+
+def _check_size(dims: Sequence[int], what: str, *, name: str, most: int = 2**31) -> None:
+    if any(size < 0 for size in dims) or math.prod(dims) > most:
+        raise FormatError(f"{name}: {what} have the shape {'x'.join(map(str, dims))}, which no network has")
+
+
+def _check_tensor(tensor: TensorProto, *, name: str) -> None:
+    what = f'the weights "{printable(tensor.name)}"'
+    _check_size(tensor.dims, what, name=name)
+    bits = _ITEM_BITS.get(tensor.data_type)
+    numbers = (
+        tensor.float_data,
+        tensor.int32_data,
+        tensor.int64_data,
+        tensor.double_data,
+        tensor.uint64_data,
+        tensor.string_data,
+    )
+    if bits is None or any(numbers):
+        return
+    expected = math.prod(tensor.dims) * bits // 8
+    if len(tensor.raw_data) != expected:
+        raise FormatError(
+            f"{name}: {what} of shape {'x'.join(map(str, tensor.dims)) or '()'} take {expected:,} bytes, the file has "
+            f"{len(tensor.raw_data):,}; is it cut short?"
+        )
+
+
+def _check_functions(proto: ModelProto, *, name: str) -> None:
+    """Refuse functions that call themselves, or that are more nodes than a network has once they are written out."""
+    functions = {(each.domain, each.name): each for each in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def called(nodes: Iterable[NodeProto]) -> list[tuple[str, str]]:
+        return [(node.domain, node.op_type) for node in nodes if (node.domain, node.op_type) in functions]
+
+    for start in functions:
+        path, entered = [start], {start}
+        while path:
+            here = path[-1]
+            waiting = [each for each in called(_all_nodes(functions[here])) if each not in sizes]
+            if here not in sizes and waiting:
+                if waiting[0] in entered:
+                    raise FormatError(f"{name}: its function {printable(waiting[0][1])} calls itself, and never ends")
+                path.append(waiting[0])
+                entered.add(waiting[0])
+                continue
+            sizes[here] = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(functions[here]))
+            entered.discard(path.pop())
+    whole = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(proto.graph))
+    if whole > _MOST_NODES:
+        raise FormatError(f"{name}: more than {_MOST_NODES:,} nodes with its functions written out")
+
+
+def _all_nodes(graph: GraphProto | FunctionProto) -> list[NodeProto]:
+    """Give the nodes of a graph or a function and of their subgraphs."""
+    found: list[NodeProto] = []
+    waiting: list[GraphProto | FunctionProto] = [graph]
+    while waiting:
+        for node in waiting.pop().node:
+            found.append(node)
+            for attribute in node.attribute:
+                waiting.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    return found
+
+
+def _check_order(graph: GraphProto, kept: set[str], *, name: str) -> None:
+    """Demand that every node can come after those whose values it takes, that each value is made once, and outputs at all."""
+    made_by: dict[str, int] = {}
+    for place, node in enumerate(graph.node):
+        for output in filter(None, node.output):
+            if output in made_by or output in kept:
+                raise FormatError(f'{name}: its value "{printable(output)}" is made twice')
+            made_by[output] = place
+    known = {value.name for value in graph.input} | kept
+    for value in graph.output:
+        if value.name not in known and value.name not in made_by:
+            raise FormatError(f'{name}: nothing in it makes its output "{printable(value.name)}"')
+    users: list[list[int]] = [[] for _ in graph.node]
+    missing = [0] * len(graph.node)
+    for place, node in enumerate(graph.node):
+        for before in {made_by[value] for value in _taken(node) if value in made_by}:
+            users[before].append(place)
+            missing[place] += 1
+    ready = deque(place for place, count in enumerate(missing) if not count)
+    done = 0
+    while ready:
+        done += 1
+        for place in users[ready.popleft()]:
+            missing[place] -= 1
+            if not missing[place]:
+                ready.append(place)
+    if done < len(graph.node):
+        raise FormatError(f"{name}: some of its nodes wait for one another")
+
+
+def _taken(node: NodeProto) -> Iterator[str]:
+    """Name what a node takes, and its subgraphs, which see the values around them but where they have one of that name."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            nodes = _all_nodes(graph)
+            own = {value for inner in nodes for value in inner.output}
+            yield from (value for inner in nodes for value in inner.input if value not in own)
+            yield from (value.name for value in graph.output if value.name not in own)
+
+
+def _check_sizes(proto: ModelProto, *, name: str) -> None:
+    """Refuse values that are larger than any network's, as far as shapes can be inferred."""
+    found = _inferred(proto).graph
+    made = {output for node in proto.graph.node if node.op_type in _SIZED_BY_VALUES for output in node.output}
+    inputs = {value.name for value in proto.graph.input}
+    taken = next((_declared(value.type.tensor_type) for value in _images(proto.graph)), [])
+    rows = (taken[0] if taken else None) or 1
+    for value in (*proto.graph.input, *proto.graph.output, *found.value_info, *found.output):
+        shape = _declared(value.type.tensor_type)
+        most = _LARGEST_MADE if value.name in made else LARGEST_VALUE
+        batch = rows if shape[:1] == [rows] and value.name not in inputs else 1
+        if math.prod(size or 1 for size in shape) // batch > most:
+            sides = "x".join("any" if size is None else str(size) for size in shape)
+            raise FormatError(
+                f'{name}: its value "{printable(value.name)}" has the shape {sides}, more than the {most:,} numbers that one image may take'
+            )
+
+
+def _images(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    """List the inputs of a graph that are not weights, which old files name among them."""
+    kept = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in kept]
+
+
+def _declared(kind: onnx.TypeProto.Tensor) -> list[int | None]:
+    return [side.dim_value if side.HasField("dim_value") else None for side in kind.shape.dim]
+
+
+def _is_known(kind: onnx.TypeProto.Tensor, inputs: set[str]) -> bool:
+    """Tell whether a value's sizes are numbers, or those of the input."""
+    return kind.HasField("shape") and all(
+        side.HasField("dim_value") or side.dim_param in inputs for side in kind.shape.dim
+    )
+
+
+def _inferred(proto: ModelProto) -> ModelProto:
+    """Infer the shapes of all values for one image, without copying the weights; what cannot be inferred is left out."""
+    light = ModelProto()
+    for field, value in proto.ListFields():
+        if field.name not in ("graph", "metadata_props", "training_info", "doc_string"):
+            if field.is_repeated:
+                getattr(light, field.name).extend(value)
+            else:
+                setattr(light, field.name, value)
+    graph = proto.graph
+    light.graph.name = graph.name
+    light.graph.node.extend(graph.node)
+    light.graph.input.extend(graph.input)
+    for value in _images(light.graph):
+        if (sides := value.type.tensor_type.shape.dim) and not sides[0].HasField("dim_value"):
+            sides[0].dim_value = 1  # one image
+    for value in graph.output:  # what is said about values, and may not be so, is left out
+        light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    given = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= _SHAPE_LIKE:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        return infer_shapes(light, data_prop=True)
+    except Exception:  # an operator or a domain that onnx does not know, or a graph that contradicts itself
+        return ModelProto()

@@ -1,0 +1,355 @@
+"""The shape of every value of an ONNX graph, found node by node as the nodes are reached.
+
+onnx infers the result of each node under the graph's own opset, from shapes and, where a graph works out its own shapes, from their values.
+ONNX Runtime runs the graph once for what onnx cannot say: on an image of zeros, with shapes as the only outputs, so that nothing is kept.
+"""
+
+import functools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, defs, numpy_helper
+from onnx.helper import (
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_tensor_type_proto,
+    make_tensor_value_info,
+    tensor_dtype_to_np_dtype,
+)
+from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import infer_node_outputs
+
+from cnnkit.nets.graph_standard import MICROSOFT, MOST_VALUES, STANDARD, Constant, first_line
+
+Shape = tuple[int, ...]
+
+# What ONNX Runtime may take to find shapes
+_MOST_BYTES = 4 << 30
+_MOST_SECONDS = 30
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
+# What gives values of the shape of its first input. onnx knows some of these from some opset on; older graphs hold them too.
+_SAME_SHAPE = frozenset(
+    {
+        *(
+            "LayerNormalization",
+            "GroupNormalization",
+            "RMSNormalization",
+            "InstanceNormalization",
+            "MultiHeadAttention",
+        ),
+        *("Gelu", "HardSwish", "Mish", "Swish", "Celu", "Softplus", "Clip", "Dropout", "BatchNormalization"),
+    }
+)
+_OF_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM")
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+_OF_UNKNOWN_LENGTH = frozenset({"NonZero", "Unique", "Compress"})
+_SEQUENCES = frozenset(
+    {
+        *("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence"),
+        *("Optional", "OptionalGetElement", "Loop", "If", "Scan"),
+    }
+)
+
+
+class Shapes:
+    """What is known of the values so far: their types, shapes, and the few values that shapes are made of."""
+
+    def __init__(self, model: ModelProto, inputs: Mapping[str, tuple[int, Shape]]) -> None:
+        """Start from what the network is given.
+
+        Args:
+            model: For ONNX Runtime, without functions of its own.
+            inputs: Element type and shape by name.
+        """
+        self.values: dict[str, NDArray[Any]] = {}
+        self.reason = ""  # why the last shape that is missing is
+        self._types = {name: make_tensor_type_proto(_kind(element), shape) for name, (element, shape) in inputs.items()}
+        self._opsets = {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in model.opset_import}
+        self._model = model
+        self._inputs = dict(inputs)
+        self._run: dict[str, Shape] | None = None
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return int(self._opsets.get("", 1))
+
+    def __getitem__(self, name: str) -> Shape:
+        """Give the shape of a value."""
+        shape = self.get(name)
+        if shape is None:
+            raise KeyError(name)
+        return shape
+
+    def get(self, name: str) -> Shape | None:
+        """Give the shape of a value, None where it is not known."""
+        kind = self._types.get(name)
+        return None if kind is None else _shape(kind)
+
+    def add(self, constants: Mapping[str, Constant]) -> None:
+        """Take up what is stored."""
+        for name, constant in constants.items():
+            self._types[name] = make_tensor_type_proto(_kind(constant.element), constant.dims)
+            values = constant.values
+            if values is not None:
+                self.values[name] = values
+
+    def same(self, name: str, other: str) -> None:
+        """Let a value be another one, as a body's inputs are what its node is given."""
+        self._types.pop(name, None)
+        self.values.pop(name, None)
+        if other in self._types:
+            self._types[name] = self._types[other]
+        if other in self.values:
+            self.values[name] = self.values[other]
+
+    def tell(self, name: str, shape: Shape, element: int = TensorProto.FLOAT) -> None:
+        """Take up the shape of a value that was found elsewhere."""
+        self._types[name] = make_tensor_type_proto(_kind(element), shape)
+        self.values.pop(name, None)
+
+    def know(self, name: str, value: int | bool) -> None:
+        """Take up a single number."""
+        self.values[name] = np.asarray(value)
+        self._types[name] = make_tensor_type_proto(
+            TensorProto.BOOL if isinstance(value, bool) else TensorProto.INT64, ()
+        )
+
+    def forget(self, name: str) -> None:
+        """Give up what is known of a value."""
+        self._types.pop(name, None)
+        self.values.pop(name, None)
+
+    def infer(self, node: NodeProto) -> None:
+        """Find type and shape of what a node gives, and its values where they are few and known."""
+        outputs = [name for name in node.output if name]
+        for name in outputs:
+            self._types.pop(name, None)
+            self.values.pop(name, None)
+        self.reason = ""
+        for name, kind in self._inferred(node).items():
+            self._types[name] = kind
+        if node.op_type == "Shape" and node.domain in STANDARD:
+            self._read_shape(node)
+        elif all(name in self.values for name in node.input if name) and node.op_type not in _RANDOM:
+            self._evaluate(node)
+        for name in outputs:
+            if self.get(name) is None and not self.is_no_tensor(name):
+                self._fall_back(name, node)
+
+    def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
+        """Ask onnx; what is not known is left out."""
+        known = {name: self._types[name] for name in node.input if name in self._types}
+        if node.op_type in _OF_FLOATS:  # the biases of quantised layers are integers
+            known = {name: self._as_floats(kind) for name, kind in known.items()}
+        if any(name and name not in known for name in node.input):
+            return {}
+        if node.op_type == "MultiHeadAttention" or node.domain not in STANDARD:
+            return self._like_first(node)
+        opset = self.opset
+        schema = _schema(node.op_type, opset)
+        if schema is None or schema.deprecated:
+            like_first = self._like_first(node)
+            if like_first or not defs.has(node.op_type):
+                return like_first
+            schema = defs.get_schema(node.op_type)  # exporters do write operators of later opsets
+            opset = schema.since_version
+        node, known = _with_all_inputs(node, schema, known)
+        data = {
+            name: numpy_helper.from_array(np.asarray(self.values[name]), name)
+            for name in node.input
+            if name in self.values
+        }
+        try:
+            return infer_node_outputs(
+                schema,
+                node,
+                known,
+                data,
+                opset_imports=[make_opsetid("", opset)],
+                ir_version=max(self._model.ir_version, 4),
+            )
+        except Exception as error:  # onnx raises what its C++ part does
+            self.reason = first_line(error)
+            return {}
+
+    def _as_floats(self, kind: TypeProto) -> TypeProto:
+        shape = _shape(kind)
+        return kind if shape is None else make_tensor_type_proto(TensorProto.FLOAT, shape)
+
+    def _like_first(self, node: NodeProto) -> dict[str, TypeProto]:
+        """Give the shape of its input to an operator that keeps it, in opsets that lack the operator."""
+        if node.op_type not in _SAME_SHAPE or node.domain not in (*STANDARD, MICROSOFT):
+            return {}
+        if node.op_type == "MultiHeadAttention":
+            shapes = [self.get(name) for name in node.input[:3]]
+            if len(shapes) < 3 or any(shape is None or len(shape) != 3 for shape in shapes) or shapes[0] is None:
+                return {}
+            if shapes[2] is None or shapes[0][-1] != shapes[2][-1]:
+                return {}
+        return {node.output[0]: self._types[node.input[0]]}
+
+    def is_no_tensor(self, name: str) -> bool:
+        """Tell whether a value is a sequence, a map or the like, which have no shape."""
+        kind = self._types.get(name)
+        return kind is not None and kind.WhichOneof("value") not in (None, "tensor_type")
+
+    def _read_shape(self, node: NodeProto) -> None:
+        shape = self.get(node.input[0])
+        if shape is None:
+            return
+        said = {attribute.name: attribute.i for attribute in node.attribute}
+        part = shape[said.get("start", 0) : said.get("end", len(shape))]
+        self.values[node.output[0]] = np.asarray(part, np.int64)
+        self._types[node.output[0]] = make_tensor_type_proto(TensorProto.INT64, (len(part),))
+
+    def _evaluate(self, node: NodeProto) -> None:
+        """Work out the few values of a node whose inputs are all known."""
+        shapes = [self.get(name) for name in node.output if name]
+        small = all(shape is not None and math.prod(shape) <= MOST_VALUES for shape in shapes)
+        if node.domain not in STANDARD or not (small or node.op_type in _OF_UNKNOWN_LENGTH):
+            return
+        names = [name for name in dict.fromkeys(node.input) if name]
+        graph = make_graph(
+            [node],
+            "node",
+            [make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names],
+            [make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output if name],
+        )
+        model = make_model(graph, opset_imports=[make_opsetid("", self.opset)])
+        try:
+            results = ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})
+        except Exception:  # onnx raises anything for what it does not implement; then the values stay unknown
+            return
+        for name, result in zip((name for name in node.output if name), results, strict=True):
+            if isinstance(result, np.ndarray | np.generic):
+                self.values[name] = np.asarray(result)
+                element = numpy_helper.from_array(self.values[name]).data_type
+                self._types[name] = make_tensor_type_proto(_kind(element), self.values[name].shape)
+
+    def _fall_back(self, name: str, node: NodeProto) -> None:
+        """Take a shape from a run of the graph."""
+        if self._run is None:
+            self._run = self._ran()
+        if name in self._run:
+            kind = self._types.get(name)
+            element = kind.tensor_type.elem_type if kind is not None else 0
+            first = next((self._types[given] for given in node.input if given in self._types), None)
+            element = element or (first.tensor_type.elem_type if first is not None else 0) or TensorProto.FLOAT
+            self._types[name] = make_tensor_type_proto(element, self._run[name])
+
+    def _ran(self) -> dict[str, Shape]:
+        """Run the graph for the shapes of all its values."""
+        outputs = [
+            name for node in self._model.graph.node if node.op_type not in _SEQUENCES for name in node.output if name
+        ]
+        try:
+            return _shapes_of_a_run(self._model, outputs, self._inputs)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            self.reason = self.reason or _why(error)
+            return {}
+
+
+def _kind(element: int) -> int:
+    """Take integers of few bits and floats of any size for floats: quantised networks are measured as what they stand for."""
+    return element if element in _INTEGERS else TensorProto.FLOAT
+
+
+def _schema(operator: str, opset: int) -> defs.OpSchema | None:
+    try:
+        return defs.get_schema(operator, opset, "")
+    except defs.SchemaError:
+        return None
+
+
+def _with_all_inputs(
+    node: NodeProto, schema: defs.OpSchema, known: dict[str, TypeProto]
+) -> tuple[NodeProto, dict[str, TypeProto]]:
+    """Give an empty tensor for an input that is left out although its opset demands one, as exporters do for Resize."""
+    demanded = [
+        place
+        for place, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False))
+        if not name and formal.option == defs.OpSchema.FormalParameterOption.Single
+    ]
+    if not demanded:
+        return node, known
+    filled = NodeProto()
+    filled.CopyFrom(node)
+    for place in demanded:
+        filled.input[place] = "left out"
+    return filled, {**known, "left out": make_tensor_type_proto(TensorProto.FLOAT, (0,))}
+
+
+def _shape(kind: TypeProto) -> Shape | None:
+    if kind.WhichOneof("value") != "tensor_type" or not kind.tensor_type.HasField("shape"):
+        return None
+    sides = [side.dim_value if side.HasField("dim_value") else -1 for side in kind.tensor_type.shape.dim]
+    return tuple(sides) if all(side >= 0 for side in sides) else None
+
+
+def _shapes_of_a_run(
+    model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]]
+) -> dict[str, Shape]:
+    """Run a graph on zeros, and give the shapes of its values."""
+    import onnxruntime  # most graphs do without
+
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:], changed.graph.value_info[:]
+    results = {f"shape {number} of a value": name for number, name in enumerate(names)}
+    changed.graph.node.extend(make_node("Shape", [name], [result]) for result, name in results.items())
+    changed.graph.output.extend(make_tensor_value_info(result, TensorProto.INT64, None) for result in results)
+    _bound_memory()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    session = onnxruntime.InferenceSession(
+        changed.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
+    run_options = onnxruntime.RunOptions()
+    run_options.log_severity_level = 4
+    needed = {item.name for item in session.get_inputs()}
+    zeros = {
+        name: np.zeros(shape, tensor_dtype_to_np_dtype(element))
+        for name, (element, shape) in inputs.items()
+        if name in needed
+    }
+    stop = threading.Timer(_MOST_SECONDS, setattr, (run_options, "terminate", True))
+    stop.daemon = True
+    stop.start()
+    try:
+        shapes = session.run(list(results), zeros, run_options)
+    finally:
+        stop.cancel()
+    return {name: tuple(int(side) for side in shape) for name, shape in zip(results.values(), shapes, strict=True)}
+
+
+@functools.cache
+def _bound_memory() -> None:
+    """Give ONNX Runtime an allocator that refuses what is too much, in silence; only sessions that ask for it have it."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.set_default_logger_severity(4)  # of what is refused it would write to stderr by itself
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": _MOST_BYTES}))
+
+
+def _why(error: Exception) -> str:
+    """Give in one line why a run failed, without what ONNX Runtime puts before it."""
+    text = str(error)
+    if "bfc_arena" in text:
+        return f"it takes more than {_MOST_BYTES >> 30} GB of memory"
+    if "terminate flag" in text:
+        return f"it takes more than {_MOST_SECONDS} seconds"
+    return first_line(error)

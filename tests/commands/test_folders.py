@@ -1,0 +1,333 @@
+"""One folder, one reading: what every command makes of a split dataset, of odd names, and of files that a search passes over."""
+
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, classification_report, log_loss
+
+from cnnkit.formats import torch_model
+
+SPLITS = {
+    "train": {"red": 6, "blue": 6},
+    "valid": {"red": 3, "blue": 3},
+    "test": {"red": 2, "blue": 2},
+}
+NET = ("--layers", "conv 4 k3 relu, pool 4, flatten", "--size", "16", "--epochs", "1", "--device", "cpu")
+BACKBONE = ("--layers", "conv 6 k3 s2 relu", "--weights", "none", "--size", "16", "--device", "cpu")
+NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+BELOW = {
+    ("red", "train"): 6,
+    ("blue", "train"): 6,
+    ("red", "valid"): 3,
+    ("blue", "valid"): 3,
+    ("red", "test"): 2,
+    ("blue", "test"): 2,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(made):
+    """A split dataset in photos/, features of all of it, and a model."""
+    return made(
+        ("cnn-extract", "photos", "-o", "all.npy", *BACKBONE),
+        ("cnn-train", "photos", "-o", "m.pt", *NET),
+        photos=SPLITS,
+    )
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def counted(rows):
+    """Count rows by label and split."""
+    keys = [(row["label"], row["split"]) for row in rows]
+    return {key: keys.count(key) for key in keys}
+
+
+def table(path):
+    header, *lines = [line.split("\t") for line in Path(path).read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_labels_lie_below_the_splits(run, here):
+    """Extraction keeps the splits, the model knows the classes below, and a check counts both."""
+    assert counted(table("all.tsv")) == BELOW
+    assert torch_model.load("m.pt").header.classes == ("blue", "red")
+    rows = run("cnn-check", "photos", "--probes", "none", "--table", "classes").rows
+    assert [(row["class"], row["train"], row["valid"], row["test"]) for row in rows] == [
+        ("blue", "6", "3", "2"),
+        ("red", "6", "3", "2"),
+    ]
+
+
+def test_a_split_dataset_is_split_again_as_a_whole(run, here):
+    """With a notice that counts the old splits; classes are those below, and in folders of the new split, too."""
+    outcome = run("cnn-split", "photos", "--ratio", "1,1")
+    assert {row["label"] for row in outcome.rows} == {"blue", "red"}
+    told = (
+        "split already into test 4, train 12, valid 6: all of it is split again; --split NAME divides one of them alone"
+    )
+    assert told in outcome.err
+    assert "split already" not in run("cnn-split", "photos", "--split", "train", "--ratio", "1,1").err
+    run("cnn-split", "photos", "--ratio", "1,1", "-o", "again")
+    places = [row["path"].split("/") for row in table("again/split.tsv")]
+    assert {(split, label) for split, label, *_ in places} == {
+        (s, c) for s in ("train", "val") for c in ("blue", "red")
+    }
+    assert {len(place) for place in places} == {4}  # train/red/test/00.png: the names of the old splits clash
+    assert all(os.path.isfile(os.path.join("again", *place)) for place in places)
+
+
+def test_truth_and_predictions_of_a_split_dataset(run, here):
+    """The truth is the class, not the split."""
+    rows = [
+        (f"photos/{s}/{c}/{n:02d}.png", c)
+        for s, classes in SPLITS.items()
+        for c, count in classes.items()
+        for n in range(count)
+    ]
+    predictions = "path\tlabel\n" + "".join(f"{path}\t{label}\n" for path, label in rows)
+    found = json.loads(run("cnn-eval", "--truth", "photos", "--json", stdin=predictions).out)
+    assert (found["n"], found["accuracy"], found["classes"]) == (22, 1.0, ["blue", "red"])
+    assert "no class" in run("cnn-eval", "--truth", "photos", "--folders", "classes", stdin=predictions, status=1).err
+
+
+def test_maps_and_copies_of_several_splits_have_places_of_their_own(run, here):
+    """train/red/00 and test/red/00 are two images of one name."""
+    outcome = run("cnn-cam", "-m", "m.pt", "photos", "-o", "cams", "--class", "true", "--device", "cpu")
+    assert {row["class"] for row in outcome.rows} == {"blue", "red"}
+    drawn = {str(path.relative_to("cams")) for path in Path("cams").rglob("*.png")}
+    assert len(drawn) == 22
+    assert any(name.startswith("test/red/00") for name in drawn)
+    assert "belongs to test" in run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", status=2).err
+    run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", "--copies", "1", "--force")
+    assert len(list(Path("aug").rglob("*.png"))) == 22
+
+
+def test_features_of_a_split_dataset_train_as_its_images_do(run, here):
+    """The rows of train are learned from, those of valid validate, those of test are neither; with a notice."""
+    outcome = run("cnn-train-head", "all.npy", "-o", "head.pt", "--device", "cpu", "--epochs", "2")
+    (row,) = outcome.rows
+    assert (row["train_rows"], row["val_rows"]) == ("12", "6")
+    assert "all.npy: not looked at: 4 of test" in outcome.err
+    for split in ("train", "valid"):
+        run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE)
+    run("cnn-train-head", "train.npy", "--val", "valid.npy", "-o", "same.pt", "--device", "cpu", "--epochs", "2")
+    one, other = torch_model.load("head.pt"), torch_model.load("same.pt")
+    assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
+    run("cnn-train-head", "all.npy", "--val", "all.npy", "-o", "third.pt", "--device", "cpu", "--epochs", "2")
+    assert all(np.array_equal(torch_model.load("third.pt").state[name], one.state[name]) for name in one.state)
+
+
+def test_every_training_takes_a_validation_set_without_a_class(run, here):
+    """With the same notice; and refuses a class that training lacks."""
+    shutil.rmtree("photos/valid/red")
+    run("cnn-extract", "photos", "-o", "less.npy", *BACKBONE)
+    said = "nothing shows how well it is learned"
+    assert said in run("cnn-train", "photos", "-o", "a.pt", *NET).err
+    assert said in run("cnn-finetune", "m.pt", "photos", "-o", "b.pt", "--epochs", "1", "--device", "cpu").err
+    assert said in run("cnn-train-head", "less.npy", "-o", "c.pt", "--device", "cpu", "--epochs", "1").err
+    shutil.copytree("photos/train/red", "photos/valid/green")
+    run("cnn-extract", "photos", "-o", "more.npy", *BACKBONE)
+    for words in (
+        ("cnn-train", "photos", "-o", "a.pt", *NET),
+        ("cnn-finetune", "m.pt", "photos", "-o", "b.pt", "--device", "cpu"),
+        ("cnn-train-head", "more.npy", "-o", "c.pt", "--device", "cpu"),
+    ):
+        assert "the class green is in " in run(*words, status=1).err
+
+
+def test_a_class_that_is_called_test_is_augmented(run, images, monkeypatch):
+    """Next to other classes it is a class in every command, and holds nothing out."""
+    monkeypatch.chdir(images(car=2, plane=2, test=2).parent)
+    outcome = run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", "--copies", "1")
+    assert (
+        "photos: test/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+        in outcome.err
+    )
+    assert len(list(Path("aug/test").iterdir())) == 2
+
+
+# ---------------------------------------------------------------- passed over
+
+
+@pytest.fixture
+def odd(images, monkeypatch):
+    """Give a folder with images of all kinds of names, and one class of HEIC alone."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    root = images(red=3, blue=3)
+    monkeypatch.chdir(root.parent)
+    for name, kind in (("a.download", "JPEG"), ("b", "PNG"), ("c.png", "JPEG"), ("d.nef", "TIFF")):
+        Image.effect_noise((20, 20), 90).convert("RGB").save(root / "red" / name, kind)
+    (root / "red/notes.txt").touch()
+    (root / "frog").mkdir()
+    for number in range(2):
+        pillow_heif.from_pillow(Image.effect_noise((20, 20), 90).convert("RGB")).save(root / "frog" / f"{number}.HEIC")
+    return root
+
+
+def test_files_with_odd_names_are_used_and_told(run, odd):
+    """By content where it is an image's; one notice, and --errors lists the images that are not read."""
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "left.tsv")
+    assert len(outcome.rows) == 3 + 3 + 3 + 2
+    notice = next(line for line in outcome.err.splitlines() if "passed over" in line)
+    assert "read by content, not by name: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
+    assert "passed over 1 .nef, 1 .txt in photos" in notice
+    assert (
+        "whatever the extension says: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
+        in outcome.err
+    )
+    assert [row["path"] for row in table("left.tsv")] == ["photos/red/d.nef"]
+
+
+def test_a_check_reports_what_is_passed_over(run, odd):
+    """A finding for each image that is not read, or named otherwise than it is; one for the rest."""
+    rows = run("cnn-check", "photos", "--probes", "none").rows
+    found = {(row["level"], row["finding"], row["path"]) for row in rows if row["finding"] in ("passed", "extension")}
+    assert found == {
+        ("warning", "passed", "photos/red/d.nef"),
+        ("warning", "extension", "photos/red/a.download"),
+        ("warning", "extension", "photos/red/b"),
+        ("warning", "extension", "photos/red/c.png"),
+        ("note", "passed", ""),
+    }
+    (note,) = [row["detail"] for row in rows if row["level"] == "note" and row["finding"] == "passed"]
+    assert note == "passed over 1 .nef, 1 .txt"
+
+
+def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, monkeypatch):
+    """A class of nothing else is named, and refused where it would be trained on."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "left.tsv")
+    assert {row["label"] for row in outcome.rows} == {"blue", "red"}
+    assert "2 .HEIC" in outcome.err
+    assert "no image in photos/frog (2 .HEIC; pip install 'cnnkit[heif]' reads them): not a class" in outcome.err
+    assert {row["path"] for row in table("left.tsv")} == {
+        "photos/frog/0.HEIC",
+        "photos/frog/1.HEIC",
+        "photos/red/d.nef",
+    }
+    rows = run("cnn-check", "photos", "--probes", "none").rows
+    assert ("label", "photos/frog") in {(row["finding"], row["path"]) for row in rows}
+    err = run("cnn-train", "photos", "-o", "a.pt", *NET, status=1).err
+    assert "photos/frog: a class without images (2 .HEIC; pip install 'cnnkit[heif]' reads them)" in err
+
+
+def test_a_class_of_broken_images_is_named(run, images, monkeypatch):
+    """It would be missing from the split, and nothing would show it."""
+    root = images(red=4, blue=4, green=2)
+    monkeypatch.chdir(root.parent)
+    for path in (root / "green").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    assert (
+        "class green is lost: of its 2 pictures none can be used"
+        in run("cnn-split", "photos", "--ratio", "1,1", status=3).err
+    )
+    details = [
+        row["detail"] for row in run("cnn-check", "photos", "--probes", "none").rows if row["finding"] == "label"
+    ]
+    assert details == ["class green is lost: of its 2 pictures none can be used"]
+
+
+# ---------------------------------------------------------------- names of classes
+
+
+def test_labels_with_blanks_are_one_class_and_a_finding(run, images, monkeypatch):
+    """The labels "new" and "new "."""
+    root = images(new=4, old=4)
+    monkeypatch.chdir(root.parent)
+    rows = [(path.relative_to(root.parent), path.parent.name) for path in sorted(root.rglob("*.png"))]
+    lines = [f"{path}\t{label}{' ' if number == 1 else ''}" for number, (path, label) in enumerate(rows)]
+    Path("l.tsv").write_text("\n".join(["path\tlabel", *lines, ""]))
+    told = 'one class, new, is written in 2 ways: "new", "new "'
+    outcome = run("cnn-split", "l.tsv", "--ratio", "1,1")
+    assert told in outcome.err
+    assert {row["label"] for row in outcome.rows} == {"new", "old"}
+    found = run("cnn-check", "l.tsv", "--probes", "none").rows
+    assert ("warning", "label", told) in {(row["level"], row["finding"], row["detail"]) for row in found}
+
+
+def test_names_in_two_unicode_forms_are_one(run, here):
+    """Folders of macOS against a manifest, a model and predictions in the usual form."""
+    for split in SPLITS:
+        os.rename(f"photos/{split}/red", f"photos/{split}/{NFD}")
+    run("cnn-train", "photos", "-o", "n.pt", *NET)
+    assert torch_model.load("n.pt").header.classes == ("blue", NFC)
+    predictions = "path\tlabel\n" + "".join(
+        f"photos/test/{folder}/00.png\t{label}\n" for folder, label in ((NFD, NFC), ("blue", NFD))
+    )
+    for truth in ((), ("--truth", "photos")):
+        found = json.loads(run("cnn-eval", *truth, "--json", "--fail-under", f"recall:{NFD}=1", stdin=predictions).out)
+        assert (found["accuracy"], found["classes"]) == (0.5, ["blue", NFC])
+    maps = run(
+        "cnn-cam", "-m", "n.pt", "photos", "--split", "test", "-o", "cams", "--class", NFD, "--device", "cpu"
+    ).rows
+    assert {row["class"] for row in maps} == {NFC}
+    assert "differ in case or form alone" not in run("cnn-check", "photos", "--probes", "none").out
+
+
+# ---------------------------------------------------------------- a test set that lacks a class
+
+
+def test_measures_of_a_test_set_that_lacks_a_class_are_scikit_learns(run, tmp_path, monkeypatch):
+    """The model knows owl, which no image shows; no option is needed, and a notice names it."""
+    monkeypatch.chdir(tmp_path)
+    classes = ["cat", "dog", "owl"]
+    truth = ["cat"] * 6 + ["dog"] * 4
+    generator = np.random.default_rng(3)
+    probabilities = generator.multinomial(10, (0.4, 0.3, 0.3), size=10) / 10  # six digits hold them
+    predicted = [classes[place] for place in probabilities.argmax(axis=1)]
+    assert "owl" in predicted
+    rows = [
+        f"{label}/{number}.png\t{rank}\t{classes[place]}\t{row[place]:.6f}"
+        for number, (label, row) in enumerate(zip(truth, probabilities, strict=True))
+        for rank, place in enumerate(np.argsort(-row), start=1)
+    ]
+    text = "\n".join(["path\trank\tlabel\tprobability", *rows, ""])
+    outcome = run("cnn-eval", "--json", stdin=text)
+    found = json.loads(outcome.out)
+    assert "have no image of owl, which the predictions know" in outcome.err
+    expected = classification_report(truth, predicted, labels=classes, output_dict=True, zero_division=np.nan)
+    for label in classes:
+        ours = found["per_class"][label]
+        assert ours["support"] == expected[label]["support"]
+        for measure, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            value = expected[label][name]
+            assert ours[measure] is None if np.isnan(value) else ours[measure] == pytest.approx(value)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert found["log_loss"] == pytest.approx(log_loss(truth, probabilities, labels=classes), abs=1e-5)
+
+
+def test_a_prediction_speaks_of_no_classes(run, here):
+    """Where labels do not matter, folders in folders are not worth a word; what is passed over is."""
+    shutil.move("photos", "deep/photos")
+    Path("deep/empty").mkdir()
+    Path("deep/photos/train/red/x.bin").touch()
+    run("cnn-export", "m.pt", "-o", "m.onnx")
+    err = run("cnn-predict", "-m", "m.onnx", "deep").err
+    assert "passed over 1 .bin in deep" in err
+    assert "class" not in err
+
+
+def test_how_folders_were_read_is_told_with_an_error(run, here):
+    """A split dataset inside of one more folder has one class; the notice says what to name."""
+    shutil.move("photos", "deep/photos")
+    err = run("cnn-train", "deep", "-o", "a.pt", *NET, status=1).err
+    assert (
+        "deep: the classes are photos, the folders directly in it; for the folders in those (test, train, valid), give deep/*/ as sources"
+        in err
+    )
+    assert "only one class, photos" in err
+    run("cnn-train", "deep/photos/", "-o", "a.pt", *NET)

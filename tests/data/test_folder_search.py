@@ -1,0 +1,266 @@
+"""What a search of folders takes, what it passes over, and how it reads splits and classes."""
+
+import os
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from cnnkit.choices import FolderReading
+from cnnkit.data import decode, folder_search, source
+from cnnkit.data.search_log import SearchLog
+from cnnkit.errors import CnnkitError
+
+NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touch(*names):
+    for name in names:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        with open(name, "wb"):
+            pass
+
+
+def draw(*names, kind="PNG"):
+    for name in names:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        Image.new("RGB", (8, 8)).save(name, kind)
+
+
+def found(*sources, **words):
+    """Give path, label and split of each image, and the notices."""
+    search = SearchLog()
+    images = source.find(sources, search=search, **words)
+    return [(each.path, each.label, each.split) for each in images], list(search.lines())
+
+
+# ---------------------------------------------------------------- passed over
+
+
+def test_one_notice_counts_what_is_passed_over(here):
+    """By extension, as it is written, the most frequent first; each class without an image is named."""
+    touch("p/cat/1.jpg", "p/cat/a.txt", "p/dog/1.jpg", "p/dog/b.txt", "p/dog/c.TXT", "p/dog/nothing", "p/dog/x.xcf")
+    touch("p/frog/notes.pdf")
+    images, lines = found("p")
+    assert [label for _, label, _ in images] == ["cat", "dog"]
+    assert lines == [
+        "passed over 3 .txt, 1 without an extension, 1 .xcf, 1 .pdf in p; "
+        "not a format that cnnkit reads: convert them to PNG or JPEG",
+        "no image in p/frog: not a class",
+    ]
+
+
+def test_several_folders_make_one_notice(here):
+    """Each is named."""
+    touch("p/cat/1.jpg", "p/cat/a.bin", "q/cat/1.jpg", "q/cat/b.bin")
+    assert found("p", "q")[1] == ["passed over 2 .bin in p, q"]
+
+
+def test_what_nobody_takes_for_an_image_is_not_counted(here):
+    """Hidden files, litter of systems, sidecars, and documents next to class folders."""
+    touch(
+        "p/cat/1.jpg",
+        "p/cat/1.txt",
+        "p/cat/1.jpg.json",
+        "p/cat/1.xmp",
+        "p/cat/1.mov",
+        "p/cat/Thumbs.db",
+        "p/cat/.DS_Store",
+    )
+    touch(
+        "p/cat/desktop.ini",
+        "p/__MACOSX/cat/1.jpg",
+        "p/cat/@eaDir/1.jpg/T.jpg",
+        "p/README.md",
+        "p/labels.csv",
+        "p/LICENSE",
+    )
+    touch("p/split.tsv", "p/augment.tsv", "p/.git/x.jpg")
+    assert found("p") == ([("p/cat/1.jpg", "cat", None)], [])
+
+
+def test_content_decides_in_a_class_folder(here):
+    """Where the name is not an image's; the notice says so. Outside of class folders they are passed over, with the remedy."""
+    draw("p/cat/1.jpg.download", "p/cat/noext", kind="JPEG")
+    draw("p/cat/2.png", "p/loose")
+    images, lines = found("p")
+    assert [path for path, _, _ in images] == ["p/cat/1.jpg.download", "p/cat/2.png", "p/cat/noext"]
+    assert lines == [
+        "read by content, not by name: 1 .download, 1 without an extension, such as p/cat/1.jpg.download; "
+        "passed over 1 without an extension in p; "
+        "images without an image's extension are read in class folders, or when they are named one by one"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.apng", "a.dib", "a.pnm", "a.mpo", "a.JPE", "a.jfif", "a.pgm", "a.avif"])
+def test_every_extension_of_a_format_is_found(here, name):
+    """What can be read when it is named is found in a folder, too."""
+    touch(f"p/cat/{name}")
+    assert found("p") == ([(f"p/cat/{name}", "cat", None)], [])
+
+
+def test_stereo_pairs_are_found_and_read(here):
+    """An MPO file is a JPEG of two; its extension is known."""
+    os.makedirs("p/cat")
+    pair = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pair[0].save("p/cat/stereo.mpo", "MPO", save_all=True, append_images=pair[1:])
+    ((path, label, _),), lines = found("p")
+    assert (label, lines, decode.load(path).getpixel((4, 4))) == ("cat", [], (254, 0, 0))
+
+
+def test_camera_raw_is_not_read_as_its_preview(here):
+    """A TIFF inside; listed with the remedy."""
+    draw("p/cat/1.NEF", kind="TIFF")
+    draw("p/cat/2.png")
+    search = SearchLog()
+    assert len(source.find(["p"], search=search)) == 1
+    assert search.unread == [("p/cat/1.NEF", "camera raw and scanner files are not read: convert them to PNG or JPEG")]
+
+
+def test_only_names_that_claim_no_image_are_opened(here, monkeypatch):
+    """A search stays cheap: of images, nothing is read; of others, one read of a few bytes."""
+    draw("p/cat/1.png", "p/cat/2.png")
+    draw("p/cat/noext")
+    opened = []
+    content = folder_search._content
+    monkeypatch.setattr(folder_search, "_content", lambda path: opened.append(path) or content(path))
+    found("p")
+    assert opened == ["p/cat/noext"]
+
+
+def test_a_folder_without_an_image_says_what_is_in_it(here):
+    """With the remedy, not only what was looked for."""
+    touch("p/cat/1.xcf")
+    with pytest.raises(
+        CnnkitError, match=r"^p: no images in it \(passed over 1 \.xcf; not a format that cnnkit reads: convert"
+    ):
+        source.find(["p"])
+
+
+def test_a_link_to_itself_is_named_when_it_is_read(here):
+    """It ends no search."""
+    touch("p/cat/1.jpg")
+    os.symlink("2.jpg", "p/cat/2.jpg")
+    os.symlink("loop", "p/cat/loop")
+    assert [path for path, _, _ in found("p")[0]] == ["p/cat/1.jpg", "p/cat/2.jpg"]
+
+
+# ---------------------------------------------------------------- splits or classes
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Training", "valid"), ("train", "dev", "holdout"), ("test",)]
+)
+def test_a_split_dataset_has_the_classes_below(here, names):
+    """By every name that trainings know; nothing about it is ambiguous, so nothing is said."""
+    touch(*(f"p/{split}/{label}/1.jpg" for split in names for label in ("cat", "dog")))
+    expected = sorted((f"p/{split}/{label}/1.jpg", label, split) for split in names for label in ("cat", "dog"))
+    assert found("p") == (expected, [])
+
+
+def test_folds_are_splits(here):
+    """As cnn-split --folds -o writes them."""
+    touch(*(f"p/fold{fold}/cat/{fold}.jpg" for fold in range(3)))
+    assert {(label, split) for _, label, split in found("p")[0]} == {("cat", f"fold{fold}") for fold in range(3)}
+
+
+def test_splits_without_class_folders(here):
+    """Images have no class; the notice says how to read the folders as classes."""
+    touch("p/train/1.jpg", "p/test/2.jpg")
+    images, lines = found("p")
+    assert [(label, split) for _, label, split in images] == [(None, "test"), (None, "train")]
+    assert lines == [
+        "p: test/ and train/ are splits whose images have no class; --folders classes takes the folders for classes"
+    ]
+    images, lines = found("p", folders=FolderReading.CLASSES)
+    assert ([(label, split) for _, label, split in images], lines) == ([("test", None), ("train", None)], [])
+
+
+def test_a_class_that_is_called_like_a_split(here):
+    """Next to other classes it is one; the notice says so."""
+    touch("p/car/1.jpg", "p/plane/1.jpg", "p/train/1.jpg")
+    images, lines = found("p")
+    assert [(label, split) for _, label, split in images] == [("car", None), ("plane", None), ("train", None)]
+    assert lines == [
+        "p: train/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+    ]
+
+
+def test_a_folder_next_to_splits_is_not_looked_at(here):
+    """It is named; one without images is not."""
+    touch("p/train/cat/1.jpg", "p/val/cat/1.jpg", "p/wolf/1.jpg", "p/annotations/1.xml")
+    images, lines = found("p")
+    assert [(label, split) for _, label, split in images] == [("cat", "train"), ("cat", "val")]
+    assert lines == [
+        "p: train/ and val/ are taken for splits, wolf/ not looked at; --folders classes takes all of them for classes"
+    ]
+    images, _ = found("p", folders=FolderReading.SPLITS)
+    assert {split for _, _, split in images} == {"train", "val", "wolf"}
+
+
+def test_an_image_between_splits_is_not_lost(here):
+    """It is in no split and has no class."""
+    touch("p/train/cat/1.jpg", "p/val/cat/1.jpg", "p/loose.jpg")
+    assert found("p")[0][0] == ("p/loose.jpg", None, None)
+
+
+def test_nested_folders_name_the_classes(here):
+    """Sites that are taken for classes are seen, and what is done about it works."""
+    touch(*(f"p/site{site}/{label}/1.jpg" for site in (1, 2) for label in ("elm", "oak")))
+    _, lines = found("p")
+    assert lines == [
+        "p: the classes are site1, site2, the folders directly in it; for the folders in those (elm, oak), give p/*/ as sources"
+    ]
+    images, lines = found("p/site1/", "p/site2/")
+    assert ({label for _, label, _ in images}, lines) == ({"elm", "oak"}, [])
+    touch(*(f"p/site1/{number}.jpg" for number in range(5)))
+    assert found("p")[1] == []  # some deeper folders do not matter
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_labels_of_folder_and_manifest_meet(here):
+    """macOS writes NFD, an editor NFC; blanks around a label are left out, and said to be."""
+    touch(f"p/{NFD}/1.jpg", "p/new/1.jpg")
+    with open("l.tsv", "w", encoding="utf-8") as file:
+        file.write(f"path\tlabel\na.jpg\t{NFC}\nb.jpg\tnew \nc.jpg\t \n")
+    images, lines = found("p", "l.tsv")
+    assert [label for _, label, _ in images] == [NFC, "new", NFC, "new", None]
+    assert lines == [
+        f'one class, {NFC}, is written in 2 ways: "{NFD}" (NFD), "{NFC}"',
+        'one class, new, is written in 2 ways: "new", "new "',
+    ]
+
+
+def test_classes_that_differ_in_case(here):
+    """They stay two, with a notice."""
+    touch("p/Cat/1.jpg", "p/cat/1.jpg")
+    images, lines = found("p")
+    assert [label for _, label, _ in images] == ["Cat", "cat"]
+    assert lines == ['classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name']
+
+
+def test_a_split_without_classes_next_to_others(here):
+    """As of a competition, whose test set is one heap: it is told, and the other option would not help."""
+    touch("p/train/cat/1.jpg", "p/train/dog/1.jpg", "p/test/1.jpg")
+    assert found("p")[1] == ["p: test/ is a split whose images have no class"]
+
+
+def test_folders_may_be_nested_deeply(here):
+    """Deeper than Python recurses: the test's own tree is taken down by rm, which does not recurse either."""
+    path = "p/cat" + "/d" * (sys.getrecursionlimit() + 100)
+    try:
+        subprocess.run(["mkdir", "-p", path], check=True)
+        touch(f"{path}/1.jpg")
+        assert found("p")[0] == [(f"{path}/1.jpg", "cat", None)]
+    finally:
+        subprocess.run(["rm", "-rf", "p"], check=True)

@@ -1,0 +1,50 @@
+"""The line for a bug report: what is read from files is what the libraries say of themselves, and GPUs are named."""
+
+import onnxruntime
+import pytest
+import torch
+
+from cnnkit.engine import device, session, versions
+from cnnkit.errors import DeviceError
+
+
+def test_versions_are_the_libraries_own(monkeypatch):
+    """CUDA is that of torch and of ONNX Runtime, though neither is imported for it."""
+    monkeypatch.setattr(device, "driver_version", lambda: None)
+    line = versions.line()
+    assert line.startswith("cnnkit ")
+    assert f", torch {torch.__version__.partition('+')[0]}" in line
+    assert (f"CUDA {torch.version.cuda} (torch)" in line) == (torch.version.cuda is not None)
+    assert (f"CUDA {onnxruntime.cuda_version} (onnxruntime)" in line) == bool(onnxruntime.cuda_version)
+    assert "no NVIDIA driver" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_gpus_and_their_driver_are_named(monkeypatch, works):
+    """And whether ONNX Runtime computes there: it is tried, since a provider that is listed need not load."""
+
+    def attempt():
+        if not works:
+            raise DeviceError("no cuBLAS")
+
+    monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
+    monkeypatch.setattr(device, "gpus", lambda: 2)
+    monkeypatch.setattr(device, "describe", lambda index: f"H{index}00 (compute capability 9.0)")
+    monkeypatch.setattr(session, "try_gpu", attempt)
+    said = "ONNX Runtime's CUDA provider " + ("loads" if works else "does not load (no cuBLAS)")
+    assert (
+        f"driver for CUDA 13.0, H000 (compute capability 9.0), H100 (compute capability 9.0), {said}, Python "
+        in versions.line()
+    )
+
+
+def test_the_trial_computes(monkeypatch):
+    """The network that is tried is a network; here it runs on the CPU."""
+    opened = []
+    real = session.Session
+    monkeypatch.setattr(
+        session, "Session", lambda content, **_: opened.append(real(content, device="cpu")) or opened[0]
+    )
+    session.try_gpu()
+    assert opened[0].outputs == ["y"]
