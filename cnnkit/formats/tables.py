@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.errors import FormatError
 from cnnkit.formats import tsv
 
@@ -83,7 +83,7 @@ def load(
         FormatError: As `parse`.
         OSError: It cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with files.open_text(path) as file:
         folder = os.path.dirname(path)
         yield from parse(
             list(file), name=str(path), required=required, aliases=aliases, folder=folder or ".", check=check
