@@ -130,6 +130,7 @@ def _table(
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
+    from rich.text import Text
 
     written = cell if tight else drawn_cell
     cells = [[printable(written(row[column])) for column in columns] for row in rows]
