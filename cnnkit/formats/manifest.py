@@ -7,6 +7,7 @@ Only `path` is required; further columns are kept out of the way. We write TSV, 
 a column `truth` stands beside `label`, as in `cnn-eval --worst`, it is the label: the other one is a prediction.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +18,20 @@ from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, tables, tsv
 
+log = logging.getLogger("cnnkit")
+
 #: How manifests are called, and lists of paths.
 _MANIFESTS = frozenset({".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json"})
 _LISTS = frozenset({".txt", ".lst"})
 
 _WORDS = ("label", "split", "group", "truth")
-_ALIASES = {"path": tables.PATH_ALIASES, "label": tables.LABEL_ALIASES, "split": (), "group": (), "truth": ()}
+_ALIASES = {
+    "path": tables.PATH_ALIASES,
+    "label": tables.LABEL_ALIASES,
+    "split": ("subset", "partition"),
+    "group": (),
+    "truth": (),
+}
 _COUNTED = re.compile("[0-9]{1,9}")
 
 
@@ -82,12 +91,19 @@ def _row(fields: Mapping[str, str], name: str, *, views: bool = False) -> Manife
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
-    """Refuse predictions: their labels are not true."""
+    """Refuse predictions, as their labels are not true, and name a column that may be a misspelt one of ours."""
     if ("probability" in columns or ("rank" in columns and "label" in columns)) and "truth" not in columns:
         raise FormatError(
             f"{name}: predictions (columns {', '.join(columns[:8])}), not a manifest; cnn-eval measures them, and a table of the "
             "columns path and label alone makes a manifest of what was predicted"
         )
+    lacking = [column for column in ("label", "split", "group") if column not in columns]
+    for column in columns:
+        near = messages.similar(column, lacking, most=1) if column not in _ALIASES else []
+        if near:
+            log.info(
+                "%s: column %s is not read; if it is the %s, call it that", name, messages.printable(column), near[0]
+            )
 
 
 def _check_encoding(fields: Mapping[str, str], name: str, folder: str) -> None:

@@ -1,5 +1,6 @@
 """The manifest of images."""
 
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -151,6 +152,24 @@ def test_the_column_truth_is_the_label(tmp_path):
     """What cnn-eval --worst writes has the wrong prediction in `label`, and the class beside it in `truth`."""
     path = written(tmp_path / "worst.tsv", "path\ttruth\tlabel\tprobability\na.jpg\tcat\tdog\t0.99\n")
     assert manifest.load(path) == [ManifestRow("a.jpg", "cat")]
+
+
+@pytest.mark.parametrize(
+    ("header", "notice"),
+    [
+        ("path,lable", "column lable is not read; if it is the label, call it that"),
+        ("path,labels", "column labels is not read; if it is the label, call it that"),
+        ("path,Splits", "column Splits is not read; if it is the split, call it that"),
+        ("path,subset", "column subset is read as split"),
+        ("path,weight", ""),
+        ("path,label", ""),
+    ],
+)
+def test_a_misspelt_column_is_not_passed_over_silently(tmp_path, caplog, header, notice):
+    """Images without a label would be found much later to have none."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    manifest.load(written(tmp_path / "m.csv", f"{header}\na.jpg,x\n"))
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [notice] * bool(notice)
 
 
 def test_a_list_of_paths_has_no_header_row(tmp_path):
