@@ -2,6 +2,7 @@
 # make test         install, and run lint, types, import rules and all tests that are not marked slow: minutes, on two cores
 # make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: what needs one, what is refused there, and how fast it is
+# make fuzz         damage 10,000 inputs, run the commands on them, and write the counts into docs/reliability.md: hours
 # make clean        remove what quickstart made, and .venv
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope
 # Tests start hundreds of processes: what they import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all test-gpu checks clean
+.PHONY: quickstart test test-all fuzz test-gpu checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -32,6 +33,9 @@ test-gpu: .venv/test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/gpu.py cuda
 	$(BIN)/python benchmarks/train.py
+
+fuzz: .venv/test
+	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
 
 checks: .venv/test
 	$(BIN)/ruff check

@@ -4,8 +4,8 @@ import errno
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 #: What a file can be that is not a regular one.
 _KINDS = {
@@ -19,7 +19,7 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file.
 
     Raises:
@@ -28,7 +28,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     return _opened(path, os.stat(_usable(path)).st_mode)
 
 
-def open_text(path: str | Path) -> BinaryIO:
+def open_text(path: str | Path) -> BufferedReader:
     """Open a file that is read from its beginning to its end: also a pipe that the shell hands over, as `<(...)` does.
 
     Raises:
@@ -39,14 +39,21 @@ def open_text(path: str | Path) -> BinaryIO:
     return open_regular(path)
 
 
-def read_regular(path: str | Path) -> bytes:
+def read_regular(path: str | Path, *, most: int = 1 << 31) -> bytes:
     """Read a regular file whole.
 
+    Args:
+        path: The file.
+        most: Bytes that it may have. A file of holes can be larger than any memory, and take nothing on the disk.
+
     Raises:
-        OSError: As `open_regular`.
+        OSError: As `open_regular`, or it is larger.
     """
     with open_regular(path) as file:
-        return file.read()
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if content is None or len(content) > most:
+        raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", os.fspath(path))
+    return content
 
 
 def check_regular(path: str | Path) -> None:
@@ -70,11 +77,11 @@ def _usable(path: str | Path) -> str:
     except UnicodeEncodeError as error:
         raise OSError(errno.EINVAL, "Not a name that a file can have: half of a surrogate pair", name) from error
     if b"\0" in encoded:
-        raise OSError(errno.EINVAL, "Not a name that a file can have: it holds a NUL", name)
+        raise OSError(errno.EINVAL, "Not a name that a file can have: it holds a null byte", name)
     return name
 
 
-def _opened(path: str | Path, mode: int) -> BinaryIO:
+def _opened(path: str | Path, mode: int) -> BufferedReader:
     _demand_regular(path, mode)
     # It may have become another thing meanwhile
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it

@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one list of fonts for all tests
 
 import numpy as np
 import pytest
@@ -271,6 +272,35 @@ def _forget(request):
         for each in kept:
             each.cache_clear()
         gc.collect()
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes, provider, options; a CPU computes it.
+
+    What comes of it is a CPU's, but all that is decided on the way is as on a GPU.
+    """
+    import onnxruntime
+
+    from cnnkit.engine import device, session
+
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def opening(content, options, *, providers, **words):
+        name, given = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+        asked.append((content, name, given))
+        return real(content, options, providers=["CPUExecutionProvider"], **words)
+
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "driver_version", lambda: (99, 0))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opening)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(session, "check_placement", lambda *_: None)
+    monkeypatch.setattr(session.Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
+    return asked
 
 
 @pytest.fixture

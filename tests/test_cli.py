@@ -1,5 +1,6 @@
 """The manners themselves, on throw-away commands: what every program gets by standing behind `@cli.command`."""
 
+import io
 import json
 import logging
 import os
@@ -11,6 +12,9 @@ import textwrap
 import warnings
 
 import pytest
+from rich.cells import cell_len
+
+from cnnkit.cli import table
 
 HEAD = """
 import os, signal, sys, time, warnings
@@ -319,6 +323,32 @@ def test_a_record_wider_than_the_terminal_is_a_list(program, terminal):
     # The first of several that come slowly is not yet known to have company
     program.write('cli.emit((time.sleep(0.6) or {"a": "b" * 300} for _ in range(2)), as_json)')
     assert [line.strip() for line in strip(terminal(sys.executable, program.path).out).splitlines()].count("a") == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_terminal_cuts_paths_and_breaks_no_word(columns, monkeypatch):
+    """No line is longer than the terminal, of a path the end is kept, and what comes later has the columns of what came first."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(table, "_PIECE", -1)
+    detail = "8 of 256 bits differ, in test and train"
+    rows = [
+        {
+            "level": "warning",
+            "path": f"/a/long/way/to/photos/dogs-vs-cats/cat/cat.{n}.jpg",
+            "other": "日本語の長い名前/写真一.jpg",
+            "detail": detail,
+        }
+        for n in range(3)
+    ]
+    out = io.StringIO()
+    table.draw(iter(rows), out, None)
+    lines = out.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    shown = out.getvalue()
+    assert all(re.search(rf"…\S*/cat\.{n}\.jpg", shown) for n in range(3))
+    assert set(shown.split()) >= set(detail.split())
+    assert len({line.index("warning") for line in lines if "warning" in line}) == 1
+    assert len({line.index("…") for line in lines if ".jpg" in line}) == 1
 
 
 def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
@@ -642,3 +672,14 @@ def test_a_gate_holds_without_a_reader(program):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (4, "cnn-throwaway: accuracy 0.5 is below 0.9\n")
+
+
+@pytest.mark.parametrize("name", ["cnn-predict", "cnn-cam", "cnn-maps"])
+@pytest.mark.parametrize("model", ["head.onnx", "runs/head.pt"])
+def test_a_model_without_its_option_is_seen(run, name, model):
+    """The message says what to write; a command line without a model stays as it was."""
+    outcome = run(name, model, "photo.jpg", status=2)
+    assert (
+        f"missing option '--model' / '-m'; write -m {model} if that is the model, or see {name} --help" in outcome.err
+    )
+    assert "write -m" not in run(name, "photo.jpg", status=2).err

@@ -34,7 +34,7 @@ def special(tmp_path):
         ("folder", "Is a directory"),
         ("loop", "Too many levels of symbolic links"),
         ("missing", "No such file or directory"),
-        ("a\0b", "Not a name that a file can have: it holds a NUL"),
+        ("a\0b", "Not a name that a file can have: it holds a null byte"),
         ("\ud800", "Not a name that a file can have: half of a surrogate pair"),
         (255 * "ä", "File name too long"),
     ],
@@ -59,6 +59,18 @@ def test_a_regular_file_is_read(tmp_path):
     assert files.read_regular(odd) == b"odd"
     with files.open_text(tmp_path / "a") as file:
         assert file.read() == b"content"
+
+
+def test_what_is_too_large_to_be_read_whole_is_refused(tmp_path):
+    """A file of a terabyte of holes takes no disk, and would take all memory."""
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="File too large, at most 2,147,483,648 bytes"):
+        files.read_regular(tmp_path / "holes")
+    (tmp_path / "ten").write_bytes(bytes(10))
+    assert files.read_regular(tmp_path / "ten", most=10) == bytes(10)
+    with pytest.raises(OSError, match="File too large, at most 9 bytes"):
+        files.read_regular(tmp_path / "ten", most=9)
 
 
 def test_what_the_shell_hands_over_is_read(tmp_path):

@@ -62,9 +62,9 @@ OPENERS = {
     "cnnkit.files": "any file that is read, once it is known to be one",
     "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.decode": "an image",
+    "cnnkit.data.folder_search": "the first bytes of what may be an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
     "cnnkit.data.atomic_folder": "a folder that is locked",
-    "cnnkit.engine.runner": "an image, so that the disk does not count",
 }
 #: What reads and writes artefacts of other libraries.
 READERS = {

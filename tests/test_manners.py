@@ -384,6 +384,21 @@ def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
 
 
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate"])
+def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
+    """/dev/zero has no end and no lines; /dev/null is an empty list."""
+    folder, _ = road
+    words = {"cnn-split": ["-", "--ratio", "0.5,0.5"], "cnn-predict": ["-m", "head.onnx", "-"]}.get(name, [])
+    command = shlex.join([name, *words])
+    done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
+    assert (done.out, done.err) == (
+        "",
+        f"{name}: standard input is a device that has no end; pipe a list or a table in\n",
+    )
+    assert "standard input" in shell(f"{command} < /dev/null", cwd=folder, status=1).err
+
+
 @every_command
 def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
     """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""
@@ -596,6 +611,26 @@ def test_every_command_that_decodes_images_can_bound_them(run):
         *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
     }
     assert bounded == set(COMMANDS) - without
+
+
+@pytest.mark.parametrize("name", ["cnn-train", "cnn-train-head", "cnn-finetune"])
+def test_a_class_that_is_not_utf8_is_refused_before_the_training(name, road, run_in):
+    """Rather than by cnn-export, when the training is over."""
+    folder, _ = road
+    odd = os.fsdecode(b"b\xff")
+    make_images(folder / "odd")
+    (folder / "odd" / "blue").rename(folder / "odd" / odd)
+    words = {"cnn-train": ["odd", *NET], "cnn-finetune": ["head.pt", "odd"], "cnn-train-head": ["odd.npy"]}[name]
+    try:
+        if name == "cnn-train-head":
+            run_in(folder, "cnn-extract", "odd", "-o", "odd.npy", *BACKBONE)
+        done = run_in(folder, name, *words, "-o", "odd.pt", status=1)
+        assert not (folder / "odd.pt").exists()
+    finally:
+        shutil.rmtree(folder / "odd")
+    assert done.err.splitlines()[-1] == (
+        f'{name}: class "b\\xff": the name is not UTF-8; rename its folder, or name the class in a manifest'
+    )
 
 
 # ---------------------------------------------------------------- being stopped

@@ -42,11 +42,11 @@ def main(
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
-    if not verify and (split is not None or null):
-        raise UsageError("--split and --null say which pictures; give them with --verify SOURCE")
+    if not verify and (split is not None or null or folders is not None):
+        raise UsageError("--split, --folders and --null say which pictures; give them with --verify SOURCE")
     if not verify and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
-    images = cli.images(verify, split=split, null=null, folders=folders) if verify else None
+    images = cli.images(verify, split=split, null=null, folders=folders, labels=False) if verify else None
     config = config.checked(model, output, verifies=images is not None)
 
     from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out

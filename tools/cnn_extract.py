@@ -66,7 +66,7 @@ def main(
     if stats and any(source.endswith(".npy") for source in sources or []):
         named = dict.fromkeys(given(spec, config), True)
         _refuse(
-            not_kept | {"--bench": bench} | named | {"--split": split, "--null": null},
+            not_kept | {"--bench": bench} | named | {"--split": split, "--folders": folders, "--null": null},
             "--stats of features that exist extracts nothing",
         )
         _print_stats(sources or [], as_json)

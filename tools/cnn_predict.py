@@ -54,12 +54,11 @@ def main(
 
     found = None
     if feature_input.are_feature_files(sources):
-        if config.jobs is not None or null:
-            raise UsageError(
-                f"features are not decoded, and no list of them is read; drop {'--null' if config.jobs is None else '--jobs'}"
-            )
+        unused = {"--jobs": config.jobs is not None, "--null": null, "--folders": folders is not None}
+        if word := next((word for word, used in unused.items() if used), None):
+            raise UsageError(f"features are not decoded, and no list or folder of them is read; drop {word}")
         found = feature_input.find(sources or [], split=split)
-    images = cli.images(sources, split=split, null=null, folders=folders) if found is None else []
+    images = cli.images(sources, split=split, null=null, folders=folders, labels=False) if found is None else []
     make_copies = None
     if config.needs_torch_views:
         from cnnkit.infer import torch_views

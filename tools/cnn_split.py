@@ -1,6 +1,6 @@
 """cnn-split: from a folder of images to training, validation and test.
 
-What it reads (the first folder is the class, deeper ones do not matter, hidden files are ignored):
+What it reads (the first folder is the class, or the split if it is called train, val, test; deeper ones do not matter):
 
     photos/cat/1.jpg
     photos/cat/indoors/2.JPG
@@ -39,8 +39,8 @@ def main(
     """Split pictures into parts without leaks.
 
     Prints a manifest: path, label, split, and group where there are groups; paths as seen from the current folder. Every class has its
-    share in every part, to the picture. Files that are the same byte for byte stay in one part. Files that are broken, empty or not
-    what their extension says are named and left out.
+    share in every part, to the picture. Files that are the same byte for byte stay in one part. Files that are broken or empty are
+    named and left out; the content decides what an image is, not its extension. A folder that is split already is split again as a whole.
 
     The same pictures and the same seed give the same split, whatever the files are called and in whatever order they lie.
 

@@ -53,8 +53,10 @@ def _next(report: CheckReport, named: str, *, splits: set[str], fixed: bool) -> 
 
 
 def _step(report: CheckReport, named: str, splits: set[str], *, fixed: bool) -> str:
-    if "train" in splits:
-        return f"cnn-extract {named} --split train -o train.npy"
+    if (
+        train := next((split for split in sorted(splits) if split.lower() in split_names.TRAIN_NAMES), None)
+    ) is not None:
+        return f"cnn-extract {named} --split {shlex.quote(train)} -o train.npy"
     if splits:
         return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(splits)} -o {min(splits)}.pt"
     near = " --near" if any(pair.kind is FindingKind.ALIKE for pair in report.pairs) and not fixed else ""

@@ -31,6 +31,7 @@ from cnnkit.cli.streams import (
     terminated_like_interrupted,
 )
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
 
@@ -107,8 +108,10 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         return status or 0
 
     def program(argv: Sequence[str] | None = None) -> NoReturn:
+        words = sys.argv[1:] if argv is None else argv
         with standard_streams():
-            status = _guarded(name, lambda: run(argv), remedies=flags)
+            cache.keep_inside()
+            status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
         sys.exit(status)
 
     return program
@@ -190,13 +193,14 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
         declared[:] = [*others[: places[-1]], own, *others[places[-1] :]]
 
 
-def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = ()) -> int:
+def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = (), words: Sequence[str] = ()) -> int:
     """Run, and turn whatever comes out into an exit status and at most one line.
 
     Args:
         name: The command's.
         call: Its work.
         remedies: The options that it has, for advice.
+        words: Of the command line, for advice.
     """
     try:
         status = call()
@@ -236,7 +240,8 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
             return found.exit_status
         _drop_unrelated(error)
         if not rank():
-            complain(name, f"{_plain(format_message().rstrip('.'))}; see {name} --help")
+            message = _plain(format_message().rstrip("."))
+            complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
         return 2
     return status
 
@@ -255,6 +260,15 @@ def _interrupted(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+_MODEL_MISSING = "missing option '--model'"
+
+
+def _model_among(words: Sequence[str]) -> str:
+    """Propose the option for a model that stands on the command line without it."""
+    model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
+    return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
 def _speaker(name: str) -> str:

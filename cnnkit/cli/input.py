@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def images(
     null: bool = False,
     folders: FolderReading | None = None,
     search: "SearchLog | None" = None,
+    labels: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images that the words on the command line name.
 
@@ -34,6 +36,7 @@ def images(
         null: The list on standard input is separated by NUL.
         folders: What the folders in a folder are; by default their names say.
         search: Hears what the notices say of the search.
+        labels: They matter to the command; else the notices do not speak of classes.
 
     Returns:
         A sequence, or for standard input an iterator that reads as it is asked.
@@ -46,11 +49,24 @@ def images(
 
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
-    stdin = sys.stdin.buffer if sys.stdin else None
-    heard = search_log.SearchLog() if search is None else search
+    stdin = _stdin() if "-" in (sources or ["-"]) else None
+    heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return search_log.said(found, heard)
+
+
+def _stdin() -> BinaryIO:
+    """Give standard input as bytes.
+
+    Raises:
+        UsageError: It is a device like /dev/zero, which has neither lines nor an end.
+    """
+    with contextlib.suppress(OSError, ValueError):  # no descriptor: a test's
+        opened = os.fstat(sys.stdin.fileno())
+        if stat.S_ISCHR(opened.st_mode) and not sys.stdin.isatty() and opened.st_rdev != os.stat(os.devnull).st_rdev:
+            raise UsageError("standard input is a device that has no end; pipe a list or a table in")
+    return sys.stdin.buffer
 
 
 @contextlib.contextmanager
@@ -74,7 +90,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
         return
     if path is None:
         refuse_terminal(f"a file of {what}", "them")
-    yield sys.stdin.buffer, "standard input"
+    yield _stdin(), "standard input"
 
 
 def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[BinaryIO, str]]:
@@ -126,8 +142,8 @@ def truth(
                 raise UsageError(f"{path} is given as predictions and as their truth; name a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
         return matching.Truth(images([source], split=split, folders=folders), name=name)
-    if split is not None or complete:
-        raise UsageError("--split and --complete speak of a list of pictures; give one with --truth")
+    if split is not None or complete or folders is not None:
+        raise UsageError("--split, --folders and --complete speak of a list of pictures; give one with --truth")
     return matching.FolderTruth()
 
 

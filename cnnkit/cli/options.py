@@ -31,7 +31,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A picture, a folder (label = the folder directly below it), a manifest (.tsv, .csv or .jsonl), a list of paths "
+        help="A picture, a folder of class folders (also in train/, val/, test/), a manifest (.tsv, .csv or .jsonl), a list of paths "
         "(.txt), or - for a list on standard input.",
     ),
 ]
@@ -59,7 +59,11 @@ Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_opt
 Batch = Annotated[int, typer_option(option_of("batch", int, batch_option()))]
 Errors = Annotated[
     Path | None,
-    typer.Option("--errors", metavar="FILE", help="Also write skipped pictures and their reasons here, as TSV."),
+    typer.Option(
+        "--errors",
+        metavar="FILE",
+        help="Also write skipped pictures, and images that a search of folders did not take, with their reasons here, as TSV.",
+    ),
 ]
 #: Of commands that follow gradients through a network.
 DifferentiableModel = Annotated[

@@ -67,7 +67,8 @@ class _Help(_Output):
 
 
 def _text(raw: _Output, *, encoding: str = "utf-8", errors: str = "surrogateescape") -> TextIO:
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, newline="\n", line_buffering=True)
+    buffered = io.BufferedWriter(raw)  # type: ignore[type-var] # its stub asks for more than it uses
+    return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="\n", line_buffering=True)
 
 
 @contextlib.contextmanager
@@ -221,7 +222,7 @@ def notices(name: str, *, level: int) -> Generator[None]:
     logger.setLevel(level)
     logger.propagate = False
     if not sys.warnoptions:  # what other libraries log is for their developers, as their warnings are
-        logging.lastResort = None
+        logging.lastResort = logging.NullHandler()
     try:
         yield
     finally:

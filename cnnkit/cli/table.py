@@ -9,7 +9,10 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 from cnnkit.cli.escaping import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
 
 def as_mapping(record: Any) -> Mapping[str, Any]:  # noqa: ANN401 - any dataclass or mapping
@@ -52,7 +55,7 @@ def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence
 
 #: While records still come, a terminal gets them in pieces this many seconds apart.
 _PIECE = 0.5
-#: Columns of text up to this width are never folded.
+#: Columns of text up to this width are never folded, unless the terminal is too narrow even so: then up to half of it.
 _LONGEST_WHOLE = 24
 
 
@@ -82,12 +85,16 @@ def _draw_piece(
     from rich.measure import Measurement
 
     console = Console(file=out, highlight=False)
-    for tight in (False, True):
-        table, here = _table(rows, columns, widths, tight=tight)
+    for tight, longest in ((False, _LONGEST_WHOLE), (True, _LONGEST_WHOLE), (True, _LONGEST_WHOLE // 2)):
+        table, here = _table(rows, columns, widths, tight=tight, longest=longest)
         least = Measurement.get(console, console.options.update(width=10_000), table).minimum
         if least <= console.width:
             break
     console.width = max(console.width, least)
+    foldable = {place: column for place, column in enumerate(columns) if not table.columns[place].no_wrap}
+    shares = _shared({place: here[column] - longest for place, column in foldable.items()}, console.width - least)
+    for place, column in foldable.items():
+        here[column] = table.columns[place].width = longest + shares[place]
     if title and not widths:
         console.print(printable(title), style="bold", markup=False)
     console.print(table)
@@ -112,9 +119,14 @@ def _listed(row: Mapping[str, Any], out: TextIO, columns: Sequence[str]) -> bool
 
 
 def _table(
-    rows: list[Mapping[str, Any]], columns: Sequence[str], widths: dict[str, int], *, tight: bool
+    rows: list[Mapping[str, Any]],
+    columns: Sequence[str],
+    widths: dict[str, int],
+    *,
+    tight: bool,
+    longest: int = _LONGEST_WHOLE,
 ) -> tuple["Table", dict[str, int]]:
-    """Lay out rows; `tight` leaves out what can be spared where the terminal is narrow."""
+    """Lay out rows; `tight` leaves out what can be spared where the terminal is narrow, texts are `longest` wide at least."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -137,18 +149,61 @@ def _table(
     )
     for column in columns:
         numeric = any(isinstance(row[column], int | float) for row in rows)
-        # Half a number on the next line is another number, and half a name is none; a long path may be folded
-        whole = numeric or here[column] <= _LONGEST_WHOLE
+        # Half a number on the next line is another number, and half a name is none; a long path may be cut
+        whole = numeric or here[column] <= longest
         table.add_column(
             Text(headers[column]),
             justify="right" if numeric else "left",
             vertical="bottom",
             overflow="fold",
             no_wrap=whole,
-            min_width=here[column] if whole else _LONGEST_WHOLE,
-            width=here[column] if widths else None,
+            min_width=here[column] if whole else longest,
+            width=here[column] if widths and whole else None,
         )
     for row, line in zip(rows, cells, strict=True):
         style = "bold" if row.get("kind") == "total" else ""
-        table.add_row(*(Text(cell, style=style) for cell in line))
+        table.add_row(*(_Cell(text, style, longest) for text in line))
     return table, here
+
+
+def _shared(wanted: Mapping[int, int], spare: int) -> dict[int, int]:
+    """Share out what is spare, as equally as what is wanted allows."""
+    given: dict[int, int] = {}
+    for place in sorted(wanted, key=lambda place: wanted[place]):
+        given[place] = min(wanted[place], spare // (len(wanted) - len(given)))
+        spare -= given[place]
+    return given
+
+
+class _Cell:
+    """A text that folds between words; a word wider than its column, such as a path, is cut at its beginning."""
+
+    def __init__(self, text: str, style: str, longest: int) -> None:
+        self._text, self._style, self._longest = text, style, longest
+
+    def __rich_console__(self, _console: "Console", options: "ConsoleOptions") -> Iterator["Text"]:
+        from rich.text import Text
+
+        words = [_shortened(word, options.max_width) for word in self._text.split(" ")]
+        yield Text(" ".join(words), style=self._style, overflow="fold")
+
+    def __rich_measure__(self, console: "Console", options: "ConsoleOptions") -> "Measurement":
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+
+        del console, options
+        whole = cell_len(self._text)
+        return Measurement(min(whole, self._longest), whole)
+
+
+def _shortened(word: str, width: int) -> str:
+    """Keep the end of a word that is too wide, of a path from a folder on if that leaves half of the width."""
+    from rich.cells import cell_len
+
+    if cell_len(word) <= width:
+        return word
+    kept = word
+    while cell_len(kept) > width - 1:
+        kept = kept[1:]
+    _, slash, rest = kept.partition("/")
+    return f"…{slash}{rest}" if slash and 2 * cell_len(rest) >= width else f"…{kept}"

@@ -33,9 +33,12 @@ def labelled_images(
         refuse_terminal("a folder or a manifest", "a manifest")
     stdin = sys.stdin.buffer if sys.stdin else None
     heard = search_log.SearchLog(unread=current().passed_over)
-    found = train_val.find(sources or ["-"], val or [], hold_out=hold_out, stdin=stdin, folders=folders, search=heard)
-    heard.say()
-    return found
+    try:
+        return train_val.find(
+            sources or ["-"], val or [], hold_out=hold_out, stdin=stdin, folders=folders, search=heard
+        )
+    finally:  # how folders were read may be what was wrong
+        heard.say()
 
 
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record

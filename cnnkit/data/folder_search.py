@@ -54,29 +54,43 @@ def scan(root: str, *, deep: bool = True) -> Scan:
     found = Scan()
     files, folders = _listed(root)
     _sort_out(root, files, found, class_folder=False)
-    above = (os.path.realpath(root),)
+    above = frozenset({_identity(root)})
     for name in folders if deep else ():
         before = len(found.images)
-        _scan_below(os.path.join(root, name), above, found)
+        for folder, below in _below(os.path.join(root, name), above):
+            _sort_out(folder, below, found, class_folder=True)
         if len(found.images) == before:
             found.empty.append(name)
     return found
 
 
 def first_folder(path: str, root: str) -> str | None:
-    """Name the folder directly below `root` that a path lies in; None where it lies in `root` itself."""
-    first, *deeper = os.path.relpath(path, root).split(os.sep)
-    return first if deeper else None
+    """Name the folder directly below `root` that a path, which begins with `root`, lies in; None where it lies in `root` itself."""
+    first, separator, _ = path[len(os.path.join(root, "")) :].partition(os.sep)
+    return first if separator else None
 
 
-def _scan_below(folder: str, above: tuple[str, ...], found: Scan) -> None:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    files, folders = _listed(folder)
-    _sort_out(folder, files, found, class_folder=True)
-    for name in folders:
-        _scan_below(os.path.join(folder, name), (*above, real), found)
+def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
+    """Give a folder and all below it with their files, in the order of their names; not those that a link leads back up to.
+
+    Args:
+        folder: The folder.
+        above: What it lies in, by device and number on it.
+    """
+    waiting = [(folder, above)]
+    while waiting:
+        folder, above = waiting.pop()
+        own = _identity(folder)
+        if own in above:
+            continue
+        files, folders = _listed(folder)
+        yield folder, files
+        waiting += [(os.path.join(folder, name), above | {own}) for name in reversed(folders)]
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
@@ -203,19 +217,9 @@ def _holds_image(folder: str) -> bool:
     """Look for a file with an image's extension, no further than the first."""
     return any(
         image_formats.extension_of(name) in image_formats.EXTENSIONS
-        for _, name in _walked(folder, (os.path.realpath(folder),))
+        for _, files in _below(folder, frozenset())
+        for name in files
     )
-
-
-def _walked(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    files, folders = _listed(folder)
-    for name in files:
-        yield folder, name
-    for name in folders:
-        below = os.path.join(folder, name)
-        real = os.path.realpath(below)
-        if real not in above:
-            yield from _walked(below, (*above, real))
 
 
 def _and(names: list[str]) -> str:

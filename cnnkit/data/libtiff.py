@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from PIL import Image
+from PIL import _imaging
 
 
 class _Counted(threading.local):
@@ -41,7 +41,7 @@ def _quiet() -> Any:  # noqa: ANN401 - what keeps the function that C calls aliv
 
     handler = kind(count)
     with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetErrorHandler.restype = library.TIFFSetWarningHandler.restype = ctypes.c_void_p
         library.TIFFSetErrorHandler(handler)
         library.TIFFSetWarningHandler(None)

@@ -20,11 +20,14 @@ _NAMED = 5
 class SearchLog:
     """Collects over all sources of a command; `say` logs it.
 
-    `unread` are the files that were passed over though they are images: path and what can be done.
+    `unread` are the files that were passed over though they are images: path and what can be done. Where `labels` do not matter to the
+    command, nothing is said of classes.
     """
 
+    labels: bool = True
     unread: list[tuple[str, str]] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
+    depths: list[str] = field(default_factory=list)
     empty: list[tuple[str, str]] = field(default_factory=list)  # class folder without an image, what is in it
     by_content: list[str] = field(default_factory=list)
     forms: defaultdict[str, set[str]] = field(
@@ -50,17 +53,20 @@ class SearchLog:
         self._passed[whole] += scanned.passed
         self.unread += scanned.unread
         self.by_content += scanned.by_content
+        unread: defaultdict[str | None, list[tuple[str, str]]] = defaultdict(list)
+        for path, reason in scanned.unread:
+            unread[first_folder(path, root)].append((path, reason))
         for name in scanned.empty:
-            folder = os.path.join(root, name)
-            inside = [(path, reason) for path, reason in scanned.unread if path.startswith(os.path.join(folder, ""))]
-            kinds = Counter(os.path.splitext(path)[1] for path, _ in inside)
-            self.empty.append((folder, "; ".join([_counted(kinds), inside[0][1]]) if inside else ""))
-        self.readings += _about_depth(root, scanned.images)
+            kinds = Counter(os.path.splitext(path)[1] for path, _ in unread[name])
+            there = "; ".join([_counted(kinds), unread[name][0][1]]) if kinds else ""
+            self.empty.append((os.path.join(root, name), there))
+        self.depths += _about_depth(root, scanned.images)
 
     def add(self, other: "SearchLog") -> None:
         """Take what another search has to tell."""
         self.unread += other.unread
         self.readings += other.readings
+        self.depths += other.depths
         self.empty += other.empty
         self.by_content += other.by_content
         for label, written in other.forms.items():
@@ -88,6 +94,11 @@ class SearchLog:
         """Give the notices."""
         yield from dict.fromkeys(self.readings)
         yield from self._about_passed()
+        if self.labels:
+            yield from self._about_classes()
+
+    def _about_classes(self) -> Iterator[str]:
+        yield from dict.fromkeys(self.depths)
         if self.empty:
             named = ", ".join(f"{folder}{f' ({there})' if there else ''}" for folder, there in self.empty[:_NAMED])
             more = f" and {len(self.empty) - _NAMED} more" if len(self.empty) > _NAMED else ""

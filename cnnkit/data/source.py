@@ -114,7 +114,7 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            splits = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:8])
+            splits = ", ".join(folder_search.subfolders(folder)[:8])
             raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
         return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
@@ -139,10 +139,8 @@ def _about_unlabelled(folder: str, images: Sequence[ImageFile]) -> Iterator[str]
     bare = sorted({image.split for image in images if image.split is not None} - labelled)
     if bare:
         names = " and ".join(f"{name}/" for name in bare)
-        yield (
-            f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class; "
-            "--folders classes takes the folders for classes"
-        )
+        instead = "" if labelled else "; --folders classes takes the folders for classes"
+        yield f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class{instead}"
 
 
 def _found(
@@ -207,6 +205,8 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         return
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
+    if not null:
+        tables.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:

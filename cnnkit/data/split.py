@@ -351,9 +351,12 @@ def _check_labels(images: Sequence[ImageFile]) -> None:
         )
     elif bare:
         others = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
-        raise CnnkitError(
-            f"{bare[0]}{others} has no class, but other pictures have; put it into a class's folder or remove it"
-        )
+        splits = sorted({image.split for image in images if image.split is not None and image.label is not None})
+        apart = not {image.split for image in images if image.label is None} & {*splits, None}
+        remedy = "put it into a class's folder or remove it"
+        if splits and apart:
+            remedy = f"take a split that has classes, with --split {splits[-1]}"
+        raise CnnkitError(f"{bare[0]}{others} has no class, but other pictures have; {remedy}")
 
 
 def _about_own_splits(images: Sequence[ImageFile]) -> list[str]:

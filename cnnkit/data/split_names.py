@@ -34,12 +34,12 @@ def is_fold(name: str) -> bool:
 def held_out_split(image: "ImageFile") -> str | None:
     """Name the split that holds an image out, if one does: an augmented copy of it would measure something else.
 
-    A split that is given counts alone. Else it is looked for in the names of folders, since `cv/val` can be read by itself, and a
-    folder of splits as one of classes:
+    A split that is given counts alone: a search of folders gives it where they are splits. Else it is looked for in the folders above,
+    since `cv/val` can be read by itself. A class that is called test is a class:
 
         cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it
         cv/val/1.jpg        no label        val: it lies in it
-        cv/test/cat/1.jpg   label test      test
+        cv/test/1.jpg       label test      none
     """
     if image.split is not None:
         return image.split if image.split.lower() in HELD_OUT_NAMES else None
@@ -47,6 +47,4 @@ def held_out_split(image: "ImageFile") -> str | None:
     above = [
         folders[place - 1] for place, name in enumerate(folders) if place and class_names.normal(name) == image.label
     ]
-    return next(
-        (name for name in (image.label, *(above or folders[-1:])) if name and name.lower() in HELD_OUT_NAMES), None
-    )
+    return next((name for name in above or folders[-1:] if name.lower() in HELD_OUT_NAMES), None)

@@ -300,6 +300,23 @@ def split_named(name: str) -> str | None:
     return VAL if low in split_names.VALIDATION_NAMES else TRAIN if low in split_names.TRAIN_NAMES else None
 
 
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Give the classes of a training in their order.
+
+    Raises:
+        CnnkitError: A name is not UTF-8: no exported network could hold it.
+    """
+    classes = tuple(sorted(set(labels)))
+    for label in classes:
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            raise CnnkitError(
+                f'class "{label}": the name is not UTF-8; rename its folder, or name the class in a manifest'
+            ) from error
+    return classes
+
+
 def _refuse_empty(search: SearchLog, *, below: str | None = None) -> None:
     """Refuse a class without an image: its name would be no class of the network's, and nothing would show it.
 
@@ -323,7 +340,7 @@ def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
                 "put pictures into a folder a class, or give a manifest with a column label"
             )
         labels.add(image.label)
-    return tuple(sorted(labels))
+    return in_order(labels)
 
 
 def check_classes(train: Sequence[str], val: Sequence[str], *, split: str, train_name: str = TRAIN) -> None:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ from cnnkit.formats.manifest import ManifestRow
 SPLIT_MANIFEST = "split.tsv"
 
 _MOVES = ".moves.tsv"
+_HALF_COPY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _RESERVED = (SPLIT_MANIFEST, _MOVES)
 _COLUMNS = ("from", "path", "label", "split", "group")
 
@@ -233,7 +235,7 @@ def write(
                     raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
             _check_places(folder, places)
             if force:
-                _remove(folder, left)
+                _remove(folder, left | _half_copies(folder, {row.split for row in rows if row.split}))
             listed = [
                 ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)
             ]
@@ -388,6 +390,17 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
         if not path.is_symlink() and not _lies_elsewhere(path, elsewhere):
             raise CnnkitError(f"{path} lies nowhere else and would be lost; move it away or choose another folder")
     return left
+
+
+def _half_copies(folder: Path, splits: Iterable[str]) -> set[Path]:
+    """Find what a run that was killed left while it copied an image; who holds the folder's lock knows that nobody writes them."""
+    lies_inside = inside(folder)
+    found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
+    return {
+        path
+        for path in found
+        if _HALF_COPY.fullmatch(path.name) and lies_inside(os.path.relpath(path, folder)) and not path.is_symlink()
+    }
 
 
 def _remove(folder: Path, left: set[Path]) -> None:

@@ -11,8 +11,8 @@ import onnxruntime
 
 from cnnkit.errors import FormatError
 
-#: The share of the machine's memory that such networks may take together.
-_SHARE = 0.5
+#: The share of the machine's memory that such networks may take together, and the most: a batch that needs more is cut.
+_SHARE, _MOST = 0.5, 2**33
 
 #: Seconds that one batch may take in a network whose parts go round as often as a value says.
 LONGEST = 20.0
@@ -27,7 +27,8 @@ def cap_memory(options: onnxruntime.SessionOptions) -> None:
 @functools.cache
 def _register() -> None:
     """Register the capped memory, once a process."""
-    most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _SHARE) if hasattr(os, "sysconf") else 2**32
+    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else _MOST
+    most = min(_MOST, int(here * _SHARE))
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )

@@ -67,7 +67,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
     if spec.backbone is not None and spec.backbone.endswith(".onnx"):
         return _from_onnx(spec)
     kept = cache.folder("bases") / cache_name(spec)
-    if kept.is_file():
+    if cache.is_intact(kept):
         model = onnx_model.load(kept)
         # Without its weights no head could be trained on its features: then it is made again, and they are kept again
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
@@ -76,9 +76,9 @@ def get(spec: BackboneSpec) -> OnnxModel:
 
     module, header = torch_backbone.build_extractor(spec)
     same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
-    if not same.is_file():
+    if not cache.is_intact(same):
         log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent.parent)
-        onnx_model.save(same, torch_backbone.export_backbone(module, header))
+        cache.keep(same, torch_backbone.export_backbone(module, header))
     _link(same, kept)
     return onnx_model.load(kept)
 

@@ -12,6 +12,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
+from cnnkit.messages import printable
 
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
@@ -46,10 +47,14 @@ class OnnxNetwork:
             FormatError: More than one input, or one that is not numeric.
         """
         if len(session.inputs) != 1:
-            raise FormatError(f"{name}: takes {len(session.inputs)} inputs ({', '.join(session.inputs)}), expected one")
+            raise FormatError(
+                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(printable, session.inputs))}), expected one"
+            )
         ((self.input, (kind, shape)),) = session.inputs.items()
         if kind not in _DTYPES:
-            raise FormatError(f"{name}: its input {self.input} is {kind}, expected one of {', '.join(_DTYPES)}")
+            raise FormatError(
+                f"{name}: its input {printable(self.input)} is {kind}, expected one of {', '.join(_DTYPES)}"
+            )
         self.name, self.session = name, session
         self.dtype = _DTYPES[kind]
         self.shape = tuple(size if isinstance(size, int) else None for size in shape)

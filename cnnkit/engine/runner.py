@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.decode import Original
@@ -274,7 +275,7 @@ def measure(
     # The disk's cache is warmed, or the first of two measurements would be the slower one
     for image in images:
         with contextlib.suppress(OSError):
-            Path(image.path).read_bytes()
+            files.read_regular(image.path)
 
     count = computed = 0
     decoding = computing = overlapped = 0.0

@@ -38,7 +38,7 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
     """
     measures: tuple[str, ...] = LOWER_IS_BETTER if lower_is_better else HIGHER_IS_BETTER
     others: tuple[str, ...] = HIGHER_IS_BETTER if lower_is_better else LOWER_IS_BETTER
-    bounds = {}
+    bounds: dict[str, float] = {}
     for word in words:
         name, _, number = class_names.normal(word).rpartition("=")
         kind = f"{name.partition(':')[0]}:CLASS" if ":" in name else name

@@ -201,6 +201,9 @@ def match_each(
 def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
     """Give the classes of the truth and of the predictions, sorted; those of the truth alone where the two share none."""
     predicted = {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
+    several = any(len(image.labels) > 1 for found, _ in collected for image in found.values())
+    if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
+        log.warning("no prediction names %s, which %s %s", messages.shortened(unheard, 8), truth.name, truth.verb)
     beyond = sorted(predicted - truth.labels)
     if not beyond or not predicted & truth.labels:
         return tuple(sorted(truth.labels))

@@ -58,7 +58,7 @@ class TorchCam:
         if not layer.is_spatial:
             raise UsageError(
                 f"{layer.name} of {network.name} answers with {'x'.join(map(str, layer.shape))}, which has no height and "
-                f"width; the last layer that has is {network.last_spatial().name}"
+                f"width; the last layer that has is {network.last_map().name}"
             )
         if contrast and not METHODS[method].uses_gradients:
             raise UsageError(

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnkit.choices import Precision
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
@@ -81,7 +82,8 @@ class TorchFeatureMaps:
         """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
         device = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)
-        with subgraph.mode(part, training=False), torch.no_grad():
+        strict = torch_device.multiplying_in(Precision.FLOAT32, device)
+        with subgraph.mode(part, training=False), torch.no_grad(), strict:
             found: tuple[Tensor, ...] = part(self.network.normalise(torch.tensor(image[None], device=device)))
         return [
             layer_graph.as_maps(layer.node, output)[0].float().cpu().numpy()

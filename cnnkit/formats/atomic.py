@@ -202,7 +202,8 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
             yield file
         return
     target = Path(os.path.realpath(path))  # a symbolic link keeps pointing; what it points to is replaced
-    descriptor = beside = None
+    descriptor: int | None = None
+    beside: Path | None = None
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else None
         _remove_left(target)
@@ -212,6 +213,7 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
             if not (lock(descriptor) and is_the_file(descriptor, beside)):  # another run took it for one that was left
                 os.close(descriptor)
                 descriptor = None
+        assert beside is not None
         with os.fdopen(descriptor, "wb") as file:
             if mode is not None:
                 beside.chmod(mode)  # once more, past the umask

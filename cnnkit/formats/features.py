@@ -114,11 +114,11 @@ def load_values(path: str | Path) -> NDArray[Any]:
         raise
     except Exception as error:  # numpy parses the header as Python and raises whatever it stumbles over
         raise FormatError(f"{path}: no plain array of numbers, or cut short; features come from cnn-extract") from error
-    if values.ndim not in (2, 4) or values.dtype.kind != "f":
+    if values.ndim not in (2, 4) or values.dtype.kind != "f" or values.dtype.itemsize not in (2, 4, 8):
         raise FormatError(
             f"{path}: found {values.dtype} of shape {values.shape}, expected float (N, D) or (N, C, H, W)"
         )
-    return values
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def check_neighbours(path: str | Path) -> None:

@@ -24,7 +24,7 @@ LONGEST = 1 << 24
 LARGEST_SIDE = 4096
 
 # What a header holds at most.
-_MOST_VALUES, _DEEPEST = 1_000_000, 20
+_MOST_VALUES, _DEEPEST = 200_000, 20
 
 #: How red, green and blue make one grey channel: the luma of ITU-R BT.601, as Pillow's mode L has it.
 LUMA = (0.299, 0.587, 0.114)
@@ -174,6 +174,8 @@ class Header:
             found = msgspec.convert(record, _HeaderFile)
         except msgspec.ValidationError as error:
             raise FormatError(f"{name}: broken cnnkit header ({_explained(error, record)}); {remedy}") from error
+        except UnicodeError as error:  # such a class name is fine, such a word is not
+            raise FormatError(f"{name}: broken cnnkit header (a field that is not UTF-8); {remedy}") from error
         return cls(
             kind=found.kind,
             classes=found.classes,
@@ -196,7 +198,9 @@ _Resize = Annotated[int, Meta(ge=1, le=2 * LARGEST_SIDE)]
 _Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
 _Std = Annotated[float, Meta(ge=1e-12, le=1e6)]
 _Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
-_Notation = Annotated[str, Meta(min_length=1, max_length=100_000)]
+_Notation = Annotated[
+    str, Meta(min_length=1, max_length=100_000, pattern=r"^\s*[^@\s]")
+]  # not @FILE: a file names no other file
 _Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # it becomes the name of a file
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -249,6 +253,14 @@ class _HeaderFile(msgspec.Struct):
             raise ValueError(f"classes names {_shown(twice)} twice")
 
 
+_CHOICES: dict[str, type[StrEnum]] = {
+    "kind": ArtefactKind,
+    "fit": Fit,
+    "interpolation": Interpolation,
+    "pool": Pool,
+}
+
+
 def _remedy(kind: ArtefactKind | None) -> str:
     return f"make one with {_MADE_BY[kind]}" if kind else "was it made by cnnkit?"
 
@@ -290,6 +302,9 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
             return f"{path}: {reason}"
     if not path:
         return reason
+    choices = _CHOICES.get(path.rpartition(".")[2])
+    if choices is not None and reason.startswith("Invalid enum value"):
+        reason = f"expected one of {', '.join(choices)}"
     return f"{path}: {reason[:1].lower()}{reason[1:]}, found {_shown(found)}"
 
 

@@ -1,5 +1,6 @@
 """The training history next to a model, `head.csv` next to `head.pt`: one row an epoch, flushed as it happens."""
 
+import csv
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,24 @@ from cnnkit import files
 from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic
+
+#: What other programs call the columns, in lower case: Keras' CSVLogger, ultralytics' results.csv, Lightning's CSVLogger, timm's
+#: summary.csv. The first one that a file has is taken.
+_OTHER_NAMES = {
+    "train_loss": ("loss", "train/loss", "train_loss_epoch", "training_loss"),
+    "train_accuracy": (
+        *("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy"),
+        *("train_acc", "train/acc", "train/accuracy", "train_acc_epoch", "train_accuracy_epoch"),
+    ),
+    "val_loss": ("val/loss", "valid_loss", "validation_loss", "eval_loss"),
+    "val_accuracy": (
+        *("val_acc", "val_categorical_accuracy", "val_sparse_categorical_accuracy", "val_binary_accuracy"),
+        *("metrics/accuracy_top1", "val/acc", "val/accuracy", "valid_acc", "eval_top1"),
+    ),
+    "lr": ("learning_rate", "lr/pg0"),
+}
+#: Of these, what counts in percent.
+_PERCENT = frozenset({"eval_top1"})
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
@@ -101,7 +120,7 @@ def read(path: str | Path) -> list[HistoryRow]:
     """Read a history, also one whose training still goes on.
 
     Args:
-        path: A `.csv` that a `Writer` wrote. Other columns may stand next to ours.
+        path: A `.csv` that a `Writer` wrote, or another program under its names. Other columns may stand next to ours.
 
     Returns:
         The epochs, in order; none where the first is not finished yet.
@@ -124,53 +143,112 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
     Raises:
         FormatError: It is no history, a row is broken, or epochs do not follow one another.
     """
-    columns: list[str] | None = None
+    table: _Table | None = None
     rows: list[HistoryRow] = []
     for number, line in enumerate(lines, start=1):
         text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
         if not text:
             continue
-        fields = [field.strip() for field in text.split(",")]
-        if columns is None:
-            columns = fields
-            if not set(COLUMNS) <= set(columns):
-                raise FormatError(_no_history(name))
+        if table is None:
+            table = _Table.of(text, name=name)
             continue
         try:
-            row = _row(columns, fields, where=f"{name}:{number}")
+            row = table.row(text, where=f"{name}:{number}")
         except FormatError:
             if line.endswith(b"\n"):
                 raise
             break
+        if rows and row.epoch == rows[-1].epoch and not table.is_own:  # Lightning writes training and validation apart
+            rows[-1] = _together(rows[-1], row)
+            continue
         if rows and row.epoch <= rows[-1].epoch:
             raise FormatError(
                 f"{name}:{number}: epoch {row.epoch} after epoch {rows[-1].epoch}; is this more than one history?"
             )
         rows.append(row)
-    if columns is None:
+    if table is None:
         raise FormatError(f"{name}: empty; a history begins with the header row {','.join(COLUMNS)}")
     return rows
 
 
-def _row(columns: Sequence[str], fields: Sequence[str], *, where: str) -> HistoryRow:
-    if len(fields) != len(columns):
-        raise FormatError(f"{where}: {len(fields)} fields, but the header row has {len(columns)}")
-    found = dict(zip(columns, fields, strict=True))
-    if not found["epoch"].isdecimal():
-        raise FormatError(f'{where}: epoch "{found["epoch"]}" is no whole number')
-    measures: dict[str, float | None] = {}
-    for column in COLUMNS[1:]:
-        try:
-            measures[column] = float(found[column]) if found[column] else None
-        except ValueError as error:
-            raise FormatError(f'{where}: {column} "{found[column]}" is no number') from error
-    return HistoryRow(int(found["epoch"]), **measures)
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A header row: which of its columns has which measure."""
+
+    columns: list[str]
+    places: Mapping[str, int]
+    delimiter: str
+    is_own: bool
+
+    @classmethod
+    def of(cls, text: str, *, name: str) -> Self:
+        """Read a header row.
+
+        Raises:
+            FormatError: It has no epoch, or no measure.
+        """
+        delimiter = next((each for each in ",;\t" if each in text), ",")
+        columns = _fields(text, delimiter)
+        if set(COLUMNS) <= set(columns):
+            return cls(columns, {column: columns.index(column) for column in COLUMNS}, delimiter, is_own=True)
+        lower = [column.lower() for column in columns]
+        places = {}
+        for column in COLUMNS:
+            found = [each for each in (column, *_OTHER_NAMES.get(column, ())) if each in lower]
+            if found:
+                places[column] = lower.index(found[0])
+        if "epoch" not in places or not places.keys() & {"train_loss", "train_accuracy", "val_loss", "val_accuracy"}:
+            raise FormatError(_no_history(name, columns))
+        return cls(columns, places, delimiter, is_own=False)
+
+    def row(self, text: str, *, where: str) -> HistoryRow:
+        """Read one epoch.
+
+        Raises:
+            FormatError: A field is missing, or is no number.
+        """
+        fields = _fields(text, self.delimiter)
+        if len(fields) != len(self.columns):
+            raise FormatError(f"{where}: {len(fields)} fields, but the header row has {len(self.columns)}")
+        found = {column: fields[place] for column, place in self.places.items()}
+        epoch = found.pop("epoch")
+        if not self.is_own and epoch.endswith(".0"):
+            epoch = epoch[:-2]
+        if not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 10):
+            raise FormatError(f'{where}: epoch "{epoch}" is no whole number')
+        measures: dict[str, float | None] = {}
+        for column, value in found.items():
+            called = self.columns[self.places[column]]
+            try:
+                number = (
+                    float(value) if value not in ("", "NA") else None
+                )  # NA is what Keras writes where it did not measure
+            except ValueError as error:
+                raise FormatError(f'{where}: {called} "{value}" is no number') from error
+            measures[column] = number / 100 if number is not None and called.lower() in _PERCENT else number
+        return HistoryRow(int(epoch), **measures)
 
 
-def _no_history(name: str) -> str:
+def _fields(text: str, delimiter: str) -> list[str]:
+    (fields,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True)
+    return [field.strip() for field in fields]
+
+
+def _together(one: HistoryRow, other: HistoryRow) -> HistoryRow:
+    """Put two rows of one epoch together; the later one's measures count."""
+    return dataclasses.replace(
+        one, **{name: value for name, value in dataclasses.asdict(other).items() if value is not None}
+    )
+
+
+def _no_history(name: str, columns: Sequence[str]) -> str:
     path = Path(name)
     if path.suffix == ".pt":
         beside = path.with_suffix(".csv")
         where = f"its history is {beside}" if beside.is_file() else f"its history should be {beside}, but is not there"
         return f"{name}: a model; {where}"
-    return f"{name}: no history of a training; that begins with the header row {','.join(COLUMNS)}"
+    has = ", ".join(column[:40] for column in columns[:8]) + (", ..." if len(columns) > 8 else "")
+    return (
+        f"{name}: no history of a training: it needs a column epoch and one at least of train_loss, train_accuracy, val_loss, "
+        f"val_accuracy (or what Keras, ultralytics, Lightning or timm call them), and has {has}"
+    )

@@ -1,6 +1,9 @@
 """Images and arrays as files, in one step: a reader never sees half of one."""
 
+import contextlib
 import io
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,7 +62,14 @@ def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -
 
 
 def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix=atomic.fitting_name(f".{folder.name}", ".", room=8), dir=folder.parent)
+    """Make a folder to work in, and remove those that runs left which were killed: one run at a time writes what `folder` is in."""
+    prefix = atomic.fitting_name(f".{folder.name}", ".", room=8)
+    with contextlib.suppress(OSError):
+        for each in folder.parent.iterdir():
+            named = each.name.startswith(prefix) and re.fullmatch("[a-z0-9_]{8}", each.name[len(prefix) :])
+            if named and each.is_dir() and {path.name for path in each.iterdir()} <= {"made", "old"}:
+                shutil.rmtree(each, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent)
 
 
 def save_array(path: str | Path, values: NDArray[Any]) -> None:

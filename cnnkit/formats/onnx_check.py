@@ -14,9 +14,11 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 from onnx.shape_inference import infer_shapes
 
 from cnnkit.errors import FormatError
+from cnnkit.messages import printable
 
-#: The most numbers that one value may have for one image: 1 GiB of float32.
+#: The most numbers that one value may have for one image: 1 GiB of float32. And of one that is as large as another value says.
 LARGEST_VALUE = 2**28
+_LARGEST_MADE = 2**26
 #: The most nodes, with those of functions written out.
 _MOST_NODES = 1_000_000
 #: The most characters of metadata: a Header of a thousand classes has a hundred thousand.
@@ -80,7 +82,7 @@ def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> No
     for tensor in tensors:
         _check_tensor(tensor, name=name)
     for sparse in graph.sparse_initializer:
-        _check_size(sparse.dims, f"the weights {sparse.values.name}", name=name)
+        _check_size(sparse.dims, f"the weights {printable(sparse.values.name)}", name=name)
     if not graph.output:
         raise FormatError(f"{name}: a network without an output")
     kept = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
@@ -109,7 +111,8 @@ def needs(proto: ModelProto) -> Needs:
 
 
 def _shows_sizes(proto: ModelProto) -> bool:
-    known = {value.name: value.type.tensor_type for value in _inferred(proto).graph.value_info}
+    found = _inferred(proto).graph
+    known = {value.name: value.type.tensor_type for value in (*found.value_info, *found.output)}
     inputs = {side.dim_param for value in proto.graph.input for side in value.type.tensor_type.shape.dim} - {""}
     for node in _nodes(proto):
         if node.op_type in _REPEATING:
@@ -132,7 +135,7 @@ def _check_size(dims: Sequence[int], what: str, *, name: str, most: int = 2**31)
 
 
 def _check_tensor(tensor: TensorProto, *, name: str) -> None:
-    what = f'the weights "{tensor.name}"'
+    what = f'the weights "{printable(tensor.name)}"'
     _check_size(tensor.dims, what, name=name)
     bits = _ITEM_BITS.get(tensor.data_type)
     numbers = (
@@ -168,7 +171,7 @@ def _check_functions(proto: ModelProto, *, name: str) -> None:
             waiting = [each for each in called(_all_nodes(functions[here])) if each not in sizes]
             if here not in sizes and waiting:
                 if waiting[0] in entered:
-                    raise FormatError(f"{name}: its function {waiting[0][1]} calls itself, and never ends")
+                    raise FormatError(f"{name}: its function {printable(waiting[0][1])} calls itself, and never ends")
                 path.append(waiting[0])
                 entered.add(waiting[0])
                 continue
@@ -197,12 +200,12 @@ def _check_order(graph: GraphProto, kept: set[str], *, name: str) -> None:
     for place, node in enumerate(graph.node):
         for output in filter(None, node.output):
             if output in made_by or output in kept:
-                raise FormatError(f'{name}: its value "{output}" is made twice')
+                raise FormatError(f'{name}: its value "{printable(output)}" is made twice')
             made_by[output] = place
     known = {value.name for value in graph.input} | kept
     for value in graph.output:
         if value.name not in known and value.name not in made_by:
-            raise FormatError(f'{name}: nothing in it makes its output "{value.name}"')
+            raise FormatError(f'{name}: nothing in it makes its output "{printable(value.name)}"')
     users: list[list[int]] = [[] for _ in graph.node]
     missing = [0] * len(graph.node)
     for place, node in enumerate(graph.node):
@@ -234,24 +237,26 @@ def _taken(node: NodeProto) -> Iterator[str]:
 
 def _check_sizes(proto: ModelProto, *, name: str) -> None:
     """Refuse values that are larger than any network's, as far as shapes can be inferred."""
-    kept = {tensor.name for tensor in proto.graph.initializer}
-    batches = {_batch(value.type.tensor_type) for value in proto.graph.input if value.name not in kept} - {None}
-    batch = batches.pop() if len(batches) == 1 else None
     found = _inferred(proto).graph
+    made = {output for node in proto.graph.node if node.op_type in _SIZED_BY_VALUES for output in node.output}
+    inputs = {value.name for value in proto.graph.input}
+    taken = next((_declared(value.type.tensor_type) for value in _images(proto.graph)), [])
+    rows = (taken[0] if taken else None) or 1
     for value in (*proto.graph.input, *proto.graph.output, *found.value_info, *found.output):
         shape = _declared(value.type.tensor_type)
-        rows = batch if shape and shape[0] == batch else 1
-        if math.prod(size or 1 for size in shape) // (rows or 1) > LARGEST_VALUE:
+        most = _LARGEST_MADE if value.name in made else LARGEST_VALUE
+        batch = rows if shape[:1] == [rows] and value.name not in inputs else 1
+        if math.prod(size or 1 for size in shape) // batch > most:
             sides = "x".join("any" if size is None else str(size) for size in shape)
             raise FormatError(
-                f'{name}: its value "{value.name}" has the shape {sides}, more than the {LARGEST_VALUE:,} numbers that one image '
-                "may take"
+                f'{name}: its value "{printable(value.name)}" has the shape {sides}, more than the {most:,} numbers that one image may take'
             )
 
 
-def _batch(kind: onnx.TypeProto.Tensor) -> int | None:
-    shape = _declared(kind)
-    return shape[0] if len(shape) > 1 else None
+def _images(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    """List the inputs of a graph that are not weights, which old files name among them."""
+    kept = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in kept]
 
 
 def _declared(kind: onnx.TypeProto.Tensor) -> list[int | None]:
@@ -266,7 +271,7 @@ def _is_known(kind: onnx.TypeProto.Tensor, inputs: set[str]) -> bool:
 
 
 def _inferred(proto: ModelProto) -> ModelProto:
-    """Infer the shapes of all values, without copying the weights; what cannot be inferred is left out."""
+    """Infer the shapes of all values for one image, without copying the weights; what cannot be inferred is left out."""
     light = ModelProto()
     for field, value in proto.ListFields():
         if field.name not in ("graph", "metadata_props", "training_info", "doc_string"):
@@ -276,8 +281,13 @@ def _inferred(proto: ModelProto) -> ModelProto:
                 setattr(light, field.name, value)
     graph = proto.graph
     light.graph.name = graph.name
-    for repeated in ("node", "input", "output", "value_info"):
-        getattr(light.graph, repeated).extend(getattr(graph, repeated))
+    light.graph.node.extend(graph.node)
+    light.graph.input.extend(graph.input)
+    for value in _images(light.graph):
+        if (sides := value.type.tensor_type.shape.dim) and not sides[0].HasField("dim_value"):
+            sides[0].dim_value = 1  # one image
+    for value in graph.output:  # what is said about values, and may not be so, is left out
+        light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
     given = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if math.prod(tensor.dims) <= _SHAPE_LIKE:
@@ -287,4 +297,4 @@ def _inferred(proto: ModelProto) -> ModelProto:
     try:
         return infer_shapes(light, data_prop=True)
     except Exception:  # an operator or a domain that onnx does not know, or a graph that contradicts itself
-        return proto
+        return ModelProto()

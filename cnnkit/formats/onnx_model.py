@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped] # protobuf ships no types
 from google.protobuf.message import Message  # type: ignore[import-untyped] # protobuf ships no types
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
@@ -60,6 +61,8 @@ def parse(content: bytes, *, name: str) -> ModelProto:
         raise FormatError(f"{name}: no ONNX network, or cut short") from error
     if not proto.graph.node:
         raise FormatError(f"{name}: no ONNX network, or an empty one")
+    if _has_broken_text(proto):
+        raise FormatError(f"{name}: a text in it is no UTF-8; is it damaged?")
     if _refers_to_other_files(proto):
         raise FormatError(
             f"{name}: keeps weights in other files, which are not followed; save it as one file: {_one_file(name)}"
@@ -76,6 +79,17 @@ def _one_file(name: str) -> str:
 def _refers_to_other_files(proto: ModelProto) -> bool:
     tensors = (part for part in _parts(proto) if isinstance(part, TensorProto))
     return any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors)
+
+
+def _has_broken_text(message: Message) -> bool:
+    """Tell whether a text is no UTF-8, which protobuf gives as bytes."""
+    return any(
+        isinstance(text, bytes)
+        for part in _parts(message)
+        for field, value in part.ListFields()
+        if field.type == FieldDescriptor.TYPE_STRING
+        for text in ([value] if isinstance(value, str | bytes) else value)
+    )
 
 
 def _parts(message: Message) -> Iterator[Message]:
@@ -96,7 +110,12 @@ def finished(proto: ModelProto, header: Header) -> bytes:
         for field in ("metadata_props", "doc_string"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
-    proto.metadata_props.add(key=KEY, value=header.to_json())
+    try:
+        proto.metadata_props.add(key=KEY, value=header.to_json())
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            "a class whose name is not UTF-8 cannot stand in an ONNX file; rename it and train again"
+        ) from error
     if proto.ByteSize() > _LARGEST:
         raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types

@@ -134,10 +134,10 @@ def parse(
         raise FormatError(
             f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {name} prints it"
         )
-    delimiter, whole = _delimiter(first, numbered, aliases)
+    delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
         backslashes.look_ahead(lines)
-    rows = _tabbed(whole, backslashes) if delimiter == "\t" else _separated(whole, name, delimiter)
+    rows = _tabbed(lines_left, backslashes) if delimiter == "\t" else _separated(lines_left, name, delimiter)
     yield from _by_header(rows, name, required, aliases, backslashes, check, delimiter=delimiter)
 
 
@@ -169,9 +169,34 @@ def read_paths(lines: Iterable[bytes], *, name: str, folder: str = ".") -> Itera
         FormatError: It is not text.
     """
     backslashes = _Backslashes(name, folder)
+    checked = False
     for text in _texts(lines, name):
         if text.strip():
+            if not checked:
+                check_path(text, name=name, folder=folder)
+                checked = True
             yield backslashes.path(text, written=text, sure=True)
+
+
+def check_path(text: str, *, name: str, folder: str = ".") -> None:
+    """Refuse the first line of a list of paths that has a path and something else, such as a label.
+
+    Raises:
+        FormatError: The path alone exists.
+    """
+    path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
+    if path != text and _exists(folder, path) and not _exists(folder, text):
+        raise FormatError(
+            f'{name}: "{messages.printable(text)}" is a path and something else; a list has one path a line, '
+            "and a table with labels begins with a header row such as path,label"
+        )
+
+
+def _exists(folder: str, path: str) -> bool:
+    try:
+        return bool(path) and os.path.lexists(os.path.join(folder, path))
+    except ValueError:  # a name that no file system has
+        return False
 
 
 def kind_of(beginning: bytes) -> str | None:
@@ -332,30 +357,39 @@ def _by_header(
     if not any(_position(header, column, others) is not None for column, others in aliases.items()) and any(
         _FILE_NAME.search(field) for field in header
     ):
-        separator = r"\t" if delimiter == "\t" else delimiter
-        columns = separator.join([*required, "label"][: len(header)] if len(required) < 2 else required)
+        proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
             f'{name}: no header row: the first line is "{messages.printable(delimiter.join(written))}"; '
-            f"name the columns above it, as sed -i '1i {columns}' {name} does"
+            f"name the columns above it, as sed -i '1i {proposed}' {name} does"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
         check([column for column in columns if column])
     path = columns.index("path") if "path" in columns else None
-    for number, fields, written in rows:
+    for number, fields, raw in rows:
         if len(fields) > len(columns) and not any(fields[len(columns) :]):
             fields = fields[: len(columns)]
         if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
-            shown = messages.printable(delimiter.join(written))
+            shown = messages.printable(delimiter.join(raw))
             raise FormatError(
                 f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"'
             )
-        if path is not None and "\\" in written[path]:
+        if path is not None and "\\" in raw[path]:
             fields = [*fields]
-            fields[path] = backslashes.path(fields[path], written=written[path], sure=delimiter != "\t")
+            fields[path] = backslashes.path(fields[path], written=raw[path], sure=delimiter != "\t")
         yield {column: field for column, field in zip(columns, fields, strict=True) if column}
+
+
+def _proposed(row: Sequence[str]) -> list[str]:
+    """Name the columns of a table whose first row is this one."""
+    names = [f"column{number}" for number in range(1, len(row) + 1)]
+    path = next(place for place, field in enumerate(row) if _FILE_NAME.search(field))
+    names[path] = "path"
+    for place in [place for place in range(len(row)) if place != path][:1]:
+        names[place] = "label"
+    return names
 
 
 def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: Aliases) -> list[str]:
@@ -417,7 +451,7 @@ def _json_rows(
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where}: no JSON object; expected one a line") from error
+            raise FormatError(f"{where}: no JSON object; expected one a line (JSON Lines)") from error
         if not isinstance(row, dict):
             raise FormatError(f"{where}: expected an object with {' and '.join(required)}")
         keys = tuple(row)
@@ -510,23 +544,23 @@ class _Backslashes:
             written: What stands in the table.
             sure: Another program wrote the table.
         """
-        if "\\" not in written or self._exists(read):
+        if "\\" not in written or _exists(self._folder, read):
             return read
         meant = written.replace("\\\\", "\\").replace("\\", "/").strip('"')
-        if not (sure or self.foreign or self._exists(meant) or (self._leaning and read != written)):
-            return read
-        if not self._told:
-            self._told = True
-            log.info(
-                "%s: paths with backslashes, as Windows writes them: %s is read as %s",
-                self._name,
-                messages.printable(written),
-                messages.printable(meant),
-            )
+        if not (sure or self.foreign):
+            escaped = any(letter in read for letter in "\t\n\r")
+            could_be = escaped or read == written  # else all are doubled, as ours are
+            if not (could_be and (_exists(self._folder, meant) or (self._leaning and escaped))):
+                if escaped:
+                    self._tell(
+                        "%s: %s is read with tabs or line ends in it; if Windows wrote it, write %s", written, meant
+                    )
+                return read
+        self._tell("%s: paths with backslashes, as Windows writes them: %s is read as %s", written, meant)
         return meant
 
-    def _exists(self, path: str) -> bool:
-        try:
-            return os.path.lexists(os.path.join(self._folder, path))
-        except ValueError:  # a name that no file system has
-            return False
+    def _tell(self, message: str, written: str, meant: str) -> None:
+        """Log a notice about the first of such paths."""
+        if not self._told:
+            self._told = True
+            log.info(message, self._name, messages.printable(written), messages.printable(meant))

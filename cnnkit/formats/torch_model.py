@@ -1,5 +1,7 @@
 """The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Read with weights_only, always."""
 
+import errno
+import importlib.util
 import io
 import json
 import pickle
@@ -20,6 +22,9 @@ from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import ArtefactKind, Header
 
 State = dict[str, Tensor]
+
+# The bit of a zip archive by which torch takes a record for a folder, and leaves its tensor empty.
+_FOLDER = 0x10
 
 # Integers that stand for fractions, by a scale that is elsewhere.
 _QUANTISED = (torch.qint8, torch.quint8, torch.qint32)
@@ -140,6 +145,11 @@ def load_state(path: str | Path) -> State:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
+def count_values(state: Mapping[str, Tensor]) -> int:
+    """Count the numbers that tensors hold, one that several of them share once for each."""
+    return sum(tensor.numel() for tensor in state.values())
+
+
 def keep_state(state: Mapping[str, Tensor]) -> str:
     """Put a state_dict into the cache under its hash.
 
@@ -162,7 +172,7 @@ def keep_state_file(path: Path) -> str:
 
 def _keep(digest: str, content: bytes) -> None:
     kept = cache.folder("weights") / f"{digest}.pth"
-    if not kept.exists():
+    if not kept.is_file() or cache.sha256(kept) != digest:
         with atomic.writing(kept) as file:
             file.write(content)
 
@@ -197,11 +207,14 @@ def _check_sums(path: str | Path) -> None:
                 raise FormatError(f"{path}: a compressed archive, which torch does not write; is it a file of torch's?")
             if len({record.filename for record in records}) < len(records):
                 raise FormatError(f"{path}: damaged: two records have one name; copy or make it again")
-            damaged = archive.testzip()
+            folders = [record.filename for record in records if record.is_dir() or record.external_attr & _FOLDER]
+            damaged = folders[0] if folders else archive.testzip()
     except FormatError:
         raise
     except Exception as error:  # bytes that somebody else wrote: zipfile raises whatever it stumbles over
-        if isinstance(error, OSError):
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # that is a place before the beginning of the file
             raise
         raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
     if damaged is not None:
@@ -227,4 +240,16 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
             raise FormatError(
                 f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
             ) from error
-        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+        raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
+
+
+def _unreadable(path: Path) -> str:
+    """Say why torch did not read a file: it knows safetensors by the name, and needs a package for them."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    if is_safetensors and path.suffix != ".safetensors":
+        return "safetensors under another name; rename it to end in .safetensors"
+    if is_safetensors and importlib.util.find_spec("safetensors") is None:
+        return "reading safetensors needs their package: pip install safetensors"
+    return "not a file that torch can read, or cut short"

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -98,6 +98,7 @@ def extract(
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
+    labels = {row.label for row in done}
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -122,8 +123,10 @@ def extract(
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
+            labels.add(image.label)
         if not writer.count:
             raise CnnkitError("no picture could be used; nothing written")
+        _log_lost_classes(images, labels)
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
@@ -170,7 +173,7 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
         from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
 
         network, header, chosen = torch_backbone.load(spec, device=config.device, precision=config.precision)
-        return _Backbone(network, header, chosen.partition(":")[0])
+        return _Backbone(_finite(network, config.precision), header, chosen.partition(":")[0])
     devices.existing(config.device)  # before a backbone is exported, which takes its time
     model = onnx_backbone.get(spec)
     assert model.header is not None
@@ -183,7 +186,21 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
         return session.run({"images": images}, ["features"])
 
     kind = session.device.kind
-    return _Backbone(run, model.header, kind, in_flight=runner.batches_in_flight(kind))
+    return _Backbone(_finite(run, config.precision), model.header, kind, in_flight=runner.batches_in_flight(kind))
+
+
+def _finite(network: runner.NetworkFunction, precision: Precision) -> runner.NetworkFunction:
+    """Refuse features that float16 could not hold: what is beyond 65,504 anywhere in the network becomes infinite."""
+    if precision is not Precision.FLOAT16:
+        return network
+
+    def checked(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+        outputs = network(batches)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise CnnkitError("the base has values that float16 cannot hold; use --precision tf32")
+        return outputs
+
+    return checked
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
@@ -263,6 +280,13 @@ def _summary(
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
+
+
+def _log_lost_classes(images: Iterable[ImageFile], kept: Collection[str | None]) -> None:
+    """Name the classes of which no image could be used: nothing else would show that they are missing."""
+    if isinstance(images, Sequence):
+        for label in sorted({image.label for image in images if image.label is not None} - set(kept)):
+            log.warning("class %s is lost: none of its images can be used", label)
 
 
 def _log_plain_splits(images: Sequence[ImageFile]) -> None:

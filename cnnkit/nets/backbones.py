@@ -5,7 +5,7 @@ A backbone takes normalised images (N, 3, H, W) and gives what one of its layers
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +151,14 @@ def from_model(
         size = header.preprocess.size
         whole = _whole(header.backbone, size=size)
         backbone = replace(backbone, layer=subgraph.find_layer(header.backbone.name, whole, layer, size=size))
-    extractor = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey).eval()
+    # A record that anybody can have written asks for no more memory than the weights beside it have
+    most = torch_model.count_values(state) + build.SPARE_PARAMS
+    try:
+        extractor = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey, most=most).eval()
+    except UsageError as error:
+        if layer is not None:
+            raise
+        raise FormatError(f"{name}: its header and its weights do not fit ({error})") from error
     load_into(extractor, state, source=name)
     digest = backbone.weights_sha256
     if digest is None or cache.find_weights(digest) is None:  # a head on these features needs the weights again
@@ -159,20 +166,25 @@ def from_model(
     return extractor, replace(backbone, weights_sha256=digest), header.preprocess
 
 
-def skeleton(backbone: Backbone, *, size: int, grey: bool = False) -> nn.Module:
+def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = build.MOST_PARAMS) -> nn.Module:
     """Build the backbone that a record describes, with values that do not matter: its weights come from a file.
 
     Args:
         backbone: From a Header.
         size: The side of its images, in pixels.
         grey: Whether it takes one channel in place of three.
+        most: How many parameters it may have, where it is one by notation.
 
     Raises:
         UsageError: A network by name is to take one channel.
     """
     if backbone.notation is not None:
         channels = 1 if grey else 3
-        chain = build.build(notation.parse(backbone.notation), channels=channels, height=size, width=size)
+        layers = notation.parse(backbone.notation)
+        ends = [place for place, item in enumerate(layers, start=1) if item.name == backbone.layer]
+        chain = build.build(
+            layers[: ends[0]] if ends else layers, channels=channels, height=size, width=size, most=most
+        )
         return chain.upto(backbone.layer)
     if grey:
         raise UsageError(f"{backbone.name} takes pictures in colour; a grey channel alone goes with a base by notation")
@@ -194,7 +206,7 @@ def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False)
     """
     state = torch_model.load_state(weights)
     if backbone.notation is not None or grey:
-        extractor = skeleton(backbone, size=size, grey=grey)
+        extractor = skeleton(backbone, size=size, grey=grey, most=torch_model.count_values(state) + build.SPARE_PARAMS)
         load_into(extractor, state, source=str(weights))
         return extractor.eval()
     module = _whole(backbone, size=size)
@@ -219,10 +231,13 @@ def _loaded(
 def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load what a backbone needs from a state_dict that may hold more, such as the original classifier.
 
+    All of its names may have a prefix that those who trained it gave them: Lightning's `model.`, a wrapper's `backbone.`.
+
     Raises:
-        FormatError: A tensor is missing or has another shape; the message names the first one.
+        FormatError: A tensor is missing or has another shape; the message names the first one. Or the network is in it twice.
     """
     wanted = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith(_CONSTANT)}
+    state = _without_prefix(state, wanted, source=source)
     for key, tensor in wanted.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
@@ -234,4 +249,41 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
             raise FormatError(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, the network wants {tuple(tensor.shape)}"
             )
+        if tensor.is_floating_point() != state[key].is_floating_point():
+            raise FormatError(
+                f"{source}: {key} is {str(state[key].dtype).removeprefix('torch.')}, "
+                f"the network wants {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
+            )
     backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})
+
+
+# Names that wrappers put between others: DataParallel and torch.compile.
+_WRAPPERS = frozenset({"module", "_orig_mod"})
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Collection[str], *, source: str) -> Mapping[str, Tensor]:
+    """Give a state_dict the names that a network wants, if all of those stand in it below one prefix.
+
+    Raises:
+        FormatError: They do below several.
+    """
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    if not needed or all(key in state for key in needed):
+        return state
+    unwrapped = {_unwrapped(key): tensor for key, tensor in state.items()}
+    for named in (state, unwrapped) if len(unwrapped) == len(state) else (state,):
+        prefixes = [key[: -len(needed[0])] for key in named if key == needed[0] or key.endswith(f".{needed[0]}")]
+        fitting = [prefix for prefix in prefixes if all(prefix + key in named for key in needed)]
+        if "" in fitting:
+            return named
+        if len(fitting) > 1:
+            raise FormatError(
+                f"{source}: the network is in it {len(fitting)} times, below {' and '.join(fitting)}; save the state_dict of one"
+            )
+        if fitting:
+            return {key.removeprefix(fitting[0]): tensor for key, tensor in named.items() if key.startswith(fitting[0])}
+    return state
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)

@@ -93,7 +93,21 @@ class Network(nn.Sequential):
         return part
 
 
-def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, width: int | None = None) -> Network:
+#: The most parameters of a network by notation: 8 GB of float32.
+MOST_PARAMS = 2**31
+
+#: How many more parameters than a file has weights may be built before it is found that they do not fit.
+SPARE_PARAMS = 2**20
+
+
+def build(
+    layers: Sequence[Layer],
+    *,
+    channels: int,
+    height: int | None = None,
+    width: int | None = None,
+    most: int = MOST_PARAMS,
+) -> Network:
     """Build the network that a notation describes.
 
     Args:
@@ -101,20 +115,27 @@ def build(layers: Sequence[Layer], *, channels: int, height: int | None = None, 
         channels: Channels of the input, or its length where it is a vector.
         height: Of the input, pixels; None for a vector.
         width: Of the input, pixels; None for a vector.
+        most: How many parameters it may have; no memory is asked for before that is known.
 
     Returns:
         A chain that takes (N, channels, height, width) or (N, channels). Its weights are torch's own random values:
         call `initialise`.
 
     Raises:
-        UsageError: A layer does not fit its input.
+        UsageError: A layer does not fit its input, or there are too many parameters.
     """
+    given = dims.start(height=height, width=width, channels=channels)
+    params = 0
+    for row in dims.measure_from(given, layers):
+        params += row.params
+        if params > most:
+            raise UsageError(f"{row.layer} brings the network to {params:,} parameters, more than {most:,}")
     network = Network()
     with torch.random.fork_rng(
         devices=[]
     ):  # torch draws weights as it makes layers, from the generator that is everybody's
-        for layer, given, _ in dims.walk(layers, dims.start(height=height, width=width, channels=channels)):
-            modules = _modules(layer, channels=given.channels, spatial=given.size is not None)
+        for layer, taken, _ in dims.walk(layers, given):
+            modules = _modules(layer, channels=taken.channels, spatial=taken.size is not None)
             if layer.activation is not None:
                 modules.append((layer.activation if modules else "", _activation(layer.activation)))
             for suffix, module in modules:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cnnkit.choices import Pool
 from cnnkit.errors import FormatError, UsageError
+from cnnkit.formats import torch_model
 from cnnkit.formats.header import LUMA, Header, Preprocess
 from cnnkit.nets import backbones, build, notation
 from cnnkit.nets.notation import Activation, Layer, LayerKind
@@ -111,19 +112,20 @@ def head_layers(text: str) -> tuple[Layer, ...]:
     return layers
 
 
-def build_head(text: str, shape: tuple[int, ...]) -> build.Network:
+def build_head(text: str, shape: tuple[int, ...], *, most: int = build.MOST_PARAMS) -> build.Network:
     """Build a head for features of a shape.
 
     Args:
         text: The whole head, the last dense layer included.
         shape: Of one image's features: (D,) or (C, H, W).
+        most: How many parameters it may have.
 
     Raises:
         UsageError: A layer does not fit what comes in.
     """
     channels, height, width = (*shape, None, None)[:3] if len(shape) == 1 else shape
     assert channels is not None
-    return build.build(head_layers(text), channels=channels, height=height, width=width)
+    return build.build(head_layers(text), channels=channels, height=height, width=width, most=most)
 
 
 def feature_shape(extractor: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
@@ -131,6 +133,21 @@ def feature_shape(extractor: nn.Module, preprocess: Preprocess) -> tuple[int, ..
     size = preprocess.size
     with torch.no_grad():
         return tuple(extractor(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:])
+
+
+def _check_outputs(header: Header, head: build.Network, *, name: str) -> None:
+    """Demand an output for each class, or the single one that decides between two.
+
+    Raises:
+        FormatError: There are more or fewer.
+    """
+    dense = [module for module in head if isinstance(module, nn.Linear | nn.Conv2d)]
+    if header.classes is None or not dense:
+        return
+    last = dense[-1]
+    outputs = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    if max(outputs, 2) != len(header.classes) and outputs != len(header.classes):
+        raise FormatError(f"{name}: its header names {len(header.classes)} classes, its head has {outputs} outputs")
 
 
 def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Classifier:
@@ -147,14 +164,26 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     if header.backbone is None or header.preprocess is None or header.head is None:
         raise FormatError(f"{name}: its header lacks backbone, preprocess or head")
     preprocess, pool = header.preprocess, header.backbone.pool
-    backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey).eval()
-    extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
-    head = build_head(header.head, feature_shape(extractor, preprocess))
+    most = (
+        torch_model.count_values(state) + build.SPARE_PARAMS
+    )  # what is described takes no more memory than the weights beside it
+    try:
+        backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey, most=most).eval()
+        extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
+        head = build_head(header.head, feature_shape(extractor, preprocess), most=most)
+    except UsageError as error:
+        raise FormatError(f"{name}: its header and its weights do not fit ({error})") from error
     classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool)
+    for key, tensor in classifier.state_dict().items():
+        if key in state and tensor.is_floating_point() != state[key].is_floating_point():
+            raise FormatError(
+                f"{name}: {key} is {str(state[key].dtype).removeprefix('torch.')}, not a float; make it again"
+            )
     try:
         classifier.load_state_dict(dict(state))
     except RuntimeError as error:
         raise FormatError(
             f"{name}: its weights do not fit its header ({str(error).splitlines()[-1].strip()})"
         ) from error
+    _check_outputs(header, head, name=name)
     return classifier.eval()

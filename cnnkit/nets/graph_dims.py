@@ -25,11 +25,24 @@ from cnnkit.formats import onnx_model
 from cnnkit.nets import graph_macs
 from cnnkit.nets.dims import DimsRow, Window, Windows, bounded, shown, unread, whole_map
 from cnnkit.nets.graph_shapes import Shapes
-from cnnkit.nets.graph_standard import MICROSOFT, STANDARD, Constant, Standard, attributes, graphs, inlined, standard
+from cnnkit.nets.graph_standard import (
+    MICROSOFT,
+    STANDARD,
+    Constant,
+    Standard,
+    attributes,
+    called,
+    graphs,
+    inlined,
+    names_read,
+    standard,
+    well_written,
+)
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
-_MOST_STEPS = 200_000  # nodes that run, those of a loop as often as it runs
+_MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
+_MOST_ALIKE = 32  # runs of a loop that are followed one by one although they cost the same
 
 # The inputs of an operator that are weights of a layer, wherever in the network it stands.
 _WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -92,6 +105,7 @@ _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 _REDUCING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
 _NORMALIZING = ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
 _ALONG_AN_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LpNormalization")
+_NAMES_OF_WEIGHTS = ("weight", "bias", "gamma", "beta", "scale", "shift", "offset")
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 # Operators of ONNX Runtime that neither multiply matrices nor hold weights. Its other ones have to be known to be counted.
 _HARMLESS_OF_MICROSOFT = frozenset(
@@ -231,6 +245,7 @@ class _Measurement:
         self._counted: set[str] = set()
         self._rows: dict[int, DimsRow] = {}
         self._bodies: dict[int, Standard] = {}
+        self._looping = 0  # how many loops the node that runs is in
         self._steps = 0
 
     def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
@@ -238,7 +253,7 @@ class _Measurement:
         stored = {tensor.name for tensor in graph.initializer}
         self._looks = {value.name: ReceptiveField() for value in graph.input if value.name not in stored}
         self._looks[self._image.name] = ReceptiveField((1, 1), (1, 1), last=self._image.last)
-        self._walk(standard(graph, opset=self._shapes.opset))
+        self._walk(standard(graph, opset=self._shapes.opset, name=self._path))
         return tuple(self._rows.values())
 
     def _walk(self, graph: Standard) -> None:
@@ -249,17 +264,13 @@ class _Measurement:
         self._shapes.add(graph.constants)
         self._stored.update({name: frozenset({name}) for name in graph.constants})
         for node in graph.nodes:
-            self._steps += 1
+            self._steps += self._looping
             if self._steps > _MOST_STEPS:
                 raise FormatError(
-                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its costs are not counted"
+                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
                 )
-            try:
+            with well_written(node, self._path):
                 self._step(node)
-            except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError, AttributeError) as error:
-                raise FormatError(
-                    f"{self._path}: {_called(node)} does not have the inputs and attributes of its operator"
-                ) from error
 
     def _step(self, node: NodeProto) -> None:
         """Measure one node."""
@@ -267,9 +278,10 @@ class _Measurement:
             self._control(node)
             return
         self._check_known(node)
-        self._shapes.infer(node)
-        if node.op_type in _WEIGHTS and node.op_type not in ("Einsum", "Gather"):
+        if node.op_type == "Conv":
             self._unpad(node)
+        graph_macs.check(node, self._shapes.get, self._of(node))
+        self._shapes.infer(node)
         inputs = [name for name in node.input if name in self._looks]
         if not inputs or node.op_type in ("Shape", "Size"):
             self._store(node)
@@ -282,7 +294,7 @@ class _Measurement:
                 self._looks.update(dict.fromkeys(filter(None, node.output), ReceptiveField()))
                 return
             reason = f" ({self._shapes.reason})" if self._shapes.reason else ""
-            raise FormatError(f"{self._path}: the shape after {_called(node)} cannot be told{reason}{self._remedy}")
+            raise FormatError(f"{self._path}: the shape after {called(node)} cannot be told{reason}{self._remedy}")
         windows, found = None, ReceptiveField()
         if inputs:
             windows = self._windows(node, inputs[0], given)
@@ -329,7 +341,7 @@ class _Measurement:
 
     def _of(self, node: NodeProto) -> str:
         """Name a node and what can be done, for errors about its shapes."""
-        return f"{self._path}: {_called(node)} %s{self._remedy}"
+        return f"{self._path}: {called(node)} %s{self._remedy}"
 
     def _check_known(self, node: NodeProto) -> None:
         """Refuse an operator of which it is not known what it multiplies."""
@@ -402,11 +414,10 @@ class _Measurement:
         return node.op_type != "Add" or not constant.is_mask
 
     def _is_identity(self, node: NodeProto) -> bool:
-        """Recognise the ones and zeros that exporters give a normalisation without weights."""
-        scale, shift = (self._constants.get(name) for name in node.input[1:3])
-        if scale is None or shift is None or (scale.uniform, shift.uniform) != (1, 0):
-            return False
-        return (scale.node and shift.node) or all(name.startswith("/") for name in node.input[1:3])
+        """Recognise the constants that exporters give a normalisation without weights: of one value each, and not named like weights."""
+        roots = [name for place in node.input[1:3] for name in self._stored.get(place, ())]
+        named = any(name.removesuffix("_quantized").lower().endswith(_NAMES_OF_WEIGHTS) for name in roots)
+        return not named and all(self._constants[name].uniform is not None for name in roots)
 
     def _params(self, node: NodeProto) -> int:
         """Count the weights of a layer that no layer before it has counted."""
@@ -424,6 +435,8 @@ class _Measurement:
             or (not again and name not in matrices and self._constants[name].is_repeated_value)
         ]
         self._counted.update(own)
+        if node.op_type == "Add":
+            return sum(self._constants[name].learned for name in own)
         return sum(math.prod(self._constants[name].dims) for name in own)
 
     # What a value looks at
@@ -523,7 +536,7 @@ class _Measurement:
 
     def _body(self, graph: GraphProto) -> Standard:
         if id(graph) not in self._bodies:
-            self._bodies[id(graph)] = standard(graph, opset=self._shapes.opset, around=self._constants)
+            self._bodies[id(graph)] = standard(graph, opset=self._shapes.opset, name=self._path, around=self._constants)
         return self._bodies[id(graph)]
 
     def _same(self, name: str, other: str) -> None:
@@ -535,6 +548,12 @@ class _Measurement:
             self._looks[name] = self._looks[other]
         if other in self._stored:
             self._stored[name] = self._stored[other]
+
+    def _start(self, name: str, other: str) -> None:
+        """Let what a loop carries on start as another value; what it starts from is no weight."""
+        self._same(name, other)
+        self._stored.pop(name, None)
+        self._looks.setdefault(name, ReceptiveField())
 
     def _branch(self, node: NodeProto) -> None:
         """Run the branch that the condition takes; where that is not known, both, which must cost the same."""
@@ -559,7 +578,7 @@ class _Measurement:
                 )
         if costs[0] != costs[1]:
             raise FormatError(
-                f"{self._path}: which branch of {_called(node)} runs is not in the file, and they differ in their "
+                f"{self._path}: which branch of {called(node)} runs is not in the file, and they differ in their "
                 "multiply-accumulates; no total can be given"
             )
         for place, (outer, inner) in enumerate(zip(node.output, bodies["then_branch"].output, strict=True)):
@@ -576,36 +595,47 @@ class _Measurement:
         if condition is not None and not bool(condition):
             most = 0
         graph = self._body(body)
-        names = [value.name for value in body.input]
-        outputs = [value.name for value in body.output]
-        carried = len(node.input) - 2
-        for inner, outer in zip(names[2:], node.input[2:], strict=True):
-            self._same(inner, outer)
+        counter, going, *names = [value.name for value in body.input]
+        goes_on, *outputs = [value.name for value in body.output]
+        carried = dict(zip(names, outputs, strict=False))
+        for inner, outer in zip(names, node.input[2:], strict=True):
+            self._start(inner, outer)
+        passed_on = self._passes_condition(body)
+        known = not (passed_on and most is None) and (not node.input[1] or condition is not None)
         done, counted = 0, self._total()
+        self._looping += 1
         while most is None or done < most:
-            self._shapes.tell(names[0], (), TensorProto.INT64)
-            self._shapes.tell(names[1], (), TensorProto.BOOL)
-            self._same_all(names[1], node.input[1])
+            before, rows = self._state(names), dict(self._rows)
+            self._shapes.know(counter, done)
+            self._shapes.know(going, True)
             self._walk(graph)
             done += 1
-            going_on = self._shapes.values.get(outputs[0])
-            unknown = most is None or (going_on is None and not self._passes_condition(body))
-            if unknown and going_on is None:
+            ends = self._shapes.values.get(goes_on)
+            known &= passed_on or ends is not None
+            if not known:
                 if self._total() != counted:
                     raise FormatError(
-                        f"{self._path}: how often {_called(node)} runs is not in the file; its multiply-accumulates "
+                        f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates "
                         "cannot be counted"
                     )
                 break
-            for inner, result in zip(names[2:], outputs[1 : 1 + carried], strict=True):
+            for inner, result in carried.items():
                 self._same(inner, result)
-            if going_on is not None and not bool(going_on):
+            if not passed_on and not bool(ends):
                 break
-        known = most is not None and (done == most or done > 0)
-        for outer, inner in zip(node.output, (*names[2:], *outputs[1 + carried :]), strict=True):
+            alike = passed_on and None not in before and before == self._state(names) and not _reads(body, counter)
+            if most is not None and alike and most - done > _MOST_ALIKE:
+                self._repeat(rows, most - done)
+                self._looks.update(dict.fromkeys(names, ReceptiveField()))
+                done = most
+        self._looping -= 1
+        for outer, inner in zip(node.output, (*names, *outputs[len(names) :]), strict=True):
             self._same(outer, inner)
             self._looks.setdefault(outer, ReceptiveField())
-        for outer in node.output[carried:]:  # of every run one
+            changes = inner in carried and self._shapes.get(inner) != self._shapes.get(carried[inner])
+            if not known and changes:
+                self._shapes.forget(outer)
+        for outer in node.output[len(names) :]:  # of every run one
             shape = self._shapes.get(outer)
             self._looks[outer] = ReceptiveField()
             if shape is None or not known:
@@ -613,9 +643,24 @@ class _Measurement:
             else:
                 self._shapes.tell(outer, (done, *shape))
 
-    def _same_all(self, name: str, other: str) -> None:
-        if other:
-            self._same(name, other)
+    def _state(self, names: Sequence[str]) -> list[Shape | None]:
+        """Give the shapes of what a loop carries on; None where values are known too, which may change the next run."""
+        return [None if name in self._shapes.values else self._shapes.get(name) for name in names]
+
+    def _repeat(self, before: Mapping[int, DimsRow], times: int) -> None:
+        """Let what was measured since `before` happen again so often, with the same costs."""
+        for key, row in self._rows.items():
+            old = before.get(key)
+            if row is not old:
+                self._rows[key] = replace(
+                    row,
+                    macs=row.macs + times * (row.macs - (old.macs if old else 0)),
+                    activation_bytes=row.activation_bytes
+                    + times * (row.activation_bytes - (old.activation_bytes if old else 0)),
+                    dropped=row.dropped + times * (row.dropped - (old.dropped if old else 0)),
+                    receptive_field=None,
+                    stride=None,
+                )
 
     def _passes_condition(self, body: GraphProto) -> bool:
         """Tell whether a loop's body gives back the condition that it is given."""
@@ -637,17 +682,19 @@ class _Measurement:
         axes = list(said.get("scan_input_axes", [0] * slices))
         length = 0
         for inner, outer in zip(names[:states], inputs[:states], strict=True):
-            self._same(inner, outer)
+            self._start(inner, outer)
         for inner, outer, axis in zip(names[states:], inputs[states:], axes, strict=True):
             shape = self._shapes[outer]
             length = shape[axis]
             self._same(inner, outer)
             self._shapes.tell(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
         graph, outputs = self._body(body), [value.name for value in body.output]
+        self._looping += 1
         for _ in range(length):
             self._walk(graph)
             for inner, result in zip(names[:states], outputs[:states], strict=True):
                 self._same(inner, result)
+        self._looping -= 1
         for outer, inner in zip(node.output, outputs, strict=True):
             self._same(outer, inner)
             self._looks[outer] = ReceptiveField()
@@ -667,7 +714,7 @@ class _Measurement:
         self._walk(self._body(body))
         if self._total() != counted:
             raise FormatError(
-                f"{self._path}: how often {_called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
+                f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
             )
         self._looks.update(dict.fromkeys(node.output, ReceptiveField()))
 
@@ -678,8 +725,9 @@ class _Measurement:
         return _KINDS.get(node.op_type, node.op_type.lower())
 
 
-def _called(node: NodeProto) -> str:
-    return f"{node.name} ({node.op_type})" if node.name else node.op_type
+def _reads(body: GraphProto, name: str) -> bool:
+    """Tell whether the nodes of a body read a value."""
+    return any(name in names_read(node) for node in body.node)
 
 
 def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:

@@ -20,14 +20,16 @@ _MULTIPLYING = frozenset(
     }
 )
 
+_CHECKED = ("Conv", "DeformConv", "ConvTranspose", "Gemm", "MatMul", "RNN", "GRU", "LSTM")
+
 
 def multiplies(node: NodeProto) -> bool:
     """Tell whether an operator has multiply-accumulates."""
     return node.op_type in _MULTIPLYING
 
 
-def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> int:
-    """Count the multiply-accumulates of a node for all images.
+def check(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> None:
+    """Compare what an operator takes with what it is given.
 
     Args:
         node: In standard operators.
@@ -35,8 +37,30 @@ def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
         sentence: For errors; `%s` in it stands for what is wrong.
 
     Raises:
-        FormatError: The shapes do not fit each other, or are not known.
+        FormatError: The shapes do not fit each other.
     """
+    sides = [shape_of(name) for name in node.input[:2]]
+    if node.op_type not in _CHECKED or len(sides) < 2 or not all(sides):
+        return
+    given, weights = (side or () for side in sides)
+    said = attributes(node)
+    match node.op_type:
+        case "Conv" | "DeformConv":  # (F, C / groups, kh, kw)
+            has, takes = given[1], weights[1] * said.get("group", 1)
+        case "ConvTranspose":  # (C, F / groups, kh, kw)
+            has, takes = given[1], weights[0]
+        case "Gemm":
+            has, takes = given[0 if said.get("transA") else 1], weights[1 if said.get("transB") else 0]
+        case "MatMul":
+            has, takes = given[-1], weights[-2] if len(weights) > 1 else weights[0]
+        case _:
+            has, takes = given[2], weights[2]
+    if has != takes:
+        raise FormatError(sentence % f"takes {takes} values and is given {has}")
+
+
+def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> int:
+    """Count the multiply-accumulates of a node for all images; arguments and errors as `check`."""
     if not multiplies(node):
         return 0
     shapes = [shape_of(name) if name else () for name in node.input]
@@ -47,33 +71,19 @@ def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
     said = attributes(node)
     match node.op_type:
         case "Conv" | "DeformConv":
-            image, filters = given[0], given[1]  # (F, C / groups, kh, kw)
-            _agree(image[1], filters[1] * said.get("group", 1), sentence)
-            return math.prod(made) * math.prod(filters[1:])
+            return math.prod(made) * math.prod(given[1][1:])
         case "ConvTranspose":
-            image, filters = given[0], given[1]  # (C, F / groups, kh, kw)
-            _agree(image[1], filters[0], sentence)
-            return math.prod(image) * math.prod(filters[1:])
+            return math.prod(given[0]) * math.prod(given[1][1:])
         case "Gemm":
-            inner = given[0][0 if said.get("transA") else 1]
-            _agree(inner, given[1][1 if said.get("transB") else 0], sentence)
-            return math.prod(made) * inner
+            return math.prod(made) * given[0][0 if said.get("transA") else 1]
         case "MatMul":
-            inner = given[0][-1]
-            _agree(inner, given[1][-2] if len(given[1]) > 1 else given[1][0], sentence)
-            return math.prod(made) * inner
+            return math.prod(made) * given[0][-1]
         case "Einsum":
             return _einsum(said["equation"].decode(), given, sentence)
         case "RNN" | "GRU" | "LSTM":
-            _agree(given[0][2], given[1][2], sentence)
             return given[0][0] * given[0][1] * (math.prod(given[1]) + math.prod(given[2]))
         case _:
             return _attention(node, given, made, sentence)
-
-
-def _agree(has: int, takes: int, sentence: str) -> None:
-    if has != takes:
-        raise FormatError(sentence % f"takes {takes} values and is given {has}")
 
 
 def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: str) -> int:

@@ -4,7 +4,9 @@ onnx infers the result of each node under the graph's own opset, from shapes and
 ONNX Runtime runs the graph once for what onnx cannot say: on an image of zeros, with shapes as the only outputs, so that nothing is kept.
 """
 
+import functools
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,9 @@ from cnnkit.nets.graph_standard import MICROSOFT, MOST_VALUES, STANDARD, Constan
 
 Shape = tuple[int, ...]
 
-_MOST_BYTES = 4 << 30  # that ONNX Runtime may take
+# What ONNX Runtime may take to find shapes
+_MOST_BYTES = 4 << 30
+_MOST_SECONDS = 30
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
 # What gives values of the shape of its first input. onnx knows some of these from some opset on; older graphs hold them too.
 _SAME_SHAPE = frozenset(
@@ -42,6 +46,7 @@ _SAME_SHAPE = frozenset(
         *("Gelu", "HardSwish", "Mish", "Swish", "Celu", "Softplus", "Clip", "Dropout", "BatchNormalization"),
     }
 )
+_OF_FLOATS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM")
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -111,6 +116,13 @@ class Shapes:
         self._types[name] = make_tensor_type_proto(_kind(element), shape)
         self.values.pop(name, None)
 
+    def know(self, name: str, value: int | bool) -> None:
+        """Take up a single number."""
+        self.values[name] = np.asarray(value)
+        self._types[name] = make_tensor_type_proto(
+            TensorProto.BOOL if isinstance(value, bool) else TensorProto.INT64, ()
+        )
+
     def forget(self, name: str) -> None:
         """Give up what is known of a value."""
         self._types.pop(name, None)
@@ -136,14 +148,21 @@ class Shapes:
     def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
         """Ask onnx; what is not known is left out."""
         known = {name: self._types[name] for name in node.input if name in self._types}
+        if node.op_type in _OF_FLOATS:  # the biases of quantised layers are integers
+            known = {name: self._as_floats(kind) for name, kind in known.items()}
         if any(name and name not in known for name in node.input):
             return {}
-        try:
-            schema = defs.get_schema(node.op_type, self.opset, "") if node.domain in STANDARD else None
-        except defs.SchemaError:
-            schema = None
-        if schema is None or node.op_type == "MultiHeadAttention":
+        if node.op_type == "MultiHeadAttention" or node.domain not in STANDARD:
             return self._like_first(node)
+        opset = self.opset
+        schema = _schema(node.op_type, opset)
+        if schema is None or schema.deprecated:
+            like_first = self._like_first(node)
+            if like_first or not defs.has(node.op_type):
+                return like_first
+            schema = defs.get_schema(node.op_type)  # exporters do write operators of later opsets
+            opset = schema.since_version
+        node, known = _with_all_inputs(node, schema, known)
         data = {
             name: numpy_helper.from_array(np.asarray(self.values[name]), name)
             for name in node.input
@@ -155,12 +174,16 @@ class Shapes:
                 node,
                 known,
                 data,
-                opset_imports=[make_opsetid("", self.opset)],
+                opset_imports=[make_opsetid("", opset)],
                 ir_version=max(self._model.ir_version, 4),
             )
         except Exception as error:  # onnx raises what its C++ part does
             self.reason = first_line(error)
             return {}
+
+    def _as_floats(self, kind: TypeProto) -> TypeProto:
+        shape = _shape(kind)
+        return kind if shape is None else make_tensor_type_proto(TensorProto.FLOAT, shape)
 
     def _like_first(self, node: NodeProto) -> dict[str, TypeProto]:
         """Give the shape of its input to an operator that keeps it, in opsets that lack the operator."""
@@ -231,13 +254,38 @@ class Shapes:
         try:
             return _shapes_of_a_run(self._model, outputs, self._inputs)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            self.reason = self.reason or first_line(error)
+            self.reason = self.reason or _why(error)
             return {}
 
 
 def _kind(element: int) -> int:
     """Take integers of few bits and floats of any size for floats: quantised networks are measured as what they stand for."""
     return element if element in _INTEGERS else TensorProto.FLOAT
+
+
+def _schema(operator: str, opset: int) -> defs.OpSchema | None:
+    try:
+        return defs.get_schema(operator, opset, "")
+    except defs.SchemaError:
+        return None
+
+
+def _with_all_inputs(
+    node: NodeProto, schema: defs.OpSchema, known: dict[str, TypeProto]
+) -> tuple[NodeProto, dict[str, TypeProto]]:
+    """Give an empty tensor for an input that is left out although its opset demands one, as exporters do for Resize."""
+    demanded = [
+        place
+        for place, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False))
+        if not name and formal.option == defs.OpSchema.FormalParameterOption.Single
+    ]
+    if not demanded:
+        return node, known
+    filled = NodeProto()
+    filled.CopyFrom(node)
+    for place in demanded:
+        filled.input[place] = "left out"
+    return filled, {**known, "left out": make_tensor_type_proto(TensorProto.FLOAT, (0,))}
 
 
 def _shape(kind: TypeProto) -> Shape | None:
@@ -259,10 +307,11 @@ def _shapes_of_a_run(
     results = {f"shape {number} of a value": name for number, name in enumerate(names)}
     changed.graph.node.extend(make_node("Shape", [name], [result]) for result, name in results.items())
     changed.graph.output.extend(make_tensor_value_info(result, TensorProto.INT64, None) for result in results)
+    _bound_memory()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.use_env_allocators", "1")
     session = onnxruntime.InferenceSession(
         changed.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
     )
@@ -274,5 +323,33 @@ def _shapes_of_a_run(
         for name, (element, shape) in inputs.items()
         if name in needed
     }
-    shapes = session.run(list(results), zeros, run_options)
+    stop = threading.Timer(_MOST_SECONDS, setattr, (run_options, "terminate", True))
+    stop.daemon = True
+    stop.start()
+    try:
+        shapes = session.run(list(results), zeros, run_options)
+    finally:
+        stop.cancel()
     return {name: tuple(int(side) for side in shape) for name, shape in zip(results.values(), shapes, strict=True)}
+
+
+@functools.cache
+def _bound_memory() -> None:
+    """Give ONNX Runtime an allocator that refuses what is too much, in silence; only sessions that ask for it have it."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.set_default_logger_severity(4)  # of what is refused it would write to stderr by itself
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": _MOST_BYTES}))
+
+
+def _why(error: Exception) -> str:
+    """Give in one line why a run failed, without what ONNX Runtime puts before it."""
+    text = str(error)
+    if "bfc_arena" in text:
+        return f"it takes more than {_MOST_BYTES >> 30} GB of memory"
+    if "terminate flag" in text:
+        return f"it takes more than {_MOST_SECONDS} seconds"
+    return first_line(error)

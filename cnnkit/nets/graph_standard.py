@@ -4,8 +4,11 @@ Only sizes matter here, so that a quantised convolution, one with its activation
 nothing else has to know them. Values keep their names, and nodes theirs. What has no counterpart stays as it is.
 """
 
+import contextlib
+import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +27,7 @@ STANDARD = ("", "ai.onnx")
 _MOST_NODES = 200_000  # in a graph whose functions are written out
 _MASKING = -100.0  # what masks add to a score
 
+_LONGEST = 200  # characters of a reason
 MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count
 
 
@@ -64,6 +68,28 @@ class Constant:
         if values is None or values.dtype.kind not in "f" or not values.size:
             return False
         return bool(((values == 0) | (values <= _MASKING)).all() and (values != 0).any())
+
+    @property
+    def learned(self) -> int:
+        """How many of its values were learned.
+
+        Windowed attention adds what it learned for every distance between two places of a window; exporters write it out for all pairs
+        of places, (..., heads, places, places).
+        """
+        count = math.prod(self.dims)
+        places = self.dims[-1] if len(self.dims) >= 3 and self.dims[-2] == self.dims[-1] else 0
+        side = math.isqrt(places)
+        if side < 2 or side * side != places or self.tensor is None:
+            return count
+        values = _array(self.tensor)
+        if values is None:
+            return count
+        distances = np.arange(side)[:, None] - np.arange(side) + side - 1  # 0 to 2 * (side - 1)
+        both = (distances[:, None, :, None] * (2 * side - 1) + distances[None, :, None, :]).reshape(-1)
+        pairs = values.reshape(-1, places * places)
+        table = np.zeros((len(pairs), (2 * side - 1) ** 2), values.dtype)
+        table[:, both] = pairs
+        return table.size if bool((table[:, both] == pairs).all()) else count
 
 
 def _array(tensor: TensorProto) -> NDArray[Any] | None:
@@ -136,8 +162,9 @@ def _size(
 
 
 def first_line(error: Exception) -> str:
-    """Give what an exception of onnx or ONNX Runtime says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Give what an exception of onnx or ONNX Runtime says, in one line and without the names of its classes."""
+    text = re.sub(r"^(\[\w+Error\][ :]*)?(\d+ : \w+ : )?", "", str(error).strip())
+    return (text.strip() or type(error).__name__).splitlines()[0][:_LONGEST]
 
 
 def graphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -148,31 +175,93 @@ def graphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def standard(graph: GraphProto, *, opset: int, around: Mapping[str, Constant] | None = None) -> Standard:
+def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, Constant] | None = None) -> Standard:
     """Replace what is not standard, and find what is stored.
 
     Args:
         graph: It is read only.
         opset: The version of the standard operators that it is written in.
+        name: The file, for messages.
         around: What is stored in the graph that this one is a body of.
+
+    Raises:
+        FormatError: A node is not written as its operator demands.
     """
     made = Standard([], dict(around or {}))
     made.constants.update({tensor.name: _stored(tensor) for tensor in graph.initializer})
     for sparse in graph.sparse_initializer:
         made.constants[sparse.values.name] = Constant(tuple(sparse.dims), sparse.values.data_type)
-    channels = _channels_before_reordering(graph.node, made.constants)
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in STANDARD and node.output:
-            constant = _constant(node)
-            if constant is not None:
-                made.constants[node.output[0]] = constant
-                continue
-        if node.op_type == "Identity" and node.domain in STANDARD and node.input[0] in made.constants:
-            # torch's exporter stores equal weights once, and gives the others by nodes like this
-            made.constants[node.output[0]] = made.constants[node.input[0]]
-            continue
-        made.nodes += _replaced(node, made, channels, opset)
+    nodes = in_order(graph.node)
+    with well_written(None, name):
+        channels = _channels_before_reordering(nodes, made.constants)
+    for node in nodes:
+        with well_written(node, name):
+            _take_up(node, made, channels, opset)
     return made
+
+
+@contextlib.contextmanager
+def well_written(node: NodeProto | None, name: str) -> Generator[None]:
+    """Turn what goes wrong with inputs and attributes that are not there, or of another type, into a sentence.
+
+    Raises:
+        FormatError: Something of the kind went wrong.
+    """
+    try:
+        yield
+    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError, AttributeError, OverflowError) as error:
+        which = "a node" if node is None else called(node)
+        raise FormatError(f"{name}: {which} does not have the inputs and attributes of its operator") from error
+
+
+def called(node: NodeProto) -> str:
+    """Name a node in a message."""
+    return f"{node.name} ({node.op_type})" if node.name else node.op_type
+
+
+def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> None:
+    """Take up one node: as a constant, or as the nodes that stand for it."""
+    if node.op_type == "Constant" and node.domain in STANDARD and node.output:
+        constant = _constant(node)
+        if constant is not None:
+            made.constants[node.output[0]] = constant
+            return
+    if node.op_type == "Identity" and node.domain in STANDARD and node.input[0] in made.constants:
+        # torch's exporter stores equal weights once, and gives the others by nodes like this
+        made.constants[node.output[0]] = made.constants[node.input[0]]
+        return
+    made.nodes += _replaced(node, made, channels, opset)
+
+
+def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Sort nodes so that each comes after those whose values it reads; some converters do not. Nodes of a circle are left out."""
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    waits = [{makers[name] for name in names_read(node) if name in makers} for node in nodes]
+    if all(max(needed, default=-1) < place for place, needed in enumerate(waits)):
+        return list(nodes)
+    readers: dict[int, list[int]] = {}
+    for place, needed in enumerate(waits):
+        for maker in needed:
+            readers.setdefault(maker, []).append(place)
+    ready = [place for place, needed in enumerate(waits) if not needed]
+    found = []
+    while ready:
+        place = heapq.heappop(ready)
+        found.append(nodes[place])
+        for reader in readers.get(place, ()):
+            waits[reader].discard(place)
+            if not waits[reader]:
+                heapq.heappush(ready, reader)
+    return found
+
+
+def names_read(node: NodeProto) -> Iterator[str]:
+    """Give the names that a node reads, those that its bodies take from around them included."""
+    yield from filter(None, node.input)
+    for graph in graphs(node):
+        for inner in graph.node:
+            yield from names_read(inner)
+        yield from (value.name for value in graph.output)
 
 
 def _stored(tensor: TensorProto) -> Constant:
@@ -253,6 +342,7 @@ _KEPT = (
     "output_padding",
     "output_shape",
 )
+_NORM = "_bn_nchwc"  # how ONNX Runtime names a batch normalisation that it turned into a convolution of one factor a channel
 _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -505,6 +595,9 @@ def _unblocked_convolution(
     channels[node.output[0]] = filters
     if depthwise:
         kept["group"] = filters
+    if depthwise and set(weights.dims[1:]) == {1} and node.name.endswith(_NORM):
+        made.constants.update({name: replace(made.constants[name], dims=(filters,)) for name in (weights_name, *bias)})
+        return [_made("BatchNormalization", node, [image, weights_name, *bias, *bias, weights_name])]
     made.blocked.add(weights_name)
     made.constants[weights_name] = Constant((filters, *weights.dims[1:]), weights.element)
     made.constants.update(

@@ -196,18 +196,29 @@ class LayerGraph:
         Raises:
             UsageError: There is none, or what follows it has given the image's grid up for tokens.
         """
-        body = [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._after]
-        maps = [node for node in body if len(self.shapes[node]) == 3 and not self._repeats(node)]
+        last, body = self.last_map(), self._body()
+        if any(len(self.shapes[node]) == 2 for node in body[body.index(last.node) + 1 :]):
+            raise UsageError(
+                f"{self.name} turns its map into tokens after {last.name}, which have no places in the image; "
+                f"--layer {last.name} looks at the last layer that has some"
+            )
+        return last
+
+    def last_map(self) -> GraphLayer:
+        """Find the last layer with spatial extent before the classifier, whatever follows it.
+
+        Raises:
+            UsageError: There is none.
+        """
+        maps = [node for node in self._body() if len(self.shapes[node]) == 3 and not self._repeats(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
             raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
-        last = wide[-1]
-        if any(len(self.shapes[node]) == 2 for node in body[body.index(last) + 1 :]):
-            raise UsageError(
-                f"{self.name} turns its map into tokens behind {last.meta['layer']}, which have no places in the picture; "
-                "name a layer with --layer to look at it anyhow"
-            )
-        return self.layer(last)
+        return self.layer(wide[-1])
+
+    def _body(self) -> list[fx.Node]:
+        """List the nodes before the classifier."""
+        return [node for node in self.shapes if node.meta["path"].split(".")[0] not in self._after]
 
     def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)

@@ -36,6 +36,7 @@ from cnnkit.option_fields import (
     given,
     option,
     options,
+    seed_option,
 )
 
 log = logging.getLogger("cnnkit")
@@ -118,15 +119,10 @@ class TrainConfig(RemembersGiven):
     monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
     deterministic: bool = option(
         False,
-        "On a GPU, take the algorithms that give the same bytes every time, which are slower; a CPU does without it.",
+        "On a GPU, take algorithms that give the same bytes for the same seed, which are slower; others do not. A CPU gives them anyway.",
         after=("monitor", "amp", "compile"),
     )
-    seed: int = option(
-        0,
-        "The same seed gives the same bytes; on a GPU with --deterministic, on the same GPU and versions.",
-        minimum=0,
-        after=("device", "jobs"),
-    )
+    seed: int = seed_option(after=("device", "jobs"))
 
     #: The options that name validation images, for messages.
     _val_options: ClassVar[str] = "--val"

@@ -5,8 +5,10 @@ import gc
 import logging
 import os
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.engine import device_errors, torch_device
 from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import atomic
 from cnnkit.nets import subgraph
 
 log = logging.getLogger("cnnkit")
@@ -35,6 +38,10 @@ class World:
     def writes(self) -> bool:
         """Tell whether this process writes files and reports."""
         return self.rank == 0
+
+    def claimed(self, output: Path) -> AbstractContextManager[None]:
+        """Keep the files of a training for it alone, in the process that writes them; as `atomic.claimed`."""
+        return atomic.claimed(output) if self.writes else contextlib.nullcontext()
 
     def callbacks(self, callbacks: Callbacks) -> Callbacks:
         """Give this process's callbacks: the first process reports for all, the others do the same work in silence."""

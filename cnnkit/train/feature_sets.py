@@ -127,14 +127,14 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     """List the classes of features in order.
 
     Raises:
-        CnnkitError: A row has no label, or there are no rows.
+        CnnkitError: A row has no label, or there are no rows, or as `train_val.in_order`.
     """
     missing = next((row.path for row in found.rows if row.label is None), None)
     if missing is not None:
         raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
     if not found.rows:
         raise CnnkitError(f"{name}: no rows in it; run cnn-extract again")
-    return tuple(sorted({row.label for row in found.rows if row.label is not None}))
+    return train_val.in_order(row.label for row in found.rows if row.label is not None)
 
 
 def has_own_val(path: str | Path) -> bool:

@@ -89,6 +89,7 @@ def finetune(
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
     ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)

@@ -19,7 +19,7 @@ from cnnkit.choices import ClassWeights, Initializer, Solver
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError
-from cnnkit.formats import cache, history, torch_model
+from cnnkit.formats import atomic, cache, history, torch_model
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.formats.torch_model import TorchModel
@@ -284,7 +284,21 @@ def train_head(
         FormatError: The features do not name their backbone.
         CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
-    callbacks = callbacks or Callbacks()
+    with atomic.claimed(output):
+        return _train_head(
+            data, output, train=train, weights=weights, device=device, callbacks=callbacks or Callbacks()
+        )
+
+
+def _train_head(
+    data: FeatureSets,
+    output: Path,
+    *,
+    train: HeadConfig,
+    weights: Path | None,
+    device: str,
+    callbacks: Callbacks,
+) -> HeadResult:
     classes = data.classes
     backbone = _backbone(data.train.header, weights, name=data.train_name)
     chosen = torch_device.choose(devices.parse(device))

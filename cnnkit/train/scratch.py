@@ -51,6 +51,7 @@ def train_from_scratch(
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
+        world.claimed(output),
     ):
         loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
         prepare = _prepare(network)

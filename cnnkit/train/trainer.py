@@ -480,7 +480,8 @@ class Trainer:
                 "begin anew without --resume, or give another -o"
             )
         rows: list[dict[str, Any]] = model.history
-        epochs = [Epoch(**row, seconds=0.0) for row in rows]
+        with checkpoint.taking_up(output):
+            epochs = [Epoch(**row, seconds=0.0) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
                 self.best.epoch = epoch
@@ -496,20 +497,23 @@ class Trainer:
             log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
-        check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
-        self.step.module.load_state_dict(kept["module"])
-        optim.restore(self.step.optimizer, kept["optimizer"])
-        if kept["scaler"]:  # empty where another device needed none
-            self.step.scaler.load_state_dict(kept["scaler"])
-        self.step.pieces, self.earlier = kept["pieces"], kept["earlier"]
-        if self.ema is not None:
-            self.ema.restore(**kept["average"])
-        self.start = StartMeasures(**kept["start"]) if kept["start"] else None
-        self.best.epoch = Epoch(**kept["best"]["epoch"])
-        self.best.state = kept["best"]["state"]
-        done = [Epoch(**epoch) for epoch in kept["epochs"]]
+        with checkpoint.taking_up(self.checkpoint):
+            check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
+            self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
+            self.step.module.load_state_dict(kept["module"])
+            optim.restore(self.step.optimizer, kept["optimizer"])
+            if kept["scaler"]:  # empty where another device needed none
+                self.step.scaler.load_state_dict(kept["scaler"])
+            self.step.pieces, self.earlier = int(kept["pieces"]), int(kept["earlier"])
+            if self.ema is not None:
+                self.ema.restore(**kept["average"])
+            self.start = StartMeasures(**kept["start"]) if kept["start"] else None
+            self.best.epoch = Epoch(**kept["best"]["epoch"])
+            self.best.state = kept["best"]["state"]
+            done = [Epoch(**epoch) for epoch in kept["epochs"]]
+            last = done[-1].epoch
         self.resumable = True
-        log.info("going on after epoch %d", done[-1].epoch)
+        log.info("going on after epoch %d", last)
         return done
 
     def keep(self, done: Sequence[Epoch]) -> None:

@@ -161,7 +161,7 @@ def test_formats_and_names_of_all_kinds(run, here):
     assert (pixels("same/red/a~01.jpg").int() - pixels("odd/red/a.jpg").int()).abs().float().mean() < 3
     for path in Path("more/red").iterdir():
         with Image.open(path) as image:
-            decode.check_name(path, image.format)
+            assert decode.misnamed(path, image.format) is None
 
 
 def test_grey_images_and_profiles_stay_what_they_are(run, here):
@@ -514,7 +514,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, cont
             process.communicate()  # until nobody holds the other end any more
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
-    with pytest.raises(CnnkitError, match="more: no pictures in it"):
+    with pytest.raises(CnnkitError, match="more: no images in it"):
         source.find(["more"])
     run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
     assert len(contents("more")) == 61

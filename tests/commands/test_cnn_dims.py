@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -317,3 +318,57 @@ def test_arithmetic_imports_no_network_library(tmp_path):
     command = [sys.executable, "-c", code, *CARD]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
     assert done.stderr == "[]\n"
+
+
+SHARED = Path(os.environ.get("CNNKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+CASES = SHARED.parent / "cases" / "onnx"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the files at ../shared/cases")
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        ("t1", 77, 3_092),
+        ("up18", 505, 115_742),
+        ("resize", 224 + 292 + 25, 314_516),
+        ("up9", 504, 350_208),
+        ("zoo7", 216 + 16 + 90, 256 * 216 + 80),
+        ("slice9", 216, 256 * 216),
+        ("mix", 376, 17 * 17 * 216 + 36 * 72 + 40),
+    ],
+)
+def test_files_that_were_measured_wrong(run, name, params, macs):
+    """Transposed convolutions, constants that are no weights, and the opset that a file was written in."""
+    total = run("cnn-dims", CASES / f"{name}.onnx").rows[-1]
+    assert (int(total["params"]), int(total["macs"])) == (params, macs)
+
+
+def test_receptive_fields_end_at_the_image_in_a_pipe_too(run):
+    """The table carries the size of the image, and the formula says where a field was cut."""
+    first = run("cnn-dims", "--input", "9,12,1", "--layers", "conv 4 k7 p3 s2").out
+    row = run("cnn-dims", "--filters", 2, "--k", 3, "--pad", "same", stdin=first).rows[-1]
+    assert (row["receptive_field"], row["image"]) == ("9x11", "9x12")
+    lines = run("cnn-dims", "--filters", 2, "--k", 3, "--pad", "same", "--explain", stdin=first).out.splitlines()
+    assert "  receptive_field (height) = min(7 + (3 - 1)*2, 9) = 9" in lines
+    assert "  receptive_field (width) = 7 + (3 - 1)*2 = 11" in lines
+
+
+def test_an_older_table_without_the_image_is_read(run):
+    """What earlier versions printed still goes into a pipe."""
+    text = "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\n"
+    text += "conv1\tconv\t4x4x2\t20\t288\t3\t1\t128\t0\n"
+    assert run("cnn-dims", "--pool", 2, stdin=text).rows[-1]["receptive_field"] == "4"
+
+
+def test_an_onnx_that_cannot_be_measured_ends_in_one_sentence(run, tmp_path):
+    """The message names the file and the operator, and gives no advice that does not help."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+    ends = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 9, 9]) for name in "xy"]
+    graph = make_graph([make_node("Fold", ["x"], ["y"], domain="acme")], "net", ends[:1], ends[1:])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17), make_opsetid("acme", 1)]), tmp_path / "a.onnx")
+    outcome = run("cnn-dims", tmp_path / "a.onnx", status=1)
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert "a.onnx: what the operator acme.Fold multiplies is not known" in outcome.err

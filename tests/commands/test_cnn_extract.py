@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from cnnkit.engine import onnx_backbone
+from cnnkit.choices import Precision
+from cnnkit.engine import half_precision, onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
+from cnnkit.engine.session import Session
 from cnnkit.formats import features, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
+from cnnkit.infer import extract
 from cnnkit.nets import backbones, catalogue
 from cnnkit.nets.classifier import Classifier, build_head
 
@@ -635,9 +638,11 @@ EVERY_OPTION = {
     "--bench": None,
     "--stats": None,
     "--split": "train",
+    "--folders": "classes",
     "--null": None,
     "--device": "cpu",
     "--batch": "4",
+    "--precision": "tf32",
     "--jobs": "2",
     "--seed": "3",
     "--errors": "errors.tsv",
@@ -658,7 +663,7 @@ USED_BY_BENCH = {
         "--fit",
         "--seed",
     ),
-    *("--engine", "--device", "--batch", "--jobs", "--split", "--null"),
+    *("--engine", "--device", "--precision", "--batch", "--jobs", "--split", "--folders", "--null"),
 }
 USED_BY_STATS = {"--stats", "--json"}
 
@@ -696,6 +701,39 @@ def test_bench_refuses_options_of_what_is_written(run, here, option):
 
 
 # ---------------------------------------------------------------- a GPU, and photographs
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_what_is_decided_for_a_gpu(run, here, pretended_gpu, monkeypatch, precision):
+    """Shorter numbers are asked for and recorded in the Header, a batch is 128 unless it is given, and a notice says where it runs."""
+    run("cnn-extract", "photos", "-o", "cpu.npy", *SQUEEZE)
+    seen = []
+    real = runner.run
+    monkeypatch.setattr(extract.runner, "run", lambda *given, **more: seen.append(more) or real(*given, **more))
+    monkeypatch.setattr(extract, "_batch_size", lambda batch, _images, _views: batch)
+    for words, batch in (([], 128), (["--batch", "32"], 32), (["--batch", "5"], 5)):
+        done = run("cnn-extract", "photos", "-o", "gpu.npy", *SQUEEZE[:-2], "--precision", precision.value, *words)
+        assert "cnn-extract: running on the GPU, cuda:0" in done.err
+        assert (seen[-1]["batch"], seen[-1]["in_flight"]) == (batch, 2)
+        assert read("gpu.npy").header.training.get("precision", "float32") == precision.value
+    content, _, options = pretended_gpu[-1]
+    assert options["use_tf32"] == ("0" if precision is Precision.FLOAT32 else "1")
+    assert half_precision.is_half(content) is (precision is Precision.FLOAT16)
+    expected = read("cpu.npy").values
+    np.testing.assert_allclose(read("gpu.npy").values, expected, atol=1e-2 * expected.max())
+
+
+def test_values_that_float16_cannot_hold_are_no_features(run, here, pretended_gpu, monkeypatch):
+    """Infinite features would be written without a word; in float32 the same network is used as it is."""
+    real = Session._run_bound
+    monkeypatch.setattr(Session, "_run_bound", lambda *given: [np.full_like(output, np.inf) for output in real(*given)])
+    words = ("photos", "-o", "x.npy", *BACKBONE[:-2])
+    done = run("cnn-extract", *words, "--precision", "float16", status=1)
+    assert (
+        done.err.splitlines()[-1] == "cnn-extract: the base has values that float16 cannot hold; use --precision tf32"
+    )
+    assert not Path("x.npy").exists()
+    run("cnn-extract", *words, "--precision", "tf32")
 
 
 @pytest.mark.gpu

@@ -314,6 +314,7 @@ def test_kernels_by_hand(run, here, grey):
         (("m.pt", "-o", "f.png", "--octave-scale", "1.3"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "2"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream"),
+        (("--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
         (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),

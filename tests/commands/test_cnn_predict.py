@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from cnnkit.choices import Fit, Pool
 from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
+from cnnkit.engine.session import Session
 from cnnkit.formats import features, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
@@ -518,6 +519,60 @@ def test_images_at_their_own_sizes(run, model, sizes, words):
     assert "cnn-predict: shown otherwise than it was trained on, a network has other probabilities" in said
     assert "2b.png: no picture" in said[-3]
     assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in said[-2]
+
+
+def test_own_sizes_on_a_gpu(run, model, sizes, pretended_gpu):
+    """As on the CPU, with batches of one size filled up; shorter numbers are asked for on demand and change little."""
+    words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 6)
+    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
+    found = run("cnn-predict", *words, "--device", "cuda", status=3)
+    assert [row["path"] for row in found.rows] == [row["path"] for row in expected.rows]
+    np.testing.assert_allclose(shares_of(found), shares_of(expected), atol=1e-6)
+    assert found.err == expected.err
+    assert pretended_gpu[-1][2]["use_tf32"] == "0"
+    half = run("cnn-predict", *words, "--device", "cuda", "--precision", "float16", status=3)
+    assert pretended_gpu[-1][2]["use_tf32"] == "1"
+    np.testing.assert_allclose(shares_of(half), shares_of(expected), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; GPU=0 ; expr=cudnnSetPoolingNdDescriptor",
+            "takes no 90 x 70 pixels: CUDNN failure",
+        ),
+        ("Failed to allocate memory for requested buffer of size 9", "90 x 70 pixels are too many for "),
+    ],
+)
+def test_what_a_gpu_rejects_is_a_skipped_image(run, model, sizes, pretended_gpu, monkeypatch, message, said):
+    """A shape that cuDNN does not take, or an image that its memory does not hold alone; all others are predicted."""
+
+    def bound(self, given, outputs):
+        if given["images"].shape[1] == 70:
+            raise RuntimeError(message)
+        return self._session.run(outputs, given)
+
+    words = ("-m", model(kind="any"), sizes, "--size", "native", "--batch", 6)
+    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
+    monkeypatch.setattr(Session, "_run_bound", bound)
+    found = run("cnn-predict", *words, "--device", "cuda", status=3)
+    good = [row["path"] for row in expected.rows if not row["path"].endswith("4.png")]
+    assert [row["path"] for row in found.rows] == good
+    assert said in found.err
+
+
+def test_a_gpu_that_fails_ends_the_run(run, model, root, pretended_gpu, monkeypatch):
+    """With what failed, and no word of a smaller batch."""
+
+    def bound(*_):
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
+
+    monkeypatch.setattr(Session, "_run_bound", bound)
+    done = run("cnn-predict", "-m", model(), root, "--device", "cuda", status=1)
+    last = done.err.splitlines()[-1]
+    assert last.startswith("cnn-predict: cuda:0 failed: CUDA failure 700: an illegal memory access was encountered")
+    assert last.endswith("; use --device cpu")
 
 
 def test_own_sizes_by_every_way_out(run, model, sizes):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cnnkit.choices import Normalize
 from cnnkit.data import preprocessing
-from cnnkit.formats import torch_model
+from cnnkit.formats import atomic, checkpoint, torch_model
 from cnnkit.nets import classifier
 
 NET = "conv 4 k3 relu, pool 2, conv 6 k3 bn relu, dropout 0.2"
@@ -272,7 +272,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, comma
     assert "going on after epoch " in outcome.err
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
     assert history() == history("whole.csv")
-    assert not Path("m.checkpoint.pt").exists()
+    assert sorted(os.listdir()) == ["m.csv", "m.pt", "photos", "whole.csv", "whole.pt"]
 
 
 class Stop(Exception):
@@ -395,7 +395,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch, which, fi
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic.os, "fsync", fsync)
-        outcome = train(run, *MOVING, status=1)
+        outcome = train(run, *MOVING, "--checkpoint-every", "0", status=1)
     assert outcome.out == ""
     assert outcome.err.splitlines()[-2:] == [
         "cnn-train: m.checkpoint.pt holds what is done; run again with --resume to go on",
@@ -520,7 +520,7 @@ def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
     assert "say where the model goes with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
     assert sorted(os.listdir()) == ["photos", "table.csv"]
     (here / "photos/train/green").mkdir()
-    assert "photos/train/green: a class without pictures" in train(run, status=1).err
+    assert "photos/train/green: a class without images" in train(run, status=1).err
     shutil.copytree("photos/val/red", "photos/val/green")
     (here / "photos/train/green").rmdir()
     assert "the class green is in val alone; train has blue, red" in train(run, status=1).err
@@ -639,3 +639,25 @@ def test_the_gpu_trains_what_the_cpu_predicts_with(run, here, amp, cache):
     right, loss = (1e-6, 1e-4) if amp == "off" else (0.1, 2e-2)
     assert measures["accuracy"] == pytest.approx(float(outcome.rows[0]["val_accuracy"]), abs=right)
     assert measures["log_loss"] == pytest.approx(float(outcome.rows[0]["val_loss"]), abs=loss)
+
+
+def test_the_second_of_two_runs_is_told(run, here):
+    """While one training writes a model another one is refused, and leaves nothing."""
+    before = sorted(os.listdir())
+    with atomic.claimed("m.pt"):
+        outcome = train(run, status=1)
+    assert outcome.err.endswith("cnn-train: m.pt: another run is writing it; wait for that run, or give another -o\n")
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("damage", ["epochs", "mark", "module", "best", "earlier", "all"])
+def test_a_checkpoint_of_somebody_elses_is_one_line(run, here, stopped, damage):
+    """Whatever is missing or of another type in it, the file is named with what to do."""
+    stopped()
+    content = checkpoint.load(Path("m.checkpoint.pt"))
+    for name in content if damage == "all" else [damage]:
+        content[name] = [] if name != "mark" else 5
+    checkpoint.save(Path("m.checkpoint.pt"), content | {"checkpoint": checkpoint.VERSION})
+    outcome = train(run, "--resume", status=1)
+    assert "m.checkpoint.pt: not what a training leaves (" in outcome.err
+    assert "begin anew without --resume" in outcome.err

@@ -148,6 +148,17 @@ def test_every_training_takes_a_validation_set_without_a_class(run, here):
         assert "the class green is in " in run(*words, status=1).err
 
 
+def test_a_class_that_is_called_test_is_augmented(run, images, monkeypatch):
+    """Next to other classes it is a class in every command, and holds nothing out."""
+    monkeypatch.chdir(images(car=2, plane=2, test=2).parent)
+    outcome = run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", "--copies", "1")
+    assert (
+        "photos: test/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+        in outcome.err
+    )
+    assert len(list(Path("aug/test").iterdir())) == 2
+
+
 # ---------------------------------------------------------------- passed over
 
 
@@ -172,7 +183,7 @@ def test_files_with_odd_names_are_used_and_told(run, odd):
     assert len(outcome.rows) == 3 + 3 + 3 + 2
     notice = next(line for line in outcome.err.splitlines() if "passed over" in line)
     assert "read by content, not by name: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
-    assert "passed over 1 .txt, 1 .nef in photos" in notice
+    assert "passed over 1 .nef, 1 .txt in photos" in notice
     assert (
         "whatever the extension says: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
         in outcome.err
@@ -192,7 +203,7 @@ def test_a_check_reports_what_is_passed_over(run, odd):
         ("note", "passed", ""),
     }
     (note,) = [row["detail"] for row in rows if row["level"] == "note" and row["finding"] == "passed"]
-    assert note == "passed over 1 .txt, 1 .nef"
+    assert note == "passed over 1 .nef, 1 .txt"
 
 
 def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, monkeypatch):
@@ -275,7 +286,7 @@ def test_measures_of_a_test_set_that_lacks_a_class_are_scikit_learns(run, tmp_pa
     classes = ["cat", "dog", "owl"]
     truth = ["cat"] * 6 + ["dog"] * 4
     generator = np.random.default_rng(3)
-    probabilities = generator.dirichlet((1, 1, 1), size=10).round(6)
+    probabilities = generator.multinomial(10, (0.4, 0.3, 0.3), size=10) / 10  # six digits hold them
     predicted = [classes[place] for place in probabilities.argmax(axis=1)]
     assert "owl" in predicted
     rows = [
@@ -297,3 +308,26 @@ def test_measures_of_a_test_set_that_lacks_a_class_are_scikit_learns(run, tmp_pa
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert found["log_loss"] == pytest.approx(log_loss(truth, probabilities, labels=classes), abs=1e-5)
+
+
+def test_a_prediction_speaks_of_no_classes(run, here):
+    """Where labels do not matter, folders in folders are not worth a word; what is passed over is."""
+    shutil.move("photos", "deep/photos")
+    Path("deep/empty").mkdir()
+    Path("deep/photos/train/red/x.bin").touch()
+    run("cnn-export", "m.pt", "-o", "m.onnx")
+    err = run("cnn-predict", "-m", "m.onnx", "deep").err
+    assert "passed over 1 .bin in deep" in err
+    assert "class" not in err
+
+
+def test_how_folders_were_read_is_told_with_an_error(run, here):
+    """A split dataset inside of one more folder has one class; the notice says what to name."""
+    shutil.move("photos", "deep/photos")
+    err = run("cnn-train", "deep", "-o", "a.pt", *NET, status=1).err
+    assert (
+        "deep: the classes are photos, the folders directly in it; for the folders in those (test, train, valid), give deep/*/ as sources"
+        in err
+    )
+    assert "only one class, photos" in err
+    run("cnn-train", "deep/photos/", "-o", "a.pt", *NET)

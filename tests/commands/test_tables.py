@@ -55,6 +55,20 @@ def test_a_list_of_paths_is_a_source(run, folder):
     assert "2" in run("cnn-check", "photos/list.txt", "--table", "classes").rows[0].values()
 
 
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_a_list_of_paths_and_labels_lacks_its_header_row(run, folder, separator):
+    """As Caffe's train.txt has them: no image is called `red/00.png 0`."""
+    listed = f"photos/red/00.png{separator}0\nphotos/blue/00.png{separator}1\n"
+    (folder / "train.txt").write_text(listed)
+    for words, given, name in (("train.txt", None, "train.txt"), ("-", listed, "standard input")):
+        error = run("cnn-check", words, stdin=given, status=1).err
+        assert f"{name}: " in error
+        assert "begins with a header row such as path,label" in error
+    if separator != " ":
+        (folder / "train.txt").write_text(f"path{separator}label\n{listed}")
+        assert len(run("cnn-check", "train.txt", "--table", "classes").rows) == 2
+
+
 def test_an_image_on_standard_input_is_no_list(run, folder):
     """It is named as what it is, with and without -0."""
     for words in (["-"], ["-", "-0"]):

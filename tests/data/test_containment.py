@@ -243,3 +243,13 @@ def test_one_run_writes_into_a_folder(place):
         (place / "new/maps/x").write_bytes(b"")
     with pytest.raises(CnnkitError, match="is not empty"), tree.writing_into(place / "new/maps", force=False):
         pytest.fail("not empty")
+
+
+def test_force_removes_half_copies_of_a_killed_run(place, run):
+    """What such a run left under a hidden name goes with what it had copied; other hidden files stay."""
+    run(*SPLIT)
+    (place / "sets/train/cat/.0123456789abcdef.tmp").write_bytes(b"half")
+    (place / "sets/train/cat/.mine.tmp").write_bytes(b"mine")
+    run(*SPLIT, "--force")
+    hidden = [path.name for path in (place / "sets").rglob(".*")]
+    assert hidden == [".mine.tmp"]

@@ -1,13 +1,15 @@
 """What a search of folders takes, what it passes over, and how it reads splits and classes."""
 
 import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
 from PIL import Image
 
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, source
+from cnnkit.data import decode, folder_search, source
 from cnnkit.data.search_log import SearchLog
 from cnnkit.errors import CnnkitError
 
@@ -103,6 +105,15 @@ def test_every_extension_of_a_format_is_found(here, name):
     """What can be read when it is named is found in a folder, too."""
     touch(f"p/cat/{name}")
     assert found("p") == ([(f"p/cat/{name}", "cat", None)], [])
+
+
+def test_stereo_pairs_are_found_and_read(here):
+    """An MPO file is a JPEG of two; its extension is known."""
+    os.makedirs("p/cat")
+    pair = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pair[0].save("p/cat/stereo.mpo", "MPO", save_all=True, append_images=pair[1:])
+    ((path, label, _),), lines = found("p")
+    assert (label, lines, decode.load(path).getpixel((4, 4))) == ("cat", [], (254, 0, 0))
 
 
 def test_camera_raw_is_not_read_as_its_preview(here):
@@ -236,3 +247,20 @@ def test_classes_that_differ_in_case(here):
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["Cat", "cat"]
     assert lines == ['classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name']
+
+
+def test_a_split_without_classes_next_to_others(here):
+    """As of a competition, whose test set is one heap: it is told, and the other option would not help."""
+    touch("p/train/cat/1.jpg", "p/train/dog/1.jpg", "p/test/1.jpg")
+    assert found("p")[1] == ["p: test/ is a split whose images have no class"]
+
+
+def test_folders_may_be_nested_deeply(here):
+    """Deeper than Python recurses: the test's own tree is taken down by rm, which does not recurse either."""
+    path = "p/cat" + "/d" * (sys.getrecursionlimit() + 100)
+    try:
+        subprocess.run(["mkdir", "-p", path], check=True)
+        touch(f"{path}/1.jpg")
+        assert found("p")[0] == [(f"{path}/1.jpg", "cat", None)]
+    finally:
+        subprocess.run(["rm", "-rf", "p"], check=True)

@@ -21,9 +21,10 @@ from cnnkit.data.source import ImageFile
         (ImageFile("cv/val/train/cat/1.jpg", "cat"), None),
         (ImageFile("cv/cat/val/1.jpg", "cat"), None),
         (ImageFile("cv/cat/dev/cat/1.jpg", "cat"), "dev"),  # of several folders of that name, any
-        # A folder of splits that was read as one of classes
-        (ImageFile("cv/test/cat/1.jpg", "test"), "test"),
-        (ImageFile("cv/train/cat/1.jpg", "train"), None),
+        # A class that is called like a split
+        (ImageFile("cv/test/1.jpg", "test"), None),
+        (ImageFile("cv/test/young/1.jpg", "test"), None),
+        (ImageFile("cv/val/test/1.jpg", "test"), "val"),
         # No folder of a class: the one that it lies in
         (ImageFile("cv/val/1.jpg", "cat"), "val"),
         (ImageFile("cv/validation/1.jpg"), "validation"),

@@ -208,25 +208,7 @@ def test_float32_is_strict_and_float16_reaches_the_tensor_cores():
         assert (options["fuse_conv_bias"], options["cudnn_conv_algo_search"]) == ("1", "HEURISTIC")
 
 
-@pytest.fixture
-def one_gpu(monkeypatch):
-    """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes and options; it computes on the CPU."""
-    asked = []
-    real = onnxruntime.InferenceSession
-
-    def opening(content, options, *, providers, **words):
-        name, given = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
-        asked.append((content, name, given))
-        return real(content, options, providers=["CPUExecutionProvider"], **words)
-
-    monkeypatch.setattr(device, "gpus", lambda: 1)
-    monkeypatch.setattr(device, "driver_version", lambda: (99, 0))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", opening)
-    monkeypatch.setattr(session, "check_placement", lambda *_: None)
-    return asked
-
-
-def test_what_a_gpu_is_asked_for_follows_the_weights(content, one_gpu):
+def test_what_a_gpu_is_asked_for_follows_the_weights(content, pretended_gpu):
     """float16 weights go to the tensor cores by themselves, float32 ones on demand; --precision float16 converts those."""
     half = half_precision.converted(content, name="net")
     for given, precision, tf32, float16 in (
@@ -237,7 +219,7 @@ def test_what_a_gpu_is_asked_for_follows_the_weights(content, one_gpu):
         (half, Precision.FLOAT16, "1", True),
     ):
         Session(given, device="cuda", precision=precision)
-        got, provider, options = one_gpu.pop()
+        got, provider, options = pretended_gpu.pop()
         assert (provider, options["use_tf32"], options["prefer_nhwc"]) == ("CUDAExecutionProvider", tf32, tf32)
         assert half_precision.is_half(got) is float16
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnkit.errors import FormatError
+from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic, checkpoint, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -63,3 +63,32 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch):
     assert caught.value.filename == str(path)
     assert checkpoint.load(path)["epochs"] == [1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    """A flipped bit is noticed, and the message says how to do without."""
+    path = tmp_path / "m.checkpoint.pt"
+    checkpoint.save(path, {"module": {"weight": torch.ones(1000)}})
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(1000).numpy().tobytes()) + 2002] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        FormatError, match=r"damaged: data/0 is not what was written; .* or begin anew without --resume"
+    ):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("mark"), TypeError("no number"), RuntimeError("line\nsize mismatch"), IndexError(), ValueError("x")],
+)
+def test_content_that_does_not_fit_names_the_file(tmp_path, error):
+    """What goes wrong while a checkpoint is taken up is one line; memory that is full, or what the user can mend, is not that."""
+    path = tmp_path / "m.checkpoint.pt"
+    expected = pytest.raises(FormatError, match=r"m\.checkpoint\.pt: not what a training leaves \(.*\); remove it")
+    with expected as caught, checkpoint.taking_up(path):
+        raise error
+    assert "\n" not in str(caught.value)
+    for other in (torch.OutOfMemoryError("full"), UsageError("another --lr")):
+        with pytest.raises(type(other)), checkpoint.taking_up(path):
+            raise other

@@ -1,10 +1,12 @@
 """Features on disk: what is written is read, nothing half done is taken for whole, and work stopped anywhere is gone on with."""
 
+import io
 import json
 import os
 
 import numpy as np
 import pytest
+import torch
 
 from cnnkit.choices import Pool
 from cnnkit.errors import CnnkitError, FormatError, UsageError
@@ -522,3 +524,54 @@ def test_the_second_of_two_runs_is_told(tmp_path):
         file.write(values(6, 4), rows(6, 4))
     assert content(path) == content(write(tmp_path / "alone.npy"))
     assert content(write(path)) == content(path)
+
+
+def raw(shape, *, descr="<f4", fortran=False, body=b""):
+    """Give a .npy whose header says anything."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": fortran, "shape": shape})
+    return buffer.getvalue() + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        raw((10**18, 5)),
+        raw((10**30, 5)),
+        raw((2**62, 2**62)),
+        raw((-1, 5)),
+        raw((4, 5), body=b"\0" * 79),
+        raw((4, 5), descr="|O", body=b"\0" * 160),
+        raw((4, 5), descr="<i4", body=b"\0" * 80),
+        raw((4, 5), descr="<c8", body=b"\0" * 160),
+        raw((4, 5), descr="|S4", body=b"\0" * 80),
+        raw((4, 5), descr="<f16", body=b"\0" * 320),
+        raw((4,), body=b"\0" * 16),
+        raw((), body=b"\0" * 4),
+        raw((1,) * 33, body=b"\0" * 4),
+        raw((4, 5), descr=[("a", "<f4")], body=b"\0" * 80),
+        raw((4, 5))[:-3],
+        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
+        b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 100,
+        b"PK\x03\x04" + b"\0" * 100,
+    ],
+    ids=range(20),
+)
+def test_arrays_that_are_no_features(tmp_path, content):
+    """Any other array, or the header of one that is not there, is refused in one line that names the file."""
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(FormatError, match=r"x\.npy: (found|no plain array)") as caught:
+        features.load_values(tmp_path / "x.npy")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", ">f8", "<f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_other_machines(tmp_path, dtype, order):
+    """The other order of bytes, or of axes, gives the same numbers, in an array that torch takes."""
+    np.save(tmp_path / "x.npy", np.asarray(values(4), dtype=dtype, order=order))
+    loaded = features.load_values(tmp_path / "x.npy")
+    np.testing.assert_array_equal(loaded, values(4).astype(dtype))
+    assert torch.from_numpy(np.array(loaded)).shape == (4, 5)

@@ -1,6 +1,7 @@
 """The Header that every artefact carries."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ FLOATS = st.floats(0, 1)
 COLOURS = st.tuples(FLOATS, FLOATS, FLOATS)
 DEVIATIONS = st.tuples(*[st.floats(1e-6, 1)] * 3)
 TEXT = st.text(min_size=1, max_size=10)
+NOTATIONS = TEXT.filter(lambda text: text.strip() and not text.strip().startswith("@"))
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 HEADERS = st.builds(
     Header,
@@ -43,9 +45,9 @@ HEADERS = st.builds(
     ),
     backbone=st.none()
     | st.builds(
-        Backbone, TEXT, TEXT, st.sampled_from(Pool), weights_sha256=st.none() | DIGESTS, notation=st.none() | TEXT
+        Backbone, TEXT, TEXT, st.sampled_from(Pool), weights_sha256=st.none() | DIGESTS, notation=st.none() | NOTATIONS
     ),
-    head=st.none() | TEXT,
+    head=st.none() | NOTATIONS,
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),
     made_by=st.dictionaries(TEXT, TEXT, max_size=3),
 )
@@ -177,3 +179,154 @@ def test_versions_that_took_part():
     versions = made_by("torch", "no-such-distribution", "onnxruntime-gpu")
     assert set(versions) <= {"cnnkit", "torch", "onnxruntime"}
     assert versions["torch"].startswith("2.")
+
+
+# ---------------------------------------------------------------- what anybody can have written
+
+WRONG = [
+    None,
+    -1,
+    0,
+    5,
+    10**9,
+    2**70,
+    10**400,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../../x",
+    "@/etc/passwd",
+    "\0\x1b[2J",
+    "\udcff",
+    "long" * 100_000,
+    True,
+    [],
+    [1],
+    ["a", "a"],
+    [None, None, None],
+    [float("nan")] * 3,
+    [1e38] * 3,
+    [0.0] * 3,
+    {},
+    {"a": {"b": [1]}},
+    [[[]]] * 1000,
+]
+FULL = json.loads(WHOLE.to_json()) | {
+    "training": {"command": "cnn-train", "views": 3, "temperature": 1.5, "augment": "hflip", "rows": 4, "epochs": 2},
+    "made_by": {"cnnkit": "0.1.0"},
+}
+
+
+def places(record, above=()):
+    """Give the path of every field, lists and what they hold included."""
+    for key, value in record.items() if isinstance(record, dict) else enumerate(record):
+        yield (*above, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*above, key))
+
+
+def changed(place, value, *, drop=False):
+    record = json.loads(json.dumps(FULL))
+    held = record
+    for key in place[:-1]:
+        held = held[key]
+    if drop:
+        del held[place[-1]]
+    else:
+        held[place[-1]] = value
+    return record
+
+
+def usable(header):
+    """Whether the values of a header are such as the library writes."""
+    sides = () if header.preprocess is None else (header.preprocess.size, header.preprocess.resize)
+    numbers = () if header.preprocess is None else (*header.preprocess.mean, *header.preprocess.std)
+    texts = () if header.backbone is None else (header.backbone.name, header.backbone.layer)
+    return (
+        all(type(side) is int and 0 < side <= 8192 for side in sides)
+        and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+        and all(isinstance(text, str) and text for text in texts)
+        and (header.classes is None or len(set(header.classes)) == len(header.classes) > 0)
+        and math.isfinite(header.temperature)
+        and header.temperature > 0
+        and isinstance(header.has_views, bool)
+    )
+
+
+@pytest.mark.parametrize("place", list(places(FULL)), ids=str)
+def test_every_field_changed_in_every_way(place):
+    """A field of another type or out of range, or one that is missing, is refused in one line; what is let in can be used."""
+    for record in [changed(place, None, drop=True), *(changed(place, value) for value in WRONG)]:
+        for read_it in (
+            lambda record: Header.from_record(record, name="x.pt", kind=ArtefactKind.FEATURES),
+            lambda record: read(json.dumps(record), ArtefactKind.FEATURES),
+        ):
+            try:
+                header = read_it(record)
+            except FormatError as error:
+                message = str(error)
+                assert message.startswith(("x.pt: ", "train.json: "))
+                assert len(message) < 400
+                assert message.isprintable()
+            else:
+                assert usable(header), record
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("preprocess", "size"), "224", "preprocess.size: expected int, got str, found '224'"),
+        (("preprocess", "size"), 10**9, "preprocess.size: expected int <= 4096, found 1000000000"),
+        (("preprocess", "std"), [1, 0, 1], r"preprocess.std[1]: expected float >= 1e-12, found 0"),
+        (("preprocess", "mean"), [float("nan")] * 3, "preprocess.mean[0]: expected float >= -10000.0, found nan"),
+        (("preprocess", "fit"), "stretch", "preprocess.fit: expected one of crop, squash, pad, found 'stretch'"),
+        (("classes",), [], "classes: expected array of length >= 1, found []"),
+        (("classes",), ["cat", "dog", "cat"], "classes names 'cat' twice"),
+        (("backbone", "name"), 5, "backbone.name: expected str, got int, found 5"),
+        (("backbone", "weights_sha256"), "../../x", "backbone.weights_sha256: expected str matching regex"),
+        (("head",), "@/etc/passwd", "head: expected str matching regex"),
+        (("training",), [1], "training: expected object | null, got array, found [1]"),
+        (("training", "temperature"), 0, "training.temperature: expected float >= 1e-06, found 0"),
+        (("made_by", "cnnkit"), 7, "expected str, got int"),
+    ],
+)
+def test_the_message_names_field_value_and_what_was_expected(place, value, message):
+    """One line: the file, the field, what was expected, what was found, and the command that makes the right one."""
+    with pytest.raises(FormatError) as caught:
+        read(json.dumps(changed(place, value)), ArtefactKind.FEATURES)
+    assert str(caught.value).startswith("train.json: broken cnnkit header (")
+    assert message in str(caught.value)
+    assert str(caught.value).endswith("; make one with cnn-extract")
+
+
+def test_what_is_too_deep_or_too_large():
+    """Neither a deep nor a large text takes time, memory or the stack; nor do lists that hold themselves, or one list many times."""
+    for text in (
+        "[" * 100_000,
+        '{"cnnkit":' * 100_000,
+        '{"a":1,' * 100_000,
+        "9" * 10_000,
+        '{"cnnkit": ' + "9" * 5000 + "}",
+    ):
+        with pytest.raises(FormatError, match=r"train.json: no cnnkit header in it"):
+            read(text)
+    with pytest.raises(FormatError, match=r"a header of 16,777,217 characters, more than 16,777,216"):
+        read(" " * (2**24 + 1))
+    endless = []
+    endless.append(endless)
+    many = [1]
+    for _ in range(18):
+        many = [many] * 10
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (endless, many, deep, [0] * 200_000):
+        for place in (("training", "x"), ("classes",), ("mood",)):
+            record = dict(FULL, training=dict(FULL["training"]))
+            (record["training"] if len(place) == 2 else record)[place[-1]] = value
+            with pytest.raises(FormatError, match=r"broken cnnkit header \(it (is nested|holds) more than"):
+                Header.from_record(record, name="x.pt")
+    while deep:
+        deep = deep.pop()

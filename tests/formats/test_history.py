@@ -62,8 +62,11 @@ def test_a_file_that_went_through_a_spreadsheet_is_read(tmp_path):
     ("content", "message"),
     [
         ("", f"h.csv: empty; a history begins with the header row {HEADER}"),
-        ("path\tlabel\n", "h.csv: no history of a training; that begins with the header row epoch,"),
-        ("epoch,loss\n1,2\n", "h.csv: no history of a training"),
+        ("path\tlabel\n", "h.csv: no history of a training: it needs a column epoch and one at least of train_loss"),
+        ("epoch,iou\n1,2\n", "h.csv: no history of a training: it needs a column epoch"),
+        ("step,loss\n1,2\n", "h.csv: no history of a training: it needs a column epoch"),
+        ("epoch,loss\n1,2\n0,2\n", "h.csv:3: epoch 0 after epoch 1"),
+        ("epoch,loss\n1,x\n", 'h.csv:2: loss "x" is no number'),
         (f"{HEADER}\n1,2,3\n", "h.csv:2: 3 fields, but the header row has 7"),
         (f"{HEADER}\n1,2,3,4,x,6,7\n", 'h.csv:2: val_accuracy "x" is no number'),
         (f"{HEADER}\n1.5,,,,,,\n", 'h.csv:2: epoch "1.5" is no whole number'),
@@ -90,3 +93,52 @@ def test_a_model_in_place_of_its_history_is_told_apart(tmp_path, monkeypatch):
     (tmp_path / "m.csv").write_text(HEADER)
     with pytest.raises(FormatError, match=r"^m\.pt: a model; its history is m\.csv$"):
         history.read("m.pt")
+
+
+OTHERS = {
+    "keras": (
+        b"epoch,accuracy,loss,val_accuracy,val_loss\r\n0,0.5,1.5,0.25,2\r\n1,0.75,NA,0.5,1\r\n",
+        [HistoryRow(0, 1.5, 0.5, 2.0, 0.25), HistoryRow(1, None, 0.75, 1.0, 0.5)],
+    ),
+    "keras 2": (
+        b"epoch;acc;lr;loss;val_acc;val_loss\n0;0.5;0.1;1.5;0.25;2\n",
+        [HistoryRow(0, 1.5, 0.5, 2.0, 0.25, 0.1)],
+    ),
+    "keras, sparse": (
+        b"epoch,learning_rate,loss,sparse_categorical_accuracy,val_loss,val_sparse_categorical_accuracy\n3,0.1,1,0.5,2,0.25\n",
+        [HistoryRow(3, 1.0, 0.5, 2.0, 0.25, 0.1)],
+    ),
+    "ultralytics": (
+        b"                  epoch,             train/loss,  metrics/accuracy_top1,  metrics/accuracy_top5,               val/loss,"
+        b"                 lr/pg0\n                      1,                    2.5,                  0.625,                      1,"
+        b"                    1.5,                  0.001\n",
+        [HistoryRow(1, 2.5, None, 1.5, 0.625, 0.001)],
+    ),
+    "ultralytics 8.3": (
+        b"epoch,time,train/loss,metrics/accuracy_top1,metrics/accuracy_top5,val/loss,lr/pg0,lr/pg1,lr/pg2\n"
+        b"1,9.5,2.5,0.625,1,1.5,0.001,0.002,0.003\n",
+        [HistoryRow(1, 2.5, None, 1.5, 0.625, 0.001)],
+    ),
+    "lightning": (
+        b"epoch,step,train_acc,train_loss,val_acc,val_loss\n0,9,,,0.25,2\n0,9,0.5,1.5,,\n1,19,,,0.5,1\n1,19,0.75,1.25,,\n",
+        [HistoryRow(0, 1.5, 0.5, 2.0, 0.25), HistoryRow(1, 1.25, 0.75, 1.0, 0.5)],
+    ),
+    "timm": (
+        b"epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,1.5,2,25.0,75.0,0.1\n",
+        [HistoryRow(0, 1.5, None, 2.0, 0.25, 0.1)],
+    ),
+    "pandas": (b'"epoch","loss","note"\n1.0,0.5,"a, b"\n2.0,0.25,c\n', [HistoryRow(1, 0.5), HistoryRow(2, 0.25)]),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), OTHERS.values(), ids=OTHERS)
+def test_histories_of_other_programs(tmp_path, run, content, expected):
+    """Under the names that they give their columns; cnn-curves shows them."""
+    path = tmp_path / "h.csv"
+    path.write_bytes(content)
+    assert history.read(path) == expected
+    rows = run("cnn-curves", path).rows
+    assert [int(row["epoch"]) for row in rows] == [each.epoch for each in expected]
+    assert [row["val_accuracy"] for row in rows] == [
+        "" if each.val_accuracy is None else f"{each.val_accuracy:g}" for each in expected
+    ]

@@ -118,3 +118,20 @@ def test_names_that_are_no_pngs(tmp_path):
     for name in ("map.jpg", "map", "png", ".png"):
         with pytest.raises(UsageError, match=rf"^-o {name}: it is written as PNG; give it a name that ends in \.png$"):
             image_files.check_png(name, option="-o")
+
+
+def test_what_a_killed_run_left_beside_a_folder_is_removed(tmp_path):
+    """The folders that it worked in, and nothing that only has such a name."""
+    (tmp_path / ".maps.abcd_123" / "made").mkdir(parents=True)
+    (tmp_path / ".maps.20240101").mkdir()
+    (tmp_path / ".maps.20240101" / "mine.txt").write_bytes(b"")
+    (tmp_path / ".other.abcd_123").mkdir()
+    image_files.save_folder(tmp_path / "maps", [("a.png", image(0))])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".maps.20240101", ".other.abcd_123", "maps"]
+
+
+def test_a_folder_whose_name_is_as_long_as_can_be(tmp_path):
+    """The folder to work in fits, too."""
+    for _ in range(2):
+        image_files.save_folder(tmp_path / ("n" * 255), [("a.png", image(0))])
+    assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]

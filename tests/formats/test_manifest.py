@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from cnnkit.errors import FormatError
 from cnnkit.formats import manifest
 from cnnkit.formats.manifest import ManifestRow
 
+CASES = Path(os.environ.get("CNNKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "cases"
 NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"0")))
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 ROWS = st.builds(ManifestRow, NAMES, *[st.none() | WORDS] * 3)
@@ -171,3 +173,17 @@ def test_the_column_truth_is_the_label_where_predictions_stand_beside_it():
     """As cnn-eval --worst lists them; an empty one is no label, whatever was predicted."""
     lines = [b"path\ttruth\tlabel\tprobability\n", b"a.png\tcat\tdog\t0.9\n", b"b.png\t\tdog\t0.8\n"]
     assert [row.label for row in manifest.parse(lines, name="worst.tsv")] == ["cat", None]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "semicolon.csv", "backslash.tsv", "utf16.tsv", "quoted.tsv", "mac.tsv"])
+def test_manifests_on_which_it_failed(name):
+    """Small files after other programs' bug reports, where they stand."""
+    path = CASES / "tables" / name
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    rows = manifest.load(path)
+    names = {"red": "tom", "new": "nina"}
+    assert [row.path for row in rows] == [
+        f"train/{row.label}/{names[row.label]}, {n % 4}.png" for n, row in enumerate(rows)
+    ]
+    assert [row.split for row in rows] == ["train", "train", "val", "val"] * 2

@@ -128,7 +128,14 @@ LARGE = {
     "resize": lambda: large(
         "Resize", "numbers r f", [number("r", [], np.float32), number("f", [1, 1e6, 1e6, 1], np.float32)]
     ),
+    "copies of the batch": lambda: large("Tile", "numbers t", [number("t", [10**6, 1, 1, 1])]),
+    "padding of the batch": lambda: large("Pad", "numbers p", [number("p", [10**6, 0, 0, 0, 0, 0, 0, 0])]),
     "input": lambda: network(shape=("N", 100000, 100000, 3)),
+    "batch": lambda: network(shape=(2**31 - 1, 8, 8, 3)),
+    "wide layer": lambda: network(
+        node("Conv", "numbers w", "wide", pads=[10**5] * 4),
+        initializers=[number("w", np.ones((2, 8, 1, 1)), np.float32)],
+    ),
     "output": lambda: network(node("RandomNormal", "", "more", shape=[10**6, 10**6])),
 }
 
@@ -167,7 +174,7 @@ BROKEN = {
     "sparse": (sparse, "the shape 1000000x1000000, which no network has"),
     "metadata": (with_metadata, "more than 33,554,432 characters of metadata"),
     **{
-        f"large {name}": (made, "more than the 268,435,456 numbers|which no network has")
+        f"large {name}": (made, "more than the (268,435,456|67,108,864) numbers|which no network has")
         for name, made in LARGE.items()
         if name != "range"
     },

@@ -143,10 +143,14 @@ def test_windows_paths_are_read_with_slashes(tmp_path, caplog):
     assert paths("path,label\ntrain\\new\\nina.png,new\n") == ["train/new/nina.png"]
 
 
-def test_the_file_system_decides_what_could_be_both(tmp_path):
+def test_the_file_system_decides_what_could_be_both(tmp_path, caplog):
     """`new\\nina.png` is a file in a folder where there is one, and a name with a line end where there is that, or neither."""
+    caplog.set_level(logging.INFO, "cnnkit")
     text = "path\tlabel\nnew\\nina.png\tnew\n"
     assert paths(text, folder=tmp_path) == ["new\nina.png"]
+    assert caplog.messages == [
+        r"t.csv: new\nina.png is read with tabs or line ends in it; if Windows wrote it, write new/nina.png"
+    ]
     (tmp_path / "new").mkdir()
     (tmp_path / "new/nina.png").touch()
     assert paths(text, folder=tmp_path) == ["new/nina.png"]
@@ -213,14 +217,14 @@ def test_what_is_no_table(text, message):
 def test_a_table_without_a_header_row_is_told_the_remedy(tmp_path, delimiter):
     """The first row is shown, and what the message proposes works."""
     file = tmp_path / "rows.txt"
-    file.write_text(f"a.jpg{delimiter}cat\nb.jpg{delimiter}dog\n")
-    with pytest.raises(FormatError, match=r'no header row: the first line is "a\.jpg') as caught:
+    file.write_text(f"cat{delimiter}a.jpg{delimiter}3\ndog{delimiter}b.jpg{delimiter}4\n")
+    with pytest.raises(FormatError, match=r'no header row: the first line is "cat.{1,2}a\.jpg') as caught:
         list(tables.load(file, required=["path"], aliases=ALIASES))
     command = str(caught.value).split(", as ")[1].removesuffix(" does")
     subprocess.run(command, shell=True, check=True)
     assert list(tables.load(file, required=["path"], aliases=ALIASES)) == [
-        {"path": "a.jpg", "label": "cat"},
-        {"path": "b.jpg", "label": "dog"},
+        {"path": "a.jpg", "label": "cat", "column3": "3"},
+        {"path": "b.jpg", "label": "dog", "column3": "4"},
     ]
 
 

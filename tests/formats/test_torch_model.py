@@ -1,9 +1,12 @@
 """Model files: the round trip, the same bytes, state_dicts as the world saves them, and nothing that runs code."""
 
+import importlib.util
 import io
+import json
 import os
 import pickle
 import random
+import sys
 import zipfile
 from hashlib import sha256
 
@@ -283,3 +286,157 @@ def test_torchs_downloads_are_found_by_their_content(tmp_path, monkeypatch):
     assert cache.find_weights(digest) is None
     file.write_bytes(content)
     assert cache.find_weights(digest) == file
+
+
+# ---------------------------------------------------------------- damage, and tensors that are no weights
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns about what it finds in broken files
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """Whichever bit of a model is another one, it is refused, or everything that it holds is what was written."""
+    torch_model.save(tmp_path / "model.pt", model())
+    whole, drawn = torch_model.load(tmp_path / "model.pt"), random.Random(0)
+    content = (tmp_path / "model.pt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        names = [name.encode() for name in archive.namelist()]
+    directory = content.index(b"PK\x01\x02")
+    folder_bits = [
+        content.index(name, directory) - 8 for name in names
+    ]  # "external attributes", by which torch empties a record
+    bits = [drawn.randrange(len(content) * 8) for _ in range(120)]
+    bits += [drawn.randrange(directory * 8, len(content) * 8) for _ in range(120)]
+    bits += [place * 8 + bit for place in folder_bits for bit in range(8)]
+    refused = 0
+    for bit in bits:
+        broken = bytearray(content)
+        broken[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "broken.pt").write_bytes(broken)
+        try:
+            found = torch_model.load(tmp_path / "broken.pt")
+        except FormatError:
+            refused += 1
+            continue
+        assert (found.header, found.history, list(found.state)) == (whole.header, whole.history, list(whole.state)), bit
+        assert all(torch.equal(found.state[name], tensor) for name, tensor in whole.state.items()), bit
+    assert refused > 90
+
+
+def test_damaged_weights_are_named(tmp_path):
+    """The record that is not what was written, and what to do."""
+    torch_model.save(tmp_path / "model.pt", model())
+    content = bytearray((tmp_path / "model.pt").read_bytes())
+    content[content.index(next(iter(model().state.values())).numpy().tobytes()) + 3] ^= 0x40
+    (tmp_path / "model.pt").write_bytes(content)
+    for read in (torch_model.load, torch_model.read):
+        with pytest.raises(
+            FormatError, match=r"model\.pt: damaged: data/0 is not what was written; copy or make it again"
+        ):
+            read(tmp_path / "model.pt")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """A small file that would fill the memory is not unpacked."""
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert (tmp_path / "bomb.pt").stat().st_size < 20_000
+    with pytest.raises(FormatError, match=r"bomb\.pt: a compressed archive, which torch does not write"):
+        torch_model.load_state(tmp_path / "bomb.pt")
+
+
+def quantised():
+    return torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns about sparse and quantised tensors, which are on their way out
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda: torch.zeros(2, 2, dtype=torch.complex64), "weight is complex"),
+        (lambda: torch.eye(2).to_sparse(), r"weight is sparse \(sparse_coo\)"),
+        (lambda: torch.eye(2).to_sparse_csr(), r"weight is sparse \(sparse_csr\)"),
+        (lambda: torch.empty(2, 2, device="meta"), "weight is a meta tensor, without values"),
+        (quantised, r"weight is quantised \(qint8\)"),
+        (lambda: torch.ones(2, 2).to(torch.float8_e4m3fn), r"weight is quantised \(float8_e4m3fn\)"),
+        (lambda: torch.tensor([[1.0, float("nan")]]), "weight has values that are not finite"),
+        (lambda: torch.tensor([[1.0, float("inf")]]), "weight has values that are not finite"),
+        (lambda: torch.zeros(1).expand(1 << 20), r"weight of shape \(1048576,\) is larger than the file"),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path, value, message):
+    """Each is refused in one line that names the tensor, as a state_dict and as a model."""
+    torch.save({"weight": value()}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=rf"w\.pt: {message}") as caught:
+        torch_model.load_state(tmp_path / "w.pt")
+    assert "\n" not in str(caught.value)
+    header = json.loads(HEADER.to_json())
+    torch.save({"header": header, "state": {"weight": value()}, "history": []}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=rf"w\.pt: {message}"):
+        torch_model.load(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("state", [{1: torch.zeros(2)}, {"weight": [1.0, 2.0]}, {"weight": torch.zeros(2), "x": None}])
+def test_states_that_are_no_tensors_by_name(tmp_path, state):
+    """Numbers as names, lists and nothing as values are refused, in a model too."""
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"w\.pt: no state_dict in it \(expected tensors by parameter name\)"):
+        torch_model.load_state(tmp_path / "w.pt")
+    torch.save({"header": json.loads(HEADER.to_json()), "state": state}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"w\.pt: a model without its weights"):
+        torch_model.load(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "history", [5, "x", [1], [{1: 2.0}], [{"epoch": "1"}], {"epoch": 1}, [{"loss": torch.zeros(1)}]]
+)
+def test_histories_that_are_none(tmp_path, history):
+    """Whatever stands in the place of the numbers of the epochs, the file is named."""
+    content = {"header": json.loads(HEADER.to_json()), "state": {"w": torch.zeros(1)}, "history": history}
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match=r"model\.pt: its history is not a number for each name and epoch"):
+        torch_model.load(tmp_path / "model.pt")
+
+
+def test_a_header_that_holds_itself(tmp_path):
+    """What JSON could not write is refused, not walked through for ever."""
+    header = json.loads(HEADER.to_json())
+    header["training"]["self"] = header
+    torch.save({"header": header, "state": {"w": torch.zeros(1)}}, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match=r"model\.pt: broken cnnkit header \(it is nested more than"):
+        torch_model.load(tmp_path / "model.pt")
+
+
+def safetensors(path, state):
+    """Write a safetensors file, byte by byte."""
+    head, content = {}, b""
+    for key, value in state.items():
+        data = value.numpy().tobytes()
+        head[key] = {
+            "dtype": "F32",
+            "shape": list(value.shape),
+            "data_offsets": [len(content), len(content) + len(data)],
+        }
+        content += data
+    text = json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+def test_safetensors_say_what_is_missing(tmp_path, monkeypatch):
+    """Their package, where it is not installed; their name, by which torch knows them."""
+    state = nn.Linear(3, 2).state_dict()
+    path = safetensors(tmp_path / "w.safetensors", state)
+    if importlib.util.find_spec("safetensors"):
+        assert torch.equal(torch_model.load_state(path)["weight"], state["weight"])
+    with pytest.raises(FormatError, match=r"w\.pth: safetensors under another name; rename it to end in \.safetensors"):
+        torch_model.load_state(safetensors(tmp_path / "w.pth", state))
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        FormatError, match=r"w\.safetensors: reading safetensors needs their package: pip install safetensors"
+    ):
+        torch_model.load_state(path)

@@ -82,6 +82,45 @@ def test_a_wrong_file_is_named_with_the_key(saved, tmp_path, name, message):
         backbones.pretrained(name, weights=saved(tmp_path / "mine.pth"))
 
 
+def prefixed(prefix):
+    return lambda state: {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        *map(
+            prefixed,
+            ("model.", "net.", "backbone.", "_orig_mod.", "module.model.", "model._orig_mod.", "model.module."),
+        ),
+        lambda state: prefixed("model.")(state) | {"loss.weight": torch.ones(3), "teacher.other": torch.ones(1)},
+        lambda state: {key.replace("features.", "features.module."): value for key, value in state.items()},
+        lambda state: {key.replace("features.", "model.features.module."): value for key, value in state.items()},
+        lambda state: state | prefixed("ema.")(state),
+    ],
+)
+@pytest.mark.parametrize("below", [None, "state_dict"])
+def test_prefixes_of_those_who_trained_are_taken_off(whole, tmp_path, rename, below):
+    """Lightning's `model.`, torch.compile's `_orig_mod.`, DataParallel's `module.` anywhere, and any other that all names have."""
+    state = whole("squeezenet1_1")[0].state_dict()
+    renamed = rename(dict(state))
+    torch.save(renamed if below is None else {below: renamed, "epoch": 3}, tmp_path / "w.ckpt")
+    backbone, record, _ = backbones.pretrained("squeezenet1_1", weights=tmp_path / "w.ckpt")
+    assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
+    again = backbones.restore(record, tmp_path / "w.ckpt", size=224)
+    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+
+
+def test_a_network_that_is_there_twice_is_not_chosen_from(whole, tmp_path):
+    """Student and teacher: which one is meant cannot be told."""
+    state = whole("squeezenet1_1")[0].state_dict()
+    torch.save(prefixed("student.")(state) | prefixed("teacher.")(state), tmp_path / "w.pth")
+    with pytest.raises(
+        FormatError, match=r"the network is in it 2 times, below student\. and teacher\.; save the state_dict"
+    ):
+        backbones.pretrained("squeezenet1_1", weights=tmp_path / "w.pth")
+
+
 def test_batch_counters_may_be_missing(whole, tmp_path):
     """Files from before torch counted batches load."""
     state = {key: value for key, value in whole("resnet18")[0].state_dict().items() if "num_batches" not in key}

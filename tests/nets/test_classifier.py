@@ -1,5 +1,7 @@
 """normalise -> backbone -> pool -> head, each against torchvision's or torch's own, and the way back from a Header."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,28 @@ def test_the_record_of_the_backbone_is_used_not_the_first_of_its_name():
         header.but(backbone=Backbone("layers", "pool1", Pool.AVG, None, TEXT)), whole.state_dict(), name="model.pt"
     )
     assert not any("conv2" in key for key in again.state_dict())
+
+
+def test_a_header_asks_for_no_more_than_its_weights_have():
+    """A notation of billions of parameters is refused before there is any memory for them, as are outputs that are not the classes."""
+    whole, header = model()
+    assert header.backbone is not None
+    for change in (
+        {"backbone": replace(header.backbone, notation="conv 99999999 k3", layer="conv1")},
+        {"head": "dense 99999999 relu, dense 2 softmax"},
+    ):
+        with pytest.raises(
+            FormatError, match=r"^model\.pt: its header and its weights do not fit \(\w+ brings the network to"
+        ):
+            classifier.from_header(header.but(**change), whole.state_dict(), name="model.pt")
+    with pytest.raises(FormatError, match=r"^model\.pt: its header names 5 classes, its head has"):
+        classifier.from_header(header.but(classes=tuple("abcde")), whole.state_dict(), name="model.pt")
+
+
+def test_integers_are_no_weights():
+    """They are refused by name, and not turned into floats; counters of batches are integers."""
+    whole, header = model()
+    name = next(name for name, tensor in whole.state_dict().items() if tensor.is_floating_point())
+    state = {**whole.state_dict(), name: torch.ones_like(whole.state_dict()[name], dtype=torch.int64)}
+    with pytest.raises(FormatError, match=rf"^model\.pt: {name} is int64, not a float"):
+        classifier.from_header(header, state, name="model.pt")

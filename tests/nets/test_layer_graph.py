@@ -9,6 +9,7 @@ from torch import nn
 from cnnkit.choices import Pool
 from cnnkit.data import preprocessing
 from cnnkit.errors import UsageError
+from cnnkit.explain import cam
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.torch_model import TorchModel
@@ -195,8 +196,15 @@ def test_the_last_map_of_a_head_with_convolutions(tmp_path):
 
 def test_networks_without_maps(published, tmp_path):
     """A ViT's tokens have no places, a flattened image neither; the message says so."""
-    with pytest.raises(UsageError, match=r"^vit_b_32 turns its map into tokens behind conv_proj, which have no places"):
-        published("vit_b_32").last_spatial()
+    network = published("vit_b_32")
+    said = r"^vit_b_32 turns its map into tokens after conv_proj, which have no places in the image; --layer conv_proj looks"
+    with pytest.raises(UsageError, match=said):
+        network.last_spatial()
+    assert network.find("conv_proj").is_spatial  # the advice is one that helps
+    with pytest.raises(
+        UsageError, match=r"encoder of vit_b_32 .* has no height and width; the last layer that has is conv_proj"
+    ):
+        cam.TorchCam(network, (), layer=network.find("encoder"))
     path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
     with pytest.raises(UsageError, match=r"^flat.pt has no layer with height and width"):
         read(path).last_spatial()

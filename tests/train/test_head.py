@@ -16,6 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Schedule, Solver
 from cnnkit.errors import CnnkitError, FormatError, NotationError, UsageError
 from cnnkit.formats import cache, features, torch_model
@@ -798,3 +799,15 @@ def test_a_split_that_cannot_be_held_out_is_one_line(make, splits, split, messag
     whole = make("all", splits=splits)
     with pytest.raises(CnnkitError, match=message):
         trained(whole, tmp_path / "head.pt", hold_out=split)
+
+
+@pytest.mark.parametrize("solver", Solver)
+def test_progress_begins_before_the_first_epoch(pair, tmp_path, solver):
+    """A solver's first fit may take minutes on thousands of features: the bar is there before it is done."""
+    calls = []
+    config = HeadConfig(solver=solver, l2=0.01).checked(has_val=True)
+    data = feature_sets.load(pair[0], val=pair[1], hold_out=None, loss=config.loss)
+    noting = Callbacks(progress=lambda done, total: calls.append((done, total)))
+    train_head(data, tmp_path / "head.pt", train=config, device="cpu", callbacks=noting)
+    assert calls[0] == (0, calls[-1][1])
+    assert calls[-1][0] <= calls[-1][1]

@@ -1,0 +1,602 @@
+"""Run real commands on damaged and hostile inputs, and count what they survive.
+
+    .venv/bin/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md      (make fuzz)
+
+A command survives an input if it ends in time with a documented exit status, prints no traceback, needs no memory out of proportion
+and writes nothing but what it was asked for; each kind of input below may demand more. The same seed and count try the same inputs.
+tests/fuzz/test_fuzz.py tries 500 of them.
+"""
+
+import argparse
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import pickle
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import numpy as np
+from mutations import damage_bytes, damage_json, damage_text, flip_bit, hostile_name
+from PIL import Image
+
+#: How long a command may take on any of these inputs, which are small. It takes a second; others use the machine meanwhile.
+SECONDS = 60
+
+#: How much memory it may need: a process that has imported everything holds 0.7 GB.
+MEGABYTES = 2500
+
+NETWORK = "conv 4 k3 s2 relu"
+_PREFIX = "cnnkit-fuzz-"
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    megabytes: float
+
+    def faults(self, allowed=(0, 1, 2, 3)):
+        """Say what is wrong with this end."""
+        found = []
+        if self.status not in allowed:
+            found.append(f"status {self.status}: {self.err.strip()[-200:]}")
+        if any(word in self.err for word in ("Traceback (most recent", "Exception ignored", "Warning:")):
+            found.append(self.err.strip().splitlines()[-1][:200])
+        if self.megabytes > MEGABYTES:
+            found.append(f"{self.megabytes:.0f} MB")
+        if any((ord(each) < 32 and each != "\n") or 127 <= ord(each) < 160 for each in self.err):
+            found.append("a control character in its messages")
+        return found
+
+
+class Runner:
+    """Runs commands in forks of this process, which has imported what is slow to import."""
+
+    def __init__(self):
+        for name in (
+            "PIL.Image",
+            "numpy",
+            "torch",
+            "torch.export",
+            "torchvision",
+            "onnx",
+            "sklearn.linear_model",
+            "scipy.stats",
+            "typer.main",
+            "rich.progress",
+        ):
+            importlib.import_module(name)
+        self.entries = {
+            each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
+        }
+        gc.collect()
+        gc.freeze()  # or the first collection of each fork would copy it all
+
+    def __call__(self, folder, line, *, kill_after=None):
+        """Run a command (a line of shell without its tricks) in `folder`; with `kill_after`, end it by SIGKILL after so many seconds."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            return self._run(folder, shlex.split(line), (out, err), kill_after)
+
+    def _run(self, folder, words, streams, kill_after):
+        start = time.monotonic()
+        child = os.fork()
+        if not child:
+            self._become(folder, words, streams)
+        limit = SECONDS if kill_after is None else kill_after
+        ended = os.pidfd_open(child)
+        with contextlib.suppress(InterruptedError):
+            if not _readable(ended, limit):
+                os.killpg(child, signal.SIGKILL)
+        os.close(ended)
+        _, status, usage = os.wait4(child, 0)
+        texts = []
+        for stream in streams:
+            stream.seek(0)
+            texts.append(stream.read().decode("utf-8", "surrogateescape"))
+        return Outcome(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - start, usage.ru_maxrss / 1024)
+
+    def _become(self, folder, words, streams):
+        """Be the command, in the fork."""
+        try:
+            os.setpgid(0, 0)
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number, stream in enumerate(streams, 1):
+                os.dup2(stream.fileno(), number)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the fork
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            sys.argv = list(words)
+            code = 0
+            try:
+                self.entries[words[0]].load()(list(words[1:]))
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                code = 99
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        except BaseException:
+            os._exit(98)
+
+
+def _readable(descriptor, seconds):
+    import select
+
+    return bool(select.select([descriptor], [], [], seconds)[0])
+
+
+class Workshop:
+    """The valid inputs that are damaged, made once by the commands themselves, and what each use of them needs."""
+
+    def __init__(self, folder, run):
+        self.folder = folder
+        self.run = run
+        generator = np.random.default_rng(7)
+        for number, label in enumerate(("red", "blue")):
+            (folder / "photos" / label).mkdir(parents=True)
+            for index in range(8):
+                pixels = generator.integers(0, 90, (24, 28, 3)) + np.asarray([[160, 0, 0], [0, 0, 160]])[number]
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / label / f"{index}.png")
+        self.images = dict(self._valid_images(pixels.astype(np.uint8)))
+        small = f"--layers '{NETWORK}' --weights none --size 16 --device cpu"
+        self.do("cnn-split photos --ratio 0.5,0.5", keep="split.tsv")
+        self.do(f"cnn-extract split.tsv --split train -o train.npy {small}")
+        self.do(f"cnn-extract split.tsv --split val -o val.npy {small}")
+        self.do("cnn-train-head train.npy --val val.npy -o head.pt --epochs 3 --device cpu")
+        self.do("cnn-export head.pt -o head.onnx --cam --device cpu")
+        self.do("cnn-predict -m head.onnx split.tsv --device cpu", keep="predictions.tsv")
+        self.right = {}
+
+    def do(self, line, *, keep=None):
+        """Run a command that has to succeed, and keep what it prints."""
+        outcome = self.run(self.folder, line)
+        if outcome.status:
+            raise SystemExit(f"{line}: {outcome.err}")
+        if keep:
+            (self.folder / keep).write_text(outcome.out, "utf-8")
+
+    def undamaged(self, line):
+        """Run a command once on the valid inputs, where it has to succeed: else what follows would show nothing.
+
+        Returns:
+            How it ended, and what its folder held then.
+        """
+        if line not in self.right:
+            with self.copy() as place:
+                shutil.copytree(place / "photos", place / "some")
+                outcome = self.run(place, line)
+                if outcome.status:
+                    raise SystemExit(f"{line}: {outcome.err}")
+                shutil.rmtree(place / "some")
+                self.right[line] = outcome, _contents(place)
+        return self.right[line]
+
+    def read(self, name):
+        """Give the bytes of one of the files."""
+        return (self.folder / name).read_bytes()
+
+    @contextlib.contextmanager
+    def copy(self):
+        """Give a folder of links to all files, to be changed at will (by replacing files)."""
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+            place = Path(name) / "work"
+            shutil.copytree(self.folder, place, copy_function=os.link)
+            yield place
+
+    @staticmethod
+    def _valid_images(pixels):
+        image = Image.fromarray(pixels)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for name, mode, options in [
+            ("a.jpg", "RGB", {"exif": exif}),
+            ("progressive.jpg", "RGB", {"progressive": True}),
+            ("grey.jpg", "L", {}),
+            ("cmyk.jpg", "CMYK", {}),
+            ("a.png", "RGB", {}),
+            ("alpha.png", "RGBA", {}),
+            ("palette.png", "P", {}),
+            ("deep.png", "I;16", {}),
+            ("bits.png", "1", {}),
+            ("a.gif", "P", {}),
+            ("a.bmp", "RGB", {}),
+            ("a.webp", "RGB", {}),
+            ("lossless.webp", "RGBA", {"lossless": True}),
+            ("a.tif", "RGB", {}),
+            ("lzw.tif", "RGB", {"compression": "tiff_lzw"}),
+            ("fax.tif", "1", {"compression": "group4"}),
+            ("float.tif", "F", {}),
+            ("a.ppm", "RGB", {}),
+        ]:
+            whole = (
+                Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
+                if mode == "I;16"
+                else image.convert(mode)
+            )
+            held = io.BytesIO()
+            whole.save(
+                held,
+                {"jpg": "JPEG", "tif": "TIFF"}.get(name.rpartition(".")[2], name.rpartition(".")[2].upper()),
+                **options,
+            )
+            yield name, held.getvalue()
+
+
+def write(path, data):
+    """Write a file anew; a link to the original lies there."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+#: What is tried by kind, in the order of the table: a function (workshop, rng, count) that gives (input, faults) for each.
+KINDS: dict[str, "Kind"] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table."""
+
+    name: str
+    promise: str
+    share: float
+    attempt: Callable
+
+
+def kind(name, promise, share):
+    """Register a kind of input, its share of the count and what is promised."""
+
+    def register(attempt):
+        KINDS[name] = Kind(name, promise, share, attempt)
+        return attempt
+
+    return register
+
+
+EXTRACT = f"cnn-extract {{}} -o x.npy --layers '{NETWORK}' --weights none --size 16 --batch 2 --device cpu"
+ON_IMAGES = (
+    "cnn-check some",
+    "cnn-predict -m head.onnx some --device cpu",
+    EXTRACT.format("some"),
+    "cnn-augment some -o copies --copies 1 --augment 'rotate 20, hflip'",
+    "cnn-cam -m head.onnx some -o maps --device cpu",
+    "cnn-split some --ratio 0.5,0.5",
+    f"cnn-train some -o x.pt --layers '{NETWORK}, gap' --size 16 --epochs 1 --device cpu",
+)
+
+
+@kind("mutated images", "skipped and named, or decoded as Pillow decodes them", 0.5)
+def mutated_images(shop, rng, count):
+    """Damage images of 18 formats and modes, ten at a time."""
+    for start in range(0, count, 10):
+        with shop.copy() as place:
+            for label in ("red", "blue"):
+                (place / "some" / label).mkdir(parents=True)
+                write(place / "some" / label / "valid.png", shop.images["a.png"] + label.encode())  # not duplicates
+            damaged = []
+            for number in range(min(10, count - start)):
+                name = sorted(shop.images)[int(rng.integers(len(shop.images)))]
+                damaged.append(place / "some" / ("red", "blue")[number % 2] / f"{number}-{name}")
+                write(damaged[-1], damage_bytes(shop.images[name], rng))
+            words = ON_IMAGES[start // 10 % len(ON_IMAGES)]
+            shop.undamaged(words)
+            faults = shop.run(place, words).faults()
+            for path in damaged:
+                alone = []
+                if faults:  # which one is it?
+                    with tempfile.TemporaryDirectory(prefix=_PREFIX) as aside:
+                        others = [each for each in damaged if each != path]
+                        for number, other in enumerate(others):
+                            other.rename(Path(aside) / str(number))
+                        for left in ("x.npy", "x.pt"):
+                            (place / left).unlink(missing_ok=True)
+                        for left in ("copies", "maps"):
+                            shutil.rmtree(place / left, ignore_errors=True)
+                        alone = shop.run(place, words).faults()
+                        for number, other in enumerate(others):
+                            (Path(aside) / str(number)).rename(other)
+                yield words, path, alone
+            if faults and not alone and len(damaged) > 1:
+                yield words, place / "some", faults  # only together
+
+
+@kind("mutated headers", "refused with the file and the field, or read", 0.15)
+def mutated_headers(shop, rng, count):
+    """Damage one field of the header of features, of models and of ONNX metadata."""
+    import onnx
+
+    headers = json.loads(shop.read("train.json"))
+    graph = onnx.load_model_from_string(shop.read("head.onnx"))
+    (entry,) = [each for each in graph.metadata_props if each.value.startswith("{")]
+    inside = json.loads(entry.value)
+    whole = entry.value
+    for number in range(count):
+        with shop.copy() as place:
+            if number % 2 == 0:
+                words, path = "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu", place / "train.json"
+                write(path, damage_json(headers, rng))
+            else:
+                words, path = "cnn-predict -m head.onnx photos --device cpu", place / "head.onnx"
+                entry.value = damage_json(inside, rng).decode()
+                write(path, graph.SerializeToString())
+                entry.value = whole
+            yield words, path, shop.run(place, words).faults()
+
+
+@kind("mutated models and features", "refused, or the bytes that were changed do not matter", 0.1)
+def mutated_models(shop, rng, count):
+    """Damage the bytes of .pt, .onnx and .npy; one flipped bit in a .pt never changes what it exports."""
+    uses = [
+        ("head.pt", "cnn-cam -m head.pt photos/red/0.png photos/blue/0.png -o maps --device cpu"),
+        ("head.pt", "cnn-dims head.pt"),
+        ("head.onnx", "cnn-predict -m head.onnx photos --device cpu"),
+        ("head.onnx", "cnn-dims head.onnx"),
+        ("train.npy", "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu"),
+    ]
+    for number in range(count):
+        name, words = uses[number % len(uses)]
+        undamaged, whole = shop.undamaged(words)
+        with shop.copy() as place:
+            write(place / name, (flip_bit if number % len(uses) == 0 else damage_bytes)(shop.read(name), rng))
+            outcome = shop.run(place, words)
+            faults = outcome.faults()
+            if name == "head.pt" and not outcome.status:
+                (place / name).unlink()
+                if outcome.out != undamaged.out or _contents(place) != {
+                    path: data for path, data in whole.items() if path != Path(name)
+                }:
+                    faults.append("another output with status 0")
+            yield words, place / name, faults
+
+
+@kind("mutated tables", "refused with the line, or read", 0.1)
+def mutated_tables(shop, rng, count):
+    """Damage manifests, predictions, truths, histories and lists."""
+    uses = [
+        ("split.tsv", "cnn-split split.tsv --ratio 0.5,0.5"),
+        ("split.tsv", "cnn-predict -m head.onnx split.tsv --device cpu"),
+        ("predictions.tsv", "cnn-eval predictions.tsv --truth split.tsv"),
+        ("split.tsv", "cnn-eval predictions.tsv --truth split.tsv"),
+        ("head.csv", "cnn-curves head.csv"),
+        ("train.tsv", "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu"),
+    ]
+    for number in range(count):
+        name, words = uses[number % len(uses)]
+        shop.undamaged(words)
+        with shop.copy() as place:
+            write(place / name, damage_text(shop.read(name), rng))
+            yield words, place / name, shop.run(place, words).faults()
+
+
+@kind("hostile file names", "read or skipped; nothing is written outside of -o", 0.07)
+def hostile_names(shop, rng, count):
+    """Name images after control characters, shell commands, paths and 250 bytes; five at a time."""
+    for start in range(0, count, 5):
+        with shop.copy() as place:
+            (place / "some").mkdir()
+            names = [hostile_name(rng) for _ in range(min(5, count - start))]
+            for number, name in enumerate(names):
+                folder = os.fsencode(place) + b"/some/" + (b"plain" if number % 2 else name[:40].rstrip(b".") or b"_")
+                os.makedirs(folder, exist_ok=True)
+                with contextlib.suppress(FileExistsError), open(folder + b"/" + name[:250] + b".png", "xb") as file:
+                    file.write(shop.images["a.png"])
+            before = _listed(place)
+            words = ON_IMAGES[start // 5 % len(ON_IMAGES)]
+            shop.undamaged(words)
+            faults = shop.run(place, words).faults()
+            asked = {"x.npy", "x.tsv", "x.json", "x.pt", "x.csv", "copies", "maps"}
+            stray = {each.partition(b"/")[0].decode("utf-8", "replace") for each in _listed(place) - before} - asked
+            faults += [f"wrote {each}" for each in sorted(stray)]
+            for name in names:
+                yield words, name, faults
+
+
+def _listed(place):
+    """Give all paths below a folder as bytes."""
+    root = os.fsencode(place)
+    return {
+        os.path.relpath(os.path.join(base, each), root)
+        for base, folders, files in os.walk(root)
+        for each in files + folders
+    }
+
+
+class _Touches:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@kind("pickles", "refused; none is executed", 0.03)
+def pickles(shop, rng, count):
+    """Give pickles that write a file when they are executed, in place of models, features and checkpoints."""
+    uses = [
+        ("head.pt", "cnn-export head.pt -o x.onnx --device cpu"),
+        ("head.pt", "cnn-dims head.pt"),
+        ("head.pt", "cnn-finetune head.pt photos -o x.pt --device cpu"),
+        ("train.npy", "cnn-train-head train.npy -o x.pt --device cpu"),
+        ("head.onnx", "cnn-predict -m head.onnx photos --device cpu"),
+    ]
+    for number in range(count):
+        name, words = uses[number % len(uses)]
+        with shop.copy() as place:
+            marker = place / "executed"
+            payload = {"header": {}, "state": _Touches(str(marker)), "history": []}
+            protocol = int(rng.integers(2, 5))
+            held = io.BytesIO()
+            if name.endswith(".npy"):
+                array = np.empty(2, object)
+                array[:] = [_Touches(str(marker))] * 2
+                np.save(held, array, allow_pickle=True)
+            elif rng.integers(2):
+                with zipfile.ZipFile(held, "w") as archive:
+                    archive.writestr("archive/data.pkl", pickle.dumps(payload, protocol))
+                    archive.writestr("archive/version", "3\n")
+            else:
+                held.write(pickle.dumps(payload, protocol))
+            write(place / name, held.getvalue())
+            outcome = shop.run(place, words)
+            faults = outcome.faults((1, 2))
+            if marker.exists():
+                faults.append("executed")
+            yield words, place / name, faults
+
+
+@kind(
+    "SIGKILL at a random moment",
+    "no half-written output; the next run gives the bytes of an undisturbed one and leaves nothing else",
+    0.05,
+)
+def killed(shop, rng, count):
+    """Kill commands that write, look at what lies there, run them again, compare with a run that was not killed."""
+    uses = [
+        EXTRACT.format("split.tsv"),
+        "cnn-augment split.tsv --split train -o copies --copies 20 --augment 'rotate 20' --force",
+        "cnn-split photos --ratio 0.5,0.5 -o parted --link copy --force",
+        "cnn-train-head train.npy -o x.pt --epochs 30 --device cpu",
+        "cnn-cam -m head.onnx photos -o maps --device cpu --force",
+    ]
+    for number in range(count):
+        words = uses[number % len(uses)]
+        undamaged, whole = shop.undamaged(words)
+        seconds = undamaged.seconds
+        with shop.copy() as place:
+            shop.run(place, words, kill_after=float(rng.uniform(0.02, 1)) * seconds)
+            faults = [
+                f"half-written {name}"
+                for name, data in _contents(place).items()
+                if name in whole and name.suffix != ".csv" and data != whole[name]  # a history grows by rows
+            ]
+            faults += shop.run(place, words).faults((0,))
+            after = _contents(place)
+            faults += [f"{name} differs after the next run" for name in whole if after.get(name) != whole[name]]
+            faults += [f"{name} is left" for name in sorted(set(after) - set(whole))]
+            yield words, f"attempt {number}", faults
+
+
+def _contents(place):
+    return {path.relative_to(place): _comparable(path) for path in place.rglob("*") if path.is_file()}
+
+
+def _comparable(path):
+    """Give what has to agree between two runs: of a history all but the seconds."""
+    if path.suffix == ".csv":
+        header, *rows = path.read_text("utf-8").splitlines() or [""]
+        timed = [number for number, each in enumerate(header.split(",")) if each == "seconds"]
+        return [[cell for number, cell in enumerate(row.split(",")) if number not in timed] for row in rows]
+    if path.suffix == ".pt":  # holds the history
+        import torch
+
+        content = torch.load(path, weights_only=True)
+        return str(content["header"]) + str({name: value.tolist() for name, value in content["state"].items()})
+    return path.read_bytes()
+
+
+@dataclass
+class Count:
+    """A row of the table."""
+
+    tried: int = 0
+    survived: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None):
+    """Try `count` inputs.
+
+    Args:
+        count: How many, over all kinds.
+        seed: Of the random numbers.
+        only: One kind, all of the count.
+        keep: A folder for copies of what failed.
+        say: Called with a line for each failure.
+
+    Returns:
+        A Count for each kind.
+    """
+    counts = {name: Count() for name in KINDS if only in (None, name)}
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        os.environ.setdefault("CNNKIT_CACHE", os.path.join(name, "cache"))
+        os.environ["CNNKIT_OFFLINE"] = "1"
+        folder = Path(name) / "valid"
+        folder.mkdir()
+        shop = Workshop(folder, Runner())
+        for number, (name, row) in enumerate(counts.items()):
+            each = KINDS[name]
+            rng = np.random.default_rng([seed, number])
+            for words, path, faults in each.attempt(shop, rng, count if only else max(1, round(count * each.share))):
+                row.tried += 1
+                row.survived += not faults
+                if faults:
+                    row.failures.append(f"{words} < {path!s}: {', '.join(faults)}")
+                    say(f"{name}: {row.failures[-1]}")
+                    if keep and isinstance(path, Path) and path.is_file():
+                        Path(keep).mkdir(parents=True, exist_ok=True)
+                        shutil.copy(path, Path(keep) / f"{name.replace(' ', '-')}-{row.tried}-{path.name}")
+    return counts
+
+
+def report(counts, count, seed):
+    """Draw the table as Markdown."""
+    lines = [
+        "# Reliability",
+        "",
+        f"`make fuzz` (`tests/fuzz/fuzz.py --count {count} --seed {seed}`) damages valid inputs and runs real commands on them.",
+        f"It wrote this page, with torch {version('torch')}, Pillow {version('pillow')} and numpy {version('numpy')}.",
+        f"An input is survived if the command ends within {SECONDS} s and {MEGABYTES} MB (0.7 GB of which are torch, imported), with",
+        "a documented exit status, without a traceback or a control character in its messages, and keeps the promise of its row.",
+        "`make test-all` tries 500 inputs in the same way.",
+        "",
+        "| input | promise | tried | survived |",
+        "|---|---|---:|---:|",
+        *(f"| {name} | {KINDS[name].promise} | {each.tried:,} | {each.survived:,} |" for name, each in counts.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main():
+    """Parse the command line, try, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=500, help="inputs to try (default: 500)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=list(KINDS), help="try one kind")
+    parser.add_argument("--keep", help="folder for copies of the inputs that failed")
+    parser.add_argument("--report", type=Path, help="write the table to this file")
+    chosen = parser.parse_args()
+    counts = fuzz(
+        chosen.count, chosen.seed, only=chosen.only, keep=chosen.keep, say=lambda text: print(text, flush=True)
+    )
+    text = report(counts, chosen.count, chosen.seed)
+    print(text)
+    if chosen.report:
+        chosen.report.parent.mkdir(exist_ok=True)
+        chosen.report.write_text(text, "utf-8")
+    sys.exit(any(each.failures for each in counts.values()))
+
+
+if __name__ == "__main__":
+    main()

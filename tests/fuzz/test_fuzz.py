@@ -1,0 +1,16 @@
+"""Damaged and hostile inputs through real commands; `make fuzz` tries many more."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_500_damaged_inputs_are_survived():
+    """The script runs in a process of its own: it forks, and a process with threads should not."""
+    done = subprocess.run([sys.executable, HERE / "fuzz.py", "--count", "500"], capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr

@@ -1,0 +1,950 @@
+"""ONNX graphs in every form that exporters, quantisers and optimisers write: parameters and multiply-accumulates are torch's."""
+
+import collections
+import contextlib
+import copy
+import io
+import math
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from onnx import TensorProto, numpy_helper
+from onnx.helper import (
+    make_function,
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_sparse_tensor,
+    make_tensor,
+    make_tensor_value_info,
+)
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch.utils.flop_counter import FlopCounterMode
+
+from cnnkit.errors import FormatError
+from cnnkit.nets import dims, graph_dims, module_dims
+
+NEWEST = 24  # opset that this onnxruntime and onnx both take
+LEVELS = onnxruntime.GraphOptimizationLevel
+
+
+def filled(*shape, dtype=np.float32):
+    """Give weights of different values, none of which is zero."""
+    return (np.arange(1, math.prod(shape) + 1) / 7).astype(dtype).reshape(shape)
+
+
+def model(
+    nodes,
+    weights=None,
+    *,
+    opset=17,
+    inputs=None,
+    outputs=("out",),
+    element=TensorProto.FLOAT,
+    ir=8,
+    functions=(),
+    domains=(),
+):
+    """Make a model; an input `x` of 1x3x12x12 unless others are given."""
+    given = inputs or {"x": (element, (1, 3, 12, 12))}
+    graph = make_graph(
+        nodes,
+        "network",
+        [make_tensor_value_info(name, kind, shape) for name, (kind, shape) in given.items()],
+        [make_tensor_value_info(name, element, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    opsets = [make_opsetid("", opset), *(make_opsetid(domain, 1) for domain in domains)]
+    return make_model(graph, opset_imports=opsets, ir_version=ir, functions=list(functions))
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Save a model, and give its rows by layer with its parameters and multiply-accumulates in all."""
+
+    def measure(made, **options):
+        path = tmp_path / "model.onnx"
+        onnx.save(made, path)
+        rows = graph_dims.measure_graph(str(path), **options)
+        whole = dims.total(rows)
+        return whole.params, whole.macs, rows
+
+    return measure
+
+
+def flops(network, *shape):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(shape))
+    return counter.get_total_flops() // 2
+
+
+# The same small network at every opset: a stride, groups, a transposed convolution, an enlargement, a pool and two dense layers.
+
+
+class Everything(torch.nn.Module):
+    """What the graphs of `everything` compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.depthwise = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.transposed = torch.nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
+        self.larger = torch.nn.Upsample(scale_factor=2)
+        self.pool = torch.nn.MaxPool2d(2)
+        self.hidden = torch.nn.Linear(6, 10)
+        self.head = torch.nn.Linear(10, 5, bias=False)
+
+    def forward(self, x):
+        maps = self.transposed(self.depthwise(torch.relu(self.norm(self.first(x)))))
+        return self.head(self.hidden(self.pool(self.larger(maps)).mean((2, 3))))
+
+
+def everything(opset, dtype=np.float32):
+    """Make the network as exporters write it at an opset."""
+    element = (
+        TensorProto.DOUBLE if dtype is np.float64 else TensorProto.FLOAT16 if dtype is np.float16 else TensorProto.FLOAT
+    )
+    scales = np.asarray([1, 1, 2, 2], np.float32)
+    if opset < 9:
+        enlarge = make_node("Upsample", ["transposed"], ["larger"], mode="nearest", scales=[1.0, 1.0, 2.0, 2.0])
+    elif opset < 10:
+        enlarge = make_node("Upsample", ["transposed", "scales"], ["larger"], mode="nearest")
+    elif opset < 11:
+        enlarge = make_node("Resize", ["transposed", "scales"], ["larger"], mode="nearest")
+    else:
+        enlarge = make_node("Resize", ["transposed", "", "scales"], ["larger"], mode="nearest")
+    zero = make_node(
+        "Constant", [], ["amounts"], value=make_tensor("a", TensorProto.INT64, [8], [0, 0, 1, 1, 0, 0, 0, 0])
+    )
+    pad = (
+        [make_node("Pad", ["x"], ["padded"], pads=[0, 0, 1, 1, 0, 0, 0, 0])]
+        if opset < 11
+        else [zero, make_node("Pad", ["x", "amounts"], ["padded"])]
+    )
+    if opset < 10:
+        cut = make_node("Slice", ["features"], ["sliced"], axes=[1], starts=[0], ends=[6])
+    else:
+        cut = make_node("Slice", ["features", "starts", "ends", "axes"], ["sliced"])
+    nodes = [
+        *pad,
+        make_node(
+            "Conv",
+            ["padded", "first.weight", "first.bias"],
+            ["first"],
+            strides=[2, 2],
+            pads=[0, 0, 1, 1],
+            kernel_shape=[3, 3],
+        ),
+        make_node("BatchNormalization", ["first", "gamma", "beta", "mean", "variance"], ["norm"]),
+        make_node("Relu", ["norm"], ["relu"]),
+        make_node("Conv", ["relu", "depthwise.weight"], ["depthwise"], pads=[1, 1, 1, 1], group=8, kernel_shape=[3, 3]),
+        make_node(
+            "ConvTranspose",
+            ["depthwise", "transposed.weight", "transposed.bias"],
+            ["transposed"],
+            strides=[2, 2],
+            group=2,
+            kernel_shape=[2, 2],
+        ),
+        enlarge,
+        make_node("MaxPool", ["larger"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]),
+        make_node("GlobalAveragePool", ["pool"], ["mean of map"]),
+        make_node("Shape", ["mean of map"], ["shape"]),
+        make_node("Gather", ["shape", "zeroth"], ["batch"], axis=0),
+        make_node("Concat", ["batch", "rest"], ["flat shape"], axis=0),
+        make_node("Reshape", ["mean of map", "flat shape"], ["features"]),
+        cut,
+        make_node("Gemm", ["sliced", "hidden.weight", "hidden.bias"], ["hidden"], transB=1),
+        make_node("MatMul", ["hidden", "head.weight"], ["out"]),
+    ]
+    weights = {
+        "first.weight": filled(8, 3, 3, 3, dtype=dtype),
+        "first.bias": filled(8, dtype=dtype),
+        **{name: filled(8, dtype=dtype) for name in ("gamma", "beta", "mean", "variance")},
+        "depthwise.weight": filled(8, 1, 3, 3, dtype=dtype),
+        "transposed.weight": filled(8, 3, 2, 2, dtype=dtype),
+        "transposed.bias": filled(6, dtype=dtype),
+        "scales": scales,
+        "zeroth": np.asarray([0]),
+        "rest": np.asarray([-1]),
+        **({} if opset < 10 else {"starts": np.asarray([0]), "ends": np.asarray([6]), "axes": np.asarray([1])}),
+        "hidden.weight": filled(10, 6, dtype=dtype),
+        "hidden.bias": filled(10, dtype=dtype),
+        "head.weight": filled(10, 5, dtype=dtype),
+    }
+    made = model(nodes, weights, opset=opset, element=element, ir=3 if opset < 10 else 8)
+    if opset < 10:  # as files of that time have it, the stored tensors are inputs, too
+        for tensor in made.graph.initializer:
+            made.graph.input.append(make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """Give the parameters and multiply-accumulates of the network in torch."""
+    network = Everything().eval()
+    return sum(value.numel() for value in network.parameters()), flops(network, 1, 3, 12, 12)
+
+
+@pytest.mark.parametrize("opset", [*range(7, NEWEST + 1), onnx.defs.onnx_opset_version()])
+def test_every_opset_is_read_as_what_it_is(measured, wanted, opset):
+    """Pad, Slice, Upsample, Resize and shapes that are worked out are read under the opset of the file."""
+    params, macs, rows = measured(everything(opset))
+    assert (params, macs) == wanted
+    assert {row.layer: row.shape for row in rows}["transposed"] == (12, 12, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_weights_of_other_floats_count_alike(measured, wanted, dtype):
+    """Half and double weights are as many parameters as single ones."""
+    assert measured(everything(17, dtype))[:2] == wanted
+
+
+class _Images(CalibrationDataReader):
+    def __init__(self, shape):
+        self.left = [{"x": np.full(shape, value, np.float32)} for value in (0.1, 0.9)]
+
+    def get_next(self):
+        return self.left.pop() if self.left else None
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The network at opset 13 as a file, with its batch normalisation folded as every optimiser does."""
+    path = tmp_path_factory.mktemp("forms") / "plain.onnx"
+    onnx.save(everything(13), path)
+    return path
+
+
+def optimized(path, level):
+    """Let ONNX Runtime write the graph that it runs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level, options.log_severity_level = level, 4
+    made = path.with_name(f"{path.stem}-{level.name}.onnx")
+    options.optimized_model_filepath = str(made)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return made
+
+
+def operators(path):
+    return collections.Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in onnx.load(path).graph.node)
+
+
+def whole(path):
+    total = dims.total(graph_dims.measure_graph(str(path)))
+    return total.params, total.macs
+
+
+def without_norm(wanted):
+    """A normalisation that is folded leaves its shift in the bias of the convolution, and its factors in the weights."""
+    params, macs = wanted
+    return params - 16, macs
+
+
+@pytest.mark.parametrize(
+    ("level", "operator"),
+    [
+        (LEVELS.ORT_ENABLE_BASIC, "Conv"),
+        (LEVELS.ORT_ENABLE_EXTENDED, "com.microsoft.FusedConv"),
+        (LEVELS.ORT_ENABLE_ALL, "com.microsoft.nchwc.Conv"),
+    ],
+)
+def test_graphs_optimised_by_onnx_runtime(plain, wanted, level, operator):
+    """Fused operators and channels in padded blocks hold the same weights and the same work."""
+    path = optimized(plain, level)
+    if operator not in operators(path):
+        pytest.skip("this processor has no blocked channels")
+    assert whole(path) == without_norm(wanted)
+
+
+def test_a_norm_on_blocked_channels_is_no_convolution(tmp_path):
+    """ONNX Runtime multiplies each channel by a convolution where it cannot fold a normalisation; it has no multiply-accumulates."""
+    nodes = [
+        make_node("Conv", ["x", "stem.weight"], ["maps"]),
+        make_node("BatchNormalization", ["maps", "gamma", "beta", "mean", "variance"], ["norm"]),
+        make_node("Relu", ["norm"], ["relu"]),
+        make_node("Conv", ["relu", "w"], ["made"], pads=[1, 1, 1, 1]),
+        make_node("Concat", ["maps", "made"], ["out"], axis=1),
+    ]
+    weights = {"stem.weight": filled(16, 3, 3, 3), "w": filled(16, 16, 3, 3)}
+    weights |= {name: filled(16) for name in ("gamma", "beta", "mean", "variance")}
+    onnx.save(model(nodes, weights, inputs={"x": (TensorProto.FLOAT, (1, 3, 12, 12))}), tmp_path / "plain.onnx")
+    wanted = (16 * 27 + 32 + 16 * 16 * 9, 100 * (16 * 27 + 16 * 16 * 9))
+    assert whole(tmp_path / "plain.onnx") == wanted
+    assert whole(optimized(tmp_path / "plain.onnx", LEVELS.ORT_ENABLE_ALL)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("form", "per_channel"),  # onnxruntime's quantiser has no grouped transposed convolutions by channel as QDQ
+    [(QuantFormat.QDQ, False), (QuantFormat.QOperator, False), (QuantFormat.QOperator, True)],
+)
+@pytest.mark.parametrize("level", [None, LEVELS.ORT_ENABLE_ALL])
+def test_int8_networks(plain, wanted, form, per_channel, level):
+    """A quantised network has the parameters of the float one: no scales, no zero points."""
+    path = plain.with_name(f"{form.name}-{per_channel}.onnx")
+    quantize_static(
+        str(optimized(plain, LEVELS.ORT_ENABLE_BASIC)),
+        str(path),
+        _Images((1, 3, 12, 12)),
+        quant_format=form,
+        per_channel=per_channel,
+    )
+    assert whole(path if level is None else optimized(path, level)) == without_norm(wanted)
+
+
+@pytest.mark.parametrize("level", [None, LEVELS.ORT_ENABLE_ALL])
+def test_networks_quantised_as_they_run(plain, wanted, level):
+    """Integer operators whose scales follow from the image count their weights only."""
+    path = plain.with_name("dynamic.onnx")
+    quantize_dynamic(str(optimized(plain, LEVELS.ORT_ENABLE_BASIC)), str(path), per_channel=True)
+    assert "ConvInteger" in operators(path)
+    assert whole(path if level is None else optimized(path, level)) == without_norm(wanted)
+
+
+def test_half_precision_with_casts_at_the_end_of_the_file(plain, wanted):
+    """Nodes that stand in another order than they run in are sorted."""
+    path = plain.with_name("half.onnx")
+    onnx.save(convert_float_to_float16(onnx.load(plain), keep_io_types=True), path)
+    assert whole(path) == wanted
+
+
+# Single operators. Costs are worked out by hand, or torch's.
+
+STEM = make_node("Conv", ["x", "stem.weight"], ["maps"])
+STEM_WEIGHT = {"stem.weight": filled(4, 3, 3, 3)}  # 12x12 to 10x10, 108 weights, 10,800 multiply-accumulates
+FLAT = [STEM, make_node("GlobalAveragePool", ["maps"], ["mean"]), make_node("Flatten", ["mean"], ["vector"])]
+TOKENS = [
+    STEM,
+    make_node("Reshape", ["maps", "three"], ["rows"]),
+    make_node("Transpose", ["rows"], ["tokens"], perm=[0, 2, 1]),
+]  # (1, 100, 4)
+THREE = {**STEM_WEIGHT, "three": np.asarray([1, 4, 100])}
+MS = ("com.microsoft",)
+
+
+def microsoft(operator, inputs, outputs=("out",), **said):
+    return make_node(operator, list(inputs), list(outputs), domain="com.microsoft", **said)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "params", "macs"),
+    [
+        pytest.param(
+            [make_node("Gemm", ["vector", "w", "b"], ["out"], transA=0, transB=0)],
+            {"w": filled(4, 6), "b": filled(6)},
+            *(30, 24),
+            id="Gemm without transB",
+        ),
+        pytest.param(
+            [make_node("Gemm", ["w", "vector"], ["out"], transB=1)],
+            {"w": filled(6, 4)},
+            24,
+            24,
+            id="Gemm, weights first",
+        ),
+        pytest.param(
+            [make_node("Gemm", ["vector", "w"], ["out"], transA=1, transB=1)],
+            {"w": filled(5, 1)},
+            *(5, 20),
+            id="Gemm with both turned",
+        ),
+        pytest.param(
+            [make_node("MatMul", ["w", "turned"], ["out"])],
+            {"w": filled(7, 4)},
+            *(28, 28),
+            id="MatMul, weights first",
+        ),
+        pytest.param(
+            [microsoft("FusedMatMul", ["vector", "w"], transB=1)], {"w": filled(6, 4)}, 24, 24, id="FusedMatMul"
+        ),
+        pytest.param(
+            [microsoft("FusedMatMul", ["turned", "w"], transA=1)], {"w": filled(4, 6)}, 24, 24, id="FusedMatMul, transA"
+        ),
+        pytest.param(
+            [microsoft("FusedGemm", ["vector", "w", "b"], activation="Relu", transB=1)],
+            {"w": filled(6, 4), "b": filled(6)},
+            *(30, 24),
+            id="FusedGemm",
+        ),
+        pytest.param(
+            [microsoft("MatMulNBits", ["vector", "w", "scales"], K=4, N=6, bits=4, block_size=16)],
+            {"w": np.ones((6, 1, 8), np.uint8), "scales": filled(6)},
+            *(24, 24),
+            id="MatMulNBits",
+        ),
+        pytest.param(
+            [microsoft("GemmFastGelu", ["vector", "w", "b"])],
+            {"w": filled(4, 6), "b": filled(6)},
+            *(30, 24),
+            id="GemmFastGelu",
+        ),
+        pytest.param(
+            [make_node("MatMul", ["vector", "w"], ["made"]), microsoft("BiasGelu", ["made", "b"])],
+            {"w": filled(4, 6), "b": filled(6)},
+            *(30, 24),
+            id="BiasGelu",
+        ),
+        pytest.param(
+            [make_node("Einsum", ["vector", "w"], ["out"], equation="...c,dc->...d")],
+            {"w": filled(6, 4)},
+            *(24, 24),
+            id="Einsum",
+        ),
+        pytest.param(
+            [make_node("Einsum", ["vector", "v"], ["out"], equation="bc,c->bc")],
+            {"v": filled(4)},
+            *(4, 0),
+            id="Einsum that sums nothing",
+        ),
+        pytest.param(
+            [make_node("Mul", ["vector", "v"], ["scaled"]), make_node("Add", ["scaled", "two"], ["out"])],
+            {"v": filled(4), "two": np.float32(2)},
+            *(4, 0),
+            id="a learned factor, and a number that is none",
+        ),
+        pytest.param(
+            [make_node("Clip", ["vector", "low", "high"], ["out"])],
+            {"low": np.float32(0), "high": np.float32(6)},
+            *(0, 0),
+            id="limits are no weights",
+        ),
+        pytest.param(
+            [make_node("PRelu", ["vector", "slope"], ["out"])],
+            {"slope": np.asarray([0.2], np.float32)},
+            *(1, 0),
+            id="PRelu of one slope",
+        ),
+    ],
+)
+def test_dense_operators(measured, nodes, weights, params, macs):
+    """Parameters are weights and biases, and every product counts once, whichever operator holds it."""
+    turned = make_node("Transpose", ["vector"], ["turned"], perm=[1, 0])
+    made = model([*FLAT, turned, *nodes], {**STEM_WEIGHT, **weights}, domains=MS)
+    assert measured(made)[:2] == (108 + params, 10_800 + macs)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "params", "macs", "opset"),
+    [
+        pytest.param(
+            [make_node("LayerNormalization", ["tokens", "gamma", "beta"], ["out"])],
+            {"gamma": filled(4), "beta": filled(4)},
+            *(8, 0, 17),
+            id="LayerNormalization",
+        ),
+        pytest.param(  # ONNX Runtime writes it into graphs of opsets that lack it
+            [make_node("LayerNormalization", ["tokens", "gamma", "beta"], ["out"])],
+            {"gamma": filled(4), "beta": filled(4)},
+            *(8, 0, 13),
+            id="LayerNormalization before opset 17",
+        ),
+        pytest.param(
+            [
+                microsoft(
+                    "SkipLayerNormalization", ["tokens", "tokens", "gamma", "beta", "bias"], ["out", "", "", "sum"]
+                ),
+                make_node("Relu", ["sum"], ["more"]),
+            ],
+            {"gamma": filled(4), "beta": filled(4), "bias": filled(4)},
+            *(12, 0, 13),
+            id="SkipLayerNormalization",
+        ),
+        pytest.param(  # projection 100 * 4 * 12, scores and sums 2 * 100 * 100 * 4
+            [microsoft("Attention", ["tokens", "w", "b"], num_heads=2)],
+            {"w": filled(4, 12), "b": filled(12)},
+            *(60, 100 * 48 + 2 * 100 * 100 * 4, 17),
+            id="Attention of ONNX Runtime",
+        ),
+        pytest.param(
+            [microsoft("MultiHeadAttention", ["tokens", "tokens", "tokens", "b"], num_heads=2)],
+            {"b": filled(12)},
+            *(12, 2 * 100 * 100 * 4, 18),
+            id="MultiHeadAttention",
+        ),
+        pytest.param(
+            [make_node("Attention", ["tokens"] * 3, ["out"], q_num_heads=2, kv_num_heads=2)],
+            {},
+            *(0, 2 * 100 * 100 * 4, 23),
+            id="Attention of onnx",
+        ),
+        pytest.param(  # both directions: 100 steps of 4 gates of 5 units, each with 4 inputs and 5 of its own
+            [make_node("LSTM", ["steps", "W", "R", "B"], ["out"], hidden_size=5, direction="bidirectional")],
+            {"W": filled(2, 20, 4), "R": filled(2, 20, 5), "B": filled(2, 40)},
+            *(160 + 200 + 80, 100 * 360, 17),
+            id="LSTM",
+        ),
+    ],
+)
+def test_operators_on_tokens(measured, nodes, weights, params, macs, opset):
+    """Attention, normalisations and recurrent layers, as onnx and as ONNX Runtime write them."""
+    steps = make_node("Transpose", ["tokens"], ["steps"], perm=[1, 0, 2])
+    made = model([*TOKENS, steps, *nodes], {**THREE, **weights}, opset=opset, domains=MS)
+    assert measured(made)[:2] == (108 + params, 10_800 + macs)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "params", "macs", "shape"),
+    [
+        pytest.param(
+            [microsoft("NhwcFusedConv", ["last", "w", "b"], activation="Relu", kernel_shape=[3, 3])],
+            {"w": filled(6, 4, 3, 3), "b": filled(6)},
+            *(222, 64 * 216, (1, 8, 8, 6)),
+            id="channels last",
+        ),
+        pytest.param(
+            [microsoft("NhwcConv", ["last", "w"], kernel_shape=[3, 3], group=2)],
+            {"w": filled(6, 3, 3, 2)},
+            *(108, 64 * 108, (1, 8, 8, 6)),
+            id="filters with channels last",
+        ),
+        pytest.param(
+            [
+                make_node("Conv", ["maps", "w"], ["made"]),
+                microsoft("FusedConv", ["maps", "w2", "", "made"], kernel_shape=[3, 3]),
+            ],
+            {"w": filled(2, 4, 3, 3), "w2": filled(2, 4, 3, 3)},
+            *(144, 64 * 144, (1, 2, 8, 8)),
+            id="a convolution with a sum",
+        ),
+        pytest.param(
+            [make_node("ConvTranspose", ["maps", "w", "b"], ["out"], strides=[3, 2], group=2, output_padding=[1, 0])],
+            {"w": filled(4, 5, 3, 2), "b": filled(10)},
+            *(130, 400 * 30, (1, 10, 31, 20)),
+            id="a transposed convolution in groups",
+        ),
+    ],
+)
+def test_convolutions(measured, nodes, weights, params, macs, shape):
+    """Fused convolutions in either layout, and transposed ones."""
+    last = make_node("Transpose", ["maps"], ["last"], perm=[0, 2, 3, 1])
+    _, whole_macs, rows = measured(model([STEM, last, *nodes], {**STEM_WEIGHT, **weights}, domains=MS))
+    assert (sum(row.params for row in rows), whole_macs) == (108 + params, 10_800 + macs)
+    assert rows[-1].activation_bytes == math.prod(shape) * 4
+
+
+def test_shared_weights_count_once(measured):
+    """A weight that two layers use, also through a cast and a transposition, is one; the work is done twice."""
+    nodes = [
+        make_node("Conv", ["x", "w", "b"], ["one"], pads=[1, 1, 1, 1]),
+        make_node("Conv", ["one", "w", "b"], ["two"], pads=[1, 1, 1, 1]),
+        make_node("Flatten", ["two"], ["vector"]),
+        make_node("Cast", ["m"], ["other"], to=TensorProto.FLOAT),
+        make_node("Transpose", ["other"], ["turned"]),
+        make_node("MatMul", ["vector", "m"], ["hidden"]),
+        make_node("MatMul", ["hidden", "turned"], ["out"]),
+    ]
+    weights = {"w": filled(3, 3, 3, 3), "b": filled(3), "m": filled(432, 2)}
+    assert measured(model(nodes, weights))[:2] == (81 + 3 + 864, 2 * 144 * 81 + 2 * 864)
+
+
+@pytest.mark.parametrize("identity", [False, True])
+def test_equal_biases_of_untrained_layers_count_in_each(measured, identity):
+    """Exporters store a vector of zeros once for all layers; torch has it in each."""
+    bias = "copy" if identity else "zeros"
+    nodes = [
+        make_node("Conv", ["x", "a", "zeros"], ["one"]),
+        *([make_node("Identity", ["zeros"], ["copy"])] if identity else []),
+        make_node("Conv", ["one", "b", bias], ["two"]),
+    ]
+    weights = {"a": filled(3, 3, 1, 1), "b": filled(3, 3, 1, 1), "zeros": np.zeros(3, np.float32)}
+    assert measured(model(nodes, weights))[0] == 9 + 9 + 3 + 3
+
+
+def test_constants_before_the_first_layer_and_masks_are_no_weights(measured):
+    """The normalisation of the image is none, nor is a mask that attention adds."""
+    mask = np.where(np.arange(100).reshape(10, 10) % 3, 0, -1e9).astype(np.float32)
+    nodes = [
+        make_node("Sub", ["x", "mean"], ["centred"]),
+        make_node("Conv", ["centred", "stem.weight"], ["maps"]),
+        make_node("Add", ["maps", "mask"], ["out"]),
+    ]
+    assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), "mask": mask}))[0] == 108
+
+
+def test_positions_of_a_window_count_once_for_each_distance(measured):
+    """The 5x5 biases that two heads learned for a window of 3x3 are stored as 9x9 of them."""
+    places = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2)
+    apart = places[:, None] - places + 2
+    table = filled(2, 5, 5)
+    bias = table[:, apart[..., 0], apart[..., 1]]
+    nodes = [
+        STEM,
+        make_node("MatMul", ["maps", "m"], ["scores"]),
+        make_node("Slice", ["scores", "zero", "two", "one"], ["heads"]),
+    ]
+    nodes += [
+        make_node("Slice", ["heads", "zero", "nine", "two"], ["square"]),
+        make_node("Add", ["square", "bias"], ["out"]),
+    ]
+    weights = {**STEM_WEIGHT, "m": filled(10, 9), "bias": bias[None]}
+    weights |= {name: np.asarray([value]) for name, value in {"zero": 0, "one": 1, "two": 2, "nine": 9}.items()}
+    assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 25
+    weights["bias"] = bias[None] + np.float32(0.5) * (np.arange(9) == 4)  # no longer one value a distance
+    assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 81
+
+
+def test_sparse_and_packed_weights_count_their_values(measured):
+    """A sparse tensor has as many parameters as its dense form, one of 4 bits as many as it has values."""
+    made = model(
+        [*FLAT, make_node("MatMul", ["vector", "sparse"], ["out"]), make_node("MatMul", ["vector", "four"], ["more"])],
+        STEM_WEIGHT,
+        opset=21,
+    )
+    made.graph.sparse_initializer.append(
+        make_sparse_tensor(
+            make_tensor("sparse", TensorProto.FLOAT, [2], [1.0, 2.0]),
+            make_tensor("places", TensorProto.INT64, [2], [0, 5]),
+            [4, 6],
+        )
+    )
+    packed = make_tensor("packed", TensorProto.INT4, [4, 6], [1] * 24)
+    made.graph.initializer.extend([packed, make_tensor("scale", TensorProto.FLOAT, [], [0.5])])
+    made.graph.node.insert(0, make_node("DequantizeLinear", ["packed", "scale"], ["four"]))
+    assert measured(made)[:2] == (108 + 24 + 24, 10_800 + 24 + 24)
+
+
+# Branches, loops, functions
+
+
+def body(nodes, inputs, outputs, weights=None):
+    return make_graph(
+        nodes,
+        "body",
+        [make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        [make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+    )
+
+
+def branches(condition, *, kernel=3):
+    """Make two branches of a convolution each, 36 weights or so on 10x10, behind a condition."""
+    one = body([make_node("Conv", ["maps", "w1"], ["y1"], pads=[1, 1, 1, 1])], {}, ["y1"], {"w1": filled(4, 4, 3, 3)})
+    pads = [kernel // 2] * 4
+    two = body([make_node("Conv", ["maps", "w2"], ["y2"], pads=pads)], {}, ["y2"], {"w2": filled(4, 4, kernel, kernel)})
+    return [STEM, *condition, make_node("If", ["condition"], ["out"], then_branch=one, else_branch=two)]
+
+
+def test_the_branch_that_runs_counts(measured):
+    """A condition that follows from the size of the image decides; the other branch is not part of the network."""
+    condition = [
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("Gather", ["shape", "two"], ["height"]),
+        make_node("Greater", ["height", "ten"], ["condition"]),
+    ]
+    made = model(branches(condition, kernel=1), {**STEM_WEIGHT, "two": np.asarray(2), "ten": np.asarray(10)})
+    assert measured(made)[:2] == (108 + 144, 10_800 + 100 * 144)
+
+
+def test_branches_of_the_same_cost_count_once(measured):
+    """Where the file does not say which branch runs, both hold parameters, and one does the work."""
+    condition = [
+        make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        make_node("Greater", ["largest", "half"], ["condition"]),
+    ]
+    made = model(branches(condition), {**STEM_WEIGHT, "half": np.float32(0.5)})
+    assert measured(made)[:2] == (108 + 288, 10_800 + 100 * 144)
+
+
+def test_branches_of_other_costs_are_refused(measured):
+    """One sentence says why no total is given."""
+    condition = [
+        make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        make_node("Greater", ["largest", "half"], ["condition"]),
+    ]
+    made = model(branches(condition, kernel=5), {**STEM_WEIGHT, "half": np.float32(0.5)})
+    with pytest.raises(FormatError, match=r"which branch of If runs is not in the file, and they differ"):
+        measured(made)
+
+
+def loop(trips, *, going_on="given"):
+    nodes = [
+        make_node(
+            "Identity" if going_on == "given" else "Greater", ["c"] if going_on == "given" else ["s0", "limit"], ["c2"]
+        ),
+        *([] if going_on == "given" else [make_node("ReduceMax", ["s"], ["s0"], keepdims=0)]),
+        make_node("Conv", ["s", "w.weight"], ["s2"], pads=[1, 1, 1, 1]),
+        make_node("GlobalAveragePool", ["s2"], ["seen"]),
+    ]
+    inner = body(
+        [*nodes[1:-2], nodes[0], *nodes[-2:]] if going_on != "given" else nodes,
+        {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.FLOAT, None)},
+        ["c2", "s2", "seen"],
+    )
+    weights = {**STEM_WEIGHT, "w.weight": filled(4, 4, 3, 3), "yes": np.asarray(True), "limit": np.float32(1)}
+    after = [
+        make_node("Loop", [trips, "yes", "maps"], ["last", "all"], body=inner),
+        make_node("Relu", ["all"], ["out"]),
+    ]
+    return model([STEM, *after], {**weights, **({"trips": np.asarray(5)} if trips else {})})
+
+
+def test_a_loop_works_as_often_as_it_runs(measured):
+    """Its weights count once, its work for every run, and what it gathers has one more side."""
+    params, macs, rows = measured(loop("trips"))
+    assert (params, macs) == (108 + 144, 10_800 + 5 * 100 * 144)
+    assert [row.layer for row in rows].count("w") == 1
+    assert rows[-1].activation_bytes == 5 * 4 * 4
+
+
+@pytest.mark.parametrize(("trips", "going_on"), [("", "given"), ("trips", "worked out")])
+def test_a_loop_of_unknown_length_is_refused(measured, trips, going_on):
+    """What ends with the image is not counted, in one sentence."""
+    with pytest.raises(FormatError, match="how often Loop runs is not in the file"):
+        measured(loop(trips, going_on=going_on))
+
+
+def test_a_long_loop_is_counted_without_running_it(measured):
+    """A million runs that are alike cost a million times as much."""
+    made = loop("trips")
+    made.graph.initializer.remove(next(tensor for tensor in made.graph.initializer if tensor.name == "trips"))
+    made.graph.initializer.append(numpy_helper.from_array(np.asarray(10**6), "trips"))
+    params, macs, rows = measured(made)
+    assert (params, macs) == (108 + 144, 10_800 + 10**6 * 100 * 144)
+    assert rows[-1].activation_bytes == 10**6 * 4 * 4
+
+
+def test_a_loop_that_counts_is_followed(measured):
+    """A condition that follows from the number of the run, with no limit, ends where it says."""
+    inner = body(
+        [
+            make_node("Conv", ["s", "w"], ["s2"], pads=[1, 1, 1, 1]),
+            make_node("Less", ["i", "two"], ["c2"]),
+        ],
+        {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.FLOAT, None)},
+        ["c2", "s2"],
+    )
+    nodes = [STEM, make_node("Loop", ["", "yes", "maps"], ["out"], body=inner)]
+    weights = {**STEM_WEIGHT, "w": filled(4, 4, 3, 3), "yes": np.asarray(True), "two": np.asarray(2)}
+    assert measured(model(nodes, weights))[:2] == (108 + 144, 10_800 + 3 * 100 * 144)
+
+
+def test_a_scan_works_for_every_slice(measured):
+    """The body runs once for each row of the map."""
+    inner = body(
+        [
+            make_node("MatMul", ["row", "m"], ["made"]),
+            make_node("Add", ["state", "made"], ["next"]),
+            make_node("Identity", ["made"], ["kept"]),
+        ],
+        {"state": (TensorProto.FLOAT, None), "row": (TensorProto.FLOAT, None)},
+        ["next", "kept"],
+    )
+    nodes = [
+        STEM,
+        make_node("Reshape", ["maps", "rows"], ["table"]),
+        make_node("Scan", ["start", "table"], ["end", "out"], body=inner, num_scan_inputs=1),
+    ]
+    weights = {**STEM_WEIGHT, "rows": np.asarray([40, 10]), "start": np.zeros(6, np.float32), "m": filled(10, 6)}
+    params, macs, rows = measured(model(nodes, weights))
+    assert (params, macs) == (108 + 60, 10_800 + 40 * 60)
+    assert rows[-1].kind == "add"
+
+
+def test_functions_of_the_file_are_written_out(measured):
+    """A model's own functions count as what they hold."""
+    function = make_function(
+        "own",
+        "Block",
+        ["a", "w"],
+        ["c"],
+        [make_node("Conv", ["a", "w"], ["b"]), make_node("Relu", ["b"], ["c"])],
+        [make_opsetid("", 17)],
+    )
+    nodes = [
+        make_node("Block", ["x", "stem.weight"], ["one"], domain="own"),
+        make_node("Block", ["one", "w"], ["out"], domain="own"),
+    ]
+    made = model(nodes, {**STEM_WEIGHT, "w": filled(2, 4, 3, 3)}, functions=[function], domains=["own"])
+    assert measured(made)[:2] == (108 + 72, 10_800 + 64 * 72)
+
+
+def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured):
+    """Neither runs out of memory or time."""
+    itself = make_function(
+        "own",
+        "Again",
+        ["a"],
+        ["b"],
+        [make_node("Again", ["a"], ["b"], domain="own")],
+        [make_opsetid("", 17), make_opsetid("own", 1)],
+    )
+    with pytest.raises(FormatError, match="function Again calls itself"):
+        measured(model([make_node("Again", ["x"], ["out"], domain="own")], functions=[itself], domains=["own"]))
+    opsets = [make_opsetid("", 17), make_opsetid("own", 1)]
+    doubling = [make_function("own", "F0", ["a"], ["b"], [make_node("Relu", ["a"], ["b"])], opsets)]
+    for place in range(1, 60):
+        calls = [
+            make_node(f"F{place - 1}", [source], [result], domain="own") for source, result in (("a", "m"), ("m", "b"))
+        ]
+        doubling.append(make_function("own", f"F{place}", ["a"], ["b"], calls, opsets))
+    with pytest.raises(FormatError, match="its functions written out are"):
+        measured(model([make_node("F59", ["x"], ["out"], domain="own")], functions=doubling, domains=["own"]))
+
+
+# What cannot be told, and inputs
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        pytest.param(
+            model([STEM, make_node("Fold", ["maps"], ["out"], domain="acme")], STEM_WEIGHT, domains=["acme"]),
+            "what the operator acme.Fold multiplies is not known",
+            id="an operator of another library",
+        ),
+        pytest.param(
+            model([STEM, make_node("NoSuch", ["maps"], ["out"])], STEM_WEIGHT),
+            "what the operator NoSuch multiplies is not known",
+            id="an operator that onnx does not have",
+        ),
+        pytest.param(
+            model([STEM, make_node("MatMul", ["maps", "w"], ["out"])], {**STEM_WEIGHT, "w": filled(7, 2)}),
+            r"MatMul cannot be told|takes 7 values and is given 10",
+            id="sizes that do not fit",
+        ),
+        pytest.param(
+            model([make_node("Conv", ["x", "w"], ["out"])], {"w": filled(4, 5, 3, 3)}),
+            "takes 5 values and is given 3",
+            id="a convolution of more channels",
+        ),
+        pytest.param(
+            model([make_node("Relu", [], ["out"])]), "computes nothing on its images", id="a node without an input"
+        ),
+        pytest.param(
+            model([make_node("Conv", ["x"], ["out"])]),
+            "cannot be told|does not have the inputs",
+            id="a convolution without weights",
+        ),
+        pytest.param(
+            model([make_node("Relu", ["x"], ["out"])], inputs={"n": (TensorProto.FLOAT, (1, 5))}),
+            "its input has 2 dimensions",
+            id="vectors",
+        ),
+        pytest.param(
+            model(
+                [STEM],
+                STEM_WEIGHT,
+                inputs={"x": (TensorProto.FLOAT, (1, 3, 12, 12)), "boxes": (TensorProto.FLOAT, ("n", "m"))},
+            ),
+            "its input boxes leaves its size open",
+            id="a second input of an open size",
+        ),
+        pytest.param(
+            model([make_node("Identity", ["x"], ["out"])]), "computes nothing on its images", id="nothing but a name"
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said_in_a_sentence(measured, made, message):
+    """Never a wrong total, and never advice that does not help."""
+    with pytest.raises(FormatError, match=message) as caught:
+        measured(made)
+    assert "--input" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_without_an_input_is_refused(measured):
+    """It computes a constant."""
+    made = model([make_node("Relu", ["w"], ["out"])], {"w": filled(1, 3, 2, 2)})
+    del made.graph.input[:]
+    with pytest.raises(FormatError, match="has no input"):
+        measured(made)
+
+
+def test_a_size_that_the_layers_do_not_take_is_refused(measured):
+    """The sentence names the layer and both numbers, and --input is worth changing here."""
+    nodes = [make_node("Flatten", ["x"], ["flat"]), make_node("Gemm", ["flat", "w"], ["out"], name="head")]
+    made = model(nodes, {"w": filled(432, 2)}, inputs={"x": (TensorProto.FLOAT, ("n", 3, "h", "w"))})
+    assert measured(made, size=(12, 12, 3))[:2] == (864, 864)
+    with pytest.raises(FormatError, match=r"head \(Gemm\) takes 432 values and is given 507; give another --input"):
+        measured(made, size=(13, 13, 3))
+
+
+def test_several_inputs_are_measured(measured):
+    """Work on another input counts; the images are the input of four sides, and both share the number of images."""
+    nodes = [
+        *FLAT,
+        make_node("Gemm", ["facts", "w"], ["more"]),
+        make_node("Concat", ["vector", "more"], ["out"], axis=1),
+    ]
+    inputs = {"facts": (TensorProto.FLOAT, ("n", 7)), "x": (TensorProto.FLOAT, ("n", 3, "h", "w"))}
+    params, macs, rows = measured(model(nodes, {**STEM_WEIGHT, "w": filled(7, 2)}, inputs=inputs), size=(12, 12, 3))
+    assert (params, macs) == (108 + 14, 10_800 + 14)
+    assert rows[-1].shape == (6,)
+
+
+def test_shapes_that_the_graph_works_out_are_followed(measured):
+    """Sizes that go through Shape, arithmetic and casts need no ONNX Runtime."""
+    nodes = [
+        STEM,
+        make_node("Shape", ["maps"], ["shape"]),
+        make_node("Slice", ["shape", "two", "four", "zero"], ["size"]),
+        make_node("Cast", ["size"], ["floats"], to=TensorProto.FLOAT),
+        make_node("Mul", ["floats", "factor"], ["larger"]),
+        make_node("Cast", ["larger"], ["whole"], to=TensorProto.INT64),
+        make_node("Concat", ["ahead", "whole"], ["sizes"], axis=0),
+        make_node("Resize", ["maps", "", "", "sizes"], ["resized"], mode="linear"),
+        make_node("Conv", ["resized", "w"], ["out"]),
+    ]
+    constants = {"two": [2], "four": [4], "zero": [0], "ahead": [1, 4]}
+    weights = {**STEM_WEIGHT, **{name: np.asarray(value) for name, value in constants.items()}}
+    weights |= {"factor": np.float32(2.5), "w": filled(2, 4, 1, 1)}
+    params, macs, rows = measured(
+        model(nodes, weights, inputs={"x": (TensorProto.FLOAT, ("n", 3, "h", "w"))}), size=(12, 12, 3)
+    )
+    assert (params, macs, rows[-1].shape) == (108 + 8, 10_800 + 25 * 25 * 8, (25, 25, 2))
+
+
+def test_onnx_runtime_finds_shapes_that_onnx_cannot(measured):
+    """An operator that only ONNX Runtime knows is run once for the shape of its result."""
+    nodes = [
+        STEM,
+        microsoft("ExpandDims", ["maps", "axis"], ["five"]),
+        make_node("Squeeze", ["five", "axes"], ["four"]),
+        make_node("Conv", ["four", "w"], ["out"]),
+    ]
+    weights = {**STEM_WEIGHT, "axis": np.asarray(1, np.int32), "axes": np.asarray([1]), "w": filled(2, 4, 1, 1)}
+    assert measured(model(nodes, weights, domains=MS))[:2] == (116, 10_800 + 800)
+
+
+def test_a_map_of_no_pixels_costs_nothing(measured):
+    """A size of zero is a size."""
+    nodes = [
+        STEM,
+        make_node("Slice", ["maps", "start", "start", "axis"], ["none"]),
+        make_node("Conv", ["none", "w"], ["out"]),
+    ]
+    weights = {**STEM_WEIGHT, "start": np.asarray([0]), "axis": np.asarray([0]), "w": filled(2, 4, 1, 1)}
+    params, macs, rows = measured(model(nodes, weights))
+    assert (params, macs, rows[-1].activation_bytes) == (116, 10_800, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
+def test_published_networks_have_the_counts_of_torch(name, tmp_path):
+    """Exported at the newest and at old opsets, in half precision and optimised, they have the parameters and the work of torch."""
+    network = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+    rows = module_dims.measure_module(copy.deepcopy(network).to("meta"), torch.empty(1, 3, 64, 64, device="meta"))
+    norms = sum(part.num_features for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    wanted = (dims.total(rows).params - norms, dims.total(rows).macs)  # folded, all but the shift
+    for opset in (9, 17):
+        path = tmp_path / f"{opset}.onnx"
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(network, (torch.zeros(1, 3, 64, 64),), str(path), dynamo=False, opset_version=opset)
+        assert whole(path) == wanted
+        assert whole(optimized(path, LEVELS.ORT_ENABLE_ALL)) == wanted
+        half = path.with_name("half.onnx")
+        onnx.save(convert_float_to_float16(onnx.load(path)), half)
+        assert whole(half) == wanted

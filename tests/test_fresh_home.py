@@ -1,0 +1,122 @@
+"""What commands leave below a home directory that nothing has used: what is in cnnkit's cache, and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnkit.formats import cache
+
+CHOSEN = (
+    "CNNKIT_CACHE",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "MPLCONFIGDIR",
+    "ORT_DISABLE_TELEMETRY",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Give an environment with a home directory and a folder for temporary files, both empty, and nothing chosen by the user."""
+    env = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+    for name in ("home", "tmp", "work"):
+        (tmp_path / name).mkdir()
+    return env | {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+
+
+def started(env, *words):
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=env,
+        cwd=Path(env["HOME"]).parent / "work",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def left(env):
+    """Name every file below the home directory and that of temporary files."""
+    folders = [Path(env["HOME"]), Path(env["TMPDIR"])]
+    return sorted(str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_library_leaves_nothing(home):
+    """Imported as a library, and in a child of such a process, onnxruntime writes no device id and sends nothing."""
+    program = (
+        "import cnnkit, os, subprocess, sys\n"
+        "from cnnkit.engine import session\n"
+        "subprocess.run([sys.executable, '-c', 'import onnxruntime'], check=True)\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
+    assert started(home, "-c", program) == "1\n"
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("chosen", ["0", "1"])
+def test_the_users_choice_stays(home, chosen):
+    """Who sets ORT_DISABLE_TELEMETRY=0 gets what onnxruntime does by default."""
+    program = "import cnnkit, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert started(home | {"ORT_DISABLE_TELEMETRY": chosen}, "-c", program) == f"{chosen}\n"
+
+
+def test_matplotlibs_own_settings_stay(tmp_path, monkeypatch):
+    """Its caches go into ours only where the user has neither chosen a place nor settings for it."""
+    for name in CHOSEN:
+        monkeypatch.setenv(name, "")  # so that all are put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cache.keep_inside()
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / ".cache/cnnkit/matplotlib")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / ".cache/cnnkit/torchinductor")
+    monkeypatch.setenv("MPLCONFIGDIR", "/mine")
+    cache.keep_inside()
+    assert os.environ["MPLCONFIGDIR"] == "/mine"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    (tmp_path / ".config/matplotlib").mkdir(parents=True)
+    cache.keep_inside()
+    assert "MPLCONFIGDIR" not in os.environ
+
+
+@pytest.mark.slow
+def test_commands_leave_what_is_in_the_cache(home):
+    """Features, training, export, prediction, plots and heat maps: all that is left lies below ~/.cache/cnnkit."""
+    work = Path(home["HOME"]).parent / "work"
+    for number in range(8):
+        file = work / "photos" / ("train", "val")[number // 4] / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 30, 200 * (number % 2), 9)).save(file)
+    program = (
+        "import contextlib, json, sys\n"
+        "from importlib.metadata import entry_points\n"
+        "for name, *words in json.loads(sys.argv[1]):\n"
+        "    (entry,) = entry_points(group='console_scripts', name=name)\n"
+        "    try:\n"
+        "        with open('pred.tsv' if name == 'cnn-predict' else 'out', 'w') as out, contextlib.redirect_stdout(out):\n"
+        "            entry.load()(words)\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code, (name, stop.code)\n"
+    )
+    lines = [
+        ["cnn-extract", "photos/train", "--layers", "conv 4 k3 relu, pool 2", "--size", "16", "-o", "x.npy"],
+        ["cnn-train-head", "x.npy", "-o", "head.pt", "--epochs", "2"],
+        ["cnn-train", "photos", "--layers", "conv 4 k3 relu", "--size", "16", "--epochs", "1", "-o", "new.pt"],
+        ["cnn-export", "head.pt", "-o", "head.onnx"],
+        ["cnn-predict", "-m", "head.onnx", "photos/val"],
+        ["cnn-cam", "-m", "head.pt", "photos/val", "-o", "maps"],
+        ["cnn-curves", "head.csv", "-o", "curves.png"],
+        ["cnn-eval", "pred.tsv", "--confusion", "confusion.png"],
+    ]
+    started(home, "-c", program, json.dumps(lines))
+    assert [path for path in left(home) if not path.startswith(".cache/cnnkit/")] == []
+    assert (work / "confusion.png").exists()
