@@ -65,7 +65,12 @@ class Constant:
     def is_mask(self) -> bool:
         """Whether adding it only rules out places, as the masks of windowed attention do: all zeros and large negative values."""
         values = None if self.tensor is None else _array(self.tensor)
-        if values is None or values.dtype.kind not in "f" or not values.size:
+        if values is None or not values.size:
+            return False
+        if values.dtype.kind in "iu":  # quantised: two values as far apart as the type has them
+            low, high = int(values.min()), int(values.max())
+            return high - low >= -_MASKING and bool(((values == low) | (values == high)).all())
+        if values.dtype.kind != "f":
             return False
         return bool(((values == 0) | (values <= _MASKING)).all() and (values != 0).any())
 

@@ -567,6 +567,9 @@ def test_constants_before_the_first_layer_and_masks_are_no_weights(measured):
         make_node("Add", ["maps", "mask"], ["out"]),
     ]
     assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), "mask": mask}))[0] == 108
+    nodes.insert(0, make_node("DequantizeLinear", ["quantised", "scale"], ["mask"]))
+    quantised = {"quantised": np.where(mask, -128, 127).astype(np.int8), "scale": np.float32(0.4)}
+    assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), **quantised}))[0] == 108
 
 
 def test_positions_of_a_window_count_once_for_each_distance(measured):
