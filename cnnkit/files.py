@@ -50,7 +50,7 @@ def read_regular(path: str | Path, *, most: int = 1 << 31) -> bytes:
         OSError: As `open_regular`, or it is larger.
     """
     with open_regular(path) as file:
-        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+        content = file.read() if os.fstat(file.fileno()).st_size <= most else None
     if content is None or len(content) > most:
         raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", os.fspath(path))
     return content

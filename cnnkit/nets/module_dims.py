@@ -226,7 +226,7 @@ _PASSING = frozenset(
             aten.native_layer_norm,
         ),
         *(aten._native_batch_norm_legit, aten.cudnn_batch_norm, aten._softmax, aten._log_softmax, aten.addmm, aten.mm),
-        *(aten.rrelu_with_noise, aten.log_sigmoid_forward, aten.mean, aten.amax),
+        *(aten.rrelu_with_noise, aten.log_sigmoid_forward, aten.mean, aten.sum, aten.amax),
     }
 )
 
@@ -285,13 +285,18 @@ def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows 
         kernel = stride = [side // made for side, made in zip(size, output.shape[2:], strict=True)]
     elif operation is aten.constant_pad_nd:
         kernel = stride = [1]
-    elif operation in (aten.mean, aten.amax) and sorted(axis % 4 for axis in args[1]) == [2, 3]:
+    elif operation in (aten.mean, aten.sum, aten.amax) and len(args) > 1 and _axes(args[1]) == [2, 3]:
         kernel = stride = size
     else:
         return None
     sides = zip(*(_two(values) for values in (kernel, stride or kernel, pads, dilation)), strict=True)
     down, across = (Window(*values) for values in sides)
     return down, across
+
+
+def _axes(axes: Sequence[int] | None) -> list[int]:
+    """Give the axes of four over which a map is reduced; none stands for all."""
+    return sorted(axis % 4 for axis in axes or range(4))
 
 
 def _two(values: Sequence[int]) -> tuple[int, int]:

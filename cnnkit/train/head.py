@@ -284,25 +284,11 @@ def train_head(
         FormatError: The features do not name their backbone.
         CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
-    with atomic.claimed(output):
-        return _train_head(
-            data, output, train=train, weights=weights, device=device, callbacks=callbacks or Callbacks()
-        )
-
-
-def _train_head(
-    data: FeatureSets,
-    output: Path,
-    *,
-    train: HeadConfig,
-    weights: Path | None,
-    device: str,
-    callbacks: Callbacks,
-) -> HeadResult:
+    callbacks = callbacks or Callbacks()
     classes = data.classes
-    backbone = _backbone(data.train.header, weights, name=data.train_name)
-    chosen = torch_device.choose(devices.parse(device))
-    with torch_device.algorithms(deterministic=train.deterministic):
+    with atomic.claimed(output), torch_device.algorithms(deterministic=train.deterministic):
+        backbone = _backbone(data.train.header, weights, name=data.train_name)
+        chosen = torch_device.choose(devices.parse(device))
         train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
         trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
@@ -314,24 +300,24 @@ def _train_head(
         callbacks.phase("comparing with simple classifiers")
         majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
         head, text = trained.finished()
-    header = Header(
-        kind=ArtefactKind.MODEL,
-        classes=classes,
-        preprocess=data.train.header.preprocess,
-        backbone=data.train.header.backbone,
-        head=text,
-        training={
-            "command": "cnn-train-head",
-            "rows": len(data.train.rows),
-            **({} if data.hold_out is None else {"hold_out": data.hold_out}),
-            **data.train.header.training,
-            **_described(train, trained.strength),
-        },
-        made_by=made_by("torch", "torchvision"),
-    )
-    state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    torch_model.save(output, TorchModel(header, state, [_timeless(epoch) for epoch in trained.epochs]))
+        header = Header(
+            kind=ArtefactKind.MODEL,
+            classes=classes,
+            preprocess=data.train.header.preprocess,
+            backbone=data.train.header.backbone,
+            head=text,
+            training={
+                "command": "cnn-train-head",
+                "rows": len(data.train.rows),
+                **({} if data.hold_out is None else {"hold_out": data.hold_out}),
+                **data.train.header.training,
+                **_described(train, trained.strength),
+            },
+            made_by=made_by("torch", "torchvision"),
+        )
+        state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
+        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        torch_model.save(output, TorchModel(header, state, [_timeless(epoch) for epoch in trained.epochs]))
     best = trained.best.epoch
     assert best is not None
     return HeadResult(

@@ -90,12 +90,12 @@ def test_linked_folders_are_read_and_loops_are_not_followed(tmp_path):
     assert named(find(tmp_path / "photos"), tmp_path / "photos") == [("animals/1.jpg", "animals"), ("dog/1.jpg", "dog")]
 
 
-def test_a_broken_link_is_listed_and_a_pipe_is_not(tmp_path):
-    """What is missing is to be named as bad by whoever reads it; nobody waits for a pipe that is called .jpg."""
+def test_broken_links_and_pipes_are_listed(tmp_path):
+    """What is missing, or no file, is named as bad by whoever reads it; a pipe that is called .jpg is not waited for."""
     touch(tmp_path, "cat/1.jpg")
     (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "cat/3.jpg")
-    assert named(find(tmp_path), tmp_path) == [("cat/1.jpg", "cat"), ("cat/2.jpg", "cat")]
+    assert named(find(tmp_path), tmp_path) == [("cat/1.jpg", "cat"), ("cat/2.jpg", "cat"), ("cat/3.jpg", "cat")]
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
