@@ -269,9 +269,16 @@ def _plain(raw: object) -> dict[str, Any]:
     """Copy what JSON can hold, whatever the types are: a model file may refer to one list many times, or to itself.
 
     Raises:
-        ValueError: It is larger or deeper than a header is.
+        ValueError: It is larger or deeper than a header is, or has text that no bytes stand for.
     """
     left = _MOST_VALUES
+
+    def text(value: str) -> str:
+        try:
+            value.encode("utf-8", "surrogateescape")  # names of files that are not UTF-8 are text, too
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{value!a:.40} holds half of a surrogate pair") from error
+        return value
 
     def copied(value: object, depth: int) -> Any:  # noqa: ANN401 - any JSON value
         nonlocal left
@@ -281,10 +288,12 @@ def _plain(raw: object) -> dict[str, Any]:
         if depth > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} deep")
         if isinstance(value, Mapping):
-            return {str(key): copied(each, depth + 1) for key, each in value.items()}
+            return {text(str(key)): copied(each, depth + 1) for key, each in value.items()}
         if isinstance(value, list | tuple):
             return [copied(each, depth + 1) for each in value]
-        return value if value is None or type(value) in (str, int, float, bool) else f"a {type(value).__name__}"
+        if type(value) is str:
+            return text(value)
+        return value if value is None or type(value) in (int, float, bool) else f"a {type(value).__name__}"
 
     record: dict[str, Any] = copied(raw, 0)
     return record

@@ -301,6 +301,20 @@ def test_the_message_names_field_value_and_what_was_expected(place, value, messa
     assert str(caught.value).endswith("; make one with cnn-extract")
 
 
+@pytest.mark.parametrize("place", ["classes", "key", "training"])
+def test_text_that_no_bytes_stand_for(place):
+    """Half of a surrogate pair would end in a UnicodeEncodeError wherever it is written."""
+    record = dict(FULL, training=dict(FULL["training"]))
+    if place == "classes":
+        record["classes"] = ["cat", "\ud800"]
+    elif place == "key":
+        record["training"]["\ud800"] = 1
+    else:
+        record["training"]["command"] = "x\udbff"
+    with pytest.raises(FormatError, match=r"train.json: broken cnnkit header \('.*' holds half of a surrogate pair\)"):
+        read(json.dumps(record))
+
+
 def test_what_is_too_deep_or_too_large():
     """Neither a deep nor a large text takes time, memory or the stack; nor do lists that hold themselves, or one list many times."""
     for text in (
