@@ -29,12 +29,12 @@ compare: $(SEEDS:%=$(OUT)/dense-%.json) $(SEEDS:%=$(OUT)/convnet-%.tsv)
 	    $(BIN)cnn-eval $(OUT)/convnet-$$seed.tsv --truth $(OUT)/split.tsv --split test --fail-under accuracy=$$(awk "BEGIN { print $$dense + 0.0005 }") || exit; \
 	done
 
-$(OUT)/digits/written: $(HERE)write_digits.py
+$(OUT)/digits.written: $(HERE)write_digits.py
 	mkdir -p $(OUT)
 	$(PYTHON) $< $(OUT)/digits
 	touch $@
 
-$(OUT)/moved/augment.tsv: $(OUT)/digits/written
+$(OUT)/moved/augment.tsv: $(OUT)/digits.written
 	$(BIN)cnn-augment $(OUT)/digits -o $(OUT)/moved --copies 1 --augment "shift 0.25, fill constant" --force
 
 $(OUT)/split.tsv: $(OUT)/moved/augment.tsv
