@@ -274,8 +274,13 @@ NODES = {
         (0, 1),
     ),
     "one channel, and again": (
-        [("Gather", "x one", {"axis": 1}), ("Squeeze", "_ two", {}), ("Unsqueeze", "_ two", {}), ("Concat", "_ _", {"axis": 1})],
-        [("one", INT, (1,)), ("two", INT, (1,))],
+        [
+            ("Gather", "x one", {"axis": 1}),
+            ("Squeeze", "_ one", {}),
+            ("Unsqueeze", "_ one", {}),
+            ("Concat", "_ _", {"axis": 1}),
+        ],
+        [("one", INT, (1,))],
         (0, 1),
     ),
     "dense on channels": (
