@@ -316,7 +316,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class ValueRange:
-    """What black and white are in a grey image of more than 8 bits: by its file's tags and its bit depth, never by its values."""
+    """What black and white are in a deep or signed grey image: by its file's tags and its bit depth, never by its values."""
 
     black: float
     white: float
@@ -338,19 +338,22 @@ class ValueRange:
 
     def _stored(self, image: Image.Image) -> NDArray[Any]:
         values = np.asarray(image)
+        if image.mode == "L":
+            return values.view(np.int8)
         return values.view(np.uint32) if self.unsigned else values
 
 
 def value_range(image: Image.Image) -> ValueRange | None:
-    """Tell the range of a grey image of more than 8 bits as it lies in its file; None for all others.
+    """Tell the range of a grey image of more than 8 bits, or of signed ones, as it lies in its file; None for all others.
 
     Integers go up to the most that their bits hold, whatever the brightest one is: two images of one camera stay comparable.
     Floats go from 0 to 1, unless a TIFF names another range (SMinSampleValue, SMaxSampleValue).
     """
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return None
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits, sample = _first(tags.get(_BITS), 16), _first(tags.get(_SAMPLE_FORMAT), 1)
+    signed_bytes = image.mode == "L" and sample == _SIGNED  # which Pillow keeps as if they had no sign
+    if image.mode != "F" and not image.mode.startswith("I") and not signed_bytes:
+        return None
     if image.mode == "F":
         low, high = _first(tags.get(_SMIN), 0.0), _first(tags.get(_SMAX), 1.0)
         black, white, kind = float(low), float(high), "floats"

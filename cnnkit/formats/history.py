@@ -1,5 +1,6 @@
 """The training history next to a model, `head.csv` next to `head.pt`: one row an epoch, flushed as it happens."""
 
+import codecs
 import csv
 import dataclasses
 import math
@@ -23,10 +24,11 @@ _OTHER_NAMES = {
         *("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy"),
         *("train_acc", "train/acc", "train/accuracy", "train_acc_epoch", "train_accuracy_epoch"),
     ),
-    "val_loss": ("val/loss", "valid_loss", "validation_loss", "eval_loss"),
+    "val_loss": ("val/loss", "val_loss_epoch", "valid_loss", "validation_loss", "eval_loss"),
     "val_accuracy": (
         *("val_acc", "val_categorical_accuracy", "val_sparse_categorical_accuracy", "val_binary_accuracy"),
-        *("metrics/accuracy_top1", "val/acc", "val/accuracy", "valid_acc", "eval_top1"),
+        *("metrics/accuracy_top1", "val/acc", "val/accuracy", "val_acc_epoch", "val_accuracy_epoch"),
+        *("valid_acc", "valid_accuracy", "validation_accuracy", "eval_accuracy", "eval_top1"),
     ),
     "lr": ("learning_rate", "lr/pg0"),
 }
@@ -146,6 +148,8 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
     table: _Table | None = None
     rows: list[HistoryRow] = []
     for number, line in enumerate(lines, start=1):
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise FormatError(f"{name}: UTF-16; save it as UTF-8")
         text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
         if not text:
             continue

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.shape_inference import infer_shapes
 
 from cnnkit.errors import FormatError
@@ -54,6 +54,13 @@ _SIZED_BY_VALUES = frozenset(
         "MelWeightMatrix",
     }
 )
+#: Attributes that operators divide by, or take for a length; ONNX Runtime does not look at all of them before it does.
+_COUNTS = frozenset(
+    {
+        *("strides", "dilations", "kernel_shape", "group", "num_groups", "groups", "offset_group", "blocksize"),
+        *("num_heads", "q_num_heads", "kv_num_heads"),
+    }
+)
 _REPEATING = frozenset({"Loop", "Scan"})
 
 _ITEM_BITS: dict[int, int] = {
@@ -89,6 +96,8 @@ def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> No
     if all(value.name in kept for value in graph.input):
         raise FormatError(f"{name}: a network without an input")
     _check_functions(proto, name=name)
+    for node in _nodes(proto):
+        _check_counts(node, name=name)
     _check_order(graph, kept, name=name)
     _check_sizes(proto, name=name)
 
@@ -154,6 +163,16 @@ def _check_tensor(tensor: TensorProto, *, name: str) -> None:
             f"{name}: {what} of shape {'x'.join(map(str, tensor.dims)) or '()'} take {expected:,} bytes, the file has "
             f"{len(tensor.raw_data):,}; is it cut short?"
         )
+
+
+def _check_counts(node: NodeProto, *, name: str) -> None:
+    """Refuse an attribute of 0 or less where a count is meant: ONNX Runtime crashes on some, and takes the process with it."""
+    for attribute in node.attribute:
+        values = attribute.ints or ([attribute.i] if attribute.type == AttributeProto.INT else [])
+        if attribute.name in _COUNTS and any(value < 1 for value in values):
+            raise FormatError(
+                f"{name}: {attribute.name} of its {printable(node.op_type)} is {', '.join(map(str, values))}, expected 1 or more"
+            )
 
 
 def _check_functions(proto: ModelProto, *, name: str) -> None:

@@ -45,8 +45,12 @@ _NO_PROBABILITY = frozenset(
         *("GlobalAveragePool", "AveragePool", "ReduceMean", "QLinearGlobalAveragePool", "QLinearAveragePool"),
     }
 )
+#: What makes something else of probabilities together with a constant, as percentages.
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
 #: How far a row of probabilities may be from 1 in sum: what float16 loses over many classes.
 _SUM_TOLERANCE = 1e-3
+
+_ROUNDED_TOLERANCE = 0.05  # of a softmax in float16, or of quantised weights
 
 #: What the names of outputs tell, the better first; an output that none of them fits stands before the last two.
 _NAMES = (r"logit", r"prob|softmax|sigmoid|score|predict|class")
@@ -241,10 +245,15 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
     """Tell what an output's numbers are: by the operator that they come from, and by their values where that does not tell.
 
     Raises:
-        FormatError: They are logarithms of sigmoids.
+        FormatError: They are logarithms of sigmoids, a softmax over something else than the classes, or a multiple of probabilities.
     """
     operator = _operator(output.name, made_by)
+    assert output.values is not None
+    rows = output.values.reshape(_TRIED, -1).astype(np.float64)
     if operator in _SOFTMAX:
+        quantised = _maker(output.name, made_by, _PASSING - {"DequantizeLinear"})
+        if quantised is not None and quantised.op_type in _SOFTMAX:
+            _check_sums(rows, f"{name}: {printable(output.name)}")
         return Meaning.PROBABILITIES
     if operator in _SIGMOID:
         return Meaning.INDEPENDENT
@@ -255,12 +264,41 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
                 f"{name}: {printable(output.name)} has the logarithms of sigmoids; export the network without them"
             )
         return Meaning.LOGITS  # of a softmax: its softmax is what the logarithm was taken of
-    assert output.values is not None
-    rows = output.values.reshape(_TRIED, -1).astype(np.float64)
     inside = bool((rows >= 0).all() and (rows <= 1 + _SUM_TOLERANCE).all())
     if inside and rows.shape[1] > 1 and np.allclose(rows.sum(axis=1), 1, atol=_SUM_TOLERANCE):
         return Meaning.PROBABILITIES
+    if _changes_probabilities(output.name, made_by):
+        if not inside:
+            raise FormatError(
+                f"{name}: {printable(output.name)} is made of probabilities by {operator}, and is neither these nor logits; "
+                f"export the network without its {operator}"
+            )
+        return Meaning.INDEPENDENT
     return Meaning.INDEPENDENT if inside and operator not in _NO_PROBABILITY else Meaning.LOGITS
+
+
+def _check_sums(rows: NDArray[np.float64], what: str) -> None:
+    """Demand that a softmax is one over the classes: of another axis the sums for an image are not 1, however it is shown.
+
+    Raises:
+        FormatError: It is not.
+    """
+    sums = rows.sum(axis=1)
+    wrong = sums[np.abs(sums - 1) > _ROUNDED_TOLERANCE]  # NaN is another fault, which every image shows
+    if wrong.size:
+        raise FormatError(
+            f"{what} is a softmax over something else than the classes: the numbers of an image sum to {wrong[0]:.3g}; "
+            "export the network with a softmax over its classes, or without one"
+        )
+
+
+def _changes_probabilities(output: str, made_by: Mapping[str, NodeProto]) -> bool:
+    """Tell whether an output is arithmetic with probabilities and constants alone."""
+    node = _maker(output, made_by)
+    if node is None or node.op_type not in _ARITHMETIC:
+        return False
+    computed = [_operator(each, made_by) for each in node.input if _operator(each, made_by) not in ("", "Constant")]
+    return bool(computed) and all(each in (*_SOFTMAX, *_SIGMOID) for each in computed)
 
 
 def _maker(output: str, made_by: Mapping[str, NodeProto], passing: Collection[str] = _PASSING) -> NodeProto | None:

@@ -28,7 +28,7 @@ _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteg
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool")
 #: What follows these has lost height and width, or keeps one value for all places.
 _ENDS = (
-    *("Shape", "Size", "Flatten", "Gemm", "MatMul", "Squeeze", "Unsqueeze", "Reshape"),
+    *("Shape", "Size", "Flatten", "Gemm"),
     *("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceSum"),
 )
 
@@ -159,7 +159,11 @@ def _followed(
             return None if pads is None or given is None else _padded(before, pads, axes, len(given))
         case "Slice":
             return _sliced(node, before, said, given, constants)
-        case "Resize" | "Upsample":
+        case "Reshape" | "Squeeze" | "Unsqueeze":
+            return before if _keeps_places(before, given, made) else None
+        case "MatMul" if before.axes == (-2, -1) or node.input[1] in traced:
+            return None  # columns are summed; with channels last it works place by place
+        case "Resize" | "Upsample" | "DepthToSpace" | "SpaceToDepth":
             if given is None or made is None:
                 return None
             corners = said.get("coordinate_transformation_mode") == b"align_corners"
@@ -169,6 +173,12 @@ def _followed(
     if made is None or any(name not in shapes for name in inputs):
         return before  # of an operation that is not known here: most work place by place
     return merged([(shapes[name], traced[name]) for name in inputs], made)
+
+
+def _keeps_places(before: TracedMap, given: tuple[int, ...] | None, made: tuple[int, ...] | None) -> bool:
+    """Tell whether a map of another shape has the same cells: what comes from its height on is as it was, as in a channel shuffle."""
+    first = min(before.axes)
+    return given is not None and made is not None and len(made) >= -first and made[first:] == given[first:]
 
 
 def _windowed(

@@ -18,6 +18,7 @@ _PADS = (aten.constant_pad_nd, aten.reflection_pad2d, aten.replication_pad2d)
 _LINEAR = (aten.upsample_bilinear2d, aten.upsample_bicubic2d)
 _RESAMPLED = (
     *(aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.upsample_nearest2d, aten._upsample_nearest_exact2d),
+    *(aten.pixel_shuffle, aten.pixel_unshuffle),
     *_LINEAR,
 )
 

@@ -137,6 +137,7 @@ def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
 @pytest.mark.parametrize(
     ("values", "white"),
     [
+        (np.array([0, 50, 127], np.int8), 127),
         (np.array([0, 100, 32767], np.int16), 32767),
         (np.array([0, 1000, 2**31 - 1], np.int32), 2**31 - 1),
         (np.array([0, 255, 65535], np.int32), 2**31 - 1),
@@ -144,7 +145,7 @@ def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
         (np.array([0, 0.001, 0.002], np.float32), 1),
         (np.array([-1e-6, 0.5, 1 + 1e-6], np.float32), 1),
     ],
-    ids=["int16", "int32", "dark int32", "floats", "dark floats", "rounding"],
+    ids=["int8", "int16", "int32", "dark int32", "floats", "dark floats", "rounding"],
 )
 def test_signed_integers_and_floats_have_one_scale(tmp_path, values, white):
     """The largest number of their bits is white, and of floats 1."""
@@ -195,10 +196,14 @@ def test_floats_with_a_range_of_their_own(tmp_path):
         (np.array([0, np.nan, 1], np.float32), "floats from 0 to 1, some of them NaN"),
         (np.array([0, np.inf], np.float32), "floats from 0 to inf"),
         (np.array([np.nan, np.nan], np.float32), "floats that are all NaN"),
+        (
+            np.array([-128, 127], np.int8),
+            "8-bit signed integers from -128 to 127; a brightness is expected from 0 to 127",
+        ),
         (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; a brightness is expected from 0 to 32767"),
         (np.array([-1, 0], np.int32), "32-bit signed integers from -1 to 0"),
     ],
-    ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int16", "int32"],
+    ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int8", "int16", "int32"],
 )
 def test_values_that_are_no_brightness_are_refused(tmp_path, values, said):
     """What the file does not say is not guessed from its values."""

@@ -84,6 +84,13 @@ def test_what_is_no_history_is_one_line(tmp_path, monkeypatch, content, message)
     assert "\n" not in str(error.value)
 
 
+def test_a_history_in_utf_16_is_named(tmp_path, run):
+    """As spreadsheets save it: not as a file with a strange column."""
+    path = tmp_path / "h.csv"
+    path.write_text("epoch,loss\n1,2\n", encoding="utf-16")
+    assert run("cnn-curves", path, status=1).err == f"cnn-curves: {path}: UTF-16; save it as UTF-8\n"
+
+
 def test_a_model_in_place_of_its_history_is_told_apart(tmp_path, monkeypatch):
     """The message names the history beside it, or says that there is none."""
     monkeypatch.chdir(tmp_path)
@@ -122,6 +129,14 @@ OTHERS = {
     "lightning": (
         b"epoch,step,train_acc,train_loss,val_acc,val_loss\n0,9,,,0.25,2\n0,9,0.5,1.5,,\n1,19,,,0.5,1\n1,19,0.75,1.25,,\n",
         [HistoryRow(0, 1.5, 0.5, 2.0, 0.25), HistoryRow(1, 1.25, 0.75, 1.0, 0.5)],
+    ),
+    "lightning, by epoch": (
+        b"epoch,step,train_loss_epoch,val_loss_epoch,val_acc_epoch\n0,9,1.5,2,0.25\n",
+        [HistoryRow(0, 1.5, None, 2.0, 0.25)],
+    ),
+    "transformers": (
+        b"epoch,loss,eval_loss,eval_accuracy\n1.0,1.5,2,0.25\n",
+        [HistoryRow(1, 1.5, None, 2.0, 0.25)],
     ),
     "timm": (
         b"epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,1.5,2,25.0,75.0,0.1\n",

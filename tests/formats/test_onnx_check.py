@@ -171,6 +171,14 @@ BROKEN = {
     ),
     "many weights": (lambda: declaring([10**6, 10**7]), "the shape 1000000x10000000, which no network has"),
     "negative weights": (lambda: declaring([-1, 4]), "the shape -1x4, which no network has"),
+    "stride": (
+        lambda: network(node("MaxPool", "numbers", "m", kernel_shape=[2, 2], strides=[0, 1])),
+        "strides of its MaxPool is 0, 1, expected 1 or more",
+    ),
+    "heads": (  # onnxruntime divides by it
+        lambda: network(node("Attention", "means means means", "m", q_num_heads=0, kv_num_heads=0), opset=23),
+        "kv_num_heads of its Attention is 0, expected 1 or more",
+    ),
     "sparse": (sparse, "the shape 1000000x1000000, which no network has"),
     "metadata": (with_metadata, "more than 33,554,432 characters of metadata"),
     **{

@@ -1,5 +1,7 @@
 """Networks from elsewhere: tiny graphs, written by hand, of every kind that a converter leaves behind."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -309,6 +311,36 @@ def test_logarithms_of_sigmoids_are_refused(tmp_path, describe):
     path = outputs(tmp_path / "net.onnx", out=(["Sigmoid", "Log"], LOGITS))
     with pytest.raises(CnnkitError, match="out has the logarithms of sigmoids; export the network without them"):
         Predictor([path], PredictConfig(device="cpu"), spec=describe())
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ([("Softmax", {"axis": 0})], r"value1 is a softmax over something else than the classes: .* sum to "),
+        ([("Softmax", {"axis": 1}), ("Neg", {})], "value2 is made of probabilities by Neg, and is neither these nor"),
+    ],
+    ids=["a softmax over the batch", "probabilities below 0"],
+)
+def test_what_is_made_of_probabilities_is_not_taken_for_logits(run, images, tmp_path, labels, last, said):
+    """Its softmax would be other numbers than the network's, and a softmax over the batch depends on the other images."""
+    path = graph(tmp_path / "net.onnx", last=last)
+    words = ("--size", SIZE, "--mean", 0, "--std", 1, "--labels", labels)
+    outcome = run("cnn-predict", "-m", path, *words, images(red=1), "--device", "cpu", status=1)
+    assert re.search(said, outcome.err), outcome.err
+
+
+def test_one_minus_a_sigmoid_is_a_probability(tmp_path, describe, shown):
+    """Of each class by itself, as the network gives it."""
+    found, means = shown
+    path = graph(tmp_path / "net.onnx", last=[("Sigmoid", {}), ("Neg", {})])
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1), "one"))
+    model.graph.node[-1].op_type = "Sub"
+    del model.graph.node[-1].input[:]
+    model.graph.node[-1].input.extend(["one", "value1"])
+    onnx.save(model, path)
+    probabilities, _ = predictions(path, describe(), found)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(means(describe()) @ WEIGHTS[:, :2])), atol=1e-5)
 
 
 def test_a_class_number_alone_is_no_prediction(tmp_path, describe):

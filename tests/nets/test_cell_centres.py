@@ -48,6 +48,7 @@ MODULES = {
     "padding": nn.Sequential(nn.ZeroPad2d((1, 0, 2, 0)), nn.ReflectionPad2d((1, 1, 0, 2)), nn.ReplicationPad2d(1)),
     "transposed": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ConvTranspose2d(4, 4, 5, stride=2, padding=1)),
     "larger": nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Upsample(scale_factor=3, mode="nearest")),
+    "blocks": nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 4, 3), nn.PixelShuffle(2), nn.Conv2d(1, 4, 2)),
     "adaptive": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d((16, 8))),
     "merged patches": nn.Sequential(Swapped(), nn.Conv2d(12, 4, 3)),
     "branches": nn.Sequential(nn.Conv2d(3, 4, 3), Branches()),
@@ -266,6 +267,27 @@ NODES = {
         [],
         (0, 1),
     ),
+    "blocks": ([("SpaceToDepth", "x", {"blocksize": 4}), ("DepthToSpace", "_", {"blocksize": 2})], [], (0.5, 2)),
+    "shuffled channels": (
+        [("Reshape", "x groups", {}), ("Transpose", "_", {"perm": [0, 2, 1, 3, 4]}), ("Reshape", "_ back", {})],
+        [("groups", INT, (0, 3, 1, 32, 32)), ("back", INT, (1, -1, 32, 32))],
+        (0, 1),
+    ),
+    "one channel, and again": (
+        [
+            ("Gather", "x one", {"axis": 1}),
+            ("Squeeze", "_ one", {}),
+            ("Unsqueeze", "_ one", {}),
+            ("Concat", "_ _", {"axis": 1}),
+        ],
+        [("one", INT, (1,))],
+        (0, 1),
+    ),
+    "dense on channels": (
+        [("Transpose", "x", {"perm": [0, 2, 3, 1]}), ("MatMul", "_ w", {}), ("Transpose", "_", {"perm": [0, 3, 1, 2]})],
+        [("w", FLOAT, (3, 5))],
+        (0, 1),
+    ),
     "fused": (
         [("com.microsoft.FusedConv", "x w", {"strides": [4, 4], "kernel_shape": [4, 4], "activation": "Relu"})],
         [("w", FLOAT, (4, 3, 4, 4))],
@@ -334,6 +356,10 @@ def test_what_cannot_be_told_is_none():
     """A map that was cut into tokens, or a padding that depends on what is shown."""
     flat = [helper.make_node("Reshape", ["x", "s"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     assert centres_of(graph(flat, [1, 3, 8, 8], constants=[("s", INT, (1, 3, 64))]), "y", size=(8, 8)) is None
+    summed = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    assert centres_of(graph(summed, [1, 3, 8, 8], constants=[("w", FLOAT, (8, 8))]), "y", size=(8, 8)) is None
+    cut = [helper.make_node("Reshape", ["x", "s"], ["y"])]
+    assert centres_of(graph(cut, [1, 3, 8, 8], constants=[("s", INT, (1, 8, 8, 3))]), "y", size=(8, 8)) is None
     padded = [helper.make_node("NonZero", ["x"], ["s"]), helper.make_node("Pad", ["x", "s"], ["y"])]
     assert centres_of(graph(padded, [1, 3, 8, 8]), "y", size=(8, 8)) is None
 

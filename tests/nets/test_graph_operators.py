@@ -820,7 +820,7 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
         ),
         pytest.param(  # on which ONNX Runtime crashes
             model([make_node("MaxPool", ["x"], ["out"], kernel_shape=[2, 2], strides=[0, 0])]),
-            "the shape after MaxPool cannot be told .*strides must only contain positive values",
+            "strides of its MaxPool is 0, 0, expected 1 or more",
             id="a stride of zero",
         ),
         pytest.param(
