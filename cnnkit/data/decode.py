@@ -426,6 +426,8 @@ def reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = str(error).splitlines()[0] if str(error) else ""
+    if "MAX_TEXT" in text:  # Pillow's bound on what unpacking may give, a constant of its own
+        return "its metadata (text or colour profile) is larger than 1 MB; save it without metadata"
     return type(error).__name__ if text in ("", "[Errno None] None") else text
 
 

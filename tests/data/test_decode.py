@@ -475,3 +475,11 @@ def test_the_size_of_a_png_is_asked_for_within_the_budget(tmp_path, monkeypatch)
     assert held[0] >= 30 * 20
     assert decode.upright_size(tmp_path / "a.jpg") == (30, 20)
     assert len(held) == 1
+
+
+def test_metadata_that_is_too_large_is_named(tmp_path):
+    """Editors' histories and printers' colour profiles; Pillow's message names a constant of its own."""
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "a.png", icc_profile=bytes(2 << 20))
+    with pytest.raises(BadImageError, match=r"metadata .* is larger than 1 MB; save it without metadata"):
+        decode.load(tmp_path / "a.png")
