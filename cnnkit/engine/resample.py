@@ -5,6 +5,7 @@ many threads compute. Every sum is therefore one of whole numbers or is taken in
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,13 +81,13 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
     pixels.copy_(images.permute(0, 3, 1, 2))
     tiles = _tiles(pixels)
     for rows, chosen in _where(draws, [draw.resamples for draw in draws], pixels.device):
-        _change(pixels, rows, lambda some, chosen=chosen: _resampled(some, chosen, fill, tiles))
+        _change(pixels, rows, partial(_resampled, draws=chosen, fill=fill, tiles=tiles))
     for axis, word in ((3, "hflip"), (2, "vflip")):
         mirrored = [getattr(draw, word) and not draw.resamples for draw in draws]
         for rows, _ in _where(draws, mirrored, pixels.device):
-            _change(pixels, rows, lambda some, axis=axis: some.flip(axis))
+            _change(pixels, rows, partial(torch.flip, dims=[axis]))
     for rows, chosen in _where(draws, [draw.blur > 0 for draw in draws], pixels.device):
-        _change(pixels, rows, lambda some, chosen=chosen: blurred(some, [draw.blur for draw in chosen], tiles))
+        _change(pixels, rows, partial(blurred, deviations=[draw.blur for draw in chosen], tiles=tiles))
     for word, change in (("brightness", _brightened), ("contrast", _contrasted), ("saturation", _saturated)):
         for rows, chosen in _where(draws, [getattr(draw, word) != 1 for draw in draws], pixels.device):
             _recolour(pixels, rows, tiles, change, [getattr(draw, word) for draw in chosen])
