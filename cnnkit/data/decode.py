@@ -87,7 +87,7 @@ def load(path: str | Path) -> Image.Image:
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """Give the width and height that `load` would give an image, without decoding it.
+    """Give the width and height that `load` would give an image; most formats are not decoded for that.
 
     Raises:
         BadImageError: As `load`, as far as the head of the file tells.
@@ -95,6 +95,8 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     with opened(path) as image:
         turned = False
         with contextlib.suppress(Exception):  # as `load` has it
+            if image.format == "PNG" and "exif" not in image.info:  # it may stand after the pixels: Pillow decodes them
+                load_pixels(image, path)
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
         return (image.height, image.width) if turned else image.size
 
@@ -427,6 +429,8 @@ def reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = str(error).splitlines()[0] if str(error) else ""
+    if "MAX_TEXT" in text:  # Pillow's bound on what unpacking may give, a constant of its own
+        return "its metadata (text or colour profile) is larger than 1 MB; save it without metadata"
     return type(error).__name__ if text in ("", "[Errno None] None") else text
 
 

@@ -13,12 +13,12 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ from cnnkit.formats import atomic, image_files, manifest, tsv
 
 log = logging.getLogger("cnnkit")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class AugmentSummary:
@@ -57,6 +59,8 @@ class AugmentSummary:
 _ROOM = MemoryBudget(700 << 20)
 #: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
 _BYTES_A_PIXEL = 24
+#: The largest image that is changed in its own size: that takes 2 GB. The largest cameras have 102 million pixels.
+_MOST_PIXELS = 105_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,44 +180,70 @@ def sheet(
 # ---------------------------------------------------------------- one image
 
 
-def _images(original: Original, plan: AugmentPlan, draws: Sequence[AugmentParams]) -> Iterator[Image.Image]:
-    """Give the original, prepared where that is asked for, then its copies, one by one: a large image's need much memory."""
-    image = original.image
-    if plan.square is not None:
-        image = Image.fromarray(preprocessing.prepare(image, plan.square))
-    yield image
+def _prepared(image: Image.Image, plan: AugmentPlan) -> Image.Image:
+    return image if plan.square is None else Image.fromarray(preprocessing.prepare(image, plan.square))
+
+
+def _copies(
+    image: Image.Image, plan: AugmentPlan, draws: Sequence[AugmentParams], finish: Callable[[Image.Image], T]
+) -> Iterator[T]:
+    """Give what `finish` makes of each copy, one by one: a large image's need much memory.
+
+    The image itself is let go of, where the caller does not keep it.
+    """
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
+    del image
     for draw in draws:
-        with _ROOM.taken(_BYTES_A_PIXEL * image.width * image.height):
-            changed = augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy()
-        yield Image.fromarray(changed)
+        with _ROOM.taken(_BYTES_A_PIXEL * pixels.shape[1] * pixels.shape[2]):
+            changed = Image.fromarray(augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy())
+        yield finish(changed)
+        del changed
+
+
+def _read(path: str, plan: AugmentPlan) -> Original:
+    """Read an image that can be changed.
+
+    Raises:
+        BadImageError: As `decode.read`, or it is too large to be changed in its own size.
+    """
+    if plan.square is None:
+        with decode.opened(path) as image:
+            width, height = image.size
+        if width * height > _MOST_PIXELS:
+            raise BadImageError(
+                f"too large to augment: {width:,} x {height:,}, at most {_MOST_PIXELS:,} pixels; give --size, or reduce it"
+            )
+    return decode.read(path)
 
 
 def _make(path: str, *, plan: AugmentPlan) -> _Made:
-    original = decode.read(path)
-    draws = plan.draws(original.fingerprint)
-    saving = augment_plan.saving(os.path.basename(path), original.format, profile=original.profile)
-    kept, *others = (
-        b"" if number == 0 and (not plan.keep or plan.square is None) else _encoded(image, saving, original)
-        for number, image in enumerate(_images(original, plan, draws))
-    )
-    if plan.keep and plan.square is None:
-        kept = files.read_regular(path)
-    return _Made(original.format, draws, [kept, *others] if plan.keep else others)
+    original = _read(path, plan)
+    draws, file_format = plan.draws(original.fingerprint), original.format
+    saving = augment_plan.saving(os.path.basename(path), file_format, profile=original.profile)
+    finish = partial(_encoded, saving=saving, grey=original.grey)
+    image = _prepared(original.image, plan)
+    del original
+    kept = []
+    if plan.keep:
+        kept.append(files.read_regular(path) if plan.square is None else finish(image))
+    copies = _copies(image, plan, draws, finish)
+    del image
+    return _Made(file_format, draws, [*kept, *copies])
 
 
-def _encoded(image: Image.Image, saving: Mapping[str, Any], original: Original) -> bytes:
+def _encoded(image: Image.Image, saving: Mapping[str, Any], *, grey: bool) -> bytes:
     file = io.BytesIO()
-    if original.grey:  # all three channels are the same, and stay so
+    if grey:  # all three channels are the same, and stay so
         image = image.convert("L")
     image.save(file, **saving)
     return file.getvalue()
 
 
 def _thumbnails(path: str, *, plan: AugmentPlan) -> list[Image.Image]:
-    original = decode.read(path)
-    shown = _images(original, plan, plan.draws(original.fingerprint))
-    return [image_grid.thumbnail(image) for image in shown]
+    original = _read(path, plan)
+    image = _prepared(original.image, plan)
+    copies = _copies(image, plan, plan.draws(original.fingerprint), image_grid.thumbnail)
+    return [image_grid.thumbnail(image), *copies]
 
 
 def _fields(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> list[str | None]:

@@ -5,6 +5,7 @@ many threads compute. Every sum is therefore one of whole numbers or is taken in
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from cnnkit.engine.torch_device import upload
 
 #: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
 PIXELS_AT_ONCE = 1 << 17
+#: An image of more pixels is changed channel by channel on the CPU, where all three at once would take twice the memory.
+_LARGE = 1 << 24
 #: A Gaussian ends after this many deviations, as Pillow's and scipy's of the same strength nearly do.
 _BLUR_REACH = 3
 #: What red, green and blue add to the grey that contrast and saturation refer to: 0.2989, where `formats.header.LUMA` has ITU-R 601's and
@@ -78,13 +81,13 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
     pixels.copy_(images.permute(0, 3, 1, 2))
     tiles = _tiles(pixels)
     for rows, chosen in _where(draws, [draw.resamples for draw in draws], pixels.device):
-        pixels[rows] = _resampled(pixels[rows], chosen, fill, tiles)
+        _change(pixels, rows, partial(_resampled, draws=chosen, fill=fill, tiles=tiles))
     for axis, word in ((3, "hflip"), (2, "vflip")):
         mirrored = [getattr(draw, word) and not draw.resamples for draw in draws]
         for rows, _ in _where(draws, mirrored, pixels.device):
-            pixels[rows] = pixels[rows].flip(axis)
+            _change(pixels, rows, partial(torch.flip, dims=[axis]))
     for rows, chosen in _where(draws, [draw.blur > 0 for draw in draws], pixels.device):
-        pixels[rows] = blurred(pixels[rows], [draw.blur for draw in chosen], tiles)
+        _change(pixels, rows, partial(blurred, deviations=[draw.blur for draw in chosen], tiles=tiles))
     for word, change in (("brightness", _brightened), ("contrast", _contrasted), ("saturation", _saturated)):
         for rows, chosen in _where(draws, [getattr(draw, word) != 1 for draw in draws], pixels.device):
             _recolour(pixels, rows, tiles, change, [getattr(draw, word) for draw in chosen])
@@ -92,7 +95,17 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
         _recolour(pixels, rows, tiles, _hue_turned, [draw.hue for draw in chosen])
     for rows, chosen in _where(draws, [draw.noise > 0 for draw in draws], pixels.device):
         _add_noise(pixels, rows, tiles, chosen, colours=_have_colours(images[rows]))
-    return pixels.clamp_(0, 255).round_().byte().permute(0, 2, 3, 1)  # (N, 3, H, W) -> (N, H, W, 3)
+    return pixels.clamp_(0, 255).round_().permute(0, 2, 3, 1)  # (N, 3, H, W) -> (N, H, W, 3)
+
+
+def _change(pixels: Tensor, rows: Tensor | slice, change: Callable[[Tensor], Tensor]) -> None:
+    """Change images in their place, each channel like the others."""
+    count, channels, height, width = pixels.shape
+    if pixels.device.type == "cpu" and count == 1 and height * width > _LARGE:
+        for channel in range(channels):
+            pixels[:, channel : channel + 1] = change(pixels[:, channel : channel + 1])
+    else:
+        pixels[rows] = change(pixels[rows])
 
 
 def _tiles(pixels: Tensor) -> list[slice]:
@@ -117,7 +130,7 @@ def _where(
 
 
 def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles: Sequence[slice]) -> Tensor:
-    """Interpolate each copy from its image, (N, 3, H, W); twice linearly, between the four nearest pixels."""
+    """Interpolate each copy from its image, (N, C, H, W); twice linearly, between the four nearest pixels."""
     height, width = pixels.shape[2:]
     matrices = np.stack([affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
     across, down = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
@@ -137,7 +150,7 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
         # One more row and column, the first ones again: between the last pixel and the first there is no edge
         pixels = functional.pad(pixels, (0, 1, 0, 1), mode="circular")
     mode = {Fill.CONSTANT: "zeros", Fill.REFLECT: "reflection"}.get(fill, "border")
-    copies = pixels.new_empty((len(draws), 3, height, width))
+    copies = pixels.new_empty((len(draws), pixels.shape[1], height, width))
     for tile in tiles:
         places = rows[:, tile] + columns  # (N, rows, W, 2)
         if fill is Fill.WRAP:
@@ -154,7 +167,7 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
 
 
 def blurred(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
-    """Blur images, (N, 3, H, W), by a Gaussian each; outside of them their edges go on."""
+    """Blur images, (N, C, H, W), by a Gaussian each; outside of them their edges go on."""
     if pixels.device.type != "cpu" or len(deviations) == 1:
         return blurred_together(pixels, deviations, tiles)
     # Each with no more taps than it needs; a GPU would rather wait for the longest than be asked so often

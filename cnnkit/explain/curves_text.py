@@ -208,7 +208,7 @@ def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list
     aligned = ["  ".join(map(str.ljust, texts, widths)).rstrip() for texts in told]
     names = [printable(run.name) for run in runs]
     room = columns - 4 - max(map(len, aligned))
-    longest = min(max(map(len, names)), room if room >= _LEAST_NAME else columns - 2)
+    longest = min(max(map(len, names)), room if room >= _LEAST_NAME else max(columns - 2, 1))
     lines: list[list[Span]] = [[(line, "dim")] for line in _filled(words, columns)]
     for number, (name, text) in enumerate(zip(names, aligned, strict=True)):
         short = name if len(name) <= longest else f"…{name[len(name) - longest + 1 :]}"

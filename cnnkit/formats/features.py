@@ -119,6 +119,8 @@ def load_values(path: str | Path) -> NDArray[Any]:
         raise FormatError(
             f"{path}: found {values.dtype} of shape {values.shape}, expected float (N, D) or (N, C, H, W)"
         )
+    if 0 in values.shape[1:]:
+        raise FormatError(f"{path}: rows of no values (shape {values.shape}); run cnn-extract again")
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 

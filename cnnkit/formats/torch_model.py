@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -203,6 +203,9 @@ def _check_sums(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            program = _program(records)
+            if program is not None:
+                raise FormatError(f"{path}: {program}, which is not read; save the network's state_dict()")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise FormatError(f"{path}: a compressed archive, which torch does not write; is it a file of torch's?")
             if len({record.filename for record in records}) < len(records):
@@ -223,6 +226,14 @@ def _check_sums(path: str | Path) -> None:
         )
 
 
+def _program(records: Sequence[zipfile.ZipInfo]) -> str | None:
+    """Say what else torch keeps in such archives; None for what `torch.save` writes."""
+    places = {record.filename.partition("/")[2] for record in records}
+    if any(place.startswith("code/") for place in places):
+        return "a TorchScript program"
+    return "an exported program (torch.export)" if "archive_format" in places else None
+
+
 def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """Read tensors and plain values, onto the CPU.
 
@@ -238,7 +249,7 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
     except Exception as error:  # bytes that somebody else wrote: torch raises whatever it stumbles over
         if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(str(error)):
             raise FormatError(
-                f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code"
+                f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code; save a state_dict()"
             ) from error
         raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
 

@@ -17,6 +17,7 @@ from PIL import Image
 from cnnkit.data import augment_notation, decode, image_grid, source, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.source import ImageFile
+from cnnkit.engine import augment_files
 from cnnkit.engine.resample import augment
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
@@ -435,6 +436,20 @@ def test_broken_images_are_skipped(run, here):
         assert "no picture could be used" in outcome.err
     assert not Path("none").exists()
     assert not Path("none.png").exists()
+
+
+def test_images_too_large_to_change_are_skipped_and_the_advice_helps(run, here, monkeypatch):
+    """One of 169 megapixels took 5.8 GB."""
+    monkeypatch.setattr(augment_files, "_MOST_PIXELS", 10_000)
+    Image.new("RGB", (200, 60)).save("photos/red/large.png")
+    words = ("cnn-augment", "photos", "-o", "more", "--copies", "1", "--augment", "rotate 20")
+    done = run(*words, status=3)
+    assert (
+        "photos/red/large.png: too large to augment: 200 x 60, at most 10,000 pixels; give --size, or reduce it"
+        in done.err
+    )
+    run(*words, "--size", "16", "--force")
+    assert list(Path("more/red").glob("large*"))
 
 
 def test_two_that_would_have_one_name(run, here):

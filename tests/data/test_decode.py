@@ -467,3 +467,24 @@ def test_an_image_and_its_fingerprint_through_one_opening(tmp_path):
     for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
         with pytest.raises(BadImageError, match=reason):
             decode.read(other)
+
+
+def test_the_size_of_a_png_is_asked_for_within_the_budget(tmp_path, monkeypatch):
+    """Pillow decodes a PNG to find EXIF behind its pixels: several large ones at once took a gigabyte each of no budget."""
+    held = []
+    monkeypatch.setattr(decode.memory, "hold", held.append)
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    Image.new("L", (30, 20)).save(tmp_path / "a.jpg")
+    assert decode.upright_size(tmp_path / "a.png") == (30, 20)
+    assert len(held) == 1
+    assert held[0] >= 30 * 20
+    assert decode.upright_size(tmp_path / "a.jpg") == (30, 20)
+    assert len(held) == 1
+
+
+def test_metadata_that_is_too_large_is_named(tmp_path):
+    """Editors' histories and printers' colour profiles; Pillow's message names a constant of its own."""
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "a.png", icc_profile=bytes(2 << 20))
+    with pytest.raises(BadImageError, match=r"metadata .* is larger than 1 MB; save it without metadata"):
+        decode.load(tmp_path / "a.png")

@@ -267,6 +267,18 @@ def test_rows_of_a_large_image_are_the_whole_ones(fill, monkeypatch):
         assert torch.equal(augment(images, [draw], fill=fill), expected)
 
 
+@pytest.mark.parametrize("fill", Fill)
+@pytest.mark.parametrize("words", [EVERYTHING, "hflip, vflip, blur 2"])
+def test_a_large_image_is_changed_channel_by_channel_to_the_same_bits(fill, words, monkeypatch):
+    """A third of the floats on the way; the channels know nothing of each other where they are moved or blurred."""
+    image = photographs(1, 61, 67)
+    draws = [drawing.draw_params(augment_notation.parse(words), seed=3, image="a", copy=copy) for copy in range(1, 5)]
+    together = [augment(image, [draw], fill=fill) for draw in draws]
+    monkeypatch.setattr(resample, "_LARGE", 1000)
+    for one, draw in zip(together, draws, strict=True):
+        assert torch.equal(augment(image, [draw], fill=fill), one)
+
+
 def test_taps_for_a_batch_are_those_for_each():
     """Blurred together, as on a GPU, by deviations of their own: the bits of each alone."""
     pixels = channels_first(photographs(3)).float()

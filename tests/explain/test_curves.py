@@ -274,6 +274,12 @@ def test_the_dots_are_the_values_to_scale():
     assert set(found[:, 0]) == set(range(left, right + 1))
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 10])
+def test_terminals_too_narrow_for_a_name_end_no_run(columns):
+    """One column gave a negative width, and a traceback."""
+    assert text(collect(make(1), make(2)), columns=columns)
+
+
 @pytest.mark.parametrize("columns", [20, 40, 71, 72, 100, 300])
 def test_the_drawing_fits(columns):
     """No line is wider than the terminal, and where there is room the height is kept; no blank at a line's end."""

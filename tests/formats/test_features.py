@@ -196,6 +196,14 @@ def test_other_arrays_are_refused(tmp_path, array):
         features.load_values(tmp_path / "x.npy")
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (3, 4, 0, 2)])
+def test_rows_of_no_values_are_refused(tmp_path, shape):
+    """The training said that its input had 0 channels, and to give 1 or more."""
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+    with pytest.raises(FormatError, match=r"x\.npy: rows of no values \(shape .*\); run cnn-extract again"):
+        features.load_values(tmp_path / "x.npy")
+
+
 def bomb():
     raise AssertionError("a pickle was run")
 

@@ -334,6 +334,24 @@ def test_damaged_weights_are_named(tmp_path):
             read(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("code/__torch__/module.py", "a TorchScript program, which is not read; save the network's state_dict()"),
+        ("archive_format", "an exported program (torch.export), which is not read; save the network's state_dict()"),
+    ],
+)
+def test_programs_in_archives_are_called_that(tmp_path, inside, message):
+    """Their records are partly compressed: that torch did not write them was wrong."""
+    with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data.pkl", pickle.dumps({}))
+        archive.writestr(f"net/{inside}", "x")
+    for read in (torch_model.load, torch_model.load_state):
+        with pytest.raises(FormatError) as caught:
+            read(tmp_path / "net.pt")
+        assert str(caught.value) == f"{tmp_path / 'net.pt'}: {message}"
+
+
 def test_a_compressed_archive_is_refused(tmp_path):
     """A small file that would fill the memory is not unpacked."""
     torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pt")

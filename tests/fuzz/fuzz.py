@@ -3,146 +3,37 @@
     .venv/bin/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md      (make fuzz)
 
 A command survives an input if it ends in time with a documented exit status, prints no traceback, needs no memory out of proportion
-and writes nothing but what it was asked for; each kind of input below may demand more. The same seed and count try the same inputs.
+and writes nothing but what it was asked for; each kind of input below may demand more. The same seed and count try the same inputs,
+with any number of jobs.
 tests/fuzz/test_fuzz.py tries 500 of them.
 """
 
 import argparse
 import contextlib
-import gc
-import importlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
-import shlex
 import shutil
-import signal
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from forks import MEGABYTES, SECONDS, Runner
 from mutations import damage_bytes, damage_json, damage_text, flip_bit, hostile_name
 from PIL import Image
 
-#: How long a command may take on any of these inputs, which are small. It takes a second; others use the machine meanwhile.
-SECONDS = 60
-
-#: How much memory it may need: a process that has imported everything holds 0.7 GB.
-MEGABYTES = 2500
+#: So many inputs have random numbers of their own, whoever tries them; what works on several at once takes 10 or 5.
+CHUNK = 10
 
 NETWORK = "conv 4 k3 s2 relu"
 _PREFIX = "cnnkit-fuzz-"
-
-
-@dataclass
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-    seconds: float
-    megabytes: float
-
-    def faults(self, allowed=(0, 1, 2, 3)):
-        """Say what is wrong with this end."""
-        found = []
-        if self.status not in allowed:
-            found.append(f"status {self.status}: {self.err.strip()[-200:]}")
-        if any(word in self.err for word in ("Traceback (most recent", "Exception ignored", "Warning:")):
-            found.append(self.err.strip().splitlines()[-1][:200])
-        if self.megabytes > MEGABYTES:
-            found.append(f"{self.megabytes:.0f} MB")
-        if any((ord(each) < 32 and each != "\n") or 127 <= ord(each) < 160 for each in self.err):
-            found.append("a control character in its messages")
-        return found
-
-
-class Runner:
-    """Runs commands in forks of this process, which has imported what is slow to import."""
-
-    def __init__(self):
-        for name in (
-            "PIL.Image",
-            "numpy",
-            "torch",
-            "torch.export",
-            "torchvision",
-            "onnx",
-            "sklearn.linear_model",
-            "scipy.stats",
-            "typer.main",
-            "rich.progress",
-        ):
-            importlib.import_module(name)
-        self.entries = {
-            each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
-        }
-        gc.collect()
-        gc.freeze()  # or the first collection of each fork would copy it all
-
-    def __call__(self, folder, line, *, kill_after=None):
-        """Run a command (a line of shell without its tricks) in `folder`; with `kill_after`, end it by SIGKILL after so many seconds."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            return self._run(folder, shlex.split(line), (out, err), kill_after)
-
-    def _run(self, folder, words, streams, kill_after):
-        start = time.monotonic()
-        child = os.fork()
-        if not child:
-            self._become(folder, words, streams)
-        limit = SECONDS if kill_after is None else kill_after
-        ended = os.pidfd_open(child)
-        with contextlib.suppress(InterruptedError):
-            if not _readable(ended, limit):
-                os.killpg(child, signal.SIGKILL)
-        os.close(ended)
-        _, status, usage = os.wait4(child, 0)
-        texts = []
-        for stream in streams:
-            stream.seek(0)
-            texts.append(stream.read().decode("utf-8", "surrogateescape"))
-        return Outcome(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - start, usage.ru_maxrss / 1024)
-
-    def _become(self, folder, words, streams):
-        """Be the command, in the fork."""
-        try:
-            os.setpgid(0, 0)
-            os.chdir(folder)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            for number, stream in enumerate(streams, 1):
-                os.dup2(stream.fileno(), number)
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the fork
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-            sys.argv = list(words)
-            code = 0
-            try:
-                self.entries[words[0]].load()(list(words[1:]))
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                code = 99
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        except BaseException:
-            os._exit(98)
-
-
-def _readable(descriptor, seconds):
-    import select
-
-    return bool(select.select([descriptor], [], [], seconds)[0])
 
 
 class Workshop:
@@ -248,7 +139,7 @@ def write(path, data):
     path.write_bytes(data)
 
 
-#: What is tried by kind, in the order of the table: a function (workshop, rng, count) that gives (input, faults) for each.
+#: What is tried by kind, in the order of the table: a function (workshop, rng, numbers) that gives (input, faults) for each.
 KINDS: dict[str, "Kind"] = {}
 
 
@@ -285,15 +176,15 @@ ON_IMAGES = (
 
 
 @kind("mutated images", "skipped and named, or decoded as Pillow decodes them", 0.5)
-def mutated_images(shop, rng, count):
+def mutated_images(shop, rng, numbers):
     """Damage images of 18 formats and modes, ten at a time."""
-    for start in range(0, count, 10):
+    for start in numbers[::10]:
         with shop.copy() as place:
             for label in ("red", "blue"):
                 (place / "some" / label).mkdir(parents=True)
                 write(place / "some" / label / "valid.png", shop.images["a.png"] + label.encode())  # not duplicates
             damaged = []
-            for number in range(min(10, count - start)):
+            for number in range(min(10, numbers.stop - start)):
                 name = sorted(shop.images)[int(rng.integers(len(shop.images)))]
                 damaged.append(place / "some" / ("red", "blue")[number % 2] / f"{number}-{name}")
                 write(damaged[-1], damage_bytes(shop.images[name], rng))
@@ -320,7 +211,7 @@ def mutated_images(shop, rng, count):
 
 
 @kind("mutated headers", "refused with the file and the field, or read", 0.15)
-def mutated_headers(shop, rng, count):
+def mutated_headers(shop, rng, numbers):
     """Damage one field of the header of features, of models and of ONNX metadata."""
     import onnx
 
@@ -329,7 +220,7 @@ def mutated_headers(shop, rng, count):
     (entry,) = [each for each in graph.metadata_props if each.value.startswith("{")]
     inside = json.loads(entry.value)
     whole = entry.value
-    for number in range(count):
+    for number in numbers:
         with shop.copy() as place:
             if number % 2 == 0:
                 words, path = "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu", place / "train.json"
@@ -343,7 +234,7 @@ def mutated_headers(shop, rng, count):
 
 
 @kind("mutated models and features", "refused, or the bytes that were changed do not matter", 0.1)
-def mutated_models(shop, rng, count):
+def mutated_models(shop, rng, numbers):
     """Damage the bytes of .pt, .onnx and .npy; one flipped bit in a .pt never changes what it exports."""
     uses = [
         ("head.pt", "cnn-cam -m head.pt photos/red/0.png photos/blue/0.png -o maps --device cpu"),
@@ -352,7 +243,7 @@ def mutated_models(shop, rng, count):
         ("head.onnx", "cnn-dims head.onnx"),
         ("train.npy", "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu"),
     ]
-    for number in range(count):
+    for number in numbers:
         name, words = uses[number % len(uses)]
         undamaged, whole = shop.undamaged(words)
         with shop.copy() as place:
@@ -369,7 +260,7 @@ def mutated_models(shop, rng, count):
 
 
 @kind("mutated tables", "refused with the line, or read", 0.1)
-def mutated_tables(shop, rng, count):
+def mutated_tables(shop, rng, numbers):
     """Damage manifests, predictions, truths, histories and lists."""
     uses = [
         ("split.tsv", "cnn-split split.tsv --ratio 0.5,0.5"),
@@ -379,7 +270,7 @@ def mutated_tables(shop, rng, count):
         ("head.csv", "cnn-curves head.csv"),
         ("train.tsv", "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu"),
     ]
-    for number in range(count):
+    for number in numbers:
         name, words = uses[number % len(uses)]
         shop.undamaged(words)
         with shop.copy() as place:
@@ -388,12 +279,12 @@ def mutated_tables(shop, rng, count):
 
 
 @kind("hostile file names", "read or skipped; nothing is written outside of -o", 0.07)
-def hostile_names(shop, rng, count):
+def hostile_names(shop, rng, numbers):
     """Name images after control characters, shell commands, paths and 250 bytes; five at a time."""
-    for start in range(0, count, 5):
+    for start in numbers[::5]:
         with shop.copy() as place:
             (place / "some").mkdir()
-            names = [hostile_name(rng) for _ in range(min(5, count - start))]
+            names = [hostile_name(rng) for _ in range(min(5, numbers.stop - start))]
             for number, name in enumerate(names):
                 folder = os.fsencode(place) + b"/some/" + (b"plain" if number % 2 else name[:40].rstrip(b".") or b"_")
                 os.makedirs(folder, exist_ok=True)
@@ -431,7 +322,7 @@ class _Touches:
 
 
 @kind("pickles", "refused; none is executed", 0.03)
-def pickles(shop, rng, count):
+def pickles(shop, rng, numbers):
     """Give pickles that write a file when they are executed, in place of models, features and checkpoints."""
     uses = [
         ("head.pt", "cnn-export head.pt -o x.onnx --device cpu"),
@@ -440,7 +331,7 @@ def pickles(shop, rng, count):
         ("train.npy", "cnn-train-head train.npy -o x.pt --device cpu"),
         ("head.onnx", "cnn-predict -m head.onnx photos --device cpu"),
     ]
-    for number in range(count):
+    for number in numbers:
         name, words = uses[number % len(uses)]
         with shop.copy() as place:
             marker = place / "executed"
@@ -470,7 +361,7 @@ def pickles(shop, rng, count):
     "no half-written output; the next run gives the bytes of an undisturbed one and leaves nothing else",
     0.05,
 )
-def killed(shop, rng, count):
+def killed(shop, rng, numbers):
     """Kill commands that write, look at what lies there, run them again, compare with a run that was not killed."""
     uses = [
         EXTRACT.format("split.tsv"),
@@ -479,7 +370,7 @@ def killed(shop, rng, count):
         "cnn-train-head train.npy -o x.pt --epochs 30 --device cpu",
         "cnn-cam -m head.onnx photos -o maps --device cpu --force",
     ]
-    for number in range(count):
+    for number in numbers:
         words = uses[number % len(uses)]
         undamaged, whole = shop.undamaged(words)
         seconds = undamaged.seconds
@@ -524,7 +415,7 @@ class Count:
     failures: list[str] = field(default_factory=list)
 
 
-def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None):
+def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None, jobs=1):
     """Try `count` inputs.
 
     Args:
@@ -533,30 +424,54 @@ def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None):
         only: One kind, all of the count.
         keep: A folder for copies of what failed.
         say: Called with a line for each failure.
+        jobs: How many processes try inputs.
 
     Returns:
         A Count for each kind.
     """
     counts = {name: Count() for name in KINDS if only in (None, name)}
+    chunks = []
+    for number, name in enumerate(KINDS):
+        whole = range(count if only else max(1, round(count * KINDS[name].share)))
+        chunks += [
+            (name, [seed, number, start], whole[start : start + CHUNK], keep)
+            for start in whole[::CHUNK]
+            if name in counts
+        ]
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         os.environ.setdefault("CNNKIT_CACHE", os.path.join(name, "cache"))
         os.environ["CNNKIT_OFFLINE"] = "1"
         folder = Path(name) / "valid"
         folder.mkdir()
-        shop = Workshop(folder, Runner())
-        for number, (name, row) in enumerate(counts.items()):
-            each = KINDS[name]
-            rng = np.random.default_rng([seed, number])
-            for words, path, faults in each.attempt(shop, rng, count if only else max(1, round(count * each.share))):
-                row.tried += 1
-                row.survived += not faults
-                if faults:
-                    row.failures.append(f"{words} < {path!s}: {', '.join(faults)}")
-                    say(f"{name}: {row.failures[-1]}")
-                    if keep and isinstance(path, Path) and path.is_file():
-                        Path(keep).mkdir(parents=True, exist_ok=True)
-                        shutil.copy(path, Path(keep) / f"{name.replace(' ', '-')}-{row.tried}-{path.name}")
+        _Worker.shop = Workshop(folder, Runner())
+        with multiprocessing.get_context("fork").Pool(jobs) as workers:  # they have what is imported here
+            for name, tried, failures in workers.imap(_Worker.attempt, chunks):
+                counts[name].tried += tried
+                counts[name].survived += tried - len(failures)
+                counts[name].failures += failures
+                for each in failures:
+                    say(f"{name}: {each}")
     return counts
+
+
+class _Worker:
+    """One of the processes that try inputs."""
+
+    shop: Workshop
+
+    @classmethod
+    def attempt(cls, chunk):
+        """Try a chunk; give its kind, how many inputs it had, and a line for each that failed."""
+        name, seed, numbers, keep = chunk
+        tried, failures = 0, []
+        for words, path, faults in KINDS[name].attempt(cls.shop, np.random.default_rng(seed), numbers):
+            tried += 1
+            if faults:
+                failures.append(f"{words} < {path!s}: {', '.join(faults)}")
+                if keep and isinstance(path, Path) and path.is_file():
+                    Path(keep).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, Path(keep) / f"{name.replace(' ', '-')}-{numbers.start + tried}-{path.name}")
+        return name, tried, failures
 
 
 def report(counts, count, seed):
@@ -586,9 +501,15 @@ def main():
     parser.add_argument("--only", choices=list(KINDS), help="try one kind")
     parser.add_argument("--keep", help="folder for copies of the inputs that failed")
     parser.add_argument("--report", type=Path, help="write the table to this file")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: the cores)")
     chosen = parser.parse_args()
     counts = fuzz(
-        chosen.count, chosen.seed, only=chosen.only, keep=chosen.keep, say=lambda text: print(text, flush=True)
+        chosen.count,
+        chosen.seed,
+        only=chosen.only,
+        keep=chosen.keep,
+        say=lambda text: print(text, flush=True),
+        jobs=chosen.jobs,
     )
     text = report(counts, chosen.count, chosen.seed)
     print(text)

@@ -1,0 +1,118 @@
+"""Commands in forks of one process, with how they ended."""
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+#: How long a command may take on any of these inputs, which are small. It takes a second; others use the machine meanwhile.
+SECONDS = 60
+
+#: How much memory it may need: a process that has imported everything holds 0.7 GB.
+MEGABYTES = 2500
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    megabytes: float
+
+    def faults(self, allowed=(0, 1, 2, 3)):
+        """Say what is wrong with this end."""
+        found = []
+        if self.status not in allowed:
+            found.append(f"status {self.status}: {self.err.strip()[-200:]}")
+        if any(word in self.err for word in ("Traceback (most recent", "Exception ignored", "Warning:")):
+            found.append(self.err.strip().splitlines()[-1][:200])
+        if self.megabytes > MEGABYTES:
+            found.append(f"{self.megabytes:.0f} MB")
+        if any((ord(each) < 32 and each != "\n") or 127 <= ord(each) < 160 for each in self.err):
+            found.append("a control character in its messages")
+        return found
+
+
+class Runner:
+    """Runs commands in forks of this process, which has imported what is slow to import."""
+
+    def __init__(self):
+        for name in (
+            "PIL.Image",
+            "numpy",
+            "torch",
+            "torch.export",
+            "torchvision",
+            "onnx",
+            "sklearn.linear_model",
+            "scipy.stats",
+            "typer.main",
+            "rich.progress",
+        ):
+            importlib.import_module(name)
+        self.entries = {
+            each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
+        }
+        gc.collect()
+        gc.freeze()  # or the first collection of each fork would copy it all
+
+    def __call__(self, folder, line, *, kill_after=None):
+        """Run a command (a line of shell without its tricks) in `folder`; with `kill_after`, end it by SIGKILL after so many seconds."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            return self._run(folder, shlex.split(line), (out, err), kill_after)
+
+    def _run(self, folder, words, streams, kill_after):
+        start = time.monotonic()
+        child = os.fork()
+        if not child:
+            self._become(folder, words, streams)
+        limit = SECONDS if kill_after is None else kill_after
+        ended = os.pidfd_open(child)
+        with contextlib.suppress(InterruptedError):
+            if not select.select([ended], [], [], limit)[0]:
+                os.killpg(child, signal.SIGKILL)
+        os.close(ended)
+        _, status, usage = os.wait4(child, 0)
+        texts = []
+        for stream in streams:
+            stream.seek(0)
+            texts.append(stream.read().decode("utf-8", "surrogateescape"))
+        return Outcome(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - start, usage.ru_maxrss / 1024)
+
+    def _become(self, folder, words, streams):
+        """Be the command, in the fork."""
+        try:
+            os.setpgid(0, 0)
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number, stream in enumerate(streams, 1):
+                os.dup2(stream.fileno(), number)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the fork
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            sys.argv = list(words)
+            code = 0
+            try:
+                self.entries[words[0]].load()(list(words[1:]))
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                code = 99
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        except BaseException:
+            os._exit(98)
