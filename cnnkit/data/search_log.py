@@ -33,6 +33,8 @@ class SearchLog:
     forms: defaultdict[str, set[str]] = field(
         default_factory=lambda: defaultdict(set)
     )  # of each label, as it is written
+    splits: set[str] = field(default_factory=set)  # of manifests
+    blank: dict[str, None] = field(default_factory=dict)  # names of splits and groups with blanks around them
     _passed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by folder
 
     def label(self, written: str | None) -> tuple[str | None, str | None]:
@@ -41,6 +43,20 @@ class SearchLog:
         if label is not None and written is not None:
             self.forms[label].add(written)
         return label, other
+
+    def split(self, written: str | None) -> str | None:
+        """Note a split of a manifest, and give the one form of its name."""
+        split = self.trimmed(written)
+        if split is not None:
+            self.splits.add(split)
+        return split
+
+    def trimmed(self, written: str | None) -> str | None:
+        """Give the one form of a split's or a group's name."""
+        name = class_names.normal_or_none(written)
+        if written is not None and written != name:
+            self.blank[written] = None
+        return name
 
     def note(self, whole: str, root: str, scanned: Scan) -> None:
         """Note what was found in a folder.
@@ -71,6 +87,8 @@ class SearchLog:
         self.by_content += other.by_content
         for label, written in other.forms.items():
             self.forms[label] |= written
+        self.splits |= other.splits
+        self.blank |= other.blank
         for folder, counts in other._passed.items():
             self._passed[folder] += counts
 
@@ -94,6 +112,11 @@ class SearchLog:
         """Give the notices."""
         yield from dict.fromkeys(self.readings)
         yield from self._about_passed()
+        blank = [class_names.form(name) for name in self.blank]
+        if blank:
+            yield f"blanks around names of splits and groups are left out, as of {messages.shortened(blank, _NAMED)}"
+        for names in class_names.alike(self.splits):
+            yield f"splits that differ in case or form alone: {', '.join(map(class_names.form, names))}; if they are one, give them one name"
         if self.labels:
             yield from self._about_classes()
 

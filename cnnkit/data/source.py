@@ -170,19 +170,17 @@ def name_order(path: str) -> bytes:
 
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
-    rows = manifest.load(path)
-    images = [
-        _of_row(row, os.path.join(folder, row.path), search) for row in rows if split is None or row.split == split
-    ]
+    found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]
+    images = [image for image in found if split is None or image.split == split]
     if not images:
-        splits = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
+        splits = ", ".join(sorted({image.split for image in found if image.split is not None})) or "none"
         raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {splits}" if split is not None else ""))
     return images
 
 
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
     label, written = search.label(row.label)
-    return ImageFile(path, label, row.split, row.group, written)
+    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written)
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:
@@ -197,9 +195,10 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if not null and tables.is_header(first):
         found = False
         for row in manifest.parse(lines, name="standard input"):
-            if split is None or row.split == split:
+            image = _of_row(row, row.path, search)
+            if split is None or image.split == split:
                 found = True
-                yield _of_row(row, row.path, search)
+                yield image
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
         return
