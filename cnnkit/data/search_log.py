@@ -3,11 +3,12 @@
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cnnkit import class_names, messages
+from cnnkit.data import split_names
 from cnnkit.data.folder_search import Scan, first_folder, label_of
 
 log = logging.getLogger("cnnkit")
@@ -33,7 +34,7 @@ class SearchLog:
     forms: defaultdict[str, set[str]] = field(
         default_factory=lambda: defaultdict(set)
     )  # of each label, as it is written
-    splits: set[str] = field(default_factory=set)  # of manifests
+    splits: set[str] = field(default_factory=set)
     blank: dict[str, None] = field(default_factory=dict)  # names of splits and groups with blanks around them
     _passed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by folder
 
@@ -57,6 +58,19 @@ class SearchLog:
         if written is not None and written != name:
             self.blank[written] = None
         return name
+
+    def note_sources(self, sources: Sequence[str]) -> None:
+        """Note the splits of one folder that are given side by side, as `data/*/` gives them: nothing keeps them apart."""
+        folders = dict.fromkeys(os.path.abspath(source) for source in sources if os.path.isdir(source))
+        beside: defaultdict[str, list[str]] = defaultdict(list)
+        for folder in folders:
+            if split_names.is_split(os.path.basename(folder)):
+                beside[os.path.dirname(folder)].append(os.path.basename(folder))
+        for above, names in beside.items():
+            if len(names) > 1:
+                whole = os.path.relpath(above)
+                splits = " and ".join(f"{name}/" for name in names[:_NAMED])
+                self.depths.append(f"{splits} are given as one set, no splits; the one source {whole} keeps them apart")
 
     def note(self, whole: str, root: str, scanned: Scan) -> None:
         """Note what was found in a folder.
@@ -116,7 +130,8 @@ class SearchLog:
         if blank:
             yield f"blanks around names of splits and groups are left out, as of {messages.shortened(blank, _NAMED)}"
         for names in class_names.alike(self.splits):
-            yield f"splits that differ in case or form alone: {', '.join(map(class_names.form, names))}; if they are one, give them one name"
+            several = ", ".join(map(class_names.form, names))
+            yield f"splits that differ in case or form alone: {several}; if they are one, give them one name"
         if self.labels:
             yield from self._about_classes()
 

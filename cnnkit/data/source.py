@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, image_formats
+from cnnkit.data import folder_search, image_formats, split_names
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, manifest, tables
@@ -70,6 +70,7 @@ def find(
     """
     sources = list(sources)
     heard = SearchLog() if search is None else search
+    heard.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return found if search is not None else said(found, heard)
 
@@ -114,13 +115,18 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            splits = ", ".join(folder_search.subfolders(folder)[:8])
-            raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
+            there = folder_search.subfolders(folder)
+            meant = split_names.meant(split, there)
+            if meant is None:
+                raise CnnkitError(f"{folder}: no subfolder {split}; it has {', '.join(there[:8]) or 'none'}")
+            search.readings.append(f"{folder}: --split {split} takes {meant}/")
+            split, root = meant, os.path.join(folder, meant)
         return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:
         search.readings += layout.remarks
         return _sorted(_found(folder, folder_search.scan(folder), None, search), folder, search)
+    search.splits.update(layout.splits)
     scans = {name: folder_search.scan(os.path.join(folder, name)) for name in layout.splits}
     images = [
         image
@@ -171,10 +177,16 @@ def name_order(path: str) -> bytes:
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]
-    images = [image for image in found if split is None or image.split == split]
+    splits = sorted({image.split for image in found if image.split is not None})
+    meant = split and split_names.meant(split, splits)
+    if meant and meant != split:
+        search.readings.append(f"{path}: --split {split} takes {meant}")
+    images = [image for image in found if split is None or image.split == meant]
     if not images:
-        splits = ", ".join(sorted({image.split for image in found if image.split is not None})) or "none"
-        raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {splits}" if split is not None else ""))
+        raise CnnkitError(
+            f"{path}: no rows"
+            + (f" with split {split}; it has {', '.join(splits) or 'none'}" if split is not None else "")
+        )
     return images
 
 

@@ -200,6 +200,7 @@ def _train_and_val(
     """Divide sources as their own splits say, or as they are named."""
     train: list[ImageFile] = []
     checked: list[ImageFile] = []
+    search.note_sources(sources)
     for each in sources:
         for split, found in _by_split(each, stdin=stdin, folders=folders, search=search).items():
             if split != VAL:
@@ -244,6 +245,10 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
         CnnkitError: No row is in that split, or none in another, or one is in no split at all.
     """
     splits = Counter(split for _, split in rows)
+    meant = split_names.meant(held_out, filter(None, splits))
+    if meant is not None and meant != held_out:
+        log.info("%s: --hold-out %s takes %s", name, held_out, meant)
+        held_out = meant
     if held_out not in splits:
         there = ", ".join(sorted(filter(None, splits))) or "none; cnn-split --folds makes some"
         raise CnnkitError(f"{name}: no part {held_out} to hold out; it has {there}")
