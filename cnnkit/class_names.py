@@ -65,11 +65,10 @@ def about_forms(forms: Mapping[str, Collection[str]]) -> Iterator[str]:
         yield f"blanks around class names are left out, as of {messages.shortened([form(each) for each in blank], _NAMED)}"
     for names in alike(forms)[:_NAMED]:
         yield f"classes that differ in case or form alone: {', '.join(map(form, names))}; if they are one, give them one name"
-    yield from about_missing(forms)
 
 
 def about_missing(names: Iterable[str]) -> Iterator[str]:
-    """Tell of classes that are called like a missing label."""
+    """Tell of labels in a table that are what programs write for a missing one; a folder is called so on purpose."""
     for name in sorted(_MISSING.intersection(names)):
         yield f'"{name}" is taken for the name of a class; where the label is missing, leave the field empty'
 

@@ -53,7 +53,7 @@ def test_names_that_look_alike():
 
 def test_names_that_stand_for_a_missing_label_are_told():
     """As programs write them; a class may be called none."""
-    lines = list(class_names.about_forms({name: {name} for name in ("cat", "nan", "none", "nancy")}))
+    lines = list(class_names.about_missing(["cat", "nan", "none", "nancy"]))
     assert lines == ['"nan" is taken for the name of a class; where the label is missing, leave the field empty']
 
 

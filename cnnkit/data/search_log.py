@@ -35,6 +35,7 @@ class SearchLog:
         default_factory=lambda: defaultdict(set)
     )  # of each label, as it is written
     splits: set[str] = field(default_factory=set)
+    listed: set[str] = field(default_factory=set)  # labels of manifests
     blank: dict[str, None] = field(default_factory=dict)  # names of splits and groups with blanks around them
     _passed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by folder
 
@@ -102,6 +103,7 @@ class SearchLog:
         for label, written in other.forms.items():
             self.forms[label] |= written
         self.splits |= other.splits
+        self.listed |= other.listed
         self.blank |= other.blank
         for folder, counts in other._passed.items():
             self._passed[folder] += counts
@@ -142,6 +144,7 @@ class SearchLog:
             more = f" and {len(self.empty) - _NAMED} more" if len(self.empty) > _NAMED else ""
             yield f"no image in {named}{more}: {'not a class' if len(self.empty) == 1 else 'not classes'}"
         yield from class_names.about_forms(self.forms)
+        yield from class_names.about_missing(self.listed)
 
     def _about_passed(self) -> Iterator[str]:
         passed = {folder: counts for folder, counts in self._passed.items() if counts}

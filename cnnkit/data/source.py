@@ -192,6 +192,8 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
 
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
     label, written = search.label(row.label)
+    if label is not None:
+        search.listed.add(label)
     return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written)
 
 

@@ -106,11 +106,12 @@ def _ranked(rows: list[Prediction]) -> list[Prediction]:
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
-    """Refuse a manifest: its labels are true. So may be a column `label` next to another one of what was predicted."""
+    """Refuse a manifest, as its labels are true, and a `label` that may be true, since another column is what was predicted."""
     also = [column for column in columns if column.lower() in _PREDICTED]
     if also and "label" in columns:
         raise FormatError(
-            f"{name}: is label or {also[0]} what was predicted? Call that column label, and the true classes truth"
+            f"{name}: is label or {also[0]} what was predicted? Call that column label and leave the other one out; "
+            "cnn-eval takes true classes from folders or from --truth"
         )
     if {"split", "group"} & {*columns} and not {"rank", "probability", "truth"} & {*columns}:
         raise FormatError(

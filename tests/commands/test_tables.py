@@ -178,3 +178,9 @@ def test_a_spreadsheet_is_refused(run, folder):
     """By its name, with what to save."""
     (folder / "labels.xlsx").write_bytes(b"PK\3\4")
     assert "labels.xlsx: a table of another kind; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
+
+
+def test_a_folder_may_be_called_none(run, folder, images):
+    """A class of its own, with nothing to tell; in a table the same word may stand for a missing label."""
+    images("other", **{"None": 1, "red": 1})
+    assert "is taken for the name of a class" not in run("cnn-split", "other", "--ratio", "1").err
