@@ -69,10 +69,21 @@ def find(
         CnnkitError: A source does not exist or holds no image.
     """
     sources = list(sources)
+    split = None if split is None else _one_name(split)
     heard = SearchLog() if search is None else search
     heard.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return found if search is not None else said(found, heard)
+
+
+def _one_name(split: str) -> str:
+    """Give the name of a split without a separator at its end, and refuse what names no folder in a source, or the source itself."""
+    name = split.rstrip("/")
+    if not name.strip() or name in (os.curdir, os.pardir) or "/" in name:
+        raise UsageError(
+            f'--split "{split}": give the name of one split, such as train; a folder further in is a source of its own'
+        )
+    return name
 
 
 def _found_in(

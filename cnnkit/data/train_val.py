@@ -180,6 +180,8 @@ def find(
         raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
     if checked:
         check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
+    for images in (train, checked):
+        _check_listed_once(images)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -187,6 +189,23 @@ def find(
         )
     warn_of_overlap(known)
     return TrainValImages(tuple(train), tuple(checked), classes)
+
+
+def _check_listed_once(images: Sequence[ImageFile]) -> None:
+    """Refuse an image of two classes, and tell of images that count twice."""
+    first: dict[str, ImageFile] = {}
+    twice = []
+    for image in images:
+        known = first.setdefault(image.path, image)
+        if known.label != image.label:
+            raise CnnkitError(
+                f"{image.path} is listed twice, with classes {known.label} and {image.label}; leave one of them out"
+            )
+        if known is not image:
+            twice.append(image.path)
+    if twice:
+        counted = "1 picture is" if len(twice) == 1 else f"{len(twice):,} pictures are"
+        log.warning("%s listed twice, and counts as often; the first is %s", counted, twice[0])
 
 
 def _train_and_val(

@@ -391,3 +391,29 @@ def test_splits_that_differ_in_case_are_told(run, here):
         'splits that differ in case or form alone: "Train", "train"'
         in run("cnn-train", "photos", "-o", "a.pt", *NET).err
     )
+
+
+@pytest.mark.parametrize("split", ["", " ", "/", ".", "..", "../photos/train", "train/red"])
+def test_split_is_one_name(run, here, split):
+    """An empty one, as an unset variable gives it, would take the splits for classes; .. leads out of the folder."""
+    assert (
+        f'--split "{split}": give the name of one split'
+        in run("cnn-split", "photos", "--split", split, "--ratio", "1", status=2).err
+    )
+
+
+def test_split_may_end_as_a_shell_completes_it(run, here):
+    """train/ is train, in what is written, too."""
+    run("cnn-extract", "photos", "--split", "train/", "-o", "f.npy", *BACKBONE)
+    assert {row["split"] for row in table("f.tsv")} == {"train"}
+
+
+def test_an_image_that_is_listed_twice_is_told(run, here):
+    """With two classes it is refused, as cnn-split does; with one it counts twice."""
+    rows = [f"photos/train/{label}/{n:02d}.png\t{label}" for label in ("red", "blue") for n in range(3)]
+    Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, rows[0], ""]))
+    told = "1 picture is listed twice, and counts as often; the first is photos/train/red/00.png"
+    assert told in run("cnn-train", "m.tsv", "-o", "a.pt", *NET).err
+    Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, "photos/train/red/00.png\tblue", ""]))
+    error = run("cnn-train", "m.tsv", "-o", "a.pt", *NET, status=1).err
+    assert "photos/train/red/00.png is listed twice, with classes red and blue; leave one of them out" in error
