@@ -1,5 +1,6 @@
 """Names of classes, compared: one form for each name, and which names a person could take for one another."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -10,6 +11,11 @@ _NAMED = 5
 
 #: Invisible characters that str.strip() leaves: zero-width spaces and joiners, the byte order mark.
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+
+_NUMBER = re.compile(r"0*([0-9]+?)(?:\.0*)?")
+
+#: What programs write for a label that is missing.
+_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL", "#N/A", "N/A"})
 
 
 def normal(name: str) -> str:
@@ -26,7 +32,7 @@ def normal_or_none(name: str | None) -> str | None:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Find the names that differ in case, blanks or Unicode form alone: Cat and cat, ﬁg and fig.
+    """Find the names that differ in case, blanks, Unicode form or how a number is written alone: Cat and cat, ﬁg and fig, 1 and 01.
 
     Returns:
         Every set of two or more, sorted.
@@ -34,7 +40,8 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     sets: dict[str, set[str]] = {}
     for name in names:
         key = " ".join(unicodedata.normalize("NFKC", normal(name)).casefold().split())
-        sets.setdefault(unicodedata.normalize("NFKC", key), set()).add(name)
+        number = _NUMBER.fullmatch(key)  # spreadsheets drop zeros, and pandas makes 1.0 of 1
+        sets.setdefault(number[1] if number else unicodedata.normalize("NFKC", key), set()).add(name)
     return sorted(sorted(members) for members in sets.values() if len(members) > 1)
 
 
@@ -58,6 +65,12 @@ def about_forms(forms: Mapping[str, Collection[str]]) -> Iterator[str]:
         yield f"blanks around class names are left out, as of {messages.shortened([form(each) for each in blank], _NAMED)}"
     for names in alike(forms)[:_NAMED]:
         yield f"classes that differ in case or form alone: {', '.join(map(form, names))}; if they are one, give them one name"
+
+
+def about_missing(names: Iterable[str]) -> Iterator[str]:
+    """Tell of labels in a table that are what programs write for a missing one; a folder is called so on purpose."""
+    for name in sorted(_MISSING.intersection(names)):
+        yield f'"{name}" is taken for the name of a class; where the label is missing, leave the field empty'
 
 
 def _have_blanks(written: Iterable[str]) -> bool:

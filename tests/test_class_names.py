@@ -45,6 +45,16 @@ def test_names_that_look_alike():
         ["fig", "ﬁg"],
         ["red  fox", "red fox"],
     ]
+    assert class_names.alike(["01", "1", "1.0", "10", "0", "00", "100", "a1", "a01", "1.5"]) == [
+        ["0", "00"],
+        ["01", "1", "1.0"],
+    ]
+
+
+def test_names_that_stand_for_a_missing_label_are_told():
+    """As programs write them; a class may be called none."""
+    lines = list(class_names.about_missing(["cat", "nan", "none", "nancy"]))
+    assert lines == ['"nan" is taken for the name of a class; where the label is missing, leave the field empty']
 
 
 def test_notices_tell_the_forms_apart():

@@ -3,11 +3,12 @@
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cnnkit import class_names, messages
+from cnnkit.data import split_names
 from cnnkit.data.folder_search import Scan, first_folder, label_of
 
 log = logging.getLogger("cnnkit")
@@ -33,6 +34,9 @@ class SearchLog:
     forms: defaultdict[str, set[str]] = field(
         default_factory=lambda: defaultdict(set)
     )  # of each label, as it is written
+    splits: set[str] = field(default_factory=set)
+    listed: set[str] = field(default_factory=set)  # labels of manifests
+    blank: dict[str, None] = field(default_factory=dict)  # names of splits and groups with blanks around them
     _passed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by folder
 
     def label(self, written: str | None) -> tuple[str | None, str | None]:
@@ -41,6 +45,33 @@ class SearchLog:
         if label is not None and written is not None:
             self.forms[label].add(written)
         return label, other
+
+    def split(self, written: str | None) -> str | None:
+        """Note a split of a manifest, and give the one form of its name."""
+        split = self.trimmed(written)
+        if split is not None:
+            self.splits.add(split)
+        return split
+
+    def trimmed(self, written: str | None) -> str | None:
+        """Give the one form of a split's or a group's name."""
+        name = class_names.normal_or_none(written)
+        if written is not None and written != name:
+            self.blank[written] = None
+        return name
+
+    def note_sources(self, sources: Sequence[str]) -> None:
+        """Note the splits of one folder that are given side by side, as `data/*/` gives them: nothing keeps them apart."""
+        folders = dict.fromkeys(os.path.abspath(source) for source in sources if os.path.isdir(source))
+        beside: defaultdict[str, list[str]] = defaultdict(list)
+        for folder in folders:
+            if split_names.is_split(os.path.basename(folder)):
+                beside[os.path.dirname(folder)].append(os.path.basename(folder))
+        for above, names in beside.items():
+            if len(names) > 1:
+                whole = os.path.relpath(above)
+                splits = " and ".join(f"{name}/" for name in names[:_NAMED])
+                self.depths.append(f"{splits} are given as one set, no splits; the one source {whole} keeps them apart")
 
     def note(self, whole: str, root: str, scanned: Scan) -> None:
         """Note what was found in a folder.
@@ -71,6 +102,9 @@ class SearchLog:
         self.by_content += other.by_content
         for label, written in other.forms.items():
             self.forms[label] |= written
+        self.splits |= other.splits
+        self.listed |= other.listed
+        self.blank |= other.blank
         for folder, counts in other._passed.items():
             self._passed[folder] += counts
 
@@ -94,6 +128,12 @@ class SearchLog:
         """Give the notices."""
         yield from dict.fromkeys(self.readings)
         yield from self._about_passed()
+        blank = [class_names.form(name) for name in self.blank]
+        if blank:
+            yield f"blanks around names of splits and groups are left out, as of {messages.shortened(blank, _NAMED)}"
+        for names in class_names.alike(self.splits):
+            several = ", ".join(map(class_names.form, names))
+            yield f"splits that differ in case or form alone: {several}; if they are one, give them one name"
         if self.labels:
             yield from self._about_classes()
 
@@ -104,6 +144,7 @@ class SearchLog:
             more = f" and {len(self.empty) - _NAMED} more" if len(self.empty) > _NAMED else ""
             yield f"no image in {named}{more}: {'not a class' if len(self.empty) == 1 else 'not classes'}"
         yield from class_names.about_forms(self.forms)
+        yield from class_names.about_missing(self.listed)
 
     def _about_passed(self) -> Iterator[str]:
         passed = {folder: counts for folder, counts in self._passed.items() if counts}

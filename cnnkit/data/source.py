@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, image_formats
+from cnnkit.data import folder_search, image_formats, split_names
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, manifest, tables
@@ -69,9 +69,21 @@ def find(
         CnnkitError: A source does not exist or holds no image.
     """
     sources = list(sources)
+    split = None if split is None else _one_name(split)
     heard = SearchLog() if search is None else search
+    heard.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=heard)
     return found if search is not None else said(found, heard)
+
+
+def _one_name(split: str) -> str:
+    """Give the name of a split without a separator at its end, and refuse what names no folder in a source, or the source itself."""
+    name = split.rstrip("/")
+    if not name.strip() or name in (os.curdir, os.pardir) or "/" in name:
+        raise UsageError(
+            f'--split "{split}": give the name of one split, such as train; a folder further in is a source of its own'
+        )
+    return name
 
 
 def _found_in(
@@ -114,13 +126,18 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
     if split is not None:
         root = os.path.join(folder, split)
         if not os.path.isdir(root):
-            splits = ", ".join(folder_search.subfolders(folder)[:8])
-            raise CnnkitError(f"{folder}: no subfolder {split}; it has {splits or 'none'}")
+            there = folder_search.subfolders(folder)
+            meant = split_names.meant(split, there)
+            if meant is None:
+                raise CnnkitError(f"{folder}: no subfolder {split}; it has {', '.join(there[:8]) or 'none'}")
+            search.readings.append(f"{folder}: --split {split} takes {meant}/")
+            split, root = meant, os.path.join(folder, meant)
         return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:
         search.readings += layout.remarks
         return _sorted(_found(folder, folder_search.scan(folder), None, search), folder, search)
+    search.splits.update(layout.splits)
     scans = {name: folder_search.scan(os.path.join(folder, name)) for name in layout.splits}
     images = [
         image
@@ -170,19 +187,25 @@ def name_order(path: str) -> bytes:
 
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
-    rows = manifest.load(path)
-    images = [
-        _of_row(row, os.path.join(folder, row.path), search) for row in rows if split is None or row.split == split
-    ]
+    found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]
+    splits = sorted({image.split for image in found if image.split is not None})
+    meant = split and split_names.meant(split, splits)
+    if meant and meant != split:
+        search.readings.append(f"{path}: --split {split} takes {meant}")
+    images = [image for image in found if split is None or image.split == meant]
     if not images:
-        splits = ", ".join(sorted({row.split for row in rows if row.split is not None})) or "none"
-        raise CnnkitError(f"{path}: no rows" + (f" with split {split}; it has {splits}" if split is not None else ""))
+        raise CnnkitError(
+            f"{path}: no rows"
+            + (f" with split {split}; it has {', '.join(splits) or 'none'}" if split is not None else "")
+        )
     return images
 
 
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
     label, written = search.label(row.label)
-    return ImageFile(path, label, row.split, row.group, written)
+    if label is not None:
+        search.listed.add(label)
+    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written)
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:
@@ -197,9 +220,10 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if not null and tables.is_header(first):
         found = False
         for row in manifest.parse(lines, name="standard input"):
-            if split is None or row.split == split:
+            image = _of_row(row, row.path, search)
+            if split is None or image.split == split:
                 found = True
-                yield _of_row(row, row.path, search)
+                yield image
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
         return

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cnnkit import class_names
@@ -29,6 +30,19 @@ def is_split(name: str) -> bool:
 def is_fold(name: str) -> bool:
     """Say whether a folder is called like a fold of cnn-split."""
     return _FOLD.fullmatch(name.lower()) is not None
+
+
+def meant(name: str, there: Iterable[str]) -> str | None:
+    """Give the split that a name stands for, as val does for valid and VAL; None where none does, or several may."""
+    there = set(there)
+    if name in there:
+        return name
+    low = name.lower()
+    of_case = [each for each in there if each.lower() == low]
+    roles = (TRAIN_NAMES, VALIDATION_NAMES, HELD_OUT_NAMES - VALIDATION_NAMES)
+    role: frozenset[str] = next((names for names in roles if low in names), frozenset())
+    found = of_case or [each for each in there if each.lower() in role]
+    return found[0] if len(found) == 1 else None
 
 
 def held_out_split(image: "ImageFile") -> str | None:

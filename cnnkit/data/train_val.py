@@ -180,6 +180,8 @@ def find(
         raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
     if checked:
         check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
+    for images in (train, checked):
+        _check_listed_once(images)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -187,6 +189,23 @@ def find(
         )
     warn_of_overlap(known)
     return TrainValImages(tuple(train), tuple(checked), classes)
+
+
+def _check_listed_once(images: Sequence[ImageFile]) -> None:
+    """Refuse an image of two classes, and tell of images that count twice."""
+    first: dict[str, ImageFile] = {}
+    twice = []
+    for image in images:
+        known = first.setdefault(image.path, image)
+        if known.label != image.label:
+            raise CnnkitError(
+                f"{image.path} is listed twice, with classes {known.label} and {image.label}; leave one of them out"
+            )
+        if known is not image:
+            twice.append(image.path)
+    if twice:
+        counted = "1 picture is" if len(twice) == 1 else f"{len(twice):,} pictures are"
+        log.warning("%s listed twice, and counts as often; the first is %s", counted, twice[0])
 
 
 def _train_and_val(
@@ -200,6 +219,7 @@ def _train_and_val(
     """Divide sources as their own splits say, or as they are named."""
     train: list[ImageFile] = []
     checked: list[ImageFile] = []
+    search.note_sources(sources)
     for each in sources:
         for split, found in _by_split(each, stdin=stdin, folders=folders, search=search).items():
             if split != VAL:
@@ -244,6 +264,10 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
         CnnkitError: No row is in that split, or none in another, or one is in no split at all.
     """
     splits = Counter(split for _, split in rows)
+    meant = split_names.meant(held_out, filter(None, splits))
+    if meant is not None and meant != held_out:
+        log.info("%s: --hold-out %s takes %s", name, held_out, meant)
+        held_out = meant
     if held_out not in splits:
         there = ", ".join(sorted(filter(None, splits))) or "none; cnn-split --folds makes some"
         raise CnnkitError(f"{name}: no part {held_out} to hold out; it has {there}")

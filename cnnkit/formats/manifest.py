@@ -32,6 +32,7 @@ _ALIASES = {
     "group": (),
     "truth": (),
 }
+_INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # pandas' number of a row, and what we write
 _COUNTED = re.compile("[0-9]{1,9}")
 
 
@@ -98,8 +99,15 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             "columns path and label alone makes a manifest of what was predicted"
         )
     lacking = [column for column in ("label", "split", "group") if column not in columns]
-    for column in columns:
-        near = messages.similar(column, lacking, most=1) if column not in _ALIASES else []
+    unread = [column for column in columns if column not in _ALIASES and not _INDEX.fullmatch(column)]
+    meant = {column: messages.similar(column, lacking, most=1) for column in unread}
+    if "label" in lacking and "truth" not in columns and unread and not any(meant.values()):
+        log.info(
+            "%s: no column label, so no image has a class; not read: %s; if one of them is the label, call it that",
+            name,
+            messages.printable(messages.shortened(unread, 8)),
+        )
+    for column, near in meant.items():
         if near:
             log.info(
                 "%s: column %s is not read; if it is the %s, call it that", name, messages.printable(column), near[0]

@@ -5,12 +5,13 @@
     photos/cat/1.jpg	2	dog	0.0129
 
 One row for each of an image's top K classes, rank 1 being the prediction. Other programs' predictions are read too: only `path` and
-`label` are required, and rows without a rank are ranked as they stand. Files may be joined with `cat`, header rows and all.
+`label` are required. The rows of an image that have no rank are ranked by their probabilities, and as they stand where one has none.
+Files may be joined with `cat`, header rows and all.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from cnnkit.errors import FormatError
@@ -22,9 +23,21 @@ WITHHELD = "?"
 #: A softmax in float32 may end this far above 1.
 _ROUNDING = 1e-5
 
+#: What other programs call the predicted class, where it cannot be the true one.
+_PREDICTED = (
+    "prediction",
+    "predicted",
+    "pred",
+    "y_pred",
+    "predicted_label",
+    "predicted_class",
+    "pred_label",
+    "pred_class",
+)
+
 _ALIASES = {
     "path": tables.PATH_ALIASES,
-    "label": (*tables.LABEL_ALIASES, "prediction", "predicted"),
+    "label": (*tables.LABEL_ALIASES, *_PREDICTED),
     "rank": (),
     "probability": ("prob", "confidence", "score"),
 }
@@ -62,6 +75,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
             aliases=_ALIASES,
             check=lambda columns: _check_columns(columns, name),
         )
+    unranked: dict[str, list[Prediction]] = {}
     standing: dict[str, int] = {}
     found = False
     for row in rows:
@@ -71,13 +85,34 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
             raise FormatError(f"{name}: {path or 'a row'} has no {'label' if path else 'path'}")
         standing[path] = standing.get(path, 0) + 1
         rank = _rank(row.get("rank"), standing[path], f"{name}: {path}")
-        yield Prediction(path, rank, row["label"], _probability(row.get("probability"), f"{name}: {path}"))
+        each = Prediction(path, rank, row["label"], _probability(row.get("probability"), f"{name}: {path}"))
+        if row.get("rank"):
+            yield each
+        else:
+            unranked.setdefault(path, []).append(each)
     if not found:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
+    for several in unranked.values():
+        yield from _ranked(several)
+
+
+def _ranked(rows: list[Prediction]) -> list[Prediction]:
+    """Rank the rows of one image by their probabilities: other programs list classes in the order of their names."""
+    if any(row.probability is None for row in rows):
+        return rows
+    ranks = sorted(row.rank for row in rows)
+    by_probability = sorted(rows, key=lambda row: -(row.probability or 0.0))
+    return [replace(row, rank=rank) for row, rank in zip(by_probability, ranks, strict=True)]
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
-    """Refuse a manifest: its labels are true."""
+    """Refuse a manifest, as its labels are true, and a `label` that may be true, since another column is what was predicted."""
+    also = [column for column in columns if column.lower() in _PREDICTED]
+    if also and "label" in columns:
+        raise FormatError(
+            f"{name}: is label or {also[0]} what was predicted? Call that column label and leave the other one out; "
+            "cnn-eval takes true classes from folders or from --truth"
+        )
     if {"split", "group"} & {*columns} and not {"rank", "probability", "truth"} & {*columns}:
         raise FormatError(
             f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; those come from cnn-predict, "

@@ -59,6 +59,9 @@ _KINDS = (
     (b"%PDF", "a PDF"),
     (b"PAR1", "a Parquet file"),
     (b"SQLite format 3\0", "an SQLite database"),
+    (b"version https://git-lfs", "a pointer of Git LFS (git lfs pull fetches the file)"),
+    (b"<!DOCTYPE", "an HTML page"),
+    (b"<html", "an HTML page"),
 )
 
 #: A header row of one column, and no path.
@@ -67,7 +70,11 @@ _UNMISTAKABLE = frozenset({"path", "file_name", "filename", "file_path", "filepa
 #: Excel's announcement of what separates the fields.
 _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
+#: What splits are called in a table without a header row.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_NUMERIC = re.compile(r"[0-9.]+")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
 #: What a field of our own TSV may look like: every backslash begins an escape.
@@ -366,19 +373,33 @@ def _by_header(
     if check is not None:
         check([column for column in columns if column])
     path = columns.index("path") if "path" in columns else None
+    first, unclosed = True, 0
     for number, fields, raw in rows:
+        if not unclosed and delimiter == "\t" and raw[-1].count('"') % 2:
+            unclosed = number
         if len(fields) > len(columns) and not any(fields[len(columns) :]):
             fields = fields[: len(columns)]
         if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
             shown = messages.printable(delimiter.join(raw))
+            reason = ""
+            if first and len(fields) == len(columns) + 1:
+                reason = "; if R wrote it, leave the names of rows out (row.names = FALSE)"
+            elif unclosed:
+                reason = (
+                    f"; line {unclosed} has a quote that it does not close: between tabs, a line end is written \\n"
+                )
             raise FormatError(
-                f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"'
+                f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"{reason}'
             )
+        first = False
         if path is not None and "\\" in raw[path]:
             fields = [*fields]
             fields[path] = backslashes.path(fields[path], written=raw[path], sure=delimiter != "\t")
+        elif path is not None and fields[path] != fields[path].strip():
+            fields = [*fields]
+            fields[path] = backslashes.without_blanks(fields[path])
         yield {column: field for column, field in zip(columns, fields, strict=True) if column}
 
 
@@ -387,7 +408,13 @@ def _proposed(row: Sequence[str]) -> list[str]:
     names = [f"column{number}" for number in range(1, len(row) + 1)]
     path = next(place for place, field in enumerate(row) if _FILE_NAME.search(field))
     names[path] = "path"
-    for place in [place for place in range(len(row)) if place != path][:1]:
+    others = [place for place in range(len(row)) if place != path]
+    for place in others:
+        if row[place].lower() in _SPLITS and "split" not in names:
+            names[place] = "split"
+    left = [place for place in others if names[place] != "split"]
+    words = [place for place in left if not _NUMERIC.fullmatch(row[place])]  # a number may count the rows
+    for place in (words or left)[:1]:
         names[place] = "label"
     return names
 
@@ -408,9 +435,22 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
     missing = [column for column in required if column not in columns]
     if missing:
         found = messages.printable(", ".join(header[:8]))
-        comment = "; there are no comments in a table: remove the lines that begin with #" if found[:1] == "#" else ""
-        raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {found}{comment}")
+        remedy = _about_header(header, missing, aliases)
+        raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {found}{remedy}")
     return columns
+
+
+def _about_header(header: Sequence[str], missing: Sequence[str], aliases: Aliases) -> str:
+    """Say what to do about a header row without a column that must be there."""
+    first = header[0] if header else ""
+    if first.startswith("#"):
+        return "; there are no comments in a table: remove the lines that begin with #"
+    words = [_unquoted(word) for word in first.split()]
+    if len(header) == 1 and any(_position(words, column, aliases[column]) is not None for column in missing):
+        return "; its columns seem to be separated by blanks: save it with tabs or commas between them"
+    if missing == ["path"] and len(header) > 1:
+        return "; if one of them names the image files, call it path"
+    return ""
 
 
 def _position(header: Sequence[str], column: str, others: Sequence[str], *, name: str = "") -> int | None:
@@ -450,6 +490,8 @@ def _json_rows(
         where = f"{name}:{number}"
         try:
             row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FormatError(f"{where}: {_about_json(error, text, name)}") from error
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{where}: no JSON object; expected one a line (JSON Lines)") from error
         if not isinstance(row, dict):
@@ -474,6 +516,15 @@ def _json_rows(
         if "\\" in fields.get("path", ""):
             fields["path"] = backslashes.path(fields["path"], written=fields["path"])
         yield fields
+
+
+def _about_json(error: json.JSONDecodeError, text: str, name: str) -> str:
+    """Say why a line is no JSON object."""
+    if error.msg == "Extra data":
+        return f'"{messages.printable(text[error.pos :], 20)}" behind the object; expected one a line (JSON Lines)'
+    if text.strip() == "{" or text.rstrip().endswith((",", ": {", ": [")):
+        return f"an object of several lines; expected one a line (JSON Lines), as jq -c . {name} prints it"
+    return "no JSON object; expected one a line (JSON Lines)"
 
 
 def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any JSON value
@@ -558,6 +609,14 @@ class _Backslashes:
                 return read
         self._tell("%s: paths with backslashes, as Windows writes them: %s is read as %s", written, meant)
         return meant
+
+    def without_blanks(self, read: str) -> str:
+        """Leave blanks around a path out, where only the path without them names a file."""
+        stripped = read.strip()
+        if _exists(self._folder, read) or not _exists(self._folder, stripped):
+            return read
+        self._tell('%s: blanks around paths are left out, as in "%s"%.0s', read, stripped)
+        return stripped
 
     def _tell(self, message: str, written: str, meant: str) -> None:
         """Log a notice about the first of such paths."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.data import split_names
 from cnnkit.engine.onnx_classifier import OnnxClassifier
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
@@ -76,10 +77,13 @@ def _one(path: Path, split: str | None) -> FeatureRows:
     named = manifest.load(listed, views=header is not None and header.has_views)
     if len(named) != len(values):
         raise FormatError(f"{path} has {len(values)} rows, {listed.name} has {len(named)}; run cnn-extract again")
-    rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == split)]
+    splits = sorted({row.split for row in named if row.split is not None})
+    meant = split and split_names.meant(split, splits)
+    if meant and meant != split:
+        log.info("%s: --split %s takes %s", listed, split, meant)
+    rows = [number for number, row in enumerate(named) if not row.view and (split is None or row.split == meant)]
     if split is not None and not rows:
-        splits = ", ".join(sorted({row.split for row in named if row.split is not None})) or "none"
-        raise CnnkitError(f"{listed}: no rows with split {split}; it has {splits}")
+        raise CnnkitError(f"{listed}: no rows with split {split}; it has {', '.join(splits) or 'none'}")
     return FeatureRows(
         str(path), values, rows, [os.path.join(os.path.dirname(path), named[row].path) for row in rows], header
     )

@@ -609,3 +609,28 @@ def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
     done = terminal(script, "p.tsv", cwd=folder, env={"TERM": "dumb"})
     assert "Most confused" in done.out
     assert max(map(len, done.out.splitlines())) <= 101
+
+
+def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
+    """Classes in the order of their names, a row for each: the most probable one is the prediction, not the first."""
+    rows = [
+        f"{true}/{number}.png,{label},{0.9 if label == true else 0.1}"
+        for true in ("blue", "red")
+        for number in range(3)
+        for label in ("blue", "red")
+    ]
+    found = json.loads(run("cnn-eval", "--json", stdin="\n".join(["filename,class,score", *rows, ""])).out)
+    assert (found["n"], found["accuracy"]) == (6, 1.0)
+
+
+@pytest.mark.parametrize("column", ["pred", "Prediction", "y_pred"])
+def test_true_labels_are_not_taken_for_predictions(run, column):
+    """A column label next to one of what was predicted: accuracy 1 would be measured of the truth against itself."""
+    table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
+    assert (
+        f"is label or {column} what was predicted? Call that column label" in run("cnn-eval", stdin=table, status=1).err
+    )
+    renamed = table.replace("label", "other").replace(column, "label")
+    assert json.loads(run("cnn-eval", "--json", stdin=renamed).out)["accuracy"] == 0.5
+    alone = table.replace("label", "other")
+    assert json.loads(run("cnn-eval", "--json", stdin=alone).out)["accuracy"] == 0.5

@@ -331,3 +331,89 @@ def test_how_folders_were_read_is_told_with_an_error(run, here):
     )
     assert "only one class, photos" in err
     run("cnn-train", "deep/photos/", "-o", "a.pt", *NET)
+
+
+# ---------------------------------------------------------------- names of splits on the command line
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("val", "valid"), ("VALID", "valid"), ("Test", "test"), ("testing", "test")]
+)
+def test_split_takes_the_folder_that_is_called_otherwise(run, here, given, taken):
+    """val, valid, validation and dev are one split, in any case of letters, where only one of them is there; a notice says which."""
+    outcome = run("cnn-split", "photos", "--split", given, "--ratio", "1")
+    assert f"photos: --split {given} takes {taken}/" in outcome.err
+    assert outcome.out == run("cnn-split", "photos", "--split", taken, "--ratio", "1").out
+    whole = run("cnn-split", "photos", "--split", taken, "--names", taken, "--ratio", "1").out
+    Path("m.tsv").write_text(whole)
+    outcome = run("cnn-split", "m.tsv", "--split", given, "--ratio", "1")
+    assert f"m.tsv: --split {given} takes {taken}" in outcome.err
+    assert outcome.out.count("\n") == whole.count("\n")
+
+
+def test_hold_out_and_features_take_the_split_that_is_called_otherwise(run, here):
+    """The same rule for rows of features."""
+    run("cnn-extract", "photos", "-o", "f.npy", *BACKBONE)
+    head = ("cnn-train-head", "f.npy", "--device", "cpu", "--epochs", "1")
+    outcome = run(*head, "-o", "a.pt", "--hold-out", "val")
+    assert "f.npy: --hold-out val takes valid" in outcome.err
+    run(*head, "-o", "b.pt", "--hold-out", "valid")
+    kept, other = (torch_model.load(name).state for name in ("a.pt", "b.pt"))
+    assert all(np.array_equal(kept[name], other[name]) for name in kept)
+    run("cnn-export", "a.pt", "-o", "a.onnx", "--head-only")
+    outcome = run("cnn-predict", "-m", "a.onnx", "f.npy", "--split", "VAL")
+    assert "f.tsv: --split VAL takes valid" in outcome.err
+    assert outcome.out == run("cnn-predict", "-m", "a.onnx", "f.npy", "--split", "valid").out
+
+
+def test_a_split_that_several_may_be_is_refused(run, here):
+    """Neither of two is guessed."""
+    shutil.copytree("photos/valid", "photos/dev")
+    assert (
+        "no subfolder val; it has dev, test, train, valid"
+        in run("cnn-split", "photos", "--split", "val", "--ratio", "1", status=1).err
+    )
+
+
+def test_splits_given_side_by_side_are_told(run, here):
+    """A shell gives photos/*/ as test, train and valid: one set, in which the test set is trained on."""
+    told = "test/ and train/ and valid/ are given as one set, no splits; the one source photos keeps them apart"
+    several = [f"photos/{split}/" for split in ("test", "train", "valid")]
+    assert told in run("cnn-split", *several, "--ratio", "1").err
+    assert told in run("cnn-train", *several, "-o", "a.pt", *NET).err
+    assert "as one set" not in run("cnn-train", "photos/train", "--val", "photos/valid", "-o", "b.pt", *NET).err
+
+
+def test_splits_that_differ_in_case_are_told(run, here):
+    """Both are trained on, as each is called so."""
+    shutil.copytree("photos/train", "photos/Train")
+    assert (
+        'splits that differ in case or form alone: "Train", "train"'
+        in run("cnn-train", "photos", "-o", "a.pt", *NET).err
+    )
+
+
+@pytest.mark.parametrize("split", ["", " ", "/", ".", "..", "../photos/train", "train/red"])
+def test_split_is_one_name(run, here, split):
+    """An empty one, as an unset variable gives it, would take the splits for classes; .. leads out of the folder."""
+    assert (
+        f'--split "{split}": give the name of one split'
+        in run("cnn-split", "photos", "--split", split, "--ratio", "1", status=2).err
+    )
+
+
+def test_split_may_end_as_a_shell_completes_it(run, here):
+    """train/ is train, in what is written, too."""
+    run("cnn-extract", "photos", "--split", "train/", "-o", "f.npy", *BACKBONE)
+    assert {row["split"] for row in table("f.tsv")} == {"train"}
+
+
+def test_an_image_that_is_listed_twice_is_told(run, here):
+    """With two classes it is refused, as cnn-split does; with one it counts twice."""
+    rows = [f"photos/train/{label}/{n:02d}.png\t{label}" for label in ("red", "blue") for n in range(3)]
+    Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, rows[0], ""]))
+    told = "1 picture is listed twice, and counts as often; the first is photos/train/red/00.png"
+    assert told in run("cnn-train", "m.tsv", "-o", "a.pt", *NET).err
+    Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, "photos/train/red/00.png\tblue", ""]))
+    error = run("cnn-train", "m.tsv", "-o", "a.pt", *NET, status=1).err
+    assert "photos/train/red/00.png is listed twice, with classes red and blue; leave one of them out" in error

@@ -55,6 +55,82 @@ def test_a_list_of_paths_is_a_source(run, folder):
     assert "2" in run("cnn-check", "photos/list.txt", "--table", "classes").rows[0].values()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path,target\nphotos/red/00.png,red\n", "no column label, so no image has a class; not read: target; if one"),
+        ("path,red,blue\nphotos/red/00.png,1,0\n", "no image has a class; not read: red, blue; if one of them"),
+        ("path , label \nphotos/red/00.png , red \n", 'blanks around paths are left out, as in "photos/red/00.png "'),
+        ("path,label\nphotos/red/00.png,nan\n", '"nan" is taken for the name of a class; where the label is missing'),
+        ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ in case or form alone: "01", "1"'),
+        (
+            "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
+            'splits and groups are left out, as of "train "',
+        ),
+        (
+            "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
+            'splits that differ in case or form alone: "Train", "train"',
+        ),
+    ],
+)
+def test_what_is_odd_in_a_table_is_told(run, folder, content, said):
+    """Labels in a column of another name, blanks, labels that may be none, numbers that are written in two ways."""
+    (folder / "t.csv").write_text(content)
+    outcome = run("cnn-check", "t.csv", "--table", "classes")
+    assert said in outcome.err
+    assert len(run("cnn-split", "t.csv", "--ratio", "1").rows) == content.count("png")
+
+
+def test_blanks_around_groups_part_no_images(run, folder, images):
+    """A group that is written in two ways would lie on both sides of a split."""
+    images(red=8, blue=8)
+    rows = [
+        f"photos/{label}/{n:02d}.png,{label},g{n}{' ' * (label == 'red')}"
+        for label in ("red", "blue")
+        for n in range(8)
+    ]
+    (folder / "t.csv").write_text("\n".join(["path,label,group", *rows, ""]))
+    splits = {}
+    for row in run("cnn-split", "t.csv", "--ratio", "1,1").rows:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert len(splits) == 8
+    assert all(len(each) == 1 for each in splits.values())
+
+
+def test_a_split_with_blanks_is_found(run, folder):
+    """As pandas and spreadsheets leave them."""
+    (folder / "t.csv").write_text("path,label,split\nphotos/red/00.png,red,a \nphotos/blue/00.png,blue,a\n")
+    assert len(run("cnn-split", "t.csv", "--ratio", "1", "--split", "a").rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "id,label\n1,red\n", "found id, label; if one of them names the image files, call it path"),
+        ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by blanks: save it with tabs or commas"),
+        ("t.tsv", '"path"\t"label"\n"1"\t"a.png"\t"red"\n', "if R wrote it, leave the names of rows out"),
+        ("t.tsv", 'path\tlabel\na.png\t"a\nred"\n', "line 2 has a quote that it does not close"),
+        ("t.csv", "TRAIN,photos/red/00.png,red\n", "sed -i '1i split,path,label' t.csv"),
+        ("t.csv", "0,photos/red/00.png,red\n", "sed -i '1i column1,path,label' t.csv"),
+        (
+            "t.json",
+            '{\n "path": "photos/red/00.png"\n}\n',
+            "an object of several lines; expected one a line (JSON Lines), as jq -c . t.json",
+        ),
+        ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," behind the object; expected one a line'),
+        (
+            "t.csv",
+            "version https://git-lfs.github.com/spec/v1\n",
+            "a pointer of Git LFS (git lfs pull fetches the file)",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read_names_the_cause(run, folder, name, content, said):
+    """And what to do, as other programs write tables."""
+    (folder / name).write_text(content)
+    assert said in run("cnn-check", name, status=1).err
+
+
 @pytest.mark.parametrize("separator", [" ", "\t", ","])
 def test_a_list_of_paths_and_labels_lacks_its_header_row(run, folder, separator):
     """As Caffe's train.txt has them: no image is called `red/00.png 0`."""
@@ -102,3 +178,9 @@ def test_a_spreadsheet_is_refused(run, folder):
     """By its name, with what to save."""
     (folder / "labels.xlsx").write_bytes(b"PK\3\4")
     assert "labels.xlsx: a table of another kind; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
+
+
+def test_a_folder_may_be_called_none(run, folder, images):
+    """A class of its own, with nothing to tell; in a table the same word may stand for a missing label."""
+    images("other", **{"None": 1, "red": 1})
+    assert "is taken for the name of a class" not in run("cnn-split", "other", "--ratio", "1").err

@@ -161,7 +161,11 @@ def test_the_column_truth_is_the_label(tmp_path):
         ("path,labels", "column labels is not read; if it is the label, call it that"),
         ("path,Splits", "column Splits is not read; if it is the split, call it that"),
         ("path,subset", "column subset is read as split"),
-        ("path,weight", ""),
+        (
+            "path,breed",
+            "no column label, so no image has a class; not read: breed; if one of them is the label, call it that",
+        ),
+        ("path,split", ""),
         ("path,label", ""),
     ],
 )

@@ -79,10 +79,22 @@ def test_paths_that_are_not_utf8_survive():
 )
 def test_without_ranks_rows_are_ranked_as_they_stand(lines):
     """The first row of an image is its prediction, wherever the others stand; a probability may be missing."""
-    assert parse(*lines) == [
+    assert sorted(parse(*lines), key=lambda row: (row.path, row.rank)) == [
         Prediction("a.jpg", 1, "cat"),
-        Prediction("b.jpg", 1, "cat"),
         Prediction("a.jpg", 2, "dog"),
+        Prediction("b.jpg", 1, "cat"),
+    ]
+
+
+def test_without_ranks_the_most_probable_class_is_the_prediction():
+    """Other programs list the classes in the order of their names."""
+    lines = ["file,class,score", "a.jpg,cat,0.2", "a.jpg,dog,0.7", "a.jpg,owl,0.1", "b.jpg,cat,0.5", "b.jpg,dog,0.5"]
+    assert [(row.path, row.rank, row.label) for row in parse(*lines)] == [
+        ("a.jpg", 1, "dog"),
+        ("a.jpg", 2, "cat"),
+        ("a.jpg", 3, "owl"),
+        ("b.jpg", 1, "cat"),
+        ("b.jpg", 2, "dog"),
     ]
 
 
@@ -108,7 +120,7 @@ def test_nothing_at_all_is_an_error(lines):
         (["path\tlabel\tprobability", "a.jpg\tcat\t7.5"], 'p.tsv: a.jpg: probability "7.5" is not between 0 and 1'),
         (["path\tlabel\tprobability", "a.jpg\tcat\tnan"], 'p.tsv: a.jpg: probability "nan" is not between 0 and 1'),
         (["path\tlabel\tprobability", "a.jpg\tcat\tmuch"], 'p.tsv: a.jpg: probability "much" is not between 0 and 1'),
-        (['{"path": "a.jpg", "label": "cat"}', "{"], "p.tsv:2: no JSON object"),
+        (['{"path": "a.jpg", "label": "cat"}', "{"], "p.tsv:2: an object of several lines"),
         (['{"path": "a.jpg"}'], "p.tsv:1: expected an object with path and label"),
         (['{"path": "a.jpg", "label": "cat"}', "[1]"], "p.tsv:2: expected an object with path and label"),
     ],

@@ -811,3 +811,9 @@ def test_progress_begins_before_the_first_epoch(pair, tmp_path, solver):
     train_head(data, tmp_path / "head.pt", train=config, device="cpu", callbacks=noting)
     assert calls[0] == (0, calls[-1][1])
     assert calls[-1][0] <= calls[-1][1]
+
+
+def test_a_head_that_is_right_on_few_rows_is_not_called_luck(make, caplog):
+    """Of four rows, all may be right by luck: they show nothing, neither a signal nor that there is none."""
+    train((make("train", (16, 16)), make("val", (2, 2))))
+    assert not [message for message in caplog.messages if "luck" in message or "nothing that helps" in message]
