@@ -735,7 +735,11 @@ def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
     monkeypatch.setattr(graph_dims, "_MOST_STEPS", 500)
     given = {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.INT64, ())}
     inner = body([], given, [condition, "s"])
-    nodes = [make_node("Loop", [trips, "yes", "start"], ["end"], body=inner), STEM, make_node("Relu", ["maps"], ["out"])]
+    nodes = [
+        make_node("Loop", [trips, "yes", "start"], ["end"], body=inner),
+        STEM,
+        make_node("Relu", ["maps"], ["out"]),
+    ]
     weights = {**STEM_WEIGHT, "yes": np.asarray(True), "start": np.asarray(3), "many": np.asarray(10**12)}
     with pytest.raises(FormatError, match="nodes run in its loops"):
         measured(model(nodes, weights))
