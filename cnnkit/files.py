@@ -7,6 +7,9 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+#: Bytes that a file may have which is read to its end.
+MOST = 1 << 31
+
 #: What a file can be that is not a regular one.
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -39,7 +42,7 @@ def open_text(path: str | Path) -> BufferedReader:
     return open_regular(path)
 
 
-def read_regular(path: str | Path, *, most: int = 1 << 31) -> bytes:
+def read_regular(path: str | Path, *, most: int = MOST) -> bytes:
     """Read a regular file whole.
 
     Args:
@@ -50,10 +53,20 @@ def read_regular(path: str | Path, *, most: int = 1 << 31) -> bytes:
         OSError: As `open_regular`, or it is larger.
     """
     with open_regular(path) as file:
-        content = file.read() if os.fstat(file.fileno()).st_size <= most else None
-    if content is None or len(content) > most:
-        raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", os.fspath(path))
+        check_size(file, most=most)
+        content = file.read()
+        check_size(file, most=most)  # it may have grown
     return content
+
+
+def check_size(file: BufferedReader, *, most: int = MOST) -> None:
+    """Demand that an open file has an end that can be read to.
+
+    Raises:
+        OSError: It has more bytes.
+    """
+    if os.fstat(file.fileno()).st_size > most:
+        raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", file.name)
 
 
 def check_regular(path: str | Path) -> None:

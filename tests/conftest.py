@@ -275,7 +275,7 @@ def _forget(request):
 
 
 @pytest.fixture
-def pretended_gpu(monkeypatch):
+def pretended_gpu(monkeypatch, bound_to_cpu):
     """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes, provider, options; a CPU computes it.
 
     What comes of it is a CPU's, but all that is decided on the way is as on a GPU.
@@ -299,8 +299,24 @@ def pretended_gpu(monkeypatch):
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(session, "check_placement", lambda *_: None)
-    monkeypatch.setattr(session.Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
     return asked
+
+
+@pytest.fixture
+def bound_to_cpu(monkeypatch):
+    """Let what ONNX Runtime is to put on a GPU stay on the CPU: values that are made there, and outputs that are bound."""
+    import onnxruntime
+
+    making, binding = onnxruntime.OrtValue.ortvalue_from_numpy, onnxruntime.IOBinding.bind_output
+
+    def made(array, kind="cpu", index=0):
+        assert kind == "cuda"
+        return making(array, "cpu", 0)
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(made))
+    monkeypatch.setattr(
+        onnxruntime.IOBinding, "bind_output", lambda self, name, kind, index: binding(self, name, "cpu", 0)
+    )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The manners themselves, on throw-away commands: what every program gets by standing behind `@cli.command`."""
 
+import contextlib
 import io
 import json
 import logging
@@ -9,12 +10,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import pytest
 from rich.cells import cell_len
 
-from cnnkit.cli import table
+from cnnkit.cli import activity, table
 
 HEAD = """
 import os, signal, sys, time, warnings
@@ -552,6 +554,30 @@ def test_what_takes_long_has_a_name_on_a_terminal(program, terminal):
     assert [line for line in lines if line][-1] == "row two"
     assert "\x1b[?25l" not in drawn.rpartition("\x1b[?25h")[2]  # the cursor is back
     assert strip(terminal(sys.executable, program.path, "--quiet").out).split() == ["row", "one", "row", "two"]
+
+
+def test_the_spinner_leaves_alone_what_stands_for_the_streams(monkeypatch, wait_for):
+    """Another thread puts something in their place while it appears: the libraries' lines stay there, and the streams come back."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(activity, "DELAY", 0.01)
+    screen, out, printed = Terminal(), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(screen), contextlib.redirect_stdout(out):
+        with activity.Activity(enabled=True).watching(out):
+            with contextlib.redirect_stdout(printed):
+                wait_for(lambda: "starting" in screen.getvalue())
+                print("of a library")  # noqa: T201
+            assert sys.stdout is out
+            assert printed.getvalue() == "of a library\n"
+        assert sys.stdout is out
+        with activity.Activity(enabled=True).watching(out), contextlib.redirect_stderr(Terminal()) as other:
+            time.sleep(0.1)
+        assert sys.stderr is screen
+        assert other.getvalue() == ""
 
 
 # ---------------------------------------------------------------- interruptions

@@ -1,8 +1,9 @@
 """One file, looked at whole: whether it is a sound image, and what can be measured of it without knowing what it shows."""
 
-import hashlib
+import os
 import statistics
 from dataclasses import dataclass
+from io import BufferedReader
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,21 +74,21 @@ def inspect(path: str) -> InspectedImage:
         Unusable: `decode.load` could not read it.
     """
     try:
-        content = files.read_regular(path)
+        with files.open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise Unusable(FindingKind.EMPTY, "empty file")
+            return _inspected(path, file)
+    except BadImageError as error:
+        if isinstance(error, Unusable):
+            raise
+        unreadable = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None  # a decoder's have none
+        raise Unusable(FindingKind.UNREADABLE if unreadable else FindingKind.BROKEN, str(error)) from error
     except OSError as error:
         raise Unusable(FindingKind.UNREADABLE, decode.reason(path, error)) from error
-    if not content:
-        raise Unusable(FindingKind.EMPTY, "empty file")
-    try:
-        return _inspected(path, content)
-    except Unusable:
-        raise
-    except BadImageError as error:
-        raise Unusable(FindingKind.BROKEN, str(error)) from error
 
 
-def _inspected(path: str, content: bytes) -> InspectedImage:
-    with decode.opened(path, content) as image:
+def _inspected(path: str, file: BufferedReader) -> InspectedImage:
+    with decode.opened(path, file) as image:
         file_format = str(image.format)
         decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
@@ -95,22 +96,23 @@ def _inspected(path: str, content: bytes) -> InspectedImage:
         narrow = _narrow(image)
         upright = decode.upright_rgb(image)
         counts = _counts(upright)
-        return InspectedImage(
-            digest=hashlib.sha256(content).digest(),
-            look=duplicates.perceptual_hash(upright),
-            width=upright.width,
-            height=upright.height,
-            size=len(content),
-            format="JPEG" if file_format == "MPO" else file_format,
-            mode=mode,
-            plain=all(np.ptp(np.flatnonzero(each)) <= _NO_CONTRAST for each in counts),
-            narrow=narrow,
-            mean=_colour(counts),
-            border=tuple(value for edge in _edges(upright) for value in _colour(_counts(edge))),
-            quality=quality,
-            exif=said,
-            misnamed=decode.misnamed(path, file_format),
-        )
+    digest = decode.digest(file)
+    return InspectedImage(
+        digest=digest,
+        look=duplicates.perceptual_hash(upright),
+        width=upright.width,
+        height=upright.height,
+        size=file.tell(),
+        format="JPEG" if file_format == "MPO" else file_format,
+        mode=mode,
+        plain=all(np.ptp(np.flatnonzero(each)) <= _NO_CONTRAST for each in counts),
+        narrow=narrow,
+        mean=_colour(counts),
+        border=tuple(value for edge in _edges(upright) for value in _colour(_counts(edge))),
+        quality=quality,
+        exif=said,
+        misnamed=decode.misnamed(path, file_format),
+    )
 
 
 def _counts(image: Image.Image) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.live import Live
+    from rich.spinner import Spinner
 
 #: Seconds of silence before it appears.
 DELAY = 1.0
@@ -23,15 +24,17 @@ class Activity:
         self._enabled, self._label = enabled, "starting"
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
-        self._status: Status | None = None
+        self._spinner: Spinner | None = None
+        self._live: Live | None = None
         self._covered = 0  # bars that are drawn
+        self._stderr = sys.stderr
 
     def name(self, label: str) -> None:
         """Say what goes on from now on."""
         with self._lock:
             self._label = label
-            if self._status is not None:
-                self._status.update(_text(label))
+            if self._spinner is not None:
+                self._spinner.update(text=_text(label))
 
     def hide(self) -> None:
         """Make room for something else on the terminal; it comes back after another while of silence."""
@@ -41,23 +44,38 @@ class Activity:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            if self._status is not None:
-                self._status.stop()
-                self._status = None
+            if self._live is not None:
+                self._live.stop()
+                self._live = self._spinner = None
             if not self._covered:
-                self._timer = threading.Timer(DELAY, self._show)
-                self._timer.daemon = True
-                self._timer.start()
+                self._wait()
+
+    def _wait(self) -> None:
+        self._timer = threading.Timer(DELAY, self._show)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _show(self) -> None:
         with self._lock:
-            if self._covered or self._status is not None or self._timer is None:
+            if self._covered or self._live is not None or self._timer is None:
+                return
+            # This is the timer's thread: the command's own may have put another stream in its place for a while
+            if sys.stderr is not self._stderr:
+                self._wait()
                 return
             from rich.console import Console
-            from rich.status import Status
+            from rich.live import Live
+            from rich.spinner import Spinner
 
-            self._status = Status(_text(self._label), console=Console(file=sys.stderr))
-            self._status.start()
+            self._spinner = Spinner("dots", text=_text(self._label), style="status.spinner")
+            self._live = Live(
+                self._spinner,
+                console=Console(file=sys.stderr),
+                transient=True,
+                refresh_per_second=12.5,
+                redirect_stdout=False,
+            )
+            self._live.start()
 
     @contextlib.contextmanager
     def covered(self) -> Generator[None]:
@@ -79,6 +97,7 @@ class Activity:
         if not self._enabled:
             yield out
             return
+        self._stderr = sys.stderr
         self.hide()
         try:
             yield cast(TextIO, _Hiding(out, self)) if out.isatty() else out

@@ -3,12 +3,12 @@
 import contextlib
 import functools
 import hashlib
-import io
 import logging
 import os
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +49,10 @@ LONGEST_SIDE = 1_000_000
 #: Scans of a progressive JPEG; encoders write about ten, and each takes as long as decoding the image.
 MOST_SCANS = 100
 
+#: A JPEG's markers, but for stuffed bytes and restarts, which stand within coded pixels; those of no length; and two that matter.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_WITHOUT_LENGTH = (0x01, 0xD8)
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
 #: The bound on an image's pixels, Pillow's own by default: what it refuses as a decompression bomb.
 _most_pixels = 178_956_970
@@ -140,12 +144,22 @@ def read(path: str | Path) -> Original:
                 grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
                 profile = image.info.get("icc_profile") or b""
                 upright = upright_rgb(image)
-            file.seek(0)
-            fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+            fingerprint = digest(file).hex()
     except OSError as error:
         raise BadImageError(reason(path, error)) from error
     fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")  # the colour space, in the profile's head
     return Original(upright, fingerprint, file_format, grey, profile if fits else None)
+
+
+def digest(file: BufferedReader) -> bytes:
+    """Give the sha256 of all bytes of a file, which is left at its end; memory does not grow with them.
+
+    Raises:
+        OSError: It cannot be read, or is too large.
+    """
+    files.check_size(file)
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def load_pixels(image: Image.Image, path: str | Path) -> None:
@@ -177,24 +191,24 @@ def _bytes_a_pixel(image: Image.Image) -> int:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, content: BinaryIO | bytes | None = None) -> Generator[Image.Image]:
+def opened(path: str | Path, file: BinaryIO | None = None) -> Generator[Image.Image]:
     """Open an image without decoding it; whatever goes wrong with it inside the `with` comes out as BadImageError.
 
     Args:
         path: The file, also for messages.
-        content: Its bytes, or the file itself, should the caller have read or opened it already; it stays open.
+        file: The file itself, should the caller have opened it already; it stays open.
 
     Yields:
         Pillow's image as it lies in the file: its own mode, not turned; of a size that can be decoded and resized.
     """
     with contextlib.ExitStack() as stack:
-        if content is None:
+        if file is None:
             try:
-                content = stack.enter_context(files.open_regular(path))
+                file = stack.enter_context(files.open_regular(path))
             except OSError as error:
                 raise BadImageError(reason(path, error)) from error
         try:
-            image = stack.enter_context(_opened(path, content))
+            image = stack.enter_context(_opened(path, file))
             _check_size(image)
             yield image
         except MemoryError as error:
@@ -217,30 +231,49 @@ def _check_size(image: Image.Image) -> None:
     tile = [tags.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
     if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(4 * image.width * image.height, 1 << 22):
         raise BadImageError(f"its tiles of {tile[0]:,} x {tile[1]:,} pixels are larger than the image")
-    if image.info.get("progressive") and (scans := _scans(image)) > MOST_SCANS:
-        raise BadImageError(f"a progressive JPEG of {scans:,} scans, at most {MOST_SCANS}; save it again")
+    if image.info.get("progressive") and _scans(image) > MOST_SCANS:
+        raise BadImageError(f"a progressive JPEG of more than {MOST_SCANS} scans; save it again")
 
 
 def _scans(image: Image.Image) -> int:
-    """Count a JPEG's scans by their markers, which the coded pixels never hold; the file is left where it was."""
+    """Count a JPEG's scans, as far as they are allowed and one more; the file is left where it was.
+
+    As the decoder does, it goes from marker to marker: what segments hold (a thumbnail), and what comes after the image's end (the film of
+    a moving photograph), is not looked at.
+    """
     file = getattr(image, "fp", None)
     if file is None:
         return 0
-    place, count, last = file.tell(), 0, b""
+    place, count = file.tell(), 0
     file.seek(0)
-    while chunk := file.read(1 << 20):
-        count += (last + chunk).count(b"\xff\xda")
-        last = chunk[-1:]
+    while count <= MOST_SCANS and (marker := _next_marker(file)) not in (None, _END_OF_IMAGE):
+        if marker in _WITHOUT_LENGTH:
+            continue
+        count += marker == _START_OF_SCAN
+        length = int.from_bytes(file.read(2), "big")
+        if length < 2:
+            break  # no decoder goes on
+        file.seek(length - 2, os.SEEK_CUR)
     file.seek(place)
     return count
 
 
+def _next_marker(file: BinaryIO) -> int | None:
+    """Go to the end of a JPEG's next marker that is none of those within coded pixels; None at the end of the file."""
+    while chunk := file.read(1 << 16):
+        if found := _MARKER.search(chunk):
+            file.seek(found.end() - len(chunk), os.SEEK_CUR)
+            return chunk[found.end() - 1]
+        if chunk.endswith(b"\xff") and len(chunk) > 1:
+            file.seek(-1, os.SEEK_CUR)  # the other half of a marker may follow
+    return None
+
+
 @contextlib.contextmanager
-def _opened(path: str | Path, content: BinaryIO | bytes) -> Generator[Image.Image]:
+def _opened(path: str | Path, file: BinaryIO) -> Generator[Image.Image]:
     """Open an image of any size, as `opened` does."""
     try:
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        with _open(source) as image:
+        with _open(file) as image:
             yield image
     except BadImageError:
         raise

@@ -1,6 +1,5 @@
 """Files examined whole (hash of the content, decoding to the end, perceptual hash), and the duplicates and near-duplicates among them."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class ExaminedFile:
 
 
 def examine(path: str, *, look: bool = False) -> ExaminedFile:
-    """Read a file once; hash it, decode it to the end by its content, and compare that with its extension.
+    """Decode a file to the end by its content, compare that with its extension, and hash it, if it proves to be an image.
 
     Args:
         path: The file.
@@ -43,16 +42,14 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
         BadImageError: As `decode.load`.
     """
     try:
-        content = files.read_regular(path)
+        with files.open_regular(path) as file:
+            with decode.opened(path, file) as image:
+                decode.load_pixels(image, path)
+                hashed = perceptual_hash(decode.upright_rgb(image)) if look else None
+                misnamed = decode.misnamed(path, str(image.format))
+            return ExaminedFile(decode.digest(file), hashed, misnamed)
     except OSError as error:
         raise BadImageError(decode.reason(path, error)) from error
-    with decode.opened(path, content) as image:
-        decode.load_pixels(image, path)
-        return ExaminedFile(
-            hashlib.sha256(content).digest(),
-            perceptual_hash(decode.upright_rgb(image)) if look else None,
-            decode.misnamed(path, str(image.format)),
-        )
 
 
 def perceptual_hash(image: Image.Image) -> bytes:

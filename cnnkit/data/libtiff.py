@@ -18,6 +18,9 @@ class _Counted(threading.local):
 
 _counted = _Counted()
 
+#: A cache lets two threads in at once; the handler of the one that came too late would be freed, and called.
+_one_thread = threading.Lock()
+
 
 @contextlib.contextmanager
 def complaints() -> Generator[Callable[[], int]]:
@@ -26,7 +29,8 @@ def complaints() -> Generator[Callable[[], int]]:
     Yields:
         A function that gives how many there were.
     """
-    _quiet()
+    with _one_thread:
+        _quiet()
     before = _counted.errors
     yield lambda: _counted.errors - before
 

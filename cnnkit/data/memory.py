@@ -43,7 +43,7 @@ def _for_decoding() -> int:
     return min(max(installed // 8, 1 << 30), 4 << 30)
 
 
-#: For images that are being decoded and converted, over all threads.
+#: For images that are being decoded, converted, changed and drawn, over all threads.
 DECODING = MemoryBudget(_for_decoding())
 
 
@@ -69,7 +69,9 @@ def item() -> Generator[None]:
 
 
 def hold(size: int) -> None:
-    """Wait for memory for the next image of this thread; that of the one before is free again, so that no two wait for each other.
+    """Wait for memory for the next image of this thread, or the next step of one, with all that stays of the step before.
+
+    What was held before is free again, so that no two wait for each other.
 
     Outside of `item` an image is the only one, and waits for nobody.
     """

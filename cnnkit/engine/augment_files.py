@@ -26,12 +26,11 @@ from PIL import Image
 
 from cnnkit import files
 from cnnkit.callbacks import Callbacks, Skip, raise_skip
-from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, preprocessing, reader, tree
+from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, memory, preprocessing, reader, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
 from cnnkit.data.decode import Original
-from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.resample import augment
 from cnnkit.engine.torch_device import threads
@@ -55,10 +54,8 @@ class AugmentSummary:
     per_second: float
 
 
-#: For images that are being changed: those of a telephone one or two at a time, small ones as many as there are threads.
-_ROOM = MemoryBudget(700 << 20)
-#: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming.
-_BYTES_A_PIXEL = 24
+#: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming; and both as they are encoded.
+_BYTES_A_PIXEL = 24 + 8
 #: The largest image that is changed in its own size: that takes 2 GB. The largest cameras have 102 million pixels.
 _MOST_PIXELS = 105_000_000
 
@@ -194,8 +191,8 @@ def _copies(
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
     del image
     for draw in draws:
-        with _ROOM.taken(_BYTES_A_PIXEL * pixels.shape[1] * pixels.shape[2]):
-            changed = Image.fromarray(augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy())
+        memory.hold(_BYTES_A_PIXEL * pixels.shape[1] * pixels.shape[2])
+        changed = Image.fromarray(augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy())
         yield finish(changed)
         del changed
 

@@ -17,10 +17,14 @@ _SHARE, _MOST = 0.5, 2**33
 #: Seconds that one batch may take in a network whose parts go round as often as a value says.
 LONGEST = 20.0
 
+#: A cache lets two threads in at once, and ONNX Runtime refuses the second registration.
+_one_thread = threading.Lock()
+
 
 def cap_memory(options: onnxruntime.SessionOptions) -> None:
     """Let a session share a capped memory with all others that were opened so."""
-    _register()
+    with _one_thread:
+        _register()
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 

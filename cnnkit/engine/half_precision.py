@@ -18,6 +18,11 @@ def is_half(content: bytes) -> bool:
     )
 
 
+def refused(name: str, reason: str) -> UsageError:
+    """Give the error of a network that has no form in float16: the converter, or ONNX Runtime, does not take it."""
+    return UsageError(f"{name} cannot be converted to float16 ({reason}); use --precision tf32")
+
+
 def converted(content: bytes, *, name: str) -> bytes:
     """Give the same network with float16 weights and activations; its inputs and outputs keep their types.
 
@@ -38,6 +43,6 @@ def converted(content: bytes, *, name: str) -> bytes:
         made: ModelProto = float16.convert_float_to_float16(proto, keep_io_types=True, op_block_list=block)
     except Exception as error:  # whatever the converter meets that it does not know
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{name} cannot be converted to float16 ({reason}); use --precision tf32") from error
+        raise refused(name, reason) from error
     content_of_half: bytes = made.SerializeToString()
     return content_of_half

@@ -274,8 +274,10 @@ def measure(
         network(pixels)
     # The disk's cache is warmed, or the first of two measurements would be the slower one
     for image in images:
-        with contextlib.suppress(OSError):
-            files.read_regular(image.path)
+        with contextlib.suppress(OSError), files.open_regular(image.path) as file:
+            files.check_size(file)
+            while file.read(1 << 20):
+                pass
 
     count = computed = 0
     decoding = computing = overlapped = 0.0
@@ -314,14 +316,14 @@ class _Window:
 class _Group:
     """Images of one size (width, height) by their places in a window; after the last one the window is done.
 
-    `full` is how many there are in the batches of this size before it, where there are any.
+    `full` is how many a device had better be given at once, itself included: what it has seen of this size, where that is enough.
     """
 
     window: _Window
     size: tuple[int, int]
     places: list[int]
     last: bool
-    full: int | None = None
+    full: int
 
 
 def run_native_size(
@@ -333,6 +335,7 @@ def run_native_size(
     jobs: int | None = None,
     views: Views | None = None,
     one_shape: bool = False,
+    in_flight: int = 1,
     progress: Progress = ignore_progress,
 ) -> Results:
     """Send images through a network as they are, undistorted and uncropped.
@@ -347,8 +350,9 @@ def run_native_size(
         batch: Images, or views, of the network's own size at once.
         jobs: Threads that decode.
         views: Of each image; made in the threads that decode. As many for each.
-        one_shape: Fill the last batch of a size up to the shape of those before it: a GPU plans every convolution anew whenever the shape
-            changes (microsoft/onnxruntime#23006).
+        one_shape: Fill batches of fewer images up, to the most there were of their size or to a power of two: a GPU plans every
+            convolution anew whenever the shape changes (microsoft/onnxruntime#23006).
+        in_flight: As `run`.
         progress: Called after every batch.
 
     Yields:
@@ -367,16 +371,31 @@ def run_native_size(
     groups = _groups(
         images, at_once, window=WINDOW_BATCHES * batch, views=1 if views is None else 1 + views.copies, jobs=jobs
     )
-    for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
-        assert not isinstance(loaded, BadImageError)
+    per_image = 1 if views is None else 1 + views.copies
+    computing: deque[tuple[_Group, Future[list[Outputs | BadImageError]]]] = deque()
+
+    def finish() -> Results:
+        nonlocal passed
+        group, future = computing.popleft()
         outcomes = group.window.outcomes
-        per_image = 1 if views is None else 1 + views.copies
-        fill = group.full * per_image if one_shape and group.full is not None else 0
-        outcomes.update(zip(group.places, _outcomes(loaded, network, at_once(group.size), fill=fill), strict=True))
+        outcomes.update(zip(group.places, future.result(), strict=True))
         progress(passed + len(outcomes), total)
         if group.last:
             passed += len(outcomes)
             yield from group.window.results()
+
+    with ThreadPoolExecutor(in_flight, thread_name_prefix="network") as executor:
+        try:
+            for group, loaded in reader.each(groups, load, jobs=jobs, ahead=1 + (jobs or reader.usable_cores())):
+                assert not isinstance(loaded, BadImageError)
+                fill = group.full * per_image if one_shape else 0
+                computing.append((group, executor.submit(_outcomes, loaded, network, at_once(group.size), fill=fill)))
+                if len(computing) > in_flight:
+                    yield from finish()
+            while computing:
+                yield from finish()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
     progress(passed, total)
 
 
@@ -390,6 +409,8 @@ def _groups(
 ) -> Iterator[_Group]:
     """Deal images out to batches by their sizes, one window after the other."""
     coming = iter(images)
+    most: dict[tuple[int, int], int] = {}
+    latest = (0, 0)
     while found := list(islice(coming, window)):
         here = _Window(found)
         by_size: dict[tuple[int, int], list[int]] = {}
@@ -399,13 +420,14 @@ def _groups(
                 here.outcomes[place] = size
             else:
                 by_size.setdefault(size, []).append(place)
-        parts: list[tuple[tuple[int, int], list[int], int | None]] = []
-        for size, places in by_size.items():
-            step = max(1, at_once(size) // views)
-            parts += [
-                (size, places[start : start + step], step if start else None) for start in range(0, len(places), step)
-            ]
-        parts = parts or [((1, 1), [], None)]  # none of them can be used, which is to be said in its turn
+        parts: list[tuple[tuple[int, int], list[int], int]] = []
+        for size in sorted(by_size, key=lambda size: (size != latest, size)):  # a window begins as the last one ended
+            places, step, latest = by_size[size], max(1, at_once(size) // views), size
+            for start in range(0, len(places), step):
+                some = places[start : start + step]
+                most[size] = max(most.get(size, 0), min(step, 1 << (len(some) - 1).bit_length()))
+                parts.append((size, some, most[size]))
+        parts = parts or [((1, 1), [], 0)]  # none of them can be used, which is to be said in its turn
         for number, (size, places, full) in enumerate(parts, start=1):
             yield _Group(here, size, places, last=number == len(parts), full=full)
 
@@ -435,7 +457,8 @@ def _load_native_size(
 def _outcomes(
     loaded: list[Squares | BadImageError], network: NetworkFunction, at_once: int, *, fill: int = 0
 ) -> list[Outputs | BadImageError]:
-    """Run the network on images of one shape, of at least `fill` rows: for each the outputs of its views, or why there are none."""
+    """Run the network on images of one shape, filled up to `fill` rows: for each the outputs of its views, or why there are none."""
+    fill = min(fill, at_once)
     rows = [square for squares in loaded if not isinstance(squares, BadImageError) for square in squares]
     try:
         parts = [_answers(network, rows[start : start + at_once], fill) for start in range(0, len(rows), at_once)]

@@ -88,10 +88,11 @@ class Session:
             log.info("running on %s", f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU")
         self.device = wanted
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
-        self.outputs = [item.name for item in self._session.get_outputs()]
-        self._most: dict[
-            tuple[tuple[int, ...], ...], int
-        ] = {}  # rows of a shape that memory holds, once it did not hold more
+        outputs = self._session.get_outputs()
+        self.outputs = [item.name for item in outputs]
+        self._bindable = {item.name for item in outputs if item.type.startswith("tensor(")}  # no sequences, no maps
+        # Rows of a shape that memory holds, once it did not hold more
+        self._most: dict[tuple[tuple[int, ...], ...], int] = {}
         self._lock = threading.Lock()
 
     def run(
@@ -142,13 +143,23 @@ class Session:
                 )
 
     def _run_once(self, given: dict[str, NDArray[Any]], outputs: Sequence[str] | None) -> list[NDArray[np.float32]]:
-        if self.device.kind != "cuda":
-            with bounds.clock(self.name) if self._needs.time else contextlib.nullcontext() as options:
-                return self._session.run(outputs, given, options)  # type: ignore[no-any-return] # onnxruntime ships no types
-        return self._run_bound(given, self.outputs if outputs is None else outputs)
+        with bounds.clock(self.name) if self._needs.time else contextlib.nullcontext() as options:
+            wanted = self.outputs if outputs is None else outputs
+            if self.device.kind == "cuda" and self._bindable.issuperset(wanted):
+                return self._run_bound(given, wanted, options)
+            return self._session.run(outputs, given, options)  # type: ignore[no-any-return] # onnxruntime ships no types
 
-    def _run_bound(self, given: dict[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Run with inputs and outputs bound to the device: this thread copies them while another one's batch computes."""
+    def _run_bound(
+        self,
+        given: dict[str, NDArray[Any]],
+        outputs: Sequence[str],
+        options: Any,  # noqa: ANN401 - onnxruntime ships no types
+    ) -> list[NDArray[np.float32]]:
+        """Run with inputs and outputs bound to the device: this thread copies them while another one's batch computes.
+
+        The copies are made of pageable memory: onnxruntime's Python interface puts no array of NumPy's into pinned memory, and to copy a
+        batch there first would take as long as the driver's own way through its pinned buffers.
+        """
         kind, index = self.device.kind, self.device.index
         binding = self._session.io_binding()
         for name, array in given.items():
@@ -156,7 +167,7 @@ class Session:
             binding.bind_ortvalue_input(name, there)
         for name in outputs:
             binding.bind_output(name, kind, index)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, options)
         return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return] # onnxruntime ships no types
 
     def _explained(self, error: Exception, given: Mapping[str, NDArray[Any]], rows: int) -> Exception:
@@ -198,13 +209,14 @@ def _open(
     if needs.memory:
         bounds.cap_memory(options)
     providers: list[Any] = [_CPU]
+    shortened = False
     if device.kind == "cuda":
         _check_driver()
         _preload()
         if half_precision.is_half(content):
             precision = Precision.FLOAT16
         elif precision is Precision.FLOAT16:
-            content = half_precision.converted(content, name=name)
+            content, shortened = half_precision.converted(content, name=name), True
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.intra_op_num_threads = 1
         providers.insert(0, (_CUDA, cuda_options(device.index, precision)))
@@ -214,6 +226,8 @@ def _open(
         reason = device_errors.reason(error)
         if device.kind == "cuda":
             found = device_errors.explained(error, where=str(device))
+            if shortened and found is None:
+                raise half_precision.refused(name, reason) from error
             raise found or DeviceError(f"{name} does not run on {device}: {reason}") from error
         raise FormatError(f"{name}: ONNX Runtime cannot run it: {reason}") from error
     if device.kind == "cuda":

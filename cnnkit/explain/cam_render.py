@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.data import augment_plan, containment, decode, preprocessing, tree
+from cnnkit.data import augment_plan, containment, decode, memory, preprocessing, tree
 from cnnkit.data.decode import Original
-from cnnkit.data.memory import MemoryBudget
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.explain import colormaps, contact_sheets, upsampling
@@ -31,9 +30,7 @@ from cnnkit.formats import atomic, image_files
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 
-#: For images that are being drawn: those of a telephone one or two at a time, small ones as many as there are threads.
-_ROOM = MemoryBudget(700 << 20)
-#: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over.
+#: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over, the image's among them.
 _BYTES_A_PIXEL = 32
 #: The fields of a record that say how far a map can be believed.
 SCORES = ("deletion", "insertion")
@@ -136,11 +133,11 @@ class CamRenderer:
         """
         if self.options.output is None and self.options.sheet is None:
             width, height = decode.upright_size(found.image.path)
-            with _ROOM.taken(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0):
-                return self._described(found, (width, height))
+            memory.hold(_BYTES_A_PIXEL * width * height if self.options.box is not None else 0)
+            return self._described(found, (width, height))
         original = decode.read(found.image.path)
-        with _ROOM.taken(_BYTES_A_PIXEL * original.image.width * original.image.height):
-            return self._drawn(found, original)
+        memory.hold(_BYTES_A_PIXEL * original.image.width * original.image.height)
+        return self._drawn(found, original)
 
     def _described(self, found: ImageMaps, size: tuple[int, int]) -> RenderedImage:
         window = preprocessing.window(size, self._prepared)

@@ -194,6 +194,7 @@ class Ensemble:
                 jobs=jobs,
                 views=views,
                 one_shape=self.device == "cuda",
+                in_flight=runner.batches_in_flight(self.device),
                 progress=progress,
             )
         return runner.run(

@@ -32,8 +32,17 @@ class Along:
         """Follow a transposed convolution, which takes `before` cells away."""
         return Along(self.first + (before - (span - 1) / 2) / stride * self.step, self.step / stride)
 
-    def resampled(self, count: int, made: int, *, align_corners: bool = False) -> "Along":
-        """Follow what makes `made` cells of `count`: interpolation, or a pool of adaptive size."""
+    def resampled(self, count: int, made: int, *, align_corners: bool = False, align_starts: bool = False) -> "Along":
+        """Follow what makes `made` cells of `count`: interpolation, or a pool of adaptive size.
+
+        Args:
+            count: Cells before.
+            made: Cells after.
+            align_corners: The first and the last cell keep their places.
+            align_starts: The first cell keeps its place, and each other one stands at its number's share of the length.
+        """
+        if align_starts:
+            return Along(self.first, self.step * count / made)
         if align_corners:
             return Along(self.first, self.step * (count - 1) / (made - 1)) if made > 1 else self
         return Along(self.first + (count / made - 1) / 2 * self.step, self.step * count / made)

@@ -26,6 +26,12 @@ _ARITHMETIC = frozenset(
 )
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool")
+_PYTORCH = b"pytorch_half_pixel"  # takes the first pixel where it makes one
+#: Where an interpolation reads; `tf_crop_and_resize` reads where an input says.
+_COORDINATES = (
+    *(b"half_pixel", b"half_pixel_symmetric", b"tf_half_pixel_for_nn", _PYTORCH),
+    *(b"asymmetric", b"align_corners"),
+)
 #: What follows these has lost height and width, or keeps one value for all places.
 _ENDS = (
     *("Shape", "Size", "Flatten", "Gemm"),
@@ -164,12 +170,7 @@ def _followed(
         case "MatMul" if before.axes == (-2, -1) or node.input[1] in traced:
             return None  # columns are summed; with channels last it works place by place
         case "Resize" | "Upsample" | "DepthToSpace" | "SpaceToDepth":
-            if given is None or made is None:
-                return None
-            corners = said.get("coordinate_transformation_mode") == b"align_corners"
-            sides = zip((before.rows, before.columns), before.size(given), before.size(made), strict=True)
-            rows, columns = (side.resampled(count, many, align_corners=corners) for side, count, many in sides)
-            return TracedMap(rows, columns, before.axes)
+            return None if given is None or made is None else _resized(node, before, said, given, made)
     if made is None or any(name not in shapes for name in inputs):
         return before  # of an operation that is not known here: most work place by place
     return merged([(shapes[name], traced[name]) for name in inputs], made)
@@ -179,6 +180,24 @@ def _keeps_places(before: TracedMap, given: tuple[int, ...] | None, made: tuple[
     """Tell whether a map of another shape has the same cells: what comes from its height on is as it was, as in a channel shuffle."""
     first = min(before.axes)
     return given is not None and made is not None and len(made) >= -first and made[first:] == given[first:]
+
+
+def _resized(
+    node: NodeProto, before: TracedMap, said: Mapping[str, Any], given: tuple[int, ...], made: tuple[int, ...]
+) -> TracedMap | None:
+    # Before opset 11 there was one way: Upsample, and Resize with no input but the scales
+    usual = b"asymmetric" if node.op_type == "Upsample" or len(node.input) == 2 else b"half_pixel"
+    mode = said.get("coordinate_transformation_mode", usual)
+    if mode not in _COORDINATES:
+        return None
+    corners = mode == b"align_corners"
+    starts = mode == b"asymmetric" and said.get("mode", b"nearest") != b"nearest"  # the nearest ones tile all the same
+    sides = zip((before.rows, before.columns), before.size(given), before.size(made), strict=True)
+    rows, columns = (
+        side.resampled(count, many, align_corners=corners, align_starts=starts or (many == 1 and mode == _PYTORCH))
+        for side, count, many in sides
+    )
+    return TracedMap(rows, columns, before.axes)
 
 
 def _windowed(

@@ -263,14 +263,19 @@ class _Measurement:
         self._blocked |= graph.blocked
         self._shapes.add(graph.constants)
         self._stored.update({name: frozenset({name}) for name in graph.constants})
+        if not graph.nodes:
+            self._count_step()  # else a loop around nothing would go round for ever
         for node in graph.nodes:
-            self._steps += self._looping
-            if self._steps > _MOST_STEPS:
-                raise FormatError(
-                    f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
-                )
+            self._count_step()
             with well_written(node, self._path):
                 self._step(node)
+
+    def _count_step(self) -> None:
+        self._steps += self._looping
+        if self._steps > _MOST_STEPS:
+            raise FormatError(
+                f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
+            )
 
     def _step(self, node: NodeProto) -> None:
         """Measure one node."""

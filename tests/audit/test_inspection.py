@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,3 +125,17 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
     }
     assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file that is named .gif"
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
+
+
+def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
+    """However large: its memory would be that of all threads together."""
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(300 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unusable, match="no picture") as caught:
+            inspect(str(tmp_path / "a.jpg"))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert caught.value.kind is FindingKind.BROKEN

@@ -274,7 +274,31 @@ def test_scans_of_a_progressive_jpeg_are_bounded(tmp_path):
         path.write_bytes(many_scans(count))
         assert decode.load(path).size == (64, 48)
     path.write_bytes(many_scans(2000))
-    with pytest.raises(BadImageError, match="a progressive JPEG of 2,000 scans, at most 100; save it again"):
+    with pytest.raises(BadImageError, match="a progressive JPEG of more than 100 scans; save it again"):
+        decode.load(path)
+
+
+def test_scans_that_are_not_the_images_do_not_count(tmp_path):
+    """A moving photograph has a film behind it, and segments hold whatever they like."""
+    content = many_scans(decode.MOST_SCANS)
+    marks = b"\xff\xda" * 5000
+    segment = b"\xff\xec" + struct.pack(">H", 2 + len(marks)) + marks
+    path = tmp_path / "moving.jpg"
+    path.write_bytes(content[:2] + segment + content[2:] + marks)
+    assert decode.load(path).size == decode.upright_size(path) == (64, 48)
+    path.write_bytes(content[:2] + segment + many_scans(decode.MOST_SCANS + 1)[2:])
+    with pytest.raises(BadImageError, match="more than 100 scans"):
+        decode.load(path)
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_a_marker_on_the_border_of_two_blocks_counts(tmp_path, shift):
+    """The file is looked through in blocks; filling bytes are part of a marker."""
+    content = many_scans(decode.MOST_SCANS + 1)
+    last = content.rindex(b"\xff\xda")
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(content[:last] + b"\0" * ((1 << 16) - 200) + b"\xff" * (200 + shift) + content[last:])
+    with pytest.raises(BadImageError, match="more than 100 scans"):
         decode.load(path)
 
 
@@ -406,12 +430,14 @@ def test_what_is_not_there(tmp_path):
         decode.load(tmp_path)
 
 
-def test_content_that_was_read_already(tmp_path):
-    """From bytes comes what comes from the file."""
+def test_a_file_that_is_open_already(tmp_path):
+    """It is read in place of the path, and stays open."""
     path = tmp_path / "picture.png"
     Image.fromarray(noise(9, 7)).save(path)
-    with decode.opened("elsewhere.png", path.read_bytes()) as image:
-        assert np.array_equal(decode.upright_rgb(image), decode.load(path))
+    with path.open("rb") as file:
+        with decode.opened("elsewhere.png", file) as image:
+            assert np.array_equal(decode.upright_rgb(image), decode.load(path))
+        assert decode.digest(file) == hashlib.sha256(path.read_bytes()).digest()
 
 
 @pytest.mark.parametrize(

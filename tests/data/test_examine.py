@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tracemalloc
 
 import imagehash
 import numpy as np
@@ -59,3 +60,16 @@ def test_what_is_no_image(tmp_path, content, said):
         path.write_bytes(content)
     with pytest.raises(BadImageError, match=said):
         examine(str(path))
+
+
+def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
+    """However large: its memory would be that of all threads together."""
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(300 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadImageError, match="no picture"):
+            examine(str(tmp_path / "a.jpg"))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()

@@ -20,7 +20,7 @@ def test_the_first_bytes_tell_the_format(kind):
     """As Pillow writes them, and as its openers know them."""
     content = encoded(kind)
     assert image_formats.of_content(content[: image_formats.HEAD]) == kind
-    with decode.opened("x", content) as image:
+    with decode.opened("x", io.BytesIO(content)) as image:
         assert image.format == kind
 
 

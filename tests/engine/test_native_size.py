@@ -154,7 +154,7 @@ def test_an_error_of_the_network_comes_out(files):
 
 
 def test_a_gpu_sees_one_shape_of_a_size(files):
-    """The rest of a size is filled up to the batches before it, with black; images that come alone are left alone; outputs are the same."""
+    """The rest of a size is filled up to the batches before it, with black; images that come alone stay alone; outputs are the same."""
     plain, filled = Means(), Means()
     expected = run(files, plain, batch=3)
     assert run(files, filled, batch=3, one_shape=True) == expected
@@ -163,3 +163,51 @@ def test_a_gpu_sees_one_shape_of_a_size(files):
     assert [shape[0] for shape in filled.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
     for size in {shape[1:3] for shape in filled.shapes}:
         assert len({shape for shape in filled.shapes if shape[1:3] == size}) == 1, size
+
+
+def test_a_gpu_sees_few_shapes_over_all_windows(files, monkeypatch):
+    """What one window has made of a size serves the next ones, which start with the size that the last one ended with."""
+    monkeypatch.setattr(runner, "WINDOW_BATCHES", 3)
+    few = [image for index, image in enumerate(files) if index % 9 in (0, 1, 2) and index != 26]  # three sizes in turns
+    images = [few[number % len(few)] for number in np.random.default_rng(0).integers(0, 99, 240)]
+    plain, filled = Means(), Means()
+    expected = run(images, plain, batch=8)
+    assert run(images, filled, batch=8, one_shape=True) == expected
+    windows = 240 // (3 * 8)
+    changes = sum(one != other for one, other in zip(filled.shapes, filled.shapes[1:], strict=False))
+    assert changes <= 2 * windows + 2  # two to see three sizes, and what the first ones had not seen yet
+    assert len(set(filled.shapes)) <= 5
+    assert len(filled.shapes) == len(plain.shapes)
+
+
+def test_rows_are_filled_up_to_no_more_than_fits(files):
+    """Where the views of a single image are more than a batch."""
+
+    class Copies:
+        copies = 4
+
+        def __call__(self, image, original, preprocess):
+            return [preprocessing.prepare(original.image, preprocess)] * 5
+
+    network = Means()
+    run(files, network, batch=3, views=Copies(), one_shape=True)
+    assert {shape[0] for shape in network.shapes if shape[1:3] == (10, 10)} == {3}
+    assert {shape[0] for shape in network.shapes if shape[1:3] == (30, 40)} == {1}
+
+
+def test_several_batches_in_flight_keep_their_order(files, wait_for):
+    """Two threads are in the network at once, the first one slower: every image still has its own output, in the order given."""
+    inside, most = [], []
+
+    def network(batches):
+        inside.append(threading.get_ident())
+        most.append(len(inside))
+        if len(most) == 1:
+            wait_for(lambda: len(most) > 1)  # the second batch comes while the first one is computed
+        try:
+            return Means()(batches)
+        finally:
+            inside.pop()
+
+    assert run(files, network, batch=2, in_flight=2) == run(files, Means())
+    assert max(most) == 2

@@ -15,9 +15,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from cnnkit.choices import Precision
-from cnnkit.engine import device, export, half_precision, session
+from cnnkit.engine import bounds, device, export, half_precision, session
 from cnnkit.engine.session import Session
 from cnnkit.errors import DeviceError, FormatError, MemoryFullError, RunError, UsageError
+from cnnkit.formats.onnx_check import Needs
 
 
 @pytest.fixture(scope="module")
@@ -275,17 +276,35 @@ def test_onnxruntime_writes_nothing_to_the_terminal(content, monkeypatch, capfd)
 
 
 class Failing:
-    """Stands for a session on a GPU that fails with a message where a batch is larger than it likes."""
+    """Stands for a session on a GPU that fails with a message where a batch is larger than it likes, at one step of a run."""
 
-    def __init__(self, real, message, *, most=0):
-        self.real, self.message, self.most, self.seen = real, message, most, []
+    def __init__(self, real, message, *, most=0, step="run"):
+        self.real, self.message, self.most, self.step = real, message, most, step
+        self.seen, self.options = [], []
 
-    def run(self, outputs, inputs):
-        (array,) = inputs.values()
-        self.seen.append(len(array))
-        if len(array) > self.most:
+    def io_binding(self):
+        binding = self.real.io_binding()
+        copy = binding.copy_outputs_to_cpu
+
+        def copied():
+            outputs = copy()
+            self.fail("download", len(outputs[0]))
+            return outputs
+
+        binding.copy_outputs_to_cpu = copied
+        return binding
+
+    def run_with_iobinding(self, binding, options):
+        self.options.append(options)
+        self.real.run_with_iobinding(binding, options)
+        (shape,) = {value.shape()[0] for value in binding.get_outputs()}
+        self.fail("run", shape)
+
+    def fail(self, step, rows):
+        if step == "upload":
+            self.seen.append(rows)
+        if step == self.step and rows > self.most:
             raise RuntimeError(self.message)
-        return self.real.run(outputs, inputs)
 
 
 FULL = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'c' Status Message: "
@@ -293,22 +312,30 @@ FULL += "/onnxruntime_src/bfc_arena.cc:376 AllocateRawInternal Failed to allocat
 
 
 @pytest.fixture
-def on_gpu(content, monkeypatch):
-    """Make a session that believes in its GPU and fails with a message above some rows."""
+def on_gpu(content, monkeypatch, bound_to_cpu):
+    """Make a session that believes in its GPU and fails with a message above some rows; the CPU serves what is bound to the GPU."""
 
-    def make(message, *, most=0):
-        opened = Session(content, device="cpu", name="net.onnx")
+    def make(message, *, most=0, step="run", **words):
+        opened = Session(content, device="cpu", name="net.onnx", **words)
         opened.device = device.Device("cuda", 1)
-        failing = opened._session = Failing(opened._session, message, most=most)
-        monkeypatch.setattr(Session, "_run_bound", lambda self, given, outputs: self._session.run(outputs, given))
+        failing = opened._session = Failing(opened._session, message, most=most, step=step)
+        there = onnxruntime.OrtValue.ortvalue_from_numpy
+
+        def uploaded(array, kind, index):
+            assert (kind, index) == ("cuda", 1)
+            failing.fail("upload", len(array))
+            return there(array, kind, index)
+
+        monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(uploaded))
         return opened, failing
 
     return make
 
 
-def test_what_memory_does_not_hold_goes_in_parts(on_gpu, content, caplog):
+@pytest.mark.parametrize("step", ["upload", "run", "download"])
+def test_what_memory_does_not_hold_goes_in_parts(on_gpu, content, caplog, step):
     """Halved until it fits, said each time, remembered for the batches after it; the outputs are those of the whole."""
-    opened, failing = on_gpu(FULL, most=3)
+    opened, failing = on_gpu(FULL, most=3, step=step)
     expected = Session(content, device="cpu").run({"images": images(batch=13)})
     for one, other in zip(opened.run({"images": images(batch=13)}), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -365,12 +392,54 @@ def test_a_rejected_shape_lists_what_was_wrong(content):
         Session(content, device="cpu").run({"images": images()[:, :, :4]})
 
 
+@pytest.mark.parametrize("time", [True, False])
+def test_a_clock_runs_on_a_gpu_too(on_gpu, monkeypatch, wait_for, time):
+    """Where the network has a loop: the run's options, which end it, go with what is bound."""
+    opened, failing = on_gpu("", most=99, needs=Needs(memory=False, time=time))
+    opened.run({"images": images()})
+    (options,) = failing.options
+    assert (options is not None) is time
+    if time:
+
+        def run(_binding, options):
+            wait_for(lambda: options.terminate)
+            raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+        monkeypatch.setattr(bounds, "LONGEST", 0.01)
+        monkeypatch.setattr(failing, "run_with_iobinding", run)
+        with pytest.raises(FormatError, match=r"^net\.onnx: stopped after 0\.01 seconds in one batch"):
+            opened.run({"images": images()})
+
+
+def test_outputs_that_are_no_tensors_are_not_bound(bound_to_cpu):
+    """A sequence can be bound to no device; it comes as on the CPU."""
+    nodes = [helper.make_node("SequenceConstruct", ["images", "images"], ["both"])]
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 9, 9])
+    made = helper.make_tensor_sequence_value_info("both", TensorProto.FLOAT, None)
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", [given], [made]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    opened = Session(model.SerializeToString(), device="cpu")
+    opened.device = device.Device("cuda")
+    ((one, other),) = opened.run({"images": images()})
+    np.testing.assert_array_equal(one, images())
+    np.testing.assert_array_equal(other, images())
+
+
+def test_float16_that_onnx_runtime_does_not_open_names_the_remedy(content, pretended_gpu, monkeypatch):
+    """What the converter makes need not be a network that runs; with auto as well, where a CPU would be no remedy."""
+    monkeypatch.setattr(half_precision, "converted", lambda *_, **__: b"rubbish")
+    for wanted in ("cuda", "auto"):
+        with pytest.raises(UsageError, match=r"^net cannot be converted to float16 \(.*\); use --precision tf32$"):
+            Session(content, device=wanted, name="net", precision=Precision.FLOAT16)
+
+
 def test_bound_inputs_and_outputs_give_the_same(content):
     """All outputs or the named ones, for arrays that are no blocks of memory as well; on the CPU, which binds alike."""
     opened = Session(content, device="cpu")
     given = {"images": images(batch=6)[::2]}
     for found, expected in zip(
-        opened._run_bound(given, ["maps", "features"]), opened.run(given, ["maps", "features"]), strict=True
+        opened._run_bound(given, ["maps", "features"], None), opened.run(given, ["maps", "features"]), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
 

@@ -1,9 +1,12 @@
 """The line for a bug report: what is read from files is what the libraries say of themselves, and GPUs are named."""
 
+import sys
+
 import onnxruntime
 import pytest
 import torch
 
+from cnnkit import engine
 from cnnkit.engine import device, session, versions
 from cnnkit.errors import DeviceError
 
@@ -20,19 +23,21 @@ def test_versions_are_the_libraries_own(monkeypatch):
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_gpus_and_their_driver_are_named(monkeypatch, works):
+@pytest.mark.parametrize(
+    "failure", [None, DeviceError("no cuBLAS"), ImportError("no cuBLAS"), RuntimeError("no cuBLAS")]
+)
+def test_gpus_and_their_driver_are_named(monkeypatch, failure):
     """And whether ONNX Runtime computes there: it is tried, since a provider that is listed need not load."""
 
     def attempt():
-        if not works:
-            raise DeviceError("no cuBLAS")
+        if failure is not None:
+            raise failure
 
     monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
     monkeypatch.setattr(device, "gpus", lambda: 2)
     monkeypatch.setattr(device, "describe", lambda index: f"H{index}00 (compute capability 9.0)")
     monkeypatch.setattr(session, "try_gpu", attempt)
-    said = "ONNX Runtime's CUDA provider " + ("loads" if works else "does not load (no cuBLAS)")
+    said = "ONNX Runtime's CUDA provider " + ("loads" if failure is None else "does not load (no cuBLAS)")
     assert (
         f"driver for CUDA 13.0, H000 (compute capability 9.0), H100 (compute capability 9.0), {said}, Python "
         in versions.line()
@@ -48,3 +53,13 @@ def test_the_trial_computes(monkeypatch):
     )
     session.try_gpu()
     assert opened[0].outputs == ["y"]
+
+
+def test_an_onnxruntime_that_is_broken_is_in_the_line(monkeypatch):
+    """Which does not even import."""
+    monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.setattr(device, "describe", lambda index: f"H{index}00")
+    monkeypatch.delattr(engine, "session")
+    monkeypatch.setitem(sys.modules, "cnnkit.engine.session", None)
+    assert "H000, ONNX Runtime's CUDA provider does not load (" in versions.line()

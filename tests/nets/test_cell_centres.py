@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -352,6 +354,46 @@ def test_padding_that_the_graph_computes_from_the_size():
     assert found == CellCentres(Along(1 + 2, 4), Along(0 + 2, 4), (32, 31))
 
 
+RESIZES = [
+    ("Resize", 18, {"mode": mode, "coordinate_transformation_mode": way})
+    for mode in ("linear", "cubic")
+    for way in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "attributes"),
+    [
+        *RESIZES,
+        ("Resize", 18, {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        ("Resize", 10, {"mode": "linear"}),
+        ("Upsample", 9, {"mode": "linear"}),
+        ("Upsample", 9, {"mode": "nearest"}),
+    ],
+)
+def test_interpolated_cells_stand_where_onnx_runtime_reads(kind, opset, attributes):
+    """The mean row that a cell answers to, over a stride of 4 and twice as many cells, far from the borders."""
+    inputs = ["a", "", "scales"] if opset > 10 else ["a", "scales"]
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["a"], kernel_shape=[1, 1], strides=[4, 4]),
+        helper.make_node(kind, inputs, ["y"], **attributes),
+    ]
+    model = graph(nodes, [1, 1, 64, 64], opset=opset)
+    model.graph.initializer.append(helper.make_tensor("scales", FLOAT, [4], [1, 1, 2, 2]))
+    model.ir_version = 8
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = np.zeros((64, 1, 64, 64), np.float32)
+    rows[range(64), :, range(64)] = 1
+    answer = np.array([session.run(None, {"x": row[None]})[0][0, 0, :, 16] for row in rows])  # (64 rows, cells)
+    found = centres_of(model, "y", size=(64, 64)).rows
+    cells = np.arange(12, 20)
+    told = (np.arange(64) @ answer)[cells]
+    if attributes["mode"] == "nearest":  # two neighbours read one cell
+        cells, told = cells.reshape(-1, 2).mean(axis=1), told.reshape(-1, 2).mean(axis=1)
+    slack = 0.2 if attributes["mode"] == "cubic" else 1e-3  # a cubic's weights have their middle near the place alone
+    np.testing.assert_allclose(found.first + found.step * cells, told, atol=slack)
+
+
 def test_what_cannot_be_told_is_none():
     """A map that was cut into tokens, or a padding that depends on what is shown."""
     flat = [helper.make_node("Reshape", ["x", "s"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
@@ -360,6 +402,10 @@ def test_what_cannot_be_told_is_none():
     assert centres_of(graph(summed, [1, 3, 8, 8], constants=[("w", FLOAT, (8, 8))]), "y", size=(8, 8)) is None
     cut = [helper.make_node("Reshape", ["x", "s"], ["y"])]
     assert centres_of(graph(cut, [1, 3, 8, 8], constants=[("s", INT, (1, 8, 8, 3))]), "y", size=(8, 8)) is None
+    words = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "linear"}
+    cropped = [helper.make_node("Resize", ["x", "box", "", "s"], ["y"], **words)]
+    made = graph(cropped, [1, 3, 8, 8], constants=[("s", INT, (1, 3, 4, 4)), ("box", FLOAT, (8,))])
+    assert centres_of(made, "y", size=(8, 8)) is None
     padded = [helper.make_node("NonZero", ["x"], ["s"]), helper.make_node("Pad", ["x", "s"], ["y"])]
     assert centres_of(graph(padded, [1, 3, 8, 8]), "y", size=(8, 8)) is None
 

@@ -729,6 +729,22 @@ def test_a_loop_that_counts_is_followed(measured):
     assert measured(model(nodes, weights))[:2] == (108 + 144, 10_800 + 3 * 100 * 144)
 
 
+@pytest.mark.parametrize(("trips", "condition"), [("many", "c"), ("", "yes")])
+def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
+    """A body without a node takes no step of its own, and this one carries on a value that is known."""
+    monkeypatch.setattr(graph_dims, "_MOST_STEPS", 500)
+    given = {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.INT64, ())}
+    inner = body([], given, [condition, "s"])
+    nodes = [
+        make_node("Loop", [trips, "yes", "start"], ["end"], body=inner),
+        STEM,
+        make_node("Relu", ["maps"], ["out"]),
+    ]
+    weights = {**STEM_WEIGHT, "yes": np.asarray(True), "start": np.asarray(3), "many": np.asarray(10**12)}
+    with pytest.raises(FormatError, match="nodes run in its loops"):
+        measured(model(nodes, weights))
+
+
 def test_a_scan_works_for_every_slice(measured):
     """The body runs once for each row of the map."""
     inner = body(
