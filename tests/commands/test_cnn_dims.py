@@ -383,7 +383,9 @@ def test_no_code_in_the_current_folder_is_run(run, tmp_path, monkeypatch):
     y = make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     nodes = [
         make_node("Greater", ["x", "mean"], ["bright"]),
-        make_node("NonZero", ["bright"], ["places"]),  # as many as the pixels of an image say: a shape that only a run shows
+        make_node(
+            "NonZero", ["bright"], ["places"]
+        ),  # as many as the pixels of an image say: a shape that only a run shows
         make_node("Cast", ["places"], ["y"], to=onnx.TensorProto.FLOAT),
     ]
     mean = onnx.numpy_helper.from_array(torch.tensor(-1.0).numpy(), "mean")
