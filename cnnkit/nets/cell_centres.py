@@ -32,10 +32,19 @@ class Along:
         """Follow a transposed convolution, which takes `before` cells away."""
         return Along(self.first + (before - (span - 1) / 2) / stride * self.step, self.step / stride)
 
-    def resampled(self, count: int, made: int, *, align_corners: bool = False) -> "Along":
-        """Follow what makes `made` cells of `count`: interpolation, or a pool of adaptive size."""
+    def resampled(self, count: int, made: int, *, align_corners: bool = False, asymmetric: bool = False) -> "Along":
+        """Follow what makes `made` cells of `count`: interpolation, or a pool of adaptive size.
+
+        Args:
+            count: The cells before.
+            made: The cells after it.
+            align_corners: The first and the last cell keep their places.
+            asymmetric: The first cell keeps its place, as TensorFlow interpolates.
+        """
         if align_corners:
             return Along(self.first, self.step * (count - 1) / (made - 1)) if made > 1 else self
+        if asymmetric:
+            return Along(self.first, self.step * count / made)
         return Along(self.first + (count / made - 1) / 2 * self.step, self.step * count / made)
 
     def sliced(self, start: int, step: int = 1) -> "Along":

@@ -57,10 +57,11 @@ def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellC
         sides[axis + 4].dim_value = wanted
     shapes = _folded(graph, model, constants)
     traced = {images.name: TracedMap(axes=axes)}
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     for node in graph.node:
         inputs = [name for name in node.input if name in traced]
         if inputs and node.op_type not in _ENDS:
-            found = _followed(node, inputs, traced, shapes, constants)
+            found = _followed(node, inputs, traced, shapes, constants, opset=opset)
             if found is not None:
                 traced.update(dict.fromkeys((name for name in node.output if name), found))
     found = traced.get(value)
@@ -145,6 +146,8 @@ def _followed(
     traced: Mapping[str, TracedMap],
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, NDArray[Any]],
+    *,
+    opset: int,
 ) -> TracedMap | None:
     before, said = traced[inputs[0]], {each.name: get_attribute_value(each) for each in node.attribute}
     given, made = shapes.get(inputs[0]), shapes.get(node.output[0])
@@ -160,15 +163,27 @@ def _followed(
         case "Slice":
             return _sliced(node, before, said, given, constants)
         case "Resize" | "Upsample":
-            if given is None or made is None:
+            how = _coordinates(node.op_type, said, opset)
+            if given is None or made is None or how is None:
                 return None
-            corners = said.get("coordinate_transformation_mode") == b"align_corners"
             sides = zip((before.rows, before.columns), before.size(given), before.size(made), strict=True)
-            rows, columns = (side.resampled(count, many, align_corners=corners) for side, count, many in sides)
+            rows, columns = (side.resampled(count, many, **how) for side, count, many in sides)
             return TracedMap(rows, columns, before.axes)
     if made is None or any(name not in shapes for name in inputs):
         return before  # of an operation that is not known here: most work place by place
     return merged([(shapes[name], traced[name]) for name in inputs], made)
+
+
+def _coordinates(kind: str, said: Mapping[str, Any], opset: int) -> dict[str, bool] | None:
+    """Say how a resampling places its cells, as `Along.resampled` takes it; None where it crops, or nobody knows."""
+    early = kind == "Upsample" or opset < 11  # these have no choice
+    mode = b"asymmetric" if early else said.get("coordinate_transformation_mode", b"half_pixel")
+    if mode in (b"half_pixel", b"pytorch_half_pixel", b"half_pixel_symmetric"):
+        return {}
+    if mode == b"asymmetric":
+        # The nearest cell is taken for several, whose middle it is
+        return {"asymmetric": said.get("mode", b"nearest") != b"nearest"}
+    return {"align_corners": True} if mode == b"align_corners" else None
 
 
 def _windowed(
