@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cnnkit.engine import device as devices
+from cnnkit.engine import device_errors
 
 _PACKAGES = ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 
@@ -62,11 +63,10 @@ def _gpus() -> list[str]:
 
 def _provider() -> str:
     """Try it: a provider that is listed need not load."""
-    from cnnkit.engine import session  # imported where there is a GPU alone: --version stays quick elsewhere
-    from cnnkit.errors import CnnkitError
-
     try:
+        from cnnkit.engine import session  # imported where there is a GPU alone: --version stays quick elsewhere
+
         session.try_gpu()
-    except CnnkitError as error:
-        return f"ONNX Runtime's CUDA provider does not load ({error})"
+    except Exception as error:  # a broken installation raises anything, and is what the line is asked for
+        return f"ONNX Runtime's CUDA provider does not load ({device_errors.reason(error)})"
     return "ONNX Runtime's CUDA provider loads"

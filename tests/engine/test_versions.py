@@ -1,5 +1,7 @@
 """The line for a bug report: what is read from files is what the libraries say of themselves, and GPUs are named."""
 
+import sys
+
 import onnxruntime
 import pytest
 import torch
@@ -37,6 +39,16 @@ def test_gpus_and_their_driver_are_named(monkeypatch, works):
         f"driver for CUDA 13.0, H000 (compute capability 9.0), H100 (compute capability 9.0), {said}, Python "
         in versions.line()
     )
+
+
+def test_a_broken_onnxruntime_is_what_the_line_says(monkeypatch):
+    """An installation that does not import is in the line for the bug report, in place of a traceback."""
+    monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.delattr("cnnkit.engine.session")
+    monkeypatch.delitem(sys.modules, "cnnkit.engine.session")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "ONNX Runtime's CUDA provider does not load (import of onnxruntime halted" in versions.line()
 
 
 def test_the_trial_computes(monkeypatch):
