@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cnnkit.errors import CnnkitError
 from cnnkit.formats import cache
 
 CHOSEN = (
@@ -86,6 +88,26 @@ def test_matplotlibs_own_settings_stay(tmp_path, monkeypatch):
     (tmp_path / ".config/matplotlib").mkdir(parents=True)
     cache.keep_inside()
     assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_a_user_without_a_home(monkeypatch, run, tmp_path):
+    """As in a container with any user id: commands work, and what needs the cache says how to give it a place."""
+    for name in (*CHOSEN, "HOME"):
+        monkeypatch.setenv(name, "")  # so that all are put back
+        monkeypatch.delenv(name)
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert run("cnn-dims", "--input", "8,8,3", "--pool", "2").err == ""
+    assert "MPLCONFIGDIR" not in os.environ
+    with pytest.raises(CnnkitError, match=r"no home directory .* in CNNKIT_CACHE"):
+        cache.folder("weights")
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path))
+    assert cache.find_weights("0" * 64) is None
+    cache.keep_inside()
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "matplotlib")
 
 
 @pytest.mark.slow

@@ -437,11 +437,21 @@ def test_null_bytes_are_a_sentence(name, row, run_in, road):
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn-dims", "cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate", "cnn-train", "cnn-finetune", "cnn-advise"],
+)
 def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
     """/dev/zero has no end and no lines; /dev/null is an empty list."""
     folder, _ = road
-    words = {"cnn-split": ["-", "--ratio", "0.5,0.5"], "cnn-predict": ["-m", "head.onnx", "-"]}.get(name, [])
+    words = {
+        "cnn-dims": ["--pool", "2"],
+        "cnn-split": ["-", "--ratio", "0.5,0.5"],
+        "cnn-predict": ["-m", "head.onnx", "-"],
+        "cnn-train": ["-", "-o", "x.pt", *NET],
+        "cnn-finetune": ["head.pt", "-o", "x.pt"],
+        "cnn-advise": ["split.tsv", "--val", "-"],
+    }.get(name, [])
     command = shlex.join([name, *words])
     done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
     assert (done.out, done.err) == (

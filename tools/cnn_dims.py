@@ -78,7 +78,7 @@ def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> dims_p
         raise UsageError(
             "no --input, and standard input is a terminal; give --input H,W,C, or pipe a table of cnn-dims in"
         )
-    return dims_pipe.later(text, sys.stdin.buffer, name="standard input", bytes_per_value=scale)
+    return dims_pipe.later(text, cli.stdin(), name="standard input", bytes_per_value=scale)
 
 
 def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.DimsRow, ...], Mapping[str, str]]:

@@ -31,7 +31,7 @@ it emits rows calls `cli.finish_files` first: then it goes on to the end, whoeve
 
 from cnnkit.cli import options
 from cnnkit.cli.command import command, image_command
-from cnnkit.cli.input import images, reading, reading_each, truth
+from cnnkit.cli.input import images, reading, reading_each, stdin, truth
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
     callbacks,
@@ -77,5 +77,6 @@ __all__ = [
     "reading_each",
     "screen_size",
     "skipping",
+    "stdin",
     "truth",
 ]

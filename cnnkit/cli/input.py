@@ -49,14 +49,14 @@ def images(
 
     if not sources:
         refuse_terminal("a picture, a folder or a manifest", "a list")
-    stdin = _stdin() if "-" in (sources or ["-"]) else None
+    listed = stdin() if "-" in (sources or ["-"]) else None
     heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.unread = current().passed_over
-    found = source.find(sources or ["-"], split=split, stdin=stdin, null=null, folders=folders, search=heard)
+    found = source.find(sources or ["-"], split=split, stdin=listed, null=null, folders=folders, search=heard)
     return search_log.said(found, heard)
 
 
-def _stdin() -> BinaryIO:
+def stdin() -> BinaryIO:
     """Give standard input as bytes.
 
     Raises:
@@ -90,7 +90,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
         return
     if path is None:
         refuse_terminal(f"a file of {what}", "them")
-    yield _stdin(), "standard input"
+    yield stdin(), "standard input"
 
 
 def reading_each(paths: Sequence[Path] | None, what: str) -> Iterator[tuple[BinaryIO, str]]:

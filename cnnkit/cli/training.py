@@ -1,11 +1,10 @@
 """What the commands share which train: their images and what they print in the end."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnkit.choices import FolderReading
-from cnnkit.cli.input import refuse_terminal
+from cnnkit.cli.input import refuse_terminal, stdin
 from cnnkit.cli.invocation import current, rank
 from cnnkit.cli.output import emit
 from cnnkit.errors import UsageError
@@ -24,18 +23,18 @@ def labelled_images(
     """Find the images that the words on the command line name, for training and for validation.
 
     Raises:
-        UsageError: There is no source, and standard input is a terminal; or as `train_val.find`.
+        UsageError: There is no source, and standard input is a terminal, or as `input.stdin`; or as `train_val.find`.
         CnnkitError: As `train_val.find`.
     """
     from cnnkit.data import search_log, train_val
 
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
-    stdin = sys.stdin.buffer if sys.stdin else None
+    listed = stdin() if "-" in [*(sources or ["-"]), *(val or [])] else None
     heard = search_log.SearchLog(unread=current().passed_over)
     try:
         return train_val.find(
-            sources or ["-"], val or [], hold_out=hold_out, stdin=stdin, folders=folders, search=heard
+            sources or ["-"], val or [], hold_out=hold_out, stdin=listed, folders=folders, search=heard
         )
     finally:  # how folders were read may be what was wrong
         heard.say()

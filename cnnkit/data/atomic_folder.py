@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Generator, Set
 from pathlib import Path
 
@@ -40,8 +39,8 @@ def check(folder: str | Path, *, force: bool) -> None:
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise CnnkitError(f"{folder} is no folder; choose another name")
-    held = set(os.listdir(folder)) if folder.is_dir() else set()
     _check_unused(folder / _MAKING)
+    held = set(os.listdir(folder)) if folder.is_dir() else set()
     if (folder / _READY).is_symlink():
         raise CnnkitError(f"{folder / _READY} is a link, which no run makes; remove it")
     tree.check_free(folder, force=force or _READY in held or held <= {_MAKING})
@@ -110,7 +109,7 @@ def staging_folder(folder: Path, replaceable: Set[str]) -> Generator[Path]:
     except FileExistsError:
         raise _held(folder) from None
     try:
-        with _locked(made):
+        with atomic.claimed_folder(made, _held(folder)):
             yield made
             made.rename(folder / _READY)
     except BaseException:
@@ -126,21 +125,8 @@ def _check_unused(made: Path) -> None:
     if made.is_symlink():
         raise CnnkitError(f"{made} is a link, which no run makes; remove it")
     if made.is_dir():
-        with _locked(made):
+        with atomic.claimed_folder(made, _held(made.parent)):
             pass
-
-
-@contextlib.contextmanager
-def _locked(made: Path) -> Generator[None]:
-    """Hold a folder, where the system can; whoever held it lets go of it by ending, in whatever way."""
-    descriptor = os.open(made, os.O_RDONLY) if sys.platform != "win32" else None
-    try:
-        if descriptor is not None and not atomic.lock(descriptor):
-            raise _held(made.parent)
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _held(folder: Path) -> CnnkitError:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -83,7 +84,7 @@ def evaluate(
         UsageError: A single file, and a truth without splits; or a file that is given twice.
         CnnkitError: A single fold, an image that belongs to no split, and as `report.read`.
     """
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{twice}: given twice; a fold is counted once")
     predictions = reports.read(files, truth, classes=config.classes(), complete=config.complete)

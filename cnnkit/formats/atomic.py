@@ -8,7 +8,9 @@ import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Generator
+from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,9 @@ _COMPARED = 1 << 26
 
 #: How a file is opened that somebody else may have put there: links are not followed, and pipes are not waited for.
 _CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+#: A temporary file that nobody can be asked about belongs to nobody when it is this many seconds old.
+_LEFT = 24 * 3600
 
 #: The longest name that file systems take, in bytes.
 _LONGEST = 255
@@ -66,25 +71,39 @@ def hidden_name(name: str, ending: str) -> str:
     return fitting_name(f".{name}", ending)
 
 
-def lock(descriptor: int) -> bool:
+class Lock(Enum):
+    """Who holds the lock of an open file: this process, another one, or nobody, where the file system has none for it."""
+
+    OURS = auto()
+    OTHERS = auto()
+    NONE = auto()
+
+
+#: What file systems answer that have no locks, or none for a folder, as NFS, or for this user, as CIFS and some in user space.
+_NO_LOCKS = frozenset(
+    (
+        *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS),
+        *(errno.EBADF, errno.EACCES, errno.EPERM),
+    )
+)
+
+
+def lock(descriptor: int) -> Lock:
     """Lock an open file or folder for this process, without waiting.
 
-    Whoever holds the lock lets go of it by closing the file, or by ending in whatever way. Where the file system has no locks, every
-    process gets it.
-
-    Returns:
-        False where another process holds the lock.
+    Whoever holds the lock lets go of it by closing the file, or by ending in whatever way.
     """
     if sys.platform == "win32":
-        return True
+        return Lock.NONE
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return Lock.OTHERS
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+        if error.errno not in _NO_LOCKS:
             raise
-    return True
+        return Lock.NONE
+    return Lock.OURS
 
 
 def is_the_file(descriptor: int, path: Path) -> bool:
@@ -116,15 +135,39 @@ def claimed(path: str | Path) -> Generator[None]:
     if sys.platform == "win32" or (path.exists() and not path.is_file() and not path.is_dir()):
         yield
         return
-    if path.is_dir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            if not lock(descriptor):
-                raise busy(path)
-            yield
-        finally:
-            os.close(descriptor)
+    with claimed_folder(path, busy(path)) if path.is_dir() else _claimed_beside(path):
+        yield
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: Path, refusal: CnnkitError) -> Generator[None]:
+    """Keep a folder that is there for this run alone, by a lock on the folder, or on a file beside it where folders have none.
+
+    Raises:
+        CnnkitError: `refusal`, where another run has it.
+    """
+    if sys.platform == "win32":
+        yield
         return
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        found = lock(descriptor)
+        if found is Lock.OTHERS:
+            raise refusal
+        if found is Lock.NONE:  # NFS locks files, and no folders
+            try:
+                stack.enter_context(_claimed_beside(folder))
+            except CnnkitError as error:
+                raise refusal from error
+            except (OSError, ValueError):  # the folder above is somebody else's, or there is none: nothing to lock
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def _claimed_beside(path: Path) -> Generator[None]:
+    """Keep an output for this run alone by a locked file beside it."""
     target = Path(os.path.realpath(path))
     mark = target.with_name(hidden_name(target.name, ".lock"))
     descriptor = open_locked(mark, output=path)
@@ -154,18 +197,18 @@ def open_locked(file: Path, *, output: Path) -> int:
                 raise CnnkitError(f"{file} is in the way, and is not a file; remove it") from error
             error.filename = str(output)
             raise
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(descriptor)
-            raise CnnkitError(f"{file} is in the way, and is not a file; remove it")
-        if not lock(descriptor):
-            os.close(descriptor)
-            raise busy(output)
-        if is_the_file(descriptor, file):
-            if found.st_nlink == 1:
-                return descriptor
-            file.unlink()
-        os.close(descriptor)
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(os.close, descriptor)
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise CnnkitError(f"{file} is in the way, and is not a file; remove it")
+            if lock(descriptor) is Lock.OTHERS:
+                raise busy(output)
+            if is_the_file(descriptor, file):
+                if found.st_nlink == 1:
+                    otherwise.pop_all()
+                    return descriptor
+                file.unlink()
 
 
 @contextlib.contextmanager
@@ -204,27 +247,34 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
     target = Path(os.path.realpath(path))  # a symbolic link keeps pointing; what it points to is replaced
     descriptor: int | None = None
     beside: Path | None = None
+    opened = False
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else None
         _remove_left(target)
         while descriptor is None:
             beside = target.with_name(hidden_name(target.name, f".{secrets.token_hex(4)}.tmp"))
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
-            if not (lock(descriptor) and is_the_file(descriptor, beside)):  # another run took it for one that was left
-                os.close(descriptor)
+            if lock(descriptor) is Lock.OTHERS or not is_the_file(descriptor, beside):
+                os.close(descriptor)  # another run took it for one that was left
                 descriptor = None
         assert beside is not None
         with os.fdopen(descriptor, "wb") as file:
+            opened = True
             if mode is not None:
                 beside.chmod(mode)  # once more, past the umask
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if sys.platform == "win32":  # where no open file can be renamed
+                file.close()
             if _same(beside, target):
                 beside.unlink()
             else:
                 beside.replace(target)
     except BaseException as error:
+        if descriptor is not None and not opened:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         # It may be there without a descriptor: a signal can arrive while it is opened
         if beside is not None:
             beside.unlink(missing_ok=True)
@@ -241,7 +291,10 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _remove_left(target: Path) -> None:
-    """Remove the temporary files of runs that were killed while they wrote this file: whoever is alive holds a lock on its own."""
+    """Remove the temporary files of runs that were killed while they wrote this file: whoever is alive holds a lock on its own.
+
+    Where the file system has no locks, those that have not been written to for a day.
+    """
     if sys.platform == "win32":
         return
     ending = f".{'0' * 8}.tmp"
@@ -256,22 +309,19 @@ def _remove_left(target: Path) -> None:
             and entry.is_file(follow_symlinks=False)
         ]
         for path in left:
-            remove_unlocked(path)
+            _remove_unlocked(path)
 
 
-def remove_unlocked(path: Path) -> bool:
-    """Remove a file or say False: another process holds a lock on it, or it cannot be removed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _CAUTIOUS)
-    except OSError:
-        return False
-    try:
-        if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and lock(descriptor) and is_the_file(descriptor, path)):
-            return False
-        path.unlink()
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file, unless another process holds a lock on it, may be at work at it, or it cannot be removed."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        writable = os.access(path, os.W_OK)  # NFS locks nothing else
+        descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _CAUTIOUS)
+        stack.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return
+        held = lock(descriptor)
+        left = held is Lock.OURS or (held is Lock.NONE and time.time() - found.st_mtime > _LEFT)
+        if left and is_the_file(descriptor, path):
+            path.unlink()

@@ -7,16 +7,29 @@ from pathlib import Path
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic
 
+_CACHE = ("XDG_CACHE_HOME", ".cache")
+
 
 def root() -> Path:
-    """Name the cache's folder: CNNKIT_CACHE, else XDG_CACHE_HOME/cnnkit, else ~/.cache/cnnkit."""
+    """Name the cache's folder: CNNKIT_CACHE, else XDG_CACHE_HOME/cnnkit, else ~/.cache/cnnkit.
+
+    Raises:
+        CnnkitError: None of these is known.
+    """
     if named := os.environ.get("CNNKIT_CACHE"):
         return Path(named)
-    return _home_cache() / "cnnkit"
+    below = _below_home(*_CACHE)
+    if below is None:
+        raise CnnkitError("there is no home directory to keep the cache in; name a folder for it in CNNKIT_CACHE")
+    return below / "cnnkit"
 
 
-def _home_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _below_home(variable: str, name: str) -> Path | None:
+    """Give what a variable names, else a folder below the home directory, which a user without an account need not have."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    home = os.path.expanduser("~")
+    return Path(home, name) if home != "~" else None
 
 
 def folder(kind: str) -> Path:
@@ -45,12 +58,18 @@ def keep_inside() -> None:
 
     For commands: who imports the library has settings for those libraries already.
     """
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    own = [config / "matplotlib", Path.home() / ".matplotlib", _home_cache() / "matplotlib"]
-    if not any(path.exists() for path in own):
-        os.environ.setdefault("MPLCONFIGDIR", str(root() / "matplotlib"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root() / "torchinductor"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(root() / "triton"))
+    try:
+        kept = root()
+    except CnnkitError:  # said where it is needed
+        return
+    config, home, own = _below_home("XDG_CONFIG_HOME", ".config"), _below_home("", ""), _below_home(*_CACHE)
+    settings = [
+        folder / name for folder, name in ((config, "matplotlib"), (home, ".matplotlib"), (own, "matplotlib")) if folder
+    ]
+    if not any(path.exists() for path in settings):
+        os.environ.setdefault("MPLCONFIGDIR", str(kept / "matplotlib"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(kept / "triton"))
 
 
 def keep(path: Path, content: bytes) -> None:
@@ -81,8 +100,9 @@ def find_weights(digest: str) -> Path | None:
     if kept.is_file() and sha256(kept) == digest:  # else damaged, or put there by somebody else
         return kept
     # torch.hub's own rule, without importing torch; it puts the first digits of the hash into names, which alone prove nothing
-    home = os.environ.get("TORCH_HOME") or _home_cache() / "torch"
-    for candidate in sorted(Path(home, "hub", "checkpoints").glob(f"*-{digest[:8]}.pth")):
+    caches = _below_home(*_CACHE)
+    home = os.environ.get("TORCH_HOME") or (caches / "torch" if caches else None)
+    for candidate in sorted(Path(home, "hub", "checkpoints").glob(f"*-{digest[:8]}.pth")) if home else ():
         if sha256(candidate) == digest:
             return candidate
     return None

@@ -1,11 +1,7 @@
 """What an unfinished training leaves beside its model, `model.checkpoint.pt`, to go on from; read with weights_only."""
 
-import contextlib
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, torch_model
@@ -38,22 +34,3 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("checkpoint") != VERSION:
         raise FormatError(f"{path}: no checkpoint of this version; remove it, or begin anew without --resume")
     return content
-
-
-@contextlib.contextmanager
-def taking_up(path: Path) -> Generator[None]:
-    """Turn whatever goes wrong while a checkpoint's content is used into an error that names the file: anybody can have written it.
-
-    Raises:
-        FormatError: Something is missing, or of another type or shape.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()
-        shown = reason[-1].strip()[:100] if reason else type(error).__name__
-        raise FormatError(
-            f"{path}: not what a training leaves ({shown}); remove it, or begin anew without --resume"
-        ) from error

@@ -8,6 +8,7 @@ While they are being written the first two are called `train.npy.part` and `trai
 `train.json.part` has the settings in its first line, and then the checksums of each block of rows. Whoever writes holds a lock on it.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -192,17 +193,36 @@ class FeatureWriter:
         """
         described = self._claim()
         if self._values is None:
-            with atomic.naming(self.path):
-                described.truncate(0)  # what it describes is about to go
-                self._values, self._listed = (_emptied(part, output=self.path) for part in self._parts[:2])
-                self._values.write(self._npy_header(_MOST_ROWS))
-                self._listed.write(manifest.render([], columns=self.columns))
-                self._values.flush()
-                self._listed.flush()
-                described.seek(0)
-                described.write(self._fingerprint() + b"\n")
-                described.flush()
+            try:
+                with atomic.naming(self.path):
+                    self._start_over(described)
+            except BaseException:
+                self._let_go()
+                raise
         return self
+
+    def _start_over(self, described: BinaryIO) -> None:
+        described.truncate(0)  # what it describes is about to go
+        self._values = _emptied(self._parts[0], output=self.path)
+        self._listed = _emptied(self._parts[1], output=self.path)
+        self._values.write(self._npy_header(_MOST_ROWS))
+        self._listed.write(manifest.render([], columns=self.columns))
+        self._values.flush()
+        self._listed.flush()
+        described.seek(0)
+        described.write(self._fingerprint() + b"\n")
+        described.flush()
+
+    def _let_go(self) -> None:
+        """Remove the parts that were begun, and with them the lock: another writer may try."""
+        begun = (self._values, self._listed, self._described)
+        for part, file in reversed([*zip(self._parts, begun, strict=True)]):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what could not be written cannot be flushed
+                    file.close()
+        self._values = self._listed = self._described = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

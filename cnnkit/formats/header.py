@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -249,7 +250,7 @@ class _HeaderFile(msgspec.Struct):
         """Refuse two classes of one name."""
         names = self.classes or ()
         if len(set(names)) < len(names):
-            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            twice = next(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"classes names {_shown(twice)} twice")
 
 

@@ -1,6 +1,6 @@
 """The shapes of the values of an ONNX graph by a run of ONNX Runtime, in a process of its own.
 
-What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends that process alone, which runs this file: it
+What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends that process alone, which runs `main`: it
 reads a graph from one pipe, and writes shapes as JSON into another.
 """
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, TensorProto
@@ -21,6 +22,7 @@ Shape = tuple[int, ...]
 _MOST_BYTES = 4 << 30
 _MOST_SECONDS = 60
 _RESULT = "shape of value "
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from cnnkit.nets.graph_run import main; main()"
 
 
 class RunError(Exception):
@@ -51,7 +53,8 @@ def shapes_by_running(
         if value.name in inputs:
             element, shape = inputs[value.name]
             value.CopyFrom(make_tensor_value_info(value.name, element, list(shape)))
-    command = [sys.executable, "-m", "cnnkit.nets.graph_run"]
+    # -P, and cnnkit's own folder last: Python would look for modules in the current folder first, which may hold an onnx.py
+    command = [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])]
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         done = subprocess.run(
@@ -73,7 +76,7 @@ def shapes_by_running(
     return dict(zip(names, map(tuple, answer["shapes"]), strict=True))
 
 
-def _main() -> None:
+def main() -> None:
     """Run what the first pipe brings."""
     try:
         answer: dict[str, object] = {"shapes": _run(sys.stdin.buffer.read())}
@@ -109,7 +112,3 @@ def _run(content: bytes) -> list[list[int]]:
     run_options = onnxruntime.RunOptions()
     run_options.log_severity_level = 4
     return [shape.tolist() for shape in session.run(None, zeros, run_options)]
-
-
-if __name__ == "__main__":
-    _main()

@@ -22,7 +22,7 @@ from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, loop, optim
+from cnnkit.train import dataset, loop, optim, resuming
 from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
 from cnnkit.train.distributed import World
@@ -480,7 +480,7 @@ class Trainer:
                 "begin anew without --resume, or give another -o"
             )
         rows: list[dict[str, Any]] = model.history
-        with checkpoint.taking_up(output):
+        with resuming.taking_up(output):
             epochs = [Epoch(**row, seconds=0.0) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
@@ -497,7 +497,7 @@ class Trainer:
             log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
-        with checkpoint.taking_up(self.checkpoint):
+        with resuming.taking_up(self.checkpoint):
             check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
             self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
             self.step.module.load_state_dict(kept["module"])

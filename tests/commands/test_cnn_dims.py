@@ -372,3 +372,29 @@ def test_an_onnx_that_cannot_be_measured_ends_in_one_sentence(run, tmp_path):
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
     assert "a.onnx: what the operator acme.Fold multiplies is not known" in outcome.err
+
+
+def test_no_code_in_the_current_folder_is_run(run, tmp_path, monkeypatch):
+    """Modules that lie beside a network, under names that cnn-dims imports, are not imported, nor do they keep it from a number."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+    x = make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 9, 9])
+    y = make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    nodes = [
+        make_node("Greater", ["x", "mean"], ["bright"]),
+        make_node(
+            "NonZero", ["bright"], ["places"]
+        ),  # as many as the pixels of an image say: a shape that only a run shows
+        make_node("Cast", ["places"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    mean = onnx.numpy_helper.from_array(torch.tensor(-1.0).numpy(), "mean")
+    graph = make_graph(nodes, "", [x], [y], [mean])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    (tmp_path / "cnnkit").mkdir()
+    for name in ("onnx.py", "json.py", "numpy.py", "onnxruntime.py", "cnnkit/__init__.py"):
+        (tmp_path / name).write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    outcome = run("cnn-dims", "m.onnx")
+    assert not (tmp_path / "ran").exists()
+    assert (outcome.rows[-1]["output"], outcome.err) == ("243", "")

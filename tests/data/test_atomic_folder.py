@@ -1,7 +1,10 @@
 """A folder of listed files: replaced as a whole and no more than that, whenever a run is cut off, and whoever else is about."""
 
+import errno
+import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -284,3 +287,25 @@ def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog, contents)
     with pytest.raises(CnnkitError, match="is a link that leads out of"):
         atomic_folder.earlier(folder, force=True)
     assert (tmp_path / "outside" / "4.png").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_file_system_that_locks_no_folders(folder, monkeypatch, left):
+    """As NFS: a run that is at work is noticed all the same, and what a killed one left is no obstacle."""
+
+    def flock(descriptor, _):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if left:
+        put(folder, {".augmenting/x": b"half", "..augmenting.lock": b""})
+    write(folder, OLD)
+    assert sorted(os.listdir(folder)) == ["augment.tsv", "cat", "dog"]
+    with (
+        atomic_folder.staging_folder(folder, set()),
+        pytest.raises(CnnkitError, match="another run is writing into it"),
+    ):
+        atomic_folder.check(folder, force=True)

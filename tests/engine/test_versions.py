@@ -44,6 +44,16 @@ def test_gpus_and_their_driver_are_named(monkeypatch, failure):
     )
 
 
+def test_a_broken_onnxruntime_is_what_the_line_says(monkeypatch):
+    """An installation that does not import is in the line for the bug report, in place of a traceback."""
+    monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    monkeypatch.delattr("cnnkit.engine.session")
+    monkeypatch.delitem(sys.modules, "cnnkit.engine.session")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "ONNX Runtime's CUDA provider does not load (import of onnxruntime halted" in versions.line()
+
+
 def test_the_trial_computes(monkeypatch):
     """The network that is tried is a network; here it runs on the CPU."""
     opened = []

@@ -1,10 +1,13 @@
 """Write beside, rename: a reader never sees half a file."""
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -296,3 +299,54 @@ def test_names_are_cut_where_file_systems_would_not_take_them():
         assert 230 < len(os.fsencode(name)) <= 244
         assert name.endswith(".png")
         os.fsencode(name)
+
+
+def locks_as(monkeypatch, *, folders, files=None):
+    """Let flock fail with these errors, by what it is called for."""
+    real = fcntl.flock
+
+    def flock(descriptor, how):
+        error = folders if stat.S_ISDIR(os.fstat(descriptor).st_mode) else files
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("error", [errno.EBADF, errno.EACCES, errno.EOPNOTSUPP])
+def test_a_folder_on_nfs_belongs_to_one_run(tmp_path, monkeypatch, error):
+    """NFS locks nothing that is open for reading alone, so no folder: a file beside it is locked, and gone afterwards."""
+    locks_as(monkeypatch, folders=error)
+    (tmp_path / "out").mkdir()
+    with atomic.claimed(tmp_path / "out"):
+        with pytest.raises(CnnkitError, match="out: another run is writing it"), atomic.claimed(tmp_path / "out"):
+            pytest.fail("two runs at once")
+        assert os.listdir(tmp_path / "out") == []
+    assert os.listdir(tmp_path) == ["out"]
+    with atomic.claimed("/"):  # beside which there is nothing
+        pass
+
+
+def test_without_locks_only_what_is_old_is_removed(tmp_path, monkeypatch):
+    """Where nothing tells a living run's temporary file from a dead one's, age does: two runs can write one file at once."""
+    locks_as(monkeypatch, folders=errno.ENOSYS, files=errno.ENOSYS)
+    path = tmp_path / "file"
+    left = tmp_path / ".file.01234567.tmp"
+    left.touch()
+    os.utime(left, (time.time() - 90_000,) * 2)
+    with atomic.writing(path) as file:
+        write(path, b"second")
+        file.write(b"first")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("manager", [atomic.writing, atomic.claimed])
+def test_no_descriptor_is_left_where_a_lock_fails(tmp_path, monkeypatch, manager):
+    """What the lock of a new file raises ends the claim, and closes what was opened for it."""
+    locks_as(monkeypatch, folders=None, files=errno.EIO)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Input/output error"), manager(tmp_path / "file"):
+        pytest.fail("locked")
+    assert os.listdir("/proc/self/fd") == before

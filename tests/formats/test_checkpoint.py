@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnkit.errors import FormatError, UsageError
+from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, checkpoint, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -76,19 +76,3 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         FormatError, match=r"damaged: data/0 is not what was written; .* or begin anew without --resume"
     ):
         checkpoint.load(path)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [KeyError("mark"), TypeError("no number"), RuntimeError("line\nsize mismatch"), IndexError(), ValueError("x")],
-)
-def test_content_that_does_not_fit_names_the_file(tmp_path, error):
-    """What goes wrong while a checkpoint is taken up is one line; memory that is full, or what the user can mend, is not that."""
-    path = tmp_path / "m.checkpoint.pt"
-    expected = pytest.raises(FormatError, match=r"m\.checkpoint\.pt: not what a training leaves \(.*\); remove it")
-    with expected as caught, checkpoint.taking_up(path):
-        raise error
-    assert "\n" not in str(caught.value)
-    for other in (torch.OutOfMemoryError("full"), UsageError("another --lr")):
-        with pytest.raises(type(other)), checkpoint.taking_up(path):
-            raise other

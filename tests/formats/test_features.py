@@ -583,3 +583,23 @@ def test_arrays_of_other_machines(tmp_path, dtype, order):
     loaded = features.load_values(tmp_path / "x.npy")
     np.testing.assert_array_equal(loaded, values(4).astype(dtype))
     assert torch.from_numpy(np.array(loaded)).shape == (4, 5)
+
+
+def test_a_start_that_fails_lets_go(tmp_path, monkeypatch):
+    """A disk that is full before the first row leaves no part, and no lock that would keep the same process from trying again."""
+    path = tmp_path / "train.npy"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "render", full)
+        with pytest.raises(OSError, match="No space left"), writer(path):
+            pytest.fail("written")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "train.tsv.part").mkdir()
+    with pytest.raises(CnnkitError, match="in the way"), writer(path):
+        pytest.fail("written")
+    assert os.listdir(tmp_path) == ["train.tsv.part"]
+    (tmp_path / "train.tsv.part").rmdir()
+    assert features.load_values(write(path)).shape == (10, 5)

@@ -284,6 +284,7 @@ def test_every_field_changed_in_every_way(place):
         (("preprocess", "fit"), "stretch", "preprocess.fit: expected one of crop, squash, pad, found 'stretch'"),
         (("classes",), [], "classes: expected array of length >= 1, found []"),
         (("classes",), ["cat", "dog", "cat"], "classes names 'cat' twice"),
+        (("classes",), [*map(str, range(100_000)), "99999"], "classes names '99999' twice"),  # at once
         (("backbone", "name"), 5, "backbone.name: expected str, got int, found 5"),
         (("backbone", "weights_sha256"), "../../x", "backbone.weights_sha256: expected str matching regex"),
         (("head",), "@/etc/passwd", "head: expected str matching regex"),

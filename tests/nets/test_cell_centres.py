@@ -413,3 +413,46 @@ def test_what_cannot_be_told_is_none():
 def test_cells_that_tile_stand_in_the_middle_of_their_tiles():
     """In units of the map itself."""
     assert tiled((3, 4)) == CellCentres(Along(0, 1), Along(0, 1), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("opset", "operator", "said"),
+    [
+        (17, "Resize", {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+        (17, "Resize", {"mode": "cubic", "coordinate_transformation_mode": "asymmetric"}),
+        (17, "Resize", {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}),
+        (17, "Resize", {"mode": "cubic", "cubic_coeff_a": -0.5}),
+        (10, "Resize", {"mode": "linear"}),
+        (9, "Upsample", {"mode": "linear"}),
+    ],
+)
+def test_an_enlarged_map_stands_where_single_rows_reach_it(opset, operator, said):
+    """ONNX Runtime's response to each row of the image: its centre of gravity is the place of the cell."""
+    scales = helper.make_tensor("s", TensorProto.FLOAT, [4], [1, 1, 2, 2])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [1])
+    given = ["y", "", "s"] if opset > 10 else ["y", "s"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], strides=[4, 4], kernel_shape=[1, 1]),
+        helper.make_node(operator, given, ["z"], **said),
+    ]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [32, 1, 32, 32])]
+    ends += [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    made = helper.make_graph(nodes, "", ends[:1], ends[1:], [weight, scales])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+    rows = np.broadcast_to(np.eye(32, dtype=np.float32)[:, None, :, None], (32, 1, 32, 32))  # one row of each image
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    reached = session.run(None, {"x": rows})[0][:, 0, :, 5]
+    found = centres_of(model, "z", size=(32, 32))
+    for cell in (6, 7):
+        expected = (np.arange(32) * reached[:, cell]).sum() / reached[:, cell].sum()
+        assert found.rows.first + cell * found.rows.step == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_map_that_is_cropped_as_it_is_enlarged_is_not_told():
+    """Where tf_crop_and_resize places its cells is in an input."""
+    said = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    nodes = [helper.make_node("Resize", ["x", "r", "s"], ["y"], **said)]
+    model = graph(nodes, [1, 3, 8, 8])
+    for name, values in (("r", [0.0, 0, 0, 0, 1, 1, 1, 1]), ("s", [1.0, 1, 2, 2])):
+        model.graph.initializer.append(helper.make_tensor(name, FLOAT, [len(values)], values))
+    assert centres_of(model, "y", size=(8, 8)) is None
