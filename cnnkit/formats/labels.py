@@ -27,27 +27,32 @@ def load(path: str | Path) -> tuple[str, ...]:
     labels = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not labels:
         raise FormatError(f"{path}: no labels; expected one a line")
-    return _numbered(labels, name=str(path))
+    return numbered(labels, name=str(path))
 
 
-def _numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
-    """Give labels that all differ: of ImageNet's two cranes the second becomes "crane 2"."""
+def numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
+    """Give labels that all differ, with a notice: of ImageNet's two cranes the second becomes "crane 2".
+
+    Args:
+        labels: In the order of a network's outputs.
+        name: Where they come from, for the notice.
+    """
     repeated = [label for label, times in Counter(labels).items() if times > 1]
     if not repeated:
         return tuple(labels)
-    taken, seen, numbered = set(labels), set(), []
+    taken, seen, different = set(labels), set(), []
     for label in labels:
         if label in seen:
             label = next(each for each in (f"{label} {number}" for number in count(2)) if each not in taken)
             taken.add(label)
         seen.add(label)
-        numbered.append(label)
+        different.append(label)
     log.warning(
         '%s: "%s" is the name of classes %s%s; numbered as %s',
         name,
         repeated[0],
         " and ".join(str(place) for place, label in enumerate(labels, start=1) if label == repeated[0]),
         f", and {len(repeated) - 1} more names stand there again" if len(repeated) > 1 else "",
-        " and ".join(f'"{new}"' for new, old in zip(numbered, labels, strict=True) if old == repeated[0]),
+        " and ".join(f'"{new}"' for new, old in zip(different, labels, strict=True) if old == repeated[0]),
     )
-    return tuple(numbered)
+    return tuple(different)

@@ -23,7 +23,7 @@ from cnnkit.choices import Fit, Pool
 from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
 from cnnkit.engine.session import Session
-from cnnkit.formats import features, torch_model
+from cnnkit.formats import features, labels, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
 from cnnkit.nets import backbones, build
@@ -838,7 +838,7 @@ def mobilenet(folder):
     index = json.loads((folder / "imagenet_class_index.json").read_text(encoding="utf-8"))
     header = Header(
         kind=ArtefactKind.ONNX,
-        classes=tuple(index[str(place)][1] for place in range(1000)),
+        classes=labels.numbered([index[str(place)][1] for place in range(1000)], name="ImageNet"),
         preprocess=preprocess,
         backbone=backbone,
     )
