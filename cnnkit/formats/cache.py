@@ -51,6 +51,7 @@ def keep_inside() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(root() / "matplotlib"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root() / "torchinductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(root() / "triton"))
+    os.environ.setdefault("CUDA_CACHE_PATH", str(root() / "cuda"))  # the driver's, of code that it compiles for a GPU
 
 
 def keep(path: Path, content: bytes) -> None:
