@@ -298,7 +298,7 @@ def _open(source: BinaryIO) -> Image.Image:
         size = source.seek(0, os.SEEK_END)
         if size > files.MOST:
             raise BadImageError(f"file too large, at most {files.MOST:,} bytes")
-        memory.hold(size)
+        memory.hold(2 * size)  # pieces, and what they are joined to
     source.seek(0)
     try:
         return Image.open(source, formats=_OPENERS)
