@@ -15,6 +15,7 @@ from cnnkit.formats import cache
 
 CHOSEN = (
     "CNNKIT_CACHE",
+    "CUDA_CACHE_PATH",
     "HF_HUB_DISABLE_TELEMETRY",
     "MPLCONFIGDIR",
     "ORT_DISABLE_TELEMETRY",
@@ -81,6 +82,7 @@ def test_matplotlibs_own_settings_stay(tmp_path, monkeypatch):
     cache.keep_inside()
     assert os.environ["MPLCONFIGDIR"] == str(tmp_path / ".cache/cnnkit/matplotlib")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / ".cache/cnnkit/torchinductor")
+    assert os.environ["CUDA_CACHE_PATH"] == str(tmp_path / ".cache/cnnkit/cuda")
     monkeypatch.setenv("MPLCONFIGDIR", "/mine")
     cache.keep_inside()
     assert os.environ["MPLCONFIGDIR"] == "/mine"

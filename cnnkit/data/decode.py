@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -24,6 +25,9 @@ from cnnkit.errors import BadImageError, CnnkitError
 #: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several images in the file.
 #: HEIF is pillow-heif's, and asked when it is needed.
 _OPENERS = tuple(name for name in FORMATS if name not in ("MPO", "HEIF"))
+
+#: Of these the decoder takes all bytes into memory as it opens them.
+_READ_WHOLE = ("WEBP", "AVIF", "HEIF")
 
 #: TIFF's tags for the size of its tiles.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -53,6 +57,8 @@ MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+
+_one_thread = threading.Lock()
 
 #: The bound on an image's pixels, Pillow's own by default: what it refuses as a decompression bomb.
 _most_pixels = 178_956_970
@@ -169,11 +175,13 @@ def load_pixels(image: Image.Image, path: str | Path) -> None:
         image: Opened, not decoded yet.
         path: Its file, for messages.
     """
-    memory.hold(image.width * image.height * _bytes_a_pixel(image) + 64 * image.height)
+    read = os.path.getsize(path) if image.format in _READ_WHOLE else 0
+    memory.hold(read + image.width * image.height * _bytes_a_pixel(image) + 64 * image.height)
     with libtiff.complaints() as complained:
         image.load()
     if complained():
-        _name_damaged(path)
+        with _one_thread:  # a cache lets two in at once
+            _name_damaged(path)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -287,11 +295,19 @@ def _opened(path: str | Path, file: BinaryIO) -> Generator[Image.Image]:
 
 def _open(source: BinaryIO) -> Image.Image:
     """Open an image with Pillow's own decoders; HEIC, which none of them knows, with pillow-heif."""
+    kind = image_formats.of_content(_head(source))
+    if kind in _READ_WHOLE:
+        size = source.seek(0, os.SEEK_END)
+        if size > files.MOST:
+            raise BadImageError(f"file too large, at most {files.MOST:,} bytes")
+        memory.hold(2 * size)  # pieces, and what they are joined to
+    source.seek(0)
     try:
         return Image.open(source, formats=_OPENERS)
     except Exception:  # a HEIC file of the brand mif1 is tried, and refused in its own way, by the AVIF reader
-        if image_formats.of_content(_head(source)) != "HEIF":
+        if kind != "HEIF":
             raise
+        source.seek(0)
         _register_heif()
         return Image.open(source, formats=("HEIF",))
 

@@ -109,7 +109,7 @@ def _found_in(
 def _one(source: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
-    if not os.path.exists(source):
+    if not os.path.lexists(source):
         raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)

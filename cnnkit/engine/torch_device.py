@@ -18,7 +18,7 @@ from cnnkit.choices import Precision
 from cnnkit.engine import device as devices
 from cnnkit.engine import device_errors
 from cnnkit.engine.device import Device
-from cnnkit.errors import DeviceError
+from cnnkit.errors import CnnkitError, DeviceError
 
 log = logging.getLogger("cnnkit")
 
@@ -124,11 +124,18 @@ def upload(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dt
     return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
 
 
+# How torch says that an operation has no algorithm that gives the same bits every time, on a GPU.
+_NO_SAME_BYTES = re.compile(r"(\w+) does not have a deterministic implementation")
+
+
 @contextlib.contextmanager
 def algorithms(*, deterministic: bool) -> Generator[None]:
     """Let cuDNN look for the fastest algorithms, or demand those that give the same bits every time; put back afterwards.
 
     cuBLAS reads its variable when CUDA starts, which is why it is set before the first tensor goes to a GPU.
+
+    Raises:
+        CnnkitError: Something inside has no such algorithm: a layer, what is frozen, an augmentation.
     """
     if not deterministic:
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
@@ -144,6 +151,12 @@ def algorithms(*, deterministic: bool) -> Generator[None]:
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             yield
+    except Exception as error:
+        if (found := _NO_SAME_BYTES.search(str(error))) is None:
+            raise
+        raise CnnkitError(
+            f"--deterministic: torch has no such algorithm for {found[1]}; train without it, or with other layers"
+        ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined] # as above

@@ -70,6 +70,7 @@ def keep_inside() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(kept / "matplotlib"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(kept / "triton"))
+    os.environ.setdefault("CUDA_CACHE_PATH", str(kept / "cuda"))  # the driver's, of code that it compiles for a GPU
 
 
 def keep(path: Path, content: bytes) -> None:

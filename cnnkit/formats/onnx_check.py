@@ -1,7 +1,7 @@
 """Whether the graph of an ONNX file can be run at all, and within which bounds: looked at before any memory is taken for it.
 
 What is declared is measured here: sizes of weights and of what every node gives, functions, loops of nodes. What a graph computes
-while it runs (the shape of a constant, how often a loop goes round) cannot be told; `needs` tells what has to be bounded then.
+while it runs (the shape of a constant, how often a loop goes round) cannot be told; `check` tells what has to be bounded then.
 """
 
 import math
@@ -72,13 +72,28 @@ _ITEM_BITS: dict[int, int] = {
 }
 
 
-def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a graph does not show before it runs, and what has to be bounded while it does."""
+
+    memory: bool = False
+    time: bool = False
+
+
+#: Of a graph that shows all of it.
+NOTHING = Needs()
+
+
+def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> Needs:
     """Refuse what ONNX Runtime would fail on in its own words, hang on, or take all memory for.
 
     Args:
         proto: The file's content.
         tensors: All of its tensors, wherever they are.
         name: The file, for messages.
+
+    Returns:
+        What has to be bounded while it runs.
 
     Raises:
         FormatError: It is one of these.
@@ -99,28 +114,12 @@ def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> No
     for node in _nodes(proto):
         _check_counts(node, name=name)
     _check_order(graph, kept, name=name)
-    _check_sizes(proto, name=name)
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a graph does not show before it runs, and what has to be bounded while it does."""
-
-    memory: bool = False
-    time: bool = False
-
-
-#: Of a graph that shows all of it.
-NOTHING = Needs()
-
-
-def needs(proto: ModelProto) -> Needs:
-    """Tell what has to be bounded."""
-    return Needs(memory=not _shows_sizes(proto), time=any(node.op_type in _REPEATING for node in _nodes(proto)))
-
-
-def _shows_sizes(proto: ModelProto) -> bool:
     found = _inferred(proto).graph
+    _check_sizes(proto, found, name=name)
+    return Needs(memory=not _shows_sizes(proto, found), time=any(node.op_type in _REPEATING for node in _nodes(proto)))
+
+
+def _shows_sizes(proto: ModelProto, found: GraphProto) -> bool:
     known = {value.name: value.type.tensor_type for value in (*found.value_info, *found.output)}
     inputs = {side.dim_param for value in proto.graph.input for side in value.type.tensor_type.shape.dim} - {""}
     for node in _nodes(proto):
@@ -254,9 +253,8 @@ def _taken(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in graph.output if value.name not in own)
 
 
-def _check_sizes(proto: ModelProto, *, name: str) -> None:
+def _check_sizes(proto: ModelProto, found: GraphProto, *, name: str) -> None:
     """Refuse values that are larger than any network's, as far as shapes can be inferred."""
-    found = _inferred(proto).graph
     made = {output for node in proto.graph.node if node.op_type in _SIZED_BY_VALUES for output in node.output}
     inputs = {value.name for value in proto.graph.input}
     taken = next((_declared(value.type.tensor_type) for value in _images(proto.graph)), [])
@@ -289,6 +287,13 @@ def _is_known(kind: onnx.TypeProto.Tensor, inputs: set[str]) -> bool:
     )
 
 
+def _constant(node: NodeProto) -> TensorProto | None:
+    """Give the tensor of a node that holds one, as old exporters keep weights."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+        return None
+    return next((attribute.t for attribute in node.attribute if attribute.HasField("t")), None)
+
+
 def _inferred(proto: ModelProto) -> ModelProto:
     """Infer the shapes of all values for one image, without copying the weights; what cannot be inferred is left out."""
     light = ModelProto()
@@ -300,13 +305,18 @@ def _inferred(proto: ModelProto) -> ModelProto:
                 setattr(light, field.name, value)
     graph = proto.graph
     light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
     light.graph.input.extend(graph.input)
     for value in _images(light.graph):
         if (sides := value.type.tensor_type.shape.dim) and not sides[0].HasField("dim_value"):
             sides[0].dim_value = 1  # one image
     for value in graph.output:  # what is said about values, and may not be so, is left out
         light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    for node in graph.node:
+        weights = _constant(node)
+        if weights is None or math.prod(weights.dims) <= _SHAPE_LIKE:
+            light.graph.node.append(node)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(node.output[0], weights.data_type, weights.dims))
     given = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if math.prod(tensor.dims) <= _SHAPE_LIKE:

@@ -43,10 +43,10 @@ def load(path: str | Path) -> OnnxModel:
     """
     content = files.read_regular(path)
     proto = parse(content, name=str(path))
-    onnx_check.check(proto, (part for part in _parts(proto) if isinstance(part, TensorProto)), name=str(path))
+    needs = onnx_check.check(proto, (part for part in _parts(proto) if isinstance(part, TensorProto)), name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
     header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None
-    return OnnxModel(content, header, onnx_check.needs(proto))
+    return OnnxModel(content, header, needs)
 
 
 def parse(content: bytes, *, name: str) -> ModelProto:

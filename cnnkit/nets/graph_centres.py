@@ -95,7 +95,7 @@ def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, NDArray[Any]]]:
 def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
     """Compute what a graph computes from shapes alone, such as the padding of `same`; gives the shapes of all values.
 
-    What is behind a computed padding has a shape only once that is known: so the two take turns.
+    What is behind a computed padding has a shape only once that is known: so the two take turns, as long as anything takes what was found.
     """
     while True:
         shapes, found = _shapes(graph, model), dict[str, NDArray[Any]]()
@@ -110,9 +110,10 @@ def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[A
                 value = _computed(node, {name: constants[name] for name in node.input if name})
                 if value is not None and value.size <= _MOST_CONSTANTS:
                     found[node.output[0]] = constants[node.output[0]] = value
-        if not found:
-            return shapes
+        news = found.keys() - {node.output[0] for node in graph.node if node.op_type == "Constant"}
         left = [node for node in graph.node if node.output[0] not in found]
+        if news.isdisjoint(name for node in left for name in node.input):
+            return shapes
         del graph.node[:]
         graph.node.extend(left)
         graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in found.items())

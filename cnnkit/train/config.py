@@ -601,7 +601,8 @@ class RunConfig(DeviceConfig):
     resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.")
     checkpoint_every: float = option(
         CHECKPOINT_EVERY,
-        "Write what --resume needs after an epoch if so long ago it was written last; an interruption always writes it.",
+        "Write what --resume needs after an epoch if so long ago it was written last; an interruption writes it, too, for a large network "
+        "as it was a few seconds before.",
         minimum=0.0,
         metavar="SECONDS",
         after=("resume",),

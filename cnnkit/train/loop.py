@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,6 @@ _LOSSES_AT_ONCE = 20
 
 # How torch's batch norm says that it has no variance to divide by.
 _ONE_VALUE = "more than 1 value per channel"
-# And that a layer has no algorithm that gives the same bits every time, on a GPU.
-_NO_SAME_BYTES = re.compile(r"(\w+) does not have a deterministic implementation")
 
 #: Inputs (N, ...) and targets (N,).
 Plain = tuple[Tensor, Tensor]
@@ -270,10 +267,6 @@ def _explained(error: Exception) -> CnnkitError | None:
     """Say what the user can do about an error of torch's; None where that is not known."""
     if _ONE_VALUE in str(error):
         return CnnkitError("batch norm cannot train on a single picture at a time; give a larger --batch")
-    if (found := _NO_SAME_BYTES.search(str(error))) is not None:
-        return CnnkitError(
-            f"--deterministic: torch has no such algorithm for {found[1]}; train without it, or with other layers"
-        )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it")
     return None

@@ -244,6 +244,10 @@ class StartMeasures:
     val_accuracy: float
 
 
+#: What a checkpoint holds is copied after each epoch if that takes less seconds, else once in so many times as long.
+_QUICK, _COPYING_SHARE = 0.1, 20
+
+
 class Trainer:
     """One training and what it holds from epoch to epoch."""
 
@@ -269,6 +273,8 @@ class Trainer:
         # What a checkpoint would hold that is not written yet, and when the last one was.
         self._pending: dict[str, Any] | None = None
         self._kept_at: float | None = None
+        # When the last one was held ready, and how long that took.
+        self._copied_at, self._copying = 0.0, 0.0
         module = task.module.to(context.device).to(memory_format=torch.channels_last)
         if min(config.batch, len(task.train.targets)) < context.world.size:
             raise UsageError(f"--batch {config.batch} leaves some of {context.world.size} processes without a picture")
@@ -520,7 +526,7 @@ class Trainer:
         """Write the checkpoint, or hold it ready where the last one is young.
 
         The first and the last epoch's are always written, those between every so many seconds, and what is held ready when something ends
-        the training.
+        the training. A large network is copied for that less often than after each epoch, where epochs are short.
         """
         if not self.context.world.writes:
             return
@@ -528,8 +534,10 @@ class Trainer:
         due = self._kept_at is None or now - self._kept_at >= self.context.checkpoint_every
         if due or done[-1].epoch == self.last:
             self._write_checkpoint(self._checkpoint_of(done))
-        else:
+        elif self._copying < _QUICK or now - self._copied_at >= _COPYING_SHARE * self._copying:
             self._pending = _copied(self._checkpoint_of(done))
+            self._copied_at = time.perf_counter()
+            self._copying = self._copied_at - now
 
     def _keep_pending(self) -> None:
         """Write the checkpoint that is held ready, if there is one; what ended the training is what is reported."""

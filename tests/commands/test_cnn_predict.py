@@ -577,6 +577,16 @@ def test_a_gpu_that_fails_ends_the_run(run, model, root, pretended_gpu, monkeypa
     assert last.endswith("; use --device cpu")
 
 
+@pytest.mark.gpu
+def test_a_gpu_predicts_own_sizes(run, model, sizes):
+    """Batches of several sizes, two in flight and filled up: the CPU's probabilities, in the order of the images."""
+    words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 2)
+    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
+    found = run("cnn-predict", *words, "--device", "cuda", status=3)
+    assert [row["path"] for row in found.rows] == [row["path"] for row in expected.rows]
+    np.testing.assert_allclose(shares_of(found), shares_of(expected), atol=1e-4)
+
+
 def test_own_sizes_by_every_way_out(run, model, sizes):
     """Labels alone stay in line with the list; flips, windows, a vote and JSON go with it; crops do not."""
     path, listed = model(kind="any"), "".join(f"{name}\n" for name in sorted(sizes.iterdir()))

@@ -641,6 +641,25 @@ def test_the_gpu_trains_what_the_cpu_predicts_with(run, here, amp, cache):
     assert measures["log_loss"] == pytest.approx(float(outcome.rows[0]["val_loss"]), abs=loss)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_bytes_again(run, here):
+    """--deterministic: two runs of everything that is moved on the way."""
+    for name in ("one.pt", "other.pt"):
+        train(run, *MOVING, "--device", "cuda", "--deterministic", out=name)
+    assert Path("one.pt").read_bytes() == Path("other.pt").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_checkpoint_goes_from_one_device_to_another(run, here, stopped, first, then):
+    """Weights, the optimizer's state and the average come along."""
+    words = ("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9")
+    stopped(*words, "--device", first)
+    outcome = train(run, *words, "--device", then, "--resume")
+    assert "cnn-train: going on after epoch 3" in outcome.err
+    assert len(history()) == 4
+
+
 def test_the_second_of_two_runs_is_told(run, here):
     """While one training writes a model another one is refused, and leaves nothing."""
     before = sorted(os.listdir())

@@ -3,7 +3,8 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
+import pytest
+from PIL import Image, features
 
 from cnnkit.data import decode, memory, reader
 from cnnkit.data.memory import MemoryBudget
@@ -48,6 +49,28 @@ def test_an_image_that_cannot_be_used_gives_its_memory_back(tmp_path, monkeypatc
     images = [ImageFile(str(tmp_path / "cut.png"))] * 6
     assert all(isinstance(outcome, BadImageError) for _, outcome in reader.read(images, load, jobs=3))
     memory.DECODING.take(100_000)
+
+
+@pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WEBPVP8 ", b"\0\0\0\x1cftypavif", b"\0\0\0\x18ftypheic"])
+def test_what_a_decoder_reads_whole_waits_for_memory(tmp_path, monkeypatch, head):
+    """Before it is opened, whether it is an image or not."""
+    asked = []
+    monkeypatch.setattr(memory, "hold", asked.append)
+    (tmp_path / "large").write_bytes(head + bytes(1_000_000))
+    with pytest.raises(BadImageError):
+        decode.load(tmp_path / "large")
+    assert asked == [2 * (len(head) + 1_000_000)]
+    with (tmp_path / "large").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(BadImageError, match="file too large, at most 2,147,483,648 bytes"):
+        decode.load(tmp_path / "large")
+    if features.check("webp"):
+        asked.clear()
+        Image.new("RGB", (100, 100)).save(tmp_path / "whole.webp")
+        decode.load(tmp_path / "whole.webp")
+        size = (tmp_path / "whole.webp").stat().st_size
+        assert asked[0] == 2 * size
+        assert asked[1] > size + 100 * 100 * 8
 
 
 def test_large_images_wait_for_memory():

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -270,26 +271,26 @@ def test_stopping_early_leaves_no_thread(files):
 # ---------------------------------------------------------------- rates
 
 
-def slow(seconds):
-    def network(batches):
-        time.sleep(seconds * len(batches[0]))
-        return means(batches)
-
-    return network
-
-
 def test_rates_are_those_of_the_clock(files, monkeypatch):
-    """Decoding and a network of 10 ms an image each are found to be that; side by side they take hardly longer than one alone."""
-    blank = Image.new("RGB", (6, 6))
-    monkeypatch.setattr(runner.decode, "load", lambda _path: time.sleep(0.01) or blank)
-    rates = runner.measure(good(files) * 3, [SMALL], slow(0.01), batch=4, jobs=1, shared_cores=False)
+    """Decoding and a network of 10 ms an image each, by a clock that goes on with their work alone, one after the other."""
+    blank, lock = Image.new("RGB", (6, 6)), threading.Lock()
+    now = 0.0
+
+    def work(images):
+        nonlocal now
+        with lock:
+            now += 0.01 * images
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(runner.decode, "load", lambda _path: work(1) or blank)
+    network = lambda batches: work(len(batches[0])) or means(batches)  # noqa: E731
+    rates = runner.measure(good(files) * 3, [SMALL], network, batch=4, jobs=1, shared_cores=False)
     assert rates.pictures == 54
-    assert 50 < rates.decode <= 101  # a sleep takes longer on a busy machine, never less
-    assert 50 < rates.network <= 101
+    assert (rates.decode, rates.network) == (pytest.approx(100), pytest.approx(100))
+    assert rates.reached == pytest.approx(54 / (0.54 + 0.56))  # the last batch is filled up
     assert rates.possible == min(rates.decode, rates.network)
     assert rates.share == pytest.approx(rates.reached / rates.possible)
-    assert rates.share > 0.7  # one after the other would be 0.5
-    shared = runner.measure(good(files), [SMALL], slow(0.01), batch=4, jobs=1)
+    shared = runner.measure(good(files), [SMALL], network, batch=4, jobs=1)
     assert shared.possible == pytest.approx(1 / (1 / shared.decode + 1 / shared.network))
 
 

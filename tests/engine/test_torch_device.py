@@ -9,6 +9,7 @@ from torch import nn
 
 from cnnkit.choices import Precision
 from cnnkit.engine import torch_device
+from cnnkit.errors import CnnkitError
 from cnnkit.nets import build, dims, notation
 
 LAYERS = "conv 8 k3 bn relu, pool 2, conv 16 k3 s2 same, flatten, dense 10 relu, dropout 0.5, dense 2"
@@ -107,6 +108,22 @@ def test_algorithms_are_borrowed(monkeypatch):
     with torch_device.algorithms(deterministic=True):
         assert state()[-1] == ":16:8"
     assert state()[-1] == ":16:8"
+
+
+def test_an_operation_without_the_same_bits_every_time_is_one_line():
+    """Some have no such algorithm on a GPU, wherever in a training they are; which one it is comes from torch, the remedy from us."""
+    said = (
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_...'."
+    )
+    with (
+        pytest.raises(
+            CnnkitError,
+            match=r"^--deterministic: torch has no such algorithm for adaptive_avg_pool2d_backward_cuda; train",
+        ),
+        torch_device.algorithms(deterministic=True),
+    ):
+        raise RuntimeError(said)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(

@@ -219,17 +219,16 @@ def test_twenty_thousand_nodes_are_looked_at_in_seconds():
     chain = [helper.make_node("Neg", [f"v{index}" if index else "means"], [f"v{index + 1}"]) for index in range(20_000)]
     model = network(*chain)
     begun = time.process_time()
-    onnx_check.check(model, [], name="net.onnx")
-    assert onnx_check.needs(model) == NOTHING
+    assert onnx_check.check(model, [], name="net.onnx") == NOTHING
     assert time.process_time() - begun < 10
 
 
 def test_what_exporters_write_needs_no_bounds(tmp_path):
     """A usual network, with shapes that are known or of its batch: it runs as fast as ever."""
-    assert onnx_check.needs(network()) == NOTHING
+    assert onnx_check.check(network(), [], name="net.onnx") == NOTHING
     ones = node("Expand", "one s", "more")
     known = network(ones, initializers=[number("one", 1.0, np.float32), number("s", [1, 3])])
-    assert onnx_check.needs(known) == NOTHING
+    assert onnx_check.check(known, [], name="net.onnx") == NOTHING
     content = network(shape=(64, 8, 8, 3))
     onnx_check.check(content, [], name="net.onnx")
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
@@ -268,43 +267,28 @@ def test_in_order_gives_rows_as_they_stand():
         assert max(len(each) for each, _ in got) <= batch
 
 
-class Waits(TorchDispatchMode):
-    """Notes what would make a GPU and its host wait for each other: numbers that are read, and tensors that are made on the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
-        if function._overloadpacket._qualified_op_name in (
-            "aten::_local_scalar_dense",
-            "aten::lift_fresh",
-            "aten::nonzero",
-        ):
-            self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 3.0])])
 def test_a_step_waits_for_no_device(mixed, weights):
-    """Neither for the loss nor for targets and counts; the optimizer is torch's."""
-    inputs, targets = rows()
-    module = head()
+    """Neither for the loss nor for targets and counts: a device that has shapes and no values gives none to wait for."""
+    module = head().to("meta")
     step = TrainStep(
         module,
-        Criterion(class_weights=weights, smoothing=0.1, l2=0.1),
+        Criterion(class_weights=None if weights is None else weights.to("meta"), smoothing=0.1, l2=0.1),
         torch.optim.SGD(module.parameters(), lr=0.1),
     )
-    step(inputs, targets)  # what is looked up once
-    with Waits() as waits:
-        measures = step._gradients(inputs, MixupTargets(targets, targets.flip(0), 0.3) if mixed else targets)
-        step.optimizer.step()
-    assert not waits.seen
-    with Waits() as waits:
-        measures[0].item()
-        torch.tensor([1.0])
-    assert len(waits.seen) == 2  # it does see them
+    inputs, targets = torch.empty(8, 5, device="meta"), torch.empty(8, dtype=torch.long, device="meta")
+    measures = step(inputs, MixupTargets(targets, targets.flip(0), 0.3) if mixed else targets)
+    assert (measures.shape, measures.device.type) == ((3,), "meta")
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.tolist(), lambda x: x.to("cpu"), torch.nonzero]
+)
+def test_reading_a_value_is_seen(read):
+    """What the tests around this one rely on: a device without values raises where one is read, or where its number is a shape."""
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        read(torch.empty(3, device="meta"))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
@@ -324,9 +308,7 @@ def test_validation_waits_once_and_knows_an_empty_share():
     inputs, targets = rows()
     module = head().eval()
     batches = list(in_order(inputs, targets, batch=7))
-    with Waits() as waits:
-        whole = evaluate(module, batches, Criterion())
-    assert not [each for each in waits.seen if "lift" in each]
+    whole = evaluate(module, batches, Criterion())
 
     class Two(World):
         def sum(self, values):
@@ -334,6 +316,14 @@ def test_validation_waits_once_and_knows_an_empty_share():
 
     sums = torch.tensor([whole[0] * 40, whole[1] * 40, 40.0], dtype=torch.float64)
     assert evaluate(module, [], Criterion(), world=Two(1, 2)) == pytest.approx(whole)
+
+    class Reached(World):
+        def sum(self, values):
+            raise KeyError(values.device.type)
+
+    there = [(inputs.to("meta"), targets.to("meta")) for inputs, targets in batches]
+    with pytest.raises(KeyError, match="meta"):  # any value that is read before raises another error
+        evaluate(module.to("meta"), there, Criterion(), world=Reached())
 
 
 def test_what_is_not_trained_is_shorter_on_a_gpu_alone(monkeypatch):

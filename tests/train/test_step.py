@@ -220,26 +220,3 @@ def test_what_torch_compile_cannot_do_is_one_line(monkeypatch, tmp_path):
     module = head()
     with pytest.raises(CnnkitError, match=r"^--compile: .*No working C\+\+ compiler found.*; train without it$"):
         TrainStep(module, Criterion(), sgd(module), compiled=True)(*rows())
-
-
-def test_a_layer_without_the_same_bits_every_time_is_one_line():
-    """Some have no such algorithm on a GPU; which one it is comes from torch, the remedy from us."""
-
-    class Pool(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = head()
-
-        def forward(self, inputs):
-            if self.training:
-                raise RuntimeError(
-                    "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
-                    "'torch.use_deterministic_algorithms(True)'."
-                )
-            return self.inner(inputs)
-
-    module = Pool()
-    with pytest.raises(
-        CnnkitError, match=r"^--deterministic: torch has no such algorithm for adaptive_avg_pool2d_backward_cuda; train"
-    ):
-        TrainStep(module, Criterion(), sgd(module))(*rows())

@@ -15,7 +15,7 @@ from cnnkit.formats import checkpoint, torch_model
 from cnnkit.formats.header import ArtefactKind, Backbone, Fit, Header, Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import distributed
+from cnnkit.train import distributed, trainer
 from cnnkit.train.config import ImageTrainConfig
 from cnnkit.train.distributed import ALONE
 from cnnkit.train.frozen import CachedFeatures
@@ -189,6 +189,25 @@ def test_an_interruption_writes_what_is_done(tmp_path, monkeypatch, error, caplo
     resumed = run(task(), config, place("m.pt", resume=True))
     assert dataclasses.replace(resumed, seconds=0, model="") == dataclasses.replace(whole, seconds=0, model="")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0, 4), (1e9, 2)])
+def test_a_large_network_is_not_copied_after_each_epoch(tmp_path, monkeypatch, share, kept):
+    """Where that takes long: an interruption then loses the epochs since the last copy."""
+    monkeypatch.setattr(trainer, "_QUICK", 0)
+    monkeypatch.setattr(trainer, "_COPYING_SHARE", share)
+
+    def stop(epoch):
+        if epoch.epoch == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(
+            task(),
+            ImageTrainConfig(epochs=5, batch=4),
+            dataclasses.replace(place(tmp_path / "m.pt", report=stop), checkpoint_every=1e9),
+        )
+    assert len(checkpoint.load(tmp_path / "m.checkpoint.pt")["epochs"]) == kept
 
 
 def test_a_checkpoint_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, caplog):
