@@ -57,6 +57,7 @@ def check(
     listed = list(images)
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
+    first = len(found)
     for done, (image, outcome) in enumerate(reader.read(once, inspect, jobs=config.jobs), start=1):
         if isinstance(outcome, BadImageError):
             kind = outcome.kind if isinstance(outcome, Unusable) else FindingKind.BROKEN
@@ -67,7 +68,7 @@ def check(
         progress(done, len(once))
     if not sound:
         raise CnnkitError(
-            f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[-1].detail}"
+            f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[first].detail}"
         )
     phase("comparing images")
     seen = None if config.features is None else neighbours.load(config.features, sound)

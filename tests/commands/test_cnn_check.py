@@ -428,6 +428,8 @@ def test_a_set_without_an_image_is_an_error(run, here):
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no picture")
     assert "none of 1 pictures can be used" in run("cnn-check", "photos", status=1).err
+    (here / "photos" / "y.jpg").write_bytes(b"")
+    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
 
 
 def test_tables_on_a_terminal(terminal, clean):
