@@ -228,6 +228,15 @@ def test_sources_that_name_nothing(tmp_path):
         find("-", stdin=b"a.jpg\n", split="val")
 
 
+def test_links_that_lead_nowhere_are_named_by_whoever_reads_them(tmp_path):
+    """Named on the command line they end no run: the other images are read."""
+    touch(tmp_path, "1.jpg")
+    for name, target in (("loop.png", "loop.png"), ("gone.png", "nowhere.png")):
+        (tmp_path / name).symlink_to(target)
+    names = ["1.jpg", "loop.png", "gone.png"]
+    assert [path for path, _ in named(find(*(tmp_path / name for name in names)), tmp_path)] == names
+
+
 def test_a_list_by_nul_without_saying_so():
     """A list that find -print0 wrote is not one long path: the option that is missing is named."""
     with pytest.raises(UsageError, match="separated by NUL; give -0"):
