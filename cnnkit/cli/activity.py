@@ -4,8 +4,10 @@ It appears after a second without a bar or a row on the terminal, and is gone be
 """
 
 import contextlib
+import math
 import sys
 import threading
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -22,7 +24,9 @@ class Activity:
     def __init__(self, *, enabled: bool) -> None:
         self._enabled, self._label = enabled, "starting"
         self._lock = threading.RLock()
-        self._timer: threading.Timer | None = None
+        self._due = math.inf  # when it appears, by the monotonic clock, unless something moves that
+        self._thread: threading.Thread | None = None  # which waits for that; one for all
+        self._looks, self._earlier = math.inf, threading.Condition(self._lock)  # when it looks, unless it is woken
         self._status: Status | None = None
         self._covered = 0  # bars that are drawn
 
@@ -38,26 +42,34 @@ class Activity:
         if not self._enabled:
             return
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             if self._status is not None:
                 self._status.stop()
                 self._status = None
-            if not self._covered:
-                self._timer = threading.Timer(DELAY, self._show)
-                self._timer.daemon = True
-                self._timer.start()
+            self._due = math.inf if self._covered else time.monotonic() + DELAY
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, daemon=True)
+                self._thread.start()
+            elif self._due < self._looks:
+                self._earlier.notify_all()
+
+    def _watch(self) -> None:
+        """Show it whenever it is due, until the command is over. Each line of output puts it off, which wakes nobody."""
+        with self._lock:
+            while self._enabled:
+                self._looks = self._due
+                left = self._due - time.monotonic()
+                if left > 0:
+                    self._earlier.wait(left if math.isfinite(left) else None)
+                    continue
+                self._due = math.inf
+                self._show()
 
     def _show(self) -> None:
-        with self._lock:
-            if self._covered or self._status is not None or self._timer is None:
-                return
-            from rich.console import Console
-            from rich.status import Status
+        from rich.console import Console
+        from rich.status import Status
 
-            self._status = Status(_text(self._label), console=Console(file=sys.stderr))
-            self._status.start()
+        self._status = Status(_text(self._label), console=Console(file=sys.stderr))
+        self._status.start()
 
     @contextlib.contextmanager
     def covered(self) -> Generator[None]:
@@ -85,6 +97,7 @@ class Activity:
         finally:
             with self.covered(), self._lock:
                 self._enabled = False  # after this nothing starts it again
+                self._earlier.notify_all()
 
 
 class _Hiding:
