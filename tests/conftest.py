@@ -85,6 +85,23 @@ def run(capfd, monkeypatch):
     return run_command
 
 
+@pytest.fixture
+def hide_heif(monkeypatch):
+    """Give a function after which pillow-heif is not installed, for this test."""
+    from cnnkit.data import decode, image_formats
+
+    def hide():
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        forget()
+
+    def forget():
+        decode._register_heif.cache_clear()
+        image_formats.reads_heif.cache_clear()
+
+    yield hide
+    forget()
+
+
 @pytest.fixture(scope="session")
 def commands():
     """Give a folder with all installed commands and python; they start as forks of a server that has imported torch already.

@@ -580,6 +580,30 @@ def test_the_spinner_leaves_alone_what_stands_for_the_streams(monkeypatch, wait_
         assert other.getvalue() == ""
 
 
+def test_a_word_that_is_too_wide_keeps_its_end():
+    """As many letters as fit beside the sign for the rest, wide ones and marks included; long words at once."""
+    assert table._shortened("abcdef", 6) == "abcdef"
+    assert table._shortened("abcdefg", 6) == "…cdefg"
+    assert table._shortened("ab/cdefg", 7) == "…/cdefg"
+    assert table._shortened("犬" * 9, 6) == "…犬犬"
+    assert table._shortened("e\u0301" * 9, 6) == "…" + "\u0301" + "e\u0301" * 5
+    assert table._shortened("犬" * 100_000, 9) == "…犬犬犬犬"
+
+
+def test_rows_on_a_terminal_start_no_threads(program, terminal):
+    """One thread waits for silence, however many rows put it off."""
+    program.write(
+        """
+        import threading
+        begun = []
+        threading.Thread.start = lambda self, start=threading.Thread.start: begun.append(self) or start(self)
+        cli.emit_lines(f"row {number}" for number in range(500))
+        print(f"{len(begun)} threads")
+        """
+    )
+    assert int(re.search(r"(\d+) threads", terminal(sys.executable, program.path).out)[1]) < 3
+
+
 # ---------------------------------------------------------------- interruptions
 
 

@@ -4,8 +4,10 @@ It appears after a second without a bar or a row on the terminal, and is gone be
 """
 
 import contextlib
+import math
 import sys
 import threading
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -23,7 +25,9 @@ class Activity:
     def __init__(self, *, enabled: bool) -> None:
         self._enabled, self._label = enabled, "starting"
         self._lock = threading.RLock()
-        self._timer: threading.Timer | None = None
+        self._due = math.inf  # when it appears, by the monotonic clock, unless something moves that
+        self._thread: threading.Thread | None = None  # which waits for that; one for all
+        self._looks, self._earlier = math.inf, threading.Condition(self._lock)  # when it looks, unless it is woken
         self._spinner: Spinner | None = None
         self._live: Live | None = None
         self._covered = 0  # bars that are drawn
@@ -41,41 +45,46 @@ class Activity:
         if not self._enabled:
             return
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             if self._live is not None:
                 self._live.stop()
                 self._live = self._spinner = None
-            if not self._covered:
-                self._wait()
+            self._due = math.inf if self._covered else time.monotonic() + DELAY
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, daemon=True)
+                self._thread.start()
+            elif self._due < self._looks:
+                self._earlier.notify_all()
 
-    def _wait(self) -> None:
-        self._timer = threading.Timer(DELAY, self._show)
-        self._timer.daemon = True
-        self._timer.start()
+    def _watch(self) -> None:
+        """Show it whenever it is due, until the command is over. Each line of output puts it off, which wakes nobody."""
+        with self._lock:
+            while self._enabled:
+                self._looks = self._due
+                left = self._due - time.monotonic()
+                if left > 0:
+                    self._earlier.wait(left if math.isfinite(left) else None)
+                    continue
+                # The command's own thread may have put another stream in its place for a while
+                if sys.stderr is not self._stderr:
+                    self._due = time.monotonic() + DELAY
+                    continue
+                self._due = math.inf
+                self._show()
 
     def _show(self) -> None:
-        with self._lock:
-            if self._covered or self._live is not None or self._timer is None:
-                return
-            # This is the timer's thread: the command's own may have put another stream in its place for a while
-            if sys.stderr is not self._stderr:
-                self._wait()
-                return
-            from rich.console import Console
-            from rich.live import Live
-            from rich.spinner import Spinner
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
 
-            self._spinner = Spinner("dots", text=_text(self._label), style="status.spinner")
-            self._live = Live(
-                self._spinner,
-                console=Console(file=sys.stderr),
-                transient=True,
-                refresh_per_second=12.5,
-                redirect_stdout=False,
-            )
-            self._live.start()
+        self._spinner = Spinner("dots", text=_text(self._label), style="status.spinner")
+        self._live = Live(
+            self._spinner,
+            console=Console(file=sys.stderr),
+            transient=True,
+            refresh_per_second=12.5,
+            redirect_stdout=False,
+        )
+        self._live.start()
 
     @contextlib.contextmanager
     def covered(self) -> Generator[None]:
@@ -104,6 +113,7 @@ class Activity:
         finally:
             with self.covered(), self._lock:
                 self._enabled = False  # after this nothing starts it again
+                self._earlier.notify_all()
 
 
 class _Hiding:

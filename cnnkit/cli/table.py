@@ -1,5 +1,6 @@
 """Records as a table: TSV for the next program, drawn for people."""
 
+import bisect
 import dataclasses
 import json
 import time
@@ -202,8 +203,8 @@ def _shortened(word: str, width: int) -> str:
 
     if cell_len(word) <= width:
         return word
-    kept = word
-    while cell_len(kept) > width - 1:
-        kept = kept[1:]
+    # By halves: letter by letter a long name, all of it measured each time, would take seconds
+    start = bisect.bisect_left(range(len(word)), True, key=lambda place: cell_len(word[place:]) < width)
+    kept = word[start:]
     _, slash, rest = kept.partition("/")
     return f"…{slash}{rest}" if slash and 2 * cell_len(rest) >= width else f"…{kept}"

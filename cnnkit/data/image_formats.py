@@ -101,8 +101,9 @@ def why_not_read(name: str) -> str | None:
     return None
 
 
+@functools.cache
 def reads_heif() -> bool:
-    """Say whether pillow-heif is installed; it is not imported."""
+    """Say whether pillow-heif is installed; it is not imported. Asked for each file, which looks through all of sys.path."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 

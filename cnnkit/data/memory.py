@@ -3,7 +3,8 @@
 import contextlib
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path, PurePosixPath
 
 
 class MemoryBudget:
@@ -34,17 +35,49 @@ class MemoryBudget:
             self._changed.notify_all()
 
 
-def _for_decoding() -> int:
-    """Give an eighth of the machine's memory, but not less than 1 GiB, nor more than 4."""
+def installed(system: Path = Path("/")) -> int | None:
+    """Give the bytes of memory that this process may take: the machine's, or less where its control group has a limit, as in containers.
+
+    Args:
+        system: Where the root directory is.
+
+    Returns:
+        None where the system does not say.
+    """
     try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
-        installed = 0
-    return min(max(installed // 8, 1 << 30), 4 << 30)
+        return None
+    return min([machine, *_limits(system)])
+
+
+def _limits(system: Path) -> Iterator[int]:
+    """Give the limits of a process's control groups, of version 2 and 1, and of all those that these are in."""
+    mounted = system / "sys" / "fs" / "cgroup"
+    try:
+        lines = (system / "proc" / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (mounted / "memory", "memory.limit_in_bytes") if controllers else (mounted, "memory.max")
+        inner = PurePosixPath(path.lstrip("/"))
+        for group in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # a container sees its own group as the root; "max" is none
+                yield int((top / group / name).read_text(encoding="ascii"))
+
+
+def _for_decoding(memory: int | None) -> int:
+    """Give an eighth of the memory, but not less than 1 GiB or, where that is less, a quarter, nor more than 4 GiB."""
+    if memory is None:
+        return 1 << 30
+    return min(max(memory // 8, min(1 << 30, memory // 4)), 4 << 30)
 
 
 #: For images that are being decoded, converted, changed and drawn, over all threads.
-DECODING = MemoryBudget(_for_decoding())
+DECODING = MemoryBudget(_for_decoding(installed()))
 
 
 class _Held(threading.local):

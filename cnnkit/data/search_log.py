@@ -110,8 +110,11 @@ class SearchLog:
 
     def passed_over_in(self, root: str) -> str:
         """Describe what was passed over in a folder that holds no image."""
-        passed = sum((counts for folder, counts in self._passed.items() if root.startswith(folder)), Counter[str]())
-        remedies = list(dict.fromkeys(reason for _, reason in self.unread))
+        inside = os.path.join(root, "")
+        folders = [folder for folder in self._passed if inside.startswith(os.path.join(folder, ""))]
+        passed = sum((self._passed[folder] for folder in folders), Counter[str]())
+        below = tuple(os.path.join(folder, "") for folder in folders)
+        remedies = list(dict.fromkeys(reason for path, reason in self.unread if path.startswith(below)))
         return "; ".join([f"passed over {_counted(passed)}", *remedies]) if passed else ""
 
     def passed_over(self) -> str | None:

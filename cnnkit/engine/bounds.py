@@ -2,13 +2,13 @@
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Generator
 from typing import Any
 
 import onnxruntime
 
+from cnnkit.data import memory
 from cnnkit.errors import FormatError
 
 #: The share of the machine's memory that such networks may take together, and the most: a batch that needs more is cut.
@@ -31,13 +31,13 @@ def cap_memory(options: onnxruntime.SessionOptions) -> None:
 @functools.cache
 def _register() -> None:
     """Register the capped memory, once a process."""
-    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else _MOST
-    most = min(_MOST, int(here * _SHARE))
-    memory = onnxruntime.OrtMemoryInfo(
+    here = memory.installed()
+    most = _MOST if here is None else min(_MOST, int(here * _SHARE))
+    arena = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     usual = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
-    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": most, **usual}))
+    onnxruntime.create_and_register_allocator(arena, onnxruntime.OrtArenaCfg({"max_mem": most, **usual}))
 
 
 @contextlib.contextmanager

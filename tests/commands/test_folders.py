@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -206,9 +205,9 @@ def test_a_check_reports_what_is_passed_over(run, odd):
     assert note == "passed over 1 .nef, 1 .txt"
 
 
-def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, monkeypatch):
+def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     """A class of nothing else is named, and refused where it would be trained on."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    hide_heif()
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "left.tsv")
     assert {row["label"] for row in outcome.rows} == {"blue", "red"}
     assert "2 .HEIC" in outcome.err

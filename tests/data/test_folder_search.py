@@ -145,6 +145,13 @@ def test_a_folder_without_an_image_says_what_is_in_it(here):
         source.find(["p"])
 
 
+def test_what_was_passed_over_is_told_of_its_own_folder(here):
+    """photos2 begins like photos, and is another one."""
+    touch("photos/cat/1.xcf", "photos/cat/2.png", "photos2/cat/1.pdf")
+    with pytest.raises(CnnkitError, match=r"^photos2: no images in it \(passed over 1 \.pdf\)"):
+        source.find(["photos", "photos2"])
+
+
 def test_a_link_to_itself_is_named_when_it_is_read(here):
     """It ends no search."""
     touch("p/cat/1.jpg")

@@ -1,7 +1,5 @@
 """HEIC, what phones write: read where pillow-heif is installed, named with the remedy where it is not."""
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -33,12 +31,9 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def without(monkeypatch):
+def without(hide_heif):
     """Hide pillow-heif."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    decode._register_heif.cache_clear()
-    yield
-    decode._register_heif.cache_clear()
+    hide_heif()
 
 
 @pytest.mark.parametrize("name", ["photo.heic", "photo.HEIF", "photo.jpg", "photo"])

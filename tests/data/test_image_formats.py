@@ -63,12 +63,12 @@ def test_an_extension_claims_an_image(name, read):
     assert image_formats.has_image_extension(name) is read
 
 
-def test_heic_is_claimed_where_it_can_be_read(monkeypatch):
+def test_heic_is_claimed_where_it_can_be_read(hide_heif):
     """With pillow-heif; without it, there is the remedy."""
     pytest.importorskip("pillow_heif")
     assert image_formats.has_image_extension("a.HEIC")
     assert image_formats.why_not_read("a.HEIC") is None
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    hide_heif()
     assert not image_formats.has_image_extension("a.HEIC")
     assert image_formats.why_not_read("a.HEIC") == "pip install 'cnnkit[heif]' reads them"
 
