@@ -132,7 +132,7 @@ def parse(
         return
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
-            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {name} prints it"
+            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {messages.shell_word(name)} prints it"
         )
     delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
@@ -187,7 +187,7 @@ def check_path(text: str, *, name: str, folder: str = ".") -> None:
     path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
     if path != text and _exists(folder, path) and not _exists(folder, text):
         raise FormatError(
-            f'{name}: "{messages.printable(text)}" is a path and something else; a list has one path a line, '
+            f'{name}: "{messages.excerpt(text)}" is a path and something else; a list has one path a line, '
             "and a table with labels begins with a header row such as path,label"
         )
 
@@ -359,8 +359,8 @@ def _by_header(
     ):
         proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
-            f'{name}: no header row: the first line is "{messages.printable(delimiter.join(written))}"; '
-            f"name the columns above it, as sed -i '1i {proposed}' {name} does"
+            f'{name}: no header row: the first line is "{messages.excerpt(delimiter.join(written))}"; '
+            f"name the columns above it, as sed -i '1i {proposed}' {messages.shell_word(name)} does"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
@@ -372,7 +372,7 @@ def _by_header(
         if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
-            shown = messages.printable(delimiter.join(raw))
+            shown = messages.excerpt(delimiter.join(raw))
             raise FormatError(
                 f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"'
             )
@@ -407,7 +407,7 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
         raise FormatError(f"{name}: the header row names {doubled} twice")
     missing = [column for column in required if column not in columns]
     if missing:
-        found = messages.printable(", ".join(header[:8]))
+        found = messages.excerpt(", ".join(header[:8]))
         comment = "; there are no comments in a table: remove the lines that begin with #" if found[:1] == "#" else ""
         raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {found}{comment}")
     return columns
@@ -461,7 +461,7 @@ def _json_rows(
             except FormatError as error:
                 if "lacks" not in str(error):
                     raise
-                found = messages.printable(", ".join(keys[:8]))
+                found = messages.excerpt(", ".join(keys[:8]))
                 raise FormatError(
                     f"{where}: expected an object with {' and '.join(required)}; found {found}"
                 ) from error
@@ -486,7 +486,7 @@ def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any
         if "\0" in value or any(
             "\ud800" <= letter <= "\udfff" and not "\udc80" <= letter <= "\udcff" for letter in value
         ):
-            raise FormatError(f'{where} "{messages.printable(value)}" holds what no text and no file name can')
+            raise FormatError(f'{where} "{messages.excerpt(value)}" holds what no text and no file name can')
         return value
     if isinstance(value, list | dict):
         if needed:
@@ -563,4 +563,4 @@ class _Backslashes:
         """Log a notice about the first of such paths."""
         if not self._told:
             self._told = True
-            log.info(message, self._name, messages.printable(written), messages.printable(meant))
+            log.info(message, self._name, messages.excerpt(written), messages.excerpt(meant))
