@@ -1,5 +1,7 @@
 """What messages share: lists cut short, counts, proposals."""
 
+import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -80,12 +82,28 @@ def count_images(count: int) -> str:
     return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
-def printable(text: str, most: int = 80) -> str:
-    """Show what a file contains on one line: control characters and what is not UTF-8 escaped, the end left out where it is long."""
-    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text[: most + 1])
+def shell_word(name: str) -> str:
+    """Write the name of a file as a word of a shell's command line, which stays one word, and no option; FILE for standard input."""
+    if name == "standard input":
+        return "FILE"
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+#: C0 and C1 control characters and DEL, which terminals obey; marks that reorder text; line separators; bytes that are not UTF-8.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Show what a terminal would obey as an escape: ESC as \x1b, a byte that is not UTF-8 as \xff."""
+    return UNSAFE.sub(lambda match: _escaped(match[0]), text)
+
+
+def excerpt(text: str, most: int = 80) -> str:
+    """Show the beginning of what a file contains, as `printable`."""
+    shown = printable(text[: most + 1])
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def _escaped(letter: str) -> str:
-    byte = ord(letter) - 0xDC00  # of a name that is not UTF-8
+    byte = ord(letter) - 0xDC00  # of a name that is not UTF-8, as surrogateescape reads it
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else letter.encode("unicode_escape").decode()

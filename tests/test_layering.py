@@ -63,7 +63,7 @@ OPENERS = {
     "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
-    "cnnkit.data.atomic_folder": "a folder that is locked",
+    "cnnkit.data.memory": "the limits of control groups, as Linux shows them",
 }
 #: What reads and writes artefacts of other libraries.
 READERS = {

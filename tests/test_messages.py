@@ -1,5 +1,8 @@
 """Proposals and what is shown of a file."""
 
+import os
+import shlex
+
 import pytest
 
 from cnnkit import messages
@@ -39,7 +42,9 @@ def test_what_a_file_contains_is_shown_on_one_line():
     """Control characters and bytes that are no text are escaped, and the end of what is long is left out."""
     assert messages.printable("a\tb\nc\x1b[2J") == r"a\tb\nc\x1b[2J"
     assert messages.printable("k\udce4tzchen Ünï") == r"k\xe4tzchen Ünï"
-    assert messages.printable("x" * 100, 10) == "xxxxxxx..."
+    assert messages.printable("\u202efdp\u2028\x9b") == r"\u202efdp\u2028\x9b"
+    assert messages.printable("👩\u200d🔬 a\u00a0b") == "👩\u200d🔬 a\u00a0b"  # letters of labels, as tables show them
+    assert messages.excerpt("x" * 100, 10) == "xxxxxxx..."
 
 
 def test_no_hidden_and_no_unrelated_option_is_proposed(run):
@@ -48,3 +53,12 @@ def test_no_hidden_and_no_unrelated_option_is_proposed(run):
     assert refused == "cnn-filters: no such option: --octave; see cnn-filters --help\n"
     assert "(Possible options: --hold-out)" not in run("cnn-train-head", "--dropout", "0.5", status=2).err
     assert "(Possible options: --smoothing)" in run("cnn-train-head", "--smoothin", "0.5", status=2).err
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "my list.tsv", "it's; rm -r x", "-n", "$HOME"])
+def test_a_name_in_a_shell_line_is_one_word(name):
+    """What a message proposes can be typed, whatever the file is called."""
+    words = shlex.split(f"cat {messages.shell_word(name)}")
+    assert [os.path.normpath(word) for word in words] == ["cat", name]
+    assert not words[1].startswith("-")
+    assert messages.shell_word("standard input") == "FILE"

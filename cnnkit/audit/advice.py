@@ -58,6 +58,7 @@ def _step(report: CheckReport, named: str, splits: set[str], *, fixed: bool) -> 
     ) is not None:
         return f"cnn-extract {named} --split {shlex.quote(train)} -o train.npy"
     if splits:
-        return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {min(splits)} -o {min(splits)}.pt"
+        fold = shlex.quote(min(splits))
+        return f"cnn-extract {named} -o features.npy && cnn-train-head features.npy --hold-out {fold} -o {fold}.pt"
     near = " --near" if any(pair.kind is FindingKind.ALIKE for pair in report.pairs) and not fixed else ""
     return f"cnn-split {named} --ratio 70,15,15{near} > split.tsv"

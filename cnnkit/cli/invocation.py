@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import Any, TextIO, cast
 
 from cnnkit.cli.activity import Activity
-from cnnkit.cli.escaping import printable
+from cnnkit.messages import printable
 
 
 class Unfailing:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
-from cnnkit.cli.escaping import json_printable, printable
+from cnnkit.cli.escaping import json_printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
 from cnnkit.errors import GateError
+from cnnkit.messages import printable
 
 
 def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from cnnkit.cli.escaping import printable
+from cnnkit.messages import printable
 
 _STDOUT = "standard output"
 

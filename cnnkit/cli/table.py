@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from cnnkit.cli.escaping import printable
+from cnnkit.messages import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

@@ -12,7 +12,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
-from cnnkit.messages import printable
+from cnnkit.messages import excerpt
 
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
@@ -48,12 +48,12 @@ class OnnxNetwork:
         """
         if len(session.inputs) != 1:
             raise FormatError(
-                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(printable, session.inputs))}), expected one"
+                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(excerpt, session.inputs))}), expected one"
             )
         ((self.input, (kind, shape)),) = session.inputs.items()
         if kind not in _DTYPES:
             raise FormatError(
-                f"{name}: its input {printable(self.input)} is {kind}, expected one of {', '.join(_DTYPES)}"
+                f"{name}: its input {excerpt(self.input)} is {kind}, expected one of {', '.join(_DTYPES)}"
             )
         self.name, self.session = name, session
         self.dtype = _DTYPES[kind]
@@ -88,7 +88,7 @@ class OnnxNetwork:
             pieces.append(self.session.run(given, outputs))
             for name, array in zip(outputs, pieces[-1], strict=True):
                 if not isinstance(array, np.ndarray):
-                    raise FormatError(f"{self.name}: its output {printable(name)} is no array")
+                    raise FormatError(f"{self.name}: its output {excerpt(name)} is no array")
         return [
             np.concatenate([np.atleast_1d(array) for array in arrays])[: len(inputs)]
             for arrays in zip(*pieces, strict=True)
@@ -106,7 +106,7 @@ class OnnxNetwork:
         for name, output in zip(outputs, found, strict=True):
             if output.dtype.kind != "f" or output.ndim < 2 or len(output) != len(inputs):
                 raise FormatError(
-                    f"{self.name}: its output {printable(name)} is not a row of floating-point numbers for each image"
+                    f"{self.name}: its output {excerpt(name)} is not a row of floating-point numbers for each image"
                 )
         return found
 

@@ -96,11 +96,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def printable(name: str) -> str:
-    """Give a name without what would move the cursor, or has no letter at all."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
 def smoothed(values: Sequence[float | None], weight: float) -> list[float | None]:
     """Average exponentially: every value is the mean of all up to it, each weighted `weight` times the one after it.
 

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.curves import PANELS, TrainingRun, curve, printable
+from cnnkit.explain.curves import PANELS, TrainingRun, curve
 from cnnkit.formats import figures
+from cnnkit.messages import printable
 
 _Style = Literal["--", "-"]
 

@@ -8,8 +8,9 @@ from itertools import pairwise
 import plotext
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.curves import PANELS, TrainingRun, curve, finite, printable
+from cnnkit.explain.curves import PANELS, TrainingRun, curve, finite
 from cnnkit.formats.history import HistoryRow
+from cnnkit.messages import printable
 
 #: Text and its style, as rich understands it: "cyan", "bold", or nothing.
 Span = tuple[str, str]

@@ -105,12 +105,12 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
         log.info(
             "%s: no column label, so no image has a class; not read: %s; if one of them is the label, call it that",
             name,
-            messages.printable(messages.shortened(unread, 8)),
+            messages.excerpt(messages.shortened(unread, 8)),
         )
     for column, near in meant.items():
         if near:
             log.info(
-                "%s: column %s is not read; if it is the %s, call it that", name, messages.printable(column), near[0]
+                "%s: column %s is not read; if it is the %s, call it that", name, messages.excerpt(column), near[0]
             )
 
 
@@ -125,8 +125,8 @@ def _check_encoding(fields: Mapping[str, str], name: str, folder: str) -> None:
         odd = None if there or not os.path.lexists(os.path.join(folder, raw.decode("latin-1"))) else path
     if odd is not None:
         raise FormatError(
-            f'{name}: "{messages.printable(odd)}" is not UTF-8 (Latin-1?); save the file as UTF-8, '
-            f"as iconv -f latin1 -t utf-8 {name} prints it"
+            f'{name}: "{messages.excerpt(odd)}" is not UTF-8 (Latin-1?); save the file as UTF-8, '
+            f"as iconv -f latin1 -t utf-8 {messages.shell_word(name)} prints it"
         )
 
 

@@ -14,7 +14,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnx.shape_inference import infer_shapes
 
 from cnnkit.errors import FormatError
-from cnnkit.messages import printable
+from cnnkit.messages import excerpt
 
 #: The most numbers that one value may have for one image: 1 GiB of float32. And of one that is as large as another value says.
 LARGEST_VALUE = 2**28
@@ -104,7 +104,7 @@ def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> Ne
     for tensor in tensors:
         _check_tensor(tensor, name=name)
     for sparse in graph.sparse_initializer:
-        _check_size(sparse.dims, f"the weights {printable(sparse.values.name)}", name=name)
+        _check_size(sparse.dims, f"the weights {excerpt(sparse.values.name)}", name=name)
     if not graph.output:
         raise FormatError(f"{name}: a network without an output")
     kept = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
@@ -143,7 +143,7 @@ def _check_size(dims: Sequence[int], what: str, *, name: str, most: int = 2**31)
 
 
 def _check_tensor(tensor: TensorProto, *, name: str) -> None:
-    what = f'the weights "{printable(tensor.name)}"'
+    what = f'the weights "{excerpt(tensor.name)}"'
     _check_size(tensor.dims, what, name=name)
     bits = _ITEM_BITS.get(tensor.data_type)
     numbers = (
@@ -170,7 +170,7 @@ def _check_counts(node: NodeProto, *, name: str) -> None:
         values = attribute.ints or ([attribute.i] if attribute.type == AttributeProto.INT else [])
         if attribute.name in _COUNTS and any(value < 1 for value in values):
             raise FormatError(
-                f"{name}: {attribute.name} of its {printable(node.op_type)} is {', '.join(map(str, values))}, expected 1 or more"
+                f"{name}: {attribute.name} of its {excerpt(node.op_type)} is {', '.join(map(str, values))}, expected 1 or more"
             )
 
 
@@ -189,7 +189,7 @@ def _check_functions(proto: ModelProto, *, name: str) -> None:
             waiting = [each for each in called(_all_nodes(functions[here])) if each not in sizes]
             if here not in sizes and waiting:
                 if waiting[0] in entered:
-                    raise FormatError(f"{name}: its function {printable(waiting[0][1])} calls itself, and never ends")
+                    raise FormatError(f"{name}: its function {excerpt(waiting[0][1])} calls itself, and never ends")
                 path.append(waiting[0])
                 entered.add(waiting[0])
                 continue
@@ -218,12 +218,12 @@ def _check_order(graph: GraphProto, kept: set[str], *, name: str) -> None:
     for place, node in enumerate(graph.node):
         for output in filter(None, node.output):
             if output in made_by or output in kept:
-                raise FormatError(f'{name}: its value "{printable(output)}" is made twice')
+                raise FormatError(f'{name}: its value "{excerpt(output)}" is made twice')
             made_by[output] = place
     known = {value.name for value in graph.input} | kept
     for value in graph.output:
         if value.name not in known and value.name not in made_by:
-            raise FormatError(f'{name}: nothing in it makes its output "{printable(value.name)}"')
+            raise FormatError(f'{name}: nothing in it makes its output "{excerpt(value.name)}"')
     users: list[list[int]] = [[] for _ in graph.node]
     missing = [0] * len(graph.node)
     for place, node in enumerate(graph.node):
@@ -266,7 +266,7 @@ def _check_sizes(proto: ModelProto, found: GraphProto, *, name: str) -> None:
         if math.prod(size or 1 for size in shape) // batch > most:
             sides = "x".join("any" if size is None else str(size) for size in shape)
             raise FormatError(
-                f'{name}: its value "{printable(value.name)}" has the shape {sides}, more than the {most:,} numbers that one image may take'
+                f'{name}: its value "{excerpt(value.name)}" has the shape {sides}, more than the {most:,} numbers that one image may take'
             )
 
 

@@ -139,7 +139,7 @@ def parse(
         return
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
-            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {name} prints it"
+            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {messages.shell_word(name)} prints it"
         )
     delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
@@ -194,7 +194,7 @@ def check_path(text: str, *, name: str, folder: str = ".") -> None:
     path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
     if path != text and _exists(folder, path) and not _exists(folder, text):
         raise FormatError(
-            f'{name}: "{messages.printable(text)}" is a path and something else; a list has one path a line, '
+            f'{name}: "{messages.excerpt(text)}" is a path and something else; a list has one path a line, '
             "and a table with labels begins with a header row such as path,label"
         )
 
@@ -366,8 +366,8 @@ def _by_header(
     ):
         proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
-            f'{name}: no header row: the first line is "{messages.printable(delimiter.join(written))}"; '
-            f"name the columns above it, as sed -i '1i {proposed}' {name} does"
+            f'{name}: no header row: the first line is "{messages.excerpt(delimiter.join(written))}"; '
+            f"name the columns above it, as sed -i '1i {proposed}' {messages.shell_word(name)} does"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
@@ -382,7 +382,7 @@ def _by_header(
         if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
-            shown = messages.printable(delimiter.join(raw))
+            shown = messages.excerpt(delimiter.join(raw))
             reason = ""
             if first and len(fields) == len(columns) + 1:
                 reason = "; if R wrote it, leave the names of rows out (row.names = FALSE)"
@@ -434,7 +434,7 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
         raise FormatError(f"{name}: the header row names {doubled} twice")
     missing = [column for column in required if column not in columns]
     if missing:
-        found = messages.printable(", ".join(header[:8]))
+        found = messages.excerpt(", ".join(header[:8]))
         remedy = _about_header(header, missing, aliases)
         raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {found}{remedy}")
     return columns
@@ -503,7 +503,7 @@ def _json_rows(
             except FormatError as error:
                 if "lacks" not in str(error):
                     raise
-                found = messages.printable(", ".join(keys[:8]))
+                found = messages.excerpt(", ".join(keys[:8]))
                 raise FormatError(
                     f"{where}: expected an object with {' and '.join(required)}; found {found}"
                 ) from error
@@ -521,7 +521,7 @@ def _json_rows(
 def _about_json(error: json.JSONDecodeError, text: str, name: str) -> str:
     """Say why a line is no JSON object."""
     if error.msg == "Extra data":
-        return f'"{messages.printable(text[error.pos :], 20)}" behind the object; expected one a line (JSON Lines)'
+        return f'"{messages.excerpt(text[error.pos :], 20)}" behind the object; expected one a line (JSON Lines)'
     if text.strip() == "{" or text.rstrip().endswith((",", ": {", ": [")):
         return f"an object of several lines; expected one a line (JSON Lines), as jq -c . {name} prints it"
     return "no JSON object; expected one a line (JSON Lines)"
@@ -537,7 +537,7 @@ def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any
         if "\0" in value or any(
             "\ud800" <= letter <= "\udfff" and not "\udc80" <= letter <= "\udcff" for letter in value
         ):
-            raise FormatError(f'{where} "{messages.printable(value)}" holds what no text and no file name can')
+            raise FormatError(f'{where} "{messages.excerpt(value)}" holds what no text and no file name can')
         return value
     if isinstance(value, list | dict):
         if needed:
@@ -622,4 +622,4 @@ class _Backslashes:
         """Log a notice about the first of such paths."""
         if not self._told:
             self._told = True
-            log.info(message, self._name, messages.printable(written), messages.printable(meant))
+            log.info(message, self._name, messages.excerpt(written), messages.excerpt(meant))

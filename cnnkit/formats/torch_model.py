@@ -31,6 +31,8 @@ _QUANTISED = (torch.qint8, torch.quint8, torch.qint32)
 
 # A tensor of at most so many bytes may repeat what the file holds once.
 _SMALL = 1 << 20
+# Layers share weights, so that all tensors together may have so many times what the file holds.
+_SHARED = 16
 
 # How torch says that it could read a pickle, and met what it will not call.
 _REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate)")
@@ -99,14 +101,20 @@ def _check_tensors(state: Mapping[str, Tensor], path: str | Path) -> None:
     Raises:
         FormatError: The first tensor that is something else.
     """
-    size = Path(path).stat().st_size
+    size = max(Path(path).stat().st_size, _SMALL)
+    total = 0
     for name, tensor in state.items():
         kind = _unusable(tensor)
         if kind is not None:
             raise FormatError(
                 f"{path}: {name} is {kind}; expected dense float32, float16, bfloat16 or float64 (save a float state_dict)"
             )
-        if tensor.nbytes > max(size, _SMALL):
+        total += tensor.nbytes
+        if total > _SHARED * size:
+            raise FormatError(
+                f"{path}: its tensors have more than {_SHARED} times as many values as the file; is it damaged?"
+            )
+        if tensor.nbytes > size:
             raise FormatError(f"{path}: {name} of shape {tuple(tensor.shape)} is larger than the file; is it damaged?")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise FormatError(f"{path}: {name} has values that are not finite; the training that made it had diverged")

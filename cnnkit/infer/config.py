@@ -38,7 +38,10 @@ class ExtractConfig(BulkConfig):
     augment: str | None = option(
         None, "What may become of those copies, as cnn-augment has it; or @FILE.", metavar="NOTATION"
     )
-    resume: bool = option(False, "Go on from an interrupted run.")
+    resume: bool = option(
+        False,
+        "Go on from an interrupted run. Complete features are kept as they are; values that were changed since are not noticed.",
+    )
     seed: int = seed_option(after=("jobs",))
 
     def checked(self) -> Self:

@@ -231,7 +231,8 @@ class Ensemble:
 def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision) -> OnnxClassifier:
     name = str(path)
     if name.endswith((".pt", ".pth")):
-        raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {name} -o {Path(name).stem}.onnx")
+        word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
+        raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {word} -o {made}")
     model = onnx_model.load(path)
     network = OnnxNetwork(
         name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)

@@ -18,7 +18,7 @@ from cnnkit.errors import FormatError, RunError, UsageError
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
 from cnnkit.infer.config import ModelSpec, parse_channels
-from cnnkit.messages import printable
+from cnnkit.messages import excerpt
 from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
@@ -83,7 +83,7 @@ def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxC
     if network.channels is None:
         shown = ", ".join("any" if size is None else str(size) for size in network.shape)
         raise FormatError(
-            f"{network.name}: its input {printable(network.input)} has the shape ({shown}), expected images with three channels or one: "
+            f"{network.name}: its input {excerpt(network.input)} has the shape ({shown}), expected images with three channels or one: "
             "(batch, 3, height, width) or (batch, height, width, 3)"
         )
     network.order = _order(network, spec)
@@ -154,11 +154,11 @@ class _Tried:
 
     def __str__(self) -> str:
         if self.values is None:
-            return f"{printable(self.name)} (no array)"
+            return f"{excerpt(self.name)} (no array)"
         by_image = self.values.ndim > 0 and len(self.values) == _TRIED
         shape = self.values.shape[1:] if by_image else self.values.shape
         numbers = f"shape {shape}".replace(",)", ")") if shape else "one number"
-        return f"{printable(self.name)} ({self.values.dtype}, {numbers}{'' if by_image else f' for {_TRIED} images'})"
+        return f"{excerpt(self.name)} ({self.values.dtype}, {numbers}{'' if by_image else f' for {_TRIED} images'})"
 
 
 def _tried(network: OnnxNetwork, preprocess: Preprocess, graph: GraphProto) -> list[_Tried]:
@@ -184,7 +184,7 @@ def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, clas
     """
     known = {each.name: each for each in tried}
     if spec.output is not None and spec.output not in known:
-        raise UsageError(f"{name} has no output {spec.output}; its outputs are {', '.join(map(printable, known))}")
+        raise UsageError(f"{name} has no output {spec.output}; its outputs are {', '.join(map(excerpt, known))}")
     made_by = {value: node for node in graph.node for value in node.output}
     widths = {classes} | ({1} if classes == 2 else set())
     fitting = [each.name for each in known.values() if each.width in widths]
@@ -199,16 +199,16 @@ def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, clas
         log.warning(
             "%s has the outputs %s with %d numbers an image: taking %s; --output NAME takes another",
             name,
-            " and ".join(map(printable, fitting)),
+            " and ".join(map(excerpt, fitting)),
             classes,
-            printable(chosen),
+            excerpt(chosen),
         )
     meaning = _meaning(known[probabilities], made_by, name=name)
     if meaning is Meaning.INDEPENDENT and known[probabilities].width != 1:
         log.warning(
             "%s gives a probability for each class by itself (%s is not a softmax): those of an image do not sum to 1",
             name,
-            printable(probabilities),
+            excerpt(probabilities),
         )
     return OutputNames(None, probabilities) if meaning is Meaning.LOGITS else OutputNames(probabilities, logits)
 
@@ -219,7 +219,7 @@ def _none_fits(
     asked = [known[spec.output]] if spec.output is not None else list(known.values())
     numbers = [each for each in asked if _operator(each.name, made_by) in ("ArgMax", "TopK")]
     remedy = (
-        f"; {printable(numbers[0].name)} names the best class alone, export the network without its {_operator(numbers[0].name, made_by)}"
+        f"; {excerpt(numbers[0].name)} names the best class alone, export the network without its {_operator(numbers[0].name, made_by)}"
         if numbers
         else ""
     )
@@ -253,7 +253,7 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
     if operator in _SOFTMAX:
         quantised = _maker(output.name, made_by, _PASSING - {"DequantizeLinear"})
         if quantised is not None and quantised.op_type in _SOFTMAX:
-            _check_sums(rows, f"{name}: {printable(output.name)}")
+            _check_sums(rows, f"{name}: {excerpt(output.name)}")
         return Meaning.PROBABILITIES
     if operator in _SIGMOID:
         return Meaning.INDEPENDENT
@@ -261,7 +261,7 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
         node = _maker(output.name, made_by)
         if node is not None and _operator(node.input[0], made_by) in _SIGMOID:
             raise FormatError(
-                f"{name}: {printable(output.name)} has the logarithms of sigmoids; export the network without them"
+                f"{name}: {excerpt(output.name)} has the logarithms of sigmoids; export the network without them"
             )
         return Meaning.LOGITS  # of a softmax: its softmax is what the logarithm was taken of
     inside = bool((rows >= 0).all() and (rows <= 1 + _SUM_TOLERANCE).all())
@@ -270,7 +270,7 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
     if _changes_probabilities(output.name, made_by):
         if not inside:
             raise FormatError(
-                f"{name}: {printable(output.name)} is made of probabilities by {operator}, and is neither these nor logits; "
+                f"{name}: {excerpt(output.name)} is made of probabilities by {operator}, and is neither these nor logits; "
                 f"export the network without its {operator}"
             )
         return Meaning.INDEPENDENT

@@ -162,7 +162,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     if any(node == wanted or node.startswith(f"{wanted}.") for node in nodes):
         return wanted
     known = [*keras_names(name), *dict(module.named_modules()), *nodes]
-    proposal = messages.nearest(layer, known) or f"cnn-dims {name} lists them"
+    proposal = messages.nearest(layer, known) or f"cnn-dims {messages.shell_word(name)} lists them"
     raise UsageError(f'{name} has no layer "{layer}"; {proposal}')
 
 

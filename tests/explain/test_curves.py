@@ -316,7 +316,7 @@ def test_points_before_smoothing_are_faint_beneath():
 def test_names_do_not_steer_the_terminal():
     """An escape sequence in a file's name is not printed as one."""
     drawing = text(collect(("a\x1b[31m.csv", make(1))), columns=80)
-    assert "a?[31m" in drawing[-1]
+    assert r"a\x1b[31m" in drawing[-1]
     assert "\x1b" not in "".join(drawing)
 
 

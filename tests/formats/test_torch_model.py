@@ -397,6 +397,16 @@ def test_tensors_that_are_no_weights(tmp_path, value, message):
         torch_model.load(tmp_path / "w.pt")
 
 
+def test_views_of_little_do_not_add_up_to_much(tmp_path):
+    """No tensor is larger than the file, and together they are: layers that share a weight are as good as before."""
+    weight = torch.zeros(1 << 18)  # 1 MiB
+    torch.save({f"layer{number}.weight": weight for number in range(12)}, tmp_path / "tied.pt")
+    assert len(torch_model.load_state(tmp_path / "tied.pt")) == 12
+    torch.save({str(number): torch.zeros(1).expand(1 << 17) for number in range(100)}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"w\.pt: its tensors have more than 16 times as many values as the file"):
+        torch_model.load_state(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("state", [{1: torch.zeros(2)}, {"weight": [1.0, 2.0]}, {"weight": torch.zeros(2), "x": None}])
 def test_states_that_are_no_tensors_by_name(tmp_path, state):
     """Numbers as names, lists and nothing as values are refused, in a model too."""
