@@ -147,7 +147,8 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
     """
     table: _Table | None = None
     rows: list[HistoryRow] = []
-    for number, line in enumerate(lines, start=1):
+    ended = (each for line in lines for each in line.splitlines(keepends=True))  # also by CR alone
+    for number, line in enumerate(ended, start=1):
         if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise FormatError(f"{name}: UTF-16; save it as UTF-8")
         text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
@@ -159,7 +160,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
         try:
             row = table.row(text, where=f"{name}:{number}")
         except FormatError:
-            if line.endswith(b"\n"):
+            if line.endswith((b"\n", b"\r")):
                 raise
             break
         if rows and row.epoch == rows[-1].epoch and not table.is_own:  # Lightning writes training and validation apart
@@ -192,7 +193,7 @@ class _Table:
             FormatError: It has no epoch, or no measure.
         """
         delimiter = next((each for each in ",;\t" if each in text), ",")
-        columns = _fields(text, delimiter)
+        columns = _fields(text, delimiter, where=name)
         if set(COLUMNS) <= set(columns):
             return cls(columns, {column: columns.index(column) for column in COLUMNS}, delimiter, is_own=True)
         lower = [column.lower() for column in columns]
@@ -211,7 +212,7 @@ class _Table:
         Raises:
             FormatError: A field is missing, or is no number.
         """
-        fields = _fields(text, self.delimiter)
+        fields = _fields(text, self.delimiter, where=where)
         if len(fields) != len(self.columns):
             raise FormatError(f"{where}: {len(fields)} fields, but the header row has {len(self.columns)}")
         found = {column: fields[place] for column, place in self.places.items()}
@@ -233,8 +234,11 @@ class _Table:
         return HistoryRow(int(epoch), **measures)
 
 
-def _fields(text: str, delimiter: str) -> list[str]:
-    (fields,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True)
+def _fields(text: str, delimiter: str, *, where: str) -> list[str]:
+    try:
+        (fields,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True)
+    except csv.Error as error:  # a field of more than 131,072 letters
+        raise FormatError(f"{where}: no row of a table ({error})") from error
     return [field.strip() for field in fields]
 
 

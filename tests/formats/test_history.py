@@ -91,6 +91,18 @@ def test_a_history_in_utf_16_is_named(tmp_path, run):
     assert run("cnn-curves", path, status=1).err == f"cnn-curves: {path}: UTF-16; save it as UTF-8\n"
 
 
+def test_lines_that_end_with_cr_alone():
+    """As an old spreadsheet ends them; a last one without its end is still being written."""
+    rows = history.parse([b"epoch,loss\r1,2.5\r2,1.5\r3"], name="h.csv")
+    assert [(row.epoch, row.train_loss) for row in rows] == [(1, 2.5), (2, 1.5)]
+
+
+def test_a_field_without_end_is_one_line():
+    """The csv module has a limit of its own."""
+    with pytest.raises(FormatError, match=r"^h\.csv:2: no row of a table \(field larger than field limit"):
+        history.parse([b"epoch,loss\n", b"1," + b"9" * 200_000 + b"\n"], name="h.csv")
+
+
 def test_a_model_in_place_of_its_history_is_told_apart(tmp_path, monkeypatch):
     """The message names the history beside it, or says that there is none."""
     monkeypatch.chdir(tmp_path)
