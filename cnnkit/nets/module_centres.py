@@ -39,9 +39,9 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         self, function: OpOverload, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> object:
         made = function(*args, **(kwargs or {}))
-        inputs = [each for each in _tensors(args) if each in self.known]
+        inputs = [each for each in tensors_in(args) if each in self.known]
         if inputs:
-            for output in _tensors(made):
+            for output in tensors_in(made):
                 found = self._followed(function.overloadpacket, args, inputs, output)
                 if found is not None:
                     self.known[output] = found
@@ -138,10 +138,10 @@ def _sliced(
     return TracedMap(rows, columns, before.axes)
 
 
-def _tensors(values: object) -> Iterator[Tensor]:
+def tensors_in(values: object) -> Iterator[Tensor]:
     """Find the tensors in arguments or results, lists within them included."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, list | tuple):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)

@@ -25,6 +25,7 @@ from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import build, catalogue, classifier, subgraph
 from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, unread
+from cnnkit.nets.module_centres import tensors_in
 from cnnkit.nets.notation import LayerKind
 from cnnkit.nets.receptive_field import ReceptiveField, follow
 
@@ -131,7 +132,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         made = function(*args, **kwargs)
         operation = function.overloadpacket
         seen = self.seen[self.running[-1]]
-        inputs, outputs = list(_tensors(args)), list(_tensors(made))
+        inputs, outputs = list(tensors_in(args)), list(tensors_in(made))
         for tensor in inputs:
             if id(tensor) in self.unused:
                 self.unused.remove(id(tensor))
@@ -163,7 +164,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         self.running.pop()
         self.ended.pop(module, None)
         self.ended[module] = None
-        for result in _tensors(output):
+        for result in tensors_in(output):
             seen = self.seen[module]
             found = self._look_of(module, inputs, result)
             seen.values += result.numel()
@@ -174,7 +175,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
     def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
         """Find out how a module's result looks; layers on maps with channels last go through shapes that hide it."""
         found: ReceptiveField = self.looks.get(result, ReceptiveField())
-        before = next((self.looks[tensor] for tensor in _tensors(inputs) if tensor in self.looks), None)
+        before = next((self.looks[tensor] for tensor in tensors_in(inputs) if tensor in self.looks), None)
         if before and before.last and result.ndim == 4 and found.field is None:
             found = before if isinstance(module, nn.Linear) else ReceptiveField(last=True)
             self.looks[result] = found
@@ -201,15 +202,6 @@ def _watching(module: nn.Module, example: Tensor) -> Generator[_Watch]:
             hook.remove()
         for part, training in modes.items():
             part.training = training
-
-
-def _tensors(values: object) -> Iterator[Tensor]:
-    """Find the tensors in arguments or results, lists within them included."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _tensors(value)
 
 
 # What changes every value by itself, moves whole maps, or mixes only their channels, beside what torch itself marks as pointwise.
