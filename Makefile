@@ -1,8 +1,9 @@
 # make quickstart   install, and run the whole road on handwritten digits; a second run takes seconds
 # make test         install, and run lint, types, import rules and all tests that are not marked slow: minutes, on two cores
+#                   (make -j2 test runs the checks next to the tests, and saves half a minute)
 # make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: what needs one, what is refused there, and how fast it is
-# make fuzz         damage 10,000 inputs, run the commands on them, and write the counts into docs/reliability.md: hours
+# make fuzz         damage 10,000 inputs, run the commands on them, and write the counts into docs/reliability.md: 10 minutes
 # make clean        remove what quickstart made, and .venv
 
 PYTHON ?= python3
@@ -10,21 +11,26 @@ BIN := .venv/bin
 ROAD := quickstart
 # Tests run in two processes of one thread each. A file of tests stays in one process, so that what its fixtures make is made once;
 # the longest files come first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Tests that call make get no flags of this one: its job server is not theirs.
+PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Tests start hundreds of processes: what they import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fuzz test-gpu checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
 	@$(MAKE) --no-print-directory -f examples/digits/Makefile BIN=$(BIN)/ OUT=$(ROAD)
 
-test: checks
+test: checks fast-tests
+
+test-all: checks all-tests
+
+fast-tests: .venv/test
 	$(PYTEST) -m "not slow"
 
-test-all: checks
+all-tests: .venv/test
 	$(PYTEST)
 
 test-gpu: .venv/test

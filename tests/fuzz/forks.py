@@ -61,8 +61,8 @@ class Runner:
             "rich.progress",
         ):
             importlib.import_module(name)
-        self.entries = {
-            each.name: each for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
+        self.commands = {
+            each.name: each.load() for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
         }
         gc.collect()
         gc.freeze()  # or the first collection of each fork would copy it all
@@ -103,7 +103,7 @@ class Runner:
             sys.argv = list(words)
             code = 0
             try:
-                self.entries[words[0]].load()(list(words[1:]))
+                self.commands[words[0]](list(words[1:]))
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             except BaseException:
