@@ -230,13 +230,24 @@ def _train_and_val(
         splits = _by_split(each, stdin=stdin, folders=folders, search=search)
         more = splits.get(VAL) or splits.get(None)
         if not more:
-            raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
+            raise no_val_split(each)
         checked += more
     if not train:
-        raise CnnkitError(
-            f"{' '.join(sources)}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation"
-        )
+        raise no_train_split(" ".join(sources), has_val=bool(val))
     return train, checked
+
+
+def no_train_split(name: str, *, has_val: bool) -> CnnkitError:
+    """Give the error of images, or features, that stand in splits of which none is called train: the one rule of all trainings."""
+    instead = ", in place of --val" if has_val else ""
+    return CnnkitError(
+        f"{name}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation{instead}"
+    )
+
+
+def no_val_split(name: str) -> CnnkitError:
+    """Give the error of what is to validate, and stands in splits of which none is called val."""
+    return CnnkitError(f"{name}: no part {VAL} in it; name the folder or manifest that is to validate")
 
 
 def _all_but_one_split(

@@ -46,7 +46,8 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
 
     Raises:
         FormatError: The two come from different backbones.
-        CnnkitError: A row has no label, there is a single class, no such split, or a class in validation alone.
+        CnnkitError: A row has no label, there is a single class, no such split, or a class in validation alone. Or the rows stand in
+            several splits, and none of them is train.
         UsageError: Both ways to choose are given, or the loss is for another number of classes.
     """
     if val is not None and hold_out is not None:
@@ -57,8 +58,12 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     for line in class_names.about_forms(forms):
         log.info("%s", line)
     if hold_out is None:
+        if _lacks(train_set, train_val.TRAIN):
+            raise train_val.no_train_split(name, has_val=val_set is not None)
         train_set, own_val = _by_split(train_set, name=name)
         if val_set is not None:
+            if _lacks(val_set, train_val.VAL):
+                raise train_val.no_val_split(val_name or "")
             val_set = _by_split(val_set, name=val_name or "")[1] or val_set
         elif own_val is not None:
             val_set, name, val_name = own_val, f"{train}, {train_val.TRAIN}", f"{train}, {train_val.VAL}"
@@ -154,6 +159,12 @@ def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
             forms[class_names.normal(row.label)].add(row.label)
     rows = [replace(row, label=class_names.normal_or_none(row.label)) for row in found.rows]
     return Features(found.values, rows, found.header)
+
+
+def _lacks(found: Features, split: str) -> bool:
+    """Say whether rows stand in several splits, but none in this one: those of one split alone were extracted on purpose."""
+    named = {row.split for row in found.rows}
+    return len(named) > 1 and split not in {train_val.split_named(name or "") for name in named}
 
 
 def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]:

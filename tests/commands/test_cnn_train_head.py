@@ -206,6 +206,25 @@ def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, she
     assert time.perf_counter() - started < 5, "a moment on an idle machine; seconds where torch is loaded first"
 
 
+def test_splits_without_train_are_refused_as_by_cnn_train(run, here):
+    """Rows of several folds are not all trained on: the same words as for the folds' images; one split alone is what was asked for."""
+    listed = (here / "train.tsv").read_text().splitlines()
+    (here / "train.tsv").write_text(
+        "\n".join(line.replace("train\t", f"fold{number % 3}\t") for number, line in enumerate(listed)) + "\n"
+    )
+    network = ("--layers", "conv 4 k3, gap", "--size", "16", "--epochs", "1")
+    message = "no part train in it; cnn-split makes one, --hold-out NAME takes another for validation"
+    for command, source, others in (("cnn-train-head", "train.npy", FAST), ("cnn-train", "train.tsv", network)):
+        alone = run(command, source, "-o", "x.pt", *others, status=1).err
+        assert f"{command}: {source}: {message}\n" in alone
+        both = run(command, source, "--val", "val" + source[5:], "-o", "x.pt", *others, status=1).err
+        assert f"{source}: {message}, in place of --val\n" in both
+    err = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", *FAST, status=1).err
+    assert "train.npy: no part val in it; name the folder or manifest that is to validate\n" in err
+    run("cnn-train-head", "val.npy", "-o", "x.pt", *FAST)
+    run("cnn-train-head", "train.npy", "--hold-out", "fold0", "-o", "x.pt", *FAST)
+
+
 def test_features_of_another_backbone_are_refused(run, here):
     """Both files and both layers are named; exit 1 and nothing written."""
     run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")

@@ -759,7 +759,7 @@ def test_a_held_out_split_is_as_two_files(make, tmp_path):
         with features.FeatureWriter(
             tmp_path / f"{name}.npy", shape=found.values.shape[1:], dtype="float32", header=found.header
         ) as writer:
-            writer.write(found.values[kept], [found.rows[index] for index in kept])
+            writer.write(found.values[kept], [replace(found.rows[index], split=None) for index in kept])
     result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
     held = trained(whole, tmp_path / "held.pt", hold_out="fold1", epochs=4, lr=0.05)
     model = torch_model.load(tmp_path / "held.pt")
