@@ -225,6 +225,17 @@ def test_splits_without_train_are_refused_as_by_cnn_train(run, here):
     run("cnn-train-head", "train.npy", "--hold-out", "fold0", "-o", "x.pt", *FAST)
 
 
+def test_features_that_their_backbone_cannot_have_made_are_refused(run, here):
+    """Both widths are named, before anything is trained: the model could neither be exported nor used."""
+    for name in ("train", "val"):
+        np.save(f"{name}.npy", np.load(f"{name}.npy")[:, :5])
+    outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "x.pt", *FAST, status=1)
+    assert outcome.err == (
+        "cnn-train-head: train.npy: rows of 5 values, but layers, which its header names, gives 8; run cnn-extract again\n"
+    )
+    assert not list(here.glob("x.*"))
+
+
 def test_features_of_another_backbone_are_refused(run, here):
     """Both files and both layers are named; exit 1 and nothing written."""
     run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")
