@@ -185,6 +185,46 @@ def name_order(path: str) -> bytes:
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
+def name_of(label: str | None) -> str:
+    """Give a label a name for messages."""
+    return "(none)" if label is None else label
+
+
+def listed_again(
+    images: Iterable[ImageFile], *, groups: bool = False, name: str | None = None
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Part images into those that are listed for the first time, and those that are listed again.
+
+    A file is known by its name and its folder, through whatever links that is reached.
+
+    Args:
+        images: In any order.
+        groups: An image belongs to one group as it belongs to one class.
+        name: The file that lists them, for messages.
+
+    Raises:
+        CnnkitError: An image is listed with two labels, or with two groups.
+    """
+    found: dict[str, ImageFile] = {}
+    again = []
+    real: dict[str, str] = {}  # folders, as they really lie
+    for image in images:
+        folder, file = os.path.split(image.path)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        first = found.setdefault(os.path.join(real[folder], file), image)
+        if first is image:
+            continue
+        again.append(image)
+        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
+            if one != other and (groups or what == "classes"):
+                raise CnnkitError(
+                    f"{'' if name is None else f'{name}: '}{image.path} is listed twice, with {what} {name_of(one)} "
+                    f"and {name_of(other)}; leave one of them out"
+                )
+    return list(found.values()), again
+
+
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]

@@ -181,7 +181,7 @@ def find(
     if checked:
         check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
     for images in (train, checked):
-        _check_listed_once(images)
+        check_listed_once(images)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -191,21 +191,21 @@ def find(
     return TrainValImages(tuple(train), tuple(checked), classes)
 
 
-def _check_listed_once(images: Sequence[ImageFile]) -> None:
-    """Refuse an image of two classes, and tell of images that count twice."""
-    first: dict[str, ImageFile] = {}
-    twice = []
-    for image in images:
-        known = first.setdefault(image.path, image)
-        if known.label != image.label:
-            raise CnnkitError(
-                f"{image.path} is listed twice, with classes {known.label} and {image.label}; leave one of them out"
-            )
-        if known is not image:
-            twice.append(image.path)
-    if twice:
-        counted = "1 picture is" if len(twice) == 1 else f"{len(twice):,} pictures are"
-        log.warning("%s listed twice, and counts as often; the first is %s", counted, twice[0])
+def check_listed_once(images: Iterable[ImageFile], *, name: str | None = None) -> None:
+    """Refuse an image of two classes, and tell of images that count twice.
+
+    Args:
+        images: For training, or for validation.
+        name: The file that lists them, for messages.
+
+    Raises:
+        CnnkitError: As `source.listed_again`.
+    """
+    _, again = source.listed_again(images, name=name)
+    if again:
+        counted = "1 picture is" if len(again) == 1 else f"{len(again):,} pictures are"
+        where = "" if name is None else f"{name}: "
+        log.warning("%s%s listed twice, and counts as often; the first is %s", where, counted, again[0].path)
 
 
 def _train_and_val(

@@ -46,7 +46,8 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
 
     Raises:
         FormatError: The two come from different backbones.
-        CnnkitError: A row has no label, there is a single class, no such split, or a class in validation alone. Or the rows stand in
+        CnnkitError: A row has no label, there is a single class, no such split, a class in validation alone, or an image is listed
+            with two labels. Or the rows stand in
             several splits, and none of them is train.
         UsageError: Both ways to choose are given, or the loss is for another number of classes.
     """
@@ -74,6 +75,9 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     if len(classes) < 2:
         raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
     check_loss(loss, classes=len(classes))
+    for each, file in ((train_set, train), (val_set, val or train)):
+        if each is not None:
+            _check_listed_once(each, file)
     if val_set is None:
         log.warning("no --val: the last epoch is kept, and nothing says how good it is")
     else:
@@ -205,6 +209,12 @@ def _some(found: Features, indices: list[int]) -> Features:
 def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
     """Warn where validation images were trained on in some form, wherever the two files lie."""
     train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
+
+
+def _check_listed_once(found: Features, name: str | Path) -> None:
+    """Refuse an image of two classes, as for images; its augmented views have the label of the image itself."""
+    plain = [image for image, row in zip(_images(found, name), found.rows, strict=True) if not row.view]
+    train_val.check_listed_once(plain, name=str(features.beside(Path(name), ".tsv")))
 
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:

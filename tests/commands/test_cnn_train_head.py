@@ -236,6 +236,26 @@ def test_features_that_their_backbone_cannot_have_made_are_refused(run, here):
     assert not list(here.glob("x.*"))
 
 
+def test_an_image_with_two_labels_is_refused_as_in_a_manifest(run, here):
+    """In training and in validation features; one that is listed twice with the same label is counted; views repeat their image."""
+    for name, words in (("train", ()), ("val", ("train.npy", "--val"))):
+        listed = here / f"{name}.tsv"
+        header, first, _, *others = written = listed.read_text().splitlines()
+        path, label, *_ = first.split("\t")
+        other = {"red": "blue", "blue": "red"}[label]
+        listed.write_text("\n".join([header, first, first.replace(f"\t{label}\t", f"\t{other}\t"), *others]) + "\n")
+        err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST, status=1).err
+        assert err.splitlines()[-1] == (
+            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; leave one of them out"
+        )
+        listed.write_text("\n".join([header, first, first, *others]) + "\n")
+        err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST).err
+        assert f"{name}.tsv: 1 picture is listed twice, and counts as often; the first is {path}\n" in err
+        listed.write_text("\n".join(written) + "\n")
+    run("cnn-extract", "photos", "--split", "train", "-o", "views.npy", *BACKBONE, "--augment", "hflip", "--views", "2")
+    assert "listed twice" not in run("cnn-train-head", "views.npy", "-o", "x.pt", *FAST).err
+
+
 def test_features_of_another_backbone_are_refused(run, here):
     """Both files and both layers are named; exit 1 and nothing written."""
     run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")
