@@ -232,6 +232,8 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     meant = split and split_names.meant(split, splits)
     if meant and meant != split:
         search.readings.append(f"{path}: --split {split} takes {meant}")
+    if split is None:
+        search.readings += split_names.about_synonyms(path, splits)
     images = [image for image in found if split is None or image.split == meant]
     if not images:
         raise CnnkitError(
@@ -258,14 +260,17 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if kind is not None:
         raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
     if not null and tables.is_header(first):
-        found = False
+        found, splits = False, set()
         for row in manifest.parse(lines, name="standard input"):
             image = _of_row(row, row.path, search)
+            splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
                 yield image
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+        if split is None:
+            search.readings += split_names.about_synonyms("standard input", splits)
         return
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
