@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, image_formats, split_names
+from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, manifest, tables
@@ -227,7 +228,9 @@ def listed_again(
 
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
-    found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]
+    extensions = MissingExtensions(path)
+    found = [_of_row(row, extensions.completed(os.path.join(folder, row.path)), search) for row in manifest.load(path)]
+    search.readings += extensions.lines()
     splits = sorted({image.split for image in found if image.split is not None})
     meant = split and split_names.meant(split, splits)
     if meant and meant != split:
@@ -259,16 +262,18 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     kind = tables.kind_of(first)
     if kind is not None:
         raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
+    extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
         for row in manifest.parse(lines, name="standard input"):
-            image = _of_row(row, row.path, search)
+            image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
                 yield image
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+        search.readings += extensions.lines()
         if split is None:
             search.readings += split_names.about_synonyms("standard input", splits)
         return
@@ -281,7 +286,8 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         if "\0" in path:
             raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
-            yield ImageFile(path)
+            yield ImageFile(path if null else extensions.completed(path))
+    search.readings += extensions.lines()
 
 
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
