@@ -111,7 +111,8 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
     if not os.path.lexists(source):
-        raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
+        here = "" if os.path.isabs(source) else f" (the current folder is {Path.cwd().name}/)"
+        raise CnnkitError(f"{source}: no such picture, folder or manifest{here}")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
     archives.refuse(source)

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -237,7 +238,8 @@ def test_sources_that_name_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.tsv").write_text("path\tlabel\n")
     for words, match in [
-        (("nowhere",), "no such picture, folder or manifest"),
+        (("nowhere",), rf"^nowhere: no such picture, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
+        ((tmp_path / "nowhere",), "nowhere: no such picture, folder or manifest$"),
         ((tmp_path / "empty",), "no images in it"),
         ((tmp_path / "rows.tsv",), "no rows"),
         (("-",), "names no picture"),
