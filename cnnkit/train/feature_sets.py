@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnkit import class_names
 from cnnkit.choices import Loss
-from cnnkit.data import train_val
+from cnnkit.data import split_names, train_val
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
@@ -176,6 +176,8 @@ def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]
     splits = [train_val.split_named(row.split or "") for row in found.rows]
     if train_val.TRAIN not in splits:
         return found, None
+    for line in split_names.about_synonyms(name, (row.split or "" for row in found.rows)):
+        log.info("%s", line)
     unused = Counter(row.split or "no part" for row, split in zip(found.rows, splits, strict=True) if split is None)
     if unused:
         log.info("%s: not looked at: %s", name, ", ".join(f"{count:,} of {split}" for split, count in unused.items()))

@@ -769,6 +769,14 @@ def test_a_held_out_split_is_as_two_files(make, tmp_path):
     assert model.header.training == {**expected.header.training, "hold_out": "fold1"}
 
 
+def test_several_splits_that_validate_are_named(make, tmp_path, caplog):
+    """Rows of val and of dev validate together, as folders and manifests of them do."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    result = trained(make("all", splits=("train", "val", "dev")), tmp_path / "head.pt", epochs=1)
+    assert (result.train_rows, result.val_rows) == (16, 32)
+    assert any("all.npy: dev and val are both taken for the validation split" in line for line in caplog.messages)
+
+
 def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
     """They would measure something else, and give the labels away; views of the others are trained on."""
     found = features.load(make("plain", splits=("fold0", "fold1", "fold2", "fold3")))
