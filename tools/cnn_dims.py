@@ -86,7 +86,7 @@ def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple
     if name.endswith(".onnx"):
         from cnnkit.nets import graph_dims
 
-        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale), {}
+        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale, check=True), {}
     if name.endswith(".pt") and not Path(name).exists():
         raise CnnkitError(f"{name}: no such model")
 

@@ -31,8 +31,9 @@ _NO_KERNEL = re.compile(
 )
 _NO_OPERATOR = re.compile(r"(?P<domain>[\w.]*):(?P<op>\w+)\(-?\d+\) is not a registered function/op")
 _NO_SCHEMA = re.compile(r"No Op registered for (?P<op>\w+) with domain_version")
-_TOO_NEW = re.compile(
-    r"Unsupported model IR version|No opset import for domain|Type 'tensor\(\w+\)' of input parameter"
+_MAY_BE_SOUND = re.compile(
+    r"Unsupported model IR version|No opset import for domain|Type 'tensor\(\w+\)' of input parameter|"
+    r"is marked single but has an empty string"  # as exporters write Resize of opset 11
 )
 
 _NEW_OPSET = re.compile(r"Opset (?P<has>\d+) is under development.*till opset (?P<known>\d+)", re.DOTALL)
@@ -52,10 +53,11 @@ _DEMANDED = re.compile(r"(?P<demand>.+?) was false\.\s*(?P<rest>.*)", re.DOTALL)
 class Refusal:
     """Why a graph is refused.
 
-    `lacking`: for what this ONNX Runtime does not have, so that the graph may be sound.
+    `named`: the text begins with the node. `lacking`: it is for what this ONNX Runtime does not have, so that the graph may be sound.
     """
 
     text: str
+    named: bool = False
     lacking: bool = False
 
 
@@ -74,7 +76,8 @@ def read(error: BaseException | str, nodes: "Iterable[NodeProto]" = ()) -> Refus
         return Refusal(
             f"its operators are those of opset {found['has']}, newer than the {found['known']} it knows", lacking=True
         )
-    return Refusal(reason(error), lacking=_TOO_NEW.search(text) is not None)
+    named = any(pattern.search(text) for pattern in _NODES)
+    return Refusal(reason(error), named, _MAY_BE_SOUND.search(text) is not None)
 
 
 def reason(error: BaseException | str) -> str:

@@ -41,6 +41,7 @@ from cnnkit.nets.graph_standard import (
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
+_MOST_MACS = 20_000_000_000  # of a network that is run to see whether it runs: about a second
 _MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
 _MOST_ALIKE = 32  # runs of a loop that are followed one by one although they cost the same
 
@@ -141,13 +142,16 @@ _KINDS = {
 }
 
 
-def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
+def measure_graph(
+    path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4, check: bool = False
+) -> tuple[DimsRow, ...]:
     """Measure every layer of an ONNX network.
 
     Args:
         path: A file `.onnx`.
         size: Height, width and channels of the images, for what the file leaves open.
         bytes_per_value: Bytes for one value of all images at once.
+        check: Let ONNX Runtime load the network, and run it once where that takes about a second, and refuse what it refuses.
 
     Returns:
         One row for every node that computes on the image, in the order of the graph.
@@ -159,10 +163,14 @@ def measure_graph(path: str, *, size: Sequence[int] | None = None, bytes_per_val
     """
     model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
     inputs, image = _fixed_inputs(model.graph, path, size)
-    measurement = _Measurement(path, Shapes(model, inputs), image, bytes_per_value, asked=size is not None)
-    rows = measurement.rows(model.graph)
+    shapes = Shapes(model, inputs)
+    rows = _Measurement(path, shapes, image, bytes_per_value, asked=size is not None).rows(model.graph)
     if not rows:
         raise FormatError(f"{path}: computes nothing on its images")
+    if check:
+        refusal = shapes.refusal(run=sum(row.macs for row in rows) * image.images <= _MOST_MACS)
+        if refusal is not None:
+            raise FormatError(f"{path}: {refusal}")
     return rows
 
 

@@ -7,7 +7,6 @@ nothing else has to know them. Values keep their names, and nodes theirs. What h
 import contextlib
 import heapq
 import math
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnx.helper import get_attribute_value, make_node
 
 from cnnkit.errors import FormatError
+from cnnkit.formats import onnx_errors
 
 MICROSOFT = "com.microsoft"
 _BLOCKED = "com.microsoft.nchwc"
@@ -27,7 +27,6 @@ STANDARD = ("", "ai.onnx")
 _MOST_NODES = 200_000  # in a graph whose functions are written out
 _MASKING = -100.0  # what masks add to a score
 
-_LONGEST = 200  # characters of a reason
 MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count
 
 
@@ -142,7 +141,7 @@ def inlined(model: ModelProto, *, name: str) -> ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # onnx raises what its C++ part does
-        raise FormatError(f"{name}: its functions cannot be written out: {first_line(error)}") from error
+        raise FormatError(f"{name}: its functions cannot be written out: {onnx_errors.reason(error)}") from error
 
 
 def _size(
@@ -164,12 +163,6 @@ def _size(
     if key not in sizes:
         sizes[key] = sum(_size(inner, functions, sizes, (*calling, key), name) for inner in functions[key].node)
     return count + sizes[key]
-
-
-def first_line(error: Exception) -> str:
-    """Give what an exception of onnx or ONNX Runtime says, in one line and without the names of its classes."""
-    text = re.sub(r"^(\[\w+Error\][ :]*)?(\d+ : \w+ : )?", "", str(error).strip())
-    return (text.strip() or type(error).__name__).splitlines()[0][:_LONGEST]
 
 
 def graphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -221,7 +214,7 @@ def well_written(node: NodeProto | None, name: str) -> Generator[None]:
 
 def called(node: NodeProto) -> str:
     """Name a node in a message."""
-    return f"{node.name} ({node.op_type})" if node.name else node.op_type
+    return onnx_errors.called(node.name, node.op_type)
 
 
 def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> None:
