@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node, make_tensor_value_info
 
 from cnnkit.formats import onnx_errors
-from cnnkit.nets.graph_standard import MOST_VALUES, called, in_order
+from cnnkit.nets.graph_nodes import MOST_VALUES, called, in_order
 
 Shape = tuple[int, ...]
 

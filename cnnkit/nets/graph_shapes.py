@@ -22,8 +22,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from cnnkit.formats import onnx_errors
+from cnnkit.nets.graph_nodes import MICROSOFT, MOST_VALUES, STANDARD, Constant
 from cnnkit.nets.graph_run import RunError, shapes_by_running
-from cnnkit.nets.graph_standard import MICROSOFT, MOST_VALUES, STANDARD, Constant
 
 Shape = tuple[int, ...]
 

@@ -29,7 +29,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit.errors import FormatError
-from cnnkit.nets import dims, graph_dims, graph_run, module_dims
+from cnnkit.nets import dims, graph_control, graph_dims, graph_run, module_dims
 
 NEWEST = 24  # opset that this onnxruntime and onnx both take
 LEVELS = onnxruntime.GraphOptimizationLevel
@@ -732,7 +732,7 @@ def test_a_loop_that_counts_is_followed(measured):
 @pytest.mark.parametrize(("trips", "condition"), [("many", "c"), ("", "yes")])
 def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
     """A body without a node takes no step of its own, and this one carries on a value that is known."""
-    monkeypatch.setattr(graph_dims, "_MOST_STEPS", 500)
+    monkeypatch.setattr(graph_control, "_MOST_STEPS", 500)
     given = {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.INT64, ())}
     inner = body([], given, [condition, "s"])
     nodes = [
