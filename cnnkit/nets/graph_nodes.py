@@ -16,6 +16,7 @@ from cnnkit.errors import FormatError
 from cnnkit.formats import onnx_errors
 
 MICROSOFT = "com.microsoft"
+BLOCKED = "com.microsoft.nchwc"
 STANDARD = ("", "ai.onnx")
 
 MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count

@@ -90,17 +90,16 @@ def _light(model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[i
     graph.name = given.name
     graph.node.extend(given.node)
     graph.sparse_initializer.extend(given.sparse_initializer)
-    known = {value.name for value in given.input}
-    for value in given.input:
-        if value.name in inputs:
-            element, shape = inputs[value.name]
-            value = make_tensor_value_info(value.name, element, list(shape))
-        graph.input.append(value)
-    for tensor in given.initializer:
-        if tensor.data_type not in _FLOATS or math.prod(tensor.dims) <= MOST_VALUES:
-            graph.initializer.append(tensor)
-        elif tensor.name not in known:
-            graph.input.append(make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    large = {
+        tensor.name: (tensor.data_type, tuple(tensor.dims))
+        for tensor in given.initializer
+        if tensor.data_type in _FLOATS and math.prod(tensor.dims) > MOST_VALUES
+    }
+    graph.initializer.extend(tensor for tensor in given.initializer if tensor.name not in large)
+    fixed = large | dict(inputs)
+    declared = {value.name: value for value in given.input}
+    for name in declared | large:  # in files of old, weights are inputs, too
+        graph.input.append(make_tensor_value_info(name, *fixed[name]) if name in fixed else declared[name])
     if not names:
         graph.output.extend(given.output)
         return made

@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
 from cnnkit.formats import onnx_errors
-from cnnkit.nets.graph_nodes import MICROSOFT, MOST_VALUES, STANDARD, Constant
+from cnnkit.nets.graph_nodes import BLOCKED, MICROSOFT, MOST_VALUES, STANDARD, Constant
 from cnnkit.nets.graph_run import RunError, shapes_by_running
 
 Shape = tuple[int, ...]
@@ -263,8 +263,8 @@ class Shapes:
         Args:
             run: Whether the graph is run, too, on an image of zeros; else it is only loaded.
         """
-        if self._run:
-            return None
+        if self._run or any(node.domain == BLOCKED for node in self._model.graph.node):
+            return None  # blocks are as large as the processor has it that wrote them: another one refuses sound graphs
         by_value = any(node.op_type in _BY_VALUE for node in self._model.graph.node)  # which may not take zeros
         try:
             shapes_by_running(self._model, (), self._inputs, run=run and not by_value)

@@ -13,6 +13,7 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node
 
 from cnnkit.nets.graph_nodes import (
+    BLOCKED,
     MICROSOFT,
     STANDARD,
     Constant,
@@ -24,7 +25,6 @@ from cnnkit.nets.graph_nodes import (
     well_written,
 )
 
-_BLOCKED = "com.microsoft.nchwc"
 _NHWC = "com.ms.internal.nhwc"
 
 
@@ -147,7 +147,7 @@ _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 def _replaced(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> Iterable[NodeProto]:
     """Give the nodes that stand for a node."""
-    if node.domain == _BLOCKED:
+    if node.domain == BLOCKED:
         return _unblocked(node, made, channels)
     if node.domain in STANDARD and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return [_made("Identity", node, node.input[:1])]
@@ -343,7 +343,7 @@ def _channels_before_reordering(nodes: Sequence[NodeProto], constants: Mapping[s
     """
     known: dict[str, int] = {}
     for node in reversed(nodes):
-        if node.domain != _BLOCKED:
+        if node.domain != BLOCKED:
             continue
         if node.op_type == "ReorderOutput":
             known[node.input[0]] = attributes(node)["channels"]

@@ -978,8 +978,11 @@ def test_what_onnx_runtime_refuses_has_no_totals(measured, nodes, message):
 
 
 def test_what_onnx_runtime_lacks_is_counted(measured, wanted):
-    """It has no convolution of doubles on the CPU."""
+    """It has no convolution of doubles on the CPU, and blocked channels only as this processor blocks them."""
     assert measured(everything(17, np.float64), check=True)[:2] == wanted
+    blocked = make_node("Conv", ["x", "w"], ["out"], domain="com.microsoft.nchwc")
+    made = model([blocked], {"w": filled(8, 3, 3, 3)}, domains=["com.microsoft.nchwc"])
+    assert measured(made, check=True)[:2] == (216, 21_600)
 
 
 def test_a_map_of_no_pixels_costs_nothing(measured):
