@@ -17,7 +17,7 @@ from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.errors import BadImageError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
@@ -167,7 +167,7 @@ def explain(
 
     Raises:
         UsageError: A class that the network does not know.
-        CnnkitError: The folder holds the images themselves, or two of them would become one overlay.
+        CnnkitError: The folder holds the images themselves, two of them would become one overlay, or no image could be used.
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
@@ -299,6 +299,8 @@ def _records(
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
+    if done and not total:
+        raise CnnkitError("no picture could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
     if choose.without_truth:
