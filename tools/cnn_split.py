@@ -93,7 +93,7 @@ def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterat
     """Give the paths of the images that the words on the command line name, as far as they have not been moved away already."""
     for words in [[source] for source in sources] if sources else [None]:
         with contextlib.suppress(CnnkitError):
-            yield from (image.path for image in cli.images(words, split=only, null=null))
+            yield from (image.path for image in cli.images(words, split=only, null=null, aloud=False))
 
 
 if __name__ == "__main__":

@@ -314,10 +314,12 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         out = stack.enter_context(stdout_for_data_only())
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
-        stack.enter_context(notices(name, level=level))
+        notes = stack.enter_context(notices(name, level=level))
         activity = Activity(enabled=wanted(quiet=quiet) and not rank())
         out = stack.enter_context(activity.watching(out))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
+        run = stack.enter_context(
+            running(Invocation(name, out, quiet=quiet, activity=activity, works=notes.print_waiting))
+        )
         try:
             yield
         except BaseException:

@@ -361,7 +361,9 @@ def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> l
     if not odd:
         return []
     path, kind = odd[0]
-    return [f"read by content, whatever the extension says: {messages.count_images(len(odd))}, such as {path}, {kind}"]
+    return [
+        f"named as another format, but read all the same: {messages.count_images(len(odd))}, such as {path}, {kind}"
+    ]
 
 
 def _about_lost(images: Sequence[ImageFile], kept: Sequence[ImageFile]) -> list[str]:

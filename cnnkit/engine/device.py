@@ -50,6 +50,10 @@ def existing(text: str) -> Device:
     return device
 
 
+#: For `extra` of a log record that says where the work is done: of interest once it begins, not before a usage error.
+WAITS_FOR_WORK = {"waits_for_work": True}
+
+
 def check_precision(precision: Precision, device: Device, *, why: str | None = None) -> None:
     """Refuse shorter numbers on a processor, where they are slower than float32 or are not there.
 

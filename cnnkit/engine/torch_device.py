@@ -36,8 +36,8 @@ def choose(device: Device) -> torch.device:
     reason = _unusable(wanted, count)
     if device.kind == "auto":
         if reason is not None and devices.gpus():  # there is one, and its owner may wonder
-            log.warning("%s; running on the CPU", reason)
-        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0")
+            log.warning("%s; running on the CPU", reason, extra=devices.WAITS_FOR_WORK)
+        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0", extra=devices.WAITS_FOR_WORK)
         return torch.device("cpu") if reason else wanted
     if reason is not None:
         raise DeviceError(f"--device {device}: {reason}; use cpu or auto")

@@ -228,10 +228,16 @@ def rows(
 
     Yields:
         Rows of rank 1 to `top`; with a logit where outputs carry them.
+
+    Raises:
+        CnnkitError: There are images, and none could be used.
     """
-    for output in outputs:
-        if output.probabilities is None or output.ranking is None:
-            continue
+    for output in _demanding_one(outputs):
+        yield from _rows_of(output, classes, top=top, min_probability=min_probability)
+
+
+def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_probability: float) -> Iterator[Prediction]:
+    if output.probabilities is not None and output.ranking is not None:
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = _number(output.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
@@ -247,10 +253,23 @@ def labels(
     """Write one line for every image: its label, `?` below `min_probability`, nothing for one that was skipped.
 
     So line n always belongs to the n-th image.
+
+    Raises:
+        CnnkitError: There are images, and none could be used.
     """
-    for prediction in predictions:
-        best = next(rows([prediction], classes, min_probability=min_probability), None)
+    for prediction in _demanding_one(predictions):
+        best = next(_rows_of(prediction, classes, top=1, min_probability=min_probability), None)
         yield "" if best is None else tsv.escape(best.label)
+
+
+def _demanding_one(outputs: Iterable[ImageOutput]) -> Iterator[ImageOutput]:
+    """Give outputs as they come, and refuse in the end that all were skipped."""
+    total, used = 0, False
+    for output in outputs:
+        total, used = total + 1, used or output.probabilities is not None
+        yield output
+    if total and not used:
+        raise CnnkitError("no picture could be used; nothing is predicted")
 
 
 def _number(value: np.float32) -> float:

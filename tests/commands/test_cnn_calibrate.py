@@ -217,6 +217,11 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
         "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
         "classes; cnn-predict --top all prints them"
     )
+    header, *lines = (line.split("\t") for line in text.splitlines())
+    more = [[*fields[:3], str(min(1.0, float(fields[3]) + 0.3))] for fields in lines]
+    assert "a temperature belongs to a softmax, and the probabilities of 30 of 30 pictures do not sum to 1" in refused(
+        "\n".join("\t".join(fields) for fields in (header, *more))
+    )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
     assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)
     assert 'is predicted as "zebra", but there are only blue, green, red' in refused(

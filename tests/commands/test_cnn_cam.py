@@ -389,6 +389,27 @@ def test_a_class_that_is_not_there(run, here):
     assert "photos/green/1.png: its label green is no class of the model" in outcome.err
 
 
+def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
+    """The word means what it always means, a notice says so; `name:` before it is the class."""
+    write_model("words.pt", classes=("all", "top"))
+    words = ("cnn-cam", "-m", "words.pt", "photos/red/3.png", *CPU)
+    (plain,) = run(*words).rows
+    outcome = run(*words, "--class", "top")
+    assert outcome.rows == [plain]
+    assert (
+        'cnn-cam: --class top is the class that the network names, not the class called "top"; --class name:top is that one'
+        in outcome.err.splitlines()
+    )
+    for name in ("all", "top"):
+        named = run(*words, "--class", f"name:{name}")
+        assert [row["class"] for row in named.rows] == [name]
+        assert "not the class" not in named.err
+    assert "not the class" not in run(*words).err
+    assert [row["class"] for row in run(*words, "--class", "name:top", "--class", "all").rows] == ["top", "all"]
+    assert 'the class called "all"' in run(*words, "--class", "all").err
+    assert "no such class" in run(*words, "--class", "name:tip", status=2).err
+
+
 def test_contrast_is_what_speaks_against_a_class(run, here):
     """With a head that counts blue against red, the contrast of red is where blue is."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
@@ -446,10 +467,10 @@ def test_a_single_sigmoid(run, here):
 
 
 def test_an_output_that_is_nan_is_skipped(run, here, monkeypatch):
-    """A network whose probabilities are NaN draws nothing, and each image is named."""
+    """A network whose probabilities are NaN draws nothing, and each image is named; of all of them that is a failure."""
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
-    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=3)
-    assert outcome.out.splitlines() == ["\t".join(FIELDS)]
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
+    assert outcome.out == ""
     assert outcome.err.count("the network's answer is not a number; skipped") == 4
     assert not Path("maps").exists()
 

@@ -188,6 +188,25 @@ def test_an_interrupted_move_is_gone_on_with(run, photos_here, monkeypatch):
     assert [name for _, _, names in os.walk("photos") for name in names] == []
 
 
+def test_an_interrupted_move_of_two_folders_tells_nothing_of_each(run, photos_here, monkeypatch):
+    """What was searched before is searched again for the names alone: no notice for each folder."""
+    for place in ("one", "other"):
+        shutil.copytree("photos/red", f"{place}/red")
+        for name in ("00", "01"):
+            os.rename(f"{place}/red/{name}.png", f"{place}/red/{place}-{name}")
+    words = ("cnn-split", "one", "other", "--ratio", "1,1", "-o", "sets", "--link", "move")
+
+    def failing(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        assert run(*words, status=130).err.count("read by content") == 1
+    outcome = run(*words)
+    assert "going on with that" in outcome.err
+    assert "read by content" not in outcome.err
+
+
 def test_bad_files_are_named_and_left_out(run, photos_here):
     """Status 3: done, but some were skipped, each on a line of stderr and in the file that --errors names."""
     whole = (photos_here / "red/00.png").read_bytes()
@@ -199,7 +218,7 @@ def test_bad_files_are_named_and_left_out(run, photos_here):
     (photos_here / "red/notes.txt").touch()
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "bad.tsv", status=3)
     assert len(outcome.rows) == 21
-    told = "read by content, whatever the extension says: 1 picture, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
+    told = "named as another format, but read all the same: 1 picture, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
     assert told in outcome.err
     for name, reason in [
         ("empty.png", "empty file"),

@@ -184,7 +184,7 @@ def test_files_with_odd_names_are_used_and_told(run, odd):
     assert "read by content, not by name: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
     assert "passed over 1 .nef, 1 .txt in photos" in notice
     assert (
-        "whatever the extension says: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
+        "named as another format, but read all the same: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
         in outcome.err
     )
     assert [row["path"] for row in table("left.tsv")] == ["photos/red/d.nef"]

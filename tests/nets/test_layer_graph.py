@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -201,6 +202,14 @@ def test_networks_without_maps(published, tmp_path):
     with pytest.raises(UsageError, match=said):
         network.last_spatial()
     assert network.find("conv_proj").is_spatial  # the advice is one that helps
+    head = network.module.get_submodule("heads.head")
+    with torch.no_grad():  # as it is made, its weights are zeros, and so is every gradient
+        head.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    noise = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    (found,) = cam.TorchCam(network, (), layer=network.find("conv_proj")).forward(noise).maps(np.array([7]))
+    torch.nn.init.zeros_(head.weight)  # other tests have the network, too
+    assert found.shape == (7, 7)
+    assert found.max() > 0
     with pytest.raises(
         UsageError, match=r"encoder of vit_b_32 .* has no height and width; the last layer that has is conv_proj"
     ):
