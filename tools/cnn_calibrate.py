@@ -28,12 +28,12 @@ def main(
     """Make probabilities mean what they say: fit a temperature, and put it into the exported network.
 
     Of answers with probability 0.9, nine in ten should be right. Networks are often surer than that; their logits divided by one
-    number, the temperature, are not. It is fitted to pictures whose truth is known (the smallest log-loss), best to those of the
+    number, the temperature, are not. It is fitted to images whose truth is known (the smallest log-loss), best to those of the
     validation set, which chose nothing but the epoch; no answer changes, and so no accuracy.
 
-    Writes the measures before and after, on these same pictures: log_loss, ece (expected calibration error, 15 bins). With -m and
+    Writes the measures before and after, on these same images: log_loss, ece (expected calibration error, 15 bins). With -m and
     -o, whoever runs the new file gets calibrated probabilities: cnn-predict, and any other program. The network is asked about a few
-    of the pictures first: predictions that are not its own are refused. A second temperature multiplies the first.
+    of the images first: predictions that are not its own are refused. A second temperature multiplies the first.
 
     The probability of every class is needed: cnn-predict --top prints them; of two classes one is enough.
 

@@ -34,12 +34,12 @@ def main(
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Say what is wrong with a set of pictures before it is trained on.
+    """Say what is wrong with a set of images before it is trained on.
 
-    Findings, a record each: errors (no picture; one picture with two labels or in two parts), warnings (sizes, balance, leaks) and
+    Findings, a record each: errors (no image; one image with two labels or in two parts), warnings (sizes, balance, leaks) and
     notes, among them time and order, which series have. A leak probe is a small decision tree, cross-validated, that sees one thing
     and nothing else: width, height, aspect, bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a
-    picture, or all but the colours together. One that tells the class, or train from test, well above chance is a warning: a network
+    image, or all but the colours together. One that tells the class, or train from test, well above chance is a warning: a network
     may learn its traces. Well above: significant (5 % for all probes of a target) and a tenth of the way from chance to certainty.
     Accuracies are balanced; a p of 0.01 may be smaller where nothing hangs on it.
 
@@ -79,7 +79,7 @@ def main(
         cli.notice(", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items()))
         if left is not None:
             gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())
-            cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} pictures{f'; left out: {gone}' if gone else ''}")
+            cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} images{f'; left out: {gone}' if gone else ''}")
         words = (sources or ["-"]) if fix is None else [str(fix)]
         for line in advice.advise(found, words, fixed=None if left is None else left.rows):
             cli.notice(line)

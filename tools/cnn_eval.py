@@ -47,8 +47,8 @@ def main(
     a notice counts them. A measure that is not known is empty, null in JSON,
     and keeps no bound.
 
-    With --folds, bounds hold the out-of-fold figures: every picture predicted once, by the model that has not seen it. Files that
-    predict the same pictures have none; bounds then hold the means. The deviation is that of a sample of folds.
+    With --folds, bounds hold the out-of-fold figures: every image predicted once, by the model that has not seen it. Files that
+    predict the same images have none; bounds then hold the means. The deviation is that of a sample of folds.
 
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval

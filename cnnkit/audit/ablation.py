@@ -69,7 +69,7 @@ def measure(
     """
     callbacks = callbacks or Callbacks()
     if data.val is None:
-        raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
+        raise UsageError("--with compares on images that were not learnt from; give --val or --hold-out")
     if data.train.values.ndim != 2:
         raise UsageError("--with needs vectors; extract with --pool avg, max or flatten")
     encoded = _encoded(data, columns)
@@ -103,7 +103,7 @@ def measure(
     alone = found[-1]
     if alone.val_accuracy_low > luck:
         log.warning(
-            "%s alone: right for %.1f %% of these pictures, luck for %.1f %%; that is a leak, also where the features need no help",
+            "%s alone: right for %.1f %% of these images, luck for %.1f %%; that is a leak, also where the features need no help",
             alone.inputs,
             100 * alone.val_accuracy,
             100 * luck,
@@ -115,7 +115,7 @@ def _luck(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
     """Give the share of images for which the most frequent class is right, and say so."""
     most = int(torch.bincount(train.targets).argmax())
     share = float((val.targets == most).double().mean())
-    log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
+    log.info("always answering %s, the most frequent class, is right for %.3f of these images", classes[most], share)
     return share
 
 

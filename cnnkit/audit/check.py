@@ -68,12 +68,12 @@ def check(
         progress(done, len(once))
     if not sound:
         raise CnnkitError(
-            f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[first].detail}"
+            f"none of {len(once):,} images can be used; the first is {once[0].path}: {found[first].detail}"
         )
     phase("comparing images")
     seen = None if config.features is None else neighbours.load(config.features, sound)
     if seen is not None and (lacking := len(sound) - len(seen.positions)):
-        log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
+        log.info("%s of %s images have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
     similarity = neighbours.NEAR if config.similarity is None else config.similarity
     places = list(_pairs(sound, inspected, near=config.near_bits, seen=seen, similarity=similarity))
     together = DisjointSets(len(sound))
@@ -166,7 +166,7 @@ def _pairs(
             yield FindingKind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
     if seen is not None and len(having) > len(seen.positions) / 2:
         log.warning(
-            "%s of %s pictures have neighbours: these features hardly tell pictures apart; raise --similarity, or take others",
+            "%s of %s images have neighbours: these features hardly tell images apart; raise --similarity, or take others",
             f"{len(having):,}",
             f"{len(seen.positions):,}",
         )

@@ -46,7 +46,7 @@ class CheckReport:
         records = []
         for label, places in sorted(members.items()):
             held = Counter(self.sound[place].split for place in places)
-            record: dict[str, Any] = {"class": label, "pictures": len(places), "share": len(places) / len(self.sound)}
+            record: dict[str, Any] = {"class": label, "images": len(places), "share": len(places) / len(self.sound)}
             record |= {split: held[split] for split in splits}
             seen = [self.inspected[place] for place in places]
             for name, values in (

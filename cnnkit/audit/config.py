@@ -16,7 +16,7 @@ class CheckConfig:
     """What is looked for in a set of images."""
 
     features: Path | None = option(
-        None, "Features of the pictures, from cnn-extract: look for neighbours in them, too.", metavar="X.npy"
+        None, "Features of the images, from cnn-extract: look for neighbours in them, too.", metavar="X.npy"
     )
     similarity: float | None = option(
         None,
@@ -27,7 +27,7 @@ class CheckConfig:
     )
     near_bits: int = option(
         NEAR_BITS,
-        "Bits of 256 by which the perceptual hashes of two pictures that look alike may differ.",
+        "Bits of 256 by which the perceptual hashes of two images that look alike may differ.",
         minimum=0,
         maximum=80,
         metavar="N",

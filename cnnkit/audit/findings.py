@@ -146,7 +146,7 @@ def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
     without = Counter(image.split for image in images if image.split not in labelled)
     for image in images if labelled else ():
         if image.label is None and (image.split is None or image.split in labelled):
-            yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class, but other pictures have")
+            yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class, but other images have")
     for split, count in without.items():
         if labelled and split is not None:
             yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(count)} of {split} without a class")
@@ -181,7 +181,7 @@ def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
             splits[image.split].add(image.label)
     for split, labels in sorted(splits.items()):
         for label in sorted(set(counts) - labels):
-            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no picture of class {label} in {split}")
+            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no image of class {label} in {split}")
 
 
 def of_groups(images: Sequence[ImageFile]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def fixed(report: CheckReport) -> FixedManifest:
     images = [_most_held_out([image, *listings[image.path]]) for image in report.sound]
     torn = [len({each.label for each in [image, *listings[image.path]]}) > 1 for image in report.sound]
     labelled = any(image.label is not None for image in images)
-    left_out = {"no picture": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
+    left_out = {"no image": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
 
     kept = []
     alike = _united(report, {FindingKind.IDENTICAL, FindingKind.ALIKE})

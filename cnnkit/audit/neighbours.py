@@ -51,7 +51,7 @@ def load(path: str | Path, images: Sequence[ImageFile]) -> ImageFeatures:
         if (real := os.path.realpath(image.path)) in rows
     ]
     if not known:
-        raise CnnkitError(f"{path}: has none of the pictures; run cnn-extract on them")
+        raise CnnkitError(f"{path}: has none of the images; run cnn-extract on them")
     values = np.asarray(found.values[[row for _, row in known]], dtype=np.float32)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     usable = np.isfinite(length[:, 0]) & (length[:, 0] > 0)

@@ -51,7 +51,7 @@ class Probe:
 
     target: str
     probe: str
-    pictures: int
+    images: int
     accuracy: float
     accuracy_low: float
     accuracy_high: float
@@ -107,7 +107,7 @@ def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[n
 
 
 def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
-    reason = f"fewer than {_FOLDS} pictures that do not belong together in {messages.shortened(few, 5)}"
+    reason = f"fewer than {_FOLDS} images that do not belong together in {messages.shortened(few, 5)}"
     if few and probed < 2:
         log.info("no leak probes of the %s: %s", target, reason)
     elif few:

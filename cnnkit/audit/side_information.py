@@ -171,12 +171,12 @@ class Columns:
     def _row(self, path: str) -> list[str | float]:
         fields = self._listed.get(os.path.realpath(path), {})
         if self._listed and not fields:
-            raise CnnkitError(f"{path} is not in {self.manifest}; --columns takes a manifest that lists every picture")
+            raise CnnkitError(f"{path} is not in {self.manifest}; --columns takes a manifest that lists every image")
         try:
             return [self._measured[name](path) if name in self._measured else fields[name] for name in self.names]
         except (BadImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
+            raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the images") from error
 
 
 def _by_image(manifest: str | Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -213,7 +213,7 @@ class Encoding:
         empty = sum(value == "" for value in [*train, *others])
         if empty and any(_number(value) is not None for value in train):
             raise UsageError(
-                f"--with {name}: empty for {empty} of the pictures, and a number for others; fill it in, or leave them out"
+                f"--with {name}: empty for {empty} of the images, and a number for others; fill it in, or leave them out"
             )
         numbers = [_number(value) for value in train]
         if any(number is None for number in numbers) or any(_number(value) is None for value in others):
@@ -233,7 +233,7 @@ class Encoding:
     @staticmethod
     def _warn_of_constant(name: str, *, constant: bool) -> None:
         if constant:
-            log.warning("--with %s: the same for all pictures to learn from; it tells nothing", name)
+            log.warning("--with %s: the same for all images to learn from; it tells nothing", name)
 
     def __call__(self, values: Sequence[str | float]) -> NDArray[np.float32]:
         """Encode, (N,) -> (N, 1) or (N, words); a word that training did not have is all zeros."""

@@ -63,7 +63,7 @@ class Advice:
     were looked at, the last layer first; `gain` how much better the best of the earlier layers is, and `gain_error` its standard error.
     """
 
-    pictures: int
+    images: int
     classes: int
     per_class: int
     size: DatasetSize
@@ -130,7 +130,7 @@ def advise(
         labels += [image.label or "" for image in shown]
         features.append(outputs)
     if not labels:
-        raise CnnkitError("no picture could be used; there is nothing to measure")
+        raise CnnkitError("no image could be used; there is nothing to measure")
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
     callbacks.phase("measuring layers")
@@ -142,7 +142,7 @@ def advise(
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
     size = train_val.dataset_size(len(data.train))
     log.info(
-        "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
+        "%s: %s images for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
         size,
         f"{len(data.train):,}",
         "no fewer" if size is DatasetSize.LARGE else "fewer",
@@ -155,7 +155,7 @@ def advise(
         100 * _CLEARLY * error,
     )
     return Advice(
-        pictures=len(data.train),
+        images=len(data.train),
         classes=len(data.classes),
         per_class=int(counts.min()),
         size=size,
@@ -189,7 +189,7 @@ def _sample(data: TrainValImages, *, seed: int) -> list[ImageFile]:
 
 def _check_enough(label: str, count: int) -> None:
     if count < _FOLDS:
-        raise CnnkitError(f"{count} pictures of the class {label}; {_FOLDS} of each are the least to say anything")
+        raise CnnkitError(f"{count} images of the class {label}; {_FOLDS} of each are the least to say anything")
 
 
 def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, seed: int) -> list[NDArray[np.float64]]:

@@ -10,7 +10,7 @@ HIGHER_IS_BETTER = (
     "accuracy",
     "accuracy_low",
     "accuracy_high",
-    "accuracy_answered",
+    "accuracy_predicted",
     "balanced_accuracy",
     "roc_auc",
     "n",

@@ -68,7 +68,7 @@ def compare(
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
-            "%d of %d pictures share their group with others; p-value and interval take pictures to be independent, and those of a "
+            "%d of %d images share their group with others; p-value and interval take images to be independent, and those of a "
             "group are not: both are too sure",
             together,
             result.n,
@@ -88,8 +88,8 @@ def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Se
         lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]
         if lacking:
             raise CnnkitError(
-                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more pictures' if len(lacking) > 1 else ''} that {this} has; "
-                "two models are compared on the same pictures"
+                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more images' if len(lacking) > 1 else ''} that {this} has; "
+                "two models are compared on the same images"
             )
 
 

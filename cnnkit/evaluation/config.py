@@ -16,7 +16,7 @@ from cnnkit.option_fields import option
 class MatchConfig:
     """How predictions are matched with the truth."""
 
-    complete: bool = option(False, "Every picture of the truth must be predicted; else those that are not are counted.")
+    complete: bool = option(False, "Every image of the truth must be predicted; else those that are not are counted.")
     labels: Path | None = option(
         None,
         "The classes, one a line, in the order of the report. [default: those of the truth and the predictions, sorted]",
@@ -101,7 +101,7 @@ class EvalConfig(MatchConfig):
         if files > 1 and not self.folds:
             raise UsageError(
                 f"{files} files of predictions: --folds measures each as a fold, cnn-compare two against each other; "
-                "cat joins files of different pictures"
+                "cat joins files of different images"
             )
         for word, file in {"--confusion": self.confusion, "--reliability": self.reliability}.items():
             if file is not None and self.folds:

@@ -113,7 +113,7 @@ def _by_split(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> di
         rows.setdefault((known.split if known is not None else None) or "", []).append(row)
     if set(rows) == {""}:
         raise UsageError(
-            "--folds with one stream of predictions needs a manifest that names each picture's fold in its column split; give one "
+            "--folds with one stream of predictions needs a manifest that names each image's fold in its column split; give one "
             "with --truth, or a file of predictions for each fold"
         )
     if "" in rows:
@@ -132,7 +132,7 @@ def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
     sets = [set(each.resolved) for each in folds.values()]
     if len(sets) > 1 and all(each == sets[0] for each in sets):
         return (
-            f"every file predicts the same {len(sets[0])} pictures, so there is no out-of-fold figure: mean and sd tell how models "
+            f"every file predicts the same {len(sets[0])} images, so there is no out-of-fold figure: mean and sd tell how models "
             "differ on them"
         )
     seen: dict[str, str] = {}

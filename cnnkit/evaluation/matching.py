@@ -138,7 +138,7 @@ class Truth:
 class FolderTruth:
     """The truth where no list gives it: an image's class is the name of the folder that holds it."""
 
-    name, verb = "the folders of the pictures", "have"
+    name, verb = "the folders of the images", "have"
 
     def __init__(self) -> None:
         self.labels: set[str] = set()

@@ -42,7 +42,7 @@ def save_confusion(path: str | Path, report: EvaluationReport) -> None:
     """
     support = [report.per_class[label].support for label in report.classes]
     title = (
-        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} pictures"
+        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} images"
     )
     figures.save(path, lambda: draw_confusion(report.confusion, report.classes, support=support, title=title))
 
@@ -165,7 +165,7 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
         _draw_counts(lower[place], found)
         lower[place].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
-    lower[0].set_ylabel("pictures")
+    lower[0].set_ylabel("images")
     drawn, labels = upper[0].get_legend_handles_labels()
     figure.legend(drawn, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
     return figure

@@ -25,8 +25,8 @@ from cnnkit.formats.predictions import WITHHELD
 log = logging.getLogger("cnnkit")
 
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-_ANSWERED = ("answered", "accuracy_answered")  # of interest where predictions were withheld
-_WORDS = {"n": "pictures", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
+_ANSWERED = ("answered", "accuracy_predicted")  # of interest where predictions were withheld
+_WORDS = {"n": "images", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
 
 #: What a terminal of 80 columns can hold of a confusion matrix; wider ones are summed up.
 _TABLE_WIDTH = 78
@@ -47,7 +47,7 @@ class EvaluationReport:
     """What a set of predictions is worth. Measures that are not defined, or not known, are None.
 
     `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Predictions that were withheld (label `?`) count
-    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
+    as wrong; `answered` and `accuracy_predicted` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
     """
 
     n: int
@@ -59,7 +59,7 @@ class EvaluationReport:
     roc_auc: float | None
     ece: float | None
     answered: int
-    accuracy_answered: float | None
+    accuracy_predicted: float | None
     classes: tuple[str, ...]
     per_class: dict[str, metrics.ClassMeasures]
     confusion: list[list[int]]
@@ -101,7 +101,7 @@ class EvaluationReport:
         classes = [
             {
                 "class": label,
-                "pictures": values.support,
+                "images": values.support,
                 "precision": _shown(values.precision),
                 "recall": _shown(values.recall),
                 "F1": _shown(values.f1),
@@ -132,7 +132,7 @@ class EvaluationReport:
             if count and truth != prediction
         ]
         most = sorted(pairs, key=lambda pair: -pair[0])[:10]
-        rows = [{"true": truth, "predicted": prediction, "pictures": count} for count, truth, prediction in most]
+        rows = [{"true": truth, "predicted": prediction, "images": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[WrongPrediction]:
@@ -228,7 +228,7 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
         roc_auc=metrics.roc_auc(predictions.truth, predictions.probabilities),
         ece=calibration.expected_calibration_error(predictions.confidence[given], correct[given]),
         answered=answered,
-        accuracy_answered=hits / answered if answered else None,
+        accuracy_predicted=hits / answered if answered else None,
         classes=predictions.classes,
         per_class=dict(zip(predictions.classes, per_class, strict=True)),
         confusion=confusion.tolist(),
@@ -240,7 +240,7 @@ def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
     """Say how much of the truth has no prediction, and whether that is as it should be: whole splits that nobody asked about."""
     total = Counter(image.split for image in truth.images.values())
     gone = Counter(image.split for image in missing)
-    have = f"{len(missing)} of {len(truth.images)} pictures in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
+    have = f"{len(missing)} of {len(truth.images)} images in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
     if len(total) == 1:
         return f"{have}, the first is {missing[0].path}"
     counts = ", ".join(f"{split or 'no part'} {count}" for split, count in gone.items())
@@ -269,7 +269,7 @@ def about_sums(predictions: MatchedPredictions) -> str | None:
     if not len(odd) or len(predictions.classes) < 2:
         return None
     return (
-        f"the probabilities of {len(odd)} of {len(predictions.paths)} pictures do not sum to 1, as those of sigmoids do not "
+        f"the probabilities of {len(odd)} of {len(predictions.paths)} images do not sum to 1, as those of sigmoids do not "
         f"({predictions.paths[odd[0]]}: {sums[odd[0]]:.4g})"
     )
 
@@ -286,7 +286,7 @@ def about_unknown(report: EvaluationReport) -> Iterator[str]:
     if needing and short is not None:
         yield f"{_and(needing)} not known: {short}"
     elif "roc_auc" in missing:
-        yield "roc_auc is not defined: all pictures are of one class"
+        yield "roc_auc is not defined: all images are of one class"
 
 
 def about_short(predictions: MatchedPredictions) -> str | None:
@@ -295,7 +295,7 @@ def about_short(predictions: MatchedPredictions) -> str | None:
     if not short:
         return None
     return (
-        f"{short} of {len(predictions.paths)} pictures lack a probability for some of the {classes} classes; "
+        f"{short} of {len(predictions.paths)} images lack a probability for some of the {classes} classes; "
         "cnn-predict --top all prints them"
     )
 

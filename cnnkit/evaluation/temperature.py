@@ -69,8 +69,8 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     given = logits[np.arange(len(truth)), truth]  # (N,)
     if (given == logits.max(axis=1)).all():
         raise CnnkitError(
-            f"every answer is right ({len(truth)} pictures), so no temperature is the best: the surer the better; "
-            "calibrate on pictures that training has not seen, and more of them"
+            f"every answer is right ({len(truth)} images), so no temperature is the best: the surer the better; "
+            "calibrate on images that training has not seen, and more of them"
         )
 
     def slope(inverse: float) -> float:
@@ -150,7 +150,7 @@ def calibrate(
     log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
     if (result.after.ece or 0.0) > (result.before.ece or 0.0):
         log.info(
-            "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d pictures, %d answered "
+            "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d images, %d answered "
             "wrongly, little can be told",
             len(predictions.prediction),
             int((predictions.prediction != predictions.truth).sum()),
@@ -191,7 +191,7 @@ def _check(predictions: MatchedPredictions) -> None:
     ]
     if strange and len(predictions.classes) > 2:
         raise CnnkitError(
-            f'no picture has a probability for "{strange[0]}": is that a class of the network? '
+            f'no image has a probability for "{strange[0]}": is that a class of the network? '
             f"cnn-predict --top {len(predictions.classes)} prints every class"
         )
     short = reports.about_short(predictions)
@@ -202,13 +202,13 @@ def _check(predictions: MatchedPredictions) -> None:
         raise CnnkitError(f"a temperature belongs to a softmax, and {sums}")
     if len(predictions.classes) < 2:
         raise CnnkitError(
-            f"all pictures are {predictions.classes[0]}, and no other class is predicted: nothing to calibrate"
+            f"all images are {predictions.classes[0]}, and no other class is predicted: nothing to calibrate"
         )
     lowest = predictions.probabilities.min(axis=1)
     lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
     if lost > _FEW * len(predictions.paths):
         log.warning(
-            "%d of %d pictures have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
+            "%d of %d images have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
             "prints every class with all its digits",
             lost,
             len(predictions.paths),

@@ -210,12 +210,12 @@ class ActivationMaximizer:
             if device_errors.is_out_of_memory(error):  # they are not too small
                 raise
             raise UsageError(
-                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; "
+                f"images of {size[0]}x{size[1]} are too small for {self.layer.name}; "
                 "give a larger --size, and a dream fewer --octaves"
             ) from error
         if _reach(ascent.blur) >= min(size):
             raise UsageError(
-                f"--blur {ascent.blur:g} reaches further than pictures of {size[0]}x{size[1]}; give a smaller one"
+                f"--blur {ascent.blur:g} reaches further than images of {size[0]}x{size[1]}; give a smaller one"
             )
 
     @property
@@ -333,7 +333,7 @@ class DreamRecord:
     """What became of an image: the mean square of what the layer outputs, to the image and to the dream."""
 
     layer: str
-    picture: str
+    image: str
     size: str
     start: float
     activation: float
@@ -426,7 +426,7 @@ def dream(
     """
     image_files.check_png(output, option="-o")
     if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+        raise UsageError(f"-o {output} is the image itself, which would be lost; choose another name")
     image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
@@ -493,7 +493,7 @@ def draw_kernels(
     """
     image_files.check_png(output, option="-o")
     if filters.layer is not None:
-        raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
+        raise UsageError("--kernels draws those of the first convolution, which look at the image; drop --layer")
     if seed and network.weights != "none":
         raise UsageError(
             "--kernels draws weights as they are, and --seed makes random ones; drop it, or say --weights none"

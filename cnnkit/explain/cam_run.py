@@ -206,7 +206,7 @@ def columns(options: RenderOptions) -> tuple[str, ...]:
 
 
 #: Words of --class that are no names, and what they mean.
-_WORDS = {"top": "the class that the network names", "true": "the picture's own label", "all": "every class"}
+_WORDS = {"top": "the class that the network names", "true": "the image's own label", "all": "every class"}
 #: Before a name of a class: no such word is meant.
 _BY_NAME = "name:"
 
@@ -321,18 +321,18 @@ def _records(
                 scored.append(shown.faithfulness)
             yield record
     if done and not total:
-        raise CnnkitError("no picture could be used; nothing written")
+        raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
     if choose.without_truth:
         log.info(
-            "no map of --class true for %d pictures without a label that the model knows; the first: %s",
+            "no map of --class true for %d images without a label that the model knows; the first: %s",
             len(choose.without_truth),
             choose.without_truth[0],
         )
     if empty:
         log.info(
-            "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
+            "%d of %d maps are zero everywhere, and drawn as the plain image; the first: %s",
             empty,
             total,
             first_empty,

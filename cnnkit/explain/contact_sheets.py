@@ -117,7 +117,7 @@ def save(path: str | Path, cells: SheetCells) -> None:
         return
     image_files.save(path, render(list(cells)))
     if cells.left_out:
-        log.info("%s shows the first %d of %d pictures", path, len(cells), len(cells) + cells.left_out)
+        log.info("%s shows the first %d of %d images", path, len(cells), len(cells) + cells.left_out)
 
 
 def render(cells: Sequence[SheetCell]) -> Image.Image:

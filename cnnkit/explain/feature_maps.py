@@ -216,7 +216,7 @@ class OnnxFeatureMaps:
         """
         model = onnx_model.load(path)
         if model.header is None or model.header.preprocess is None:
-            raise FormatError(f"{path}: its header does not say how pictures are prepared; make it with cnn-export")
+            raise FormatError(f"{path}: its header does not say how images are prepared; make it with cnn-export")
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
         self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)

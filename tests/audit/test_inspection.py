@@ -109,7 +109,7 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
     draw(0).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "text.png").write_bytes(b"no image")
     (tmp_path / "cut.png").write_bytes(whole[:-500])
     (tmp_path / "named.gif").write_bytes(whole)
     found = {}
@@ -133,7 +133,7 @@ def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(Unusable, match="no picture") as caught:
+        with pytest.raises(Unusable, match="no image") as caught:
             inspect(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

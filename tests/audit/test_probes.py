@@ -31,7 +31,7 @@ def test_the_accuracy_is_scikit_learns():
     predicted = cross_val_predict(tree, ranks.astype(np.float32), labels, cv=folds)
     assert found.accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert found.chance == pytest.approx(1 / 3)
-    assert (found.target, found.probe, found.pictures) == ("class", "size", 110)
+    assert (found.target, found.probe, found.images) == ("class", "size", 110)
 
 
 def test_the_interval_worked_by_hand():
@@ -151,7 +151,7 @@ def test_what_cannot_be_probed_is_left_out():
     labels = labels_of(12, 12, 4)
     columns = {"width": np.arange(28.0)[:, None], "same": np.ones((28, 2)), "unknown": np.full((28, 1), np.nan)}
     (found,) = probes.probe("class", labels, columns)
-    assert (found.probe, found.pictures, found.chance) == ("width", 24, 0.5)
+    assert (found.probe, found.images, found.chance) == ("width", 24, 0.5)
     assert probes.probe("class", labels_of(12, 4), {"width": np.arange(16.0)[:, None]}) == []
     assert probes.probe("class", [], {}) == []
 
@@ -163,4 +163,4 @@ def test_the_same_seed_gives_the_same():
     first, again, other = (probes.probe("class", labels, {"width": values}, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
-    assert first[0].pictures == 2000
+    assert first[0].images == 2000

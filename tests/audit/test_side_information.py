@@ -61,13 +61,13 @@ def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message
 
 def test_images_that_are_not_there_are_named(here):
     """In the manifest, on the disk, or as images."""
-    (here / "p" / "text.jpg").write_text("no picture")
+    (here / "p" / "text.jpg").write_text("no image")
     (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
     with pytest.raises(
         CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns takes a manifest that lists every"
     ):
         Columns(("boat",), "lists/m.tsv").of(["p/a.jpg", "p/c.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes looks at the pictures$"):
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes looks at the images$"):
         Columns(("width", "bytes"), None).of(["p/gone.jpg"])
     with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes looks"):
         Columns(("bytes",), None).of(["p/gone.jpg"])
@@ -100,7 +100,7 @@ def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplo
     """Zeros on both sides, and a warning."""
     with caplog.at_level(logging.WARNING):
         encoding = Encoding.fit("boat", train, other)
-    assert caplog.messages == ["--with boat: the same for all pictures to learn from; it tells nothing"]
+    assert caplog.messages == ["--with boat: the same for all images to learn from; it tells nothing"]
     assert not encoding(train).any()
     assert not encoding(other).any()
 

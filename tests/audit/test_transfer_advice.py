@@ -48,7 +48,7 @@ def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
 def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
     """Few images: a new head. What was measured is in the record, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
-    assert (found.pictures, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
+    assert (found.images, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
     assert next(iter(found.accuracy)) == "features.12"
     assert min(found.accuracy.values()) > 0.8
     assert found.gain <= 2 * found.gain_error
@@ -135,11 +135,11 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
     with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
         ask(photos_folder, "default", backbone="net.pt")
     broken = images("broken", red=8, blue=5)
-    (broken / "blue" / "00.png").write_bytes(b"no picture")
-    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+    (broken / "blue" / "00.png").write_bytes(b"no image")
+    with pytest.raises(CnnkitError, match="4 images of the class blue; 5 of each"):
         ask(broken, weights / "seeing.pth")
     few = images("few", red=8, blue=4)
-    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+    with pytest.raises(CnnkitError, match="4 images of the class blue; 5 of each"):
         ask(few, weights / "seeing.pth")
 
 
@@ -148,5 +148,5 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
 def test_cats_and_dogs_are_similar_to_what_the_backbone_knows(photos):
     """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
-    assert (found.pictures, found.looked_at, found.case) == (4000, 300, "small and similar")
+    assert (found.images, found.looked_at, found.case) == (4000, 300, "small and similar")
     assert next(iter(found.accuracy.values())) > 0.94

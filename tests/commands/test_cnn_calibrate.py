@@ -214,12 +214,12 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
         line for line in text.splitlines() if not line.startswith(("photos/red/05.png\t2", "photos/red/05.png\t3"))
     )
     assert refused(short, *wrong) == (
-        "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
+        "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 images lack a probability for some of the 3 "
         "classes; cnn-predict --top all prints them"
     )
     header, *lines = (line.split("\t") for line in text.splitlines())
     more = [[*fields[:3], str(min(1.0, float(fields[3]) + 0.3))] for fields in lines]
-    assert "a temperature belongs to a softmax, and the probabilities of 30 of 30 pictures do not sum to 1" in refused(
+    assert "a temperature belongs to a softmax, and the probabilities of 30 of 30 images do not sum to 1" in refused(
         "\n".join("\t".join(fields) for fields in (header, *more))
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
@@ -229,13 +229,13 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
     )
     known = (tmp_path / "truth.tsv").read_text()
     (tmp_path / "truth.tsv").write_text(known.replace("\tblue\t", "\tbleu\t", 1))
-    assert 'no picture has a probability for "bleu": is that a class of the network?' in refused(text)
+    assert 'no image has a probability for "bleu": is that a class of the network?' in refused(text)
     assert '"bleu" is a label in truth.tsv (val), but not among the classes blue, green, red' in refused(text, *wrong)
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     (tmp_path / "truth.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in labels.items())
     )
-    assert "every answer is right (30 pictures), so no temperature is the best" in refused(text, *wrong)
+    assert "every answer is right (30 images), so no temperature is the best" in refused(text, *wrong)
 
 
 def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
         text += "".join(f"dog/{index}.jpg\tdog\t1\n" for index in range(count))
         outcome = run("cnn-calibrate", stdin=text)
         assert (
-            f"{count} of {200 + count} pictures have a probability that was rounded to 0 or 1" in outcome.err
+            f"{count} of {200 + count} images have a probability that was rounded to 0 or 1" in outcome.err
         ) is warned
 
 

@@ -335,7 +335,7 @@ def test_of_a_plain_list_the_folder_is_the_class(run, here):
         ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
     ]  # fmt: skip
     assert (
-        "no map of --class true for 2 pictures without a label that the model knows; the first: loose.png: it has no label"
+        "no map of --class true for 2 images without a label that the model knows; the first: loose.png: it has no label"
         in both.err
     )
     alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
@@ -449,7 +449,7 @@ def test_a_map_of_zeros_is_reported(run, here):
     assert (row["box"], row["peak"], float(row["maximum"])) == ("", "", 0)
     np.testing.assert_array_equal(pixels("maps/plain.png"), pixels("photos/plain.png"))
     assert not np.load("maps/plain.png.pixels.npy").any()
-    said = "1 of 1 maps are zero everywhere, and drawn as the plain picture; the first: that of red in photos/plain.png"
+    said = "1 of 1 maps are zero everywhere, and drawn as the plain image; the first: that of red in photos/plain.png"
     assert said in outcome.err
     assert (row["deletion"], row["insertion"]) == ("", "")
     assert "mean of" not in outcome.err
@@ -515,7 +515,7 @@ def test_larger_and_rectangular_images(run, here):
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no pictures of 64x64" in refused.err
+    assert "flat.pt takes no images of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
     assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
@@ -665,7 +665,7 @@ def test_a_folder_that_is_in_use(run, here):
     for folder, stdin in (("photos", None), ("photos/red", None), (".", "photos/red/3.png\n")):
         words = ["-"] if stdin else ["photos"]
         refused = run("cnn-cam", "-m", "model.pt", *words, "-o", folder, "--force", *CPU, stdin=stdin, status=1)
-        assert "holds the pictures that are to be looked into" in refused.err
+        assert "holds the images that are to be looked into" in refused.err
     assert Path("photos/red/3.png").read_bytes() == before
 
 

@@ -42,14 +42,14 @@ def test_a_clean_set_has_no_findings(run, clean):
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 pictures to learn from, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 images to learn from, 12 of each of 2 classes: a small set" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
 def make_mess(folder):
     """Put one of everything that can be wrong into a clean set."""
     (folder / "dog" / "empty.jpg").write_bytes(b"")
-    (folder / "dog" / "text.png").write_bytes(b"no picture")
+    (folder / "dog" / "text.png").write_bytes(b"no image")
     (folder / "dog" / "cut.jpg").write_bytes((folder / "dog" / "01.jpg").read_bytes()[:-200])
     noise(100).save(folder / "cat" / "named.gif", format="PNG")
     shutil.copy(folder / "cat" / "00.jpg", folder / "cat" / "again.jpg")
@@ -113,7 +113,7 @@ def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
         image.save(here / "photos" / "cat" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
     assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
-    assert "too small to be compared by their looks: 3 pictures of fewer than 32 pixels a side" in outcome.err
+    assert "too small to be compared by their looks: 3 images of fewer than 32 pixels a side" in outcome.err
 
 
 def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
@@ -134,8 +134,8 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
     run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none", status=1)  # there is no such folder
     os.mkdir("lists")
     outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
-    assert "lists/clean.tsv: 28 of 36 pictures; left out: no picture 3, contradictory labels 4, copies 1" in outcome.err
-    assert "28 pictures to learn from, 14 of each" in outcome.err
+    assert "lists/clean.tsv: 28 of 36 images; left out: no image 3, contradictory labels 4, copies 1" in outcome.err
+    assert "28 images to learn from, 14 of each" in outcome.err
     header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
     assert header == ["path", "label", "split", "group"]
     assert all(path.startswith("../photos/") for path, *_ in rows)
@@ -193,7 +193,7 @@ def test_what_stands_in_two_splits_is_an_error(run, clean):
     assert errors[1][3].endswith("; in val and train")
     assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter stands in train and val")
     warnings = [row["detail"] for row in outcome.rows if row["level"] == "warning"]
-    assert "no picture of class dog in test" in warnings
+    assert "no image of class dog in test" in warnings
     kept = [line.split("\t")[0] for line in Path("clean.tsv").read_text().splitlines()[1:]]
     assert kept == ["copy.jpg", "photos/cat/02.jpg", "photos/dog/01.jpg", "photos/dog/03.jpg", "photos/dog/05.jpg"]
     left = run("cnn-check", "clean.tsv", "--probes", "none").rows
@@ -211,7 +211,7 @@ def test_folders_of_splits_are_splits(run, clean):
     outcome = run("cnn-check", "sets", "--probes", "none")
     assert found(outcome)[0] == ("error", "identical", "sets/train/cat/00.jpg", "sets/test/cat/leak.jpg")
     rows = run("cnn-check", "sets", "--probes", "none", "--table", "classes").rows
-    assert [(row["class"], row["pictures"], row["test"], row["train"]) for row in rows] == [
+    assert [(row["class"], row["images"], row["test"], row["train"]) for row in rows] == [
         ("cat", "13", "7", "6"),
         ("dog", "12", "6", "6"),
     ]
@@ -291,7 +291,7 @@ def test_features_of_one_split_alone_are_no_leak(run, clean):
     words = ("split.tsv", "--features", "train.npy", "--similarity", "1", "--table", "probes", "--probes", "bytes")
     outcome = run("cnn-check", *words)
     assert {row["probe"] for row in outcome.rows} == {"bytes"}
-    assert "12 of 24 pictures have no features" in outcome.err
+    assert "12 of 24 images have no features" in outcome.err
 
 
 def test_too_few_to_be_probed_is_reported(run, clean):
@@ -301,7 +301,7 @@ def test_too_few_to_be_probed_is_reported(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--table", "probes")
     assert outcome.rows == []
-    assert "no leak probes of the class: fewer than 5 pictures that do not belong together in cat, dog" in outcome.err
+    assert "no leak probes of the class: fewer than 5 images that do not belong together in cat, dog" in outcome.err
 
 
 def test_plain_images_are_named_and_look_like_nothing(run, clean):
@@ -355,11 +355,11 @@ def test_neighbours_in_feature_space(run, clean):
     assert outcome.rows[0]["detail"] == "cosine 1.000"
     (clean / "cat" / "00.jpg").rename(clean / "cat" / "new.jpg")
     message = run("cnn-check", "photos", "--features", "x.npy", "--probes", "none").err
-    assert "1 of 24 pictures have no features: they are not compared by them" in message
+    assert "1 of 24 images have no features: they are not compared by them" in message
     assert "--similarity is that of features" in run("cnn-check", "photos", "--similarity", "0.9", status=2).err
     shutil.move("photos", "elsewhere")
     message = run("cnn-check", "elsewhere", "--features", "x.npy", status=1).err
-    assert "x.npy: has none of the pictures; run cnn-extract on them" in message
+    assert "x.npy: has none of the images; run cnn-extract on them" in message
 
 
 def test_a_list_may_name_a_file_twice(run, clean):
@@ -372,7 +372,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--probes", "none")
     assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
-    assert "2 pictures to learn from" in outcome.err
+    assert "2 images to learn from" in outcome.err
     run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 
@@ -426,10 +426,10 @@ def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
 def test_a_set_without_an_image_is_an_error(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
-    (here / "photos" / "x.jpg").write_bytes(b"no picture")
-    assert "none of 1 pictures can be used" in run("cnn-check", "photos", status=1).err
+    (here / "photos" / "x.jpg").write_bytes(b"no image")
+    assert "none of 1 images can be used" in run("cnn-check", "photos", status=1).err
     (here / "photos" / "y.jpg").write_bytes(b"")
-    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
+    assert "the first is photos/x.jpg: no image, or none of JPEG" in run("cnn-check", "photos", status=1).err
 
 
 def test_tables_on_a_terminal(terminal, clean):

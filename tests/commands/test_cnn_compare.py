@@ -140,8 +140,8 @@ def test_rejects_files_of_different_images(run, folder):
     for words in (["good.tsv", "short.tsv"], ["short.tsv", "good.tsv"]):
         outcome = run("cnn-compare", *words, status=1)
         assert outcome.err == (
-            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more pictures that good.tsv has; two models are compared on the same "
-            "pictures\n"
+            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more images that good.tsv has; two models are compared on the same "
+            "images\n"
         )
         assert outcome.out == ""
 
@@ -151,7 +151,7 @@ def test_warns_of_images_of_one_group(run, folder):
     (folder / "a.tsv").write_text("path\tlabel\n1.jpg\tcat\n2.jpg\tcat\n3.jpg\tdog\n")
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tx\n3.jpg\tdog\ty\n")
     words = ["a.tsv", "a.tsv", "--truth", "groups.tsv"]
-    assert "2 of 3 pictures share their group" in run("cnn-compare", *words).err
+    assert "2 of 3 images share their group" in run("cnn-compare", *words).err
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tz\n3.jpg\tdog\ty\n")
     assert "group" not in run("cnn-compare", *words).err
 

@@ -58,7 +58,7 @@ def test_activations_are_strengthened(run, here, octaves, chosen):
     """The dream has the image's size; the mean square of the chosen filters' activations is as recorded, and grows."""
     words = ("--layer", "pool1", "--octaves", octaves, "--steps", "6", *(("--filters", chosen) if chosen else ()))
     record = dream(run, *words)
-    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "44x60")
+    assert (record["layer"], record["image"], record["size"]) == ("pool1", "sky.png", "44x60")
     assert pixels("dream.png").shape == (44, 60, 3)
     loaded = torch_model.load("m.pt")
     network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
@@ -120,10 +120,10 @@ def test_every_step_option_matters(run, here):
         (("m.onnx", "sky.png", "-o", "d.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"'),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--filters", "8"), 2, "--filters 8: bn1 has 8"),
-        (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--octaves", "9"), 2, "pictures of 3x4 are too small"),
+        (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--octaves", "9"), 2, "images of 3x4 are too small"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "conv1", "--blur", "50"), 2, "--blur 50"),
         (("m.pt", "sky.png", "-o", "d.png", "--size", "big"), 2, '--size "big"'),
-        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png is the picture itself, which would be lost"),
+        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png is the image itself, which would be lost"),
         (("m.pt", "sky.png", "-o", "d.jpg"), 2, "-o d.jpg"),
         (("m.pt", "none.png", "-o", "d.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),

@@ -317,7 +317,7 @@ def test_kernels_by_hand(run, here, grey):
         (("--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a command of its own: cnn-dream"),
         (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
-        (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),
+        (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "images of 2x2 are too small for conv1"),
         (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
     ],

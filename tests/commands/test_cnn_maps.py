@@ -285,7 +285,7 @@ def test_force_replaces(run, here):
 def test_not_where_the_image_is(run, here, folder):
     """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
-    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
+    assert outcome.err.startswith(f"cnn-maps: {folder} holds the images")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
 
 
@@ -324,7 +324,7 @@ def test_wrong_words(run, here, model, words, status, line):
     ("words", "line"),
     [
         (("--raw",), "--raw writes arrays beside the mosaics; say where with -o DIR"),
-        (("--force",), "--force lets pictures replace others in their folder; say which with -o DIR"),
+        (("--force",), "--force lets images replace others in their folder; say which with -o DIR"),
         (("--channels", "0-3"), "--channels says how maps are drawn; say where they go with -o DIR"),
         (("--scale", "layer"), "--scale says how maps are drawn; say where they go with -o DIR"),
         (("--scale", "channel"), "--scale says how maps are drawn; say where they go with -o DIR"),
@@ -337,7 +337,7 @@ def test_what_is_ignored_without_a_folder_is_refused(run, here, words, line):
     assert (outcome.out, outcome.err) == ("", f"cnn-maps: {line}\n")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture at all", "cut"])
+@pytest.mark.parametrize("content", [None, b"", b"no image at all", "cut"])
 def test_a_broken_image(run, here, content):
     """An image that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
     if content is not None:

@@ -66,7 +66,7 @@ def test_scaling_is_dividing_the_logits():
 
 def test_where_all_is_right_there_is_none():
     """The surer the better, without end: an error that says so, not a number near nothing."""
-    with pytest.raises(CnnkitError, match=r"every answer is right \(2 pictures\)"):
+    with pytest.raises(CnnkitError, match=r"every answer is right \(2 images\)"):
         temperature.fit(np.array([0, 1]), np.array([[0.6, 0.4], [0.5, 0.5]]))
 
 

@@ -118,7 +118,7 @@ def test_values_by_hand(tmp_path, batch):
 
 def test_what_has_no_maps(tmp_path):
     """A network without our header, one without maps, and a layer that is not there are told in one line."""
-    with pytest.raises(FormatError, match=r"none\.onnx: its header does not say how pictures are prepared"):
+    with pytest.raises(FormatError, match=r"none\.onnx: its header does not say how images are prepared"):
         OnnxFeatureMaps(write(tmp_path / "none.onnx", header=False), device="cpu")
     with pytest.raises(FormatError, match=r"flat\.onnx: no layer of it answers with maps"):
         OnnxFeatureMaps(write(tmp_path / "flat.onnx", body=False), device="cpu")
