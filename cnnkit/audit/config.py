@@ -13,7 +13,7 @@ from cnnkit.option_fields import device_option, jobs_option, option, seed_option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckConfig:
-    """What is looked for in a set of images."""
+    """Settings of a check."""
 
     features: Path | None = option(
         None, "Features of the images, from cnn-extract; also finds neighbours in feature space.", metavar="X.npy"

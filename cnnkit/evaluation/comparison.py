@@ -1,4 +1,4 @@
-"""Is one model better than another? Two sets of predictions for the same images, which is more than two accuracies side by side."""
+"""Paired comparison of two models: the difference of their accuracies on the same images, its interval and McNemar's test."""
 
 import logging
 from collections import Counter
@@ -19,10 +19,10 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How models a and b fare on the same n images.
+    """Models a and b on the same n images.
 
-    `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count who was right;
-    `p_value` is that of McNemar's exact test. The interval lies on one side of 0 where that is below 0.05, and nowhere else.
+    `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count the images that
+    they predict correctly; `p_value` is that of McNemar's exact test. The interval excludes 0 exactly if `p_value` is below 0.05.
     """
 
     n: int
@@ -47,13 +47,13 @@ def compare(
 ) -> Comparison:
     """Compare two files of predictions for the same images.
 
-    A prediction that was withheld counts as wrong.
+    A withheld prediction counts as wrong.
 
     Args:
-        files: For each the lines and where they come from, for messages.
-        truth: Where labels are looked up, and groups of images that belong together.
+        files: For each file its lines and its name, for messages.
+        truth: The true labels, and the groups of images.
         config: The classes and their order, and whether every image of the truth must be predicted.
-        names: What to call the two.
+        names: The names of the two models.
 
     Raises:
         CnnkitError: One has an image that the other lacks, and as `report.read`.
@@ -68,8 +68,7 @@ def compare(
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
-            "%d of %d images share their group with others; p-value and interval take images to be independent, and those of a "
-            "group are not: both are too sure",
+            "%d of %d images share a group with others and are not independent: the p-value is too small and the interval too narrow",
             together,
             result.n,
         )
@@ -77,7 +76,7 @@ def compare(
 
 
 def bounds(result: Comparison, name_a: str, name_b: str) -> dict[str, tuple[float, float]]:
-    """Bound the difference so that B must not be shown to be worse than A; the name says so where the bound is missed."""
+    """Return the bound that fails if B is significantly worse than A; its name is the message."""
     worse = f"{name_b} is worse than {name_a} by {-100 * result.difference:.1f} points: difference_high"
     return {worse: (result.difference_high, 0.0)}
 
@@ -88,13 +87,13 @@ def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Se
         lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]
         if lacking:
             raise CnnkitError(
-                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more images' if len(lacking) > 1 else ''} that {this} has; "
-                "two models are compared on the same images"
+                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}, which {this} has; "
+                "predict the same images with both models"
             )
 
 
 def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Comparison:
-    """Compare who was right about the same images, (N,) each."""
+    """Compare which predictions of two models are correct on the same images, (N,) each."""
     return summarise(
         both=int((correct_a & correct_b).sum()),
         only_a=int((correct_a & ~correct_b).sum()),
@@ -104,7 +103,7 @@ def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Compar
 
 
 def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Comparison:
-    """Compute the difference, its interval and the test from the counts of who was right."""
+    """Compute the difference, its interval and the test from the numbers of correct predictions."""
     n = both + only_a + only_b + neither
     low, high = paired_interval(both, only_b, only_a, neither)
     return Comparison(
@@ -123,10 +122,10 @@ def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Compariso
 
 
 def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Bound the difference of two proportions of the same images, first minus second, with 95 % confidence, in agreement with the test.
+    """Compute a 95 % interval of the difference of two paired proportions, first minus second, that agrees with the test.
 
-    The wider of Newcombe's interval and the exact one at either end: a difference lies outside if both refuse it. Of few images
-    Newcombe's alone may exclude 0 where McNemar's exact test has p = 0.06; the exact one alone has no width where the two never differ.
+    At either end the wider of Newcombe's interval and the exact one. For few images Newcombe's alone may exclude 0 although McNemar's
+    exact test has p = 0.06; the exact one alone has width 0 if the two never differ.
 
     Args:
         both, only_first, only_second, neither: As `newcombe_interval`.
@@ -139,9 +138,9 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
 
 
 def exact_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Bound the difference given the number of images on which the two differ: what McNemar's exact test does not refuse.
+    """Compute the interval that McNemar's exact test does not reject, given the number of images on which the two differ.
 
-    Of those m images the first one is right on a share p, which Clopper and Pearson bound; the difference is (2 p - 1) m / n.
+    The first one is correct on a share p of those m images, bounded by Clopper and Pearson; the difference is (2 p - 1) m / n.
 
     Args:
         both, only_first, only_second, neither: As `newcombe_interval`.
@@ -153,7 +152,7 @@ def exact_interval(both: int, only_first: int, only_second: int, neither: int) -
     from scipy.special import betaincinv  # here, as for `mcnemar`
 
     differ = only_first + only_second
-    # Bounds of p, of which 0.5 is a difference of 0
+    # Bounds of p; p = 0.5 is a difference of 0
     low = float(betaincinv(only_first, only_second + 1, 0.025)) if only_first else 0.0
     high = float(betaincinv(only_first + 1, only_second, 0.975)) if only_second else 1.0
     scale = differ / (both + differ + neither)
@@ -161,16 +160,16 @@ def exact_interval(both: int, only_first: int, only_second: int, neither: int) -
 
 
 def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Bound the difference of two proportions of the same images, first minus second, with 95 % confidence.
+    """Compute Newcombe's 95 % interval of the difference of two paired proportions, first minus second.
 
-    Wilson's intervals of both are squared and added, less what they share by their correlation. The usual interval, ± 2 standard
-    errors, has no width where the two never differ.
+    It combines Wilson's intervals of both in quadrature and corrects for their correlation. The usual interval, ± 2 standard errors,
+    has width 0 if the two never differ.
 
     Args:
-        both: Images on which both succeed.
-        only_first: Images on which the first one alone does.
-        only_second: Images on which the second one alone does.
-        neither: The rest.
+        both: The number of images on which both succeed.
+        only_first: On which only the first succeeds.
+        only_second: On which only the second succeeds.
+        neither: On which neither succeeds.
 
     Source:
         Newcombe, Improved confidence intervals for the difference between binomial proportions based on paired data,
@@ -180,7 +179,7 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
     first, second = both + only_first, both + only_second
     covariance = float(both * neither - only_first * only_second)
     if covariance > 0:
-        covariance = max(covariance - n / 2, 0.0)  # the continuity correction, which is what makes it method 10
+        covariance = max(covariance - n / 2, 0.0)  # the continuity correction of method 10
     variances = first * (n - first) * second * (n - second)
     correlation = covariance / sqrt(variances) if variances else 0.0
 
@@ -193,13 +192,13 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Give the chance of counts at least as far apart, if each image that one alone gets right were anybody's: the exact test.
+    """Compute the two-sided p-value of McNemar's exact test.
 
     Source:
         McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947); two-sided
         binomial test with p = 1/2.
     """
-    from scipy.special import bdtr  # here, for it takes longer than all that cnn-eval does without it
+    from scipy.special import bdtr  # here: importing it takes longer than all of cnn-eval
 
     if only_a == only_b:
         return 1.0
@@ -207,14 +206,14 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def _in_words(result: Comparison, name_a: str, name_b: str) -> str:
-    """Say which is better, by how much, from the side of the one that is ahead; it is better if the interval excludes 0."""
+    """Report which model is better and by how much; it is better if the interval excludes 0."""
     ahead, low, high = name_b, result.difference_low, result.difference_high
     if result.difference < 0:
         ahead, low, high = name_a, -high, -low
     found = (
-        f"{100 * abs(result.difference):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
-        f"McNemar's exact test p = {result.p_value:.2g}"
+        f"{100 * abs(result.difference):.1f} percentage points (95 % interval {100 * low:.1f} to {100 * high:.1f}, "
+        f"McNemar's exact test p = {result.p_value:.2g})"
     )
     if result.difference and low > 0:
         return f"{ahead} is better by {found}"
-    return f"neither is shown to be better: {f'{ahead} is ahead by ' if result.difference else ''}{found}"
+    return f"no significant difference: {f'{ahead} is ahead by ' if result.difference else ''}{found}"

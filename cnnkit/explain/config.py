@@ -162,12 +162,12 @@ class RenderOptions(DrawOptions):
         """
         if self.output is None:
             if self.raw:
-                raise UsageError("--raw writes arrays next to the overlays; add -o DIR")
+                raise UsageError("--raw writes arrays next to the overlays; give their folder with -o DIR")
             if self.force:
-                raise UsageError("--force replaces overlays in their folder; add -o DIR")
+                raise UsageError("--force replaces overlays in their folder; give it with -o DIR")
             if self.sheet is None:
                 for flag in given(self, names=("alpha", "colormap")):
-                    raise UsageError(f"{flag} sets how overlays are drawn; add -o DIR or --sheet FILE.png")
+                    raise UsageError(f"{flag} sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png")
         return self
 
 
@@ -195,11 +195,11 @@ class FeatureMapOptions(DrawOptions):
         """
         if self.output is None:
             if self.raw:
-                raise UsageError("--raw writes arrays next to the mosaics; add -o DIR")
+                raise UsageError("--raw writes arrays next to the mosaics; give their folder with -o DIR")
             if self.force:
-                raise UsageError("--force replaces images in their folder; add -o DIR")
+                raise UsageError("--force replaces images in their folder; give it with -o DIR")
             for flag in given(self, names=("channels", "scale", "colormap")):
-                raise UsageError(f"{flag} sets how maps are drawn; add -o DIR")
+                raise UsageError(f"{flag} sets how maps are drawn; draw them with -o DIR")
         return self
 
 

@@ -83,10 +83,10 @@ MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
     ("block", "error"),
     [
         (b"not a TIFF header at all", "no TIFF header"),
-        (b"II*\0\xff\xff\0\0", "a directory lies behind the end"),
+        (b"II*\0\xff\xff\0\0", "a directory is beyond the end"),
         (directory(MAKE, count=9), "a directory is cut short"),
-        (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 lies behind the end"),
-        (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory lies behind the end"),
+        (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 is beyond the end"),
+        (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory is beyond the end"),
         (directory(struct.pack("<HHII", 0x8769, 4, 1, 8)), "a directory leads back to itself"),
         (directory(MAKE), None),
     ],
@@ -133,7 +133,7 @@ def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(Unusable, match="no image") as caught:
+        with pytest.raises(Unusable, match="no picture") as caught:
             inspect(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

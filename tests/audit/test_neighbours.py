@@ -67,7 +67,7 @@ def test_rows_are_found_by_their_image(write, tmp_path):
 def test_features_that_do_not_fit_are_refused(write, tmp_path):
     """Of other images, or maps."""
     path = write(np.eye(2, dtype=np.float32), ["a.png", "b.png"])
-    with pytest.raises(CnnkitError, match="none of the images; run cnn-extract"):
+    with pytest.raises(CnnkitError, match="features of none of the images; run cnn-extract"):
         neighbours.load(path, images(tmp_path, ["c.png"]))
     path = write(np.zeros((1, 2, 3, 3), dtype=np.float32), ["a.png"])
     with pytest.raises(FormatError, match="--pool avg"):

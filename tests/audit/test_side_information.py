@@ -47,9 +47,9 @@ def test_columns_of_a_manifest(here):
     [
         ("wdth", None, r"--with wdth: no such column; there are width, height, aspect, bytes; columns of a manifest come with --c"),
         ("boot", "lists/m.tsv", r"--with boot: no such column; there are width, height, aspect, bytes, boat, camera, width$"),
-        ("label", "lists/m.tsv", r"--with label: that is what is to be learnt"),
-        ("width,", None, r'--with "width,": give names with commas between'),
-        ("boat,boat", "lists/m.tsv", "a name stands twice"),
+        ("label", "lists/m.tsv", r"--with label: the label is the target"),
+        ("width,", None, r'--with "width,": give names separated by commas'),
+        ("boat,boat", "lists/m.tsv", "a name is repeated"),
         ("aspect,bytes", "lists/m.tsv", r"--columns lists/m\.tsv: --with aspect,bytes names none of its columns; drop --columns$"),
     ],
 )  # fmt: skip
@@ -63,15 +63,13 @@ def test_images_that_are_not_there_are_named(here):
     """In the manifest, on the disk, or as images."""
     (here / "p" / "text.jpg").write_text("no image")
     (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
-    with pytest.raises(
-        CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns takes a manifest that lists every"
-    ):
+    with pytest.raises(CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns needs a manifest of all"):
         Columns(("boat",), "lists/m.tsv").of(["p/a.jpg", "p/c.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes looks at the images$"):
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes reads the images$"):
         Columns(("width", "bytes"), None).of(["p/gone.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes looks"):
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes reads"):
         Columns(("bytes",), None).of(["p/gone.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/text\.jpg: .*; --with aspect looks"):
+    with pytest.raises(CnnkitError, match=r"^p/text\.jpg: .*; --with aspect reads"):
         Columns(("aspect",), None).of(["p/text.jpg"])
 
 
@@ -100,7 +98,7 @@ def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplo
     """Zeros on both sides, and a warning."""
     with caplog.at_level(logging.WARNING):
         encoding = Encoding.fit("boat", train, other)
-    assert caplog.messages == ["--with boat: the same for all images to learn from; it tells nothing"]
+    assert caplog.messages == ["--with boat: the same for all training images; it has no effect"]
     assert not encoding(train).any()
     assert not encoding(other).any()
 
@@ -110,6 +108,6 @@ def test_names_are_no_categories():
     words = [f"w{number:03d}" for number in range(101)]
     assert Encoding.fit("x", words[1:], [])(words).shape == (101, 100)
     with pytest.raises(
-        UsageError, match=r"^--with x: 101 different values, such as w000; a column of words has 100 at most$"
+        UsageError, match=r"^--with x: 101 different values, such as w000; a categorical column has at most 100$"
     ):
         Encoding.fit("x", words, [])

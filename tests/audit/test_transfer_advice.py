@@ -128,18 +128,18 @@ def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
 
 def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
     """Random weights, weights that are out of reach, and too few images to say anything."""
-    with pytest.raises(UsageError, match="random layers say nothing"):
+    with pytest.raises(UsageError, match="random weights cannot measure similarity"):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
         ask(photos_folder, "default")
-    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
+    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise needs the name of a pretrained network"):
         ask(photos_folder, "default", backbone="net.pt")
     broken = images("broken", red=8, blue=5)
     (broken / "blue" / "00.png").write_bytes(b"no image")
-    with pytest.raises(CnnkitError, match="4 images of the class blue; 5 of each"):
+    with pytest.raises(CnnkitError, match="class blue has 4 usable images; cnn-advise needs at least 5 of each"):
         ask(broken, weights / "seeing.pth")
     few = images("few", red=8, blue=4)
-    with pytest.raises(CnnkitError, match="4 images of the class blue; 5 of each"):
+    with pytest.raises(CnnkitError, match="class blue has 4 usable images; cnn-advise needs at least 5 of each"):
         ask(few, weights / "seeing.pth")
 
 

@@ -43,8 +43,8 @@ def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, images):
     for wrong, status, message in (
         ([], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
         (["--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
-        (["--backbone", "net.pt"], 2, "--backbone net.pt: cnn-advise measures with a pretrained network by name"),
-        (["--weights", "none"], 2, "random layers say nothing about what a set is similar to"),
+        (["--backbone", "net.pt"], 2, "--backbone net.pt: cnn-advise needs the name of a pretrained network"),
+        (["--weights", "none"], 2, "random weights cannot measure similarity"),
     ):
         outcome = run("cnn-advise", "some photos", *wrong, "--device", "cpu", status=status)
         (line,) = [line for line in outcome.err.splitlines() if not line.endswith("running on the CPU")]

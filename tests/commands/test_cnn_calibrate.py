@@ -149,9 +149,9 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
     (tmp_path / "val.tsv").write_text(run("cnn-predict", "-m", "new.onnx", "photos", "--top", 3).out)
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "same.onnx")
     assert float(outcome.rows[0]["after"]) == pytest.approx(1, abs=1e-4)
-    assert "the probabilities were as they should be" in outcome.err
+    assert "the probabilities were calibrated" in outcome.err
     assert onnx_model.load("same.onnx").header.temperature == pytest.approx(heat, rel=1e-4)
-    assert f"for new.onnx has {heat:.3f}" in outcome.err
+    assert f"as new.onnx already has {heat:.3f}" in outcome.err
     flipped = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--tta", "crop 0.5").out
     outcome = run("cnn-calibrate", *TRUTH, "-m", "net.onnx", "-o", "again.onnx", stdin=flipped, status=1)
     assert "standard input is not what net.onnx predicts" in outcome.err
@@ -215,27 +215,27 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
     )
     assert refused(short, *wrong) == (
         "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 images lack a probability for some of the 3 "
-        "classes; cnn-predict --top all prints them"
+        "classes; predict with --top all"
     )
     header, *lines = (line.split("\t") for line in text.splitlines())
     more = [[*fields[:3], str(min(1.0, float(fields[3]) + 0.3))] for fields in lines]
-    assert "a temperature belongs to a softmax, and the probabilities of 30 of 30 images do not sum to 1" in refused(
+    assert "a temperature calibrates a softmax, but the probabilities of 30 of 30 images do not sum to 1" in refused(
         "\n".join("\t".join(fields) for fields in (header, *more))
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
-    assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)
-    assert 'is predicted as "zebra", but there are only blue, green, red' in refused(
+    assert "predictions were withheld; predict without --min-probability" in refused(withheld, *wrong)
+    assert 'is predicted as "zebra", but the classes are only blue, green, red' in refused(
         text.replace("\tgreen\t", "\tzebra\t"), *wrong
     )
     known = (tmp_path / "truth.tsv").read_text()
     (tmp_path / "truth.tsv").write_text(known.replace("\tblue\t", "\tbleu\t", 1))
-    assert 'no image has a probability for "bleu": is that a class of the network?' in refused(text)
-    assert '"bleu" is a label in truth.tsv (val), but not among the classes blue, green, red' in refused(text, *wrong)
+    assert 'no image has a probability for "bleu": is it a class of the network?' in refused(text)
+    assert 'truth.tsv (val): the label "bleu" is not one of the classes blue, green, red' in refused(text, *wrong)
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     (tmp_path / "truth.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in labels.items())
     )
-    assert "every answer is right (30 images), so no temperature is the best" in refused(text, *wrong)
+    assert "all 30 predictions are correct, so no temperature is optimal" in refused(text, *wrong)
 
 
 def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
@@ -246,9 +246,7 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
         text = "path\tlabel\tprobability\n" + "\n".join(lines) + "\n"
         text += "".join(f"dog/{index}.jpg\tdog\t1\n" for index in range(count))
         outcome = run("cnn-calibrate", stdin=text)
-        assert (
-            f"{count} of {200 + count} images have a probability that was rounded to 0 or 1" in outcome.err
-        ) is warned
+        assert (f"{count} of {200 + count} images have a probability rounded to 0 or 1" in outcome.err) is warned
 
 
 @pytest.mark.parametrize(
@@ -256,10 +254,10 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
     [
         (
             ["-m", "net.onnx"],
-            "-m alone: the network that predicted, and where it goes with the temperature; add -o CALIBRATED.onnx",
+            "-m without -o: -m is the network to calibrate, -o the one to write; add -o CALIBRATED.onnx",
         ),
         (["-o", "new.onnx"], "add -m MODEL.onnx"),
-        (["-m", "net.pt", "-o", "new.onnx"], "make one with cnn-export net.pt -o net.onnx"),
+        (["-m", "net.pt", "-o", "new.onnx"], "run cnn-export net.pt -o net.onnx"),
         (["-m", "net.onnx", "-o", "new.pt"], "new.pt: a network is written to a .onnx file"),
         (["--reliability", "r.bmp"], "use one of .png, .svg, .pdf"),
         (["--split", "val"], "give one with --truth"),

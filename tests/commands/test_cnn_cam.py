@@ -202,7 +202,7 @@ def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, mon
     write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
     outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
     assert json.loads(outcome.rows[0]["peak"]) == [24, 24]
-    assert "they are drawn as if they tiled it" in outcome.err
+    assert "the cells of maps are drawn as equal tiles" in outcome.err
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
@@ -239,7 +239,7 @@ def test_colours_are_those_that_are_asked_for(run, here):
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "plain", "--alpha", "0", *CPU)
     np.testing.assert_array_equal(pixels("plain/3.png"), pixels("photos/red/3.png"))
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--colormap", "infero", *CPU, status=2)
-    assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r?\n'
+    assert refused.err == 'cnn-cam: --colormap: no colour map "infero"; did you mean inferno or inferno_r?\n'
 
 
 def test_a_frame_is_drawn_where_the_record_says(run, here):
@@ -335,12 +335,12 @@ def test_of_a_plain_list_the_folder_is_the_class(run, here):
         ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
     ]  # fmt: skip
     assert (
-        "no map of --class true for 2 images without a label that the model knows; the first: loose.png: it has no label"
+        "no map of --class true for 2 images: their labels are missing or not classes of the model; the first is loose.png: no label"
         in both.err
     )
     alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
     assert [(row["path"], row["class"]) for row in alone.rows] == [("photos/red/3.png", "red")]
-    assert "loose.png: it has no label, and --class true asks for that one's map" in alone.err
+    assert "loose.png: no label, which --class true needs" in alone.err
 
 
 def test_a_sheet_names_the_true_class(run, here):
@@ -379,14 +379,14 @@ def test_classes_that_no_file_could_be_called(run, here):
 def test_a_class_that_is_not_there(run, here):
     """A name that the model does not know is refused with the nearest; an image without a label is skipped where that is asked for."""
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
-    assert refused.err.endswith('--class "read": the model knows no such class; did you mean red?\n')
+    assert refused.err.endswith('--class "read": not a class of the model; did you mean red?\n')
     write_image("photos/green/1.png")
     write_image("photos/0.png")
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU, status=3)
     assert len(outcome.rows) == 4
-    said = "it has no label, and --class true asks for that one's map; give class folders or a manifest; skipped"
+    said = "no label, which --class true needs; give class folders or a manifest; skipped"
     assert f"photos/0.png: {said}" in outcome.err
-    assert "photos/green/1.png: its label green is no class of the model" in outcome.err
+    assert "photos/green/1.png: its label green is not a class of the model" in outcome.err
 
 
 def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
@@ -397,7 +397,7 @@ def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
     outcome = run(*words, "--class", "top")
     assert outcome.rows == [plain]
     assert (
-        'cnn-cam: --class top is the class that the network names, not the class called "top"; --class name:top is that one'
+        'cnn-cam: --class top is the predicted class, not the class named "top"; for that give --class name:top'
         in outcome.err.splitlines()
     )
     for name in ("all", "top"):
@@ -406,8 +406,8 @@ def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
         assert "not the class" not in named.err
     assert "not the class" not in run(*words).err
     assert [row["class"] for row in run(*words, "--class", "name:top", "--class", "all").rows] == ["top", "all"]
-    assert 'the class called "all"' in run(*words, "--class", "all").err
-    assert "no such class" in run(*words, "--class", "name:tip", status=2).err
+    assert 'the class named "all"' in run(*words, "--class", "all").err
+    assert "not a class of the model" in run(*words, "--class", "name:tip", status=2).err
 
 
 def test_contrast_is_what_speaks_against_a_class(run, here):
@@ -420,7 +420,7 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
         assert region[0] - 4 <= left < right <= region[1] + 4
     for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
         refused = run("cnn-cam", "-m", "against.pt", "both.png", "--contrast", "--method", method, *CPU, status=2)
-        assert f"--method {method} has no negative part" in refused.err
+        assert f"--contrast needs gradients, and {method} uses none" in refused.err
 
 
 @pytest.mark.parametrize("method", CamMethod)
@@ -449,7 +449,7 @@ def test_a_map_of_zeros_is_reported(run, here):
     assert (row["box"], row["peak"], float(row["maximum"])) == ("", "", 0)
     np.testing.assert_array_equal(pixels("maps/plain.png"), pixels("photos/plain.png"))
     assert not np.load("maps/plain.png.pixels.npy").any()
-    said = "1 of 1 maps are zero everywhere, and drawn as the plain image; the first: that of red in photos/plain.png"
+    said = "1 of 1 maps are zero everywhere, so nothing is drawn on the image; the first is that of red in photos/plain.png"
     assert said in outcome.err
     assert (row["deletion"], row["insertion"]) == ("", "")
     assert "mean of" not in outcome.err
@@ -471,7 +471,7 @@ def test_an_output_that_is_nan_is_skipped(run, here, monkeypatch):
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
     assert outcome.out == ""
-    assert outcome.err.count("the network's answer is not a number; skipped") == 4
+    assert outcome.err.count("the network's output is not finite; skipped") == 4
     assert not Path("maps").exists()
 
 
@@ -491,7 +491,7 @@ def test_layers_by_name_and_number(run, here):
         outcome = run("cnn-cam", "-m", "deep.pt", "photos/red/3.png", *words, *CPU)
         assert outcome.err.splitlines()[0] == f"cnn-cam: maps of {name}"
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "head.dense1", *CPU, status=2)
-    assert "head.dense1 of deep.pt answers with 3, which has no height and width" in refused.err
+    assert "head.dense1 of deep.pt has output 3, without height and width" in refused.err
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "conv2", *CPU, status=2)
     assert 'deep.pt has no layer "conv2"; did you mean conv1' in refused.err
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "7", *CPU, status=2)
@@ -515,7 +515,7 @@ def test_larger_and_rectangular_images(run, here):
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no images of 64x64" in refused.err
+    assert "flat.pt takes no pictures of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
     assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
@@ -564,18 +564,18 @@ def test_what_an_exported_network_cannot_do(run, here):
     """It says why, and that the .pt can."""
     run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
     refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
-    assert "bare.onnx gives no class activation maps; export it again with cnn-export --cam" in refused.err
+    assert "bare.onnx outputs no class activation maps; export it again with cnn-export --cam" in refused.err
     write_model("deep.pt", head="dense 3 relu, dense 2 softmax", weights=torch.eye(3)[:, :2])
     run("cnn-export", "deep.pt", "-o", "deep.onnx", *CPU)
     refused = run("cnn-cam", "-m", "deep.onnx", "photos", *CPU, status=2)
     assert (
-        "its head (dense 3 relu, dense 2 softmax) is not one dense layer behind global average pooling" in refused.err
+        "its head (dense 3 relu, dense 2 softmax) is not one dense layer after global average pooling" in refused.err
     )
     assert "give the .pt it was made from" in refused.err
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for words, said in (
         *(
-            (("--method", method), f"--method {method} needs more than an exported network gives; give the .pt")
+            (("--method", method), f"--method {method} does not work for an exported network; give the .pt")
             for method, computation in METHODS.items()
             if not computation.has_closed_form
         ),
@@ -613,7 +613,7 @@ def test_a_small_thing_in_a_large_image(run, large, size):
         x, y = json.loads(row["peak"])
         assert 161 <= x < 173
         assert 97 <= y < 109
-        assert "shown otherwise than it was trained on" in outcome.err
+        assert "the input differs from training" in outcome.err
         found.append(np.load(f"{model[4:]}/large.png.map.npy"))
     height, width = preprocessing.sides(size)
     assert found[0].shape == found[1].shape == (height, width)
@@ -665,7 +665,7 @@ def test_a_folder_that_is_in_use(run, here):
     for folder, stdin in (("photos", None), ("photos/red", None), (".", "photos/red/3.png\n")):
         words = ["-"] if stdin else ["photos"]
         refused = run("cnn-cam", "-m", "model.pt", *words, "-o", folder, "--force", *CPU, stdin=stdin, status=1)
-        assert "holds the images that are to be looked into" in refused.err
+        assert "holds the pictures that are to be looked into" in refused.err
     assert Path("photos/red/3.png").read_bytes() == before
 
 
@@ -676,11 +676,11 @@ def test_two_images_of_one_name(run, here):
     assert len({row["overlay"] for row in rows}) == len(rows) == len(list(Path("maps").rglob("*.*"))) == 3
     same = ["photos/red/3.png", "./photos/red/3.png"]
     refused = run("cnn-cam", "-m", "model.pt", *same, "-o", "twice", *CPU, status=1)
-    assert "would both become 3.png; name one of them otherwise" in refused.err
+    assert "would both be written to 3.png; rename one of them" in refused.err
     assert not Path("twice").exists()
     outcome = run("cnn-cam", "-m", "model.pt", "-", "-o", "twice", *CPU, stdin="\n".join(same) + "\n", status=3)
     assert len(outcome.rows) == 1
-    assert "would both become photos/red/3.png; name one of them otherwise" in outcome.err
+    assert "would both be written to photos/red/3.png; rename one of them" in outcome.err
 
 
 def test_memory_does_not_grow_with_the_images(here, monkeypatch):
@@ -720,13 +720,13 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--raw",), "--raw writes arrays beside the overlays; say where with -o DIR"),
-        (("--raw", "--sheet", "s.png"), "--raw writes arrays beside the overlays; say where with -o DIR"),
-        (("--force",), "--force lets overlays replace files in their folder; say which with -o DIR"),
-        (("--force", "--sheet", "s.png"), "--force lets overlays replace files in their folder; say which with -o DIR"),
-        (("--alpha", "0.3"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
-        (("--alpha", "0.5"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
-        (("--colormap", "jet"), "--colormap colours overlays; say where they go with -o DIR or --sheet FILE.png"),
+        (("--raw",), "--raw writes arrays next to the overlays; give their folder with -o DIR"),
+        (("--raw", "--sheet", "s.png"), "--raw writes arrays next to the overlays; give their folder with -o DIR"),
+        (("--force",), "--force replaces overlays in their folder; give it with -o DIR"),
+        (("--force", "--sheet", "s.png"), "--force replaces overlays in their folder; give it with -o DIR"),
+        (("--alpha", "0.3"), "--alpha sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
+        (("--alpha", "0.5"), "--alpha sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
+        (("--colormap", "jet"), "--colormap sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
     ],
 )  # fmt: skip
 def test_what_is_ignored_where_nothing_is_drawn_is_refused(run, here, words, line):

@@ -42,7 +42,7 @@ def test_a_clean_set_has_no_findings(run, clean):
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 images to learn from, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 pictures for training, 12 of each of 2 classes: a small set" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
@@ -113,7 +113,7 @@ def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
         image.save(here / "photos" / "cat" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
     assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
-    assert "too small to be compared by their looks: 3 images of fewer than 32 pixels a side" in outcome.err
+    assert "3 pictures with a side below 32 pixels: too small to be compared as near duplicates" in outcome.err
 
 
 def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
@@ -134,8 +134,8 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
     run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none", status=1)  # there is no such folder
     os.mkdir("lists")
     outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
-    assert "lists/clean.tsv: 28 of 36 images; left out: no image 3, contradictory labels 4, copies 1" in outcome.err
-    assert "28 images to learn from, 14 of each" in outcome.err
+    assert "lists/clean.tsv: 28 of 36 images; left out: not an image 3, contradictory labels 4, copies 1" in outcome.err
+    assert "28 pictures for training, 14 of each" in outcome.err
     header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
     assert header == ["path", "label", "split", "group"]
     assert all(path.startswith("../photos/") for path, *_ in rows)
@@ -191,7 +191,7 @@ def test_what_stands_in_two_splits_is_an_error(run, clean):
     assert errors[0] == ("identical", "copy.jpg", "photos/cat/00.jpg", "in train and test")
     assert errors[1][:3] == ("alike", "large.jpg", "photos/cat/02.jpg")
     assert errors[1][3].endswith("; in val and train")
-    assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter stands in train and val")
+    assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter is in train and val")
     warnings = [row["detail"] for row in outcome.rows if row["level"] == "warning"]
     assert "no image of class dog in test" in warnings
     kept = [line.split("\t")[0] for line in Path("clean.tsv").read_text().splitlines()[1:]]
@@ -249,10 +249,10 @@ def test_what_tells_little_by_itself_may_tell_much_together(run, here):
         noise(number, size=sizes[label][number // 2 % 2]).save(folder / f"{number:02d}.png")
     outcome = run("cnn-check", "photos", "--probes", "width,height,together")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("sizes, file and name together tell the class, with a balanced accuracy of 100.0%")
+    assert leak.startswith("sizes, file and name together predict the class with a balanced accuracy of 100.0%")
     outcome = run("cnn-check", "photos", "--probes", "width,height,aspect,together")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("aspect alone tells the class")
+    assert leak.startswith("aspect alone predicts the class")
 
 
 def test_a_leak_in_seconds_and_none_in_letters(run, here):
@@ -265,7 +265,7 @@ def test_a_leak_in_seconds_and_none_in_letters(run, here):
         noise(number).save(folder / f"img_{number * 37 % 60:04d}.jpg", exif=exif)
     outcome = run("cnn-check", "photos", "--probes", "time,name")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("time alone tells the class")
+    assert leak.startswith("time alone predicts the class")
 
 
 def test_a_series_of_each_class_is_a_note(run, here):
@@ -277,7 +277,7 @@ def test_a_series_of_each_class_is_a_note(run, here):
     outcome = run("cnn-check", "photos", "--probes", "order", "--fail")
     (leak,) = [row for row in outcome.rows if row["finding"] == "leak"]
     assert leak["level"] == "note"
-    assert leak["detail"].startswith("order alone tells the class, with a balanced accuracy of ")
+    assert leak["detail"].startswith("order alone predicts the class with a balanced accuracy of ")
     assert "may share light, place and camera settings; cnn-split --group keeps a series together" in leak["detail"]
     assert "learn" not in leak["detail"]
     assert "next: cnn-split photos --ratio 70,15,15" in outcome.err
@@ -291,7 +291,7 @@ def test_features_of_one_split_alone_are_no_leak(run, clean):
     words = ("split.tsv", "--features", "train.npy", "--similarity", "1", "--table", "probes", "--probes", "bytes")
     outcome = run("cnn-check", *words)
     assert {row["probe"] for row in outcome.rows} == {"bytes"}
-    assert "12 of 24 images have no features" in outcome.err
+    assert "12 of 24 images have no features; no neighbours" in outcome.err
 
 
 def test_too_few_to_be_probed_is_reported(run, clean):
@@ -301,7 +301,7 @@ def test_too_few_to_be_probed_is_reported(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--table", "probes")
     assert outcome.rows == []
-    assert "no leak probes of the class: fewer than 5 images that do not belong together in cat, dog" in outcome.err
+    assert "no leak probes of the class: fewer than 5 unrelated images in cat, dog" in outcome.err
 
 
 def test_plain_images_are_named_and_look_like_nothing(run, clean):
@@ -337,7 +337,7 @@ def test_splits_that_can_be_told_apart_leak(run, here):
     manifest(*rows)
     outcome = run("cnn-check", "split.tsv", "--probes", "camera,width")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("camera alone tells the part, with a balanced accuracy of 100.0%")
+    assert leak.startswith("camera alone predicts the split with a balanced accuracy of 100.0%")
 
 
 BACKBONE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "none", "--size", "32", "--device", "cpu"]
@@ -355,11 +355,11 @@ def test_neighbours_in_feature_space(run, clean):
     assert outcome.rows[0]["detail"] == "cosine 1.000"
     (clean / "cat" / "00.jpg").rename(clean / "cat" / "new.jpg")
     message = run("cnn-check", "photos", "--features", "x.npy", "--probes", "none").err
-    assert "1 of 24 images have no features: they are not compared by them" in message
-    assert "--similarity is that of features" in run("cnn-check", "photos", "--similarity", "0.9", status=2).err
+    assert "1 of 24 images have no features; no neighbours are looked for" in message
+    assert "--similarity compares features" in run("cnn-check", "photos", "--similarity", "0.9", status=2).err
     shutil.move("photos", "elsewhere")
     message = run("cnn-check", "elsewhere", "--features", "x.npy", status=1).err
-    assert "x.npy: has none of the images; run cnn-extract on them" in message
+    assert "x.npy: has features of none of the images; run cnn-extract on them" in message
 
 
 def test_a_list_may_name_a_file_twice(run, clean):
@@ -372,7 +372,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--probes", "none")
     assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
-    assert "2 images to learn from" in outcome.err
+    assert "2 pictures for training" in outcome.err
     run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 
@@ -399,7 +399,10 @@ def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_he
         ["photos/cat/02.jpg", "cat", "test", "alike-1"],
         ["photos/dog/03.jpg", "dog", "test", ""],
     ]
-    assert "would replace what is checked" in run("cnn-check", "split.tsv", "--fix", "./split.tsv", status=2).err
+    assert (
+        "would replace the manifest that is checked"
+        in run("cnn-check", "split.tsv", "--fix", "./split.tsv", status=2).err
+    )
 
 
 def test_every_way_in_gives_the_same(run, clean):
@@ -414,7 +417,7 @@ def test_every_way_in_gives_the_same(run, clean):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--probes", "width,taste"], 'no probe "taste"; there are width, height'),
+        (["--probes", "width,taste"], 'no probe "taste"; give all, none, or some of width, height'),
         (["--fix", "clean.txt"], "ends in .tsv"),
     ],
 )
@@ -427,9 +430,9 @@ def test_a_set_without_an_image_is_an_error(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no image")
-    assert "none of 1 images can be used" in run("cnn-check", "photos", status=1).err
+    assert "none of the 1 images can be used" in run("cnn-check", "photos", status=1).err
     (here / "photos" / "y.jpg").write_bytes(b"")
-    assert "the first is photos/x.jpg: no image, or none of JPEG" in run("cnn-check", "photos", status=1).err
+    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
 
 
 def test_tables_on_a_terminal(terminal, clean):
@@ -439,7 +442,7 @@ def test_tables_on_a_terminal(terminal, clean):
     outcome = terminal(
         Path(sys.executable).parent / "cnn-check", "photos", "--probes", "width,bytes,mean-colour", cwd=clean.parent
     )
-    for words in ("Errors", "Classes", "What tells the class", "and 2 more", "40 (40–40)"):
+    for words in ("Errors", "Classes", "Leak probes", "and 2 more", "40 (40–40)"):
         assert words in outcome.out
     assert "empty09.jpg" in outcome.out
     assert "empty10.jpg" not in outcome.out

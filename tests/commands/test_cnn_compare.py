@@ -49,13 +49,13 @@ def test_counts_and_p_value_are_those_of_the_predictions(run, folder):
 def test_notice_says_which_model_is_better(run, folder):
     """With the interval from the side of the better one; or that neither is shown to be. Predictions withheld are wrong."""
     outcome = run("cnn-compare", "good.tsv", "worse.tsv")
-    assert outcome.err.startswith("cnn-compare: good.tsv is better by 40.0 points, 95 % interval ")
+    assert outcome.err.startswith("cnn-compare: good.tsv is better by 40.0 percentage points (95 % interval ")
     assert outcome.rows[0]["difference"] == "-0.4"
     assert run("cnn-compare", "worse.tsv", "good.tsv").err == outcome.err
     words = run("cnn-compare", "good.tsv", "little.tsv").err
-    assert words.startswith("cnn-compare: neither is shown to be better: good.tsv is ahead by 10.0 points")
-    assert words.endswith("p = 0.5\n")
-    assert "neither is shown to be better: 0.0 points" in run("cnn-compare", "good.tsv", "good.tsv").err
+    assert words.startswith("cnn-compare: no significant difference: good.tsv is ahead by 10.0 percentage points")
+    assert words.endswith("p = 0.5)\n")
+    assert "no significant difference: 0.0 percentage points" in run("cnn-compare", "good.tsv", "good.tsv").err
 
 
 @pytest.mark.parametrize(("wrong", "p_value", "status"), [(4, 0.125, 0), (5, 0.0625, 0), (6, 0.03125, 4)])
@@ -68,7 +68,7 @@ def test_interval_notice_and_gate_agree_on_few_images(run, folder, wrong, p_valu
     (row,) = outcome.rows
     assert float(row["p_value"]) == p_value
     assert (float(row["difference_high"]) < 0) == ("a.tsv is better by" in outcome.err) == (status == 4)
-    assert ("neither is shown to be better" in outcome.err) == (status == 0)
+    assert ("no significant difference" in outcome.err) == (status == 0)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,7 @@ def test_rejects_files_of_different_images(run, folder):
     for words in (["good.tsv", "short.tsv"], ["short.tsv", "good.tsv"]):
         outcome = run("cnn-compare", *words, status=1)
         assert outcome.err == (
-            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more images that good.tsv has; two models are compared on the same "
-            "images\n"
+            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more, which good.tsv has; predict the same images with both models\n"
         )
         assert outcome.out == ""
 
@@ -151,7 +150,7 @@ def test_warns_of_images_of_one_group(run, folder):
     (folder / "a.tsv").write_text("path\tlabel\n1.jpg\tcat\n2.jpg\tcat\n3.jpg\tdog\n")
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tx\n3.jpg\tdog\ty\n")
     words = ["a.tsv", "a.tsv", "--truth", "groups.tsv"]
-    assert "2 of 3 images share their group" in run("cnn-compare", *words).err
+    assert "2 of 3 images share a group with others" in run("cnn-compare", *words).err
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tz\n3.jpg\tdog\ty\n")
     assert "group" not in run("cnn-compare", *words).err
 

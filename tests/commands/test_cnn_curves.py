@@ -175,10 +175,10 @@ def test_a_pipe_gets_rows_whatever_else_is_there(here):
         (
             ["no-such.csv", "-o", "c.bmp"],
             2,
-            "c.bmp: the ending names the format of the image; use one of .png, .svg, .pdf",
+            "c.bmp: the ending names the format of the picture; use one of .png, .svg, .pdf",
         ),
-        (["alone.csv", "-o", "curves"], 2, "curves: the ending names the format of the image"),
-        (["alone.csv", "--smooth", "1"], 2, "--smooth 1 is not from 0 to below 1"),
+        (["alone.csv", "-o", "curves"], 2, "curves: the ending names the format of the picture"),
+        (["alone.csv", "--smooth", "1"], 2, "--smooth 1: give a weight from 0"),
         (["alone.csv", "--plot", "-o", "c.png"], 2, "--plot draws on standard output; drop -o"),
         (["alone.csv", "--plot", "--json"], 2, "--plot draws on standard output; drop --json"),
         (["alone.csv", "alone.csv"], 2, "alone.csv: given twice"),

@@ -117,13 +117,13 @@ def test_every_step_option_matters(run, here):
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (("m.onnx", "sky.png", "-o", "d.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
+        (("m.onnx", "sky.png", "-o", "d.png"), 2, "m.onnx: an exported network has no gradients; give the .pt it was made from"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"'),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--filters", "8"), 2, "--filters 8: bn1 has 8"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--octaves", "9"), 2, "images of 3x4 are too small"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "conv1", "--blur", "50"), 2, "--blur 50"),
         (("m.pt", "sky.png", "-o", "d.png", "--size", "big"), 2, '--size "big"'),
-        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png is the image itself, which would be lost"),
+        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png would overwrite the image"),
         (("m.pt", "sky.png", "-o", "d.jpg"), 2, "-o d.jpg"),
         (("m.pt", "none.png", "-o", "d.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),
@@ -166,4 +166,4 @@ def test_the_size_of_a_dream_is_its_longer_side(run, tmp_path, monkeypatch, imag
         f"--size={size}",
         status=2,
     ).err
-    assert f'--size "{size}": give the longer side of the dream, in pixels' in error
+    assert f'--size "{size}": give one number, the longer side of the dream in pixels' in error

@@ -172,8 +172,8 @@ def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
         json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities)).out)["ece"]
     )
     assert outcome.err == (
-        "cnn-eval: log_loss and roc_auc are not known: 90 of 90 images lack a probability for some of the 3 classes; "
-        "cnn-predict --top all prints them\n"
+        "cnn-eval: log_loss and roc_auc are unknown: 90 of 90 images lack a probability for some of the 3 classes; "
+        "predict with --top all\n"
     )
 
 
@@ -194,7 +194,7 @@ def test_scores_that_do_not_sum_to_1_are_told(run, folder):
     with pytest.warns(UserWarning, match="do not sum to one"):
         expected = reference.log_loss(truth, scores)
     assert json.loads(outcome.out)["log_loss"] == pytest.approx(expected)
-    told = "cnn-eval: the probabilities of 90 of 90 images do not sum to 1, as those of sigmoids do not (photos/daisy/test-0.jpg: "
+    told = "cnn-eval: the probabilities of 90 of 90 images do not sum to 1 (photos/daisy/test-0.jpg: "
     assert [line.startswith(told) for line in outcome.err.splitlines() if "sum to" in line] == [True]
     (folder / "folds.tsv").write_text(
         "path\tlabel\tsplit\n"
@@ -219,7 +219,7 @@ def test_labels_alone_are_enough_for_the_rest(run, folder):
     outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")
     rows = {row["measure"]: row["value"] for row in outcome.rows}
     assert (rows["n"], rows["accuracy"], rows["log_loss"], rows["ece"]) == ("3", "0.666667", "", "")
-    assert "the predictions have no probability" in outcome.err
+    assert "the predictions have no probabilities" in outcome.err
 
 
 def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
@@ -229,7 +229,7 @@ def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
         "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
     )
     found = json.loads(run("cnn-eval", "--json", stdin=predictions).out)
-    assert (found["n"], found["answered"]) == (4, 3)
+    assert (found["n"], found["predicted"]) == (4, 3)
     assert (found["accuracy"], found["accuracy_predicted"]) == (0.5, pytest.approx(2 / 3))
     assert found["confusion"] == [[1, 0], [1, 1]]
     assert found["per_class"]["cat"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
@@ -298,10 +298,10 @@ def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mod
     [
         (
             ["--fail-under", "acuracy=0.9"],
-            'no measure "acuracy", did you mean "accuracy"? (there are accuracy, accuracy_low,',
+            'no measure "acuracy"; did you mean "accuracy"? (measures: accuracy, accuracy_low,',
         ),
         (["--fail-under", "log_loss=0.9"], "use --fail-over log_loss=0.9"),
-        (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe", did you mean "recall:rose"?'),
+        (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe"; did you mean "recall:rose"?'),
         (["--worst", "0"], "--worst"),
         (["--split", "test"], "give one with --truth"),
         (["--complete"], "give one with --truth"),
@@ -310,15 +310,15 @@ def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mod
         (["-", "-", "--folds"], "standard input (-) can be read once"),
         (
             ["a.tsv", "b.tsv"],
-            "2 files of predictions: --folds measures each as a fold, cnn-compare two against each other",
+            "2 files of predictions: use --folds to measure each as a fold, cnn-compare to compare two models",
         ),
-        (["--compare", "a.tsv", "b.tsv"], "--compare is now a command of its own: cnn-compare A B\n"),
+        (["--compare", "a.tsv", "b.tsv"], "--compare is now a separate command: cnn-compare A B\n"),
         (["--folds", "a.tsv", "b.tsv", "--confusion", "c.png"], "--confusion draws one set of predictions"),
         (["--folds", "a.tsv", "b.tsv", "--reliability", "c.png"], "--reliability draws one set of predictions"),
         (["--folds", "--worst", "3"], "--worst and --folds exclude each other"),
         (["--coverage", "--worst", "3"], "--worst and --coverage exclude each other"),
         (["--coverage", "--folds"], "--folds and --coverage exclude each other"),
-        (["--folds"], "needs a manifest that names each image's fold in its column split"),
+        (["--folds"], "give a manifest with a column split"),
         (["--folds", "a.tsv", "a.tsv"], "given twice"),
         (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
     ],
@@ -338,8 +338,8 @@ def test_truth_without_a_prediction_is_counted(run, folder):
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
     assert outcome.err == (
-        "cnn-eval: 9 of 99 images in split.tsv have no prediction: train 6, val 3; every one of test has "
-        "(--split keeps the truth to one part)\n"
+        "cnn-eval: 9 of 99 images in split.tsv have no prediction (train 6, val 3); test is complete; "
+        "--split limits the truth to one split\n"
     )
     assert run("cnn-eval", "--truth", "split.tsv", "--quiet", stdin=whole).err == ""
     assert run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=whole).err == ""
@@ -347,11 +347,11 @@ def test_truth_without_a_prediction_is_counted(run, folder):
     gap = write(truth[:-1], probabilities[:-1])
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=gap)
     assert (
-        "10 of 99 images in split.tsv have no prediction: train 6, val 3, test 1; the first of them photos/tulip/test-89.jpg"
+        "10 of 99 images in split.tsv have no prediction (train 6, val 3, test 1); the first is photos/tulip/test-89.jpg"
         in outcome.err
     )
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", stdin=gap)
-    expected = "cnn-eval: 1 of 90 images in split.tsv (test) has no prediction, the first is photos/tulip/test-89.jpg\n"
+    expected = "cnn-eval: 1 of 90 images in split.tsv (test) has no prediction; the first is photos/tulip/test-89.jpg\n"
     assert outcome.err == expected
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=gap, status=1)
     assert (outcome.out, outcome.err) == ("", expected)
@@ -387,7 +387,7 @@ def test_labels_name_classes_that_no_image_shows(run, folder):
     plain = run("cnn-eval", "--json", stdin=predictions)
     assert json.loads(plain.out)["classes"] == ["cat", "dog"]
     assert (
-        "the folders of the images have no image of dog, which the predictions know: predicted, it is wrong"
+        "the folders of the images have no image of dog, which the predictions list; predictions of it count as wrong"
         in plain.err
     )
     (folder / "labels.txt").write_text("dog\ncat\n")
@@ -403,7 +403,7 @@ def test_labels_name_classes_that_no_image_shows(run, folder):
     [
         ("", "standard input: no predictions; the command that should have written them may have failed"),
         ("path\trank\tlabel\tprobability\n", "standard input: no predictions"),
-        ("path\tlabel\nx/9.jpg\trose\n", "no truth in split.tsv for x/9.jpg"),
+        ("path\tlabel\nx/9.jpg\trose\n", "split.tsv has no label for x/9.jpg"),
         ("path\tlabel\nphotos/rose/test-1.jpg\trsoe\n", 'photos/rose/test-1.jpg is predicted as "rsoe"'),
         (
             "path\trank\tlabel\nphotos/rose/test-1.jpg\t1\trose\nphotos/rose/test-1.jpg\t1\ttulip\n",
@@ -483,10 +483,10 @@ def test_folds_over_the_same_images_have_no_figure_of_all(run, folder, folded):
         (folder / name / "p.tsv").write_text(write(*draw(CLASSES, seed=seed)))
     outcome = run("cnn-eval", "--folds", "one/p.tsv", "two/p.tsv")
     assert [row["fold"] for row in outcome.rows] == ["one/p", "two/p", "mean", "sd"]
-    assert "every file predicts the same 90 images, so there is no out-of-fold figure" in outcome.err
+    assert "every file predicts the same 90 images: no out-of-fold measures" in outcome.err
     outcome = run("cnn-eval", "--folds", "fold0.tsv", "one/p.tsv")
     assert [row["fold"] for row in outcome.rows] == ["fold0", "p", "mean", "sd"]
-    assert "fold0 and p both predict photos/daisy/test-0.jpg, so there is no out-of-fold figure" in outcome.err
+    assert "fold0 and p both predict photos/daisy/test-0.jpg: no out-of-fold measures" in outcome.err
 
 
 def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
@@ -517,14 +517,14 @@ def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
     outcome = run("cnn-eval", "--folds", "one.tsv", "two.tsv", "--json")
     found = {row["fold"]: row["roc_auc"] for row in map(json.loads, outcome.out.splitlines())}
     assert found == {"one": None, "two": 1, "mean": None, "sd": None, "out_of_fold": 1}
-    assert outcome.err == "cnn-eval: one: roc_auc is not defined: all images are of one class\n"
+    assert outcome.err == "cnn-eval: one: roc_auc is undefined: all images have the same class\n"
     lines = "path\tlabel\tsplit\ncat/3.jpg\tcat\tval\ndog/4.jpg\tdog\tval\n"
     (folder / "folds.tsv").write_text(lines)
     outcome = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv", status=1)
-    assert outcome.err.startswith("cnn-eval: a single fold, val: there is nothing to compare")
+    assert outcome.err.startswith("cnn-eval: there is only one fold, val; --folds needs two or more")
     (folder / "folds.tsv").write_text(lines.replace("dog\tval", "dog\t"))
     outcome = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv", status=1)
-    assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg belongs to no fold: its column split is empty\n"
+    assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg has no fold: its column split is empty\n"
 
 
 def test_folds_stand_in_the_order_of_their_numbers(run, folder):
@@ -576,7 +576,7 @@ def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
     for row in outcome.rows:
         answered = run("cnn-predict", "-m", "net.onnx", "photos", "--min-probability", row["min_probability"]).out
         found = json.loads(run("cnn-eval", "--json", stdin=answered).out)
-        assert found.get("answered", found["n"]) == int(row["answered"])
+        assert found.get("predicted", found["n"]) == int(row["predicted"])
         assert found.get("accuracy_predicted", found["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=1e-5)
     assert outcome.err.startswith("cnn-eval: area under the risk-coverage curve (AURC): 0.")
     assert outcome.err.count("\n") == 1
@@ -618,7 +618,7 @@ def test_json_holds_no_nan(run, folder):
     found = json.loads(outcome.out, parse_constant=refuse)
     assert found["roc_auc"] is None
     assert found["accuracy"] == 1
-    assert "roc_auc is not defined: all images are of one class" in outcome.err
+    assert "roc_auc is undefined: all images have the same class" in outcome.err
 
 
 def test_it_loads_no_more_than_it_needs(folder):

@@ -230,7 +230,7 @@ def test_the_colour_map(run, here):
         colours = mpl.colormaps[name](np.round(255 * share).astype(int))[..., :3]
         np.testing.assert_allclose(single[zoom // 2 :: zoom, zoom // 2 :: zoom], 255 * colours, atol=6)
     line = maps(run, "colour.pt", "-o", "other", "--colormap", "virdis", status=2).err
-    assert line.startswith('cnn-maps: no colour map is called "virdis"; did you mean viridis or ')
+    assert line.startswith('cnn-maps: --colormap: no colour map "virdis"; did you mean viridis or ')
 
 
 def test_some_layers_and_some_channels(run, here):
@@ -285,7 +285,7 @@ def test_force_replaces(run, here):
 def test_not_where_the_image_is(run, here, folder):
     """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
-    assert outcome.err.startswith(f"cnn-maps: {folder} holds the images")
+    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
 
 
@@ -296,14 +296,14 @@ def test_not_where_the_image_is(run, here, folder):
     ("model", "words", "status", "line"),
     [
         ("colour.pt", ("--layer", "cov1"), 2, 'colour.pt has no layer "cov1"; did you mean conv1?'),
-        ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1?'),
+        ("colour.onnx", ("--layer", "cov1"), 2, '--layer: colour.onnx has no layer "cov1" that outputs maps; did you mean conv1?'),
         ("colour.pt", ("--layer", "3"), 2, "colour.pt has 3 layers with maps, numbered from 0; there is no 3"),
-        ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 answers with a vector of 5, which is no map"),
+        ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 outputs a vector of 5 values, not maps"),
         ("colour.pt", ("--channels", "6"), 2, "--channels 6: conv1 has 6, numbered 0 to 5"),
         ("colour.pt", ("--channels", "first"), 2, '--channels "first": give numbers and ranges, as in 0-63 or 3,7,12-20'),
-        ("colour.pt", ("--raw",), 2, "--raw writes arrays beside the mosaics; say where with -o DIR"),
-        ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights goes with a network's name"),
-        ("colour.onnx", ("--size", "32"), 2, "colour.onnx is exported and fixed; --size, --fit and --weights go with a .pt"),
+        ("colour.pt", ("--raw",), 2, "--raw writes arrays next to the mosaics; give their folder with -o DIR"),
+        ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights is for a network given by name"),
+        ("colour.onnx", ("--size", "32"), 2, "colour.onnx: --size, --fit and --weights do not work for an exported network"),
         ("none.pt", (), 1, "none.pt: No such file or directory"),
         ("squeezenet9", (), 2, 'no network is called "squeezenet9"; did you mean squeezenet'),
     ],
@@ -323,12 +323,12 @@ def test_wrong_words(run, here, model, words, status, line):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--raw",), "--raw writes arrays beside the mosaics; say where with -o DIR"),
-        (("--force",), "--force lets images replace others in their folder; say which with -o DIR"),
-        (("--channels", "0-3"), "--channels says how maps are drawn; say where they go with -o DIR"),
-        (("--scale", "layer"), "--scale says how maps are drawn; say where they go with -o DIR"),
-        (("--scale", "channel"), "--scale says how maps are drawn; say where they go with -o DIR"),
-        (("--colormap", "jet"), "--colormap says how maps are drawn; say where they go with -o DIR"),
+        (("--raw",), "--raw writes arrays next to the mosaics; give their folder with -o DIR"),
+        (("--force",), "--force replaces images in their folder; give it with -o DIR"),
+        (("--channels", "0-3"), "--channels sets how maps are drawn; draw them with -o DIR"),
+        (("--scale", "layer"), "--scale sets how maps are drawn; draw them with -o DIR"),
+        (("--scale", "channel"), "--scale sets how maps are drawn; draw them with -o DIR"),
+        (("--colormap", "jet"), "--colormap sets how maps are drawn; draw them with -o DIR"),
     ],
 )  # fmt: skip
 def test_what_is_ignored_without_a_folder_is_refused(run, here, words, line):

@@ -442,8 +442,8 @@ def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
     assert (plain["gain"], plain["p_value"]) == (None, None)
     assert 0.3 < plain["val_accuracy"] < 0.7
     assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob("*.csv"))
-    assert "--with height: the same for all pictures to learn from" in outcome.err
-    assert "always answering a, the most frequent class, is right for 0.500 of these pictures" in outcome.err
+    assert "--with height: the same for all training images" in outcome.err
+    assert "always predicting a, the most frequent class, has accuracy 0.500 on these images" in outcome.err
     assert both["gain"] == pytest.approx(both["val_accuracy"] - plain["val_accuracy"])
     if widths["a"] != widths["b"]:
         assert (both["val_accuracy"], alone["val_accuracy"]) == (1, 1)
@@ -475,7 +475,7 @@ def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
     [
         (("--val", "val.npy", "--with", "width", "-o", "m.pt"), "--with writes no model; drop -o"),
         (("--val", "val.npy", "--with", "width", "--weights", "w.pth"), "--with writes no model; drop --weights"),
-        (("--with", "width"), "--with compares on pictures that were not learnt from; give --val or --hold-out"),
+        (("--with", "width"), "--with compares accuracies on a validation set; give --val or --hold-out"),
         (
             ("--val", "val.npy", "--with", "widht"),
             "--with widht: no such column; there are width, height, aspect, bytes",
@@ -502,7 +502,7 @@ def test_maps_take_no_columns(run, here):
     for split in ("train", "val"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE, "--pool", "none")
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
-    assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err
+    assert "--with needs vectors, and these features are maps; extract with --pool avg, max or flatten" in outcome.err
 
 
 @pytest.mark.parametrize(

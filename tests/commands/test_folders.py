@@ -193,16 +193,16 @@ def test_files_with_odd_names_are_used_and_told(run, odd):
 def test_a_check_reports_what_is_passed_over(run, odd):
     """A finding for each image that is not read, or named otherwise than it is; one for the rest."""
     rows = run("cnn-check", "photos", "--probes", "none").rows
-    found = {(row["level"], row["finding"], row["path"]) for row in rows if row["finding"] in ("passed", "extension")}
+    found = {(row["level"], row["finding"], row["path"]) for row in rows if row["finding"] in ("skipped", "extension")}
     assert found == {
-        ("warning", "passed", "photos/red/d.nef"),
+        ("warning", "skipped", "photos/red/d.nef"),
         ("warning", "extension", "photos/red/a.download"),
         ("warning", "extension", "photos/red/b"),
         ("warning", "extension", "photos/red/c.png"),
-        ("note", "passed", ""),
+        ("note", "skipped", ""),
     }
-    (note,) = [row["detail"] for row in rows if row["level"] == "note" and row["finding"] == "passed"]
-    assert note == "passed over 1 .nef, 1 .txt"
+    (note,) = [row["detail"] for row in rows if row["level"] == "note" and row["finding"] == "skipped"]
+    assert note == "skipped 1 .nef, 1 .txt"
 
 
 def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
@@ -236,7 +236,7 @@ def test_a_class_of_broken_images_is_named(run, images, monkeypatch):
     details = [
         row["detail"] for row in run("cnn-check", "photos", "--probes", "none").rows if row["finding"] == "label"
     ]
-    assert details == ["class green is lost: of its 2 pictures none can be used"]
+    assert details == ["class green is lost: none of its 2 pictures can be used"]
 
 
 # ---------------------------------------------------------------- names of classes
@@ -296,7 +296,7 @@ def test_measures_of_a_test_set_that_lacks_a_class_are_scikit_learns(run, tmp_pa
     text = "\n".join(["path\trank\tlabel\tprobability", *rows, ""])
     outcome = run("cnn-eval", "--json", stdin=text)
     found = json.loads(outcome.out)
-    assert "have no image of owl, which the predictions know" in outcome.err
+    assert "have no image of owl, which the predictions list" in outcome.err
     expected = classification_report(truth, predicted, labels=classes, output_dict=True, zero_division=np.nan)
     for label in classes:
         ours = found["per_class"][label]

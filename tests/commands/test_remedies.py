@@ -178,7 +178,7 @@ ROWS = [
         "--split goes with a manifest or a folder",
         "cnn-predict -m net.onnx photos --split val",
     ),
-    ("cnn-eval p.tsv q.tsv", "cnn-compare two", "cnn-compare p.tsv q.tsv"),
+    ("cnn-eval p.tsv q.tsv", "cnn-compare to compare", "cnn-compare p.tsv q.tsv"),
     ("cnn-eval p.tsv --truth p.tsv", "name a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
     ("cnn-eval split.tsv", "given with --truth", "cnn-eval p.tsv --truth bare.tsv"),
     ("cnn-eval p.tsv --split val", "give one with --truth", "cnn-eval p.tsv --truth photos --split val"),
@@ -210,7 +210,7 @@ ROWS = [
     ),
     (
         "cnn-dream net.pt sky.png -o d.png --size 4 --steps 1",
-        "larger --size, and a dream fewer --octaves",
+        "larger --size, or for a dream fewer --octaves",
         "cnn-dream net.pt sky.png -o d.png --size 24 --octaves 1 --steps 1",
     ),
     ("cnn-filters net.pt -o f.png --kernels --layer conv1", "drop --layer", "cnn-filters net.pt -o f.png --kernels"),

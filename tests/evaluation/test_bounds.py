@@ -16,17 +16,17 @@ def test_measures_and_classes_are_read():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("acuracy=0.9", 'no measure "acuracy", did you mean "accuracy"?'),
-        ("speed=0.9", 'no measure "speed" (there are accuracy, '),
+        ("acuracy=0.9", 'no measure "acuracy"; did you mean "accuracy"?'),
+        ("speed=0.9", 'no measure "speed" (measures: accuracy, '),
         ("recall=0.9", 'no measure "recall"'),
         ("accuracy", "expected MEASURE=BOUND"),
-        ("accuracy=high", '"high" is no bound for accuracy, which is a number between 0 and 1'),
-        ("accuracy=95", '"95" is no bound for accuracy'),
-        ("accuracy=nan", '"nan" is no bound for accuracy'),
-        ("accuracy=0,9", '"0,9" is no bound for accuracy'),
-        ("accuracy=90%", '"90%" is no bound for accuracy'),
-        ("n=1e400", '"1e400" is no bound for n, which is a number from 0 upwards'),
-        ("log_loss=0.2", "log_loss is better the lower it is; use --fail-over log_loss=0.2"),
+        ("accuracy=high", '"high" is not a valid bound; accuracy is a number between 0 and 1'),
+        ("accuracy=95", '"95" is not a valid bound; accuracy'),
+        ("accuracy=nan", '"nan" is not a valid bound; accuracy'),
+        ("accuracy=0,9", '"0,9" is not a valid bound; accuracy'),
+        ("accuracy=90%", '"90%" is not a valid bound; accuracy'),
+        ("n=1e400", '"1e400" is not a valid bound; n is a number from 0'),
+        ("log_loss=0.2", "a lower log_loss is better; use --fail-over log_loss=0.2"),
     ],
 )
 def test_what_bounds_nothing_is_refused(word, message):
@@ -39,7 +39,7 @@ def test_what_bounds_nothing_is_refused(word, message):
 
 def test_two_bounds_on_one_measure_are_refused():
     """Neither of them passes silently."""
-    with pytest.raises(UsageError, match=r"--fail-under accuracy=0\.5: accuracy has a bound already, 0\.9; give one"):
+    with pytest.raises(UsageError, match=r"--fail-under accuracy=0\.5: accuracy already has the bound 0\.9; give one"):
         bounds.parse(["accuracy=0.9", "recall:cat=0.5", "accuracy=0.5"], option="--fail-under")
 
 
@@ -51,6 +51,6 @@ def test_the_other_way_round():
 
 def test_a_class_that_does_not_exist_is_refused():
     """Which classes there are is known once the truth is; the message lists them."""
-    with pytest.raises(UsageError, match=r'"recall:cta", did you mean "recall:cat"\? \(there are recall:cat\)'):
+    with pytest.raises(UsageError, match=r'"recall:cta"; did you mean "recall:cat"\? \(measures: recall:cat\)'):
         bounds.check({"accuracy": 1.0, "recall:cat": 1.0, "f1:cat": 1.0}, {"recall:cta": 0.5})
     assert bounds.check({"log_loss": None}, {"log_loss": 0.5}) == {"log_loss": (None, 0.5)}

@@ -28,9 +28,9 @@ def test_a_network_goes_with_a_place_for_the_new_one(tmp_path):
     """Both or neither, an exported one, and a folder that exists."""
     model, output = tmp_path / "a.onnx", tmp_path / "b.onnx"
     assert CalibrateConfig(model=model, output=output).checked().output == output
-    with pytest.raises(UsageError, match="-m alone"):
+    with pytest.raises(UsageError, match="-m without -o"):
         CalibrateConfig(model=model).checked()
-    with pytest.raises(UsageError, match="make one with cnn-export"):
+    with pytest.raises(UsageError, match="run cnn-export"):
         CalibrateConfig(model=tmp_path / "a.pt", output=output).checked()
     with pytest.raises(CnnkitError, match="no such folder"):
         CalibrateConfig(model=model, output=tmp_path / "none" / "b.onnx").checked()

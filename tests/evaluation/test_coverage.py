@@ -31,10 +31,10 @@ def test_each_share_has_its_row():
     """From all images down in steps of five in a hundred; each row counts what its own threshold predicts."""
     confidence, correct = draw(200)
     steps = coverage.curve(predictions(confidence, correct))
-    assert [step.answered for step in steps] == list(range(200, 0, -10))
+    assert [step.predicted for step in steps] == list(range(200, 0, -10))
     for step in steps:
         taken = confidence >= step.min_probability
-        assert (taken.sum(), step.coverage) == (step.answered, step.answered / 200)
+        assert (taken.sum(), step.coverage) == (step.predicted, step.predicted / 200)
         assert step.accuracy == pytest.approx(correct[taken].mean())
         assert step.accuracy_low < step.accuracy <= step.accuracy_high
 
@@ -47,14 +47,14 @@ def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
         assert float(f"{step.min_probability:.6g}") == step.min_probability
         assert np.abs(confidence - step.min_probability).min() > 5e-7
         higher = confidence >= step.min_probability + 1.5e-6
-        asked = [share for share in range(1, 21) if step.answered >= 300 * share / 20]
+        asked = [share for share in range(1, 21) if step.predicted >= 300 * share / 20]
         assert higher.sum() < 300 * max(asked) / 20
 
 
 def test_equals_are_kept_together():
     """Ties are never split: two probabilities make two rows, however many shares are asked for."""
     steps = coverage.curve(predictions([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
-    assert [(step.min_probability, step.answered, step.accuracy) for step in steps] == [
+    assert [(step.min_probability, step.predicted, step.accuracy) for step in steps] == [
         (0.599999, 10, 0.7),
         (0.899999, 7, 1.0),
     ]
@@ -63,7 +63,7 @@ def test_equals_are_kept_together():
 def test_neighbours_in_the_last_digit_are_told_apart_by_none():
     """0.700001 as printed may be anything around it, so nothing between it and 0.700002 is offered as a threshold."""
     steps = coverage.curve(predictions([0.700002, 0.700001], [1, 0]))
-    assert [(step.min_probability, step.answered) for step in steps] == [(0.7, 2)]
+    assert [(step.min_probability, step.predicted) for step in steps] == [(0.7, 2)]
 
 
 def test_one_image():
@@ -75,7 +75,7 @@ def test_one_image():
 def test_withheld_predictions_stay_so():
     """They count as images and never have a prediction."""
     steps = coverage.curve(predictions([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
-    assert [(step.coverage, step.answered) for step in steps] == [(0.5, 2), (0.25, 1)]
+    assert [(step.coverage, step.predicted) for step in steps] == [(0.5, 2), (0.25, 1)]
 
 
 def test_the_area_is_that_of_the_definition():
@@ -103,7 +103,7 @@ def test_among_equals_the_area_is_that_of_a_random_order():
 
 def test_what_has_no_probability_has_no_curve():
     """Nor have predictions that were all withheld."""
-    with pytest.raises(CnnkitError, match="the predictions have no probability"):
+    with pytest.raises(CnnkitError, match="--coverage needs probabilities, and the predictions have none"):
         coverage.curve(predictions([np.nan, 0.5], [1, 1]))
     with pytest.raises(CnnkitError, match="predict without --min-probability"):
         coverage.area(predictions([0.5, 0.5], [1, 1], withheld=2))

@@ -129,29 +129,29 @@ def test_given_classes_set_the_order():
     [
         (
             [("x.jpg", 1, "cat", 1.0), ("y.jpg", 1, "cat", 1.0)],
-            "p.tsv: no truth in split.tsv for x.jpg, y.jpg (looked for /",
+            "p.tsv: split.tsv has no label for x.jpg, y.jpg (looked for /",
         ),
-        ([("u.jpg", 1, "cat", 1.0)], "p.tsv: no truth in split.tsv for u.jpg"),
+        ([("u.jpg", 1, "cat", 1.0)], "p.tsv: split.tsv has no label for u.jpg"),
         (
             [("a.jpg", 1, "cat", 0.9), ("a.jpg", 1, "dog", 0.1)],
-            'p.tsv: a.jpg is predicted twice: "cat" on rank 1, "dog" on rank 1',
+            'p.tsv: a.jpg is predicted twice: "cat" at rank 1, "dog" at rank 1',
         ),
         (
             [("a.jpg", 1, "cat", 0.9), ("a.jpg", 2, "cat", 0.1)],
-            'p.tsv: a.jpg is predicted twice: "cat" on rank 1, "cat" on rank 2',
+            'p.tsv: a.jpg is predicted twice: "cat" at rank 1, "cat" at rank 2',
         ),
         (
             [("a.jpg", 1, "cat", 0.9), ("./a.jpg", 1, "cat", 0.9)],
-            'p.tsv: ./a.jpg is predicted twice, also as a.jpg: "cat" on rank 1, "cat" on rank 1',
+            'p.tsv: ./a.jpg is predicted twice, also as a.jpg: "cat" at rank 1, "cat" at rank 1',
         ),
-        ([("a.jpg", 2, "cat", 0.1)], "p.tsv: a.jpg has no answer: rank 1 is missing"),
+        ([("a.jpg", 2, "cat", 0.1)], "p.tsv: a.jpg has no prediction of rank 1"),
         (
             [("a.jpg", 1, "cta", 0.1)],
             'p.tsv: a.jpg is predicted as "cta", but split.tsv has only cat, dog; did you mean "cat"?',
         ),
         (
             [("a.jpg", 1, "zebra", 0.1), ("b.jpg", 1, "yak", 0.1)],
-            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (and no yak); the two share no class',
+            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (unknown too: yak); they have no class in common',
         ),
     ],
 )
@@ -165,9 +165,9 @@ def test_what_does_not_fit_is_named(rows, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([Image("a.jpg", None)], "t.tsv: no labels in it"),
-        ([], "t.tsv: no labels in it"),
-        ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg is "dog", but also "cat" as a.jpg'),
+        ([Image("a.jpg", None)], "t.tsv: no labels; the truth is"),
+        ([], "t.tsv: no labels; the truth is"),
+        ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg has two labels: "dog", and "cat" as a.jpg'),
     ],
 )
 def test_a_truth_that_is_none_is_refused(images, message):
@@ -179,7 +179,7 @@ def test_a_truth_that_is_none_is_refused(images, message):
 
 def test_a_truth_beyond_the_given_classes_is_refused():
     """Classes that are given must hold every label of the truth."""
-    with pytest.raises(CnnkitError, match=r'"dog" is a label in split\.tsv, but not among the classes cat'):
+    with pytest.raises(CnnkitError, match=r'split\.tsv: the label "dog" is not one of the classes cat'):
         run([("a.jpg", 1, "cat", 1.0)], truth(a="cat", b="dog"), classes=("cat",))
 
 
@@ -187,4 +187,4 @@ def test_a_label_beyond_the_given_classes_is_refused():
     """The message does not send for what was given already."""
     with pytest.raises(CnnkitError) as caught:
         run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))
-    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but there are only cat, dog'
+    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but the classes are only cat, dog'

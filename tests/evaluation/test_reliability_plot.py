@@ -77,7 +77,7 @@ def test_counts_do_not_run_into_one_another(n):
 
 def test_what_has_no_probability_has_no_diagram(tmp_path):
     """The reason is said, and no file is left; nor for another ending."""
-    with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probability"):
+    with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probabilities"):
         plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
     with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
         plots.save_reliability(tmp_path / "r.bmp", {"": make(*draw())})

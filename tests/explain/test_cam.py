@@ -270,18 +270,18 @@ def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
 )
 def test_cam_itself_is_refused_where_the_head_is_another(head, pool):
     """Two layers, every place its own weight, or the largest place alone: a weighted sum of channels would be another map."""
-    with pytest.raises(UsageError, match=r"--method cam needs one dense layer behind the global average of conv2"):
+    with pytest.raises(UsageError, match=r"--method cam needs one dense layer after global average pooling of conv2"):
         maps_of(small(head, pool=pool), method=CamMethod.CAM)
 
 
 def test_a_layer_without_places_is_refused():
-    """The message names the last one that has some; and what has no negative part has no contrast."""
+    """The message names the last one that has some; and what --contrast needs gradients has no contrast."""
     with pytest.raises(
-        UsageError, match=r"head\.dense1 of small\.pt answers with 6, .* the last layer that has is conv2"
+        UsageError, match=r"head\.dense1 of small\.pt has output 6, .* the last layer with both is conv2"
     ):
         maps_of(small("dense 6 relu, dense 3 softmax"), layer="head.dense1")
     for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
-        with pytest.raises(UsageError, match=f"--method {method} has no negative part"):
+        with pytest.raises(UsageError, match=f"--contrast needs gradients, and {method} uses none"):
             maps_of(small(), method=method, contrast=True)
 
 

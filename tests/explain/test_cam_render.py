@@ -96,7 +96,7 @@ def test_values_get_their_colours():
 
 def test_an_unknown_colour_map_brings_a_proposal():
     """The nearest names, or where nothing is near, some good ones."""
-    with pytest.raises(UsageError, match=r'^no colour map is called "virdis"; did you mean viridis'):
+    with pytest.raises(UsageError, match=r'no colour map "virdis"; did you mean viridis'):
         colormaps.color_table("virdis")
-    with pytest.raises(UsageError, match=r'^no colour map is called "#"; viridis, magma'):
+    with pytest.raises(UsageError, match=r'^--colormap: no colour map "#"; give one of matplotlib, such as viridis'):
         colormaps.color_table("#")

@@ -37,7 +37,7 @@ def test_what_is_no_number(text):
     [
         ("10", "10: conv1 has 10, numbered 0 to 9"),
         ("10-12", "10-12: conv1 has 10, numbered 0 to 9"),
-        ("1,5-3", "5-3: a range goes upwards; give 3-5"),
+        ("1,5-3", "5-3: the range is reversed; give 3-5"),
         ("2,999999999", "999999999: conv1 has 10, numbered 0 to 9"),
     ],
 )

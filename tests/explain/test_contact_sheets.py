@@ -160,7 +160,7 @@ def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
     assert (len(kept), kept.left_out) == (2, 3)
     with caplog.at_level(logging.INFO, logger="cnnkit"):
         contact_sheets.save(tmp_path / "sheet.png", kept)
-    assert caplog.messages == [f"{tmp_path / 'sheet.png'} shows the first 2 of 5 images"]
+    assert caplog.messages == [f"{tmp_path / 'sheet.png'} shows only the first 2 of 5 images"]
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert np.array_equal(np.asarray(drawn), np.asarray(contact_sheets.render(made[:2])))
     monkeypatch.setattr(contact_sheets, "MOST", 1)

@@ -92,7 +92,7 @@ def test_runs_without_an_epoch_are_left_out(caplog):
 @pytest.mark.parametrize("weight", [1, -0.1, math.nan])
 def test_weights_out_of_range_are_refused(weight):
     """A weight of one would never move from the first value."""
-    with pytest.raises(UsageError, match="not from 0 to below 1"):
+    with pytest.raises(UsageError, match="give a weight from 0"):
         collect(make(0), smooth=weight)
 
 

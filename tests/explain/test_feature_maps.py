@@ -45,7 +45,7 @@ def test_nothing_is_written_before_all_is_known(images, tmp_path):
     """A vector, or a channel that one of the layers lacks, is refused before the first image of the first layer."""
     image = images(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
-    for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
+    for layers, message in ((["a", "v"], "v outputs a vector of 5 values"), (["a", "b"], "--channels 3: b has 2")):
         options = config.FeatureMapOptions(output=tmp_path / "out", layers=layers, channels="3")
         with pytest.raises(UsageError, match=message):
             feature_maps.explain(network, image, options=options)
@@ -118,9 +118,9 @@ def test_values_by_hand(tmp_path, batch):
 
 def test_what_has_no_maps(tmp_path):
     """A network without our header, one without maps, and a layer that is not there are told in one line."""
-    with pytest.raises(FormatError, match=r"none\.onnx: its header does not say how images are prepared"):
+    with pytest.raises(FormatError, match=r"none\.onnx: no preprocessing in its header"):
         OnnxFeatureMaps(write(tmp_path / "none.onnx", header=False), device="cpu")
-    with pytest.raises(FormatError, match=r"flat\.onnx: no layer of it answers with maps"):
+    with pytest.raises(FormatError, match=r"flat\.onnx: no layer outputs maps"):
         OnnxFeatureMaps(write(tmp_path / "flat.onnx", body=False), device="cpu")
     network = OnnxFeatureMaps(write(tmp_path / "m.onnx"), device="cpu")
     for wanted in ("3", "-4", "node_flatten"):
