@@ -579,8 +579,8 @@ def test_what_an_exported_network_cannot_do(run, here):
             for method, computation in METHODS.items()
             if not computation.has_closed_form
         ),
-        (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
-        (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
+        (("--layer", "conv1"), "model.onnx: --layer does not work for an exported network; give the .pt"),
+        (("--fine",), "model.onnx: --fine does not work for an exported network; give the .pt"),
         (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
         (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
     ):
