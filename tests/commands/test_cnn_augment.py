@@ -59,7 +59,7 @@ def test_so_many_of_each_in_class_folders(run, here, contents):
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
     outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
     (summary,) = outcome.rows
-    assert (summary["folder"], summary["pictures"], summary["copies"], summary["skipped"]) == (
+    assert (summary["folder"], summary["images"], summary["copies"], summary["skipped"]) == (
         "more/of it",
         "7",
         "21",
