@@ -28,8 +28,9 @@ def main(
 ) -> None:
     """Predict the classes of images, with one exported network or several.
 
-    Writes path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. A
-    SOURCE may also be a FILE.npy of features, for a head from cnn-export --head-only.
+    Writes path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
+    names of class folders (photos/CLASS/image.jpg) are not used. A SOURCE may also be a FILE.npy of features, for a head from
+    cnn-export --head-only.
 
     With --tta or --crops, several views of each image are predicted, always including the unchanged one, and combined by --vote.
 
