@@ -54,7 +54,7 @@ def main(
     Writes FILE.npy (features, one row per image), FILE.tsv (path, label, split and group of each row) and FILE.json (backbone,
     layer, preprocessing). A folder is read as photos/CLASS/image.jpg. With --views K, each training image has K more rows.
 
-    The backbone is exported to ONNX once and cached; later runs do not import torch. examples/flowers/Makefile has a whole
+    The backbone is exported to ONNX once and cached; later runs do not import torch. examples/dogs-vs-cats/Makefile has a whole
     workflow, from photographs to a trained classifier.
 
     Examples:
