@@ -20,7 +20,7 @@ SIZES = [(10, 10), (14, 9), (9, 14), (10, 10), (5, 5), (14, 9), (40, 30), (10, 1
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Twenty-seven images of five sizes in turn, of which the fourth and the last cannot be read."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for index, (width, height) in enumerate(SIZES * 3):
         pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")

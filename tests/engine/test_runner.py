@@ -22,12 +22,12 @@ SMALL = Preprocess(Fit.SQUASH, 6, 6)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Twenty small images, of which the fifth and the last cannot be read."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for index in range(20):
         pixels = np.random.default_rng(index).integers(0, 256, (9, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "04.png").write_bytes(b"")
-    (folder / "19.png").write_bytes(b"no picture")
+    (folder / "19.png").write_bytes(b"no image")
     return [ImageFile(str(folder / f"{index:02d}.png"), str(index)) for index in range(20)]
 
 
