@@ -122,12 +122,13 @@ def extract_features(
     pool: str | None = None,
     weights: str | os.PathLike[str] = "default",
     size: int | None = None,
+    fit: str | None = None,
     split: str | None = None,
     errors: Errors = "raise",
     device: str = "auto",
 ) -> Features:
     """Compute the features of images with a backbone that is loaded for this call; Args as `FeatureExtractor` and its `extract`."""
     extractor = FeatureExtractor(
-        backbone, layers=layers, layer=layer, pool=pool, weights=weights, size=size, device=device
+        backbone, layers=layers, layer=layer, pool=pool, weights=weights, size=size, fit=fit, device=device
     )
     return extractor.extract(images, split=split, errors=errors)
