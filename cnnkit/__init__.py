@@ -90,7 +90,7 @@ __all__ = [
 ]
 
 # onnxruntime uploads usage data and writes a device's id below the home directory, unless this stands in the environment before it is
-# imported, here or in a child process. Whoever wants that sets ORT_DISABLE_TELEMETRY=0.
+# imported, here or in a child process. ORT_DISABLE_TELEMETRY=0 allows it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the same for timm's downloads
 
