@@ -1,6 +1,8 @@
 """examples/photos.mk makes a model of a folder of photos, and remakes what depends on an image or a variable that changed; nothing else."""
 
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 MAKEFILE = Path(__file__).parents[1] / "examples" / "photos.mk"
+PAGE = MAKEFILE.parents[1] / "docs" / "makefile.md"
 PHOTOS = "my photos"  # names with spaces are supported
 STEPS = ("check", "split", "extract", "extract", "train-head", "export", "predict", "eval", "eval", "cam")
 
@@ -134,6 +137,7 @@ def test_any_change_of_an_image_remakes_all(change, folder, make):
         ("SEED", "1", STEPS[1:]),
         ("EXTRACT", '--layers "conv 4 k3 same relu, pool 2" --weights none --size 16', STEPS[2:]),
         ("HEAD", '--head "dense 8 relu" --epochs 2', STEPS[4:]),
+        ("WORST", "2", STEPS[8:]),
         ("FAIL_UNDER", "accuracy=0.1", ()),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
@@ -208,3 +212,30 @@ def test_refuses_folders_in_a_sentence(variables, message, make, tmp_path):
     outcome = make(tmp_path, status=2, **{"PHOTOS": "photos", **variables})
     assert message in outcome.err
     assert "cnn-" not in outcome.out
+
+
+def test_the_rules_in_the_page_are_those_of_the_makefile():
+    """docs/makefile.md quotes rules word for word, and names every variable and its default."""
+    page, makefile = PAGE.read_text(encoding="utf-8"), MAKEFILE.read_text(encoding="utf-8")
+    rules = re.findall(r"```make\n(.*?)```", page, re.DOTALL)
+    assert len(rules) >= 6
+    for rule in rules:
+        assert rule in makefile
+    for name, default in re.findall(r"^(\w+) \?=[ ]?(.*)$", makefile, re.MULTILINE):
+        assert f"`{name}`" in page or f"`{name}=" in page
+        assert f"`{default}`" in page or default in ("", "find")
+
+
+@pytest.mark.slow
+def test_command_lines_of_the_page_name_what_there_is(folder, make):
+    """The targets and variables in the indented lines are known to the Makefile."""
+    lines = re.findall(r"^    make -f (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    known = {*re.findall(r"^(\w+) \?=", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert len(lines) == 2
+    for line in lines:
+        file, *words = shlex.split(line)
+        assert MAKEFILE.samefile(MAKEFILE.parents[1] / file)
+        named = dict(word.split("=", 1) for word in words if "=" in word)
+        assert named.keys() <= known
+        goals = [word for word in words if "=" not in word]
+        assert "cnn-" in make(folder, "-n", *goals, **(named | {"PHOTOS": PHOTOS, "SEED": "7"})).out
