@@ -41,7 +41,7 @@ def folder(quickstart, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("program", "output"), examples(), ids=lambda text: text.splitlines()[0][:50])
+@pytest.mark.parametrize(("program", "output"), examples(), ids=lambda text: " ".join(text.split()[:4]))
 def test_an_example_prints_what_the_page_shows(program, output, folder, monkeypatch):
     """Words exactly, probabilities closely: other processors round otherwise, and a training amplifies it."""
     monkeypatch.chdir(folder)

@@ -36,7 +36,8 @@ def main(
     activation_bytes: the output of the whole batch. dropped: pixels of the layer's input that no window reads, because the
     last one does not fit.
 
-    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not.
+    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not. What
+    ONNX Runtime refuses to load or run has no totals.
 
     Examples:
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same

@@ -17,12 +17,12 @@ def measure(network: str, *, size: Sequence[int] | None = None, bytes_per_value:
 
     Raises:
         UsageError: There is no such network, or it does not take that size.
-        CnnkitError: The file does not exist, or is not a network.
+        CnnkitError: The file does not exist, is not a network, or is one that ONNX Runtime refuses.
     """
     if network.endswith(".onnx"):
         from cnnkit.nets import graph_dims
 
-        return graph_dims.measure_graph(network, size=size, bytes_per_value=bytes_per_value)
+        return graph_dims.measure_graph(network, size=size, bytes_per_value=bytes_per_value, check=True)
     if network.endswith(".pt") and not Path(network).exists():
         raise CnnkitError(f"{network}: no such model")
 
