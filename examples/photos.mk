@@ -112,7 +112,7 @@ $(OUT)/evaluation.tsv: $(OUT)/predictions.tsv $(OUT)/split.tsv
 # cnn-cam reads from standard input, where paths are relative to the current folder. Without mistakes there is no sheet.
 $(OUT)/mistakes.tsv: $(OUT)/predictions.tsv $(OUT)/model.pt $(OUT)/mistakes.settings
 	$(EVAL) --worst $(WORST) > $@.new
-	@rm -f $(OUT)/mistakes.png
+	@rm -f $(OUT)/mistakes.png $(OUT)/maps.tsv
 	if [ $$(wc -l < $@.new) -gt 1 ]; then \
 	    $(BIN)cnn-cam -m $(OUT)/model.pt - --class top --class true --sheet $(OUT)/mistakes.png < $@.new > $(OUT)/maps.tsv $(OR_SKIPPED); fi
 	@mv $@.new $@

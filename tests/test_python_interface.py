@@ -250,9 +250,10 @@ def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, capl
         (np.zeros((4, 4, 3)), r"image 0: an array of float64, shape \(4, 4, 3\); give uint8"),
         (np.zeros((4, 4, 2), np.uint8), "shape"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
-        ([None], "image 0: a NoneType; give a path"),
+        ([None], "image 0: NoneType is not an image; give a path"),
+        (7, "^int is not an image"),
     ],
-    ids=["floats", "two channels", "empty", "none"],
+    ids=["floats", "two channels", "empty", "none", "number"],
 )
 def test_refuses_what_is_not_an_image(images, message, folder):
     with pytest.raises(cnnkit.UsageError, match=message):

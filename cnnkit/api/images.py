@@ -24,6 +24,8 @@ Choice = TypeVar("Choice", bound=StrEnum)
 #: of a folder or of a manifest: then it stands for all images in it.
 ImageLike = str | os.PathLike[str] | ImageFile | Image.Image | NDArray[Any]
 
+_GIVE = "give a path, a Pillow image, or an array of uint8 (H, W, 3)"
+
 #: What to do with an image that cannot be used.
 Errors = Literal["raise", "skip"]
 
@@ -46,7 +48,8 @@ def iterate(images: ImageLike | Iterable[ImageLike], *, split: str | None = None
     """Yield images to read as they are needed, as `image_files` does."""
     if isinstance(images, str | os.PathLike | ImageFile | Image.Image) or _is_one_array(images):
         images = [images]  # type: ignore[list-item] # an array of two or three axes is one image
-    assert isinstance(images, Iterable)
+    if not isinstance(images, Iterable):
+        raise UsageError(f"{type(images).__name__} is not an image; {_GIVE}")
     if isinstance(images, Sequence) and all(isinstance(each, str | os.PathLike) for each in images):
         yield from find_images(images, split=split)  # together: one search, one notice
         return
@@ -61,9 +64,7 @@ def iterate(images: ImageLike | Iterable[ImageLike], *, split: str | None = None
         elif isinstance(image, np.ndarray):
             yield in_memory.from_array(image, name=f"image {number}")
         else:
-            raise UsageError(
-                f"image {number}: a {type(image).__name__}; give a path, a Pillow image, or uint8 (H, W, 3)"
-            )
+            raise UsageError(f"image {number}: {type(image).__name__} is not an image; {_GIVE}")
 
 
 def _is_one_array(images: object) -> bool:
