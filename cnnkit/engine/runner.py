@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
-from cnnkit.data import decode, preprocessing, reader
+from cnnkit.data import decode, in_memory, preprocessing, reader
 from cnnkit.data.decode import Original
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
@@ -202,8 +202,9 @@ def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
 
 def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
     if views is None:
-        return [_load(image.path, ways=ways)]
-    original = decode.read(image.path)
+        decoded = in_memory.load(image)
+        return [[preprocessing.prepare(decoded, way) for way in ways]]
+    original = in_memory.read(image)
     return [list(view) for view in zip(*(views(image, original, way) for way in ways), strict=True)]
 
 
@@ -414,7 +415,7 @@ def _groups(
     while found := list(islice(coming, window)):
         here = _Window(found)
         by_size: dict[tuple[int, int], list[int]] = {}
-        sizes = reader.read(found, decode.upright_size, jobs=jobs)
+        sizes = reader.each(found, in_memory.upright_size, jobs=jobs)
         for place, (_, size) in enumerate(sizes):
             if isinstance(size, BadImageError):
                 here.outcomes[place] = size
@@ -441,10 +442,10 @@ def _load_native_size(
     try:
         own = preprocessing.untouched(preprocess, size)
         if views is None:
-            decoded = decode.load(image.path)
+            decoded = in_memory.load(image)
             made = [preprocessing.prepare(decoded, own)]
         else:
-            original = decode.read(image.path)
+            original = in_memory.read(image)
             decoded = original.image
             made = list(views(image, original, own))
     except BadImageError as error:

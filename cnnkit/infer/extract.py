@@ -132,6 +132,63 @@ def extract(
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
+class Extractor:
+    """A backbone, loaded once, that returns the features of images instead of writing them.
+
+    Attributes:
+        header: Describes the features, as the `.json` next to a `.npy` does.
+    """
+
+    def __init__(self, config: ExtractConfig | None = None, *, spec: BackboneSpec) -> None:
+        """Load a backbone.
+
+        Args:
+            config: Its dtype, engine, device, precision, batch and jobs; views need files.
+            spec: Which backbone.
+
+        Raises:
+            UsageError: There is no such backbone, or `config` has views.
+            CnnkitError: The backbone cannot be had.
+        """
+        self._config = (config or ExtractConfig()).checked()
+        if self._config.views is not None:
+            raise UsageError("augmented views are extracted to files; use cnn-extract --views")
+        self._backbone = _open_backbone(spec, self._config)
+        self.header = _header(self._backbone, self._config, None)
+
+    def extract(self, images: Sequence[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
+        """Compute the features of images, the same numbers that `extract` writes.
+
+        Args:
+            images: Their labels, splits and groups become those of the rows.
+            callbacks: `skip` for every image that cannot be used, `progress` after every batch.
+
+        Returns:
+            The features in memory; paths of rows open from the current folder.
+
+        Raises:
+            CnnkitError: No image could be used.
+        """
+        config, backbone, callbacks = self._config, self._backbone, callbacks or Callbacks()
+        results = runner.run(
+            images,
+            [backbone.preprocess],
+            backbone.network,
+            batch=_batch_size(config.batch_on(backbone.device), images, None),
+            jobs=config.jobs,
+            in_flight=backbone.in_flight,
+            progress=callbacks.progress,
+        )
+        values, rows = [], []
+        for image, (row_values, *_) in runner.usable(results, callbacks.skip):
+            values.append(row_values.astype(config.dtype.value))
+            rows.append(ManifestRow(image.path, image.label, image.split, image.group))
+        if not rows:
+            raise CnnkitError("no image could be used")
+        classes = tuple(sorted({row.label for row in rows if row.label is not None})) or None
+        return features.Features(np.concatenate(values), rows, self.header.but(classes=classes))
+
+
 def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
     """Measure the speed of decoding, of the backbone, and of both together; nothing is written.
 

@@ -98,6 +98,11 @@ class Predictor:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
 
     @property
+    def device(self) -> str:
+        """The kind of device that the networks run on: cpu or cuda."""
+        return self._ensemble.device
+
+    @property
     def takes_features(self) -> bool:
         """Whether one of the networks is a head, which takes features instead of images."""
         return any(model.preprocess is None for model in self._ensemble.models)
