@@ -17,6 +17,7 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli import completion
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
@@ -97,7 +98,9 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
-        return typer.main.get_command(app)
+        built = typer.main.get_command(app)
+        completion.wire(built, name)
+        return built
 
     def run(argv: Sequence[str] | None) -> int:
         asked.clear()
