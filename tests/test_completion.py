@@ -196,6 +196,13 @@ def test_classes_are_those_of_the_model(name, values, model):
     assert values(f"cnn-cam -m {name} --class ") == ["top", "true", "all", "golden retriever", "cat"]
 
 
+@pytest.mark.parametrize("name", ["pipe.pt", "pipe.onnx", "pipe.tsv"])
+def test_pipes_are_not_waited_for(name, values, folder):
+    os.mkfifo(name)
+    values(f"cnn-cam -m {name} --class ")
+    values(f"cnn-cam {name} --split ")
+
+
 def test_networks_are_those_that_torchvision_lists(folder):
     import torchvision
 

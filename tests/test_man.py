@@ -11,6 +11,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import typer.core
 
 from cnnkit.cli import man
 
@@ -21,6 +22,9 @@ COMMANDS = sorted(entry.name for entry in distribution("cnnkit").entry_points if
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+# Before 0.29 typer writes other words for types.
+like_ours = pytest.mark.skipif(not hasattr(typer.core.TyperOption, "display_type_rich"), reason="an older typer")
 
 CHARACTERS = {"\\-": "-", "\\(aq": "'", "\\(ga": "`", "\\(ha": "^", "\\(ti": "~", "\\(dq": '"', "\\e": "\\", "\\&": ""}
 
@@ -53,6 +57,7 @@ def squeezed(text):
     return "".join(text.split())
 
 
+@like_ours
 def test_pages_are_current():
     """docs/man holds what the help says now, and nothing else."""
     kept = {str(path.relative_to(FOLDER)): path.read_text(encoding="ascii") for path in PAGES}
@@ -69,6 +74,7 @@ def test_writing_removes_pages_of_lost_commands(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("man?/*")) == sorted(path.name for path in PAGES)
 
 
+@like_ours
 @every_command
 def test_page_says_what_help_says(name, run):
     """The description, every argument and option with its value, text and default, and every example."""

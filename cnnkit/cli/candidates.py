@@ -64,7 +64,9 @@ def of_parameter(parameter: Any) -> Complete | None:  # noqa: ANN401 - typer's o
     """Find what completes an option or an argument; None leaves it to typer, which knows the members of enums."""
     option = parameter.param_type_name == "option"
     known = _OPTIONS.get(max(parameter.opts, key=len)) if option else _ARGUMENTS.get(parameter.name)
-    if known is not None or getattr(getattr(parameter, "type_descriptor", None), "is_choice", False):
+    kind = getattr(parameter, "type_descriptor", None)
+    has_choices = kind.is_choice if kind is not None else hasattr(parameter.type, "choices")  # typer before 0.29
+    if known is not None or has_choices:
         return known
     return _by_metavar(parameter.metavar or "")
 

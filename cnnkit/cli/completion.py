@@ -167,8 +167,11 @@ def install(shell: str) -> Path:
     if shell == "bash":
         _add_line(Path.home() / ".bashrc", "source ~/.bash_completions/cnnkit.sh")
     elif shell == "zsh":
-        start = Path(os.environ.get("ZDOTDIR") or Path.home()) / ".zshrc"
-        _add_line(start, "fpath+=~/.zfunc; autoload -Uz compinit; compinit")
+        settings = Path(os.environ.get("ZDOTDIR") or Path.home())
+        _add_line(settings / ".zshrc", "fpath+=~/.zfunc; autoload -Uz compinit; compinit")
+        (settings / ".zcompdump").unlink(missing_ok=True)  # compinit's cache, which may know fewer commands
+        for name in commands():  # typer's own, which would be in the way
+            (Path.home() / ".zfunc" / f"_{name}").unlink(missing_ok=True)
     return path
 
 

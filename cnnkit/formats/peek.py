@@ -32,19 +32,25 @@ _MOST_ROWS = 200_000
 # Fields of protobuf's ModelProto and StringStringEntryProto, as (number << 3 | 2): they have a length.
 _METADATA, _KEY, _VALUE = 14 << 3 | 2, 1 << 3 | 2, 2 << 3 | 2
 
+#: A pickle without tensors that is longer describes no model of ours; nor is a line of a table so long.
+_LONGEST = 1 << 24
+
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, pickle.UnpicklingError)
 
 
 def header(path: str) -> dict[str, Any]:
     """Read the Header of a model; empty where there is none."""
     try:
+        _demand_regular(path)
         if path.endswith(".onnx"):
             with open(path, "rb") as file:
                 found = json.loads(next((value for key, value in _metadata(file) if key == b"cnnkit"), b"{}"))
         else:
             with zipfile.ZipFile(path) as archive:
-                name = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
-                found = _WithoutTensors(io.BytesIO(archive.read(name))).load()["header"]
+                entry = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+                if entry.file_size > _LONGEST:
+                    return {}
+                found = _WithoutTensors(io.BytesIO(archive.read(entry))).load()["header"]
     except (*_BROKEN, zipfile.BadZipFile, StopIteration, NotImplementedError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -53,6 +59,7 @@ def header(path: str) -> dict[str, Any]:
 def column(path: str, names: Sequence[str]) -> list[str]:
     """List the values of the first of these columns that a table has, in the order in which they appear."""
     try:
+        _demand_regular(path)
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             values = _json_column(file, names) if Path(path).suffix.lower().startswith(".j") else _column(file, names)
             return list(dict.fromkeys(value for value in islice(values, _MOST_ROWS) if value))
@@ -60,8 +67,14 @@ def column(path: str, names: Sequence[str]) -> list[str]:
         return []
 
 
+def _demand_regular(path: str) -> None:
+    """Refuse pipes and devices, which would be waited for."""
+    if not os.path.isfile(path):
+        raise ValueError("no file")
+
+
 def _column(file: io.TextIOWrapper, names: Sequence[str]) -> Iterator[str]:
-    first = file.readline()
+    first = file.readline(_LONGEST)
     delimiter = max("\t,;", key=first.count)
     columns = [each.strip().strip('"').lower() for each in first.rstrip("\r\n").split(delimiter)]
     place = next((columns.index(name) for name in names if name in columns), None)
