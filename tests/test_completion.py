@@ -1,4 +1,4 @@
-"""Shell completion: what is offered for each kind of option, and that bash, zsh and fish take it."""
+"""Shell completion: candidates for each kind of option, and completion in bash, zsh and fish."""
 
 import contextlib
 import fcntl
@@ -69,7 +69,7 @@ def values(complete):
 
 @pytest.fixture
 def model(folder):
-    """A model file and its export, with the parts that completion reads, made by torch and onnx themselves."""
+    """A model file and ONNX files with what completion reads, written by torch and onnx."""
     import onnx
     import torch
     from onnx import TensorProto, helper
@@ -94,7 +94,7 @@ def model(folder):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_offered(name, values, run):
-    """With what its name begins with; options that are given already are not offered again."""
+    """Options that are given already are not offered again."""
     listed = re.findall(r"(?m)^  (?:-\w, )?(--[\w-]+)", run(name, "--help").out)
     assert {"--help", "--version", "--json"} <= set(listed)
     assert set(listed) <= set(values(f"{name} --"))
@@ -102,7 +102,7 @@ def test_every_option_is_offered(name, values, run):
 
 
 def test_tables_name_only_what_there_is():
-    """Options and arguments that no command has any more have no line."""
+    """Each option and argument in the tables belongs to a command."""
     parsers = [entry.load().parser() for entry in distribution("cnnkit").entry_points]
     parameters = [each for parser in parsers for each in parser.params]
     assert set(candidates._OPTIONS) <= {flag for each in parameters for flag in each.opts}
@@ -175,15 +175,15 @@ def test_values_are_completed(line, found, values, folder):
         ("cnn-cam --truth", None, ""),
     ],
 )
-def test_files_are_left_to_the_shell(line, kind, extensions, complete, folder):
-    """With the extensions that it shall list."""
+def test_files_are_listed_by_the_shell(line, kind, extensions, complete, folder):
+    """With the extensions to list."""
     found = [each for each in complete(line) if each[0] in ("file", "dir")]
     assert [each[0] for each in found] == ([kind] if kind else [])
     assert set(extensions.split()) <= {word for each in found for word in each[2].split()}
 
 
-def test_kinds_of_words(complete, folder):
-    """What is not finished gets no space behind it."""
+def test_unfinished_words_get_no_space(complete, folder):
+    """No space follows a candidate that is not finished."""
     assert ("plain", "resnet18", "") in complete("cnn-train --arch resnet1")
     assert complete('cnn-augment --augment "hf') == [("open", "hflip", "")]
     if "timm" in sys.modules or completing.candidates.find_spec("timm"):
@@ -219,7 +219,7 @@ def test_networks_are_those_that_timm_lists(folder):
 
 
 def test_layers_come_from_the_cache(values, folder, monkeypatch):
-    """Once they are found no process is started for them; a changed model is another one."""
+    """No process is started for layers in the cache; a changed model has a new key."""
     monkeypatch.setattr(candidates.subprocess, "Popen", None)
     layers = ["block1_conv1\tmaps\tweights", "conv.1.a\tmaps\tweights", "relu\tmaps", "fc\tweights"]
     peek.remember(candidates._key("resnet18"), layers)
@@ -251,9 +251,9 @@ def test_one_process_lists_layers_at_a_time(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "vgg16", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_layers_that_are_offered_are_accepted(name, values, folder, monkeypatch):
-    """By what the options do with them; listed by a process that a completion starts."""
+    """By the code that reads the options; the list comes from the process that completion starts."""
     from cnnkit.choices import Pool
     from cnnkit.nets import backbones, freezing, layer_graph
 
@@ -291,13 +291,13 @@ def test_layers_that_are_offered_are_accepted(name, values, folder, monkeypatch)
         "cnn-split --ratio '0.5",
     ],
 )
-def test_nothing_is_an_error(line, complete, folder):
-    """Whatever stands on the line, nothing goes to stderr, and nothing is printed but candidates."""
+def test_bad_lines_print_no_error(line, complete, folder):
+    """Whatever is on the line, stderr stays empty and stdout has only candidates."""
     complete(line)
 
 
 def test_nothing_heavy_is_loaded(folder):
-    """No torch, onnx or numpy, for whatever is completed but layers."""
+    """No torch, onnx or numpy, except for layers."""
     models = ["cnn-cam -m resnet18 --class a", "cnn-cam -m vg", "cnn-cam -m head.pt --layer "]
     lines = [*models, "cnn-cam --", "cnn-cam split.tsv --split "]
     program = (
@@ -345,7 +345,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_installation_is_for_all_commands_and_done_once(shell, home):
-    """A second one changes nothing; what stands in the shell's own file stays."""
+    """A second installation changes nothing; the start-up file keeps its other lines."""
     (home / f".{shell}rc").write_text("alias x=y")  # without an end of line
     completion.install(shell)
     written = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
@@ -363,12 +363,12 @@ def test_options_install_and_show_for_the_shell_that_runs(home, run, monkeypatch
     monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: "bash")
     done = run("cnn-dims", "--install-completion")
     script = f"{home}/.bash_completions/cnnkit.sh"
-    assert done.out == f"bash: completion of all cnnkit commands installed in {script}; it works in new shells\n"
+    assert done.out == f"bash: completion of all cnnkit commands installed in {script}; open a new shell to use it\n"
     shown = run("cnn-split", "--show-completion").out
     assert shown == (home / ".bash_completions" / "cnnkit.sh").read_text()
     monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: "tcsh")
     assert run("cnn-split", "--install-completion", status=2).err == (
-        "cnn-split: no completion for the shell tcsh; there is one for bash, zsh, fish\n"
+        "cnn-split: completion is available for bash, zsh, fish, not for tcsh\n"
     )
 
 
@@ -390,18 +390,18 @@ class Shell:
         self.read_until(r"\S", quiet=1.0)
 
     def read_until(self, pattern, *, timeout=30, quiet=0.0):
-        """Read until what the terminal shows has a pattern, and nothing came for a while."""
+        """Read until the output matches a pattern and nothing came for `quiet` seconds."""
         shown, end, last = "", time.monotonic() + timeout, time.monotonic()
         while time.monotonic() < end:
             if select.select([self.terminal], [], [], 0.05)[0]:
                 data = os.read(self.terminal, 65536).decode(errors="replace")
-                for question, answer in (
+                for query, reply in (
                     ("\x1b[6n", b"\x1b[1;1R"),
                     ("\x1b[c", b"\x1b[?62;c"),
                     ("\x1b[0c", b"\x1b[?62;c"),
                 ):
-                    if question in data:  # fish asks terminals what they are
-                        os.write(self.terminal, answer)
+                    if query in data:  # fish queries the terminal
+                        os.write(self.terminal, reply)
                 shown, last = shown + data, time.monotonic()
             plain = re.sub(
                 r"\x1b(\[[0-9;?<>=]*[a-zA-Z]|[()][AB0]|[=>]|\][^\x07\x1b]*(\x07|\x1b\\))|[\r\n\x07]", "", shown
@@ -417,7 +417,7 @@ class Shell:
         finally:
             os.write(self.terminal, b"\x15")  # Ctrl-U: an empty line again
             with contextlib.suppress(AssertionError):
-                self.read_until("$^", timeout=0.4)
+                self.read_until("$^", timeout=0.2)
 
     def close(self):
         os.close(self.terminal)
@@ -426,7 +426,7 @@ class Shell:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["bash", "zsh", "fish"])
-def test_shells_complete(program, home, folder):
+def test_completion_in_a_real_shell(program, home, folder):
     """In a real shell, on a terminal: options, words with spaces and colons in them, files by their kind, folders, quotes."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")

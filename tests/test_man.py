@@ -1,4 +1,4 @@
-"""The manual pages in docs/man: made of the help, whole, correct roff, and found by man where the wheel installs them."""
+"""The manual pages in docs/man: current, complete, correct roff, and found by man where the wheel installs them."""
 
 import ast
 import re
@@ -53,13 +53,13 @@ def plain(line):
 
 
 def squeezed(text):
-    """Take all space out: the help is broken into lines at hyphens, too."""
+    """Remove all white space: the help is also broken after hyphens."""
     return "".join(text.split())
 
 
 @like_ours
 def test_pages_are_current():
-    """docs/man holds what the help says now, and nothing else."""
+    """docs/man has the pages that the current help gives, and no others."""
     kept = {str(path.relative_to(FOLDER)): path.read_text(encoding="ascii") for path in PAGES}
     made = man.pages()
     assert sorted(made) == sorted(kept), "docs/man is not current: run make man"
@@ -76,7 +76,7 @@ def test_writing_removes_pages_of_lost_commands(tmp_path):
 
 @like_ours
 @every_command
-def test_page_says_what_help_says(name, run):
+def test_page_has_all_of_help(name, run):
     """The description, every argument and option with its value, text and default, and every example."""
     usage, description, rest = re.fullmatch(
         r"Usage: (.*?)\n\n(.*?)\n\n((?:Arguments|Options):\n.*)", run(name, "--help").out, re.DOTALL
@@ -161,7 +161,7 @@ def test_prose_is_escaped_and_wrapped(text, lines):
 @needs("mandoc")
 @every_page
 def test_mandoc_has_no_warnings(page):
-    """But for the date, which would change without a change of the help."""
+    """Except about the date, which pages lack on purpose."""
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True)
     assert [line for line in done.stdout.splitlines() if "missing date" not in line] == []
 
@@ -175,7 +175,7 @@ def test_groff_has_no_warnings(page):
 
 @needs("man")
 def test_man_finds_the_page_of_a_program_on_path(tmp_path):
-    """man looks in share/man beside each bin on PATH: a virtual environment needs no MANPATH. Examples can be copied from the screen."""
+    """For bin on PATH man searches ../share/man, so a virtual environment needs no MANPATH. Examples can be copied."""
     shutil.copytree(FOLDER, tmp_path / "share" / "man")
     (tmp_path / "bin").mkdir()
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "200", "HOME": str(tmp_path)}

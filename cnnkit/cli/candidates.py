@@ -1,15 +1,15 @@
-"""What may be written next on a command line: the values of options and arguments, by kind. No torch, onnx or numpy.
+"""Candidates for the values of options and arguments, by kind. No torch, onnx or numpy.
 
-Layers alone need a network: a process of its own lists them, which is waited for a few seconds and keeps what it finds in the cache.
+Only names of layers need a network. A separate process lists them and keeps them in the cache; completion waits for it a few seconds.
 
     --backbone, --arch          networks of torchvision's and timm's
-    --layer, --unfreeze         layers of the network that stands on the line
-    --class                     classes of the model that stands on the line
-    --split, --hold-out         splits of the manifest or folder that stands on the line
-    --augment, --layers, ...    words of the notation, after the last comma as well
-    FILE.npy, DIR, SOURCE       files of that kind, and folders
+    --layer, --unfreeze         layers of the network on the command line
+    --class                     classes of the model on the command line
+    --split, --hold-out         splits of the manifest or folder on the command line
+    --augment, --layers, ...    words of the notation, also after a comma
+    FILE.npy, DIR, SOURCE       files of that type, and folders
 
-Every list may be incomplete, and none is an error: what cannot be read has nothing to offer.
+Nothing here reports an error: a file that cannot be read has no candidates.
 """
 
 import ast
@@ -34,7 +34,7 @@ from cnnkit.evaluation import bounds
 from cnnkit.formats import peek
 from cnnkit.nets import notation
 
-#: How long a list of layers is waited for; the next time it is in the cache.
+#: Seconds to wait for a list of layers; the next completion finds it in the cache.
 PATIENCE = 4.0
 
 _TABLES = (".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json")
@@ -54,14 +54,14 @@ _REGISTERED = re.compile(r"^@register_model(?:\((?:name=)?[\"']?(\w*)[\"']?\))?\
 #: Keras' names for networks of timm's.
 _KERAS_NETWORKS = ("mobilenet", "xception")
 
-# The exit status of a process that finds another one at the same work.
+# Exit status of a process when another one already lists the same layers.
 _BUSY = 75
 
 Complete = Callable[[Any, str], list[CompletionItem]]  # a context, and the beginning of a word
 
 
 def of_parameter(parameter: Any) -> Complete | None:  # noqa: ANN401 - typer's own click is private
-    """Find what completes an option or an argument; None leaves it to typer, which knows the members of enums."""
+    """Return what completes a parameter; None for enums, whose members typer lists."""
     option = parameter.param_type_name == "option"
     known = _OPTIONS.get(max(parameter.opts, key=len)) if option else _ARGUMENTS.get(parameter.name)
     kind = getattr(parameter, "type_descriptor", None)
@@ -72,7 +72,7 @@ def of_parameter(parameter: Any) -> Complete | None:  # noqa: ANN401 - typer's o
 
 
 def _by_metavar(metavar: str) -> Complete:
-    """Read off a metavar what it takes: FILE.npy, DIR, SOURCE, and words in lower case."""
+    """Derive candidates from a metavar: FILE.npy, DIR, SOURCE, and words in lower case."""
     words = [word for word in metavar.split("|") if re.fullmatch("[a-z][a-z-]*", word)]
     extensions: list[str] = []
     folders, networks = False, False
@@ -100,12 +100,12 @@ def _by_metavar(metavar: str) -> Complete:
 
 
 def _matching(words: Iterable[str], incomplete: str, *, open: bool = False) -> list[CompletionItem]:
-    """Keep the words that begin so. Behind one that is `open` something else follows at once."""
+    """Return the words with this beginning; after an `open` one the shell adds no space."""
     return [CompletionItem(word, type="open" if open else "plain") for word in words if word.startswith(incomplete)]
 
 
 def _files(incomplete: str, extensions: Iterable[str]) -> CompletionItem:
-    """Let the shell list files with these extensions, and folders; folders alone without any."""
+    """Let the shell list files with these extensions, and folders; without extensions only folders."""
     wanted = " ".join(extensions)
     return CompletionItem(incomplete, type="file" if wanted else "dir", extensions=wanted)
 
@@ -136,11 +136,11 @@ def _or_files(complete: Complete, *extensions: str) -> Complete:
 
 
 def _notation(words: Sequence[str], inside: Callable[[str], Sequence[str]]) -> Complete:
-    """Complete the last word of a notation, or the name of a file after @.
+    """Return a completion of the last word of a notation, or of a file name after @.
 
     Args:
-        words: Those that a layer or a change begins with.
-        inside: Those that follow such a word.
+        words: The words that start a layer or an augmentation.
+        inside: The words that may follow such a word.
     """
 
     def complete(_context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
@@ -204,7 +204,7 @@ def _networks(_context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: 
 
 
 def network_names(library: str) -> list[str]:
-    """List the networks that torchvision or timm registers, as their source has them: importing them takes seconds."""
+    """List the networks that torchvision or timm registers, from their source files: importing them takes seconds."""
     folder = _models(library)
     if folder is None:
         return []
@@ -227,7 +227,7 @@ def _models(library: str) -> Path | None:
 
 
 def _named_network(context: Any) -> str | None:  # noqa: ANN401 - typer's own click is private
-    """Find the network or model on the command line."""
+    """Return the network or model on the command line."""
     given = context.params
     for name in ("model", "models", "backbone", "arch", "network", "words"):
         value = given.get(name)
@@ -239,7 +239,7 @@ def _named_network(context: Any) -> str | None:  # noqa: ANN401 - typer's own cl
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One that may be named, whether it returns maps, and whether it has weights."""
+    """The name of a layer, whether its output is a map, and whether it has weights."""
 
     name: str
     maps: bool
@@ -266,7 +266,7 @@ def _layers_of(context: Any) -> list[_Layer]:  # noqa: ANN401 - typer's own clic
 
 
 def _start_listing(network: str, key: Sequence[object]) -> None:
-    """Let a process list the layers of a network, and wait for it a little; it goes on by itself."""
+    """Start a process that lists the layers of a network, and wait at most PATIENCE seconds; the process then continues alone."""
     child = subprocess.Popen(
         [sys.executable, "-c", f"from cnnkit.cli import candidates; candidates.keep_layers({network!r})"],
         stdin=subprocess.DEVNULL,
@@ -279,11 +279,11 @@ def _start_listing(network: str, key: Sequence[object]) -> None:
         time.sleep(0.02)
     while child.returncode == _BUSY and peek.recall(key) is None and time.monotonic() < end:
         time.sleep(0.1)
-    child.returncode = child.returncode or 0  # nobody waits for it
+    child.returncode = child.returncode or 0  # it is not waited for: without a status Popen would warn
 
 
 def _key(network: str) -> tuple[object, ...] | None:
-    """Tell lists of layers apart; None where there is no such network."""
+    """Return the key of a network's layers in the cache; None if there is no such network."""
     if network.endswith(_MODELS):
         try:
             status = os.stat(network)
@@ -300,10 +300,10 @@ def _key(network: str) -> tuple[object, ...] | None:
 
 
 def keep_layers(network: str) -> None:
-    """Find the layers of a network or a model, as cnn-dims prints them, and keep them in the cache.
+    """Write the layers of a network or a model, as cnn-dims lists them, into the cache.
 
     Raises:
-        SystemExit: Another process is at it.
+        SystemExit: Another process is already listing them.
     """
     key = _key(network)
     assert key is not None
@@ -320,9 +320,9 @@ def keep_layers(network: str) -> None:
 
             rows = module_dims.measure_network(network)
             keras = module_dims.keras_names(network)
-        first = next((place for place, row in enumerate(rows) if row.params), 0)  # others scale the image
+        first = next((place for place, row in enumerate(rows) if row.params), 0)  # earlier ones scale the image
         lines = []
-        trained = False  # since the last layer that Keras has a name for, which means what leads to it
+        trained = False  # whether a layer since the last one with a Keras name has weights
         for row in rows[first:]:
             trained |= row.params > 0
             maps = ["maps"] * ((row.height or 1) > 1)
@@ -338,7 +338,7 @@ def _spatial_layers(context: Any, incomplete: str) -> list[CompletionItem]:  # n
 
 
 def _trained_layers(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
-    """Offer layers with weights as far as the last map: what follows is the head."""
+    """List layers with weights up to the last map: later layers are the head."""
     layers = _layers_of(context)
     last = max((place for place, layer in enumerate(layers) if layer.maps), default=-1)
     names = [layer.name for layer in layers[: last + 1] if layer.weights]
@@ -347,7 +347,7 @@ def _trained_layers(context: Any, incomplete: str) -> list[CompletionItem]:  # n
 
 
 def _stages(name: str) -> Iterable[str]:
-    """Name the blocks that a layer is part of: layer4 and layer4.1 of layer4.1.conv2, block5 of block5_conv1."""
+    """List the blocks around a layer: layer4 and layer4.1 for layer4.1.conv2, block5 for block5_conv1."""
     if match := re.match(r"block[0-9]+(?=_)", name):
         yield match[0]
     for match in re.finditer(r"\.", name):
@@ -367,7 +367,7 @@ def _classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: AN
 
 
 def _imagenet() -> list[str]:
-    """Name ImageNet's classes, from torchvision's source; the second of two equal names has its number."""
+    """List ImageNet's classes from torchvision's source; the second of two equal names has its number."""
     folder = _models("torchvision")
     try:
         text = folder.joinpath("_meta.py").read_text(encoding="utf-8") if folder is not None else ""

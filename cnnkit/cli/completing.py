@@ -1,4 +1,4 @@
-"""A shell asks what may come next: the protocol of `cnnkit.cli.completion`, on typer's own machinery. Imported for that alone."""
+"""The command's side of the protocol of `cnnkit.cli.completion`, on typer's machinery. Imported only during a completion."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from cnnkit.cli import candidates
 
 
 def wire(command: Any, shells: Iterable[str]) -> None:  # noqa: ANN401 - typer's own click is private
-    """Let our classes answer shells, and let each parameter be completed by its kind."""
+    """Register the protocol for these shells, and set what completes each parameter."""
     for shell in shells:
         add_completion_class(type(f"{shell.title()}Complete", (_Complete,), {"name": shell}), shell)
     for parameter in command.params:
@@ -32,7 +32,7 @@ def _called(complete: Any) -> Any:  # noqa: ANN401 - as click calls it
 
 
 class _Complete(ShellComplete):
-    """Answers the function of one of our scripts."""
+    """Prints candidates for one of the shell scripts."""
 
     source_template = ""
 
@@ -44,7 +44,7 @@ class _Complete(ShellComplete):
         return words[1:], incomplete
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """As click does, but an option that waits for its value does not keep the words before it from being parsed."""
+        """List candidates as click does, but parse the line without the option whose value is missing, which would be an error."""
         waiting = bool(args) and any(
             args[-1] in parameter.opts and not getattr(parameter, "is_flag", False) for parameter in self.cli.params
         )
@@ -61,7 +61,7 @@ class _Complete(ShellComplete):
         try:
             items = self.get_completions(*self.get_completion_args())
             lines = [self.format_completion(item) for item in items if "\n" not in str(item.value)]
-        except Exception:  # whatever is wrong with the line, its reader is in the middle of writing it
+        except Exception:  # the line is incomplete, so any error is possible, and none is worth a message
             lines = []
         return "\n".join([_line("word", incomplete, quote), *lines])
 
@@ -71,10 +71,10 @@ def _line(kind: str, value: str, more: str) -> str:
 
 
 def split(line: str) -> tuple[list[str], str, str]:
-    """Take a command line apart, up to the cursor.
+    """Split a command line that ends at the cursor.
 
     Returns:
-        The words before the last one, the last one without its quotes, and the quote that is still open, or nothing.
+        The words before the last one, the last one without quotes, and the quote that is still open, or an empty string.
     """
     lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -82,9 +82,9 @@ def split(line: str) -> tuple[list[str], str, str]:
     quote = ""
     try:
         words += lexer
-    except ValueError:  # in quotes, or behind a backslash
+    except ValueError:  # an open quote, or a backslash at the end
         words.append(lexer.token or "")
-        state = getattr(lexer, "state", "")  # which quote is open; typeshed does not know it
+        state = getattr(lexer, "state", "")  # the open quote; missing in typeshed
         quote = state if state in ("'", '"') else ""
     if not quote and re.search(r"(?<!\\)\s$", line):
         words.append("")

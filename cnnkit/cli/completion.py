@@ -1,15 +1,15 @@
-"""Completion in bash, zsh and fish: `--install-completion` once for all commands, and the words that shells ask for.
+"""Completion in bash, zsh and fish: the shell scripts, and `--install-completion`, which installs them for all commands.
 
-A shell's function runs the command itself with _CNN_NAME_COMPLETE=complete_SHELL and, in COMP_WORDS, the line up to the cursor. It reads
-lines of three fields, with the character 31 between them:
+The script runs the command with _CNN_NAME_COMPLETE=complete_SHELL and, in COMP_WORDS, the line up to the cursor. It reads lines of three
+fields, separated by the character 31 (`cnnkit.cli.completing` prints them):
 
-    word    what is being written, without quotes     " or ' where one is open
-    plain   a word                                    its help
-    open    a word behind which something follows at once, without a space
-    file    the beginning of a path                   extensions that are wanted, or *; folders always are
-    dir     the beginning of a path, of folders
+    word    the word at the cursor, without quotes    the quote that is open, " or ', or nothing
+    plain   a candidate                               its help
+    open    a candidate after which no space follows
+    file    the start of a path                       extensions to list, or *; folders are always listed
+    dir     the start of a path; folders only
 
-typer's own protocol knows neither files nor words with spaces or colons in them.
+The scripts of typer list no files by type, and break words at spaces and colons.
 """
 
 import os
@@ -120,7 +120,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 def wire(command: Any, name: str) -> None:  # noqa: ANN401 - typer's own click is private
-    """Let a command's parameters be completed by their kinds, and let its completion be installed with that of all commands."""
+    """Replace typer's completion options by ours and, during a completion, set what completes each parameter."""
     for parameter in command.params:
         if parameter.name == "install_completion":
             parameter.callback, parameter.help = _install, "Install completion of all cnnkit commands for this shell."
@@ -129,7 +129,7 @@ def wire(command: Any, name: str) -> None:  # noqa: ANN401 - typer's own click i
     if f"_{name.replace('-', '_').upper()}_COMPLETE" not in os.environ:
         return
 
-    from cnnkit.cli import completing  # here, since it reaches into typer, and the work needs none of it
+    from cnnkit.cli import completing  # not above: it uses internals of typer, which a run does not need
 
     completing.wire(command, _SHELLS)
 
@@ -140,7 +140,7 @@ def commands() -> list[str]:
 
 
 def scripts(shell: str) -> dict[Path, str]:
-    """Make what completes all commands in a shell: the text of every file by its place."""
+    """Return the files that complete all commands in a shell: text by path."""
     home = Path.home()
     names = " ".join(commands())
     if shell == "bash":
@@ -155,7 +155,7 @@ def scripts(shell: str) -> dict[Path, str]:
 
 
 def install(shell: str) -> Path:
-    """Write the scripts, and have them read when the shell starts. What is there already is not written again.
+    """Write the scripts, and load them from the start-up file of the shell. A second installation changes nothing.
 
     Returns:
         The script, or the last one.
@@ -169,8 +169,8 @@ def install(shell: str) -> Path:
     elif shell == "zsh":
         settings = Path(os.environ.get("ZDOTDIR") or Path.home())
         _add_line(settings / ".zshrc", "fpath+=~/.zfunc; autoload -Uz compinit; compinit")
-        (settings / ".zcompdump").unlink(missing_ok=True)  # compinit's cache, which may know fewer commands
-        for name in commands():  # typer's own, which would be in the way
+        (settings / ".zcompdump").unlink(missing_ok=True)  # compinit's cache, which may lack new commands
+        for name in commands():  # typer's scripts would take precedence
             (Path.home() / ".zfunc" / f"_{name}").unlink(missing_ok=True)
     return path
 
@@ -191,14 +191,14 @@ def _shell() -> str:
 
     name = _get_shell_name() or Path(os.environ.get("SHELL", "")).name
     if name not in _SHELLS:
-        raise UsageError(f"no completion for the shell {name or '(none found)'}; there is one for {', '.join(_SHELLS)}")
+        raise UsageError(f"completion is available for {', '.join(_SHELLS)}, not for {name or 'this shell'}")
     return name
 
 
 def _install(context: typer.Context, _parameter: Any, value: Any) -> Any:  # noqa: ANN401 - as click calls it
     if value and not context.resilient_parsing:
         shell = _shell()
-        print(f"{shell}: completion of all cnnkit commands installed in {install(shell)}; it works in new shells")  # noqa: T201
+        print(f"{shell}: completion of all cnnkit commands installed in {install(shell)}; open a new shell to use it")  # noqa: T201
         raise typer.Exit
     return value
 

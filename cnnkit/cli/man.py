@@ -1,9 +1,9 @@
-"""Manual pages, made from what `--help` is made from: `make man` writes docs/man, which is installed as share/man.
+"""Manual pages, generated from the parsers that print `--help`. `make man` writes docs/man, which is installed as share/man.
 
     .venv/bin/python -m cnnkit.cli.man docs/man
 
-A page has neither a date nor a version, so that it changes only with the help of its command. Whatever is true of several commands (exit
-statuses, environment variables) stands in tables here.
+A page has no date and no version, so that it changes only when the help of its command changes. Exit statuses and environment variables,
+which several commands share, are in tables below.
 """
 
 import inspect
@@ -57,7 +57,7 @@ _MATTERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Manual:
-    """What one command says of itself."""
+    """The parser of one command, and the files that it reads and writes."""
 
     name: str
     command: Any  # typer's own click is private
@@ -72,7 +72,7 @@ class _Manual:
 
     @property
     def text(self) -> str:
-        """All that the help says, for references to other commands."""
+        """The text of the help, which is searched for names of other commands."""
         records = (parameter.get_help_record(self.context) for parameter in self.command.get_params(self.context))
         return "\n".join([self.command.help, self.command.epilog or "", *(record[1] for record in records if record)])
 
@@ -83,11 +83,7 @@ def entries() -> list[EntryPoint]:
 
 
 def pages() -> dict[str, str]:
-    """Make all pages.
-
-    Returns:
-        The text of each by its place below share/man, such as man1/cnn-cam.1.
-    """
+    """Return the text of every page by its path below share/man, such as man1/cnn-cam.1."""
     manuals = {entry.name: _manual(entry) for entry in entries()}
     mentions = {
         name: {other for other in manuals if other != name and re.search(rf"{other}(?![\w-])", manual.text)}
@@ -103,7 +99,7 @@ def pages() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write all pages below a folder, and remove those of commands that are no more."""
+    """Write all pages into a folder, and remove pages of commands that no longer exist."""
     made = pages()
     for place, text in made.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +114,7 @@ def _manual(entry: EntryPoint) -> _Manual:
     command = entry.load().parser()
     context = command.make_context(entry.name, [], resilient_parsing=True)
     command.name_metavars(context)
-    # what stands behind the first paragraph of a command's file draws the files that it reads and writes
+    # after its first paragraph, the docstring of a command's module lists the files that the command reads and writes
     files = inspect.cleandoc(sys.modules[entry.module].__doc__ or "").partition("\n\n")[2]
     return _Manual(name=entry.name, command=command, context=context, files=files)
 
@@ -203,7 +199,7 @@ def _head(name: str, section: str, summary: str) -> list[str]:
 
 
 def _synopsis(manual: _Manual, options: Iterable[Any]) -> list[str]:
-    """Give the line of usage, with the options that are required."""
+    """Return the usage line, with the required options."""
     required = [manual_flags[-1] for each in options if each.required and (manual_flags := _flags(each, manual))]
     pieces = ["[\\fIOPTION\\fR]..." if each == "[OPTIONS]" else _value(each) for each in _usage(manual)]
     return [" ".join([f"\\fB{_literal(manual.name)}\\fR", *required, *pieces])]
@@ -215,13 +211,13 @@ def _usage(manual: _Manual) -> list[str]:
 
 
 def _flags(parameter: Any, manual: _Manual) -> list[str]:  # noqa: ANN401 - typer's own click is private
-    """Write each way to give an option, with its value: `-m MODEL`, `--model MODEL`."""
+    """Format each spelling of an option with its value: `-m MODEL`, `--model MODEL`."""
     flags, value = _split(parameter.get_help_record(manual.context)[0])
     return [f"\\fB{_literal(flag)}\\fR" + (f" {_value(value)}" if value else "") for flag in flags]
 
 
 def _split(record: str) -> tuple[list[str], str]:
-    """Take the first column of the help apart: `-m, --model MODEL`, `--freeze-bn / --train-bn`."""
+    """Split the first column of the help into flags and value: `-m, --model MODEL`, `--freeze-bn / --train-bn`."""
     match = re.fullmatch(r"(-[^\s,]+(?:(?:, | / )-[^\s,]+)*)(?: (.*))?", record)
     assert match is not None, record
     return re.split(r", | / ", match[1]), match[2] or ""
@@ -244,7 +240,7 @@ def _described(parameters: Iterable[Any], manual: _Manual) -> Iterator[str]:
 
 
 def _value(text: str) -> str:
-    """Write what stands for a value: NAME in italics, words that are typed as they stand in bold."""
+    """Format a metavar: NAME in italics, literal words in bold."""
 
     def font(match: re.Match[str]) -> str:
         word = match[0]
@@ -254,7 +250,7 @@ def _value(text: str) -> str:
 
 
 def _examples(epilog: str) -> tuple[str, list[tuple[str, str]]]:
-    """Take the examples off the head of what the help prints last; each further block is a heading and a table."""
+    """Split the end of the help: the examples, then blocks of a heading and a table."""
     first, *blocks = inspect.cleandoc(epilog).split("\n\n")
     notes = []
     for block in blocks:
@@ -291,28 +287,28 @@ def _sentence(summary: str) -> str:
 
 
 def _wrapped(text: str) -> Iterator[str]:
-    """Break prose into lines, a new one for each sentence."""
+    """Break prose into lines; each sentence starts a new line."""
     for sentence in re.split(r"(?<=[.!?:;])\s+(?=[A-Z\"\[(])", " ".join(text.split())):
         for line in textwrap.wrap(_prose(sentence), 78, break_long_words=False, break_on_hyphens=False):
             yield _guarded(line)
 
 
 def _guarded(line: str) -> str:
-    """Let no line begin with what roff takes for a request."""
+    """Escape the first character of a line where roff would read a request."""
     return f"\\&{line}" if line.startswith((".", "'", "\\(aq")) else line
 
 
 def _prose(text: str, *, bold: bool = True) -> str:
-    """Write prose: hyphens inside words may be set as such, options and commands are set as they are typed."""
+    """Escape prose. Hyphens in compound words may be typeset; options and commands are literal."""
     return " ".join(_word(word, bold=bold) for word in text.split(" "))
 
 
 def _word(word: str, *, bold: bool) -> str:
     match = re.fullmatch(r"([(\[\"']*)(--?[A-Za-z][\w-]*|cnn-[a-z-]*[a-z])(\W?.*)", word)
     if match is not None:
-        before, typed, behind = match.groups()
+        before, typed, after = match.groups()
         shown = f"\\fB{_literal(typed)}\\fR" if bold else _literal(typed)
-        return f"{_literal(before)}{shown}{_literal(behind)}"
+        return f"{_literal(before)}{shown}{_literal(after)}"
     if re.fullmatch(r"[\"(]*[A-Za-z]+(-[A-Za-z]+)+[\").,;:]*", word):  # a compound
         return word.replace('"', "\\(dq")
     return _literal(word, apostrophe="'")
@@ -322,11 +318,11 @@ _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 
 
 def _literal(text: str, *, apostrophe: str = "\\(aq") -> str:
-    """Write text that is typed as it stands: every character is itself when it is copied from the terminal.
+    """Escape literal text, so that it can be copied from the terminal.
 
     Args:
         text: One line.
-        apostrophe: How one between letters is written.
+        apostrophe: The escape of an apostrophe between letters.
     """
     escaped = []
     for place, character in enumerate(text):

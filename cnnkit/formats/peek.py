@@ -1,9 +1,9 @@
-"""What shell completion has to know of files, fast: no torch, onnx or numpy. Whatever cannot be read has nothing to offer.
+"""Fast readers for shell completion, without torch, onnx or numpy. A file that cannot be read gives an empty result.
 
-model.onnx      the Header, behind the graph, which is passed over
-model.pt        the Header out of the pickle, whose tensors are not loaded
+model.onnx      the Header, from the metadata after the graph; the graph is skipped
+model.pt        the Header, from the pickle; tensors are not loaded
 split.tsv       the values of one column
-the cache       names that took long to find, completion/KEY.json
+the cache       names of layers and networks, completion/KEY.json
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from cnnkit.formats import atomic, cache
 if sys.platform != "win32":
     import fcntl
 
-#: What a long table says in its first rows is offered.
+#: Rows of a table that are read.
 _MOST_ROWS = 200_000
 
-# Fields of protobuf's ModelProto and StringStringEntryProto, as (number << 3 | 2): they have a length.
+# Tags (number << 3 | 2) of length-delimited fields in ModelProto and StringStringEntryProto.
 _METADATA, _KEY, _VALUE = 14 << 3 | 2, 1 << 3 | 2, 2 << 3 | 2
 
-#: A pickle without tensors that is longer describes no model of ours; nor is a line of a table so long.
+#: Bytes of a pickle or of a header row; longer ones are not read.
 _LONGEST = 1 << 24
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, pickle.UnpicklingError)
 
 
 def header(path: str) -> dict[str, Any]:
-    """Read the Header of a model; empty where there is none."""
+    """Read the Header of a model as a dictionary; empty if there is none."""
     try:
         _demand_regular(path)
         if path.endswith(".onnx"):
@@ -57,7 +57,7 @@ def header(path: str) -> dict[str, Any]:
 
 
 def column(path: str, names: Sequence[str]) -> list[str]:
-    """List the values of the first of these columns that a table has, in the order in which they appear."""
+    """List the distinct values of the first of these columns that a table has, in order of appearance."""
     try:
         _demand_regular(path)
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -68,9 +68,9 @@ def column(path: str, names: Sequence[str]) -> list[str]:
 
 
 def _demand_regular(path: str) -> None:
-    """Refuse pipes and devices, which would be waited for."""
+    """Refuse pipes and devices, from which reading could block."""
     if not os.path.isfile(path):
-        raise ValueError("no file")
+        raise ValueError("not a regular file")
 
 
 def _column(file: io.TextIOWrapper, names: Sequence[str]) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _json_column(file: io.TextIOWrapper, names: Sequence[str]) -> Iterator[str]:
 
 
 def _metadata(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the entries of an ONNX file's metadata; what has a length is passed over unread."""
+    """Yield the metadata entries of an ONNX file; other fields are skipped by their length."""
     size = os.fstat(file.fileno()).st_size
     while file.tell() < size:
         tag = _varint(file)
@@ -110,7 +110,7 @@ def _metadata(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             else:
                 file.seek(length, os.SEEK_CUR)
         else:
-            raise ValueError("no ONNX file")
+            raise ValueError("not an ONNX file")
 
 
 def _entry(content: bytes) -> tuple[bytes, bytes]:
@@ -128,11 +128,11 @@ def _varint(file: BinaryIO) -> int:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value
-    raise ValueError("no number of protobuf's")
+    raise ValueError("not a varint")
 
 
 class _WithoutTensors(pickle.Unpickler):
-    """Reads torch's pickle of a model; nothing in it is imported or called."""
+    """Reads the pickle inside a .pt without importing or calling anything that it names."""
 
     def find_class(self, _module: str, _name: str) -> Any:  # noqa: ANN401 - whatever stands in a class's place
         return _Nothing
@@ -142,7 +142,7 @@ class _WithoutTensors(pickle.Unpickler):
 
 
 class _Nothing(dict[Any, Any]):
-    """What stands in a tensor's place."""
+    """Placeholder for a tensor."""
 
     def __init__(self, *_given: object) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _Nothing(dict[Any, Any]):
 
 
 def recall(key: Sequence[object]) -> list[str] | None:
-    """Find the names that `remember` kept under a key."""
+    """Return the names that `remember` stored under a key, or None."""
     try:
         kept = json.loads(_place(key).read_bytes())
         return [str(name) for name in kept["names"]] if kept["key"] == list(map(str, key)) else None
@@ -161,7 +161,7 @@ def recall(key: Sequence[object]) -> list[str] | None:
 
 
 def remember(key: Sequence[object], names: Sequence[str]) -> None:
-    """Keep names in the cache; where it cannot be written they are found again."""
+    """Store names in the cache, if it is writable."""
     try:
         cache.folder("completion")
         with atomic.writing(_place(key)) as file:
@@ -172,7 +172,7 @@ def remember(key: Sequence[object], names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def claimed(key: Sequence[object]) -> Generator[bool]:
-    """Hold a lock on the names of a key, and say whether it could be had."""
+    """Lock a key; yields whether the lock was free."""
     cache.folder("completion")
     with open(_place(key).with_suffix(".lock"), "wb") as file:
         try:
