@@ -66,7 +66,7 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
         OSError: It has more bytes.
     """
     if os.fstat(file.fileno()).st_size > most:
-        raise OSError(errno.EFBIG, f"File too large, at most {most:,} bytes", file.name)
+        raise OSError(errno.EFBIG, f"file too large, at most {most:,} bytes", file.name)
 
 
 def check_regular(path: str | Path) -> None:
@@ -88,9 +88,9 @@ def _usable(path: str | Path) -> str:
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise OSError(errno.EINVAL, "Not a name that a file can have: half of a surrogate pair", name) from error
+        raise OSError(errno.EINVAL, "not a name that a file can have: half of a surrogate pair", name) from error
     if b"\0" in encoded:
-        raise OSError(errno.EINVAL, "Not a name that a file can have: it holds a null byte", name)
+        raise OSError(errno.EINVAL, "not a name that a file can have: it holds a null byte", name)
     return name
 
 
@@ -111,7 +111,7 @@ def _demand_regular(path: str | Path, mode: int) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
-        raise OSError(errno.EINVAL, f"Not a regular file but {kind}", os.fspath(path))
+        raise OSError(errno.EINVAL, f"not a regular file but {kind}", os.fspath(path))
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -28,14 +28,14 @@ def special(tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("fifo", "Not a regular file but a named pipe"),
-        ("zero", "Not a regular file but a device"),
-        ("socket", "Not a regular file but a socket"),
+        ("fifo", "not a regular file but a named pipe"),
+        ("zero", "not a regular file but a device"),
+        ("socket", "not a regular file but a socket"),
         ("folder", "Is a directory"),
         ("loop", "Too many levels of symbolic links"),
         ("missing", "No such file or directory"),
-        ("a\0b", "Not a name that a file can have: it holds a null byte"),
-        ("\ud800", "Not a name that a file can have: half of a surrogate pair"),
+        ("a\0b", "not a name that a file can have: it holds a null byte"),
+        ("\ud800", "not a name that a file can have: half of a surrogate pair"),
         (255 * "ä", "File name too long"),
     ],
 )
@@ -65,11 +65,11 @@ def test_what_is_too_large_to_be_read_whole_is_refused(tmp_path):
     """A file of a terabyte of holes takes no disk, and would take all memory."""
     with (tmp_path / "holes").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(OSError, match="File too large, at most 2,147,483,648 bytes"):
+    with pytest.raises(OSError, match="file too large, at most 2,147,483,648 bytes"):
         files.read_regular(tmp_path / "holes")
     (tmp_path / "ten").write_bytes(bytes(10))
     assert files.read_regular(tmp_path / "ten", most=10) == bytes(10)
-    with pytest.raises(OSError, match="File too large, at most 9 bytes"):
+    with pytest.raises(OSError, match="file too large, at most 9 bytes"):
         files.read_regular(tmp_path / "ten", most=9)
 
 
@@ -81,7 +81,7 @@ def test_what_the_shell_hands_over_is_read(tmp_path):
     assert done.stdout == "[b'one\\n', b'from stdin\\n', b'two\\n', b'']\n"
     reading, writing = os.pipe()
     try:
-        with pytest.raises(OSError, match="Not a regular file but a named pipe"):
+        with pytest.raises(OSError, match="not a regular file but a named pipe"):
             files.open_regular(f"/dev/fd/{reading}")
     finally:
         os.close(reading)

@@ -37,7 +37,8 @@ def main(
     activation_bytes: the output of the whole batch. dropped: pixels of the layer's input that no window reads, because the
     last one does not fit.
 
-    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not.
+    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not. What
+    ONNX Runtime refuses to load or run has no totals.
 
     Examples:
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same
@@ -86,7 +87,7 @@ def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple
     if name.endswith(".onnx"):
         from cnnkit.nets import graph_dims
 
-        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale), {}
+        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale, check=True), {}
     if name.endswith(".pt") and not Path(name).exists():
         raise CnnkitError(f"{name}: no such model")
 

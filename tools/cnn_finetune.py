@@ -11,7 +11,8 @@ from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.train import config
-from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig
+from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig
+from cnnkit.train.network_config import InitFrom, refuse_overwriting
 
 
 @cli.image_command
@@ -65,7 +66,7 @@ def main(
     freeze = freeze.checked()
     init = init.checked(train.loss, classes=classes)
     train = train.checked_for(freeze, classes=classes, has_val=has_val)
-    config.refuse_overwriting(output, init)
+    refuse_overwriting(output, init)
     freeze = freeze.with_views(train)
     run = run.checked()
 

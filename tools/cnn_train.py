@@ -11,7 +11,8 @@ from typing import Annotated
 from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.train import config
-from cnnkit.train.config import ImageTrainConfig, NetworkConfig, RunConfig
+from cnnkit.train.config import ImageTrainConfig, RunConfig
+from cnnkit.train.network_config import NetworkConfig
 
 
 @cli.image_command

@@ -4,6 +4,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cnnkit import messages
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.record import FindingKind, Level
 from cnnkit.data import split_names, train_val
@@ -38,7 +39,8 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = train_val.dataset_size(len(train))
         alike, different = _CASES[size]
-        yield f"{len(train):,} pictures to learn from, {count} of each of {len(counts):,} classes: a {size} set"
+        each = f"{count} of 1 class" if len(counts) == 1 else f"{count} of each of {len(counts):,} classes"
+        yield f"{messages.count_images(len(train))} to learn from, {each}: a {size} set"
         yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"

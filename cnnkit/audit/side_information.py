@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cnnkit.audit.inspection import InspectedImage
 from cnnkit.choices import ProbeName
 from cnnkit.data import decode
+from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import tables
@@ -142,7 +143,7 @@ class Columns:
             OSError: The manifest cannot be read.
         """
         self.names, self.manifest = tuple(names), manifest
-        self._listed = {} if manifest is None else _by_image(manifest)
+        self._listed = {} if manifest is None else _by_image(manifest, names)
         there = next(iter(self._listed.values()), {})
         for name in names:
             if name == "label":
@@ -178,10 +179,15 @@ class Columns:
             raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
 
 
-def _by_image(manifest: str | Path) -> dict[str, dict[str, str]]:
+def _by_image(manifest: str | Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
     folder = os.path.dirname(manifest)
-    rows = tables.load(manifest, required=["path"], aliases={"path": tables.PATH_ALIASES})
-    return {os.path.realpath(os.path.join(folder, row["path"])): row for row in rows}
+    aliases = {**dict.fromkeys(names, ()), "path": tables.PATH_ALIASES}
+    rows = tables.load(manifest, required=["path"], aliases=aliases)
+    extensions = MissingExtensions(str(manifest))
+    found = {os.path.realpath(extensions.completed(os.path.join(folder, row["path"]))): row for row in rows}
+    for line in extensions.lines():
+        log.info("%s", line)
+    return found
 
 
 def _aspect(width: int, height: int) -> float:

@@ -200,11 +200,12 @@ def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLa
         return FolderLayout(
             (), (f"{folder}: {named} {are}, since {beside} {stand} beside; --folders splits reads splits",)
         )
+    synonyms = tuple(split_names.about_synonyms(folder, names, mark="/"))
     if others:
         are = "is taken for a split" if len(names) == 1 else "are taken for splits"
         remark = f"{folder}: {named} {are}, {beside} not looked at; --folders classes takes all of them for classes"
-        return FolderLayout(tuple(names), (remark,))
-    return FolderLayout(tuple(names))
+        return FolderLayout(tuple(names), (remark, *synonyms))
+    return FolderLayout(tuple(names), synonyms)
 
 
 def subfolders(folder: str) -> list[str]:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, image_formats, split_names
+from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, manifest, tables
@@ -110,7 +111,8 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
     if not os.path.lexists(source):
-        raise CnnkitError(f"{source}: no such picture, folder or manifest (looked from {Path.cwd().name}/)")
+        here = "" if os.path.isabs(source) else f" (the current folder is {Path.cwd().name}/)"
+        raise CnnkitError(f"{source}: no such picture, folder or manifest{here}")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
     archives.refuse(source)
@@ -185,13 +187,57 @@ def name_order(path: str) -> bytes:
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
+def name_of(label: str | None) -> str:
+    """Give a label a name for messages."""
+    return "(none)" if label is None else label
+
+
+def listed_again(
+    images: Iterable[ImageFile], *, groups: bool = False, name: str | None = None
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Part images into those that are listed for the first time, and those that are listed again.
+
+    A file is known by its name and its folder, through whatever links that is reached.
+
+    Args:
+        images: In any order.
+        groups: An image belongs to one group as it belongs to one class.
+        name: The file that lists them, for messages.
+
+    Raises:
+        CnnkitError: An image is listed with two labels, or with two groups.
+    """
+    found: dict[str, ImageFile] = {}
+    again = []
+    real: dict[str, str] = {}  # folders, as they really lie
+    for image in images:
+        folder, file = os.path.split(image.path)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        first = found.setdefault(os.path.join(real[folder], file), image)
+        if first is image:
+            continue
+        again.append(image)
+        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
+            if one != other and (groups or what == "classes"):
+                raise CnnkitError(
+                    f"{'' if name is None else f'{name}: '}{image.path} is listed twice, with {what} {name_of(one)} "
+                    f"and {name_of(other)}; leave one of them out"
+                )
+    return list(found.values()), again
+
+
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
-    found = [_of_row(row, os.path.join(folder, row.path), search) for row in manifest.load(path)]
+    extensions = MissingExtensions(path)
+    found = [_of_row(row, extensions.completed(os.path.join(folder, row.path)), search) for row in manifest.load(path)]
+    search.readings += extensions.lines()
     splits = sorted({image.split for image in found if image.split is not None})
     meant = split and split_names.meant(split, splits)
     if meant and meant != split:
         search.readings.append(f"{path}: --split {split} takes {meant}")
+    if split is None:
+        search.readings += split_names.about_synonyms(path, splits)
     images = [image for image in found if split is None or image.split == meant]
     if not images:
         raise CnnkitError(
@@ -217,15 +263,20 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     kind = tables.kind_of(first)
     if kind is not None:
         raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
+    extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
-        found = False
+        found, splits = False, set()
         for row in manifest.parse(lines, name="standard input"):
-            image = _of_row(row, row.path, search)
+            image = _of_row(row, extensions.completed(row.path), search)
+            splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
                 yield image
         if not found:
             raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+        search.readings += extensions.lines()
+        if split is None:
+            search.readings += split_names.about_synonyms("standard input", splits)
         return
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
@@ -236,7 +287,8 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         if "\0" in path:
             raise UsageError("the list on standard input is separated by NUL; give -0")
         if path:
-            yield ImageFile(path)
+            yield ImageFile(path if null else extensions.completed(path))
+    search.readings += extensions.lines()
 
 
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:

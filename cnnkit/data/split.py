@@ -21,7 +21,7 @@ from cnnkit.data import allocation, duplicates, image_formats, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, name_of
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats.manifest import ManifestRow
 
@@ -45,11 +45,6 @@ class SplitDraw:
         """Count the images: one row a split, one column a class."""
         counts = Counter(zip(split_of, self.numbers, strict=True))
         return [[counts[split, number] for number in range(len(self.classes))] for split in range(splits)]
-
-
-def name_of(label: str | None) -> str:
-    """Give a label a name for messages."""
-    return "(none)" if label is None else label
 
 
 def draw_splits(
@@ -285,20 +280,8 @@ def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
     Raises:
         CnnkitError: A file is named twice with different labels or groups.
     """
-    found: dict[str, ImageFile] = {}
-    real = {}  # folders, as they really lie
-    for image in images:
-        folder, name = os.path.split(image.path)
-        if folder not in real:
-            real[folder] = os.path.realpath(folder)
-        first = found.setdefault(os.path.join(real[folder], name), image)
-        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
-            if one != other:
-                raise CnnkitError(
-                    f"{image.path} is listed twice, with {what} {name_of(one)} and {name_of(other)}; "
-                    "leave one of them out"
-                )
-    return sorted(found.values(), key=lambda image: source.name_order(image.path))
+    once, _ = source.listed_again(images, groups=True)
+    return sorted(once, key=lambda image: source.name_order(image.path))
 
 
 def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> list[ImageFile]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cnnkit import class_names
@@ -43,6 +43,29 @@ def meant(name: str, there: Iterable[str]) -> str | None:
     role: frozenset[str] = next((names for names in roles if low in names), frozenset())
     found = of_case or [each for each in there if each.lower() in role]
     return found[0] if len(found) == 1 else None
+
+
+def about_synonyms(where: str, names: Iterable[str], *, mark: str = "") -> Iterator[str]:
+    """Tell of several splits that trainings take together, since their names mean the same: val and dev both validate.
+
+    Splits for testing are taken one by one, by the name that `--split` gives.
+
+    Args:
+        where: The folder or manifest.
+        names: Of its splits.
+        mark: Stands after each name: a folder's separator.
+    """
+    there = sorted(set(names))
+    for meanings, role, used in (
+        (TRAIN_NAMES, "training", "train on"),
+        (VALIDATION_NAMES, "validation", "validate with"),
+    ):
+        same = [name for name in there if name.lower() in meanings]
+        if len({name.lower() for name in same}) < 2:  # those that differ in case alone are told of elsewhere
+            continue
+        named = f"{', '.join(f'{name}{mark}' for name in same[:-1])} and {same[-1]}{mark}"
+        each = "both" if len(same) == 2 else "all"
+        yield f"{where}: {named} are {each} taken for the {role} split, and trainings {used} {each}; if one is not, rename it"
 
 
 def held_out_split(image: "ImageFile") -> str | None:

@@ -181,7 +181,7 @@ def find(
     if checked:
         check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
     for images in (train, checked):
-        _check_listed_once(images)
+        check_listed_once(images)
     known = find_overlap(train, checked)
     if known.same:
         raise UsageError(
@@ -191,21 +191,21 @@ def find(
     return TrainValImages(tuple(train), tuple(checked), classes)
 
 
-def _check_listed_once(images: Sequence[ImageFile]) -> None:
-    """Refuse an image of two classes, and tell of images that count twice."""
-    first: dict[str, ImageFile] = {}
-    twice = []
-    for image in images:
-        known = first.setdefault(image.path, image)
-        if known.label != image.label:
-            raise CnnkitError(
-                f"{image.path} is listed twice, with classes {known.label} and {image.label}; leave one of them out"
-            )
-        if known is not image:
-            twice.append(image.path)
-    if twice:
-        counted = "1 picture is" if len(twice) == 1 else f"{len(twice):,} pictures are"
-        log.warning("%s listed twice, and counts as often; the first is %s", counted, twice[0])
+def check_listed_once(images: Iterable[ImageFile], *, name: str | None = None) -> None:
+    """Refuse an image of two classes, and tell of images that count twice.
+
+    Args:
+        images: For training, or for validation.
+        name: The file that lists them, for messages.
+
+    Raises:
+        CnnkitError: As `source.listed_again`.
+    """
+    _, again = source.listed_again(images, name=name)
+    if again:
+        counted = "1 picture is" if len(again) == 1 else f"{len(again):,} pictures are"
+        where = "" if name is None else f"{name}: "
+        log.warning("%s%s listed twice, and counts as often; the first is %s", where, counted, again[0].path)
 
 
 def _train_and_val(
@@ -230,13 +230,24 @@ def _train_and_val(
         splits = _by_split(each, stdin=stdin, folders=folders, search=search)
         more = splits.get(VAL) or splits.get(None)
         if not more:
-            raise CnnkitError(f"{each}: no part {VAL} in it; name the folder or manifest that is to validate")
+            raise no_val_split(each)
         checked += more
     if not train:
-        raise CnnkitError(
-            f"{' '.join(sources)}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation"
-        )
+        raise no_train_split(" ".join(sources), has_val=bool(val))
     return train, checked
+
+
+def no_train_split(name: str, *, has_val: bool) -> CnnkitError:
+    """Give the error of images, or features, that stand in splits of which none is called train: the one rule of all trainings."""
+    instead = ", in place of --val" if has_val else ""
+    return CnnkitError(
+        f"{name}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation{instead}"
+    )
+
+
+def no_val_split(name: str) -> CnnkitError:
+    """Give the error of what is to validate, and stands in splits of which none is called val."""
+    return CnnkitError(f"{name}: no part {VAL} in it; name the folder or manifest that is to validate")
 
 
 def _all_but_one_split(

@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from cnnkit.engine import device as devices
 from cnnkit.errors import DeviceError, MemoryFullError
+from cnnkit.formats import onnx_errors
 
 # How a full memory is reported, by whichever library met it first.
 _OUT_OF_MEMORY = re.compile(
@@ -77,9 +78,12 @@ def is_of_device(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Give what an error says in one line, without colours and places in a library's source."""
-    text = _SOURCE.sub("", _ANSI.sub("", str(error)))
-    text = _HINTS.split(text, maxsplit=1)[0]
+    text = _ANSI.sub("", str(error))
+    of_onnx_runtime = text.startswith("[ONNXRuntimeError]")
+    text = _HINTS.split(_SOURCE.sub("", text), maxsplit=1)[0]
     first, *others = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if of_onnx_runtime:
+        first = onnx_errors.reason(error)
     return " ".join([first, *(line for line in others if line.startswith("index: "))])  # which ONNX Runtime lists
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
 from cnnkit.engine import bounds, device_errors, half_precision
 from cnnkit.engine import device as devices
 from cnnkit.errors import DeviceError, FormatError, RunError
+from cnnkit.formats import onnx_errors
 from cnnkit.formats.onnx_check import NOTHING, Needs
 
 log = logging.getLogger("cnnkit")
@@ -229,10 +230,19 @@ def _open(
             if shortened and found is None:
                 raise half_precision.refused(name, reason) from error
             raise found or DeviceError(f"{name} does not run on {device}: {reason}") from error
-        raise FormatError(f"{name}: ONNX Runtime cannot run it: {reason}") from error
+        raise FormatError(f"{name}: ONNX Runtime cannot run it: {_refused(error, content)}") from error
     if device.kind == "cuda":
         check_placement(session, device, name)
     return session
+
+
+def _refused(error: Exception, content: bytes) -> str:
+    """Say which node of a network ONNX Runtime refuses, and why; the graph names what its text leaves out."""
+    try:
+        nodes = ModelProto.FromString(content).graph.node
+    except Exception:  # protobuf's DecodeError: its class depends on which protobuf is installed
+        nodes = ()
+    return onnx_errors.read(error, nodes).text
 
 
 def _check_driver() -> None:

@@ -310,16 +310,63 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
             found = found[int(word)] if isinstance(found, list) else found[word]
         except (KeyError, IndexError, TypeError, ValueError):
             return f"{path}: {reason}"
-    if not path:
+    missing = _MISSING.fullmatch(reason)
+    if missing is not None:
+        return f"{f'{path}.' if path else ''}{missing[1]} is missing"
+    if not path and not reason.startswith("Expected "):
         return reason
-    choices = _CHOICES.get(path.rpartition(".")[2])
-    if choices is not None and reason.startswith("Invalid enum value"):
-        reason = f"expected one of {', '.join(choices)}"
-    return f"{path}: {reason[:1].lower()}{reason[1:]}, found {_shown(found)}"
+    word = path.rpartition(".")[2]
+    expected = _expected(reason)
+    if word in _CHOICES and reason.startswith("Invalid enum value"):
+        expected = f"one of {', '.join(_CHOICES[word])}"
+    elif "matching regex" in reason:
+        expected = _FORMS.get(word, "other text")
+    said = reason if expected is None else f"expected {expected}"
+    where = f"a value in {path.removesuffix('[...]')}" if path.endswith("[...]") else path
+    return f"{f'{where}: ' if path else ''}{said}, found {_shown(found)}"
+
+
+_MISSING = re.compile(r"Object missing required field (\S+)")
+
+#: How JSON's types are called in messages.
+_TYPES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "nothing",
+}
+
+#: What is asked of text that is not free.
+_FORMS = {"weights_sha256": "hexadecimal digits", "head": "layers, not a file", "notation": "layers, not a file"}
+
+_EXPECTED = re.compile(r"Expected ([a-z| ]+?)(?: of length)?(?: ?(<=|>=|<|>)? ?([-+.0-9e]+))?(?:, got .*)?")
+
+
+def _expected(reason: str) -> str | None:
+    """Say in plain words what msgspec expected: "Expected int <= 4096", "Expected array of length >= 1", "Expected str, got null"."""
+    found = _EXPECTED.fullmatch(reason)
+    if found is None:
+        return None
+    types, relation, bound = found.groups()
+    words = " or ".join(_TYPES.get(word, word) for word in types.split(" | "))
+    if bound is None:
+        return words
+    limit = {"<=": "at most ", ">=": "at least ", "<": "less than ", ">": "more than "}.get(relation, "")
+    if "of length" not in reason:
+        return f"{words}, {limit}{bound}"
+    unit = "character" if types == "str" else "value"
+    return f"{words} of {limit}{bound} {unit if bound == '1' else f'{unit}s'}"
 
 
 def _shown(value: object, *, plain: bool = False) -> str:
     """Show a value in a message, cut where it is long; `plain`: a word without its quotes."""
+    if value is None:
+        return "none" if plain else "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number of more than 30 digits"
     text = value if plain and isinstance(value, str) and value.isalnum() else repr(value)

@@ -14,7 +14,7 @@ log = logging.getLogger("cnnkit")
 
 
 def load(path: str | Path) -> tuple[str, ...]:
-    """Read the classes; empty lines are left out, and a name that stands there again is numbered, with a notice.
+    """Read the classes; empty lines are left out, and a name that is repeated is numbered, with a notice.
 
     Raises:
         FormatError: There is none, or the file is no text of UTF-8.
@@ -52,7 +52,9 @@ def numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
         name,
         repeated[0],
         " and ".join(str(place) for place, label in enumerate(labels, start=1) if label == repeated[0]),
-        f", and {len(repeated) - 1} more names stand there again" if len(repeated) > 1 else "",
+        {1: "", 2: ", and 1 other name is repeated"}.get(
+            len(repeated), f", and {len(repeated) - 1} other names are repeated"
+        ),
         " and ".join(f'"{new}"' for new, old in zip(different, labels, strict=True) if old == repeated[0]),
     )
     return tuple(different)

@@ -4,7 +4,8 @@
     cats/1.jpg	cat                 "cats/1.jpg";cat
 
 The header row decides: tabs, else commas, semicolons or bars. Between tabs a field may be escaped as `tsv` writes it, or stand in quotes.
-Blank rows, empty columns without a name and the header row of a further file, joined with `cat`, are left out. There are no comments.
+Blank rows, empty columns without a name and the header row of a further file, joined with `cat`, are left out, and so are several columns
+of one name, unless the caller reads it. There are no comments.
 Column names are matched in any case of letters, or by the names that other programs use.
 
 A backslash is an escape in our own TSV and a separator in paths that Windows wrote: see `_Backslashes`.
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -76,6 +78,8 @@ _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NUMERIC = re.compile(r"[0-9.]+")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
+#: A line of a list that has no header row and no separator but blanks: cats/1.jpg 3
+_PATH_AND_LABEL = re.compile(r"\S.*\.[A-Za-z][A-Za-z0-9]{2,3} +[^\s.]+")
 
 #: What a field of our own TSV may look like: every backslash begins an escape.
 _ESCAPED = re.compile(r'(\\")?([^\\]|\\[\\tnr])*')
@@ -189,14 +193,31 @@ def check_path(text: str, *, name: str, folder: str = ".") -> None:
     """Refuse the first line of a list of paths that has a path and something else, such as a label.
 
     Raises:
-        FormatError: The path alone exists.
+        FormatError: The path alone exists, or an image's name and a label stand with blanks between them, as in ImageNet's lists.
     """
     path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
-    if path != text and _exists(folder, path) and not _exists(folder, text):
-        raise FormatError(
-            f'{name}: "{messages.excerpt(text)}" is a path and something else; a list has one path a line, '
-            "and a table with labels begins with a header row such as path,label"
-        )
+    if path == text or _exists(folder, text):
+        return
+    there = _exists(folder, path)
+    if there or _PATH_AND_LABEL.fullmatch(text):
+        raise FormatError(f"{name}: {_about_path_and_label(text, name)}{'' if there else _about_missing(path, folder)}")
+
+
+def _about_path_and_label(text: str, name: str) -> str:
+    """Say what to do about a list in which a label, or more, stands after each path."""
+    said = f'"{messages.excerpt(text)}" is a path and something else'
+    if _PATH_AND_LABEL.fullmatch(text) and not re.search(r"[\t,;]", text):
+        edit = r"s/ +([^ ]+)$/\t\1/; 1i path\tlabel"
+        table = messages.shell_word(
+            os.path.join(os.path.dirname(name), "labels.tsv")
+        )  # next to it, as paths are seen from there
+        return f"{said}; a table with labels is what sed -E '{edit}' {messages.shell_word(name)} > {table} writes"
+    return f"{said}; a list has one path a line, and a table with labels begins with a header row such as path,label"
+
+
+def _about_missing(path: str, folder: str) -> str:
+    seen = "the current folder" if folder == "." else f"{folder}/, where the list is"
+    return f"; paths are as seen from {seen}, and {messages.excerpt(path)} is not there"
 
 
 def _exists(folder: str, path: str) -> bool:
@@ -361,6 +382,8 @@ def _by_header(
 ) -> Iterator[dict[str, str]]:
     _, header, written = next(rows, (0, [], []))
     header = [column.strip() for column in header]
+    if len(header) == 1 and _PATH_AND_LABEL.fullmatch(header[0]):
+        raise FormatError(f"{name}: no header row: {_about_path_and_label(header[0], name)}")
     if not any(_position(header, column, others) is not None for column, others in aliases.items()) and any(
         _FILE_NAME.search(field) for field in header
     ):
@@ -372,6 +395,8 @@ def _by_header(
     columns = _named(header, name, required, aliases)
     if check is not None:
         check([column for column in columns if column])
+    counts = Counter(columns)
+    columns = [column if counts[column] == 1 else "" for column in columns]  # which of two is meant, nothing says
     path = columns.index("path") if "path" in columns else None
     first, unclosed = True, 0
     for number, fields, raw in rows:
@@ -429,7 +454,9 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
         if header[there].lower() != column:
             log.info("%s: column %s is read as %s", name, header[there], column)
         columns[there] = column
-    doubled = next((column for place, column in enumerate(columns) if column and column in columns[:place]), None)
+    doubled = next(
+        (column for place, column in enumerate(columns) if column in aliases and column in columns[:place]), None
+    )
     if doubled is not None:
         raise FormatError(f"{name}: the header row names {doubled} twice")
     missing = [column for column in required if column not in columns]

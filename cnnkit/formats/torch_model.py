@@ -19,7 +19,7 @@ from torch import Tensor
 from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
-from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 
 State = dict[str, Tensor]
 
@@ -264,11 +264,32 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
 
 def _unreadable(path: Path) -> str:
     """Say why torch did not read a file: it knows safetensors by the name, and needs a package for them."""
+    named = path.suffix == ".safetensors"
     with path.open("rb") as file:
         head = file.read(9)
-    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
-    if is_safetensors and path.suffix != ".safetensors":
+        length, size = int.from_bytes(head[:8], "little"), path.stat().st_size
+        is_safetensors = head[8:] == b"{" and 1 < length <= LONGEST and (named or length < size)
+        damage = _damage(head[8:] + file.read(length - 1), length, size) if is_safetensors else None
+    if named and not is_safetensors:
+        return "not a safetensors file, or damaged; copy or make it again"
+    if damage is not None:
+        return f"a damaged safetensors file ({damage}); copy or make it again"
+    if is_safetensors and not named:
         return "safetensors under another name; rename it to end in .safetensors"
     if is_safetensors and importlib.util.find_spec("safetensors") is None:
         return "reading safetensors needs their package: pip install safetensors"
-    return "not a file that torch can read, or cut short"
+    return "a damaged safetensors file" if named else "not a file that torch can read, or cut short"
+
+
+def _damage(header: bytes, length: int, size: int) -> str | None:
+    """Say what is wrong with a safetensors file: its header, JSON behind a count of 8 bytes, tells where the last tensor ends."""
+    if 8 + length > size:
+        return f"cut short, at {size:,} bytes"
+    try:
+        ends = [tensor["data_offsets"][1] for key, tensor in json.loads(header).items() if key != "__metadata__"]
+        if not all(type(end) is int and 0 <= end < 2**63 for end in ends):
+            return "its header is broken"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return "its header is broken"
+    whole = 8 + length + max(ends, default=0)
+    return f"{size:,} bytes, its header names {whole:,}" if size != whole else None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from onnx import NodeProto
 
 from cnnkit.errors import FormatError
-from cnnkit.nets.graph_standard import attributes
+from cnnkit.nets.graph_nodes import attributes
 
 Shape = tuple[int, ...]
 

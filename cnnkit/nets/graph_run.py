@@ -1,36 +1,49 @@
-"""The shapes of the values of an ONNX graph by a run of ONNX Runtime, in a process of its own.
+"""What ONNX Runtime makes of an ONNX graph, in a process of its own: whether it takes it, and the shapes of its values.
 
 What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends that process alone, which runs `main`: it
-reads a graph from one pipe, and writes shapes as JSON into another.
+reads a graph from one pipe, and writes shapes as JSON into another. Large weights are not passed on, but zeros of their shapes.
 """
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node, make_tensor_value_info
 
-from cnnkit.nets.graph_standard import first_line
+from cnnkit.formats import onnx_errors
+from cnnkit.nets.graph_nodes import MOST_VALUES, called, in_order
 
 Shape = tuple[int, ...]
 
 _MOST_BYTES = 4 << 30
 _MOST_SECONDS = 60
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _RESULT = "shape of value "
-_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from cnnkit.nets.graph_run import main; main()"
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from cnnkit.nets.graph_run import main; main(run={run})"
+_RUN = "ONNX Runtime's run of the network"
+_LIMIT = "the most that it is given"
 
 
 class RunError(Exception):
-    """Why a graph did not run, in a few words."""
+    """Why a graph did not run.
+
+    `refused`: because ONNX Runtime takes no such graph; not for want of time, of memory, or of what this version of it lacks.
+    """
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 def shapes_by_running(
-    model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]]
+    model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]], *, run: bool = True
 ) -> dict[str, Shape]:
     """Run a graph on zeros, and give the shapes of its values; nothing else of them is kept.
 
@@ -38,56 +51,119 @@ def shapes_by_running(
         model: It is read only.
         names: The values.
         inputs: Element type and shape of every input.
+        run: Without it, the graph is only loaded, and no shape is found.
 
     Raises:
-        RunError: It does not run, or takes too much memory or time.
+        RunError: It does not load or run, or takes too much memory or time.
     """
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.output[:], changed.graph.value_info[:]
-    changed.graph.node.extend(make_node("Shape", [name], [f"{_RESULT}{place}"]) for place, name in enumerate(names))
-    changed.graph.output.extend(
-        make_tensor_value_info(f"{_RESULT}{place}", TensorProto.INT64, None) for place in range(len(names))
-    )
-    for value in changed.graph.input:
-        if value.name in inputs:
-            element, shape = inputs[value.name]
-            value.CopyFrom(make_tensor_value_info(value.name, element, list(shape)))
     # -P, and cnnkit's own folder last: Python would look for modules in the current folder first, which may hold an onnx.py
-    command = [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])]
+    command = [sys.executable, "-P", "-c", _PROGRAM.format(run=run), str(Path(__file__).parents[2])]
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         done = subprocess.run(
             command,
-            input=changed.SerializeToString(),
+            input=_light(model, names, inputs).SerializeToString(),
             capture_output=True,
             timeout=_MOST_SECONDS,
             check=False,
             env=environment,
         )
     except subprocess.TimeoutExpired as error:
-        raise RunError(f"it takes more than {_MOST_SECONDS} seconds") from error
+        raise RunError(f"{_RUN} takes more than {_MOST_SECONDS} seconds, {_LIMIT}") from error
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
-        raise RunError("ONNX Runtime crashes on it") from error
+        if done.returncode == -getattr(signal, "SIGKILL", 9):
+            raise RunError(
+                f"{_RUN} was ended by the system, as where memory is full; it may take {_gigabytes()}"
+            ) from error
+        raise RunError("ONNX Runtime crashes on it", refused=done.returncode < 0) from error
     if "error" in answer:
-        raise RunError(answer["error"])
-    return dict(zip(names, map(tuple, answer["shapes"]), strict=True))
+        raise RunError(answer["error"], refused=answer["refused"])
+    return dict(zip(names, map(tuple, answer["shapes"]), strict=True)) if run else {}
 
 
-def main() -> None:
-    """Run what the first pipe brings."""
+def _light(model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]]) -> ModelProto:
+    """Copy a model without its large weights, which become inputs, and with shapes as its only outputs where some are asked for."""
+    made = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
+    graph, given = made.graph, model.graph
+    graph.name = given.name
+    graph.node.extend(given.node)
+    graph.sparse_initializer.extend(given.sparse_initializer)
+    large = {
+        tensor.name: (tensor.data_type, tuple(tensor.dims))
+        for tensor in given.initializer
+        if tensor.data_type in _FLOATS and math.prod(tensor.dims) > MOST_VALUES
+    }
+    graph.initializer.extend(tensor for tensor in given.initializer if tensor.name not in large)
+    fixed = large | dict(inputs)
+    declared = {value.name: value for value in given.input}
+    for name in declared | large:  # in files of old, weights are inputs, too
+        graph.input.append(make_tensor_value_info(name, *fixed[name]) if name in fixed else declared[name])
+    if not names:
+        graph.output.extend(given.output)
+        return made
+    graph.node.extend(make_node("Shape", [name], [f"{_RESULT}{place}"]) for place, name in enumerate(names))
+    graph.output.extend(
+        make_tensor_value_info(f"{_RESULT}{place}", TensorProto.INT64, None) for place in range(len(names))
+    )
+    return made
+
+
+def _gigabytes() -> str:
+    return f"{_MOST_BYTES >> 30} GB"
+
+
+def main(*, run: bool) -> None:
+    """Load, and run, what the first pipe brings."""
+    model = ModelProto.FromString(sys.stdin.buffer.read())
+    answer: dict[str, object]
     try:
-        answer: dict[str, object] = {"shapes": _run(sys.stdin.buffer.read())}
+        answer = {"shapes": _run(model, run=run)}
     except Exception as error:  # onnxruntime's exceptions share no base class
-        too_much = "bfc_arena" in str(error)
-        answer = {"error": f"it takes more than {_MOST_BYTES >> 30} GB of memory" if too_much else first_line(error)}
+        if isinstance(error, MemoryError) or "bfc_arena" in str(error) or "bad_alloc" in str(error):
+            answer = {"error": f"{_RUN} takes more than {_gigabytes()} of memory, {_LIMIT}", "refused": False}
+        else:
+            refusal = onnx_errors.read(error, model.graph.node)
+            node = "" if refusal.lacking or refusal.named else f"{_first_refused(model)}: "
+            answer = {"error": f"ONNX Runtime cannot run it: {node}{refusal.text}", "refused": not refusal.lacking}
     with os.fdopen(1, "wb", closefd=False) as pipe:
         pipe.write(json.dumps(answer).encode())
 
 
-def _run(content: bytes) -> list[list[int]]:
+def _first_refused(model: ModelProto) -> str:
+    """Find the node for which a graph does not load, where the error does not name it: the last of the shortest graph that does not."""
+    nodes = in_order(model.graph.node)
+    loads, fails = 0, len(nodes)
+    while fails - loads > 1:
+        middle = (loads + fails) // 2
+        part = ModelProto()
+        part.CopyFrom(model)
+        del part.graph.node[:], part.graph.output[:]
+        part.graph.node.extend(nodes[:middle])
+        part.graph.output.extend(ValueInfoProto(name=name) for name in nodes[middle - 1].output if name)
+        try:
+            _session(part)
+        except Exception:  # as above
+            fails = middle
+        else:
+            loads = middle
+    return called(nodes[fails - 1])
+
+
+def _session(model: ModelProto) -> Any:  # noqa: ANN401 - onnxruntime ships no types
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
+
+
+def _run(model: ModelProto, *, run: bool) -> list[list[int]]:
     import numpy as np
     import onnxruntime
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -97,18 +173,18 @@ def _run(content: bytes) -> list[list[int]]:
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": _MOST_BYTES}))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    session = _session(model)
+    if not run:
+        return []
     needed = {item.name for item in session.get_inputs()}
     zeros = {}
-    for value in ModelProto.FromString(content).graph.input:
+    for value in model.graph.input:
         kind = value.type.tensor_type
         if value.name in needed:
             shape = [side.dim_value for side in kind.shape.dim]
             zeros[value.name] = np.zeros(shape, tensor_dtype_to_np_dtype(kind.elem_type))
+    wanted = [value.name for value in model.graph.output if value.name.startswith(_RESULT)]
     run_options = onnxruntime.RunOptions()
     run_options.log_severity_level = 4
-    return [shape.tolist() for shape in session.run(None, zeros, run_options)]
+    results = session.run(wanted or None, zeros, run_options)
+    return [shape.tolist() for shape in results] if wanted else []

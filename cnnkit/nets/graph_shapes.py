@@ -21,8 +21,9 @@ from onnx.helper import (
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import infer_node_outputs
 
+from cnnkit.formats import onnx_errors
+from cnnkit.nets.graph_nodes import BLOCKED, MICROSOFT, MOST_VALUES, STANDARD, Constant
 from cnnkit.nets.graph_run import RunError, shapes_by_running
-from cnnkit.nets.graph_standard import MICROSOFT, MOST_VALUES, STANDARD, Constant, first_line
 
 Shape = tuple[int, ...]
 
@@ -51,6 +52,8 @@ _SEQUENCES = frozenset(
         *("Optional", "OptionalGetElement", "Loop", "If", "Scan"),
     }
 )
+# What these give, and whether that suits what comes after them, depends on values.
+_BY_VALUE = _OF_UNKNOWN_LENGTH | _SEQUENCES | {"NonMaxSuppression"}
 
 
 class Shapes:
@@ -70,6 +73,7 @@ class Shapes:
         self._model = model
         self._inputs = dict(inputs)
         self._run: dict[str, Shape] | None = None
+        self._failure = ""  # why a run gave no shapes
 
     @property
     def opset(self) -> int:
@@ -172,7 +176,7 @@ class Shapes:
                 ir_version=max(self._model.ir_version, 4),
             )
         except Exception as error:  # onnx raises what its C++ part does
-            self.reason = first_line(error)
+            self.reason = onnx_errors.reason(error)
             return {}
 
     def _as_floats(self, kind: TypeProto) -> TypeProto:
@@ -233,6 +237,8 @@ class Shapes:
         """Take a shape from a run of the graph."""
         if self._run is None:
             self._run = self._ran()
+        if name not in self._run and self._failure not in self.reason:
+            self.reason = "; ".join(filter(None, (self.reason, self._failure)))
         if name in self._run:
             kind = self._types.get(name)
             element = kind.tensor_type.elem_type if kind is not None else 0
@@ -248,8 +254,23 @@ class Shapes:
         try:
             return shapes_by_running(self._model, outputs, self._inputs)
         except RunError as error:
-            self.reason = self.reason or str(error)
+            self._failure = str(error)
             return {}
+
+    def refusal(self, *, run: bool) -> str | None:
+        """Say why ONNX Runtime takes no such graph; None where it does, or where that cannot be told.
+
+        Args:
+            run: Whether the graph is run, too, on an image of zeros; else it is only loaded.
+        """
+        if self._run or any(node.domain == BLOCKED for node in self._model.graph.node):
+            return None  # blocks are as large as the processor has it that wrote them: another one refuses sound graphs
+        by_value = any(node.op_type in _BY_VALUE for node in self._model.graph.node)  # which may not take zeros
+        try:
+            shapes_by_running(self._model, (), self._inputs, run=run and not by_value)
+        except RunError as error:
+            return str(error) if error.refused else None
+        return None
 
 
 def _kind(element: int) -> int:

@@ -4,105 +4,28 @@ Only sizes matter here, so that a quantised convolution, one with its activation
 nothing else has to know them. Values keep their names, and nodes theirs. What has no counterpart stays as it is.
 """
 
-import contextlib
-import heapq
-import math
-import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, inliner, numpy_helper
-from onnx.helper import get_attribute_value, make_node
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx.helper import make_node
 
-from cnnkit.errors import FormatError
+from cnnkit.nets.graph_nodes import (
+    BLOCKED,
+    MICROSOFT,
+    STANDARD,
+    Constant,
+    array,
+    attributes,
+    constant_of,
+    in_order,
+    stored,
+    well_written,
+)
 
-MICROSOFT = "com.microsoft"
-_BLOCKED = "com.microsoft.nchwc"
 _NHWC = "com.ms.internal.nhwc"
-STANDARD = ("", "ai.onnx")
-
-_MOST_NODES = 200_000  # in a graph whose functions are written out
-_MASKING = -100.0  # what masks add to a score
-
-_LONGEST = 200  # characters of a reason
-MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A tensor that is stored: its sides, its type, and the tensor for who needs its values."""
-
-    dims: tuple[int, ...]
-    element: int
-    tensor: TensorProto | None = None
-    node: bool = False  # written as a node, not as an initialiser
-
-    @property
-    def values(self) -> NDArray[Any] | None:
-        """Its values, where they are few."""
-        if self.tensor is None or math.prod(self.dims) > MOST_VALUES:
-            return None
-        return _array(self.tensor)
-
-    @property
-    def uniform(self) -> float | None:
-        """The value that it holds everywhere; None where it holds several, or what is no number."""
-        values = None if self.tensor is None else _array(self.tensor)
-        if values is None or values.dtype.kind not in "fiu" or not values.size:
-            return None
-        return float(values.flat[0]) if bool((values == values.flat[0]).all()) else None
-
-    @property
-    def is_repeated_value(self) -> bool:
-        """Whether it is a vector of several values that are all the same, as the biases of untrained layers are."""
-        length = math.prod(self.dims)
-        return length > 1 and length == max(self.dims) and self.uniform is not None
-
-    @property
-    def is_mask(self) -> bool:
-        """Whether adding it only rules out places, as the masks of windowed attention do: all zeros and large negative values."""
-        values = None if self.tensor is None else _array(self.tensor)
-        if values is None or not values.size:
-            return False
-        if values.dtype.kind in "iu":  # quantised: two values as far apart as the type has them
-            low, high = int(values.min()), int(values.max())
-            return high - low >= -_MASKING and bool(((values == low) | (values == high)).all())
-        if values.dtype.kind != "f":
-            return False
-        return bool(((values == 0) | (values <= _MASKING)).all() and (values != 0).any())
-
-    @property
-    def learned(self) -> int:
-        """How many of its values were learned.
-
-        Windowed attention adds what it learned for every distance between two places of a window; exporters write it out for all pairs
-        of places, (..., heads, places, places).
-        """
-        count = math.prod(self.dims)
-        places = self.dims[-1] if len(self.dims) >= 3 and self.dims[-2] == self.dims[-1] else 0
-        side = math.isqrt(places)
-        if side < 2 or side * side != places or self.tensor is None:
-            return count
-        values = _array(self.tensor)
-        if values is None:
-            return count
-        distances = np.arange(side)[:, None] - np.arange(side) + side - 1  # 0 to 2 * (side - 1)
-        both = (distances[:, None, :, None] * (2 * side - 1) + distances[None, :, None, :]).reshape(-1)
-        pairs = values.reshape(-1, places * places)
-        table = np.zeros((len(pairs), (2 * side - 1) ** 2), values.dtype)
-        table[:, both] = pairs
-        return table.size if bool((table[:, both] == pairs).all()) else count
-
-
-def _array(tensor: TensorProto) -> NDArray[Any] | None:
-    """Read a tensor; None where its content does not fit its sides."""
-    try:
-        return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 @dataclass(slots=True)
@@ -119,67 +42,6 @@ class Standard:
     blocked: set[str] = field(default_factory=set)
 
 
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """Read what a node is set to."""
-    return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def inlined(model: ModelProto, *, name: str) -> ModelProto:
-    """Write out the functions that a model defines itself.
-
-    Raises:
-        FormatError: They call themselves, would make the graph too large, or cannot be written out.
-    """
-    if not model.functions:
-        return model
-    functions = {(function.domain, function.name): function for function in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
-    written_out = sum(_size(node, functions, sizes, (), name) for node in model.graph.node)
-    if written_out > _MOST_NODES:
-        raise FormatError(
-            f"{name}: its functions written out are {written_out} nodes; at most {_MOST_NODES} are measured"
-        )
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:  # onnx raises what its C++ part does
-        raise FormatError(f"{name}: its functions cannot be written out: {first_line(error)}") from error
-
-
-def _size(
-    node: NodeProto,
-    functions: Mapping[tuple[str, str], FunctionProto],
-    sizes: dict[tuple[str, str], int],
-    calling: tuple[tuple[str, str], ...],
-    name: str,
-) -> int:
-    """Count the nodes that a node becomes, without writing them out."""
-    count = 1 + sum(_size(inner, functions, sizes, calling, name) for graph in graphs(node) for inner in graph.node)
-    key = (node.domain, node.op_type)
-    if key not in functions:
-        return count
-    if key in calling:
-        raise FormatError(f"{name}: its function {node.op_type} calls itself")
-    if len(calling) > 100:
-        raise FormatError(f"{name}: its functions call each other more than 100 deep")
-    if key not in sizes:
-        sizes[key] = sum(_size(inner, functions, sizes, (*calling, key), name) for inner in functions[key].node)
-    return count + sizes[key]
-
-
-def first_line(error: Exception) -> str:
-    """Give what an exception of onnx or ONNX Runtime says, in one line and without the names of its classes."""
-    text = re.sub(r"^(\[\w+Error\][ :]*)?(\d+ : \w+ : )?", "", str(error).strip())
-    return (text.strip() or type(error).__name__).splitlines()[0][:_LONGEST]
-
-
-def graphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Give the bodies that a node holds, of loops and branches."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, Constant] | None = None) -> Standard:
     """Replace what is not standard, and find what is stored.
 
@@ -193,7 +55,7 @@ def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, C
         FormatError: A node is not written as its operator demands.
     """
     made = Standard([], dict(around or {}))
-    made.constants.update({tensor.name: _stored(tensor) for tensor in graph.initializer})
+    made.constants.update({tensor.name: stored(tensor) for tensor in graph.initializer})
     for sparse in graph.sparse_initializer:
         made.constants[sparse.values.name] = Constant(tuple(sparse.dims), sparse.values.data_type)
     nodes = in_order(graph.node)
@@ -205,29 +67,10 @@ def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, C
     return made
 
 
-@contextlib.contextmanager
-def well_written(node: NodeProto | None, name: str) -> Generator[None]:
-    """Turn what goes wrong with inputs and attributes that are not there, or of another type, into a sentence.
-
-    Raises:
-        FormatError: Something of the kind went wrong.
-    """
-    try:
-        yield
-    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError, AttributeError, OverflowError) as error:
-        which = "a node" if node is None else called(node)
-        raise FormatError(f"{name}: {which} does not have the inputs and attributes of its operator") from error
-
-
-def called(node: NodeProto) -> str:
-    """Name a node in a message."""
-    return f"{node.name} ({node.op_type})" if node.name else node.op_type
-
-
 def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> None:
     """Take up one node: as a constant, or as the nodes that stand for it."""
     if node.op_type == "Constant" and node.domain in STANDARD and node.output:
-        constant = _constant(node)
+        constant = constant_of(node)
         if constant is not None:
             made.constants[node.output[0]] = constant
             return
@@ -236,55 +79,6 @@ def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: i
         made.constants[node.output[0]] = made.constants[node.input[0]]
         return
     made.nodes += _replaced(node, made, channels, opset)
-
-
-def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """Sort nodes so that each comes after those whose values it reads; some converters do not. Nodes of a circle are left out."""
-    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
-    waits = [{makers[name] for name in names_read(node) if name in makers} for node in nodes]
-    if all(max(needed, default=-1) < place for place, needed in enumerate(waits)):
-        return list(nodes)
-    readers: dict[int, list[int]] = {}
-    for place, needed in enumerate(waits):
-        for maker in needed:
-            readers.setdefault(maker, []).append(place)
-    ready = [place for place, needed in enumerate(waits) if not needed]
-    found = []
-    while ready:
-        place = heapq.heappop(ready)
-        found.append(nodes[place])
-        for reader in readers.get(place, ()):
-            waits[reader].discard(place)
-            if not waits[reader]:
-                heapq.heappush(ready, reader)
-    return found
-
-
-def names_read(node: NodeProto) -> Iterator[str]:
-    """Give the names that a node reads, those that its bodies take from around them included."""
-    yield from filter(None, node.input)
-    for graph in graphs(node):
-        for inner in graph.node:
-            yield from names_read(inner)
-        yield from (value.name for value in graph.output)
-
-
-def _stored(tensor: TensorProto) -> Constant:
-    return Constant(tuple(tensor.dims), tensor.data_type, tensor)
-
-
-def _constant(node: NodeProto) -> Constant | None:
-    """Read a node that only gives a value; None for one of strings."""
-    for name, value in attributes(node).items():
-        if name == "value" and isinstance(value, TensorProto):
-            return Constant(tuple(value.dims), value.data_type, value, node=True)
-        if name == "sparse_value":
-            return Constant(tuple(value.dims), value.values.data_type, node=True)
-        if name in ("value_int", "value_ints", "value_float", "value_floats"):
-            element = np.int64 if "int" in name else np.float32
-            tensor = numpy_helper.from_array(np.asarray(value, element))
-            return Constant(tuple(tensor.dims), tensor.data_type, tensor, node=True)
-    return None
 
 
 # The standard operator for another one, and which of its inputs that takes. Scales and zero points are left out.
@@ -353,7 +147,7 @@ _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 def _replaced(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> Iterable[NodeProto]:
     """Give the nodes that stand for a node."""
-    if node.domain == _BLOCKED:
+    if node.domain == BLOCKED:
         return _unblocked(node, made, channels)
     if node.domain in STANDARD and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return [_made("Identity", node, node.input[:1])]
@@ -549,7 +343,7 @@ def _channels_before_reordering(nodes: Sequence[NodeProto], constants: Mapping[s
     """
     known: dict[str, int] = {}
     for node in reversed(nodes):
-        if node.domain != _BLOCKED:
+        if node.domain != BLOCKED:
             continue
         if node.op_type == "ReorderOutput":
             known[node.input[0]] = attributes(node)["channels"]
@@ -579,7 +373,7 @@ def _unblocked(node: NodeProto, made: Standard, channels: dict[str, int]) -> Ite
         case "Upsample":
             scales = numpy_helper.from_array(np.asarray(said["scales"], np.float32))
             name = f"{node.output[0]} scales"
-            made.constants[name] = _stored(scales)
+            made.constants[name] = stored(scales)
             return [make_node("Constant", [], [name], value=scales), _made("Resize", node, [node.input[0], "", name])]
         case "Conv":
             return _unblocked_convolution(node, made, channels, kept)
@@ -616,7 +410,7 @@ def _unblocked_convolution(
 
 def _padding(weights: Constant) -> int:
     """Count the filters of zeros that end the last block; blocks are of 4, 8 or 16 by the processor, filters their last side."""
-    values = _array(weights.tensor) if weights.tensor is not None else None
+    values = array(weights.tensor) if weights.tensor is not None else None
     if values is None or not values.size:
         return 0
     found = 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnkit import class_names
 from cnnkit.choices import Loss
-from cnnkit.data import train_val
+from cnnkit.data import split_names, train_val
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
@@ -46,7 +46,9 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
 
     Raises:
         FormatError: The two come from different backbones.
-        CnnkitError: A row has no label, there is a single class, no such split, or a class in validation alone.
+        CnnkitError: A row has no label, there is a single class, no such split, a class in validation alone, or an image is listed
+            with two labels. Or the rows stand in
+            several splits, and none of them is train.
         UsageError: Both ways to choose are given, or the loss is for another number of classes.
     """
     if val is not None and hold_out is not None:
@@ -57,8 +59,12 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     for line in class_names.about_forms(forms):
         log.info("%s", line)
     if hold_out is None:
+        if _lacks(train_set, train_val.TRAIN):
+            raise train_val.no_train_split(name, has_val=val_set is not None)
         train_set, own_val = _by_split(train_set, name=name)
         if val_set is not None:
+            if _lacks(val_set, train_val.VAL):
+                raise train_val.no_val_split(val_name or "")
             val_set = _by_split(val_set, name=val_name or "")[1] or val_set
         elif own_val is not None:
             val_set, name, val_name = own_val, f"{train}, {train_val.TRAIN}", f"{train}, {train_val.VAL}"
@@ -69,6 +75,9 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     if len(classes) < 2:
         raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
     check_loss(loss, classes=len(classes))
+    for each, file in ((train_set, train), (val_set, val or train)):
+        if each is not None:
+            _check_listed_once(each, file)
     if val_set is None:
         log.warning("no --val: the last epoch is kept, and nothing says how good it is")
     else:
@@ -156,11 +165,19 @@ def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
     return Features(found.values, rows, found.header)
 
 
+def _lacks(found: Features, split: str) -> bool:
+    """Say whether rows stand in several splits, but none in this one: those of one split alone were extracted on purpose."""
+    named = {row.split for row in found.rows}
+    return len(named) > 1 and split not in {train_val.split_named(name or "") for name in named}
+
+
 def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]:
     """Divide features that stand in splits as images are: train, and val where there is one; all where none is called train."""
     splits = [train_val.split_named(row.split or "") for row in found.rows]
     if train_val.TRAIN not in splits:
         return found, None
+    for line in split_names.about_synonyms(name, (row.split or "" for row in found.rows)):
+        log.info("%s", line)
     unused = Counter(row.split or "no part" for row, split in zip(found.rows, splits, strict=True) if split is None)
     if unused:
         log.info("%s: not looked at: %s", name, ", ".join(f"{count:,} of {split}" for split, count in unused.items()))
@@ -194,6 +211,12 @@ def _some(found: Features, indices: list[int]) -> Features:
 def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
     """Warn where validation images were trained on in some form, wherever the two files lie."""
     train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
+
+
+def _check_listed_once(found: Features, name: str | Path) -> None:
+    """Refuse an image of two classes, as for images; its augmented views have the label of the image itself."""
+    plain = [image for image, row in zip(_images(found, name), found.rows, strict=True) if not row.view]
+    train_val.check_listed_once(plain, name=str(features.beside(Path(name), ".tsv")))
 
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:

@@ -19,8 +19,9 @@ from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, distributed, loop, pretrained
-from cnnkit.train.config import FinetuneConfig, FreezeConfig, InitFrom, RunConfig, parse_size, warn_without_val
+from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig, parse_size, warn_without_val
 from cnnkit.train.frozen import FrozenPart
+from cnnkit.train.network_config import InitFrom
 from cnnkit.train.pretrained import PretrainedModel
 from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 

@@ -281,13 +281,14 @@ def train_head(
         callbacks: Progress, by epochs.
 
     Raises:
-        FormatError: The features do not name their backbone.
+        FormatError: The features do not name their backbone, or are not of the shape that it gives.
         CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
     """
     callbacks = callbacks or Callbacks()
     classes = data.classes
     with atomic.claimed(output), torch_device.algorithms(deterministic=train.deterministic):
         backbone = _backbone(data.train.header, weights, name=data.train_name)
+        _check_shape(data.train, backbone, name=data.train_path)
         chosen = torch_device.choose(devices.parse(device))
         train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
@@ -363,6 +364,31 @@ def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
             "give them with --weights FILE"
         )
     return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
+
+
+def _check_shape(found: Features, backbone: nn.Module, *, name: str) -> None:
+    """Demand features of the shape that their backbone gives: no network could be put together of a head on others.
+
+    Raises:
+        FormatError: They have another; or the backbone does not take images of the size that the header names.
+    """
+    header = found.header
+    assert header.backbone is not None
+    assert header.preprocess is not None
+    extractor = classifier.Extractor(backbone, preprocess=header.preprocess, pool=header.backbone.pool).eval()
+    try:
+        expected = classifier.feature_shape(extractor, header.preprocess)
+    except RuntimeError as error:
+        raise FormatError(
+            f"{name}: the base that its header names does not take pictures of {header.preprocess.size} pixels; "
+            "run cnn-extract again"
+        ) from error
+    given = found.values.shape[1:]
+    if given != expected:
+        raise FormatError(
+            f"{name}: rows of {' x '.join(map(str, given))} values, but {header.backbone.name}, which its header names, "
+            f"gives {' x '.join(map(str, expected))}; run cnn-extract again"
+        )
 
 
 def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone
 from cnnkit.nets import backbones, build, classifier, notation
 from cnnkit.nets.classifier import Classifier, Extractor
-from cnnkit.train.config import InitFrom
+from cnnkit.train.network_config import InitFrom
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, ma
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, distributed, loop
-from cnnkit.train.config import SIZE, ImageTrainConfig, NetworkConfig, RunConfig, warn_without_val
+from cnnkit.train.config import ImageTrainConfig, RunConfig, warn_without_val
 from cnnkit.train.dataset import PixelStatistics
+from cnnkit.train.network_config import SIZE, NetworkConfig
 from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 
 

@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks, Report
-from cnnkit.choices import ClassWeights, Schedule
+from cnnkit.choices import ClassWeights
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import checkpoint, history, torch_model
@@ -95,66 +94,6 @@ class RunContext:
     callbacks: Callbacks
     checkpoint_every: float = CHECKPOINT_EVERY
     started: float = field(default_factory=time.perf_counter)
-
-
-# What the parts of a Header are called on the command line.
-_OPTIONS = {
-    "the preprocess's size": "--size",
-    "the preprocess's fit": "--fit",
-    "the preprocess's grey": "--grey",
-    "the backbone's notation": "--layers",
-    "the backbone's name": "the network",
-    "--command": "the command",
-    "--from": "the model at the start",
-    "--pictures": "the pictures",
-}
-
-# Longer values are not compared by eye.
-_SHOWN = 80
-
-
-def fingerprint(header: Header, schedule: Schedule) -> dict[str, str]:
-    """Name everything that a training's outcome depends on, as its Header tells it, all but the versions that compute it.
-
-    An earlier end of the same training may have another number of epochs, unless its schedule looks ahead.
-    """
-    record = json.loads(header.to_json())
-    training = record.pop("training")
-    for name in ("rows", *(() if schedule.depends_on_epochs else ("epochs",))):
-        training.pop(name, None)
-    del record["made_by"]
-    named = {f"--{name.replace('_', '-')}": value for name, value in training.items()}
-    for part, value in record.items():
-        if isinstance(value, dict):
-            named |= {f"the {part}'s {name}": each for name, each in value.items()}
-        else:
-            named[f"the {part}"] = value
-    return {
-        _OPTIONS.get(name, name): value if isinstance(value, str) else json.dumps(value)
-        for name, value in named.items()
-        if value is not None
-    }
-
-
-def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Demand that a checkpoint is of the training that is asked for.
-
-    Args:
-        checkpoint: The file, for messages.
-        kept: Its fingerprint.
-        now: That of this run.
-
-    Raises:
-        UsageError: It is of another one; the message names the first difference and both values.
-    """
-    # What was given on the command line comes first; the rest may follow from it
-    for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
-        if now.get(name) != kept.get(name):
-            values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
-            raise UsageError(
-                f"{checkpoint} is of a training with another value of {name}{f': {values}' if len(values) <= _SHOWN else ''}; "
-                "go on with the same, or begin anew without --resume"
-            )
 
 
 # What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
@@ -478,8 +417,8 @@ class Trainer:
         if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
         if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
-            check_same_run(
-                output, *(fingerprint(header, self.config.schedule) for header in (model.header, self.header))
+            resuming.check_same_run(
+                output, *(resuming.fingerprint(header, self.config.schedule) for header in (model.header, self.header))
             )
             raise UsageError(
                 f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
@@ -504,7 +443,9 @@ class Trainer:
             return None
         kept = checkpoint.load(self.checkpoint)
         with resuming.taking_up(self.checkpoint):
-            check_same_run(self.checkpoint, kept["mark"], fingerprint(self.header, self.config.schedule))
+            resuming.check_same_run(
+                self.checkpoint, kept["mark"], resuming.fingerprint(self.header, self.config.schedule)
+            )
             self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
             self.step.module.load_state_dict(kept["module"])
             optim.restore(self.step.optimizer, kept["optimizer"])
@@ -535,7 +476,7 @@ class Trainer:
         if due or done[-1].epoch == self.last:
             self._write_checkpoint(self._checkpoint_of(done))
         elif self._copying < _QUICK or now - self._copied_at >= _COPYING_SHARE * self._copying:
-            self._pending = _copied(self._checkpoint_of(done))
+            self._pending = resuming.copied(self._checkpoint_of(done))
             self._copied_at = time.perf_counter()
             self._copying = self._copied_at - now
 
@@ -556,7 +497,7 @@ class Trainer:
     def _checkpoint_of(self, done: Sequence[Epoch]) -> dict[str, Any]:
         assert self.best.epoch is not None
         return {
-            "mark": fingerprint(self.header, self.config.schedule),
+            "mark": resuming.fingerprint(self.header, self.config.schedule),
             "epochs": [dataclasses.asdict(epoch) for epoch in done],
             "start": dataclasses.asdict(self.start) if self.start else None,
             "earlier": self.earlier,
@@ -619,19 +560,6 @@ class Trainer:
             majority=None if val is None else float((val.targets == most).double().mean()),
             seconds=round(time.perf_counter() - self.context.started, 1),
         )
-
-
-def _copied(content: Any) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
-    """Copy tensors to the CPU, wherever they are in a checkpoint: what is trained on changes them."""
-    match content:
-        case Tensor():
-            return content.detach().to("cpu", copy=True)
-        case Mapping():
-            return {name: _copied(each) for name, each in content.items()}
-        case list() | tuple():
-            return type(content)(_copied(each) for each in content)
-        case _:
-            return content
 
 
 @contextlib.contextmanager

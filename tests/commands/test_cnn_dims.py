@@ -374,6 +374,26 @@ def test_an_onnx_that_cannot_be_measured_ends_in_one_sentence(run, tmp_path):
     assert "a.onnx: what the operator acme.Fold multiplies is not known" in outcome.err
 
 
+def test_an_onnx_that_onnx_runtime_refuses_has_no_totals(run, tmp_path):
+    """A factor of zero, which onnx takes: the node is named although ONNX Runtime does not name it."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+    x, y = (
+        make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 9, 9]), ("y", None))
+    )
+    nodes = [make_node("Relu", ["x"], ["r"]), make_node("Resize", ["r", "", "factors"], ["y"], name="larger")]
+    factors = onnx.numpy_helper.from_array(torch.tensor([1.0, 1, 0, 0]).numpy(), "factors")
+    graph = make_graph(nodes, "net", [x], [y], [factors])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    outcome = run("cnn-dims", tmp_path / "a.onnx", status=1)
+    assert outcome.out == ""
+    assert outcome.err.endswith(
+        "a.onnx: ONNX Runtime cannot run it: larger (Resize): Scale value should be greater than 0\n"
+    )
+
+
 def test_no_code_in_the_current_folder_is_run(run, tmp_path, monkeypatch):
     """Modules that lie beside a network, under names that cnn-dims imports, are not imported, nor do they keep it from a number."""
     import onnx

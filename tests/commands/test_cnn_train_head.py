@@ -206,6 +206,56 @@ def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, she
     assert time.perf_counter() - started < 5, "a moment on an idle machine; seconds where torch is loaded first"
 
 
+def test_splits_without_train_are_refused_as_by_cnn_train(run, here):
+    """Rows of several folds are not all trained on: the same words as for the folds' images; one split alone is what was asked for."""
+    listed = (here / "train.tsv").read_text().splitlines()
+    (here / "train.tsv").write_text(
+        "\n".join(line.replace("train\t", f"fold{number % 3}\t") for number, line in enumerate(listed)) + "\n"
+    )
+    network = ("--layers", "conv 4 k3, gap", "--size", "16", "--epochs", "1")
+    message = "no part train in it; cnn-split makes one, --hold-out NAME takes another for validation"
+    for command, source, others in (("cnn-train-head", "train.npy", FAST), ("cnn-train", "train.tsv", network)):
+        alone = run(command, source, "-o", "x.pt", *others, status=1).err
+        assert f"{command}: {source}: {message}\n" in alone
+        both = run(command, source, "--val", "val" + source[5:], "-o", "x.pt", *others, status=1).err
+        assert f"{source}: {message}, in place of --val\n" in both
+    err = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", *FAST, status=1).err
+    assert "train.npy: no part val in it; name the folder or manifest that is to validate\n" in err
+    run("cnn-train-head", "val.npy", "-o", "x.pt", *FAST)
+    run("cnn-train-head", "train.npy", "--hold-out", "fold0", "-o", "x.pt", *FAST)
+
+
+def test_features_that_their_backbone_cannot_have_made_are_refused(run, here):
+    """Both widths are named, before anything is trained: the model could neither be exported nor used."""
+    for name in ("train", "val"):
+        np.save(f"{name}.npy", np.load(f"{name}.npy")[:, :5])
+    outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "x.pt", *FAST, status=1)
+    assert outcome.err == (
+        "cnn-train-head: train.npy: rows of 5 values, but layers, which its header names, gives 8; run cnn-extract again\n"
+    )
+    assert not list(here.glob("x.*"))
+
+
+def test_an_image_with_two_labels_is_refused_as_in_a_manifest(run, here):
+    """In training and in validation features; one that is listed twice with the same label is counted; views repeat their image."""
+    for name, words in (("train", ()), ("val", ("train.npy", "--val"))):
+        listed = here / f"{name}.tsv"
+        header, first, _, *others = written = listed.read_text().splitlines()
+        path, label, *_ = first.split("\t")
+        other = {"red": "blue", "blue": "red"}[label]
+        listed.write_text("\n".join([header, first, first.replace(f"\t{label}\t", f"\t{other}\t"), *others]) + "\n")
+        err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST, status=1).err
+        assert err.splitlines()[-1] == (
+            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; leave one of them out"
+        )
+        listed.write_text("\n".join([header, first, first, *others]) + "\n")
+        err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST).err
+        assert f"{name}.tsv: 1 picture is listed twice, and counts as often; the first is {path}\n" in err
+        listed.write_text("\n".join(written) + "\n")
+    run("cnn-extract", "photos", "--split", "train", "-o", "views.npy", *BACKBONE, "--augment", "hflip", "--views", "2")
+    assert "listed twice" not in run("cnn-train-head", "views.npy", "-o", "x.pt", *FAST).err
+
+
 def test_features_of_another_backbone_are_refused(run, here):
     """Both files and both layers are named; exit 1 and nothing written."""
     run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")

@@ -1,5 +1,6 @@
 """What a search of folders takes, what it passes over, and how it reads splits and classes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -171,6 +172,27 @@ def test_a_split_dataset_has_the_classes_below(here, names):
     touch(*(f"p/{split}/{label}/1.jpg" for split in names for label in ("cat", "dog")))
     expected = sorted((f"p/{split}/{label}/1.jpg", label, split) for split in names for label in ("cat", "dog"))
     assert found("p") == (expected, [])
+
+
+def test_several_splits_of_one_meaning_are_named(here):
+    """Trainings take val/ and dev/ together; the same of a manifest, unless one of them is asked for."""
+    touch(*(f"p/{split}/{label}/1.jpg" for split in ("train", "val", "dev", "test", "holdout") for label in "ab"))
+    images, lines = found("p")
+    assert {split for _, _, split in images} == {"train", "val", "dev", "test", "holdout"}
+    told = "are both taken for the validation split, and trainings validate with both; if one is not, rename it"
+    assert lines == [f"p: dev/ and val/ {told}"]
+    rows = [f"p/{split}/a/1.jpg\ta\t{split}" for split in ("train", "training", "val", "dev", "test", "holdout")]
+    table = "\n".join(["path\tlabel\tsplit", *rows, ""])
+    with open("m.tsv", "w") as file:
+        file.write(table)
+    assert found("m.tsv")[1] == [
+        "m.tsv: train and training are both taken for the training split, and trainings train on both; if one is not, rename it",
+        f"m.tsv: dev and val {told}",
+    ]
+    assert found("m.tsv", split="val")[1] == []
+    search = SearchLog()
+    list(source.find(["-"], stdin=io.BytesIO(table.encode()), search=search))
+    assert f"standard input: dev and val {told}" in search.lines()
 
 
 def test_folds_are_splits(here):

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +140,30 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
         find("lists/all.TSV", split="test")
 
 
+def test_a_path_without_its_extension_is_completed(tmp_path, monkeypatch, caplog):
+    """A table of ids, as `flow_from_dataframe` is given one: where one image file can be meant it is read, and one notice says so."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="cnnkit")
+    touch(tmp_path, "p/1.JPG", "p/1.txt", "p/2.0.png", "p/3.jpg", "p/3.png", "p/4", "p/4.jpg", "q/5.jpg")
+    rows = ["p/1", "p/2.0", "p/3", "p/4", "p/5", "none/6", "p/7.jpg"]
+    (tmp_path / "ids.csv").write_text("\n".join(["path", *rows, ""]))
+    (tmp_path / "ids.txt").write_text("\n".join([*rows, ""]))
+    expected = ["p/1.JPG", "p/2.0.png", *rows[2:]]
+    for listed, stdin in (
+        ("ids.csv", ""),
+        ("ids.txt", ""),
+        ("-", "\n".join(["path", *rows, ""])),
+        ("-", "\n".join(rows)),
+    ):
+        caplog.clear()
+        assert [image.path for image in find(listed, stdin=stdin.encode())] == expected
+        name = "standard input" if listed == "-" else listed
+        assert caplog.messages == [
+            f"{name}: 2 paths lack their extension; p/1 is read as p/1.JPG",
+            f"{name}: p/3 could be 3.jpg or 3.png; write paths with their extension",
+        ]
+
+
 def test_a_single_image_stands_for_itself(tmp_path):
     """Whatever its name; it belongs to no split."""
     touch(tmp_path, ".odd name")
@@ -213,7 +238,8 @@ def test_sources_that_name_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.tsv").write_text("path\tlabel\n")
     for words, match in [
-        (("nowhere",), "no such picture, folder or manifest"),
+        (("nowhere",), rf"^nowhere: no such picture, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
+        ((tmp_path / "nowhere",), "nowhere: no such picture, folder or manifest$"),
         ((tmp_path / "empty",), "no images in it"),
         ((tmp_path / "rows.tsv",), "no rows"),
         (("-",), "names no picture"),

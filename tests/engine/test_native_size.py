@@ -193,21 +193,3 @@ def test_rows_are_filled_up_to_no_more_than_fits(files):
     run(files, network, batch=3, views=Copies(), one_shape=True)
     assert {shape[0] for shape in network.shapes if shape[1:3] == (10, 10)} == {3}
     assert {shape[0] for shape in network.shapes if shape[1:3] == (30, 40)} == {1}
-
-
-def test_several_batches_in_flight_keep_their_order(files, wait_for):
-    """Two threads are in the network at once, the first one slower: every image still has its own output, in the order given."""
-    inside, most = [], []
-
-    def network(batches):
-        inside.append(threading.get_ident())
-        most.append(len(inside))
-        if len(most) == 1:
-            wait_for(lambda: len(most) > 1)  # the second batch comes while the first one is computed
-        try:
-            return Means()(batches)
-        finally:
-            inside.pop()
-
-    assert run(files, network, batch=2, in_flight=2) == run(files, Means())
-    assert max(most) == 2

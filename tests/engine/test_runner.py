@@ -21,10 +21,10 @@ SMALL = Preprocess(Fit.SQUASH, 6, 6)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty small images, of which the fifth and the last cannot be read."""
+    """Twenty small images of three sizes in turns, of which the fifth and the last cannot be read."""
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(20):
-        pixels = np.random.default_rng(index).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(index).integers(0, 256, (9 + index % 3, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "04.png").write_bytes(b"")
     (folder / "19.png").write_bytes(b"no picture")
@@ -227,7 +227,8 @@ def test_the_network_computes_while_outputs_are_used(files, wait_for):
     batches.close()
 
 
-def test_several_batches_in_flight_keep_their_order(files, wait_for):
+@pytest.mark.parametrize("native", [False, True])
+def test_several_batches_in_flight_keep_their_order(files, wait_for, native):
     """Two threads are in the network at once, the first one slower: every image still has its own output, in the order given."""
     inside, most = [], []
 
@@ -236,14 +237,24 @@ def test_several_batches_in_flight_keep_their_order(files, wait_for):
         most.append(len(inside))
         if len(most) == 1:
             wait_for(lambda: len(most) > 1)  # the second batch comes while the first one is computed
-        found = means(batches)
-        inside.pop()
-        return found
+        try:
+            return means(batches)
+        finally:
+            inside.pop()
 
-    shown, (mean, _) = collected(files, network, batch=2, in_flight=2)
+    def outputs(network, **words):
+        run = runner.run_native_size if native else runner.run
+        results = run(files, Preprocess(resize=9, size=9) if native else [SMALL], network, batch=2, **words)
+        return [(image, mean.tolist()) for image, (mean, _) in runner.usable(results, lambda *_: None)]
+
+    found = outputs(network, in_flight=2)
     assert max(most) == 2
-    assert shown == good(files)
-    np.testing.assert_array_equal(mean, collected(files)[1][0])
+    assert [image for image, _ in found] == good(files)
+    assert found == outputs(means)
+
+
+def test_a_gpu_has_two_batches_in_flight():
+    """One is copied while another one is computed."""
     assert [runner.batches_in_flight(kind) for kind in ("cpu", "cuda")] == [1, 2]
 
 

@@ -1,5 +1,6 @@
 """Hostile graphs: what cannot be run is refused before any memory is taken, what may not end runs under bounds."""
 
+import re
 import resource
 import time
 
@@ -341,11 +342,50 @@ def test_the_command_that_puts_weights_inside_works(tmp_path):
     np.testing.assert_allclose(logits, [[4, 9, 16]])
 
 
-def test_the_domain_of_others_is_named(tmp_path):
-    """ONNX Runtime has no such operator."""
-    content = network(node("Evil", "numbers", "more", domain="com.evil")).SerializeToString()
-    with pytest.raises(CnnkitError, match=r"com\.evil"):
-        Session(content, device="cpu", name="net.onnx")
+@pytest.mark.parametrize(
+    ("last", "opset", "said"),
+    [
+        (
+            node("Evil", "numbers", "more", domain="com.evil", name="n1"),
+            17,
+            "no operator Evil (domain com.evil) for the node n1",
+        ),
+        (
+            node("Evil", "numbers", "more", domain="com.evil"),
+            17,
+            'no operator Evil (domain com.evil) for the node that gives "more"',
+        ),
+        (node("Evil", "numbers", "more", name="n1"), 17, "no operator Evil (domain ai.onnx) for the node n1"),
+        (node("Gelu", "numbers", "more", name="n1"), 17, "no operator Gelu (domain ai.onnx) for the node n1"),
+        (
+            node("Add", "numbers numbers", "more", name="n1"),
+            6,
+            "no operator Add (domain ai.onnx, version 6) for the values of the node n1",
+        ),
+        (
+            node("LRN", "numbers", "more", name="n1", size=0),
+            17,
+            "expected size > 0",
+        ),
+        (
+            node("Softmax", "numbers", "more", name="n1", axis=7),
+            17,
+            "n1 (Softmax): 'axis' must be in [-4 , 3]. Its actual value is: 7",
+        ),
+        (node("Relu", "numbers", "more"), 99, "its operators are those of opset 99, newer than the "),
+    ],
+)
+def test_an_operator_that_onnx_runtime_refuses_is_named_in_a_sentence(last, opset, said):
+    """Operator, domain and node, without what ONNX Runtime's own text says of its C++ sources."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 8, 8)) for name in ("numbers", "more")]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.evil", 1)]
+    model = helper.make_model(
+        helper.make_graph([last], "net", values[:1], values[1:]), opset_imports=opsets, ir_version=8
+    )
+    with pytest.raises(CnnkitError) as caught:
+        Session(model.SerializeToString(), device="cpu", name="net.onnx")
+    assert str(caught.value).startswith(f"net.onnx: ONNX Runtime cannot run it: {said}")
+    assert not re.search(r"onnxruntime|ONNXRuntimeError|Fatal error|::|\.h\b", str(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import tables, tsv
+from cnnkit.formats import manifest, tables, tsv
 from cnnkit.formats.tables import LABEL_ALIASES, PATH_ALIASES
 
 ALIASES = {"path": PATH_ALIASES, "label": LABEL_ALIASES}
@@ -182,6 +182,10 @@ def test_a_file_with_a_backslash_in_its_name(tmp_path):
         ("id,breed\n1,cat\n", "t.csv: the header row lacks path; found id, breed"),
         ("# mine\npath,label\n", "t.csv: the header row lacks path; found # mine; there are no comments in a table"),
         ("path,path\na,b\n", "t.csv: the header row names path twice"),
+        (
+            "a.jpg 3\nb.jpg 4\n",
+            't.csv: no header row: "a.jpg 3" is a path and something else; a table with labels is what sed ',
+        ),
         ("file,image\na,b\n", "t.csv: is file or image the column path? Call the right one path"),
         ("path,label\na.jpg\n", 't.csv:2: 1 fields, but the header row has 2; the line is "a.jpg"'),
         ("path\tlabel\na\tb\tc\n", r't.csv:2: 3 fields, but the header row has 2; the line is "a\tb\tc"'),
@@ -226,6 +230,40 @@ def test_a_table_without_a_header_row_is_told_the_remedy(tmp_path, delimiter):
         {"path": "a.jpg", "label": "cat", "column3": "3"},
         {"path": "b.jpg", "label": "dog", "column3": "4"},
     ]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_of_paths_and_labels_is_told_the_remedy(tmp_path, name):
+    """ImageNet's lists: what the message proposes writes a table, whether the images are there or elsewhere."""
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / name
+    file.write_text("n01/my cat_1.JPEG 0\nn02/2.JPEG 17\n")
+    for there in (False, True):
+        with pytest.raises(
+            FormatError, match=r'list\.\w+: .*"n01/my cat_1.JPEG 0" is a path and something else'
+        ) as caught:
+            manifest.load(file)
+        if name == "list.txt":
+            missing = f"paths are as seen from {file.parent}/, where the list is, and n01/my cat_1.JPEG is not there"
+            assert (missing in str(caught.value)) is not there
+        command = str(caught.value).split(" is what ")[1].split(" writes")[0]
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        assert list(tables.load(file.parent / "labels.tsv", required=["path"])) == [
+            {"path": "n01/my cat_1.JPEG", "label": "0"},
+            {"path": "n02/2.JPEG", "label": "17"},
+        ]
+        (file.parent / "n01").mkdir(exist_ok=True)
+        (file.parent / "n01" / "my cat_1.JPEG").touch()
+
+
+def test_columns_of_one_name_matter_where_they_are_read(tmp_path):
+    """A spreadsheet's two columns `note` are left out; which of two paths or labels counts is not guessed."""
+    assert parse("path,note,note,size\na,1,2,3\n") == [{"path": "a", "size": "3"}]
+    for text, aliases in (("path,label,label\na,b,c\n", ALIASES), ("path,note,note\na,1,2\n", {"note": ()})):
+        file = tmp_path / "t.csv"
+        file.write_text(text)
+        with pytest.raises(FormatError, match=r"the header row names (label|note) twice"):
+            list(tables.load(file, required=["path"], aliases=aliases))
 
 
 @pytest.mark.parametrize(

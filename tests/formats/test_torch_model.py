@@ -454,6 +454,32 @@ def safetensors(path, state):
     return path
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:-4], r"a damaged safetensors file \(\d+ bytes, its header names \d+\); copy or make it again$"),
+        (lambda content: content[:40], r"a damaged safetensors file \(cut short, at 40 bytes\)"),
+        (lambda content: content.replace(b"data_offsets", b"data_offsetz"), r"a damaged safetensors file \(its header is broken\)"),
+        (lambda content: content[:5], "not a safetensors file, or damaged; copy or make it again$"),
+        (lambda content: b"", "not a safetensors file, or damaged"),
+        (lambda content: b"<html>moved</html>", "not a safetensors file, or damaged"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_damaged_safetensors_are_called_that(tmp_path, monkeypatch, name, change, message):
+    """Whether their package is installed or not."""
+    path = safetensors(tmp_path / name, nn.Linear(3, 2).state_dict())
+    path.write_bytes(change(path.read_bytes()))
+    if name == "w.pth" and ("not a" in message or "cut short" in message):
+        message = "not a file that torch can read, or cut short"
+    for hidden in (False, True):
+        if hidden:
+            for module in ("safetensors", "safetensors.torch"):
+                monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(FormatError, match=f"{name}: {message}"):
+            torch_model.load_state(path)
+
+
 def test_safetensors_say_what_is_missing(tmp_path, monkeypatch):
     """Their package, where it is not installed; their name, by which torch knows them."""
     state = nn.Linear(3, 2).state_dict()

@@ -433,7 +433,7 @@ def test_names_that_stand_twice_are_numbered(run, images, tmp_path, caplog):
     words = ["--size", SIZE, "--mean", 0.5, "--std", 0.5, "--labels", labels, "--top", 6]
     outcome = run("cnn-predict", "-m", path, *words, images(red=1))
     assert {row["label"] for row in outcome.rows} == {"crane", "dog", "crane 2", "crane 3", "crane 4", "dog 2"}
-    assert '"crane" is the name of classes 1 and 4 and 5, and 1 more names stand there again' in outcome.err
+    assert '"crane" is the name of classes 1 and 4 and 5, and 1 other name is repeated; numbered as ' in outcome.err
     assert 'numbered as "crane" and "crane 3" and "crane 4"' in outcome.err
 
 

@@ -29,7 +29,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit.errors import FormatError
-from cnnkit.nets import dims, graph_dims, module_dims
+from cnnkit.nets import dims, graph_control, graph_dims, graph_run, module_dims
 
 NEWEST = 24  # opset that this onnxruntime and onnx both take
 LEVELS = onnxruntime.GraphOptimizationLevel
@@ -732,7 +732,7 @@ def test_a_loop_that_counts_is_followed(measured):
 @pytest.mark.parametrize(("trips", "condition"), [("many", "c"), ("", "yes")])
 def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
     """A body without a node takes no step of its own, and this one carries on a value that is known."""
-    monkeypatch.setattr(graph_dims, "_MOST_STEPS", 500)
+    monkeypatch.setattr(graph_control, "_MOST_STEPS", 500)
     given = {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.INT64, ())}
     inner = body([], given, [condition, "s"])
     nodes = [
@@ -936,6 +936,53 @@ def test_onnx_runtime_finds_shapes_that_onnx_cannot(measured):
     ]
     weights = {**STEM_WEIGHT, "axis": np.asarray(1, np.int32), "axes": np.asarray([1]), "w": filled(2, 4, 1, 1)}
     assert measured(model(nodes, weights, domains=MS))[:2] == (116, 10_800 + 800)
+
+
+def test_a_limit_of_the_run_is_named(measured, monkeypatch):
+    """Seconds and memory: a shape that only the run would show is missing for the limit, not for the network."""
+    nodes = [STEM, microsoft("ExpandDims", ["maps", "axis"], ["out"])]
+    made = model(nodes, {**STEM_WEIGHT, "axis": np.asarray(1, np.int32)}, domains=MS)
+    with monkeypatch.context() as patched:
+        patched.setattr(graph_run, "_MOST_SECONDS", 0.01)
+        with pytest.raises(
+            FormatError, match=r"ExpandDims cannot be told \(.* takes more than 0\.01 seconds, the most "
+        ):
+            measured(made)
+    large = model([make_node("Expand", ["x", "sides"], ["out"])], {"sides": np.asarray([9, 3, 12000, 12000])})
+    inputs = {"x": (TensorProto.FLOAT, (1, 3, 1, 1))}
+    with pytest.raises(
+        graph_run.RunError, match=r"takes more than 4 GB of memory, the most that it is given"
+    ) as caught:
+        graph_run.shapes_by_running(large, ["out"], inputs)
+    assert not caught.value.refused
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([make_node("LRN", ["maps"], ["out"], name="norm", size=0)], r"norm \(LRN\): expected size > 0"),
+        (
+            [make_node("MaxPool", ["maps"], ["out"], kernel_shape=[2, 2], pads=[2, 2, 2, 2])],
+            "MaxPool: Pad should be smaller than kernel",
+        ),
+        (  # found only when it runs
+            [make_node("Conv", ["x", "stem.weight"], ["out"], name="conv", kernel_shape=[5, 5])],
+            r"conv \(Conv\): kernel_shape is not compatible with W shape",
+        ),
+    ],
+)
+def test_what_onnx_runtime_refuses_has_no_totals(measured, nodes, message):
+    """Attributes out of the range that the operator has, which onnx does not look at."""
+    with pytest.raises(FormatError, match=rf"model\.onnx: ONNX Runtime cannot run it: {message}"):
+        measured(model([STEM, *nodes], STEM_WEIGHT), check=True)
+
+
+def test_what_onnx_runtime_lacks_is_counted(measured, wanted):
+    """It has no convolution of doubles on the CPU, and blocked channels only as this processor blocks them."""
+    assert measured(everything(17, np.float64), check=True)[:2] == wanted
+    blocked = make_node("Conv", ["x", "w"], ["out"], domain="com.microsoft.nchwc")
+    made = model([blocked], {"w": filled(8, 3, 3, 3)}, domains=["com.microsoft.nchwc"])
+    assert measured(made, check=True)[:2] == (216, 21_600)
 
 
 def test_a_map_of_no_pixels_costs_nothing(measured):

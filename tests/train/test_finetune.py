@@ -20,16 +20,9 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import torch_model
 from cnnkit.nets import classifier
 from cnnkit.train import frozen, optim
-from cnnkit.train.config import (
-    FinetuneConfig,
-    FreezeConfig,
-    ImageTrainConfig,
-    InitFrom,
-    NetworkConfig,
-    RunConfig,
-    refuse_overwriting,
-)
+from cnnkit.train.config import FinetuneConfig, FreezeConfig, ImageTrainConfig, RunConfig
 from cnnkit.train.finetune import finetune
+from cnnkit.train.network_config import InitFrom, NetworkConfig, refuse_overwriting
 from cnnkit.train.scratch import train_from_scratch
 
 # Ends with a map, as a backbone does; nothing in it is random once it is trained.

@@ -9,7 +9,7 @@ from cnnkit.choices import Amp, Optimizer, Schedule
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Fit, Header, Pool, Preprocess
 from cnnkit.train.config import ImageTrainConfig
-from cnnkit.train.trainer import check_same_run, fingerprint
+from cnnkit.train.resuming import check_same_run, fingerprint
 
 NET = Backbone("layers", "pool2", Pool.NONE, notation="conv 4 k3, pool 2")
 SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)

@@ -759,7 +759,7 @@ def test_a_held_out_split_is_as_two_files(make, tmp_path):
         with features.FeatureWriter(
             tmp_path / f"{name}.npy", shape=found.values.shape[1:], dtype="float32", header=found.header
         ) as writer:
-            writer.write(found.values[kept], [found.rows[index] for index in kept])
+            writer.write(found.values[kept], [replace(found.rows[index], split=None) for index in kept])
     result, expected = train((tmp_path / "others.npy", tmp_path / "own.npy"))
     held = trained(whole, tmp_path / "held.pt", hold_out="fold1", epochs=4, lr=0.05)
     model = torch_model.load(tmp_path / "held.pt")
@@ -767,6 +767,14 @@ def test_a_held_out_split_is_as_two_files(make, tmp_path):
     assert replace(held, model=result.model) == result
     assert (held.train_rows, held.val_rows) == (24, 12)
     assert model.header.training == {**expected.header.training, "hold_out": "fold1"}
+
+
+def test_several_splits_that_validate_are_named(make, tmp_path, caplog):
+    """Rows of val and of dev validate together, as folders and manifests of them do."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    result = trained(make("all", splits=("train", "val", "dev")), tmp_path / "head.pt", epochs=1)
+    assert (result.train_rows, result.val_rows) == (16, 32)
+    assert any("all.npy: dev and val are both taken for the validation split" in line for line in caplog.messages)
 
 
 def test_views_of_what_is_held_out_are_in_neither(make, tmp_path):
