@@ -251,6 +251,7 @@ def test_readme_is_short():
 def overwrite(names):
     """Run the commands of the named pages, or of all, and write their output into the pages."""
     wanted = {str(Path(name).resolve().relative_to(ROOT)) for name in names}
+    failed = []
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["CNNKIT_CACHE"] = str(Path(temporary, "cache"))
         folders = {}
@@ -280,8 +281,12 @@ def overwrite(names):
                     return match[0]
                 lines = []
                 for command, _ in commands_of(match["body"]):
-                    output = perform(command, folder(folder_of(name, photos)), status=status)
-                    assert temporary not in output, (command, "prints a path of this machine")
+                    try:
+                        output = perform(command, folder(folder_of(name, photos)), status=status)
+                        assert temporary not in output, (command, "prints a path of this machine")
+                    except AssertionError as error:
+                        failed.append(f"{name}: {error}")
+                        return match[0]
                     lines.append(f"$ {command}\n{output}")
                 return match[0][: match.start("body") - match.start()] + "".join(lines) + "```"
 
@@ -290,6 +295,8 @@ def overwrite(names):
             if written != text and (not wanted or name in wanted):
                 page.write_text(written, encoding="utf-8")
                 print(name)  # noqa: T201 - the script's report
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":
