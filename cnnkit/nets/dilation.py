@@ -97,7 +97,7 @@ def remove_last_stride(network: LayerGraph, layer: GraphLayer) -> tuple[LayerGra
         above, _, name = path.rpartition(".")
         setattr(changed.get_submodule(above), name, module)
     try:
-        made = network.but(changed)
+        made = network.with_graph(changed)
     except RuntimeError as error:
         raise UsageError(
             f"--fine makes the maps of {network.name} larger, but its later layers take a single size "

@@ -86,7 +86,7 @@ class Walk(ABC):
 
     def _same(self, name: str, other: str) -> None:
         """Set all that is known of a value to that of another one, as for the input of a body and of its node."""
-        self._shapes.same(name, other)
+        self._shapes.copy(name, other)
         self._fields.pop(name, None)
         self._stored.pop(name, None)
         if other in self._fields:
@@ -151,8 +151,8 @@ class Walk(ABC):
         self._looping += 1
         while most is None or done < most:
             before, rows = self._state(names), dict(self._rows)
-            self._shapes.know(counter, done)
-            self._shapes.know(going, True)
+            self._shapes.set_number(counter, done)
+            self._shapes.set_number(going, True)
             self.walk(graph)
             done += 1
             ends = self._shapes.values.get(goes_on)
@@ -186,7 +186,7 @@ class Walk(ABC):
             if shape is None or not known:
                 self._shapes.forget(outer)
             else:
-                self._shapes.tell(outer, (done, *shape))
+                self._shapes.set_shape(outer, (done, *shape))
 
     def _state(self, names: Sequence[str]) -> list[Shape | None]:
         """Return the shapes of what a loop carries on; None where values are known, too, since they may change the next run."""
@@ -232,7 +232,7 @@ class Walk(ABC):
             shape = self._shapes[outer]
             length = shape[axis]
             self._same(inner, outer)
-            self._shapes.tell(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
+            self._shapes.set_shape(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
         graph, outputs = self._body(body), [value.name for value in body.output]
         self._looping += 1
         for _ in range(length):
@@ -251,7 +251,7 @@ class Walk(ABC):
                 else attrs["scan_output_axes"][list(node.output[states:]).index(outer)]
             )
             axis %= len(shape) + 1
-            self._shapes.tell(outer, (*shape[:axis], length, *shape[axis:]))
+            self._shapes.set_shape(outer, (*shape[:axis], length, *shape[axis:]))
 
     def _once(self, node: NodeProto, body: GraphProto) -> None:
         """Walk along a body whose number of runs is unknown; it must not multiply."""

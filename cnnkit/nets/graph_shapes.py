@@ -100,7 +100,7 @@ class Shapes:
             if values is not None:
                 self.values[name] = values
 
-    def same(self, name: str, other: str) -> None:
+    def copy(self, name: str, other: str) -> None:
         """Set all that is known of a value to that of another one, as for the input of a body and of its node."""
         self._types.pop(name, None)
         self.values.pop(name, None)
@@ -109,12 +109,12 @@ class Shapes:
         if other in self.values:
             self.values[name] = self.values[other]
 
-    def tell(self, name: str, shape: Shape, element: int = TensorProto.FLOAT) -> None:
+    def set_shape(self, name: str, shape: Shape, element: int = TensorProto.FLOAT) -> None:
         """Set the shape of a value."""
         self._types[name] = make_tensor_type_proto(_kind(element), shape)
         self.values.pop(name, None)
 
-    def know(self, name: str, value: int | bool) -> None:
+    def set_number(self, name: str, value: int | bool) -> None:
         """Set a value that is a single number."""
         self.values[name] = np.asarray(value)
         self._types[name] = make_tensor_type_proto(

@@ -92,7 +92,7 @@ class LayerGraph:
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
 
-    def but(self, module: fx.GraphModule) -> "LayerGraph":
+    def with_graph(self, module: fx.GraphModule) -> "LayerGraph":
         """Return the network with another graph that has the same names."""
         return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, after=self._after)
 

@@ -170,7 +170,7 @@ def _repetition(token: str, tokens: _Tokens, depth: int) -> list[Layer]:
     """Read `3 * ( ... )`, of which `token` is the part before the bracket."""
     count = re.fullmatch(r"([0-9]{1,9})\s*\*", token)
     if not count or tokens.take() != "(":
-        raise tokens.error(f'"{token}" repeats nothing; write "3 * ( ... )"')
+        raise tokens.error(f'"{token}" is not a repetition; write "3 * ( ... )"')
     if depth == DEEPEST:
         raise tokens.error(f"brackets nested more than {DEEPEST} deep")
     body = _items(tokens, depth=depth + 1)

@@ -125,7 +125,7 @@ def test_empty_text_has_no_layers():
         ("dropout 1.2.3", "1.2.3 is not a share"),
         ("conv 3 k3 pool 2", 'a comma is missing before "pool"'),
         ("2 * (pool 2) gap", 'a comma is missing before "gap"'),
-        ("3 * conv 3 k3", '"3 * conv 3 k3" repeats nothing; write "3 * ( ... )"'),
+        ("3 * conv 3 k3", '"3 * conv 3 k3" is not a repetition; write "3 * ( ... )"'),
         ("2 * (pool 2", '"(" without ")"'),
         ("pool 2)", '")" without "("'),
         ("(pool 2)", '"(" without a count'),
