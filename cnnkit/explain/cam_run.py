@@ -31,7 +31,7 @@ from cnnkit.option_fields import given
 log = logging.getLogger("cnnkit")
 
 _NOT_FINITE = "the network's output is not finite"
-_OTHER_INPUT = "the input differs from training, so probabilities differ from those of cnn-predict"
+_OTHER_INPUT = "with --size, --fit or --fine, probabilities differ from those of cnn-predict"
 
 
 class ForwardPass(Protocol):
@@ -195,6 +195,24 @@ def explain(
         jobs=jobs,
         callbacks=callbacks or Callbacks(),
     )
+
+
+def find_maps(
+    images: Iterable[ImageFile],
+    model: CamModel,
+    *,
+    options: RenderOptions,
+    batch: int = 32,
+    jobs: int | None = None,
+    callbacks: Callbacks | None = None,
+) -> Iterator[ImageMaps]:
+    """Compute the maps of images; nothing is drawn.
+
+    Args, Raises as `explain`.
+    """
+    choose = _ClassChooser(options.classes or ["top"], model.classes)
+    skip = (callbacks or Callbacks()).skip
+    return _found(images, model, options, choose, batch=1 if model.is_slow else batch, jobs=jobs, skip=skip)
 
 
 def columns(options: RenderOptions) -> tuple[str, ...]:

@@ -515,9 +515,9 @@ def test_larger_and_rectangular_images(run, here):
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no pictures of 64x64" in refused.err
+    assert "flat.pt does not take images of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
-    assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
+    assert "--fine makes the maps of flat.pt larger, but its later layers take a single size" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
     assert '--size "0" is no size' in refused.err
 
@@ -568,9 +568,7 @@ def test_what_an_exported_network_cannot_do(run, here):
     write_model("deep.pt", head="dense 3 relu, dense 2 softmax", weights=torch.eye(3)[:, :2])
     run("cnn-export", "deep.pt", "-o", "deep.onnx", *CPU)
     refused = run("cnn-cam", "-m", "deep.onnx", "photos", *CPU, status=2)
-    assert (
-        "its head (dense 3 relu, dense 2 softmax) is not one dense layer after global average pooling" in refused.err
-    )
+    assert "its head (dense 3 relu, dense 2 softmax) is not one dense layer after global average pooling" in refused.err
     assert "give the .pt it was made from" in refused.err
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for words, said in (
@@ -581,8 +579,8 @@ def test_what_an_exported_network_cannot_do(run, here):
         ),
         (("--layer", "conv1"), "model.onnx: --layer does not work for an exported network; give the .pt"),
         (("--fine",), "model.onnx: --fine does not work for an exported network; give the .pt"),
-        (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
-        (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
+        (("--size", "32"), "model.onnx takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size"),
+        (("--size", "16x20"), "model.onnx takes only 16 x 16 pixels"),
     ):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
 
@@ -613,7 +611,7 @@ def test_a_small_thing_in_a_large_image(run, large, size):
         x, y = json.loads(row["peak"])
         assert 161 <= x < 173
         assert 97 <= y < 109
-        assert "the input differs from training" in outcome.err
+        assert "with --size, --fit or --fine, probabilities differ" in outcome.err
         found.append(np.load(f"{model[4:]}/large.png.map.npy"))
     height, width = preprocessing.sides(size)
     assert found[0].shape == found[1].shape == (height, width)

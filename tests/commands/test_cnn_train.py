@@ -474,7 +474,7 @@ def test_a_class_that_bad_images_empty_is_refused(run, here):
 
 
 MISTAKES = {
-    ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is no layer; did you mean "pool"?',
+    ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is not a layer; did you mean "pool"?',
     ("--layers", "conv 8 k3, gap, dense 3 softmax"): 'the last layer is "dense 3 softmax"; 2 classes',
     ("--augment", "rotat 40"): 'did you mean "rotate"?',
     ("--augment", ""): '--augment "" changes nothing; say what may become of a picture',

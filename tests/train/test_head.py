@@ -582,7 +582,7 @@ def test_settings_that_contradict_each_other_are_usage_errors(pair, settings, me
 
 def test_a_word_that_is_no_layer_is_pointed_at(pair):
     """And the nearest one is proposed."""
-    with pytest.raises(NotationError, match='"dropuot" is no layer; did you mean "dropout"'):
+    with pytest.raises(NotationError, match='"dropuot" is not a layer; did you mean "dropout"'):
         train(pair, head="dense 4 relu, dropuot 0.5")
 
 
