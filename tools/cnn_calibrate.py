@@ -15,7 +15,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="Output of cnn-predict --top all. [default: standard input, also as -]",
+            help="Output of cnn-predict --top all. [default: standard input (-)]",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,

@@ -19,7 +19,7 @@ from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 def with_methods(function: Callable[..., None]) -> Callable[..., None]:
     """List the methods below the examples of the help."""
     lines = [f"    {method:<12} {METHODS[method].help}" for method in METHODS]
-    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "  The values of --method", *lines])
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "  Values of --method:", *lines])
     return function
 
 

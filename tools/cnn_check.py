@@ -41,11 +41,11 @@ def main(
 
     A leak probe is a small decision tree that predicts the class, or the split, from one property alone: width, height, aspect, bytes,
     format, JPEG quality, mean or border colour, camera, time, name or number of an image, or from all except the colours. If it does so
-    well above chance, a network may learn that property in place of the content. Leaks by time or order are notes: a series of images
-    has them.
+    well above chance, a network may learn that property in place of the content. Leaks by time or order are only notes, because images
+    are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. A p-value of 0.01 without a leak is an upper limit.
+    the split, and at least a tenth of the way from chance to 100 %. For probes that do not leak, p = 0.01 means at most 0.01.
 
     Examples:
       cnn-check photos/

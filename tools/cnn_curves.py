@@ -19,7 +19,7 @@ def main(
             metavar="HISTORY.csv",
             show_default=False,
             help="The .csv written next to a model, or a log of Keras, ultralytics, Lightning or timm; several are compared. "
-            "[default: standard input, also as -]",
+            "[default: standard input (-)]",
         ),
     ] = None,
     output: Annotated[

@@ -21,7 +21,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="Output of cnn-predict: TSV, CSV or JSON Lines; several with --folds. [default: standard input, also as -]",
+            help="Output of cnn-predict: TSV, CSV or JSON Lines; several with --folds. [default: standard input (-)]",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,
@@ -42,8 +42,9 @@ def main(
     recall:cat; only --json has the matrix.
 
     The truth is --truth, or the folder of each image (photos/CLASS/image.jpg). Every image must be predicted at most once, and must have
-    a true label. log_loss and roc_auc need the probability of every class (cnn-predict --top all); for two classes one is enough. A
-    measure that cannot be computed is empty, null in JSON, and fails its bound.
+    a true label. log_loss and roc_auc need the probability of every class (cnn-predict --top all); for two classes one is enough.
+    A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty, null in JSON, and fails its
+    bound.
 
     With --folds, bounds apply to the out-of-fold predictions: each image is predicted once, by the model that was not trained on it. If
     the files predict the same images, bounds apply to the means. The standard deviation is that of a sample.

@@ -19,7 +19,7 @@ def draw(seed, *, size=(40, 32)):
 
 
 @pytest.mark.parametrize("quality", [8, 20, 35, 50, 75, 78, 90, 95, 99])
-def test_the_quality_of_a_jpeg_is_what_it_was_written_with(tmp_path, quality):
+def test_jpeg_quality_is_the_one_it_was_written_with(tmp_path, quality):
     """Over the whole range, in colour and in grey."""
     for name, image in (("colour", draw(0)), ("grey", draw(0).convert("L"))):
         image.save(tmp_path / f"{name}.jpg", quality=quality)
@@ -33,7 +33,7 @@ def test_other_formats_have_no_quality(tmp_path):
     assert (seen.quality, seen.format, seen.mode) == (None, "PNG", "RGB")
 
 
-def test_sizes_and_colours_are_of_the_image_as_it_is_seen(tmp_path):
+def test_sizes_and_colours_are_of_the_upright_image(tmp_path):
     """EXIF turns it first; the mean colour is numpy's, the border's that of each edge."""
     exif = Image.Exif()
     exif[274] = 6  # lies on its left side
@@ -61,7 +61,7 @@ def test_the_camera_and_its_clock(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0000:00:00 00:00:00", "yesterday", ""])
-def test_a_clock_that_was_never_set_says_nothing(tmp_path, text):
+def test_unset_clock_is_none(tmp_path, text):
     """Cameras write zeros; the rest of the block counts."""
     exif = Image.Exif()
     exif[271], exif[306] = "Nikon", text
@@ -92,7 +92,7 @@ MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(EXIF|Tag data)")  # Pillow's own words on such blocks
-def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, error):
+def test_broken_exif_block_is_reported(tmp_path, block, error):
     """Its bytes lead nowhere; the image beside it is whole. Of one that is whole nothing is told."""
     plain = io.BytesIO()
     draw(0).save(plain, format="JPEG")
@@ -104,7 +104,7 @@ def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, e
     assert (seen.width, seen.height) == (40, 32)
 
 
-def test_what_is_no_image_says_in_which_way(tmp_path):
+def test_unusable_files_have_a_kind(tmp_path):
     """Missing, empty, something else, or cut short; under another format's name it is an image all the same."""
     draw(0).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
@@ -127,7 +127,7 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
 
 
-def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
+def test_other_files_are_not_read_to_their_end(tmp_path):
     """However large: its memory would be that of all threads together."""
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(300 << 20)

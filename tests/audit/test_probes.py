@@ -17,7 +17,7 @@ def labels_of(*counts):
     return [f"class{number}" for number, count in enumerate(counts) for _ in range(count)]
 
 
-def test_the_accuracy_is_scikit_learns():
+def test_accuracy_equals_that_of_scikit_learn():
     """A tree in a stratified cross-validation, balanced over the classes."""
     generator = np.random.default_rng(0)
     labels = labels_of(60, 30, 20)
@@ -34,7 +34,7 @@ def test_the_accuracy_is_scikit_learns():
     assert (found.target, found.probe, found.images) == ("class", "size", 110)
 
 
-def test_the_interval_worked_by_hand():
+def test_interval_worked_example():
     """Every class is recognised half the time: Agresti and Coull's estimates are 1/2, the variance of the mean 1/4 (1/44 + 1/84) / 4."""
     labels = labels_of(40, 80)
     values = np.concatenate([np.tile([0.0, 1.0], 20), np.tile([0.0, 1.0], 40)])[:, None]
@@ -44,7 +44,7 @@ def test_the_interval_worked_by_hand():
     assert (found.accuracy_low + found.accuracy_high) / 2 == pytest.approx(found.accuracy)
 
 
-def test_what_betrays_the_class_is_found():
+def test_finds_properties_that_predict_the_class():
     """A number, one of several numbers, what only some images have; and what no straight line divides."""
     generator = np.random.default_rng(1)
     labels = labels_of(50, 50)
@@ -78,7 +78,7 @@ class Halves:
         return np.array([(above[self.numbers == number] == number % 2).mean() for number in (0, 1)])
 
 
-def test_a_set_without_leaks_has_a_significant_probe_as_often_as_promised(monkeypatch):
+def test_false_alarm_rate_is_at_most_5_percent(monkeypatch):
     """In 1,000 sets: among three probes, together, and each p-value by itself at every level; a rate of twice that would be seen."""
     monkeypatch.setattr(probes, "_Trees", Halves)
     monkeypatch.setattr(probes, "WELL_ABOVE", -1.0)  # whatever is significant is a finding then
@@ -96,7 +96,7 @@ def test_a_set_without_leaks_has_a_significant_probe_as_often_as_promised(monkey
 
 
 @pytest.mark.slow
-def test_trees_on_clean_sets_do_not_fire_more_often_than_promised():
+def test_false_alarm_rate_of_real_trees():
     """The real ones, on numbers, words and what is not known for all, in classes of unlike size."""
     fired = 0
     for seed in range(SEEDS):
@@ -121,7 +121,7 @@ def test_many_probes_can_still_be_significant(monkeypatch):
     assert found[0].p_value == pytest.approx(1 / 401)
 
 
-def test_significant_alone_is_no_finding():
+def test_significant_probes_near_chance_are_not_leaks():
     """A tenth of the way from chance to certainty is demanded, too: of many images 55 % instead of 50 are certain, but little."""
     generator = np.random.default_rng(0)
     labels = labels_of(1000, 1000)
@@ -140,13 +140,13 @@ def test_significant_alone_is_no_finding():
         ([0.02, 0.02, 0.02], [False, False, False]),
     ],
 )
-def test_several_probes_share_the_rate(values, expected):
+def test_holm_correction_worked_example(values, expected):
     """Holm's steps, worked by hand."""
     made = [Probe("class", str(value), 100, 0.9, 0.8, 0.95, 0.5, value, leaks=False) for value in values]
     assert [each.leaks for each in probes.judged(made)] == expected
 
 
-def test_what_cannot_be_probed_is_left_out():
+def test_small_classes_and_constant_properties_are_left_out():
     """Classes of fewer images than folds, and what is the same for all; with one class left there is nothing to tell."""
     labels = labels_of(12, 12, 4)
     columns = {"width": np.arange(28.0)[:, None], "same": np.ones((28, 2)), "unknown": np.full((28, 1), np.nan)}
@@ -156,7 +156,7 @@ def test_what_cannot_be_probed_is_left_out():
     assert probes.probe("class", [], {}) == []
 
 
-def test_the_same_seed_gives_the_same():
+def test_same_seed_gives_same_probes():
     """And of many images a share of every class is looked at."""
     labels = labels_of(3000, 1000)
     values = np.random.default_rng(0).normal(size=(4000, 1))

@@ -53,13 +53,13 @@ def test_columns_of_a_manifest(here):
         ("aspect,bytes", "lists/m.tsv", r"--columns lists/m\.tsv: --with aspect,bytes names none of its columns; drop --columns$"),
     ],
 )  # fmt: skip
-def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message):
+def test_rejects_unknown_columns(here, names, manifest, message):
     """With what there is."""
     with pytest.raises(UsageError, match=message):
         Columns(parse_names(names), manifest)
 
 
-def test_images_that_are_not_there_are_named(here):
+def test_missing_images_are_named(here):
     """In the manifest, on the disk, or as images."""
     (here / "p" / "text.jpg").write_text("no image")
     (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
@@ -73,7 +73,7 @@ def test_images_that_are_not_there_are_named(here):
         Columns(("aspect",), None).of(["p/text.jpg"])
 
 
-def test_numbers_are_standardised_as_scikit_learn_does():
+def test_numbers_are_standardised_as_in_scikit_learn():
     """By mean and deviation of the training rows, integers, decimals and powers of ten alike."""
     train, other = ["3", "4.5", "-1e1", " 7"], ["100", "3"]
     scaler = StandardScaler().fit([[float(each)] for each in train])
@@ -84,7 +84,7 @@ def test_numbers_are_standardised_as_scikit_learn_does():
 
 
 @pytest.mark.parametrize("train", [["b", "a", "b", ""], ["1", "nan", "2", "2"], ["1", "2", "2", "3"]])
-def test_words_are_one_hot_as_scikit_learn_has_them(train):
+def test_words_are_one_hot_as_in_scikit_learn(train):
     """Also where a single value, of either split, is no number; what training did not have is all zeros."""
     other = ["b", "never seen", train[0]]
     encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([[each] for each in train])
@@ -94,7 +94,7 @@ def test_words_are_one_hot_as_scikit_learn_has_them(train):
 
 
 @pytest.mark.parametrize(("train", "other"), [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"])])
-def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplog):
+def test_constant_column_is_zeros_with_a_warning(train, other, caplog):
     """Zeros on both sides, and a warning."""
     with caplog.at_level(logging.WARNING):
         encoding = Encoding.fit("boat", train, other)
@@ -103,7 +103,7 @@ def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplo
     assert not encoding(other).any()
 
 
-def test_names_are_no_categories():
+def test_rejects_columns_with_too_many_words():
     """A hundred words are, one more are not."""
     words = [f"w{number:03d}" for number in range(101)]
     assert Encoding.fit("x", words[1:], [])(words).shape == (101, 100)

@@ -45,7 +45,7 @@ def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
     return transfer_advice.advise(data, sources=named, config=config, callbacks=SILENT)
 
 
-def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
+def test_similar_if_the_last_layer_is_best(photos_folder, weights):
     """Few images: a new head. What was measured is in the record, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
     assert (found.images, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
@@ -58,7 +58,7 @@ def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
     )
 
 
-def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, weights):
+def test_different_if_an_earlier_layer_is_better(photos_folder, weights):
     """Its name is in the command, and cnn-extract takes it."""
     found = ask(photos_folder, weights / "blind.pth")
     last, *earlier = found.accuracy
@@ -74,7 +74,7 @@ def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, w
     assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
 
 
-def test_features_for_validation_are_those_of_its_split(photos_folder, weights, images):
+def test_command_extracts_features_of_the_validation_split(photos_folder, weights, images):
     """Of a folder with splits cnn-extract would take all, and their names for classes."""
     plain = images("plain", red=8, blue=8, green=8)
     _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
@@ -84,7 +84,7 @@ def test_features_for_validation_are_those_of_its_split(photos_folder, weights, 
 
 
 @pytest.mark.parametrize("name", ["seeing", "blind"])
-def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
+def test_command_splits_a_set_without_splits(photos_folder, weights, name):
     """Or nothing would choose the best epoch."""
     folder = photos_folder / "train"
     split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
@@ -100,7 +100,7 @@ def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
         ("blind", "large and different", "cnn-train --arch squeezenet1_1 {}"),
     ],
 )
-def test_many_images_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
+def test_large_sets_are_other_cases(photos_folder, weights, monkeypatch, name, case, command):
     """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
     assert 2_000 < train_val.LARGE < 50_000
     monkeypatch.setattr(train_val, "LARGE", 24)
@@ -111,7 +111,7 @@ def test_many_images_are_another_case(photos_folder, weights, monkeypatch, name,
     assert found.command == command.format(chosen + sources)
 
 
-def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
+def test_layers_equal_those_of_cnn_extract(photos_folder, weights):
     """By the same names, with the same features, all out of one pass."""
     request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
     extractor, header = torch_backbone.build_extractor(request)
@@ -126,7 +126,7 @@ def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
             torch.testing.assert_close(features, cut(images))
 
 
-def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
+def test_rejects_random_weights_and_small_classes(photos_folder, weights, images):
     """Random weights, weights that are out of reach, and too few images to say anything."""
     with pytest.raises(UsageError, match="random weights cannot measure similarity"):
         ask(photos_folder, "none")
@@ -145,7 +145,7 @@ def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_cats_and_dogs_are_similar_to_what_the_backbone_knows(photos):
+def test_cats_and_dogs_are_similar_to_imagenet(photos):
     """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
     assert (found.images, found.looked_at, found.case) == (4000, 300, "small and similar")

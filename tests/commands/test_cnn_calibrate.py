@@ -91,7 +91,7 @@ def calibrate(run, *words, **options):
 @pytest.mark.parametrize(
     ("head", "kind"), [("dense 3", "whole"), ("dense 3", "half"), ("dense 3", "float"), ("dense 1", "whole")]
 )
-def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
+def test_calibrated_network_divides_its_logits(run, made, tmp_path, head, kind):
     """Its probabilities are softmax(logits / T) of the old one's; accuracy stays, and cnn-eval finds what was promised."""
     before = made(head, kind)
     found = calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
@@ -111,7 +111,7 @@ def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
     assert float(found["log_loss"]["after"]) < float(found["log_loss"]["before"])
 
 
-def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
+def test_head_without_backbone_is_calibrated(run, made, tmp_path):
     """What takes features in place of images has logits like any other."""
     values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     (tmp_path / "head.onnx").write_bytes(content(kind="head"))
@@ -125,7 +125,7 @@ def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
     assert np.allclose(after, by_image(before, "logit", CLASSES["dense 3"]) / heat, atol=1e-5)
 
 
-def test_the_same_gives_the_same_bytes(run, made, tmp_path):
+def test_same_input_gives_same_bytes(run, made, tmp_path):
     """Nothing but the temperature is new in the Header; the old file stays as it was, unless it is written over."""
     made()
     for name in ("one.onnx", "two.onnx"):
@@ -139,7 +139,7 @@ def test_the_same_gives_the_same_bytes(run, made, tmp_path):
     onnx.checker.check_model((tmp_path / "net.onnx").read_bytes(), full_check=True)
 
 
-def test_to_calibrate_twice_multiplies(run, made, tmp_path):
+def test_second_temperature_multiplies(run, made, tmp_path):
     """What is calibrated already gets 1 on its own predictions; those of the old network are not its own, and are refused."""
     made()
     heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
@@ -157,7 +157,7 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
     assert "standard input was not predicted by net.onnx" in outcome.err
 
 
-def test_of_two_classes_the_first_rank_is_enough(run, made):
+def test_first_rank_is_enough_for_two_classes(run, made):
     """One row an image has the temperature of both; and the three ways in give the same."""
     made("dense 1")
     both = run("cnn-calibrate", "val.tsv", *TRUTH).out
@@ -185,7 +185,7 @@ def test_before_and_after_are_drawn(run, made, tmp_path):
         assert image.width > image.height
 
 
-def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
+def test_network_may_have_classes_without_images(run, made, tmp_path):
     """The validation set has two of three classes: nobody needs to list the third."""
     rows = made()
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
@@ -198,7 +198,7 @@ def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
     assert calibrate(run) == calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
 
 
-def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
+def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
     """A class without probability, withheld predictions, all predictions right, classes of another network: one line, and no file."""
     rows = made()
     wrong = ("-m", "net.onnx", "-o", "new.onnx")
@@ -264,7 +264,7 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
         (["--truth", "-"], "cannot both come from standard input"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, tmp_path, monkeypatch, words, message):
+def test_rejects_contradictory_options(run, tmp_path, monkeypatch, words, message):
     """Exit 2, one line, before anything is read."""
     monkeypatch.chdir(tmp_path)
     outcome = run("cnn-calibrate", *words, stdin="", status=2)

@@ -142,7 +142,7 @@ def test_one_overlay_per_image(run, here):
     assert outcome.err.splitlines() == ["cnn-cam: maps of conv1, 16x16"]
 
 
-def test_names_as_long_as_the_disk_takes(run, here):
+def test_names_of_maximum_length_are_shortened(run, here):
     """Overlays and arrays of such an image have names that fit, cut and told apart by a hash; so have two that begin alike."""
     names = ["n" * 251 + ".png", "n" * 250 + "m.png"]
     Path("long").mkdir()
@@ -154,7 +154,7 @@ def test_names_as_long_as_the_disk_takes(run, here):
     assert all(os.path.exists(f"{row['overlay']}{ending}") for row in outcome.rows for ending in ("", ".pixels.npy"))
 
 
-def test_values_are_worked_by_hand(run, here):
+def test_maximum_of_a_map_worked_example(run, here):
     """One dense layer behind the mean of 16 by 16 places: Grad-CAM is the channel times the weight, divided by 256."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", *CPU)
     found, spread = np.load("maps/3.png.map.npy"), np.load("maps/3.png.pixels.npy")
@@ -170,7 +170,7 @@ def test_values_are_worked_by_hand(run, here):
 
 @pytest.mark.parametrize("kind", ["pt", "onnx"])
 @pytest.mark.parametrize("size", [16, 32])
-def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
+def test_cell_is_drawn_at_its_receptive_field(run, here, exported, kind, size):
     """Cells of a stride of 4 stand at 0, 4, 8 and 12 of 16 pixels, where no padding is needed, and do not tile the image.
 
     The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
@@ -206,7 +206,7 @@ def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, mon
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
-def test_the_map_lies_over_what_the_network_saw(run, here, fit):
+def test_map_covers_the_input_of_the_network(run, here, fit):
     """Outside of the crop the overlay is the image, and the array zero; of a padded one the region is where it is."""
     write_model("other.pt", fit=fit, resize=16 if fit is Fit.PAD else 20)
     outcome = run(
@@ -227,7 +227,7 @@ def test_the_map_lies_over_what_the_network_saw(run, here, fit):
     assert np.abs(np.array(boxes(row)) - expected).max() <= cell + 1
 
 
-def test_colours_are_those_that_are_asked_for(run, here):
+def test_alpha_and_colormap_options(run, here):
     """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the image."""
     for colormap in ("inferno", "jet"):
         words = ("--alpha", "1", "--colormap", colormap, "--raw", "--force")
@@ -242,7 +242,7 @@ def test_colours_are_those_that_are_asked_for(run, here):
     assert refused.err == 'cnn-cam: --colormap: no colour map "infero"; did you mean inferno or inferno_r?\n'
 
 
-def test_a_frame_is_drawn_where_the_record_says(run, here):
+def test_box_is_drawn_as_recorded(run, here):
     """White between two black lines, on the box of the record and nowhere else."""
     words = ("--alpha", "0", "--box", "0.5")
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU).rows
@@ -254,7 +254,7 @@ def test_a_frame_is_drawn_where_the_record_says(run, here):
     assert (pixels("maps/3.png")[top + 1, left + 1 : right - 1] == 255).all()
 
 
-def test_a_sheet_shows_all(run, here):
+def test_sheet_shows_all_images_and_classes(run, here):
     """Input and overlay side by side for every image and class, without any overlay being written."""
     run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.png", "--class", "all", *CPU)
     with Image.open("sheet.png") as drawn:
@@ -267,7 +267,7 @@ def test_a_sheet_shows_all(run, here):
     assert "--sheet sheet.jpg: it is written as PNG" in refused.err
 
 
-def test_three_ways_in_are_one(run, here):
+def test_file_pipe_and_stdin_give_the_same_output(run, here):
     """A folder, a manifest and a list on standard input give the same records and the same overlays."""
     listed = sorted(str(path) for path in Path("photos").rglob("*.*"))
     lines = ["path\tlabel", *(f"{path}\t{path.split('/')[1]}" for path in listed)]
@@ -310,7 +310,7 @@ def test_classes_by_name_label_or_all(run, here):
     assert ("red", "blue") in [(row["class"], row["label"]) for row in true]
 
 
-def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
+def test_output_of_cnn_eval_worst_is_explained(run, here):
     """What cnn-eval --worst lists: `--class true` is column `truth`, not the wrong prediction in `label`; in a pipe and as a file."""
     lines = ["path\trank\tlabel\tprobability"]
     lines += [f"{path}\t1\tblue\t0.9" for path in ("photos/blue/1.png", "photos/red/2.gif", "photos/red/3.png")]
@@ -326,7 +326,7 @@ def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
     assert piped.out == named.out
 
 
-def test_of_a_plain_list_the_folder_is_the_class(run, here):
+def test_true_class_of_a_plain_list_is_the_folder(run, here):
     """As cnn-eval takes it; one in a folder that is no class has its other maps, and no map where none but that was asked for."""
     shutil.copy("photos/red/3.png", "loose.png")
     listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
@@ -343,7 +343,7 @@ def test_of_a_plain_list_the_folder_is_the_class(run, here):
     assert "loose.png: no label, which --class true needs" in alone.err
 
 
-def test_a_sheet_names_the_true_class(run, here):
+def test_sheet_names_the_true_class(run, here):
     """A mistake has a line more than what is right, in red; images of no class have neither."""
     heights = {}
     for name in ("photos/red/3.png", "photos/blue/3.png", "none/3.png"):
@@ -361,7 +361,7 @@ def test_a_sheet_names_the_true_class(run, here):
     assert not (right - [0xA0, 0x20, 0x20] == 0).all(2).any()
 
 
-def test_classes_that_no_file_could_be_called(run, here):
+def test_class_names_are_made_valid_file_names(run, here):
     """Spaces and slashes give way in the names of overlays; two classes that would then be one are told apart by their numbers."""
     write_model("named.pt", classes=("a b", "a/b"))
     rows = run("cnn-cam", "-m", "named.pt", "photos/red/3.png", "-o", "maps", "--class", "all", "--raw", *CPU).rows
@@ -376,7 +376,7 @@ def test_classes_that_no_file_could_be_called(run, here):
     assert [row["path"] for row in outcome.rows] == ["photos/red/2.gif"]
 
 
-def test_a_class_that_is_not_there(run, here):
+def test_rejects_unknown_class(run, here):
     """A name that the model does not know is refused with the nearest; an image without a label is skipped where that is asked for."""
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
     assert refused.err.endswith('--class "read": not a class of the model; did you mean red?\n')
@@ -389,7 +389,7 @@ def test_a_class_that_is_not_there(run, here):
     assert "photos/green/1.png: its label green is not a class of the model" in outcome.err
 
 
-def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
+def test_class_named_like_a_word_of_the_option(run, here):
     """The word means what it always means, a notice says so; `name:` before it is the class."""
     write_model("words.pt", classes=("all", "top"))
     words = ("cnn-cam", "-m", "words.pt", "photos/red/3.png", *CPU)
@@ -410,7 +410,7 @@ def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
     assert "not a class of the model" in run(*words, "--class", "name:tip", status=2).err
 
 
-def test_contrast_is_what_speaks_against_a_class(run, here):
+def test_contrast_maps_the_evidence_against_a_class(run, here):
     """With a head that counts blue against red, the contrast of red is where blue is."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
     write_image("both.png")
@@ -424,7 +424,7 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
 
 
 @pytest.mark.parametrize("method", CamMethod)
-def test_every_method_finds_what_is_red(run, here, method):
+def test_every_method_finds_the_red_rectangle(run, here, method):
     """By its name; the hottest place lies on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
@@ -434,12 +434,12 @@ def test_every_method_finds_what_is_red(run, here, method):
 
 def test_help_describes_every_method(run, here):
     """Each value of `--method` has a line of its own."""
-    listed = run("cnn-cam", "--help").out.partition("The values of --method\n")[2]
+    listed = run("cnn-cam", "--help").out.partition("Values of --method:\n")[2]
     assert [line.split()[0] for line in listed.splitlines()] == [str(method) for method in METHODS]
     assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == [each.help for each in METHODS.values()]
 
 
-def test_a_map_of_zeros_is_reported(run, here):
+def test_map_of_zeros_is_reported(run, here):
     """Nothing speaks for the class: the overlay is the plain image, without a box or a peak, and stderr says so. No NaN anywhere."""
     write_image("photos/plain.png", red=None, blue=None)
     words = ("-o", "maps", "--class", "red", "--box", "0.5", "--raw", "--faithful")
@@ -466,7 +466,7 @@ def test_a_single_sigmoid(run, here):
     assert boxes(rows[1])[0] >= 36
 
 
-def test_an_output_that_is_nan_is_skipped(run, here, monkeypatch):
+def test_image_with_nan_output_is_skipped(run, here, monkeypatch):
     """A network whose probabilities are NaN draws nothing, and each image is named; of all of them that is a failure."""
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
@@ -509,7 +509,7 @@ def test_fine_maps_have_twice_the_rows(run, here):
     np.testing.assert_allclose(4 * fine[::2, ::2], coarse, rtol=1e-4, atol=1e-7)
 
 
-def test_larger_and_rectangular_images(run, here):
+def test_size_option(run, here):
     """--size shows the network more, also a rectangle; a head that takes one size alone says so."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", "--size", "28x20", *CPU)
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
@@ -560,7 +560,7 @@ def test_an_exported_network_needs_no_torch(here, exported):
     assert done.stdout.splitlines()[-1] in ("None False", "0 False"), done.stderr
 
 
-def test_what_an_exported_network_cannot_do(run, here):
+def test_rejects_options_that_an_exported_network_lacks(run, here):
     """It says why, and that the .pt can."""
     run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
     refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
@@ -601,7 +601,7 @@ def large(here, exported):
 
 
 @pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
-def test_a_small_thing_in_a_large_image(run, large, size):
+def test_small_object_in_a_large_image(run, large, size):
     """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
     words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
     found = []
@@ -618,7 +618,7 @@ def test_a_small_thing_in_a_large_image(run, large, size):
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 
 
-def test_how_an_image_comes_to_an_exported_network(run, here, exported):
+def test_fit_option_of_an_exported_network(run, here, exported):
     """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
     shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
@@ -652,7 +652,7 @@ def test_faithful_maps_score_better_than_their_opposites(run, here):
 # ---------------------------------------------------------------- folders
 
 
-def test_a_folder_that_is_in_use(run, here):
+def test_folder_that_is_not_empty_needs_force(run, here):
     """One that is not empty needs --force, which replaces; the one that images come from is refused with it, too."""
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
@@ -667,7 +667,7 @@ def test_a_folder_that_is_in_use(run, here):
     assert Path("photos/red/3.png").read_bytes() == before
 
 
-def test_two_images_of_one_name(run, here):
+def test_rejects_two_images_of_one_name(run, here):
     """Of several sources each image has a place of its own; two names of one place are refused."""
     write_image("others/red/3.png")
     rows = run("cnn-cam", "-m", "model.pt", "photos/red", "others/red", "-o", "maps", *CPU).rows
@@ -727,14 +727,14 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
         (("--colormap", "jet"), "--colormap sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
     ],
 )  # fmt: skip
-def test_what_is_ignored_where_nothing_is_drawn_is_refused(run, here, words, line):
+def test_rejects_drawing_options_without_output(run, here, words, line):
     """Without a folder and a sheet; arrays and what replaces files need the folder."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
     assert not Path("s.png").exists()
 
 
-def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
+def test_sheet_has_alpha_and_colormap(run, here):
     """--alpha and --colormap are of the overlays on it, too."""
     contents = set()
     for words in ((), ("--alpha", "0.3"), ("--colormap", "jet")):
@@ -748,7 +748,7 @@ def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, photos, tmp_path, monkeypatch):
+def test_maps_of_rotated_images_are_centred(run, photos, tmp_path, monkeypatch):
     """The mean centroid over 20 photographs and the same 20 turned by 180 degrees is the middle; tiles lay .03 and .05 beyond."""
     monkeypatch.chdir(tmp_path)
     chosen = [path for folder in sorted((photos / "flowers").iterdir()) for path in sorted(folder.iterdir())[:4]]
@@ -774,7 +774,7 @@ def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, 
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
+def test_maps_of_cats_and_dogs_lie_on_them(run, photos, tmp_path, monkeypatch):
     """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
@@ -812,7 +812,7 @@ def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
+def test_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
     """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")

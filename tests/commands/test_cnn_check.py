@@ -87,7 +87,7 @@ MESS = [
 ]
 
 
-def test_one_of_everything_is_found_and_nothing_else(run, clean):
+def test_each_kind_of_finding_is_reported_once(run, clean):
     """Each once, in the order of how much it matters, with what it is set beside."""
     make_mess(clean)
     outcome = run("cnn-check", "photos", "--probes", "none")
@@ -105,7 +105,7 @@ def test_one_of_everything_is_found_and_nothing_else(run, clean):
     assert "next: look at the errors, then cnn-check photos --fix clean.tsv" in outcome.err
 
 
-def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
+def test_small_images_are_not_compared_as_near_duplicates(run, here):
     """Of 8 x 8 pixels a hash of 256 bits says little: copies are found byte for byte alone, and that is said."""
     (here / "photos" / "cat").mkdir(parents=True)
     tiny = noise(0, size=(8, 8))
@@ -170,7 +170,7 @@ def manifest(*rows):
     Path("split.tsv").write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_what_stands_in_two_splits_is_an_error(run, clean):
+def test_duplicates_in_two_splits_are_errors(run, clean):
     """Copies, lookalikes and groups, by the column split; a class that a split lacks is a warning. The fixed manifest has none of it."""
     shutil.copy("photos/cat/00.jpg", "copy.jpg")
     with Image.open("photos/cat/02.jpg") as image:
@@ -219,7 +219,7 @@ def test_folders_of_splits_are_splits(run, clean):
 
 
 @pytest.mark.parametrize(("widths", "leaks"), [((40, 44), ["width", "aspect", "bytes"]), ((40, 40), [])])
-def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
+def test_size_that_predicts_the_class_is_a_leak(run, here, widths, leaks):
     """One class is a tenth wider; with the same sizes nothing leaks. The table of probes has all of them."""
     for number in range(60):
         folder = here / "photos" / ("cat", "dog")[number % 2]
@@ -239,7 +239,7 @@ def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
         assert {json.loads(line)["probe"] for line in probes} == {"width", "bytes"}  # all are 32 high
 
 
-def test_what_tells_little_by_itself_may_tell_much_together(run, here):
+def test_properties_may_leak_only_together(run, here):
     """Cats are square, dogs are not: neither width nor height says anything, both together do; a single leak makes that needless to say."""
     sizes = {"cat": [(40, 40), (60, 60)], "dog": [(40, 60), (60, 40)]}
     for number in range(80):
@@ -255,7 +255,7 @@ def test_what_tells_little_by_itself_may_tell_much_together(run, here):
     assert leak.startswith("aspect alone predicts the class")
 
 
-def test_a_leak_in_seconds_and_none_in_letters(run, here):
+def test_time_leaks_but_label_letters_do_not(run, here):
     """Two series photographed within a minute are told apart by the clock; a label that is a letter of the camera's names is no leak."""
     for number in range(60):
         exif = Image.Exif()
@@ -283,7 +283,7 @@ def test_a_series_of_each_class_is_a_note(run, here):
     assert "next: cnn-split photos --ratio 70,15,15" in outcome.err
 
 
-def test_features_of_one_split_alone_are_no_leak(run, clean):
+def test_features_of_only_one_split_are_not_probed(run, clean):
     """Who has features would tell the split: they are then not probed, and that is said."""
     rows = run("cnn-split", "photos", "--ratio", "0.5,0.5").out
     Path("split.tsv").write_text(rows)
@@ -304,7 +304,7 @@ def test_too_few_to_be_probed_is_reported(run, clean):
     assert "no leak probes of the class: fewer than 5 unrelated images in cat, dog" in outcome.err
 
 
-def test_plain_images_are_named_and_look_like_nothing(run, clean):
+def test_plain_images_are_not_near_duplicates(run, clean):
     """Black is not white, though both have no look."""
     for name, colour in (("black", 0), ("white", 255), ("nearly", 2)):
         Image.new("RGB", (40, 40), (colour,) * 3).save(clean / "dog" / f"{name}.png")
@@ -313,7 +313,7 @@ def test_plain_images_are_named_and_look_like_nothing(run, clean):
     assert [row[:3] for row in found(outcome) if row[1] != "mode"] == [("warning", "plain", path) for path in plain]
 
 
-def test_what_comes_next_works(run, clean):
+def test_next_command_works(run, clean):
     """Of folds the features of all, of splits those of train, of a list whatever it came from."""
     folds = run("cnn-split", "photos", "--folds", "3").out
     Path("folds.tsv").write_text(folds)
@@ -324,7 +324,7 @@ def test_what_comes_next_works(run, clean):
     assert "next: cnn-extract SOURCE -o" in run("cnn-check", "-", "--probes", "none", stdin=folds).err
 
 
-def test_splits_that_can_be_told_apart_leak(run, here):
+def test_property_that_predicts_the_split_is_a_leak(run, here):
     """The images for training were taken with one camera, those for testing with another."""
     rows = []
     (here / "all").mkdir()
@@ -377,7 +377,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 
 
-def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_held_out(run, clean):
+def test_fixed_set_keeps_the_held_out_listing(run, clean):
     """With the group of either; where an image only is near another one in feature space nothing is left out, but grouped."""
     manifest(
         ("photos/cat/00.jpg", "cat", "train", ""),
@@ -405,7 +405,7 @@ def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_he
     )
 
 
-def test_every_way_in_gives_the_same(run, clean):
+def test_folder_list_and_manifest_give_the_same_findings(run, clean):
     """A folder, a list of its files on standard input, and a manifest; whatever the threads."""
     paths = sorted(str(path) for path in clean.rglob("*.jpg"))
     make_mess(clean)
@@ -421,12 +421,12 @@ def test_every_way_in_gives_the_same(run, clean):
         (["--fix", "clean.txt"], "ends in .tsv"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
+def test_rejects_contradictory_options(run, clean, words, message):
     """Before anything is read."""
     assert message in run("cnn-check", "photos", *words, status=2).err
 
 
-def test_a_set_without_an_image_is_an_error(run, here):
+def test_rejects_a_set_without_usable_images(run, here):
     """There is nothing to say about it."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no image")
@@ -448,7 +448,7 @@ def test_tables_on_a_terminal(terminal, clean):
     assert "empty10.jpg" not in outcome.out
 
 
-def test_deep_images_of_a_narrow_range_are_a_finding(run, images, tmp_path):
+def test_deep_images_with_a_narrow_range_are_a_finding(run, images, tmp_path):
     """12 bits kept in 16, and values that somebody forgot to scale; a 16-bit image that fills its range is none."""
     folder = images(red=2, blue=2)
     for name, top in (("twelve", 4095), ("dark", 250), ("full", 60000), ("pale", 65535)):

@@ -62,13 +62,13 @@ def test_one_image_and_one_row_per_run(run, here):
 
 
 @pytest.mark.parametrize(("name", "begins"), [("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.PNG", b"\x89PNG")])
-def test_the_ending_names_the_format(run, here, name, begins):
+def test_extension_selects_the_format(run, here, name, begins):
     """Whatever its case."""
     run("cnn-curves", "alone.csv", "-o", name)
     assert Path(name).read_bytes().startswith(begins)
 
 
-def test_in_a_pipe_every_epoch_is_a_row(run, here):
+def test_piped_output_has_a_row_per_epoch(run, here):
     """The history with the run's name before and the best epoch marked; smoothed, the measures alone are other numbers."""
     rows = run("cnn-curves", "small/model.csv").rows
     assert list(rows[0]) == ["run", *COLUMNS, "best"]
@@ -88,7 +88,7 @@ def test_in_a_pipe_every_epoch_is_a_row(run, here):
     assert both[-1]["val_loss"] == ""
 
 
-def test_monitor_chooses_the_best_epoch(run, here):
+def test_monitor_selects_the_best_epoch(run, here):
     """Loss and accuracy need not agree."""
     Path("h.csv").write_text(f"{HEADER}\n1,1,0.5,0.4,0.8,0.1,1\n2,1,0.5,0.6,0.9,0.1,1\n")
     for monitor, best in (("val_loss", "1"), ("val_accuracy", "2")):
@@ -98,7 +98,7 @@ def test_monitor_chooses_the_best_epoch(run, here):
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monitor):
+def test_marked_epoch_is_the_one_that_training_kept(run, here, images, monitor):
     """cnn-train-head and cnn-curves choose by the same rule."""
     images("photos/train", red=6, blue=6)
     images("photos/val", red=4, blue=4)
@@ -112,14 +112,14 @@ def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monit
     assert len({row["val_loss"] for row in rows}) > 1  # of equal accuracies the lower loss decides
 
 
-def test_three_ways_in_are_one(run, here):
+def test_file_pipe_and_stdin_give_the_same_output(run, here):
     """A file, `-` and a pipe; a history from there is called what it is."""
     text = Path("small/model.csv").read_text()
     named, dash, piped = (run("cnn-curves", *words, stdin=text).out for words in (["small/model.csv"], ["-"], []))
     assert dash == piped == named.replace("model\t", "standard input\t")
 
 
-def test_a_number_that_is_none_is_null(run, here):
+def test_nan_is_null_in_json(run, here):
     """JSON has no NaN; the row stays, the measure is null."""
     Path("h.csv").write_text(f"{HEADER}\n1,nan,0.5,inf,0.8,0.1,1\n")
     (record,) = map(json.loads, run("cnn-curves", "h.csv", "--json").out.splitlines())
@@ -129,7 +129,7 @@ def test_a_number_that_is_none_is_null(run, here):
 # ---------------------------------------------------------------- drawn
 
 
-def test_on_a_terminal_the_curves_are_drawn(terminal, here):
+def test_curves_are_drawn_on_a_terminal(terminal, here):
     """Panels beside one another in its width, a colour a run, none with NO_COLOR; --json is rows there, too."""
     words = (SCRIPT, "small/model.csv", "large/model.csv")
     done = terminal(*words, on=["stdout"], cwd=here)
@@ -156,7 +156,7 @@ def test_plot_draws_into_a_pipe(run, here, monkeypatch):
     assert "\x1b" not in "".join(drawing)
 
 
-def test_a_pipe_gets_rows_whatever_else_is_there(here):
+def test_piped_output_is_rows_even_with_a_screen_size(here):
     """Both streams in one pipe with the size of a screen, as watch and many a supervisor have it, is a pipe still; --plot draws."""
     env = {**os.environ, "COLUMNS": "90", "LINES": "30"}
     for words, begin in (([], ["run", "epoch"]), (["--plot"], ["loss", "accuracy"])):
@@ -189,7 +189,7 @@ def test_a_pipe_gets_rows_whatever_else_is_there(here):
         (["-"], 1, f"standard input: empty; a history begins with the header row {HEADER}"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(run, here, words, status, message):
+def test_errors_are_one_line(run, here, words, status, message):
     """One line that names what is wrong, nothing on stdout, and no image."""
     Path("broken.csv").write_text(f"{HEADER}\n1,x,0.5,0.5,0.8,0.1,1\n")
     Path("begun.csv").write_text(f"{HEADER}\n")

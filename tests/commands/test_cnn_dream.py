@@ -129,7 +129,7 @@ def test_every_step_option_matters(run, here):
         (("none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip
-def test_rejects_wrong_words(run, here, words, status, line):
+def test_rejects_invalid_options(run, here, words, status, line):
     """In one line that says what is wrong; nothing is printed or written."""
     before = {path: Path(path).read_bytes() for path in sorted(os.listdir())}
     outcome = run("cnn-dream", *words, *CPU, status=status)

@@ -83,7 +83,7 @@ def test_every_measure_agrees_with_scikit_learn(run, folder):
     assert outcome.err == ""
 
 
-def test_tsv_and_json_lines_are_measured_alike(run, folder):
+def test_tsv_and_json_lines_give_the_same_measures(run, folder):
     """The same predictions in either shape, from a file, from `-` or through a pipe, give the same bytes."""
     truth, probabilities = draw(CLASSES)
     (folder / "p.tsv").write_text(write(truth, probabilities))
@@ -119,7 +119,7 @@ def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, ch
     assert run("cnn-eval", "p.csv", "--truth", name, "--split", "test").out == expected
 
 
-def test_one_file_is_not_predictions_and_truth(run, folder):
+def test_rejects_one_file_as_predictions_and_truth(run, folder):
     """Measured against itself, everything is right: a file of either kind is refused as the other, and as both."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
@@ -136,7 +136,7 @@ def test_one_file_is_not_predictions_and_truth(run, folder):
     assert "standard input: a manifest (columns path, label, split), not predictions" in outcome.err
 
 
-def test_in_a_pipe_a_measure_is_a_row(run, folder):
+def test_piped_output_has_a_row_per_measure(run, folder):
     """awk finds a measure in the first column and its value in the second; the classes' measures come after a colon."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
@@ -150,7 +150,7 @@ def test_in_a_pipe_a_measure_is_a_row(run, folder):
     ]
 
 
-def test_of_two_classes_the_prediction_alone_is_enough(run, folder):
+def test_one_row_per_image_is_enough_for_two_classes(run, folder):
     """With one row an image, a network of two classes has the log-loss and the area of all rows."""
     truth, probabilities = draw(("cat", "dog"))
     first, second = (
@@ -161,7 +161,7 @@ def test_of_two_classes_the_prediction_alone_is_enough(run, folder):
         assert first[name] == pytest.approx(second[name], abs=1e-5)
 
 
-def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
+def test_measures_without_all_probabilities_are_null(run, folder):
     """Of three classes, one row an image leaves no log-loss and no area: null, with a notice that says what to run."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--json", stdin=write(truth, probabilities, top=1))
@@ -186,7 +186,7 @@ def sigmoids():
 
 
 @pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
-def test_scores_that_do_not_sum_to_1_are_told(run, folder):
+def test_notice_of_probabilities_that_do_not_sum_to_1(run, folder):
     """As scikit-learn warns of them, whose log-loss it is; once, with --folds too; a softmax that is rounded is none of them."""
     truth, scores = sigmoids()
     words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
@@ -205,7 +205,7 @@ def test_scores_that_do_not_sum_to_1_are_told(run, folder):
     assert "sum to" not in run(*words, stdin=write(truth, probabilities.round(2))).err
 
 
-def test_a_class_that_is_left_out_is_not_made_up_from_sigmoids(run, folder):
+def test_missing_probability_is_not_filled_in_for_sigmoids(run, folder):
     """Two of three classes that sum to more than 1 leave nothing for the third: its probability is not known."""
     truth, scores = sigmoids()
     words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
@@ -214,7 +214,7 @@ def test_a_class_that_is_left_out_is_not_made_up_from_sigmoids(run, folder):
     assert "90 of 90 images lack a probability" in outcome.err
 
 
-def test_labels_alone_are_enough_for_the_rest(run, folder):
+def test_labels_without_probabilities_are_measured(run, folder):
     """Another program's `path label` columns are measured as far as they go."""
     outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")
     rows = {row["measure"]: row["value"] for row in outcome.rows}
@@ -222,7 +222,7 @@ def test_labels_alone_are_enough_for_the_rest(run, folder):
     assert "the predictions have no probabilities" in outcome.err
 
 
-def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
+def test_withheld_predictions_are_wrong_and_counted(run, folder):
     """`?` counts as wrong; how many have a prediction, and how many of these are right, stands next to it."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
@@ -235,7 +235,7 @@ def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
     assert found["per_class"]["cat"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
 
 
-def test_worst_are_the_most_confidently_wrong(run, folder):
+def test_worst_are_the_most_confident_wrong_predictions(run, folder):
     """`--worst 2` prints wrong predictions, surest first, with a header row even where all is right."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.99\ncat/2.jpg\t1\tdog\t.7\n"
@@ -258,7 +258,7 @@ def test_confusion_is_drawn_next_to_the_measures(run, folder):
         image.verify()
 
 
-def test_gates_are_met_or_named(run, folder):
+def test_missed_bounds_are_named(run, folder):
     """Every bound that is missed is named with both numbers, exit 4, after the output; none missed is exit 0."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
@@ -271,7 +271,7 @@ def test_gates_are_met_or_named(run, folder):
     run("cnn-eval", "--fail-under", "accuracy=0.1", "--fail-under", "n=90", "--fail-over", "ece=1", stdin=predictions)
 
 
-def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
+def test_unknown_measure_fails_its_bound(run, folder):
     """A gate on the log-loss of bare predictions is missed, not passed over."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--fail-over", "log_loss=9", stdin=write(truth, probabilities, top=1), status=4)
@@ -279,7 +279,7 @@ def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
 
 
 @pytest.mark.parametrize("mode", [["--worst", "3"], ["--coverage"]], ids=lambda words: words[0])
-def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mode):
+def test_plots_and_bounds_work_with_every_mode(run, folder, mode):
     """What prints rows in place of the measures ignores no option: the figures are those of a run without, and a gate fails."""
     predictions = write(*draw(CLASSES))
     figures = ["--confusion", "c.png", "--reliability", "r.png"]
@@ -323,7 +323,7 @@ def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mod
         (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
+def test_rejects_contradictory_options(run, folder, words, message):
     """Exit 2, one line, nothing on stdout."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", *words, stdin=write(truth, probabilities), status=2)
@@ -332,7 +332,7 @@ def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
     assert outcome.err.count("\n") == 1
 
 
-def test_truth_without_a_prediction_is_counted(run, folder):
+def test_images_without_predictions_are_counted(run, folder):
     """Whole splits without predictions are told from gaps; --split keeps to one split; --complete makes a gap an error."""
     truth, probabilities = draw(CLASSES)
     whole = write(truth, probabilities)
@@ -357,7 +357,7 @@ def test_truth_without_a_prediction_is_counted(run, folder):
     assert (outcome.out, outcome.err) == ("", expected)
 
 
-def test_paths_are_compared_resolved(run, folder, monkeypatch):
+def test_real_paths_are_compared(run, folder, monkeypatch):
     """Predictions made in another folder meet the manifest's paths, which are as seen from the manifest."""
     truth, probabilities = draw(CLASSES)
     (folder / "elsewhere").mkdir()
@@ -381,7 +381,7 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
     assert run("cnn-eval", "p.tsv", "--truth", "-", stdin=manifest).rows[1]["value"] == "1"
 
 
-def test_labels_name_classes_that_no_image_shows(run, folder):
+def test_labels_may_name_classes_without_images(run, folder):
     """A network may predict a class that this set has no image of; --labels gives the order."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     plain = run("cnn-eval", "--json", stdin=predictions)
@@ -412,7 +412,7 @@ def test_labels_name_classes_that_no_image_shows(run, folder):
         ("some text\n", "the header row lacks path, label"),
     ],
 )
-def test_predictions_that_do_not_fit_are_named(run, folder, predictions, message):
+def test_errors_name_mismatched_predictions(run, folder, predictions, message):
     """Exit 1, one line that names what is wrong, nothing on stdout and no image."""
     outcome = run("cnn-eval", "--truth", "split.tsv", "--confusion", "c.png", stdin=predictions, status=1)
     assert outcome.out == ""
@@ -446,7 +446,7 @@ def numbers(row):
     return {name: float(value) if value else None for name, value in row.items() if name != "fold"}
 
 
-def test_folds_have_their_mean_and_spread(run, folder, folded):
+def test_folds_have_mean_and_standard_deviation(run, folder, folded):
     """Each fold is measured as if it were alone; the mean, the sample deviation and all images together stand below."""
     truth, probabilities = folded
     rows = run("cnn-eval", "--folds", *(f"fold{fold}.tsv" for fold in range(FOLDS)), "--truth", "folds.tsv").rows
@@ -465,7 +465,7 @@ def test_folds_have_their_mean_and_spread(run, folder, folded):
         assert row["n"] is row["accuracy_low"] is row["accuracy_high"] is None
 
 
-def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, folded):
+def test_one_stream_is_divided_by_the_folds_of_the_truth(run, shell, folder, folded):
     """`cat` of all folds, header rows and all, in any order of files, is the same as the files themselves."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     named = run("cnn-eval", "--folds", *files, "--truth", "folds.tsv")
@@ -475,7 +475,7 @@ def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, fold
         assert piped.rows[6]["n"] == "90"
 
 
-def test_folds_over_the_same_images_have_no_figure_of_all(run, folder, folded):
+def test_folds_of_the_same_images_have_no_out_of_fold_row(run, folder, folded):
     """Models of two folds on one test set: no row for images counted twice, and a notice that says why."""
     (folder / "one").mkdir()
     (folder / "two").mkdir()
@@ -489,7 +489,7 @@ def test_folds_over_the_same_images_have_no_figure_of_all(run, folder, folded):
     assert "fold0 and p both predict photos/daisy/test-0.jpg: no out-of-fold measures" in outcome.err
 
 
-def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
+def test_bounds_apply_to_out_of_fold_measures_or_means(run, folder, folded):
     """Which of the two is told by the number in the message."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     pooled = run("cnn-eval", "--folds", *files, "--fail-under", "accuracy=0.99", status=4)
@@ -510,7 +510,7 @@ def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
     run("cnn-eval", "--folds", *files, "--fail-under", "recall:rose=0.1", "--fail-over", "log_loss=9")
 
 
-def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
+def test_measure_unknown_in_one_fold_has_no_mean(run, folder):
     """A fold of a single class has no area, so the mean has none; all images together have. One fold alone is no cross-validation."""
     (folder / "one.tsv").write_text("path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tcat\t.8\n")
     (folder / "two.tsv").write_text("path\tlabel\tprobability\ncat/3.jpg\tcat\t.9\ndog/4.jpg\tdog\t.7\n")
@@ -527,7 +527,7 @@ def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
     assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg has no fold: its column split is empty\n"
 
 
-def test_folds_stand_in_the_order_of_their_numbers(run, folder):
+def test_folds_are_in_numerical_order(run, folder):
     """fold10 comes after fold9."""
     truth, probabilities = draw(CLASSES, n=22)
     rows = [
@@ -565,7 +565,7 @@ def save_classifier(path, classes):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
-def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
+def test_threshold_gives_the_coverage_of_its_row(run, folder, images, words):
     """cnn-predict --min-probability with the number of a row predicts just as many images, just as well."""
     images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
@@ -582,7 +582,7 @@ def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
     assert outcome.err.count("\n") == 1
 
 
-def test_bounds_hold_with_coverage_too(run, folder):
+def test_bounds_apply_with_coverage(run, folder):
     """The rows are printed, and the measures keep their bounds or not."""
     predictions = write(*draw(CLASSES))
     missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
@@ -598,7 +598,7 @@ def test_reliability_is_drawn_next_to_the_measures(run, folder):
         image.verify()
 
 
-def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):
+def test_rejects_empty_input_of_a_failed_pipe(shell, folder):
     """What measured nothing does not look like a success, to the shell either."""
     outcome = shell("false | cnn-eval --truth split.tsv", cwd=folder, status=1)
     assert outcome.out == ""
@@ -631,7 +631,7 @@ def test_it_loads_no_more_than_it_needs(folder):
     assert not loaded & {"torch", "onnxruntime", "onnx", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
-def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
+def test_tables_on_a_terminal(terminal, folder):
     """Measures with the interval, a row for every class, and the matrix while it fits; else the pairs most confused."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     script = Path(sys.executable).parent / "cnn-eval"
@@ -646,7 +646,7 @@ def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
     assert max(map(len, done.out.splitlines())) <= 101
 
 
-def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
+def test_scores_of_other_programs_are_ranked(run):
     """Classes in the order of their names, a row for each: the most probable one is the prediction, not the first."""
     rows = [
         f"{true}/{number}.png,{label},{0.9 if label == true else 0.1}"
@@ -659,7 +659,7 @@ def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
 
 
 @pytest.mark.parametrize("column", ["pred", "Prediction", "y_pred"])
-def test_true_labels_are_not_taken_for_predictions(run, column):
+def test_rejects_true_labels_as_predictions(run, column):
     """A column label next to one of what was predicted: accuracy 1 would be measured of the truth against itself."""
     table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
     assert (

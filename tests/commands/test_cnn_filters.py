@@ -120,7 +120,7 @@ def responses(images, until, model="m.pt"):
 
 
 @pytest.mark.parametrize(("layer", "module"), [("conv1", "conv1_relu"), ("pool1", "pool1")])
-def test_a_pattern_is_its_own_filters(run, here, layer, module):
+def test_pattern_activates_its_filter_most(run, here, layer, module):
     """A pattern activates its filter more than random noise and more than the patterns of the others; records tell what torch does."""
     records = filters(run, "--layer", layer)
     assert [(record["layer"], record["filter"]) for record in records] == [(layer, index) for index in range(6)]
@@ -137,7 +137,7 @@ def test_a_pattern_is_its_own_filters(run, here, layer, module):
     np.testing.assert_allclose([record["activation"] for record in records], np.diag(found), rtol=1e-4)
 
 
-def test_where_the_search_begins(run, here):
+def test_search_starts_from_grey_noise(run, here):
     """With a rate of 0 nothing moves: the image is grey noise, of which the start was computed; so is that of a real search."""
     still = filters(run, "--layer", "conv1", "--rate", "0", "--jitter", "0", "--blur", "0", "--steps", "1")
     noise = tiles("f.png", 6).astype(int)
@@ -151,7 +151,7 @@ def test_where_the_search_begins(run, here):
     assert len({noise[index].tobytes() for index in range(6)}) == 6
 
 
-def test_the_first_step_is_of_the_rate(run, here):
+def test_first_step_has_the_given_rate(run, here):
     """A step changes every image by the rate in the quadratic mean, however steep the filter is; jitter does not change that."""
     plain = ("--layer", "conv1", "--blur", "0", "--steps", "1")
     filters(run, *plain, "--rate", "0")
@@ -162,7 +162,7 @@ def test_the_first_step_is_of_the_rate(run, here):
         np.testing.assert_allclose(change, float(words[1]), atol=0.1)
 
 
-def test_more_steps_reach_further_and_blur_is_smoother(run, here):
+def test_more_steps_increase_activation_and_blur_smooths(run, here):
     """After 40 steps every filter responds more than after 4; a stronger blur leaves less variation between neighbours."""
     few, many = (filters(run, "--layer", "conv1", "--steps", steps) for steps in (4, 40))
     assert all(one["activation"] < other["activation"] for one, other in zip(few, many, strict=True))
@@ -176,7 +176,7 @@ def test_more_steps_reach_further_and_blur_is_smoother(run, here):
     assert (np.diff(variations, axis=0) < 0).all()
 
 
-def test_the_same_seed_and_who_else_is_asked(run, here):
+def test_pattern_depends_on_the_seed_but_not_on_other_filters(run, here):
     """A seed gives the same bytes, another others; with whom a filter is searched changes nothing but rounding."""
     words = ("--layer", "conv1", "--steps", "8")
     records = filters(run, *words)
@@ -199,20 +199,20 @@ def test_the_same_seed_and_who_else_is_asked(run, here):
             assert record["activation"] == pytest.approx(records[record["filter"]]["activation"], rel=1e-2)
 
 
-def test_sizes(run, here):
+def test_size_option(run, here):
     """--size is a square, or height and width; unsaid it is the model's."""
     for words, height, width in (((), SIDE, SIDE), (("--size", "16"), 16, 16), (("--size", "12x20"), 12, 20)):
         filters(run, "--layer", "conv1", "--filters", "0-2", "--steps", "1", *words)
         assert tiles("f.png", 3, height=height, width=width).shape == (3, height, width, 3)
 
 
-def test_the_default_layer(run, here):
+def test_default_layer_is_the_last_spatial_one(run, here):
     """Without --layer filters are those of the last layer with spatial extent, by its own name."""
     assert filters(run, "--steps", "2") == filters(run, "--steps", "2", "--layer", "bn1")
 
 
 @pytest.mark.parametrize("head", ["dense 3 relu, dense 2 softmax", "dense 1 sigmoid"])
-def test_vectors_and_a_binary_network(run, here, head):
+def test_filters_of_dense_layers(run, here, head):
     """What a dense layer looks for is found as well, up to a network's one output."""
     write("head.pt", "conv 6 k3 relu, pool 2, conv 8 k3 relu", head, width=8)
     records = filters(run, "--layer", "head.dense1", model="head.pt")
@@ -230,7 +230,7 @@ def test_vectors_and_a_binary_network(run, here, head):
 # ---------------------------------------------------------------- filters that are silent
 
 
-def test_a_dead_filter(run, here):
+def test_dead_filter_keeps_its_noise(run, here):
     """A filter without weights keeps its noise, is recorded with its bias, and nothing becomes NaN."""
 
     def kill(backbone):
@@ -246,7 +246,7 @@ def test_a_dead_filter(run, here):
     assert all(records[index]["activation"] > records[index]["start"] for index in (0, 2))
 
 
-def test_louder_noise_wakes(run, here):
+def test_louder_noise_is_tried_for_silent_filters(run, here):
     """A filter after one that responds to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
 
     def strong_red(backbone):
@@ -271,7 +271,7 @@ def test_louder_noise_wakes(run, here):
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_kernels_by_hand(run, here, grey):
+def test_kernels_worked_example(run, here, grey):
     """Each kernel is drawn with nought in grey and its strongest weight at the end of the range; one of noughts alone is grey."""
 
     def kill(backbone):
@@ -322,7 +322,7 @@ def test_kernels_by_hand(run, here, grey):
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip
-def test_wrong_words(run, here, words, status, line):
+def test_rejects_invalid_options(run, here, words, status, line):
     """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
     there = sorted(os.listdir())
     outcome = run("cnn-filters", *words, *CPU, status=status)
@@ -334,7 +334,7 @@ def test_wrong_words(run, here, words, status, line):
 
 @pytest.mark.parametrize("mode", [(), ("--kernels",)])
 @pytest.mark.parametrize("output", ["f.jpg", "nowhere/f.png"])
-def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
+def test_rejects_output_before_loading_the_network(run, here, monkeypatch, mode, output):
     """A name that is not .png, or lies in no folder, is refused before the network is loaded."""
     monkeypatch.setattr(
         "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
@@ -349,7 +349,7 @@ def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
 
 
 @pytest.mark.photos
-def test_filters_of_a_real_network(run, photos, here):
+def test_patterns_of_squeezenet(run, photos, here):
     """In SqueezeNet each of eight patterns is its own filter's most, and outdoes the noise it came from; unblurred, any noise."""
     weights = photos / "weights" / "squeezenet1_1.pth"
     words = ("--weights", weights, "--layer", "features.6", "--filters", "0-7", "--size", "64")

@@ -142,13 +142,13 @@ def test_records_by_hand(run, here, model):
     )
 
 
-def test_a_trained_networks_layers(run, here):
+def test_layers_of_a_trained_network(run, here):
     """A model as cnn-train writes them, whose head flattens, has the layers of its backbone, each once."""
     write("flat.pt", "flatten, dense 2 softmax", pool=Pool.NONE)
     assert [row["layer"] for row in maps(run, "flat.pt").rows] == ["conv1", "pool1", "bn1"]
 
 
-def test_a_network_by_name(run, here):
+def test_network_given_by_name(run, here):
     """Of a torchvision network with weights from a file the maps are those that hooks on torchvision's own module see."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -179,7 +179,7 @@ def test_a_network_by_name(run, here):
     np.testing.assert_allclose(raws(outcome)[1], last, atol=1e-5)
 
 
-def test_names_of_keras(run, here):
+def test_vgg_layers_have_the_names_of_keras(run, here):
     """A VGG's layers go by the names of the book, in records and in files."""
     outcome = maps(run, "vgg11", "--weights", "none", "--size", "32", "--channels", "0-1", "-o", "out")
     names = [row["layer"] for row in outcome.rows]
@@ -196,7 +196,7 @@ def pixels(path):
 
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
-def test_every_channel_and_the_mosaic(run, here, scale):
+def test_channels_and_mosaic_have_the_scaled_values(run, here, scale):
     """Colours are the values between a channel's or the layer's least and greatest; the mosaic holds all, row by row."""
     outcome = maps(run, "colour.pt", "-o", "out", "--raw", "--scale", scale, "--colormap", "gray", "--layer", "conv1")
     (found,) = raws(outcome)
@@ -217,7 +217,7 @@ def test_every_channel_and_the_mosaic(run, here, scale):
         np.testing.assert_array_equal(tile[np.ix_(middles, middles)], single[zoom // 2 :: zoom, zoom // 2 :: zoom])
 
 
-def test_the_colour_map(run, here):
+def test_colour_map_option(run, here):
     """Without a word colours are viridis', with one they are that map's; an unknown one proposes its neighbours."""
     maps(run, "colour.pt", "-o", "out", "--raw", "--layer", "bn1")
     maps(run, "colour.pt", "-o", "jet", "--colormap", "jet", "--layer", "bn1")
@@ -233,7 +233,7 @@ def test_the_colour_map(run, here):
     assert line.startswith('cnn-maps: --colormap: no colour map "virdis"; did you mean viridis or ')
 
 
-def test_some_layers_and_some_channels(run, here):
+def test_selects_layers_and_channels(run, here):
     """Layers by name, number and number from the end, repeated; of channels those that were asked for are drawn, and all counted."""
     words = ("--layer", "bn1", "--layer", "0", "--layer", "-2", "--channels", "0-3,5")
     outcome = maps(run, "colour.pt", *words, "-o", "out", "--raw")
@@ -251,7 +251,7 @@ def test_some_layers_and_some_channels(run, here):
 
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
-def test_a_layer_that_is_silent_everywhere(run, here, scale):
+def test_layer_of_zeros_is_drawn_flat(run, here, scale):
     """No response anywhere is drawn flat and told, without a warning or a NaN."""
     write("dead.pt", "dense 2 softmax", dead=True)
     outcome = maps(run, "dead.pt", "-o", "out", "--raw", "--scale", scale)
@@ -266,7 +266,7 @@ def test_a_layer_that_is_silent_everywhere(run, here, scale):
 # ---------------------------------------------------------------- folders
 
 
-def test_force_replaces(run, here):
+def test_force_replaces_old_images(run, here):
     """A folder that holds something needs --force; then a layer's folder is made anew, and what is not ours stays."""
     maps(run, "colour.pt", "-o", "out")
     Path("out/notes.txt").write_text("mine")
@@ -282,7 +282,7 @@ def test_force_replaces(run, here):
 
 
 @pytest.mark.parametrize("folder", ["photos", "photos/grey", "."])
-def test_not_where_the_image_is(run, here, folder):
+def test_rejects_output_folder_that_has_the_image(run, here, folder):
     """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
     assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
@@ -308,7 +308,7 @@ def test_not_where_the_image_is(run, here, folder):
         ("squeezenet9", (), 2, 'no network is called "squeezenet9"; did you mean squeezenet'),
     ],
 )  # fmt: skip
-def test_wrong_words(run, here, model, words, status, line):
+def test_rejects_invalid_options(run, here, model, words, status, line):
     """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
     there = sorted(os.listdir())
     if "--raw" not in words:
@@ -331,14 +331,14 @@ def test_wrong_words(run, here, model, words, status, line):
         (("--colormap", "jet"), "--colormap sets how maps are drawn; draw them with -o DIR"),
     ],
 )  # fmt: skip
-def test_what_is_ignored_without_a_folder_is_refused(run, here, words, line):
+def test_rejects_drawing_options_without_a_folder(run, here, words, line):
     """Where nothing is drawn, how it is drawn means nothing."""
     outcome = maps(run, "colour.pt", *words, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-maps: {line}\n")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image at all", "cut"])
-def test_a_broken_image(run, here, content):
+def test_broken_image_exits_3(run, here, content):
     """An image that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
     if content is not None:
         Path("x.png").write_bytes(Path(IMAGE).read_bytes()[:900] if content == "cut" else content)
@@ -370,7 +370,7 @@ def test_an_exported_network_needs_no_torch(here):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
+def test_first_layer_has_edges_and_later_ones_are_sparser(run, photos, tmp_path):
     """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""
     weights = photos / "weights" / "squeezenet1_1.pth"
     image = photos / "pictures" / "coral_cat.bmp"

@@ -6,7 +6,7 @@ from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
 
 
-def test_measures_and_classes_are_read():
+def test_parses_measures_and_classes():
     """Classes may hold colons and equals signs: the kind of measure ends at the first, the bound begins at the last."""
     words = ["accuracy=0.9", "recall:a:b=c=0.5", "n=1000"]
     assert bounds.parse(words, option="--fail-under") == {"accuracy": 0.9, "recall:a:b=c": 0.5, "n": 1000}
@@ -29,7 +29,7 @@ def test_measures_and_classes_are_read():
         ("log_loss=0.2", "a lower log_loss is better; use --fail-over log_loss=0.2"),
     ],
 )
-def test_what_bounds_nothing_is_refused(word, message):
+def test_rejects_invalid_bounds(word, message):
     """An unknown measure lists those there are; one that is better the other way round names the other option."""
     with pytest.raises(UsageError) as caught:
         bounds.parse([word], option="--fail-under")
@@ -37,19 +37,19 @@ def test_what_bounds_nothing_is_refused(word, message):
     assert message in str(caught.value)
 
 
-def test_two_bounds_on_one_measure_are_refused():
+def test_rejects_two_bounds_on_one_measure():
     """Neither of them passes silently."""
     with pytest.raises(UsageError, match=r"--fail-under accuracy=0\.5: accuracy already has the bound 0\.9; give one"):
         bounds.parse(["accuracy=0.9", "recall:cat=0.5", "accuracy=0.5"], option="--fail-under")
 
 
-def test_the_other_way_round():
+def test_fail_over_rejects_measures_of_fail_under():
     """`--fail-over` refuses what is better the higher it is."""
     with pytest.raises(UsageError, match=r"use --fail-under accuracy=0\.2"):
         bounds.parse(["accuracy=0.2"], option="--fail-over", lower_is_better=True)
 
 
-def test_a_class_that_does_not_exist_is_refused():
+def test_rejects_unknown_class():
     """Which classes there are is known once the truth is; the message lists them."""
     with pytest.raises(UsageError, match=r'"recall:cta"; did you mean "recall:cat"\? \(measures: recall:cat\)'):
         bounds.check({"accuracy": 1.0, "recall:cat": 1.0, "f1:cat": 1.0}, {"recall:cta": 0.5})

@@ -18,13 +18,13 @@ from cnnkit.evaluation.config import CalibrateConfig, EvalConfig
         (EvalConfig(fail_over=["accuracy=0.9"]), 1, "use --fail-under accuracy=0.9"),
     ],
 )
-def test_contradictions_are_refused(config, files, said):
+def test_rejects_contradictory_options(config, files, said):
     """Of bounds and of what is printed or drawn."""
     with pytest.raises(UsageError, match=said):
         config.checked(files=files)
 
 
-def test_a_network_goes_with_a_place_for_the_new_one(tmp_path):
+def test_rejects_model_without_output_and_other_files(tmp_path):
     """Both or neither, an exported one, and a folder that exists."""
     model, output = tmp_path / "a.onnx", tmp_path / "b.onnx"
     assert CalibrateConfig(model=model, output=output).checked().output == output

@@ -37,7 +37,7 @@ def render(made):
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
-def test_every_count_and_class_is_written(classes):
+def test_counts_and_classes_are_written(classes):
     """The numbers in the cells are the matrix's, zeros left out, and every row and column is named."""
     made = make(classes, n=3 * classes)
     axes = render(made).axes[0]
@@ -55,7 +55,7 @@ def test_every_count_and_class_is_written(classes):
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
-def test_names_of_classes_do_not_overlap(classes):
+def test_class_names_do_not_overlap(classes):
     """Side by side, no label covers its neighbour."""
     figure = render(make(classes))
     renderer = figure.canvas.get_renderer()
@@ -67,7 +67,7 @@ def test_names_of_classes_do_not_overlap(classes):
 
 
 @pytest.mark.slow
-def test_a_thousand_classes_still_fit():
+def test_a_thousand_classes_fit():
     """Counts are left out, and of the names only some are written."""
     axes = render(make(1000, n=2000)).axes[0]
     assert not axes.texts
@@ -85,7 +85,7 @@ def test_withheld_predictions_have_a_column():
 @pytest.mark.parametrize(
     ("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
 )
-def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begins):
+def test_extension_selects_the_format_and_bytes_repeat(tmp_path, suffix, begins):
     """The same report gives the same bytes: no date, no version, no random names."""
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
     plots.save_confusion(first, make(3))
@@ -94,7 +94,7 @@ def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begi
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_image_is_of_a_sensible_size(tmp_path):
+def test_image_has_a_sensible_size(tmp_path):
     """From two classes to a hundred, it fits on a screen and is no stamp."""
     for classes in (2, 100):
         plots.save_confusion(tmp_path / "c.png", make(classes))
@@ -102,7 +102,7 @@ def test_the_image_is_of_a_sensible_size(tmp_path):
             assert 400 < min(image.size) <= max(image.size) < 3000
 
 
-def test_names_are_no_formulas(tmp_path):
+def test_names_are_not_typeset(tmp_path):
     """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
     made = make(2)
     odd = report.measure(replace(made.predictions, classes=("$x$", "a$b")))
@@ -111,7 +111,7 @@ def test_names_are_no_formulas(tmp_path):
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())
 
 
-def test_another_ending_is_refused(tmp_path):
+def test_rejects_other_extensions(tmp_path):
     """A format that cannot be drawn is a usage error that names those that can, and leaves no file."""
     with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
         plots.save_confusion(tmp_path / "c.bmp", make(2))

@@ -27,7 +27,7 @@ def draw(n, *, seed=0, digits=None):
     return (confidence if digits is None else np.round(confidence, digits)), correct
 
 
-def test_each_share_has_its_row():
+def test_each_coverage_has_a_row():
     """From all images down in steps of five in a hundred; each row counts what its own threshold predicts."""
     confidence, correct = draw(200)
     steps = coverage.curve(predictions(confidence, correct))
@@ -40,7 +40,7 @@ def test_each_share_has_its_row():
 
 
 @pytest.mark.parametrize("digits", [2, 4, 6])
-def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
+def test_thresholds_are_the_largest_between_printed_probabilities(digits):
     """No probability as it is printed lies on a threshold, and none that is a millionth larger would predict as many."""
     confidence, correct = draw(300, digits=digits)
     for step in coverage.curve(predictions(confidence, correct)):
@@ -51,7 +51,7 @@ def test_thresholds_are_the_largest_and_clear_of_rounding(digits):
         assert higher.sum() < 300 * max(asked) / 20
 
 
-def test_equals_are_kept_together():
+def test_ties_are_kept_together():
     """Ties are never split: two probabilities make two rows, however many shares are asked for."""
     steps = coverage.curve(predictions([0.9] * 7 + [0.6] * 3, [1] * 7 + [0] * 3))
     assert [(step.min_probability, step.predicted, step.accuracy) for step in steps] == [
@@ -60,25 +60,25 @@ def test_equals_are_kept_together():
     ]
 
 
-def test_neighbours_in_the_last_digit_are_told_apart_by_none():
+def test_no_threshold_between_neighbours_in_the_last_digit():
     """0.700001 as printed may be anything around it, so nothing between it and 0.700002 is offered as a threshold."""
     steps = coverage.curve(predictions([0.700002, 0.700001], [1, 0]))
     assert [(step.min_probability, step.predicted) for step in steps] == [(0.7, 2)]
 
 
-def test_one_image():
+def test_curve_of_one_image_has_one_row():
     """Has one row."""
     (step,) = coverage.curve(predictions([1.0], [1]))
     assert (step.min_probability, step.coverage, step.accuracy, step.accuracy_high) == (0.999999, 1, 1, 1)
 
 
-def test_withheld_predictions_stay_so():
+def test_withheld_predictions_stay_withheld():
     """They count as images and never have a prediction."""
     steps = coverage.curve(predictions([0.9, 0.8, 0.4, 0.3], [1, 0, 1, 1], withheld=2))
     assert [(step.coverage, step.predicted) for step in steps] == [(0.5, 2), (0.25, 1)]
 
 
-def test_the_area_is_that_of_the_definition():
+def test_area_equals_its_definition():
     """The mean over k of the share of errors among the k surest predictions."""
     confidence, correct = draw(100)
     wrong = ~correct[np.argsort(-confidence)]
@@ -86,13 +86,13 @@ def test_the_area_is_that_of_the_definition():
     assert coverage.area(predictions(confidence, correct)) == pytest.approx(expected)
 
 
-def test_a_worked_area():
+def test_area_worked_example():
     """Sure and right, less sure and wrong: risks 0, 1/2; the other way round 1, 1/2."""
     assert coverage.area(predictions([0.9, 0.6], [1, 0])) == pytest.approx(0.25)
     assert coverage.area(predictions([0.6, 0.9], [1, 0])) == pytest.approx(0.75)
 
 
-def test_among_equals_the_area_is_that_of_a_random_order():
+def test_area_of_ties_is_that_of_a_random_order():
     """As if ties were broken by chance, again and again."""
     confidence, correct = draw(40, digits=1)
     generator = np.random.default_rng(1)
@@ -101,7 +101,7 @@ def test_among_equals_the_area_is_that_of_a_random_order():
     assert np.std(areas) > 0.005  # which order it is matters
 
 
-def test_what_has_no_probability_has_no_curve():
+def test_rejects_predictions_without_probabilities():
     """Nor have predictions that were all withheld."""
     with pytest.raises(CnnkitError, match="--coverage needs probabilities, and the predictions have none"):
         coverage.curve(predictions([np.nan, 0.5], [1, 1]))

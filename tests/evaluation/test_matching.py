@@ -30,7 +30,7 @@ def run(rows, against, **words):
     return match([Prediction(*row) for row in rows], against, name="p.tsv", **words)
 
 
-def test_arrays_stand_in_the_order_of_the_predictions():
+def test_arrays_are_in_the_order_of_predictions():
     """Rows of an image may stand anywhere; classes are sorted; what was not listed is NaN."""
     rows = [
         ("b.jpg", 1, "dog", 0.5),
@@ -51,14 +51,14 @@ def test_arrays_stand_in_the_order_of_the_predictions():
     assert np.allclose(predictions.probabilities, expected, equal_nan=True)
 
 
-def test_of_two_classes_one_probability_is_enough():
+def test_one_probability_is_enough_for_two_classes():
     """The class that is not listed has the rest; never less than what six printed digits can tell from 0."""
     predictions, _ = run([("a.jpg", 1, "cat", 0.7), ("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog"))
     assert np.allclose(predictions.probabilities[0], [0.7, 0.3])
     assert predictions.probabilities[1].tolist() == [5e-7, 1.0]
 
 
-def test_a_withheld_prediction_is_no_class():
+def test_withheld_prediction_is_minus_one():
     """`?` is -1; with all other classes listed its probability belongs to the one that is not."""
     rows = [("a.jpg", 1, "?", 0.6), ("a.jpg", 2, "cat", 0.4), ("b.jpg", 1, "?", 0.6)]
     predictions, _ = run(rows, truth(a="cat", b="dog"))
@@ -66,7 +66,7 @@ def test_a_withheld_prediction_is_no_class():
     assert np.allclose(predictions.probabilities, [[0.4, 0.6], [NAN, NAN]], equal_nan=True)
 
 
-def test_paths_are_compared_resolved(tmp_path, monkeypatch):
+def test_real_paths_are_compared(tmp_path, monkeypatch):
     """Links, dots and absolute paths lead to the same image; the prediction keeps the path as it was written."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -78,13 +78,13 @@ def test_paths_are_compared_resolved(tmp_path, monkeypatch):
         assert missing == []
 
 
-def test_truth_without_a_prediction_is_handed_back():
+def test_returns_truth_without_predictions():
     """Nothing is dropped: images of the truth that nobody predicted are told apart from the rest."""
     _, missing = run([("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog", c="cat"))
     assert [image.path for image in missing] == ["a.jpg", "c.jpg"]
 
 
-def test_the_folder_is_the_class(tmp_path, monkeypatch):
+def test_class_is_the_folder(tmp_path, monkeypatch):
     """Without a list, the folder that holds an image is its class: as written, even if the image is a link to elsewhere."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "1.jpg").touch()
@@ -95,7 +95,7 @@ def test_the_folder_is_the_class(tmp_path, monkeypatch):
     assert [predictions.classes[index] for index in predictions.truth] == ["cat", "dog"]
 
 
-def test_files_share_their_classes():
+def test_files_share_classes():
     """A class that one file alone shows is a class of the other, too, also where folders are the truth."""
     files = [
         ([Prediction("cat/1.jpg", 1, "cat", 0.9)], "a.tsv"),
@@ -110,14 +110,14 @@ def test_files_share_their_classes():
     assert whole.of([1]).paths == other.paths
 
 
-def test_classes_may_go_beyond_the_truth():
+def test_predictions_may_have_more_classes_than_the_truth():
     """Where labels of the predictions are classes too, a network may know more than these images show."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
     (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"))
     assert predictions.classes == ("cat", "owl")
 
 
-def test_given_classes_set_the_order():
+def test_given_classes_define_the_order():
     """Classes that the truth does not show can be named, and are then counted."""
     predictions, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
     assert predictions.classes == ("owl", "cat")
@@ -155,7 +155,7 @@ def test_given_classes_set_the_order():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(rows, message):
+def test_errors_name_mismatches(rows, message):
     """A prediction without truth, a doubled one, one without a prediction, an unknown label: each error names them."""
     with pytest.raises(CnnkitError) as caught:
         run(rows, truth(a="cat", b="dog", u=None))
@@ -170,20 +170,20 @@ def test_what_does_not_fit_is_named(rows, message):
         ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg has two labels: "dog", and "cat" as a.jpg'),
     ],
 )
-def test_a_truth_that_is_none_is_refused(images, message):
+def test_rejects_truth_without_labels_or_with_two(images, message):
     """No labels at all, or two for one image, make no truth."""
     with pytest.raises(CnnkitError) as caught:
         Truth(images, name="t.tsv")
     assert str(caught.value).startswith(message)
 
 
-def test_a_truth_beyond_the_given_classes_is_refused():
+def test_rejects_truth_outside_of_given_classes():
     """Classes that are given must hold every label of the truth."""
     with pytest.raises(CnnkitError, match=r'split\.tsv: the label "dog" is not one of the classes cat'):
         run([("a.jpg", 1, "cat", 1.0)], truth(a="cat", b="dog"), classes=("cat",))
 
 
-def test_a_label_beyond_the_given_classes_is_refused():
+def test_rejects_predictions_outside_of_given_classes():
     """The message does not send for what was given already."""
     with pytest.raises(CnnkitError) as caught:
         run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))

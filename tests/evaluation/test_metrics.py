@@ -30,7 +30,7 @@ def draw(seed, *, classes, n=200):
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_interval_is_the_published_one(hits, n, low, high):
+def test_wilson_interval_equals_published_values(hits, n, low, high):
     """The bounds are those of Newcombe's table (Statistics in Medicine 17, 1998, table I, method 3)."""
     assert metrics.wilson_interval(hits, n) == pytest.approx((low, high), abs=5e-5)
 
@@ -70,14 +70,14 @@ def test_measures_of_probabilities_agree_with_scikit_learn(seed, classes):
     assert metrics.roc_auc(truth, probabilities) == pytest.approx(expected)
 
 
-def test_log_loss_of_the_impossible_is_large_and_finite():
+def test_log_loss_of_probability_zero_is_finite():
     """A true class with probability 0 costs -ln of the machine's epsilon, as in scikit-learn."""
     truth, probabilities = np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]])
     assert metrics.log_loss(truth, probabilities) == pytest.approx(reference.log_loss(truth, probabilities))
     assert metrics.log_loss(truth, probabilities) == pytest.approx(-math.log(2.0**-52) / 2)
 
 
-def test_a_class_without_images_is_left_out():
+def test_class_without_images_is_left_out():
     """Its recall is undefined; balanced accuracy and the area average over the classes that occur."""
     truth, probabilities = draw(0, classes=3)
     wider = np.column_stack([probabilities, np.full(len(truth), 0.001)])
@@ -89,13 +89,13 @@ def test_a_class_without_images_is_left_out():
     assert metrics.roc_auc(truth, wider) == pytest.approx(metrics.roc_auc(truth, probabilities))
 
 
-def test_a_class_that_is_never_predicted_has_no_precision():
+def test_class_without_predictions_has_no_precision():
     """0 of 0 is None, not 0 and not NaN; the F1 of a class that was missed throughout is 0."""
     measured = metrics.per_class(np.array([[2, 0], [1, 0]]), np.array([2, 1]))
     assert measured[1] == metrics.ClassMeasures(precision=None, recall=0.0, f1=0.0, support=1)
 
 
-def test_withheld_predictions_count_against_recall_alone():
+def test_withheld_predictions_lower_recall_only():
     """A prediction that was withheld is in no column, so it lowers recall and leaves precision."""
     truth, prediction = np.array([0, 0, 0, 1]), np.array([0, 0, -1, 1])
     confusion = metrics.confusion_matrix(truth, prediction, 2)
@@ -104,7 +104,7 @@ def test_withheld_predictions_count_against_recall_alone():
     assert (first.precision, first.recall, first.f1) == pytest.approx((1, 2 / 3, 0.8))
 
 
-def test_what_is_not_known_is_none():
+def test_unknown_measures_are_none():
     """A missing probability of a true class leaves no log-loss, any missing one no area, and neither has a single class."""
     truth = np.array([0, 1, 1])
     unlisted = np.array([[0.9, np.nan], [np.nan, 0.8], [0.4, 0.6]])

@@ -27,7 +27,7 @@ def make(confidence, correct):
     )
 
 
-def test_the_bars_are_accuracy_and_its_gap():
+def test_bars_show_accuracy_and_gap():
     """A bar a bin as high as its accuracy; the gap reaches from there to the mean confidence, above or below."""
     found = reliability(*draw())
     upper, lower = plots.draw_reliability({"": found}).axes
@@ -43,7 +43,7 @@ def test_the_bars_are_accuracy_and_its_gap():
     assert f"ECE {found.error:.4f}" in [text.get_text() for text in upper.texts]
 
 
-def test_two_stand_side_by_side(tmp_path):
+def test_two_diagrams_are_side_by_side(tmp_path):
     """Before and after, under their titles, which are no formulas; the same predictions give the same bytes in every format."""
     made = make(*draw())
     for suffix in (".png", ".svg", ".pdf"):
@@ -57,7 +57,7 @@ def test_two_stand_side_by_side(tmp_path):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["before $x$", "after", "", ""]
 
 
-def test_the_legend_is_no_wider_than_one_diagram():
+def test_legend_is_not_wider_than_one_diagram():
     """Nothing of it is cut off, and the diagram keeps its width."""
     figure = plots.draw_reliability({"": reliability(*draw())})
     figure.draw_without_rendering()
@@ -66,7 +66,7 @@ def test_the_legend_is_no_wider_than_one_diagram():
 
 
 @pytest.mark.parametrize("n", [5000, 20_000])
-def test_counts_do_not_run_into_one_another(n):
+def test_counts_do_not_overlap(n):
     """Large numbers stand upright."""
     figure = plots.draw_reliability({"": reliability(*draw(n))})
     figure.draw_without_rendering()
@@ -75,7 +75,7 @@ def test_counts_do_not_run_into_one_another(n):
     assert all(box.y1 <= figure.axes[1].get_window_extent().y1 for box in boxes)
 
 
-def test_what_has_no_probability_has_no_diagram(tmp_path):
+def test_rejects_diagram_without_probabilities(tmp_path):
     """The reason is said, and no file is left; nor for another ending."""
     with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probabilities"):
         plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})

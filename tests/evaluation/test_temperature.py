@@ -21,14 +21,14 @@ def draw(n, classes, *, true=2.5, seed=0):
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("true", [2.5, 0.6])
-def test_a_known_temperature_is_found(classes, true):
+def test_finds_a_known_temperature(classes, true):
     """From 20,000 images within three in a hundred, whether the network is too sure or too modest."""
     truth, logits = draw(20_000, classes, true=true)
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(true, rel=0.03)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_minimum(seed):
+def test_temperature_is_the_minimum_of_log_loss(seed):
     """scipy's search over the likelihood ends at the same place."""
     truth, logits = draw(200, 5, seed=seed)
     rows = np.arange(len(truth))
@@ -41,7 +41,7 @@ def test_it_is_the_minimum(seed):
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(found.x, rel=1e-5)
 
 
-def test_it_is_what_the_reference_implementation_finds():
+def test_temperature_equals_the_reference_implementation():
     """L-BFGS on the cross-entropy of logits / T from T = 1.5 on, as Guo et al. publish it."""
     truth, logits = draw(1000, 4)
     value = torch.nn.Parameter(torch.full((1,), 1.5, dtype=torch.float64))
@@ -57,20 +57,20 @@ def test_it_is_what_the_reference_implementation_finds():
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(value.item(), rel=1e-6)
 
 
-def test_scaling_is_dividing_the_logits():
+def test_scaling_divides_the_logits():
     """Probabilities alone are enough to have those of logits / T; 0 counts as what can hardly be told from it, and stays last."""
     _, logits = draw(100, 5)
     assert np.allclose(temperature.scaled(softmax(logits, axis=1), 2.5), softmax(logits / 2.5, axis=1))
     assert np.allclose(temperature.scaled(np.array([[1.0, 0.0]]), 1.0), [[1, 2.2e-16]])
 
 
-def test_where_all_is_right_there_is_none():
+def test_rejects_predictions_that_are_all_correct():
     """The surer the better, without end: an error that says so, not a number near nothing."""
     with pytest.raises(CnnkitError, match="all 2 predictions are correct, so no temperature is optimal"):
         temperature.fit(np.array([0, 1]), np.array([[0.6, 0.4], [0.5, 0.5]]))
 
 
-def test_where_the_truth_is_the_least_probable_there_is_none():
+def test_rejects_predictions_of_another_truth():
     """No temperature mends predictions that do not belong to the truth."""
     with pytest.raises(CnnkitError, match="do the truth and the predictions belong together"):
         temperature.fit(np.array([0, 1]), np.array([[0.2, 0.8], [0.9, 0.1]]))

@@ -59,7 +59,7 @@ def dream(asked, **others):
 
 @pytest.mark.parametrize("layer", ["conv2", "pool1", "head.dense1"])
 @pytest.mark.parametrize("grad", [True, False])
-def test_everything_is_as_before(network, layer, grad):
+def test_network_is_left_unchanged(network, layer, grad):
     """Modes, hooks, gradients, statistics and torch's own random numbers are as before, also where gradients are switched off."""
     found, whole = network
     with torch.set_grad_enabled(grad):
@@ -73,7 +73,7 @@ def test_everything_is_as_before(network, layer, grad):
 
 @pytest.mark.parametrize("work", [search, dream])
 @pytest.mark.parametrize("where", ["inside", "outside"])
-def test_also_after_an_exception(network, work, where):
+def test_network_is_left_unchanged_after_an_exception(network, work, where):
     """Neither an error in the middle of the network nor one of whoever watches leaves anything behind."""
     found, whole = network
     asked = ActivationMaximizer(found, found.find("conv2"))
@@ -90,7 +90,7 @@ def test_also_after_an_exception(network, work, where):
         handle.remove()
 
 
-def test_a_search_without_an_end(network):
+def test_network_is_unchanged_between_patterns_and_after_a_stopped_search(network):
     """Between two patterns, and after a search that was left, the network is as before."""
     found, whole = network
     before = condition(whole)
@@ -101,7 +101,7 @@ def test_a_search_without_an_end(network):
     assert condition(whole) == before
 
 
-def test_the_way_is_the_gradients(network):
+def test_a_step_is_the_normalised_gradient(network):
     """Without jitter and blur a step adds the gradient of the filter's mean output before its activation, by its quadratic mean."""
     found, whole = network
     asked = ActivationMaximizer(found, found.find("conv2"))
@@ -120,7 +120,7 @@ def test_the_way_is_the_gradients(network):
     assert np.corrcoef(change.flatten(), wanted.flatten())[0, 1] > 0.98
 
 
-def test_progress(network):
+def test_progress_counts_the_steps_of_all_batches_and_octaves(network):
     """Whoever watches is told after every step, of those of all batches, and of a dream of all octaves."""
     found, _ = network
     asked, told = ActivationMaximizer(found, found.find("conv2")), []
@@ -134,7 +134,7 @@ def test_progress(network):
     assert len(told) % 2 == 0  # two octaves
 
 
-def test_the_ascent_is_before_the_activation(network):
+def test_objective_is_the_input_of_the_activation(network):
     """A layer of torch's block, and of several outputs put together, ascends before its activation, filter by filter."""
     found, _ = network
     conv = found.find("conv2")
@@ -149,7 +149,7 @@ def test_the_ascent_is_before_the_activation(network):
     assert right.activation > right.start
 
 
-def test_a_network_without_kernels_to_draw():
+def test_rejects_networks_without_a_first_convolution():
     """Only a first convolution that looks at an image has kernels that are images."""
     backbone, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
     whole = Classifier(backbone, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)

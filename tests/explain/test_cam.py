@@ -29,8 +29,8 @@ REFERENCES = {
 }
 #: Methods that are compared with something else, in a test of their own.
 OTHER_REFERENCES = {
-    CamMethod.EIGENCAM: "test_the_principal_component_is_that_of_a_published_implementation",
-    CamMethod.CAM: "test_after_global_average_pooling_the_map_is_the_weighted_sum",
+    CamMethod.EIGENCAM: "test_principal_component_equals_pytorch_grad_cam",
+    CamMethod.CAM: "test_map_is_the_weighted_sum_after_global_average_pooling",
 }
 
 
@@ -86,7 +86,7 @@ def vgg():
 
 
 @pytest.mark.parametrize("method", REFERENCES)
-def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monkeypatch):
+def test_maps_of_a_vgg_equal_pytorch_grad_cam(vgg, method, monkeypatch):
     """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
     network, classes, own, images = vgg
     names = ["features.8", "features.10"]
@@ -103,7 +103,7 @@ def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monk
         assert min(same_maps(found, theirs)) > 0.999
 
 
-def test_the_principal_component_is_that_of_a_published_implementation(vgg):
+def test_principal_component_equals_pytorch_grad_cam(vgg):
     """Its sign aside, which theirs leaves to chance: ours is large where activations are."""
     network, classes, own, images = vgg
     layer = network.find("features.10")
@@ -121,7 +121,7 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
 @pytest.mark.slow
 @pytest.mark.photos
 @pytest.mark.parametrize("method", REFERENCES)
-def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
+def test_maps_of_photographs_equal_pytorch_grad_cam(photos, method, monkeypatch):
     """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
     weights = photos / "weights" / "mobilenet_v2.pth"
     network, classes = layer_graph.of_name("mobilenet_v2", weights=weights)
@@ -166,7 +166,7 @@ def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer
     return TorchCam(whole, classes, layer=place, method=method, **options)
 
 
-def test_after_global_average_pooling_the_map_is_the_weighted_sum():
+def test_map_is_the_weighted_sum_after_global_average_pooling():
     """Zhou's closed form: CAM is the sum, Grad-CAM and HiResCAM are that divided by the number of places, exactly."""
     network = small()
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_after_global_average_pooling_the_map_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv1_relu", "conv2", None])
-def test_gradients_are_those_of_the_whole_network(layer):
+def test_gradients_equal_those_of_the_whole_network(layer):
     """At every layer, activation included or not, the map is that of torch's own gradients through a network without shortcuts."""
     network = small("dense 6 relu, dense 3 softmax")
     place = {"conv1": "conv1_relu", None: "conv2_relu"}.get(layer, layer)
@@ -213,7 +213,7 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
 
 
 @pytest.mark.parametrize("method", CamMethod)
-def test_images_of_a_batch_know_nothing_of_each_other(method):
+def test_images_of_a_batch_are_independent(method):
     """Each image's map is what it would be alone, whatever classes the others are asked for."""
     network = small()
     together = maps_of(network, method=method, batch=3).forward(IMAGES).maps(CHOSEN)
@@ -244,7 +244,7 @@ def test_class_agnostic_methods_have_one_map(method):
 
 
 @pytest.mark.parametrize("method", [method for method, computation in METHODS.items() if computation.has_closed_form])
-def test_closed_forms_are_what_gradients_give(method):
+def test_closed_forms_equal_gradients(method):
     """Of the weighted sums of a head of one dense layer."""
     network = small()
     with torch.no_grad():
@@ -254,7 +254,7 @@ def test_closed_forms_are_what_gradients_give(method):
     np.testing.assert_allclose(maps_of(network, method=method).forward(IMAGES).maps(CHOSEN), expected, atol=1e-6)
 
 
-def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
+def test_constant_score_gives_a_map_of_zeros():
     """Not NaN, by any method that takes gradients: the ratios of Grad-CAM++ have nought on both sides."""
     network = small()
     with torch.no_grad():
@@ -268,13 +268,13 @@ def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
     ("head", "pool"),
     [("dense 6 relu, dense 3 softmax", Pool.AVG), ("dense 3 softmax", Pool.FLATTEN), ("dense 3 softmax", Pool.MAX)],
 )
-def test_cam_itself_is_refused_where_the_head_is_another(head, pool):
+def test_cam_rejects_other_heads(head, pool):
     """Two layers, every place its own weight, or the largest place alone: a weighted sum of channels would be another map."""
     with pytest.raises(UsageError, match=r"--method cam needs one dense layer after global average pooling of conv2"):
         maps_of(small(head, pool=pool), method=CamMethod.CAM)
 
 
-def test_a_layer_without_places_is_refused():
+def test_rejects_layer_without_height_and_width():
     """The message names the last one that has some; and what --contrast needs gradients has no contrast."""
     with pytest.raises(
         UsageError, match=r"head\.dense1 of small\.pt has output 6, .* the last layer with both is conv2"
@@ -289,7 +289,7 @@ def test_a_layer_without_places_is_refused():
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
-def test_the_network_is_left_as_it_was(broken, monkeypatch):
+def test_network_is_left_unchanged(broken, monkeypatch):
     """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
     network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
     expected = maps_of(network).forward(IMAGES).maps(CHOSEN)
@@ -323,7 +323,7 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", CamMethod)
-def test_a_gpu_makes_the_same_maps(method):
+def test_maps_on_a_gpu_equal_those_on_a_cpu(method):
     """Within rounding, without TF32."""
     network = small()
     expected = maps_of(network, method=method).forward(IMAGES).maps(CHOSEN)

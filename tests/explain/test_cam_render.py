@@ -20,7 +20,7 @@ def image(width=9, height=7):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_the_colours_cover_as_much_as_alpha_says(alpha):
+def test_alpha_is_the_opacity_of_colours(alpha):
     """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the image given."""
     plain, before = image()
     drawn = np.asarray(
@@ -36,7 +36,7 @@ def test_the_colours_cover_as_much_as_alpha_says(alpha):
     assert np.array_equal(np.asarray(plain), before)
 
 
-def test_a_zero_map_leaves_the_plain_image():
+def test_zero_map_leaves_the_image_unchanged():
     """Nothing is drawn where there is nothing, least of all NaN."""
     plain, before = image()
     drawn = cam_render.draw_overlay(
@@ -46,7 +46,7 @@ def test_a_zero_map_leaves_the_plain_image():
 
 
 @pytest.mark.parametrize(("side", "width"), [(40, 1), (600, 4)])
-def test_a_frame_stands_at_the_edge_of_its_box(side, width):
+def test_frame_is_inside_of_its_box(side, width):
     """Black, white, black from the bounds inward, thicker on larger images; what is around and inside of it stays."""
     plain = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
@@ -68,7 +68,7 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
     "box",
     [(0, 0, 1, 1), (349, 349, 350, 350), (10, 20, 12, 60), (10, 20, 60, 21), (7, 7, 10, 10), (300, 0, 309, 5), (0, 0, 350, 350)],
 )  # fmt: skip
-def test_a_small_box_is_framed_inside_of_its_bounds(box):
+def test_frame_of_a_small_box_stays_inside(box):
     """A box that is narrower than its frame is seen as well, and nothing around it changes."""
     plain = Image.new("RGB", (350, 350), (10, 200, 30))
     nothing = np.zeros((350, 350), dtype=np.float32)
@@ -80,7 +80,7 @@ def test_a_small_box_is_framed_inside_of_its_bounds(box):
 
 
 @pytest.mark.parametrize("name", ["viridis", "jet", "magma", "gray_r"])
-def test_colours_are_matplotlibs(name):
+def test_colours_equal_those_of_matplotlib(name):
     """All 256 of a colour map, as matplotlib itself gives them in bytes, but for its rounding."""
     table = colormaps.color_table(name)
     assert (table.shape, table.dtype) == ((256, 3), np.uint8)
@@ -88,13 +88,13 @@ def test_colours_are_matplotlibs(name):
     assert np.abs(table - theirs).max() <= 1
 
 
-def test_values_get_their_colours():
+def test_values_are_mapped_to_colours():
     """From 0 to 1; what lies beyond has the outer colours; one axis more, for the channels."""
     values = np.array([[-1, 0, 0.25], [0.5, 1, 7]], dtype=np.float32)
     assert colormaps.colorize(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
 
 
-def test_an_unknown_colour_map_brings_a_proposal():
+def test_unknown_colour_map_proposes_names():
     """The nearest names, or where nothing is near, some good ones."""
     with pytest.raises(UsageError, match=r'no colour map "virdis"; did you mean viridis'):
         colormaps.color_table("virdis")

@@ -19,13 +19,13 @@ from cnnkit.explain import config
         ("007", [7]),
     ],
 )
-def test_numbers_and_ranges(text, numbers):
+def test_parses_numbers_and_ranges(text, numbers):
     """Both ends are included; in the order given, each once; all of them unless said."""
     assert config.parse_index_ranges(text, 10, option="--channels", of="conv1") == numbers
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", "9" * 12])
-def test_what_is_no_number(text):
+def test_rejects_malformed_ranges(text):
     """The message has the option, the words, and how it is written."""
     with pytest.raises(UsageError) as error:
         config.parse_index_ranges(text, 10, option="--channels", of="conv1")
@@ -41,7 +41,7 @@ def test_what_is_no_number(text):
         ("2,999999999", "999999999: conv1 has 10, numbered 0 to 9"),
     ],
 )
-def test_numbers_that_there_are_not(text, said):
+def test_rejects_numbers_out_of_range(text, said):
     """Say which word, of what, and how many there are."""
     with pytest.raises(UsageError) as error:
         config.parse_index_ranges(text, 10, option="--filters", of="conv1")

@@ -44,7 +44,7 @@ def bounds(pixels, colour):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_every_thumbnail_is_where_it_belongs(count):
+def test_thumbnails_are_on_a_grid(count):
     """An image and its overlays side by side, whole; cells from left to right and row by row, all the same distance apart."""
     pixels = np.asarray(contact_sheets.render(cells(count)))
     height, width = pixels.shape[:2]
@@ -70,7 +70,7 @@ def test_every_thumbnail_is_where_it_belongs(count):
 @pytest.mark.parametrize(
     ("size", "side"), [((300, 100), (160, 53)), ((80, 320), (40, 160)), ((16, 8), (160, 80)), ((1, 900), (1, 160))]
 )
-def test_a_thumbnail_keeps_its_aspect(size, side):
+def test_thumbnail_keeps_the_aspect_ratio(size, side):
     """In the middle of its square, small images enlarged, however narrow."""
     pixels = np.asarray(contact_sheets.render(cells(1, size=size)))
     for column in range(3):
@@ -80,7 +80,7 @@ def test_a_thumbnail_keeps_its_aspect(size, side):
         assert top == contact_sheets.SPACE + (160 - side[1]) // 2
 
 
-def test_small_images_keep_their_pixels():
+def test_small_images_are_enlarged_by_whole_pixels():
     """A digit is enlarged by whole pixels, so that they can be seen."""
     values = np.random.default_rng(0).integers(0, 250, (8, 8, 3), dtype=np.uint8)
     made = contact_sheets.thumbnail(Image.fromarray(values))
@@ -88,7 +88,7 @@ def test_small_images_keep_their_pixels():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.25, 0.8, 1.0])
-def test_a_bar_is_as_long_as_the_probability(share):
+def test_bar_length_is_the_probability(share):
     """Out of the thumbnail's width, below its own overlay; the rest is there as well, in grey."""
     pixels = np.asarray(contact_sheets.render(cells(1, (share, 1 - share))))
     for column, expected in ((1, share), (2, 1 - share)):
@@ -106,7 +106,7 @@ def test_a_bar_is_as_long_as_the_probability(share):
 
 
 @pytest.mark.parametrize("letter", ["W", "i", "м", "語"])
-def test_long_names_stay_inside_of_their_columns(letter):
+def test_long_names_stay_within_columns(letter):
     """Between and around the columns there is nothing but paper, whatever a class or a file is called."""
     long = letter * 150
     pixels = np.asarray(contact_sheets.render(cells(2, names=(long, long), path=long)))
@@ -123,7 +123,7 @@ def test_long_names_stay_inside_of_their_columns(letter):
         assert not captions[:, ~allowed].any()
 
 
-def test_a_number_is_not_written_over():
+def test_numbers_are_not_overwritten_by_long_names():
     """What stands on the right of a caption looks the same behind a long name as behind a short one."""
     short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
     right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
@@ -133,7 +133,7 @@ def test_a_number_is_not_written_over():
 
 
 @pytest.mark.parametrize("keep_end", [False, True])
-def test_dots_tell_that_something_is_left_out(keep_end):
+def test_shortened_text_has_an_ellipsis(keep_end):
     """As much as there is room for, from the end of a path, where its name is; what fits is left alone."""
     text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
     width = 160
@@ -149,7 +149,7 @@ def test_dots_tell_that_something_is_left_out(keep_end):
     assert contact_sheets.shorten("cat", 1, keep_end=keep_end) == ""
 
 
-def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
+def test_sheet_has_a_maximum_of_thumbnails(tmp_path, caplog, monkeypatch):
     """Thumbnails beyond what memory is for are left out, counted by image, and told; one cell is always drawn."""
     monkeypatch.setattr(contact_sheets, "MOST", 7)
     kept = contact_sheets.SheetCells()
@@ -169,7 +169,7 @@ def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
     assert (len(wide), wide.left_out) == (1, 0)
 
 
-def test_the_first_are_the_first(monkeypatch):
+def test_full_sheet_takes_no_later_image(monkeypatch):
     """Once an image was left out, no later one with fewer overlays takes its place: the sheet says that it shows the first."""
     monkeypatch.setattr(contact_sheets, "MOST", 4)
     kept = contact_sheets.SheetCells()
@@ -181,7 +181,7 @@ def test_the_first_are_the_first(monkeypatch):
     assert kept.left_out == 3
 
 
-def test_a_sheet_of_nothing(tmp_path):
+def test_empty_sheet_writes_nothing(tmp_path):
     """Where no image could be read, nothing is written."""
     contact_sheets.save(tmp_path / "sheet.png", contact_sheets.SheetCells())
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +213,7 @@ def shrunk(block, height, width):
 @pytest.mark.parametrize(
     ("count", "height", "width"), [(1, 7, 7), (2, 5, 9), (3, 11, 11), (7, 13, 4), (12, 3, 3), (64, 27, 27), (90, 1, 1), (5, 300, 200)]
 )  # fmt: skip
-def test_every_tile_at_its_place(count, height, width):
+def test_tiles_are_on_a_grid(count, height, width):
     """Row by row, rows and columns nearly as many, with white between and around, enlarged by whole pixels."""
     given = tiles(count, height, width)
     drawn = np.asarray(contact_sheets.mosaic(given))
@@ -231,13 +231,13 @@ def test_every_tile_at_its_place(count, height, width):
 
 
 @pytest.mark.parametrize("count", [4, 64, 1024])
-def test_a_mosaic_fits_a_screen(count):
+def test_mosaic_fits_on_a_screen(count):
     """Small tiles are enlarged to about a thousand pixels in all, and never past that."""
     width, _ = contact_sheets.mosaic(tiles(count, 7, 7)).size
     assert 512 < width <= 1026
 
 
-def test_a_tile_by_itself():
+def test_small_tile_is_enlarged():
     """A small one is enlarged so that it can be seen, a large one is left."""
     (small,), (large,) = tiles(1, 5, 7), tiles(1, 200, 130)
     drawn = np.asarray(contact_sheets.enlarged(small))

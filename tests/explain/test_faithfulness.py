@@ -43,7 +43,7 @@ def measure(found, *, image=None, region=None, batch=32):
     return score, shown
 
 
-def test_the_closed_form():
+def test_scores_equal_the_closed_form():
     """A map of just the quarter that matters: its pixels are the first five twentieths, so the curves fall and rise by then."""
     right, _ = measure(quarter().astype(np.float32))
     assert (right.deletion, right.insertion) == pytest.approx((0.125, 0.875))  # a triangle of half of 5/20
@@ -55,7 +55,7 @@ def test_the_closed_form():
     assert (plain.deletion, plain.insertion) == pytest.approx((0.25, 0.75))
 
 
-def test_pixels_are_hidden_where_the_cells_stand():
+def test_pixels_are_hidden_at_the_centres_of_cells():
     """Of five by five cells at 0, 8, ... pixels: those about the hot one at 16 are hidden first, not those about 19.5."""
     found = np.zeros((5, 5), dtype=np.float32)
     found[2, 2] = 1
@@ -69,7 +69,7 @@ def test_pixels_are_hidden_where_the_cells_stand():
         assert score.deletion == pytest.approx(0.025)  # gone with it
 
 
-def test_a_coarse_map():
+def test_correct_cell_of_a_coarse_map_scores_best():
     """Of two by two cells, on an image that is no square: the right one deletes and inserts better than any other cell."""
     image = stripes(30, 52)
     scores = []
@@ -82,7 +82,7 @@ def test_a_coarse_map():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 21, 100])
-def test_the_batch_does_not_matter(batch):
+def test_scores_do_not_depend_on_the_batch_size(batch):
     """Whatever goes through at once, the scores are the same, and never more images at once than that."""
     found = np.random.default_rng(0).random((5, 5), dtype=np.float32)
     score, shown = measure(found, batch=batch)
@@ -91,7 +91,7 @@ def test_the_batch_does_not_matter(batch):
     assert max(map(len, shown.calls)) <= batch
 
 
-def test_what_is_shown():
+def test_images_of_deletion_and_insertion():
     """Deletion goes from the image to the hidden colour, insertion from a blur to the image, a twentieth more each time."""
     image = stripes()
     _, shown = measure(np.random.default_rng(0).random((4, 6), dtype=np.float32), image=image)

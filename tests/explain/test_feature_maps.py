@@ -12,7 +12,7 @@ from cnnkit.formats import onnx_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 
 
-def test_scaled_by_hand():
+def test_scaling_worked_example():
     """By its own range each channel reaches from 0 to 1; by the layer's only the layer does; what does not change is 0."""
     values = np.array([[[-1, 0], [1, 3]], [[2, 2], [2, 2]], [[7, 3], [5, 4]]], dtype=np.float32)
     own = feature_maps.scaled(values, MapScale.CHANNEL)
@@ -41,7 +41,7 @@ class Two:
         return [self.given[layer.name] for layer in layers]
 
 
-def test_nothing_is_written_before_all_is_known(images, tmp_path):
+def test_rejects_layers_and_channels_before_writing(images, tmp_path):
     """A vector, or a channel that one of the layers lacks, is refused before the first image of the first layer."""
     image = images(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
@@ -52,7 +52,7 @@ def test_nothing_is_written_before_all_is_known(images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_silent_channels_and_names_of_files(images, tmp_path):
+def test_silent_channels_and_file_names(images, tmp_path):
     """Silent is below a millionth of the layer's strongest, of either sign; a name with a slash is one file; 1000 need four digits."""
     values = np.zeros((1001, 2, 2), np.float32)
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
@@ -101,7 +101,7 @@ def write(path, *, batch="N", header=True, body=True):
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
-def test_values_by_hand(tmp_path, batch):
+def test_activations_equal_a_worked_example(tmp_path, batch):
     """A layer is a convolution or a sum with its activation; values are those, asked for in any order and twice, of any batch."""
     network = OnnxFeatureMaps(write(tmp_path / "m.onnx", batch=batch), device="cpu")
     assert [layer.name for layer in network.layers] == ["conv1", "conv2", "node_add"]
@@ -116,7 +116,7 @@ def test_values_by_hand(tmp_path, batch):
         np.testing.assert_allclose(output, factor * first, atol=1e-5)
 
 
-def test_what_has_no_maps(tmp_path):
+def test_rejects_networks_and_layers_without_maps(tmp_path):
     """A network without our header, one without maps, and a layer that is not there are told in one line."""
     with pytest.raises(FormatError, match=r"none\.onnx: no preprocessing in its header"):
         OnnxFeatureMaps(write(tmp_path / "none.onnx", header=False), device="cpu")

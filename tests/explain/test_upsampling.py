@@ -22,7 +22,7 @@ def by_torch(found, height, width):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 15), st.integers(1, 15), st.integers(1, 70), st.integers(1, 70))
-def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width):
+def test_whole_window_equals_bilinear_resizing_of_torch(rows, columns, height, width):
     """Cells' centres stay where they are and the outer values go on, whether the frame is larger or smaller than the map."""
     found = cells(rows, columns)
     spread = upsampling.upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
@@ -33,7 +33,7 @@ def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_part_is_a_crop_of_the_whole(data):
+def test_part_is_a_crop_of_the_whole(data):
     """Also where the window begins outside of the image, as it does around one that was padded."""
     height, width = data.draw(st.integers(2, 50)), data.draw(st.integers(2, 50))
     left, top = data.draw(st.integers(-30, 30)), data.draw(st.integers(-30, 30))
@@ -46,13 +46,13 @@ def test_a_part_is_a_crop_of_the_whole(data):
     np.testing.assert_allclose(part, by_torch(found, height, width)[y:bottom, x:right], atol=1e-5)
 
 
-def test_a_window_with_fractions_of_pixels():
+def test_window_with_fractions_of_pixels():
     """One cell a pixel, shifted by a quarter of one: each pixel is a quarter of one cell and three of the other."""
     found = np.array([[0.0, 4.0, 8.0]], dtype=np.float32)
     assert upsampling.upsample(found, (0.25, 0.0, 3.25, 1.0), (0, 0, 3, 1)).tolist() == [[0.0, 3.0, 7.0]]
 
 
-def test_cells_stand_where_their_centres_are():
+def test_cells_are_at_their_centres():
     """At 2 and 6 of 12 pixels: straight lines between them, the outer values beyond; twice as far in an image of twice the size."""
     centres = CellCentres(Along(2, 4), Along(0, 1), (12, 1))
     found = np.array([[0.0], [4.0], [8.0]], dtype=np.float32)  # at 2, 6 and 10
@@ -68,7 +68,7 @@ def test_cells_stand_where_their_centres_are():
         assert upsampling.argmax_pixel(hot, (0.0, 0.0, 1.0, 24.0), (0, 0, 1, 24), centres) == (0, y)
 
 
-def test_a_cell_whose_centre_lies_in_the_padding_stands_at_the_border():
+def test_cell_centred_in_padding_is_at_the_border():
     """So that its peak is a pixel of the image."""
     centres = CellCentres(Along(-3, 5), Along(-3, 5), (8, 8))
     found = np.zeros((3, 3), dtype=np.float32)
@@ -86,12 +86,12 @@ def test_a_cell_whose_centre_lies_in_the_padding_stands_at_the_border():
         ((4.9, 0.0, 5.0, 1.0), (5, 1), (4, 0, 5, 1)),  # rounded away at the edge
     ],
 )
-def test_the_pixels_that_a_network_saw(window, size, box):
+def test_visible_box_is_the_window_in_whole_pixels(window, size, box):
     """The window in whole pixels of the image, one at least."""
     assert upsampling.visible_box(window, size) == box
 
 
-def test_the_peak_is_the_middle_of_the_hottest_cell():
+def test_peak_is_the_centre_of_the_hottest_cell():
     """In pixels of the image, with the window's place and scale, of those in the part."""
     found = np.zeros((2, 4), dtype=np.float32)
     found[1, 2] = 3
@@ -104,13 +104,13 @@ def test_the_peak_is_the_middle_of_the_hottest_cell():
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) is None
 
 
-def test_of_two_equal_cells_the_first_one_peaks():
+def test_first_of_equal_cells_is_the_peak():
     """Row by row, so that the output does not depend on the machine."""
     found = np.array([[0, 1, 0], [1, 0, 1]], dtype=np.float32)
     assert upsampling.argmax_pixel(found, (0.0, 0.0, 30.0, 20.0), (0, 0, 30, 20)) == (15, 5)
 
 
-def test_the_largest_hot_region_is_bounded():
+def test_box_bounds_the_largest_hot_region():
     """Of two regions the one with more pixels, though the other is hotter; the box is half open, in pixels of the image."""
     heat = np.zeros((12, 20), dtype=np.float32)
     heat[1:3, 1:3] = 10  # four pixels
@@ -122,21 +122,21 @@ def test_the_largest_hot_region_is_bounded():
     assert upsampling.hot_box(heat, 0.0, (0, 0, 20, 12)) == (0, 0, 20, 12)
 
 
-def test_of_two_equal_regions_the_upper_one_is_bounded():
+def test_box_bounds_the_first_of_equal_regions():
     """So that the output does not depend on the machine; and a region of one pixel has a box of one."""
     heat = np.zeros((9, 9), dtype=np.float32)
     heat[7, 1] = heat[2, 6] = 1
     assert upsampling.hot_box(heat, 1.0, (0, 0, 9, 9)) == (6, 2, 7, 3)
 
 
-def test_a_box_bounds_every_pixel_of_a_bent_region():
+def test_box_bounds_a_bent_region():
     """What hangs together around a corner is one region."""
     heat = np.zeros((10, 10), dtype=np.float32)
     heat[2:9, 3] = heat[8, 3:8] = 1
     assert upsampling.hot_box(heat, 0.5, (0, 0, 10, 10)) == (3, 2, 8, 9)
 
 
-def test_a_zero_map_has_neither():
+def test_zero_map_has_no_box_and_no_peak():
     """Nothing is hot where everything is nought."""
     nothing = np.zeros((3, 4), dtype=np.float32)
     assert upsampling.argmax_pixel(nothing, (0.0, 0.0, 4.0, 3.0), (0, 0, 4, 3)) is None
