@@ -1,4 +1,4 @@
-"""Bounds on measures, as the command line writes them."""
+"""Bounds on measures, as given on the command line."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from cnnkit.evaluation import bounds
 
 
 def test_parses_measures_and_classes():
-    """Classes may hold colons and equals signs: the kind of measure ends at the first, the bound begins at the last."""
+    """Classes may contain colons and equals signs: the measure ends at the first colon, the bound begins after the last `=`."""
     words = ["accuracy=0.9", "recall:a:b=c=0.5", "n=1000"]
     assert bounds.parse(words, option="--fail-under") == {"accuracy": 0.9, "recall:a:b=c": 0.5, "n": 1000}
     assert bounds.parse(["ece=0.05"], option="--fail-over", lower_is_better=True) == {"ece": 0.05}
@@ -30,7 +30,7 @@ def test_parses_measures_and_classes():
     ],
 )
 def test_rejects_invalid_bounds(word, message):
-    """An unknown measure lists those there are; one that is better the other way round names the other option."""
+    """An unknown measure lists the known ones; a measure of the other option names that option."""
     with pytest.raises(UsageError) as caught:
         bounds.parse([word], option="--fail-under")
     assert str(caught.value).startswith(f"--fail-under {word}: ")
@@ -44,13 +44,13 @@ def test_rejects_two_bounds_on_one_measure():
 
 
 def test_fail_over_rejects_measures_of_fail_under():
-    """`--fail-over` refuses what is better the higher it is."""
+    """The message names --fail-under."""
     with pytest.raises(UsageError, match=r"use --fail-under accuracy=0\.2"):
         bounds.parse(["accuracy=0.2"], option="--fail-over", lower_is_better=True)
 
 
 def test_rejects_unknown_class():
-    """Which classes there are is known once the truth is; the message lists them."""
+    """When the truth is known; the message lists the classes."""
     with pytest.raises(UsageError, match=r'"recall:cta"; did you mean "recall:cat"\? \(measures: recall:cat\)'):
         bounds.check({"accuracy": 1.0, "recall:cat": 1.0, "f1:cat": 1.0}, {"recall:cta": 0.5})
     assert bounds.check({"log_loss": None}, {"log_loss": 0.5}) == {"log_loss": (None, 0.5)}

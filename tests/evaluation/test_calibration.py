@@ -1,4 +1,4 @@
-"""Expected calibration error against values worked by hand."""
+"""Expected calibration error against worked examples."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ def error(pairs, **words):
 
 
 def test_ece_worked_example():
-    """Four of .95 with three right: 4/6 * |.75 - .95|; two of .55 with one right: 2/6 * |.5 - .55|; in all .15."""
+    """Four at .95 with three correct: 4/6 * |.75 - .95|; two at .55 with one correct: 2/6 * |.5 - .55|; in total .15."""
     assert error([(0.95, 1), (0.95, 1), (0.95, 1), (0.95, 0), (0.55, 1), (0.55, 0)]) == pytest.approx(0.15)
 
 
 def test_gaps_of_different_bins_do_not_cancel():
-    """Too sure in one bin and too modest in another add up: (|0 - .9| + |1 - .1|) / 2."""
+    """Overconfidence in one bin and underconfidence in another add up: (|0 - .9| + |1 - .1|) / 2."""
     assert error([(0.9, 0), (0.1, 1)]) == pytest.approx(0.9)
 
 
@@ -47,13 +47,13 @@ def test_ece_equals_its_definition(seed):
 
 
 def test_ece_without_confidences_is_none():
-    """Without predictions, or without a confidence for one, there is no such error."""
+    """Without predictions, or if one confidence is NaN."""
     assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) is None
     assert error([(0.9, 1), (np.nan, 1)]) is None
 
 
 def test_reliability_bins():
-    """Counts, accuracy and mean confidence of each bin; nothing is known of an empty one, and no warning is given."""
+    """Counts, accuracy and mean confidence of each bin; NaN for an empty one, without a warning."""
     found = reliability(np.array([0.55, 0.65, 0.95]), np.array([True, False, True]), bins=5)
     assert found.counts.tolist() == [0, 0, 1, 1, 1]
     assert np.allclose(found.accuracy, [np.nan, np.nan, 1, 0, 1], equal_nan=True)

@@ -1,4 +1,4 @@
-"""Predictions beside the truth: what fits becomes arrays, what does not is named."""
+"""Predictions matched with the truth: arrays, and errors that name mismatches."""
 
 import os
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def run(rows, against, **words):
 
 
 def test_arrays_are_in_the_order_of_predictions():
-    """Rows of an image may stand anywhere; classes are sorted; what was not listed is NaN."""
+    """Rows of an image may be anywhere; classes are sorted; unlisted probabilities are NaN."""
     rows = [
         ("b.jpg", 1, "dog", 0.5),
         ("a.jpg", 2, "owl", 0.2),
@@ -52,14 +52,14 @@ def test_arrays_are_in_the_order_of_predictions():
 
 
 def test_one_probability_is_enough_for_two_classes():
-    """The class that is not listed has the rest; never less than what six printed digits can tell from 0."""
+    """The unlisted class gets 1 minus the other, but at least half of the sixth digit."""
     predictions, _ = run([("a.jpg", 1, "cat", 0.7), ("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog"))
     assert np.allclose(predictions.probabilities[0], [0.7, 0.3])
     assert predictions.probabilities[1].tolist() == [5e-7, 1.0]
 
 
 def test_withheld_prediction_is_minus_one():
-    """`?` is -1; with all other classes listed its probability belongs to the one that is not."""
+    """The index of `?` is -1; its probability belongs to the unlisted class if all others are listed."""
     rows = [("a.jpg", 1, "?", 0.6), ("a.jpg", 2, "cat", 0.4), ("b.jpg", 1, "?", 0.6)]
     predictions, _ = run(rows, truth(a="cat", b="dog"))
     assert predictions.prediction.tolist() == [-1, -1]
@@ -67,7 +67,7 @@ def test_withheld_prediction_is_minus_one():
 
 
 def test_real_paths_are_compared(tmp_path, monkeypatch):
-    """Links, dots and absolute paths lead to the same image; the prediction keeps the path as it was written."""
+    """Links, dots and absolute paths lead to the same image; predictions keep the path as written."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "a.jpg").touch()
@@ -79,13 +79,13 @@ def test_real_paths_are_compared(tmp_path, monkeypatch):
 
 
 def test_returns_truth_without_predictions():
-    """Nothing is dropped: images of the truth that nobody predicted are told apart from the rest."""
+    """The second result has the images of the truth that were not predicted."""
     _, missing = run([("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog", c="cat"))
     assert [image.path for image in missing] == ["a.jpg", "c.jpg"]
 
 
 def test_class_is_the_folder(tmp_path, monkeypatch):
-    """Without a list, the folder that holds an image is its class: as written, even if the image is a link to elsewhere."""
+    """Without a manifest, the class is the folder in the path as written, even if the image is a link."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "1.jpg").touch()
     (tmp_path / "cat").mkdir()
@@ -96,7 +96,7 @@ def test_class_is_the_folder(tmp_path, monkeypatch):
 
 
 def test_files_share_classes():
-    """A class that one file alone shows is a class of the other, too, also where folders are the truth."""
+    """A class in one file is a class of the other too, also if folders are the truth."""
     files = [
         ([Prediction("cat/1.jpg", 1, "cat", 0.9)], "a.tsv"),
         ([Prediction("dog/2.jpg", 1, "cat", 0.8)], "b.tsv"),
@@ -111,14 +111,14 @@ def test_files_share_classes():
 
 
 def test_predictions_may_have_more_classes_than_the_truth():
-    """Where labels of the predictions are classes too, a network may know more than these images show."""
+    """A network may have classes without images in the truth."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
     (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"))
     assert predictions.classes == ("cat", "owl")
 
 
 def test_given_classes_define_the_order():
-    """Classes that the truth does not show can be named, and are then counted."""
+    """Classes without images in the truth can be given, and are counted."""
     predictions, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
     assert predictions.classes == ("owl", "cat")
     assert (predictions.truth.tolist(), predictions.prediction.tolist()) == ([1], [0])
@@ -156,7 +156,7 @@ def test_given_classes_define_the_order():
     ],
 )
 def test_errors_name_mismatches(rows, message):
-    """A prediction without truth, a doubled one, one without a prediction, an unknown label: each error names them."""
+    """A prediction without a true label, a duplicate, an image without rank 1, an unknown label."""
     with pytest.raises(CnnkitError) as caught:
         run(rows, truth(a="cat", b="dog", u=None))
     assert str(caught.value).startswith(message)
@@ -171,20 +171,20 @@ def test_errors_name_mismatches(rows, message):
     ],
 )
 def test_rejects_truth_without_labels_or_with_two(images, message):
-    """No labels at all, or two for one image, make no truth."""
+    """No labels at all, or two for one image."""
     with pytest.raises(CnnkitError) as caught:
         Truth(images, name="t.tsv")
     assert str(caught.value).startswith(message)
 
 
 def test_rejects_truth_outside_of_given_classes():
-    """Classes that are given must hold every label of the truth."""
+    """Given classes must include every label of the truth."""
     with pytest.raises(CnnkitError, match=r'split\.tsv: the label "dog" is not one of the classes cat'):
         run([("a.jpg", 1, "cat", 1.0)], truth(a="cat", b="dog"), classes=("cat",))
 
 
 def test_rejects_predictions_outside_of_given_classes():
-    """The message does not send for what was given already."""
+    """The message does not propose to give the classes again."""
     with pytest.raises(CnnkitError) as caught:
         run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))
     assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but the classes are only cat, dog'

@@ -1,4 +1,4 @@
-"""The reliability diagram, read back from what was drawn."""
+"""Reliability diagrams, read back from the figure."""
 
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ def make(confidence, correct):
 
 
 def test_bars_show_accuracy_and_gap():
-    """A bar a bin as high as its accuracy; the gap reaches from there to the mean confidence, above or below."""
+    """The bar of a bin is its accuracy; the gap extends to the mean confidence, above or below."""
     found = reliability(*draw())
     upper, lower = plots.draw_reliability({"": found}).axes
     accuracy, sure, modest = (list(bars) for bars in upper.containers)
@@ -44,7 +44,7 @@ def test_bars_show_accuracy_and_gap():
 
 
 def test_two_diagrams_are_side_by_side(tmp_path):
-    """Before and after, under their titles, which are no formulas; the same predictions give the same bytes in every format."""
+    """Before and after, with titles that are not typeset; the same predictions give the same bytes in every format."""
     made = make(*draw())
     for suffix in (".png", ".svg", ".pdf"):
         first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
@@ -58,7 +58,7 @@ def test_two_diagrams_are_side_by_side(tmp_path):
 
 
 def test_legend_is_not_wider_than_one_diagram():
-    """Nothing of it is cut off, and the diagram keeps its width."""
+    """It is not cut off, and the diagram keeps its width."""
     figure = plots.draw_reliability({"": reliability(*draw())})
     figure.draw_without_rendering()
     (legend,) = figure.legends
@@ -67,7 +67,7 @@ def test_legend_is_not_wider_than_one_diagram():
 
 @pytest.mark.parametrize("n", [5000, 20_000])
 def test_counts_do_not_overlap(n):
-    """Large numbers stand upright."""
+    """Large numbers are rotated."""
     figure = plots.draw_reliability({"": reliability(*draw(n))})
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
@@ -76,7 +76,7 @@ def test_counts_do_not_overlap(n):
 
 
 def test_rejects_diagram_without_probabilities(tmp_path):
-    """The reason is said, and no file is left; nor for another ending."""
+    """The message has the reason, and no file is written; nor for another extension."""
     with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probabilities"):
         plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
     with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):

@@ -1,4 +1,4 @@
-"""Class activation maps against a published implementation, against what can be worked out by hand, and what they leave behind."""
+"""Class activation maps against pytorch-grad-cam and worked examples; the network is left unchanged."""
 
 import contextlib
 from dataclasses import replace
@@ -35,7 +35,7 @@ OTHER_REFERENCES = {
 
 
 def published(method, network, target, images, chosen, *, shape, monkeypatch):
-    """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
+    """Compute the maps of pytorch-grad-cam at the size of the layer, scaled to 0 to 1."""
     kind = REFERENCES[method]
     monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _images: shape[::-1])
     with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
@@ -44,7 +44,7 @@ def published(method, network, target, images, chosen, *, shape, monkeypatch):
 
 @contextlib.contextmanager
 def loud(layer, method):
-    """Multiply a network's logits for a while, for Grad-CAM++.
+    """Scale the logits of a network in a context, for Grad-CAM++.
 
     Theirs adds 1e-6 to a denominator of squared gradients, which are often no larger themselves; of these logits they are.
     """
@@ -69,7 +69,7 @@ def same_maps(found, theirs):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
+    """VGG11 with seeded random weights, as a LayerGraph and as a torchvision module, on 64 pixels."""
     network, classes = layer_graph.of_name("vgg11", weights="none", seed=3)
     network.resize(replace(network.preprocess, size=64, resize=64))
     with torch.device("meta"):  # no random values of its own
@@ -87,7 +87,7 @@ def vgg():
 
 @pytest.mark.parametrize("method", REFERENCES)
 def test_maps_of_a_vgg_equal_pytorch_grad_cam(vgg, method, monkeypatch):
-    """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
+    """At a layer in the middle, where gradients differ between pixels, before an in-place activation."""
     network, classes, own, images = vgg
     names = ["features.8", "features.10"]
     if method is CamMethod.SCORECAM:  # a pass for every channel: few of them, once
@@ -104,7 +104,7 @@ def test_maps_of_a_vgg_equal_pytorch_grad_cam(vgg, method, monkeypatch):
 
 
 def test_principal_component_equals_pytorch_grad_cam(vgg):
-    """Its sign aside, which theirs leaves to chance: ours is large where activations are."""
+    """Up to the sign, which is arbitrary in pytorch-grad-cam; here it is positive where activations are large."""
     network, classes, own, images = vgg
     layer = network.find("features.10")
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_principal_component_equals_pytorch_grad_cam(vgg):
 @pytest.mark.photos
 @pytest.mark.parametrize("method", REFERENCES)
 def test_maps_of_photographs_equal_pytorch_grad_cam(photos, method, monkeypatch):
-    """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
+    """MobileNetV2 with ImageNet weights, at its last map; Score-CAM at an earlier layer with fewer channels."""
     weights = photos / "weights" / "mobilenet_v2.pth"
     network, classes = layer_graph.of_name("mobilenet_v2", weights=weights)
     own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
@@ -140,11 +140,11 @@ def test_maps_of_photographs_equal_pytorch_grad_cam(photos, method, monkeypatch)
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- worked examples
 
 
 def small(head="dense 3 softmax", *, layers="conv 5 k3 relu, conv 4 k3 s2 relu", pool=Pool.AVG, seed=0):
-    """Build a classifier by notation with random weights, on images of 16 pixels."""
+    """Build a classifier from notation, with random weights, for images of 16 pixels."""
     backbone, _, preprocess = backbones.by_notation(layers, size=16, seed=seed, pool=pool)
     shape = classifier.feature_shape(
         classifier.Extractor(backbone, preprocess=preprocess, pool=pool).eval(), preprocess
@@ -167,7 +167,7 @@ def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer
 
 
 def test_map_is_the_weighted_sum_after_global_average_pooling():
-    """Zhou's closed form: CAM is the sum, Grad-CAM and HiResCAM are that divided by the number of places, exactly."""
+    """Closed form: CAM is the sum, Grad-CAM and HiResCAM are the sum divided by the number of pixels."""
     network = small()
     with torch.no_grad():
         activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
@@ -183,7 +183,7 @@ def test_map_is_the_weighted_sum_after_global_average_pooling():
 
 @pytest.mark.parametrize("layer", ["conv1", "conv1_relu", "conv2", None])
 def test_gradients_equal_those_of_the_whole_network(layer):
-    """At every layer, activation included or not, the map is that of torch's own gradients through a network without shortcuts."""
+    """At every layer, with its activation or without, for a network without shortcuts."""
     network = small("dense 6 relu, dense 3 softmax")
     place = {"conv1": "conv1_relu", None: "conv2_relu"}.get(layer, layer)
     place = "conv2_relu" if place == "conv2" else place
@@ -199,7 +199,7 @@ def test_gradients_equal_those_of_the_whole_network(layer):
 
 
 def test_a_single_sigmoid_has_maps_of_both_classes():
-    """z speaks for the second class and -z for the first: the map of one is the other's contrast; probabilities are those of both."""
+    """z is the score of the second class and -z that of the first: the map of one is the contrast of the other."""
     network = small("dense 1 sigmoid")
     first, second = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.int64)
     look = maps_of(network, classes=("a", "b")).forward(IMAGES)
@@ -214,7 +214,7 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
 
 @pytest.mark.parametrize("method", CamMethod)
 def test_images_of_a_batch_are_independent(method):
-    """Each image's map is what it would be alone, whatever classes the others are asked for."""
+    """The map of an image does not depend on the other images and their classes."""
     network = small()
     together = maps_of(network, method=method, batch=3).forward(IMAGES).maps(CHOSEN)
     assert together.shape == (4, 6, 6)
@@ -226,7 +226,7 @@ def test_images_of_a_batch_are_independent(method):
 
 
 def test_every_method_is_implemented_and_compared_once():
-    """The registry has each choice of `--method`, and a line of help for it; a table here says what it is compared with."""
+    """The registry has each choice of `--method` with a line of help; each is in one of the tables of references."""
     assert set(METHODS) == set(CamMethod)
     assert sorted([*REFERENCES, *OTHER_REFERENCES]) == sorted(CamMethod)
     assert set(OTHER_REFERENCES.values()) <= set(globals())
@@ -245,7 +245,7 @@ def test_class_agnostic_methods_have_one_map(method):
 
 @pytest.mark.parametrize("method", [method for method, computation in METHODS.items() if computation.has_closed_form])
 def test_closed_forms_equal_gradients(method):
-    """Of the weighted sums of a head of one dense layer."""
+    """For a head of one dense layer."""
     network = small()
     with torch.no_grad():
         activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
@@ -255,7 +255,7 @@ def test_closed_forms_equal_gradients(method):
 
 
 def test_constant_score_gives_a_map_of_zeros():
-    """Not NaN, by any method that takes gradients: the ratios of Grad-CAM++ have nought on both sides."""
+    """Not NaN, for any method with gradients; Grad-CAM++ divides zero by zero."""
     network = small()
     with torch.no_grad():
         network.head[-1].weight.zero_()
@@ -269,13 +269,13 @@ def test_constant_score_gives_a_map_of_zeros():
     [("dense 6 relu, dense 3 softmax", Pool.AVG), ("dense 3 softmax", Pool.FLATTEN), ("dense 3 softmax", Pool.MAX)],
 )
 def test_cam_rejects_other_heads(head, pool):
-    """Two layers, every place its own weight, or the largest place alone: a weighted sum of channels would be another map."""
+    """Two dense layers, flatten, or max pooling."""
     with pytest.raises(UsageError, match=r"--method cam needs one dense layer after global average pooling of conv2"):
         maps_of(small(head, pool=pool), method=CamMethod.CAM)
 
 
 def test_rejects_layer_without_height_and_width():
-    """The message names the last one that has some; and what --contrast needs gradients has no contrast."""
+    """The message names the last layer with both; methods without gradients reject --contrast."""
     with pytest.raises(
         UsageError, match=r"head\.dense1 of small\.pt has output 6, .* the last layer with both is conv2"
     ):
@@ -285,12 +285,12 @@ def test_rejects_layer_without_height_and_width():
             maps_of(small(), method=method, contrast=True)
 
 
-# ---------------------------------------------------------------- what is left behind
+# ---------------------------------------------------------------- side effects
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
 def test_network_is_left_unchanged(broken, monkeypatch):
-    """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
+    """Train flags, gradients, hooks and statistics, also after an exception and with frozen weights."""
     network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
     expected = maps_of(network).forward(IMAGES).maps(CHOSEN)
     network.train()
@@ -324,7 +324,7 @@ def test_network_is_left_unchanged(broken, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", CamMethod)
 def test_maps_on_a_gpu_equal_those_on_a_cpu(method):
-    """Within rounding, without TF32."""
+    """Up to rounding, without TF32."""
     network = small()
     expected = maps_of(network, method=method).forward(IMAGES).maps(CHOSEN)
     whole = layer_graph.of_classifier(network, name="small.pt").to(torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""Curves of runs: smoothing against its definition, and what is drawn read back from image and text."""
+"""Training curves: smoothing against its definition, and drawings read back from image and text."""
 
 import math
 import re
@@ -53,7 +53,7 @@ def test_smoothing_worked_example():
 
 
 def test_smoothing_is_a_weighted_mean_of_earlier_values():
-    """Every value is numpy's mean of all before it, weighted by powers of the weight; gaps stay, and weigh nothing."""
+    """Each value is the weighted mean by numpy of all values so far; gaps stay and are ignored."""
     values = np.random.default_rng(0).normal(size=50)
     found = curves.smoothed(list(values), 0.8)
     expected = [np.average(values[: n + 1], weights=0.8 ** np.arange(n, -1, -1)) for n in range(50)]
@@ -64,7 +64,7 @@ def test_smoothing_is_a_weighted_mean_of_earlier_values():
 
 
 def test_best_epoch_is_the_one_that_training_keeps():
-    """The lowest loss, the first of equals; the highest accuracy, of equals the one with the lower loss, then the first."""
+    """The lowest loss, ties by the first epoch; the highest accuracy, ties by the lower loss, then the first epoch."""
     rows = [
         HistoryRow(1, val_loss=0.5, val_accuracy=0.9),
         HistoryRow(2, val_loss=math.nan, val_accuracy=0.95),
@@ -81,7 +81,7 @@ def test_best_epoch_is_the_one_that_training_keeps():
 
 
 def test_runs_without_an_epoch_are_left_out(caplog):
-    """One that has just begun is named in a notice; where all have, there is nothing to draw."""
+    """A notice names a run without a finished epoch; it is an error if all are."""
     with caplog.at_level("WARNING", logger="cnnkit"):
         assert [run.name for run in collect(make(0), [])] == ["run0"]
     assert caplog.messages == ["run1.csv: no epoch is finished yet; left out"]
@@ -91,7 +91,7 @@ def test_runs_without_an_epoch_are_left_out(caplog):
 
 @pytest.mark.parametrize("weight", [1, -0.1, math.nan])
 def test_rejects_weights_out_of_range(weight):
-    """A weight of one would never move from the first value."""
+    """With a weight of one the first value would never change."""
     with pytest.raises(UsageError, match="give a weight from 0"):
         collect(make(0), smooth=weight)
 
@@ -109,7 +109,7 @@ def drawn(axes, colour):
 
 
 def test_lines_have_the_values_of_the_history():
-    """One colour a run: training dashed, validation solid, the raw points faint, the best epoch's own values as a disc."""
+    """One colour per run: training dashed, validation solid, measured values faint, the best epoch as a disc."""
     runs = collect(make(1), make(2, epochs=50), smooth=0.8, monitor=Monitor.VAL_ACCURACY)
     figure = curves_plot.render(runs, monitor=Monitor.VAL_ACCURACY)
     panels = [axes for axes in figure.axes if axes.lines]
@@ -134,7 +134,7 @@ def test_lines_have_the_values_of_the_history():
 
 
 def test_without_validation_only_training_is_drawn():
-    """No solid line, no disc, and a legend that speaks of neither; epochs without a number are passed over."""
+    """No solid line, no disc and no legend of them; epochs with NaN are left out."""
     rows = [*make(3, epochs=5, validated=False), HistoryRow(6, math.nan), HistoryRow(7, 0.1, 0.9)]
     figure = curves_plot.render(collect(rows))
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata())]
@@ -143,14 +143,14 @@ def test_without_validation_only_training_is_drawn():
 
 
 def test_each_of_many_runs_has_its_colour():
-    """Beyond the palette, too."""
+    """Also more runs than colours in the palette."""
     runs = collect(*(make(seed, epochs=2) for seed in range(25)))
     axes = curves_plot.render(runs).axes[0]
     assert len({to_hex(line.get_color()) for line in axes.lines}) == 25
 
 
 def test_names_are_not_typeset_and_all_are_in_the_legend():
-    """`_a` and `$x$` stand in the legend as they are, side by side without touching one another."""
+    """`_a` and `$x$` are unchanged in the legend, and do not overlap."""
     runs = collect(("_a.csv", make(1)), ("$x$.csv", make(2)), ("x" * 60 + ".csv", make(3)))
     figure = curves_plot.render(runs)
     figure.draw_without_rendering()
@@ -172,7 +172,7 @@ def test_the_same_histories_give_the_same_bytes(tmp_path, suffix, begins):
 
 
 def test_svg_paths_are_the_values_to_scale(tmp_path):
-    """Of the file's paths, those of loss and accuracy are the values but for scale and place; the words stand beside."""
+    """The paths of loss and accuracy are the values up to scale and offset; names are text."""
     rows = make(4)
     curves_plot.save(tmp_path / "c.svg", collect(rows))
     text = (tmp_path / "c.svg").read_text()
@@ -189,7 +189,7 @@ def test_svg_paths_are_the_values_to_scale(tmp_path):
 
 
 def test_image_has_a_sensible_size(tmp_path):
-    """Two panels side by side; thirty runs make the legend longer, and the panels no smaller."""
+    """Two panels side by side; thirty runs make the legend longer, but the panels not smaller."""
     heights = []
     for count in (1, 30):
         runs = collect(*(make(seed, epochs=3) for seed in range(count)))
@@ -236,7 +236,7 @@ def text(runs, *, columns, rows=24, **options):
 
 
 def test_drawing_equals_the_expected_one():
-    """A loss that falls by the same amount every epoch is a straight line, an accuracy that rises another."""
+    """Linear losses and accuracies are straight lines."""
     rows = [HistoryRow(n, 2 - n / 10, n / 20, 1.5 - n / 20, 0.4 + n / 40, 0.1, 1.0) for n in range(1, 13)]
     found = text(collect(("straight.csv", rows)), columns=60, rows=20)
     assert found == GOLDEN.splitlines()
@@ -276,13 +276,13 @@ def test_dots_are_the_values_to_scale():
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 10])
 def test_draws_on_very_narrow_terminals(columns):
-    """One column gave a negative width, and a traceback."""
+    """One column once gave a negative width and a traceback."""
     assert text(collect(make(1), make(2)), columns=columns)
 
 
 @pytest.mark.parametrize("columns", [20, 40, 71, 72, 100, 300])
 def test_drawing_fits_the_terminal(columns):
-    """No line is wider than the terminal, and where there is room the height is kept; no blank at a line's end."""
+    """No line is wider than the terminal, or has trailing blanks; the height is kept if the legend allows it."""
     runs = collect(make(1), ("a/" + "long-name" * 20 + ".csv", make(2)), make(3, validated=False))
     found = text(runs, columns=columns, rows=30)
     assert max(map(len, found)) <= columns
@@ -291,7 +291,7 @@ def test_drawing_fits_the_terminal(columns):
 
 
 def test_runs_are_distinguishable_without_colour():
-    """Each has a letter at the end of its curves, the same as in the legend, and a disc in each panel at its best epoch."""
+    """Each run has the key of the legend at the end of its curves, and a disc at its best epoch."""
     drawing = text(collect(make(1), make(5, epochs=20), make(9, epochs=10)), columns=120)
     panels, legend = drawing[1:17], drawing[-3:]
     fields = [re.split("[│┤]", line, maxsplit=2)[1:] for line in panels]
@@ -303,7 +303,7 @@ def test_runs_are_distinguishable_without_colour():
 
 
 def test_measured_values_are_faint_below_smoothed_lines():
-    """Where a line runs they give way; of several runs, or where they would fill the panel, they are left out."""
+    """Lines cover them; for several runs, or very many epochs, they are left out."""
 
     def faint(*runs):
         drawing = curves_text.draw(collect(*runs, smooth=0.9), columns=70, lines=24)
@@ -314,7 +314,7 @@ def test_measured_values_are_faint_below_smoothed_lines():
 
 
 def test_escape_sequences_in_names_are_not_printed():
-    """An escape sequence in a file's name is not printed as one."""
+    """In the legend."""
     drawing = text(collect(("a\x1b[31m.csv", make(1))), columns=80)
     assert r"a\x1b[31m" in drawing[-1]
     assert "\x1b" not in "".join(drawing)
@@ -329,10 +329,10 @@ def test_escape_sequences_in_names_are_not_printed():
         [HistoryRow(1, math.nan, 0.0, math.inf, 0.0)],
         [HistoryRow(1, 1e9, 0.0, 1e-9, 1.0), HistoryRow(100_000, 1e-9, 1.0, 1e9, 0.0)],
     ],
-    ids=["one epoch", "a plain", "nothing measured", "no number", "extremes"],
+    ids=["one epoch", "constant", "nothing measured", "nan", "extremes"],
 )
 def test_unusual_histories_are_drawn(rows, tmp_path):
-    """In the terminal and into an image, without a warning; no tick is half an epoch."""
+    """In the terminal and in an image, without a warning; ticks are whole epochs."""
     runs = collect(rows, smooth=0.5)
     assert "epoch" in "".join(text(runs, columns=80))
     curves_plot.save(tmp_path / "c.png", runs)
@@ -344,7 +344,7 @@ def test_unusual_histories_are_drawn(rows, tmp_path):
     "losses", [(0.0, 5e-324), (-1.7e308, 1.7e308), (1.7e308, 1.7e308), (1e-310, 2e-310), (1.0, 1.0 + 2**-52)]
 )
 def test_extreme_values_are_drawn(losses):
-    """The nearest to nought, the largest, and two that are hardly apart: the panel has its scale, and is as large as ever."""
+    """Values near zero, the largest floats, and nearly equal ones: the panel has a scale and its usual size."""
     rows = [HistoryRow(epoch, loss, 0.5) for epoch, loss in enumerate(losses, start=1)]
     drawn = text(collect(rows), columns=80)
     usual = text(collect([HistoryRow(1, 0.5, 0.5), HistoryRow(2, 1.0, 0.5)]), columns=80)
