@@ -1,4 +1,4 @@
-"""Neighbours in feature space, against the plain definition."""
+"""Neighbours in feature space, against the definition."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def images(folder, names):
 
 
 def test_pairs_equal_those_of_the_definition(write, tmp_path, monkeypatch):
-    """All pairs by their cosine, whatever the blocks in which they are compared."""
+    """All pairs by cosine, for any block size."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(6, 12))
     values = (np.repeat(centres, 5, axis=0) + 0.15 * generator.normal(size=(30, 12))).astype(np.float32)
@@ -54,7 +54,7 @@ def test_pairs_equal_those_of_the_definition(write, tmp_path, monkeypatch):
 
 
 def test_rows_are_matched_with_images(write, tmp_path):
-    """Whatever their order; those of other images, augmented views and rows of zeros or NaN are passed over."""
+    """In any order; other images, augmented views, and rows of zeros or NaN are ignored."""
     values = np.eye(6, dtype=np.float32)
     values[5] = np.nan
     values[4] = 0
@@ -65,7 +65,7 @@ def test_rows_are_matched_with_images(write, tmp_path):
 
 
 def test_rejects_maps_and_features_of_other_images(write, tmp_path):
-    """Of other images, or maps."""
+    """The message says what to run."""
     path = write(np.eye(2, dtype=np.float32), ["a.png", "b.png"])
     with pytest.raises(CnnkitError, match="features of none of the images; run cnn-extract"):
         neighbours.load(path, images(tmp_path, ["c.png"]))

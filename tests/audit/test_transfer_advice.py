@@ -1,4 +1,4 @@
-"""Advice on transfer learning: the four cases, by the number of images and by which layer of a backbone serves them best."""
+"""Transfer advice: the four cases, by the number of images and the best layer of a backbone."""
 
 import shlex
 
@@ -20,7 +20,7 @@ from cnnkit.nets import catalogue
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two backbones of known nature: one whose every layer tells colours apart, and one whose last stage gives nothing but zeros."""
+    """Two backbones: in one every layer distinguishes colours, in the other the last stage is zero."""
     folder = tmp_path_factory.mktemp("weights")
     module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
     state = module.state_dict()
@@ -46,7 +46,7 @@ def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
 
 
 def test_similar_if_the_last_layer_is_best(photos_folder, weights):
-    """Few images: a new head. What was measured is in the record, the last layer first."""
+    """Few images: a new head. The record has the accuracies, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
     assert (found.images, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
     assert next(iter(found.accuracy)) == "features.12"
@@ -59,7 +59,7 @@ def test_similar_if_the_last_layer_is_best(photos_folder, weights):
 
 
 def test_different_if_an_earlier_layer_is_better(photos_folder, weights):
-    """Its name is in the command, and cnn-extract takes it."""
+    """The command has its name, and cnn-extract accepts it."""
     found = ask(photos_folder, weights / "blind.pth")
     last, *earlier = found.accuracy
     assert (found.similarity, found.case) == ("different", "small and different")
@@ -75,7 +75,7 @@ def test_different_if_an_earlier_layer_is_better(photos_folder, weights):
 
 
 def test_command_extracts_features_of_the_validation_split(photos_folder, weights, images):
-    """Of a folder with splits cnn-extract would take all, and their names for classes."""
+    """Without --split, cnn-extract would take all splits of a folder."""
     plain = images("plain", red=8, blue=8, green=8)
     _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
     assert checking.endswith(f"{photos_folder} --split val -o val.npy")
@@ -85,7 +85,7 @@ def test_command_extracts_features_of_the_validation_split(photos_folder, weight
 
 @pytest.mark.parametrize("name", ["seeing", "blind"])
 def test_command_splits_a_set_without_splits(photos_folder, weights, name):
-    """Or nothing would choose the best epoch."""
+    """The best epoch is selected on the validation set."""
     folder = photos_folder / "train"
     split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
     assert split == ["cnn-split", str(folder), "--ratio", "70,15,15", "--manifest", "split.tsv"]
@@ -101,7 +101,7 @@ def test_command_splits_a_set_without_splits(photos_folder, weights, name):
     ],
 )
 def test_large_sets_are_other_cases(photos_folder, weights, monkeypatch, name, case, command):
-    """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
+    """The limit is between 2,000 cats and dogs and the 50,000 images of CIFAR-10."""
     assert 2_000 < train_val.LARGE < 50_000
     monkeypatch.setattr(train_val, "LARGE", 24)
     found = ask(photos_folder / "train", weights / f"{name}.pth", val=[str(photos_folder / "val")])
@@ -112,7 +112,7 @@ def test_large_sets_are_other_cases(photos_folder, weights, monkeypatch, name, c
 
 
 def test_layers_equal_those_of_cnn_extract(photos_folder, weights):
-    """By the same names, with the same features, all out of one pass."""
+    """With the same names and features, in one pass."""
     request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
     extractor, header = torch_backbone.build_extractor(request)
     watched = MultiLayerExtractor(extractor, size=header.preprocess.size)
@@ -127,7 +127,7 @@ def test_layers_equal_those_of_cnn_extract(photos_folder, weights):
 
 
 def test_rejects_random_weights_and_small_classes(photos_folder, weights, images):
-    """Random weights, weights that are out of reach, and too few images to say anything."""
+    """Also weights that cannot be loaded."""
     with pytest.raises(UsageError, match="random weights cannot measure similarity"):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
@@ -146,7 +146,7 @@ def test_rejects_random_weights_and_small_classes(photos_folder, weights, images
 @pytest.mark.slow
 @pytest.mark.photos
 def test_cats_and_dogs_are_similar_to_imagenet(photos):
-    """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
+    """The last layer of MobileNetV2 is best, with an accuracy of 97 % on 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
     assert (found.images, found.looked_at, found.case) == (4000, 300, "small and similar")
     assert next(iter(found.accuracy.values())) > 0.94

@@ -23,7 +23,7 @@ CLASSES = {"dense 3": ("blue", "green", "red"), "dense 1": ("blue", "red")}
 
 @functools.cache
 def content(head="dense 3", kind="whole"):
-    """Export a small network with random weights: whole, in float16, for normalised images, or the head alone."""
+    """Export a small network with random weights: whole, in float16, for normalised images, or only the head."""
     extractor, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
     made = classifier.build_head(head, (6,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
@@ -43,19 +43,19 @@ def content(head="dense 3", kind="whole"):
 
 
 def predict(run, model, source="photos", *words):
-    """Give the rows of predictions of all classes, with all digits."""
+    """Return the rows of predictions of all classes, with all digits."""
     lines = run("cnn-predict", "-m", model, source, "--top", 3, "--logits", "--json", "--device", "cpu", *words).out
     return [json.loads(line) for line in lines.splitlines()]
 
 
 def by_image(rows, field, classes):
-    """Give (N, C), images in the order of their paths."""
+    """Return (N, C), images in the order of their paths."""
     found = {(row["path"], row["label"]): row[field] for row in rows}
     return np.array([[found[path, label] for label in classes] for path in sorted({path for path, _ in found})])
 
 
 def save_truth(rows, classes, path="truth.tsv"):
-    """Write a truth that the predictions meet in seven of ten: of the rest it is the class of the second rank."""
+    """Write labels that agree with seven of ten predictions; the others are the class of rank 2."""
     lines = ["path\tlabel\tsplit"]
     ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
     for index, image in enumerate(sorted({image for image, _ in ranked})):
@@ -65,7 +65,7 @@ def save_truth(rows, classes, path="truth.tsv"):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch, images, run):
-    """Be in a folder with photos/, net.onnx, its predictions val.tsv and truth.tsv. Returns what makes it from another network."""
+    """A working folder with photos/, net.onnx, val.tsv and truth.tsv; returns a function that makes it from another network."""
     monkeypatch.chdir(tmp_path)
     images(red=10, blue=10, green=10)
 
@@ -92,7 +92,7 @@ def calibrate(run, *words, **options):
     ("head", "kind"), [("dense 3", "whole"), ("dense 3", "half"), ("dense 3", "float"), ("dense 1", "whole")]
 )
 def test_calibrated_network_divides_its_logits(run, made, tmp_path, head, kind):
-    """Its probabilities are softmax(logits / T) of the old one's; accuracy stays, and cnn-eval finds what was promised."""
+    """Its probabilities are softmax(logits / T); accuracy does not change, and cnn-eval finds the reported measures."""
     before = made(head, kind)
     found = calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
     heat = onnx_model.load("new.onnx").header.temperature
@@ -112,7 +112,7 @@ def test_calibrated_network_divides_its_logits(run, made, tmp_path, head, kind):
 
 
 def test_head_without_backbone_is_calibrated(run, made, tmp_path):
-    """What takes features in place of images has logits like any other."""
+    """A network whose input is features."""
     values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     (tmp_path / "head.onnx").write_bytes(content(kind="head"))
     header = onnx_model.load("head.onnx").header.but(kind=ArtefactKind.FEATURES, classes=None)
@@ -126,7 +126,7 @@ def test_head_without_backbone_is_calibrated(run, made, tmp_path):
 
 
 def test_same_input_gives_same_bytes(run, made, tmp_path):
-    """Nothing but the temperature is new in the Header; the old file stays as it was, unless it is written over."""
+    """Only the temperature is new in the header; the old file is unchanged unless it is the output."""
     made()
     for name in ("one.onnx", "two.onnx"):
         calibrate(run, "-m", "net.onnx", "-o", name)
@@ -140,7 +140,7 @@ def test_same_input_gives_same_bytes(run, made, tmp_path):
 
 
 def test_second_temperature_multiplies(run, made, tmp_path):
-    """What is calibrated already gets 1 on its own predictions; those of the old network are not its own, and are refused."""
+    """A calibrated network gets 1 on its predictions; predictions of the old network are refused."""
     made()
     heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx", status=1)
@@ -158,7 +158,7 @@ def test_second_temperature_multiplies(run, made, tmp_path):
 
 
 def test_first_rank_is_enough_for_two_classes(run, made):
-    """One row an image has the temperature of both; and the three ways in give the same."""
+    """The same temperature as with all rows, from a file, `-` and a pipe."""
     made("dense 1")
     both = run("cnn-calibrate", "val.tsv", *TRUTH).out
     text = run("cnn-predict", "-m", "net.onnx", "photos", "--device", "cpu").out
@@ -168,7 +168,7 @@ def test_first_rank_is_enough_for_two_classes(run, made):
 
 
 def test_rows_as_json_carry_all_digits(run, made):
-    """One object a row: measure, before, after."""
+    """One object per row: measure, before, after."""
     made()
     found = [json.loads(line) for line in run("cnn-calibrate", "val.tsv", *TRUTH, "--json").out.splitlines()]
     assert [row["measure"] for row in found] == ["temperature", "n", "accuracy", "log_loss", "ece"]
@@ -186,7 +186,7 @@ def test_before_and_after_are_drawn(run, made, tmp_path):
 
 
 def test_network_may_have_classes_without_images(run, made, tmp_path):
-    """The validation set has two of three classes: nobody needs to list the third."""
+    """The validation set has two of three classes."""
     rows = made()
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     chosen = [path for path, label in sorted(labels.items()) if label != "green"]
@@ -199,7 +199,7 @@ def test_network_may_have_classes_without_images(run, made, tmp_path):
 
 
 def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
-    """A class without probability, withheld predictions, all predictions right, classes of another network: one line, and no file."""
+    """A class without probabilities, withheld predictions, only correct ones, other classes: one line, and no file."""
     rows = made()
     wrong = ("-m", "net.onnx", "-o", "new.onnx")
 
@@ -239,7 +239,7 @@ def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
 
 
 def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
-    """Probabilities of 0 or 1 tell no logit; more than one in a hundred of them are worth a word."""
+    """Probabilities of 0 or 1 have no logit; a warning from 1 % of the images."""
     monkeypatch.chdir(tmp_path)
     lines = [f"cat/{index}.jpg\t{'dog' if index % 7 == 0 else 'cat'}\t0.{6 + index % 4}" for index in range(200)]
     for count, warned in ((2, False), (3, True)):

@@ -1,4 +1,4 @@
-"""cnn-cam as it is used: one overlay an image, records, sheets; with torch and without; and what it refuses."""
+"""cnn-cam: overlays, records and sheets, with torch and without; error messages."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write_model(
     weights=None,
     **changes,
 ):
-    """Write a model whose two channels respond to red and to blue alone, and whose head reads one for each class."""
+    """Write a model with two channels, red and blue, and a head that uses one for each class."""
     extractor, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
     preprocess = replace(preprocess, **changes)
     shape = classifiers.feature_shape(
@@ -109,11 +109,11 @@ def pixels(path):
         return np.asarray(image.convert("RGB"), dtype=np.int64)
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- output files
 
 
 def test_one_overlay_per_image(run, here):
-    """Named after it, its class folder kept, of its size and format; a record each, whose peak and box lie on what is coloured."""
+    """With its name, class folder, size and format; peak and box of the record lie on the coloured rectangle."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--box", "0.5", *CPU)
     assert list(outcome.rows[0]) == FIELDS
     expected = {
@@ -130,7 +130,7 @@ def test_one_overlay_per_image(run, here):
         with Image.open(overlay) as drawn, Image.open(row["path"]) as original:
             assert (drawn.size, drawn.format) == (original.size, kind)
             cell = (original.width / 16, original.height / 16)
-        # The network squashes to 16 by 16: a cell is so many pixels, and a box ends within one
+        # The network squashes images to 16 x 16: the size of a cell in pixels, within which a box may end
         assert np.abs(np.array(boxes(row)) - region).max() <= max(cell)
         x, y = json.loads(row["peak"])
         assert region[0] <= x < region[2]
@@ -143,7 +143,7 @@ def test_one_overlay_per_image(run, here):
 
 
 def test_names_of_maximum_length_are_shortened(run, here):
-    """Overlays and arrays of such an image have names that fit, cut and told apart by a hash; so have two that begin alike."""
+    """Names of overlays and arrays are shortened and made unique by a hash, also for two with the same beginning."""
     names = ["n" * 251 + ".png", "n" * 250 + "m.png"]
     Path("long").mkdir()
     for name in names:
@@ -155,7 +155,7 @@ def test_names_of_maximum_length_are_shortened(run, here):
 
 
 def test_maximum_of_a_map_worked_example(run, here):
-    """One dense layer behind the mean of 16 by 16 places: Grad-CAM is the channel times the weight, divided by 256."""
+    """One dense layer after the mean of 16 x 16 pixels: Grad-CAM is the channel times the weight, divided by 256."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", *CPU)
     found, spread = np.load("maps/3.png.map.npy"), np.load("maps/3.png.pixels.npy")
     assert (found.dtype, found.shape, spread.dtype, spread.shape) == (np.float32, (16, 16), np.float32, (56, 40))
@@ -171,7 +171,7 @@ def test_maximum_of_a_map_worked_example(run, here):
 @pytest.mark.parametrize("kind", ["pt", "onnx"])
 @pytest.mark.parametrize("size", [16, 32])
 def test_cell_is_drawn_at_its_receptive_field(run, here, exported, kind, size):
-    """Cells of a stride of 4 stand at 0, 4, 8 and 12 of 16 pixels, where no padding is needed, and do not tile the image.
+    """Cells of a stride of 4 are at 0, 4, 8 and 12 of 16 pixels without padding, and do not tile the image.
 
     The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
     """
@@ -197,7 +197,7 @@ def test_cell_is_drawn_at_its_receptive_field(run, here, exported, kind, size):
 
 
 def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, monkeypatch):
-    """A notice says so: the second of four cells of an exported network then lies at 24 of 64 pixels, not at 18."""
+    """With a notice: the second of four cells of an exported network is at 24 of 64 pixels, not at 18."""
     monkeypatch.setattr(graph_centres, "centres_of", lambda *_, **__: None)
     write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
     outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
@@ -207,7 +207,7 @@ def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, mon
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
 def test_map_covers_the_input_of_the_network(run, here, fit):
-    """Outside of the crop the overlay is the image, and the array zero; of a padded one the region is where it is."""
+    """Outside of the crop the overlay equals the image and the array is zero; also for a padded image."""
     write_model("other.pt", fit=fit, resize=16 if fit is Fit.PAD else 20)
     outcome = run(
         "cnn-cam", "-m", "other.pt", "photos/red/2.gif", "-o", "maps", "--raw", "--box", "0.5", "--alpha", "0.9", *CPU
@@ -228,7 +228,7 @@ def test_map_covers_the_input_of_the_network(run, here, fit):
 
 
 def test_alpha_and_colormap_options(run, here):
-    """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the image."""
+    """With --alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay equals the image."""
     for colormap in ("inferno", "jet"):
         words = ("--alpha", "1", "--colormap", colormap, "--raw", "--force")
         run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU)
@@ -243,7 +243,7 @@ def test_alpha_and_colormap_options(run, here):
 
 
 def test_box_is_drawn_as_recorded(run, here):
-    """White between two black lines, on the box of the record and nowhere else."""
+    """White between two black lines, only on the box of the record."""
     words = ("--alpha", "0", "--box", "0.5")
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU).rows
     left, top, right, bottom = boxes(row)
@@ -255,7 +255,7 @@ def test_box_is_drawn_as_recorded(run, here):
 
 
 def test_sheet_shows_all_images_and_classes(run, here):
-    """Input and overlay side by side for every image and class, without any overlay being written."""
+    """Image and overlay side by side, without writing overlays."""
     run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.png", "--class", "all", *CPU)
     with Image.open("sheet.png") as drawn:
         assert drawn.width > 3 * 160
@@ -285,11 +285,11 @@ def test_file_pipe_and_stdin_give_the_same_output(run, here):
     assert one == two
 
 
-# ---------------------------------------------------------------- whose map
+# ---------------------------------------------------------------- classes
 
 
 def test_classes_by_name_label_or_all(run, here):
-    """`probability` is that of the class whose map it is, whatever the network names; each class's overlay tells it."""
+    """`probability` is that of the class of the map, whatever is predicted; overlays have the class in their names."""
     write_image("photos/red/both.png", blue=(40, 4, 60, 24))
     both = run(
         "cnn-cam", "-m", "model.pt", "photos/red/both.png", "-o", "maps", "--class", "all", "--box", "0.5", *CPU
@@ -311,7 +311,7 @@ def test_classes_by_name_label_or_all(run, here):
 
 
 def test_output_of_cnn_eval_worst_is_explained(run, here):
-    """What cnn-eval --worst lists: `--class true` is column `truth`, not the wrong prediction in `label`; in a pipe and as a file."""
+    """`--class true` is the column `truth`, not the wrong prediction in `label`; in a pipe and from a file."""
     lines = ["path\trank\tlabel\tprobability"]
     lines += [f"{path}\t1\tblue\t0.9" for path in ("photos/blue/1.png", "photos/red/2.gif", "photos/red/3.png")]
     worst = run("cnn-eval", "-", "--worst", "5", stdin="\n".join(lines) + "\n").out
@@ -327,7 +327,7 @@ def test_output_of_cnn_eval_worst_is_explained(run, here):
 
 
 def test_true_class_of_a_plain_list_is_the_folder(run, here):
-    """As cnn-eval takes it; one in a folder that is no class has its other maps, and no map where none but that was asked for."""
+    """As in cnn-eval; an image in a folder that is not a class gets only its other maps, if any."""
     shutil.copy("photos/red/3.png", "loose.png")
     listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
     both = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", "--class", "blue", *CPU, stdin=listed)
@@ -344,7 +344,7 @@ def test_true_class_of_a_plain_list_is_the_folder(run, here):
 
 
 def test_sheet_names_the_true_class(run, here):
-    """A mistake has a line more than what is right, in red; images of no class have neither."""
+    """A wrong prediction has one more line, in red; images of unknown class have neither."""
     heights = {}
     for name in ("photos/red/3.png", "photos/blue/3.png", "none/3.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -362,7 +362,7 @@ def test_sheet_names_the_true_class(run, here):
 
 
 def test_class_names_are_made_valid_file_names(run, here):
-    """Spaces and slashes give way in the names of overlays; two classes that would then be one are told apart by their numbers."""
+    """Spaces and slashes are replaced; classes that are then equal get numbers."""
     write_model("named.pt", classes=("a b", "a/b"))
     rows = run("cnn-cam", "-m", "named.pt", "photos/red/3.png", "-o", "maps", "--class", "all", "--raw", *CPU).rows
     assert [row["overlay"] for row in rows] == ["maps/3~a_b-0.png", "maps/3~a_b-1.png"]
@@ -377,7 +377,7 @@ def test_class_names_are_made_valid_file_names(run, here):
 
 
 def test_rejects_unknown_class(run, here):
-    """A name that the model does not know is refused with the nearest; an image without a label is skipped where that is asked for."""
+    """The message proposes the nearest name; with --class true an image without a label is skipped."""
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
     assert refused.err.endswith('--class "read": not a class of the model; did you mean red?\n')
     write_image("photos/green/1.png")
@@ -390,7 +390,7 @@ def test_rejects_unknown_class(run, here):
 
 
 def test_class_named_like_a_word_of_the_option(run, here):
-    """The word means what it always means, a notice says so; `name:` before it is the class."""
+    """The word keeps its meaning, with a notice; with the prefix `name:` it is the class."""
     write_model("words.pt", classes=("all", "top"))
     words = ("cnn-cam", "-m", "words.pt", "photos/red/3.png", *CPU)
     (plain,) = run(*words).rows
@@ -411,7 +411,7 @@ def test_class_named_like_a_word_of_the_option(run, here):
 
 
 def test_contrast_maps_the_evidence_against_a_class(run, here):
-    """With a head that counts blue against red, the contrast of red is where blue is."""
+    """With a negative weight of blue for red, the contrast of red is at blue."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
     write_image("both.png")
     for words, region in (((), (8, 24)), (("--contrast",), (40, 48))):
@@ -425,7 +425,7 @@ def test_contrast_maps_the_evidence_against_a_class(run, here):
 
 @pytest.mark.parametrize("method", CamMethod)
 def test_every_method_finds_the_red_rectangle(run, here, method):
-    """By its name; the hottest place lies on the red rectangle."""
+    """The peak is on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
     assert 20 <= x < 30
@@ -433,14 +433,14 @@ def test_every_method_finds_the_red_rectangle(run, here, method):
 
 
 def test_help_describes_every_method(run, here):
-    """Each value of `--method` has a line of its own."""
+    """Each value of `--method` has a line."""
     listed = run("cnn-cam", "--help").out.partition("Values of --method:\n")[2]
     assert [line.split()[0] for line in listed.splitlines()] == [str(method) for method in METHODS]
     assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == [each.help for each in METHODS.values()]
 
 
 def test_map_of_zeros_is_reported(run, here):
-    """Nothing speaks for the class: the overlay is the plain image, without a box or a peak, and stderr says so. No NaN anywhere."""
+    """Without evidence for the class the overlay equals the image, without box, peak and NaN; a notice says so."""
     write_image("photos/plain.png", red=None, blue=None)
     words = ("-o", "maps", "--class", "red", "--box", "0.5", "--raw", "--faithful")
     write_model("none.pt", weights=torch.zeros(2, 2))
@@ -457,7 +457,7 @@ def test_map_of_zeros_is_reported(run, here):
 
 
 def test_a_single_sigmoid(run, here):
-    """z speaks for the second class: where its weight is negative, red is what speaks for the first."""
+    """z is the score of the second class: with a negative weight, red is evidence for the first."""
     write_model("binary.pt", head="dense 1 sigmoid", weights=torch.tensor([[-1.0, 1.0]]))
     write_image("both.png")
     rows = run("cnn-cam", "-m", "binary.pt", "both.png", "--class", "all", "--box", "0.5", *CPU).rows
@@ -467,7 +467,7 @@ def test_a_single_sigmoid(run, here):
 
 
 def test_image_with_nan_output_is_skipped(run, here, monkeypatch):
-    """A network whose probabilities are NaN draws nothing, and each image is named; of all of them that is a failure."""
+    """Each image is named; it is an error if all are skipped."""
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
     assert outcome.out == ""
@@ -475,11 +475,11 @@ def test_image_with_nan_output_is_skipped(run, here, monkeypatch):
     assert not Path("maps").exists()
 
 
-# ---------------------------------------------------------------- where, and how fine
+# ---------------------------------------------------------------- layers and sizes
 
 
 def test_layers_by_name_and_number(run, here):
-    """The last layer with spatial extent unless said, which stderr names; one without is refused, one that is not there proposed."""
+    """By default the last spatial layer, named on stderr; a layer without height and width is refused, similar names are proposed."""
     head, weights = "dense 3 relu, dense 2 softmax", torch.eye(3)[:, :2]
     write_model("deep.pt", layers="conv 2 k1 relu, pool 2, dropout 0.5", head=head, weights=weights)
     for words, name in (
@@ -499,7 +499,7 @@ def test_layers_by_name_and_number(run, here):
 
 
 def test_fine_maps_have_twice_the_rows(run, here):
-    """At every second place they are the coarse map, but for the mean that the gradient is divided by."""
+    """Every second value equals the coarse map, up to the number of pixels that divides the gradient."""
     write_model("strided.pt", layers="conv 2 k1 relu, pool 2")
     for folder, words in (("coarse", ()), ("fine", ("--fine",))):
         run("cnn-cam", "-m", "strided.pt", "photos/red/3.png", "-o", folder, "--raw", *words, *CPU)
@@ -510,7 +510,7 @@ def test_fine_maps_have_twice_the_rows(run, here):
 
 
 def test_size_option(run, here):
-    """--size shows the network more, also a rectangle; a head that takes one size alone says so."""
+    """Larger and rectangular inputs; an error for a head of fixed size."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", "--size", "28x20", *CPU)
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
@@ -526,7 +526,7 @@ def test_size_option(run, here):
 
 
 def test_an_exported_network_gives_the_same_maps(run, here):
-    """CAM is Zhou's sum to 1e-4, Grad-CAM and HiResCAM equal torch's; contrast, classes and overlays as well."""
+    """CAM equals Zhou's sum to 1e-4, Grad-CAM and HiResCAM those of torch; also contrast, classes and overlays."""
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for method in [method for method, computation in METHODS.items() if computation.has_closed_form]:
         for extra in ((), ("--contrast",)):
@@ -547,7 +547,7 @@ def test_an_exported_network_gives_the_same_maps(run, here):
 
 
 def test_an_exported_network_needs_no_torch(here, exported):
-    """Neither for maps nor for measuring how faithful they are."""
+    """Neither for maps nor for their faithfulness."""
     program = (
         "import sys\n"
         "from cnnkit_tools.cnn_cam import main\n"
@@ -561,7 +561,7 @@ def test_an_exported_network_needs_no_torch(here, exported):
 
 
 def test_rejects_options_that_an_exported_network_lacks(run, here):
-    """It says why, and that the .pt can."""
+    """The message has the reason, and the remedy."""
     run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
     refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
     assert "bare.onnx outputs no class activation maps; export it again with cnn-export --cam" in refused.err
@@ -590,7 +590,7 @@ def test_rejects_options_that_an_exported_network_lacks(run, here):
 
 @pytest.fixture
 def large(here, exported):
-    """Noise of 200 by 150 pixels with a red square of 12 in it, and model.onnx, which takes any size."""
+    """Noise of 200 x 150 pixels with a red square of 12, and model.onnx for any size."""
     noise = np.random.default_rng(0).integers(90, 166, (150, 200, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     image.paste(RED, (161, 97, 173, 109))
@@ -602,7 +602,7 @@ def large(here, exported):
 
 @pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
 def test_small_object_in_a_large_image(run, large, size):
-    """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
+    """The peak is on it, with the .pt and with the exported network, whose maps are equal."""
     words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
     found = []
     for model in ("any.pt", "any.onnx"):
@@ -619,7 +619,7 @@ def test_small_object_in_a_large_image(run, large, size):
 
 
 def test_fit_option_of_an_exported_network(run, here, exported):
-    """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
+    """As with a .pt, also for a fixed size; too small images are refused."""
     shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
         ours, theirs = (
@@ -633,11 +633,11 @@ def test_fit_option_of_an_exported_network(run, here, exported):
     assert "--size 3x20: 20 x 3 pixels are too small for wide.onnx" in refused.err
 
 
-# ---------------------------------------------------------------- how far to believe them
+# ---------------------------------------------------------------- faithfulness
 
 
 def test_faithful_maps_score_better_than_their_opposites(run, here):
-    """Hiding what is red first lets red fall at once; hiding what is not, late: two fields a record, and the means at the end."""
+    """Hiding red pixels first lowers the probability of red early; two fields per record, and a notice with the means."""
     write_image("photos/red/3.png", blue=None, size=(32, 32), red=(4, 4, 14, 14))
     write_model("sharp.pt", weights=torch.tensor([[0.0, 30.0], [30.0, 0.0]]))
     outcome = run("cnn-cam", "-m", "sharp.pt", "photos", "--class", "true", "--faithful", *CPU)
@@ -653,7 +653,7 @@ def test_faithful_maps_score_better_than_their_opposites(run, here):
 
 
 def test_folder_that_is_not_empty_needs_force(run, here):
-    """One that is not empty needs --force, which replaces; the one that images come from is refused with it, too."""
+    """--force replaces files; the folder of the images is refused even with it."""
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
     assert refused.err.endswith("maps is not empty; choose another folder, or write into it with --force\n")
@@ -668,7 +668,7 @@ def test_folder_that_is_not_empty_needs_force(run, here):
 
 
 def test_rejects_two_images_of_one_name(run, here):
-    """Of several sources each image has a place of its own; two names of one place are refused."""
+    """Images of several sources have different overlays; two paths of one overlay are refused."""
     write_image("others/red/3.png")
     rows = run("cnn-cam", "-m", "model.pt", "photos/red", "others/red", "-o", "maps", *CPU).rows
     assert len({row["overlay"] for row in rows}) == len(rows) == len(list(Path("maps").rglob("*.*"))) == 3
@@ -682,7 +682,7 @@ def test_rejects_two_images_of_one_name(run, here):
 
 
 def test_memory_does_not_grow_with_the_images(here, monkeypatch):
-    """However many hundreds come, what the network saw of a few batches is alive at once, and few images; a sheet keeps thumbnails."""
+    """Only a few batches and images are in memory at once; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
     opened = cam_run.open_model("model.pt", CamOptions(), InputOptions(), device="cpu", batch=8)
     alive, most = weakref.WeakSet(), []
@@ -728,14 +728,14 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
     ],
 )  # fmt: skip
 def test_rejects_drawing_options_without_output(run, here, words, line):
-    """Without a folder and a sheet; arrays and what replaces files need the folder."""
+    """Colours need a folder or a sheet; --raw and --force need the folder."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
     assert not Path("s.png").exists()
 
 
 def test_sheet_has_alpha_and_colormap(run, here):
-    """--alpha and --colormap are of the overlays on it, too."""
+    """The overlays of a sheet follow --alpha and --colormap."""
     contents = set()
     for words in ((), ("--alpha", "0.3"), ("--colormap", "jet")):
         run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "s.png", *words, *CPU)
@@ -749,7 +749,7 @@ def test_sheet_has_alpha_and_colormap(run, here):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_maps_of_rotated_images_are_centred(run, photos, tmp_path, monkeypatch):
-    """The mean centroid over 20 photographs and the same 20 turned by 180 degrees is the middle; tiles lay .03 and .05 beyond."""
+    """The mean centroid over 20 photographs and their rotations by 180 degrees is the centre; with tiles it was off by .03 and .05."""
     monkeypatch.chdir(tmp_path)
     chosen = [path for folder in sorted((photos / "flowers").iterdir()) for path in sorted(folder.iterdir())[:4]]
     for number, path in enumerate(chosen):
@@ -775,7 +775,7 @@ def test_maps_of_rotated_images_are_centred(run, photos, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_maps_of_cats_and_dogs_lie_on_them(run, photos, tmp_path, monkeypatch):
-    """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
+    """A head trained on a hundred cats and dogs, and two photographs with one of each."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     folder = photos / "dogs-vs-cats"
@@ -813,7 +813,7 @@ def test_maps_of_cats_and_dogs_lie_on_them(run, photos, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
-    """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""
+    """A dog of 150 pixels in 1200 x 900 pixels of dandelions: the peak is on the dog, with torch and without."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     listed = [

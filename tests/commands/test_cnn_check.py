@@ -1,4 +1,4 @@
-"""cnn-check: what is wrong with a set of images, found by the real command on real files."""
+"""cnn-check: findings of the command on real files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clean(here):
-    """Make photos/ with 24 images that tell nothing about their class, as JPEG of one size."""
+    """Make photos/ with 24 JPEG images of one size without any leak."""
     for number in range(24):
         folder = here / "photos" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def found(outcome):
 
 
 def test_a_clean_set_has_no_findings(run, clean):
-    """A header row and nothing below it; what comes next is said on stderr."""
+    """Only the header row; the next command is on stderr."""
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
@@ -47,7 +47,7 @@ def test_a_clean_set_has_no_findings(run, clean):
 
 
 def make_mess(folder):
-    """Put one of everything that can be wrong into a clean set."""
+    """Add one of each kind of finding to a clean set."""
     (folder / "dog" / "empty.jpg").write_bytes(b"")
     (folder / "dog" / "text.png").write_bytes(b"no image")
     (folder / "dog" / "cut.jpg").write_bytes((folder / "dog" / "01.jpg").read_bytes()[:-200])
@@ -88,7 +88,7 @@ MESS = [
 
 
 def test_each_kind_of_finding_is_reported_once(run, clean):
-    """Each once, in the order of how much it matters, with what it is set beside."""
+    """In the order of severity, with the other image of each pair."""
     make_mess(clean)
     outcome = run("cnn-check", "photos", "--probes", "none")
     seen = [(level, kind, *(path.removeprefix("photos/") for path in paths)) for level, kind, *paths in found(outcome)]
@@ -106,7 +106,7 @@ def test_each_kind_of_finding_is_reported_once(run, clean):
 
 
 def test_small_images_are_not_compared_as_near_duplicates(run, here):
-    """Of 8 x 8 pixels a hash of 256 bits says little: copies are found byte for byte alone, and that is said."""
+    """At 8 x 8 pixels only exact duplicates are found; a notice says so."""
     (here / "photos" / "cat").mkdir(parents=True)
     tiny = noise(0, size=(8, 8))
     for name, image in (("0", tiny), ("1", tiny), ("2", tiny.point(lambda value: value + 1))):
@@ -128,7 +128,7 @@ def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
 
 
 def test_a_fixed_set_is_split_and_found_clean(run, clean):
-    """Without what is broken or twice, contradictions gone, what looks alike in one group; cnn-split keeps that together."""
+    """Without broken, duplicate and contradictory images; near duplicates are one group, which cnn-split keeps together."""
     make_mess(clean)
     (clean / "loose.jpg").unlink()
     run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none", status=1)  # there is no such folder
@@ -147,7 +147,7 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
         "cat/again.jpg",
         "cat/02.jpg",  # the same as the next one, which is called a dog
         "dog/other.jpg",
-        "cat/06.jpg",  # likewise to the eye
+        "cat/06.jpg",  # a near duplicate
         "dog/printed.jpg",
     }
     assert not gone & set(groups)
@@ -171,7 +171,7 @@ def manifest(*rows):
 
 
 def test_duplicates_in_two_splits_are_errors(run, clean):
-    """Copies, lookalikes and groups, by the column split; a class that a split lacks is a warning. The fixed manifest has none of it."""
+    """Exact and near duplicates, and groups; a class missing in a split is a warning. The fixed manifest has no errors."""
     shutil.copy("photos/cat/00.jpg", "copy.jpg")
     with Image.open("photos/cat/02.jpg") as image:
         image.resize((80, 64)).save("large.jpg")
@@ -201,7 +201,7 @@ def test_duplicates_in_two_splits_are_errors(run, clean):
 
 
 def test_folders_of_splits_are_splits(run, clean):
-    """Of train/cat/0.jpg the class is cat; the class table counts splits."""
+    """The class of train/cat/0.jpg is cat; the table of classes counts by split."""
     for split, first in (("train", 0), ("test", 12)):
         for number in range(first, first + 12):
             label = ("cat", "dog")[number % 2]
@@ -220,7 +220,7 @@ def test_folders_of_splits_are_splits(run, clean):
 
 @pytest.mark.parametrize(("widths", "leaks"), [((40, 44), ["width", "aspect", "bytes"]), ((40, 40), [])])
 def test_size_that_predicts_the_class_is_a_leak(run, here, widths, leaks):
-    """One class is a tenth wider; with the same sizes nothing leaks. The table of probes has all of them."""
+    """One class is 10 % wider; with equal sizes there is no leak. The table of probes has all of them."""
     for number in range(60):
         folder = here / "photos" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def test_size_that_predicts_the_class_is_a_leak(run, here, widths, leaks):
 
 
 def test_properties_may_leak_only_together(run, here):
-    """Cats are square, dogs are not: neither width nor height says anything, both together do; a single leak makes that needless to say."""
+    """Cats are square, dogs are not: neither width nor height predicts the class alone. A single leak suppresses the joint one."""
     sizes = {"cat": [(40, 40), (60, 60)], "dog": [(40, 60), (60, 40)]}
     for number in range(80):
         label = ("cat", "dog")[number % 2]
@@ -256,7 +256,7 @@ def test_properties_may_leak_only_together(run, here):
 
 
 def test_time_leaks_but_label_letters_do_not(run, here):
-    """Two series photographed within a minute are told apart by the clock; a label that is a letter of the camera's names is no leak."""
+    """Two series taken within a minute are separated by time; a label that is a letter of a file name is not a leak."""
     for number in range(60):
         exif = Image.Exif()
         exif[306] = f"2016:11:22 10:00:{number:02d}"
@@ -269,7 +269,7 @@ def test_time_leaks_but_label_letters_do_not(run, here):
 
 
 def test_a_series_of_each_class_is_a_note(run, here):
-    """Most sets are photographed class by class: that passes a gate, is not said to be learnt, and the next step is still given."""
+    """Most sets are taken class by class: --fail passes, and the next command is not about leaks."""
     for number in range(60):
         folder = here / "photos" / ("cat" if number < 30 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,7 @@ def test_a_series_of_each_class_is_a_note(run, here):
 
 
 def test_features_of_only_one_split_are_not_probed(run, clean):
-    """Who has features would tell the split: they are then not probed, and that is said."""
+    """Missing features would predict the split, so features are not probed; a notice says so."""
     rows = run("cnn-split", "photos", "--ratio", "0.5,0.5").out
     Path("split.tsv").write_text(rows)
     run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE)
@@ -295,7 +295,7 @@ def test_features_of_only_one_split_are_not_probed(run, clean):
 
 
 def test_too_few_to_be_probed_is_reported(run, clean):
-    """Of a group one image speaks for all: with three groups a class there is nothing to cross-validate."""
+    """Only one image of a group is probed: three groups per class are too few for cross-validation."""
     manifest(
         *((f"photos/{('cat', 'dog')[n % 2]}/{n:02d}.jpg", ("cat", "dog")[n % 2], "", f"g{n % 6}") for n in range(24))
     )
@@ -305,7 +305,7 @@ def test_too_few_to_be_probed_is_reported(run, clean):
 
 
 def test_plain_images_are_not_near_duplicates(run, clean):
-    """Black is not white, though both have no look."""
+    """Black and white images are not alike, though both are plain."""
     for name, colour in (("black", 0), ("white", 255), ("nearly", 2)):
         Image.new("RGB", (40, 40), (colour,) * 3).save(clean / "dog" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
@@ -314,7 +314,7 @@ def test_plain_images_are_not_near_duplicates(run, clean):
 
 
 def test_next_command_works(run, clean):
-    """Of folds the features of all, of splits those of train, of a list whatever it came from."""
+    """For folds, for splits, and for a list."""
     folds = run("cnn-split", "photos", "--folds", "3").out
     Path("folds.tsv").write_text(folds)
     said = run("cnn-check", "folds.tsv", "--probes", "none").err
@@ -325,7 +325,7 @@ def test_next_command_works(run, clean):
 
 
 def test_property_that_predicts_the_split_is_a_leak(run, here):
-    """The images for training were taken with one camera, those for testing with another."""
+    """Training images were taken with one camera, test images with another."""
     rows = []
     (here / "all").mkdir()
     for number in range(60):
@@ -344,7 +344,7 @@ BACKBONE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "no
 
 
 def test_neighbours_in_feature_space(run, clean):
-    """An image whose hash says nothing, but whose features are those of another one; features of other images are refused."""
+    """Images with different hashes but equal features; features of other images are refused."""
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     values = np.load("x.npy")
     values[:] = np.random.default_rng(0).normal(size=values.shape)
@@ -363,7 +363,7 @@ def test_neighbours_in_feature_space(run, clean):
 
 
 def test_a_list_may_name_a_file_twice(run, clean):
-    """With one label that is a note, with two an error; it is looked at once."""
+    """A note if the labels are equal, an error if not; the file is read once."""
     manifest(
         ("photos/cat/00.jpg", "cat", "", ""),
         ("photos/dog/01.jpg", "dog", "", ""),
@@ -378,7 +378,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
 
 
 def test_fixed_set_keeps_the_held_out_listing(run, clean):
-    """With the group of either; where an image only is near another one in feature space nothing is left out, but grouped."""
+    """With the group of either listing; neighbours in feature space are grouped but not left out."""
     manifest(
         ("photos/cat/00.jpg", "cat", "train", ""),
         ("photos/dog/01.jpg", "dog", "train", ""),
@@ -406,7 +406,7 @@ def test_fixed_set_keeps_the_held_out_listing(run, clean):
 
 
 def test_folder_list_and_manifest_give_the_same_findings(run, clean):
-    """A folder, a list of its files on standard input, and a manifest; whatever the threads."""
+    """For any number of threads."""
     paths = sorted(str(path) for path in clean.rglob("*.jpg"))
     make_mess(clean)
     manifest(*((path, os.path.basename(os.path.dirname(path)), "", "") for path in paths))
@@ -427,7 +427,7 @@ def test_rejects_contradictory_options(run, clean, words, message):
 
 
 def test_rejects_a_set_without_usable_images(run, here):
-    """There is nothing to say about it."""
+    """The message has the first reason."""
     (here / "photos").mkdir()
     (here / "photos" / "x.jpg").write_bytes(b"no image")
     assert "none of the 1 images can be used" in run("cnn-check", "photos", status=1).err
@@ -436,7 +436,7 @@ def test_rejects_a_set_without_usable_images(run, here):
 
 
 def test_tables_on_a_terminal(terminal, clean):
-    """Findings, classes and probes one below the other; of many findings of a kind the first ten."""
+    """Findings, classes and probes; of many findings of a kind the first ten."""
     for number in range(12):
         (clean / "dog" / f"empty{number:02d}.jpg").write_bytes(b"")
     outcome = terminal(
@@ -449,7 +449,7 @@ def test_tables_on_a_terminal(terminal, clean):
 
 
 def test_deep_images_with_a_narrow_range_are_a_finding(run, images, tmp_path):
-    """12 bits kept in 16, and values that somebody forgot to scale; a 16-bit image that fills its range is none."""
+    """12 bits stored in 16, and unscaled values, but not a 16-bit image that uses its range."""
     folder = images(red=2, blue=2)
     for name, top in (("twelve", 4095), ("dark", 250), ("full", 60000), ("pale", 65535)):
         ramp = np.linspace(64000 if name == "pale" else 0, top, 32).round().astype(np.uint16)

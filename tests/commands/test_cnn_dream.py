@@ -1,4 +1,4 @@
-"""cnn-dream as it is run: activations are strengthened, sizes, seeds, and every mistake one line."""
+"""cnn-dream: activations increase, sizes, seeds and error messages."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 
 
 def dream(run, *words, image="sky.png"):
-    """Run, and give the record."""
+    """Run, and return the record."""
     outcome = run("cnn-dream", "m.pt", image, "-o", "dream.png", *CPU, *words, "--json")
     assert outcome.err == ""
     (record,) = map(json.loads, outcome.out.splitlines())
@@ -55,7 +55,7 @@ def pixels(path):
 @pytest.mark.parametrize("octaves", [1, 3])
 @pytest.mark.parametrize("chosen", [None, "0,5"])
 def test_activations_are_strengthened(run, here, octaves, chosen):
-    """The dream has the image's size; the mean square of the chosen filters' activations is as recorded, and grows."""
+    """The dream has the size of the image; the mean square of the activations of the filters is as recorded, and increases."""
     words = ("--layer", "pool1", "--octaves", octaves, "--steps", "6", *(("--filters", chosen) if chosen else ()))
     record = dream(run, *words)
     assert (record["layer"], record["image"], record["size"]) == ("pool1", "sky.png", "44x60")
@@ -83,7 +83,7 @@ def test_size_is_the_longer_side(run, here):
 
 
 def test_same_seed_gives_same_bytes(run, here):
-    """The jitter is all that is random: without it, the seed does not matter."""
+    """Only the jitter is random: without it, the seed has no effect."""
     words = ("--layer", "conv1", "--octaves", "2", "--steps", "3")
     contents = []
     for extra in ((), (), ("--seed", "1"), ("--jitter", "0"), ("--jitter", "0", "--seed", "1")):
@@ -103,7 +103,7 @@ def test_options_default_to_those_of_the_library(run, here):
 
 
 def test_every_step_option_matters(run, here):
-    """No step moves nothing; a rate and a blur change the pixels."""
+    """Zero rate changes nothing; rate and blur change the pixels."""
     words = ("--layer", "conv1", "--octaves", "1", "--steps", "2", "--jitter", "0")
     dream(run, *words, "--rate", "0")
     np.testing.assert_array_equal(pixels("dream.png"), pixels("sky.png"))
@@ -130,7 +130,7 @@ def test_every_step_option_matters(run, here):
     ],
 )  # fmt: skip
 def test_rejects_invalid_options(run, here, words, status, line):
-    """In one line that says what is wrong; nothing is printed or written."""
+    """Each error is one line; nothing is printed or written."""
     before = {path: Path(path).read_bytes() for path in sorted(os.listdir())}
     outcome = run("cnn-dream", *words, *CPU, status=status)
     assert outcome.err.startswith(f"cnn-dream: {line}")
@@ -141,7 +141,7 @@ def test_rejects_invalid_options(run, here, words, status, line):
 
 @pytest.mark.parametrize("output", ["d.jpg", "nowhere/d.png"])
 def test_rejects_output_before_loading_the_network(run, here, monkeypatch, output):
-    """A name that is not .png, or in no folder."""
+    """A name that is not .png, or in a folder that does not exist."""
     monkeypatch.setattr(
         "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
     )
@@ -153,7 +153,7 @@ def test_rejects_output_before_loading_the_network(run, here, monkeypatch, outpu
 
 @pytest.mark.parametrize("size", ["32x48", "0", "-3", "ten", "1e3", "48,48"])
 def test_the_size_of_a_dream_is_its_longer_side(run, tmp_path, monkeypatch, images, size):
-    """One number of pixels: two would be taken for their larger one."""
+    """Only one number of pixels."""
     photos = images(red=1)
     error = run(
         "cnn-dream",

@@ -19,7 +19,7 @@ CLASSES = ("daisy", "rose", "tulip")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to be in: split.tsv with train, val and test, none of whose images need to exist."""
+    """A working folder: split.tsv with train, val and test, whose images do not exist."""
     monkeypatch.chdir(tmp_path)
     lines = ["path\tlabel\tsplit"]
     for split, count in (("train", 6), ("val", 3), ("test", 90)):
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def draw(classes, *, n=90, seed=0):
-    """Draw a truth and probabilities of six digits, as they are printed."""
+    """Draw labels, and probabilities rounded to six digits, as printed."""
     generator = np.random.default_rng(seed)
     truth = np.arange(n) % len(classes)
     scores = generator.normal(size=(n, len(classes))) + 1.5 * np.eye(len(classes))[truth]
@@ -51,7 +51,7 @@ def write(truth, probabilities, classes=CLASSES, *, top=None, as_json=False):
 
 
 def test_every_measure_agrees_with_scikit_learn(run, folder):
-    """One object on stdout, of the fields promised, with the values of scikit-learn."""
+    """One JSON object with the documented fields and the values of scikit-learn."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--json", stdin=write(truth, probabilities))
     (line,) = outcome.out.splitlines()
@@ -84,7 +84,7 @@ def test_every_measure_agrees_with_scikit_learn(run, folder):
 
 
 def test_tsv_and_json_lines_give_the_same_measures(run, folder):
-    """The same predictions in either shape, from a file, from `-` or through a pipe, give the same bytes."""
+    """From a file, `-` or a pipe."""
     truth, probabilities = draw(CLASSES)
     (folder / "p.tsv").write_text(write(truth, probabilities))
     outputs = {
@@ -110,7 +110,7 @@ def test_tsv_and_json_lines_give_the_same_measures(run, folder):
     ],
 )
 def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, change):
-    """The same numbers, whatever program wrote the tables."""
+    """The measures are the same."""
     truth, probabilities = draw(CLASSES)
     (folder / name).write_bytes(change((folder / "split.tsv").read_text()).encode(encoding))
     predictions = write(truth, probabilities)
@@ -120,7 +120,7 @@ def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, ch
 
 
 def test_rejects_one_file_as_predictions_and_truth(run, folder):
-    """Measured against itself, everything is right: a file of either kind is refused as the other, and as both."""
+    """Measured against itself, every prediction would be correct."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
     (folder / "alias.csv").symlink_to("bare.csv")
@@ -137,7 +137,7 @@ def test_rejects_one_file_as_predictions_and_truth(run, folder):
 
 
 def test_piped_output_has_a_row_per_measure(run, folder):
-    """awk finds a measure in the first column and its value in the second; the classes' measures come after a colon."""
+    """The measure in the first column and its value in the second; measures of classes as recall:cat."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
     rows = {row["measure"]: row["value"] for row in run("cnn-eval", stdin=predictions).rows}
@@ -151,7 +151,7 @@ def test_piped_output_has_a_row_per_measure(run, folder):
 
 
 def test_one_row_per_image_is_enough_for_two_classes(run, folder):
-    """With one row an image, a network of two classes has the log-loss and the area of all rows."""
+    """Log-loss and ROC AUC are those of all rows."""
     truth, probabilities = draw(("cat", "dog"))
     first, second = (
         json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities, ("cat", "dog"), top=top)).out)
@@ -162,7 +162,7 @@ def test_one_row_per_image_is_enough_for_two_classes(run, folder):
 
 
 def test_measures_without_all_probabilities_are_null(run, folder):
-    """Of three classes, one row an image leaves no log-loss and no area: null, with a notice that says what to run."""
+    """Three classes with one row per image: log-loss and ROC AUC are null, with a notice and its remedy."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--json", stdin=write(truth, probabilities, top=1))
     found = json.loads(outcome.out)
@@ -178,7 +178,7 @@ def test_measures_without_all_probabilities_are_null(run, folder):
 
 
 def sigmoids():
-    """Draw a truth, and scores that sum to something else than 1."""
+    """Draw labels, and scores that do not sum to 1."""
     truth, probabilities = draw(CLASSES)
     scores = np.round(probabilities**0.3, 6)
     assert (np.abs(scores.sum(axis=1) - 1) > 0.05).all()
@@ -187,7 +187,7 @@ def sigmoids():
 
 @pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
 def test_notice_of_probabilities_that_do_not_sum_to_1(run, folder):
-    """As scikit-learn warns of them, whose log-loss it is; once, with --folds too; a softmax that is rounded is none of them."""
+    """Scikit-learn warns too; one notice, also with --folds; not for a rounded softmax."""
     truth, scores = sigmoids()
     words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
     outcome = run(*words, "--json", stdin=write(truth, scores))
@@ -206,7 +206,7 @@ def test_notice_of_probabilities_that_do_not_sum_to_1(run, folder):
 
 
 def test_missing_probability_is_not_filled_in_for_sigmoids(run, folder):
-    """Two of three classes that sum to more than 1 leave nothing for the third: its probability is not known."""
+    """If two of three probabilities sum to more than 1, the third is unknown."""
     truth, scores = sigmoids()
     words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
     outcome = run(*words, "--json", stdin=write(truth, np.clip(scores, 0.6, 1), top=2))
@@ -215,7 +215,7 @@ def test_missing_probability_is_not_filled_in_for_sigmoids(run, folder):
 
 
 def test_labels_without_probabilities_are_measured(run, folder):
-    """Another program's `path label` columns are measured as far as they go."""
+    """Columns path and label of another program give all measures without probabilities."""
     outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")
     rows = {row["measure"]: row["value"] for row in outcome.rows}
     assert (rows["n"], rows["accuracy"], rows["log_loss"], rows["ece"]) == ("3", "0.666667", "", "")
@@ -223,7 +223,7 @@ def test_labels_without_probabilities_are_measured(run, folder):
 
 
 def test_withheld_predictions_are_wrong_and_counted(run, folder):
-    """`?` counts as wrong; how many have a prediction, and how many of these are right, stands next to it."""
+    """`?` counts as wrong; `predicted` and `accuracy_predicted` leave it out."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
         "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
@@ -236,7 +236,7 @@ def test_withheld_predictions_are_wrong_and_counted(run, folder):
 
 
 def test_worst_are_the_most_confident_wrong_predictions(run, folder):
-    """`--worst 2` prints wrong predictions, surest first, with a header row even where all is right."""
+    """Most confident first; only the header row if all are correct."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.99\ncat/2.jpg\t1\tdog\t.7\n"
         "dog/3.jpg\t1\tcat\t.9\ndog/4.jpg\t1\tcat\t.6\ndog/5.jpg\t1\tdog\t.9\n"
@@ -259,7 +259,7 @@ def test_confusion_is_drawn_next_to_the_measures(run, folder):
 
 
 def test_missed_bounds_are_named(run, folder):
-    """Every bound that is missed is named with both numbers, exit 4, after the output; none missed is exit 0."""
+    """With the measure and the bound, after the output, exit 4; exit 0 if all are met."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
     words = ["--fail-under", "accuracy=0.999", "--fail-under", "recall:rose=0.998", "--fail-over", "log_loss=0.001"]
@@ -272,7 +272,7 @@ def test_missed_bounds_are_named(run, folder):
 
 
 def test_unknown_measure_fails_its_bound(run, folder):
-    """A gate on the log-loss of bare predictions is missed, not passed over."""
+    """A bound on the log-loss of labels without probabilities is missed."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--fail-over", "log_loss=9", stdin=write(truth, probabilities, top=1), status=4)
     assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
@@ -280,7 +280,7 @@ def test_unknown_measure_fails_its_bound(run, folder):
 
 @pytest.mark.parametrize("mode", [["--worst", "3"], ["--coverage"]], ids=lambda words: words[0])
 def test_plots_and_bounds_work_with_every_mode(run, folder, mode):
-    """What prints rows in place of the measures ignores no option: the figures are those of a run without, and a gate fails."""
+    """Modes that print rows draw the same figures and check the bounds."""
     predictions = write(*draw(CLASSES))
     figures = ["--confusion", "c.png", "--reliability", "r.png"]
     run("cnn-eval", *figures, stdin=predictions)
@@ -333,7 +333,7 @@ def test_rejects_contradictory_options(run, folder, words, message):
 
 
 def test_images_without_predictions_are_counted(run, folder):
-    """Whole splits without predictions are told from gaps; --split keeps to one split; --complete makes a gap an error."""
+    """Whole splits are distinguished from gaps; --split limits the truth; --complete makes a gap an error."""
     truth, probabilities = draw(CLASSES)
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
@@ -358,7 +358,7 @@ def test_images_without_predictions_are_counted(run, folder):
 
 
 def test_real_paths_are_compared(run, folder, monkeypatch):
-    """Predictions made in another folder meet the manifest's paths, which are as seen from the manifest."""
+    """Predictions made in another folder match the paths of the manifest, which are relative to it."""
     truth, probabilities = draw(CLASSES)
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
@@ -370,7 +370,7 @@ def test_real_paths_are_compared(run, folder, monkeypatch):
 
 
 def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
-    """A folder gives the class as every command reads it, the folder directly below; a manifest may come through a pipe."""
+    """The class is the folder directly below; a manifest may come from a pipe."""
     images(red=1)
     (folder / "photos" / "red" / "deep").mkdir()
     (folder / "photos" / "red" / "00.png").rename(folder / "photos" / "red" / "deep" / "00.png")
@@ -382,7 +382,7 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
 
 
 def test_labels_may_name_classes_without_images(run, folder):
-    """A network may predict a class that this set has no image of; --labels gives the order."""
+    """--labels defines the order of the report."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     plain = run("cnn-eval", "--json", stdin=predictions)
     assert json.loads(plain.out)["classes"] == ["cat", "dog"]
@@ -413,7 +413,7 @@ def test_labels_may_name_classes_without_images(run, folder):
     ],
 )
 def test_errors_name_mismatched_predictions(run, folder, predictions, message):
-    """Exit 1, one line that names what is wrong, nothing on stdout and no image."""
+    """Exit 1, one line, nothing on stdout and no image."""
     outcome = run("cnn-eval", "--truth", "split.tsv", "--confusion", "c.png", stdin=predictions, status=1)
     assert outcome.out == ""
     assert message in outcome.err
@@ -447,7 +447,7 @@ def numbers(row):
 
 
 def test_folds_have_mean_and_standard_deviation(run, folder, folded):
-    """Each fold is measured as if it were alone; the mean, the sample deviation and all images together stand below."""
+    """A row for each fold; then the mean, the standard deviation of the sample, and the out-of-fold measures."""
     truth, probabilities = folded
     rows = run("cnn-eval", "--folds", *(f"fold{fold}.tsv" for fold in range(FOLDS)), "--truth", "folds.tsv").rows
     assert [row["fold"] for row in rows] == ["fold0", "fold1", "fold2", "fold3", "mean", "sd", "out_of_fold"]
@@ -466,7 +466,7 @@ def test_folds_have_mean_and_standard_deviation(run, folder, folded):
 
 
 def test_one_stream_is_divided_by_the_folds_of_the_truth(run, shell, folder, folded):
-    """`cat` of all folds, header rows and all, in any order of files, is the same as the files themselves."""
+    """`cat` of all files, in any order, is the same as the files."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     named = run("cnn-eval", "--folds", *files, "--truth", "folds.tsv")
     for order in ("fold0.tsv fold1.tsv fold2.tsv fold3.tsv", "fold3.tsv fold0.tsv fold2.tsv fold1.tsv"):
@@ -476,7 +476,7 @@ def test_one_stream_is_divided_by_the_folds_of_the_truth(run, shell, folder, fol
 
 
 def test_folds_of_the_same_images_have_no_out_of_fold_row(run, folder, folded):
-    """Models of two folds on one test set: no row for images counted twice, and a notice that says why."""
+    """Models of two folds on one test set; a notice has the reason."""
     (folder / "one").mkdir()
     (folder / "two").mkdir()
     for name, seed in (("one", 0), ("two", 1)):
@@ -490,7 +490,7 @@ def test_folds_of_the_same_images_have_no_out_of_fold_row(run, folder, folded):
 
 
 def test_bounds_apply_to_out_of_fold_measures_or_means(run, folder, folded):
-    """Which of the two is told by the number in the message."""
+    """The value in the message shows which."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     pooled = run("cnn-eval", "--folds", *files, "--fail-under", "accuracy=0.99", status=4)
     assert f"accuracy {pooled.rows[-1]['accuracy']} is below 0.99" in pooled.err
@@ -511,7 +511,7 @@ def test_bounds_apply_to_out_of_fold_measures_or_means(run, folder, folded):
 
 
 def test_measure_unknown_in_one_fold_has_no_mean(run, folder):
-    """A fold of a single class has no area, so the mean has none; all images together have. One fold alone is no cross-validation."""
+    """A fold of a single class has no ROC AUC, so the mean has none; out of fold it is known. A single fold is an error."""
     (folder / "one.tsv").write_text("path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tcat\t.8\n")
     (folder / "two.tsv").write_text("path\tlabel\tprobability\ncat/3.jpg\tcat\t.9\ndog/4.jpg\tdog\t.7\n")
     outcome = run("cnn-eval", "--folds", "one.tsv", "two.tsv", "--json")
@@ -543,7 +543,7 @@ def test_folds_are_in_numerical_order(run, folder):
 
 
 def save_classifier(path, classes):
-    """Write a network that looks at the mean colour of an image, and is not too sure."""
+    """Write a network that classifies by the mean colour, with moderate probabilities."""
     weights = np.random.default_rng(0).normal(scale=0.05, size=(3, len(classes))).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
@@ -566,7 +566,7 @@ def save_classifier(path, classes):
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
 def test_threshold_gives_the_coverage_of_its_row(run, folder, images, words):
-    """cnn-predict --min-probability with the number of a row predicts just as many images, just as well."""
+    """cnn-predict --min-probability with the threshold of a row has its coverage and accuracy."""
     images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
     predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out
@@ -583,7 +583,7 @@ def test_threshold_gives_the_coverage_of_its_row(run, folder, images, words):
 
 
 def test_bounds_apply_with_coverage(run, folder):
-    """The rows are printed, and the measures keep their bounds or not."""
+    """Rows are printed, then bounds are checked."""
     predictions = write(*draw(CLASSES))
     missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
     assert missed.out == run("cnn-eval", "--coverage", stdin=predictions).out
@@ -599,7 +599,7 @@ def test_reliability_is_drawn_next_to_the_measures(run, folder):
 
 
 def test_rejects_empty_input_of_a_failed_pipe(shell, folder):
-    """What measured nothing does not look like a success, to the shell either."""
+    """The exit status is not 0."""
     outcome = shell("false | cnn-eval --truth split.tsv", cwd=folder, status=1)
     assert outcome.out == ""
     assert (
@@ -609,7 +609,7 @@ def test_rejects_empty_input_of_a_failed_pipe(shell, folder):
 
 
 def test_json_holds_no_nan(run, folder):
-    """One class, one image: what is undefined is null, and strict readers of JSON are content."""
+    """One class, one image: undefined measures are null."""
 
     def refuse(word):
         raise AssertionError(word)
@@ -622,7 +622,7 @@ def test_json_holds_no_nan(run, folder):
 
 
 def test_it_loads_no_more_than_it_needs(folder):
-    """Measuring takes numpy, and neither torch nor scikit-learn nor, without an image to draw, matplotlib."""
+    """Numpy, but neither torch nor scikit-learn, and matplotlib only for figures."""
     program = "import sys; from cnnkit_tools.cnn_eval import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     predictions = b"path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n"
     done = subprocess.run([sys.executable, "-c", program], input=predictions, capture_output=True, check=True)
@@ -632,7 +632,7 @@ def test_it_loads_no_more_than_it_needs(folder):
 
 
 def test_tables_on_a_terminal(terminal, folder):
-    """Measures with the interval, a row for every class, and the matrix while it fits; else the pairs most confused."""
+    """Measures with the interval, a row per class, and the matrix if it fits; otherwise the most confused pairs."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     script = Path(sys.executable).parent / "cnn-eval"
     done = terminal(script, "p.tsv", cwd=folder, env={"TERM": "dumb"})
@@ -647,7 +647,7 @@ def test_tables_on_a_terminal(terminal, folder):
 
 
 def test_scores_of_other_programs_are_ranked(run):
-    """Classes in the order of their names, a row for each: the most probable one is the prediction, not the first."""
+    """Rows in the order of class names: the most probable class is the prediction, not the first."""
     rows = [
         f"{true}/{number}.png,{label},{0.9 if label == true else 0.1}"
         for true in ("blue", "red")
@@ -660,7 +660,7 @@ def test_scores_of_other_programs_are_ranked(run):
 
 @pytest.mark.parametrize("column", ["pred", "Prediction", "y_pred"])
 def test_rejects_true_labels_as_predictions(run, column):
-    """A column label next to one of what was predicted: accuracy 1 would be measured of the truth against itself."""
+    """A table with a column of predictions and a column label: the truth would be measured against itself."""
     table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
     assert (
         f"is label or {column} what was predicted? Call that column label" in run("cnn-eval", stdin=table, status=1).err

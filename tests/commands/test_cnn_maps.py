@@ -1,4 +1,4 @@
-"""cnn-maps as it is run: every channel as an image, numbers that torch agrees with, and every mistake one line."""
+"""cnn-maps: images of channels, values against torch, and error messages."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def maps(run, model, *words, **others):
 
 
 def hooked(module, given, kinds):
-    """What the modules of some kinds output for one image, in order, by forward hooks."""
+    """Record the outputs of modules of some types for one image, in order, by forward hooks."""
     seen = []
     handles = [
         each.register_forward_hook(lambda _module, _given, made: seen.append(made[0].clone().numpy()))
@@ -90,7 +90,7 @@ def hooked(module, given, kinds):
 
 
 def expected(model):
-    """What the ReLUs and the pooling of a model's backbone output for the image, (C, h, w) each."""
+    """Compute the outputs of the ReLUs and the pooling of a backbone for the image, (C, h, w) each."""
     loaded = torch_model.load(model)
     made = classifiers.from_header(loaded.header, loaded.state, name=model)
     head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
@@ -107,7 +107,7 @@ def raws(outcome):
 
 @pytest.mark.parametrize("name", ["colour", "grey"])
 def test_maps_agree_with_torch_and_the_exported_graph(run, here, name):
-    """--raw is what torch's forward hooks see, activation included, and of the .onnx the same within 1e-4."""
+    """--raw equals the outputs seen by forward hooks of torch, activation included; for the .onnx within 1e-4."""
     ours = maps(run, f"{name}.pt", "-o", "pt", "--raw")
     theirs = maps(run, f"{name}.onnx", "-o", "onnx", "--raw")
     assert [row["layer"] for row in ours.rows] == ["conv1", "pool1", "bn1"]
@@ -143,13 +143,13 @@ def test_records_by_hand(run, here, model):
 
 
 def test_layers_of_a_trained_network(run, here):
-    """A model as cnn-train writes them, whose head flattens, has the layers of its backbone, each once."""
+    """A model of cnn-train with flatten in its head has each layer of its backbone once."""
     write("flat.pt", "flatten, dense 2 softmax", pool=Pool.NONE)
     assert [row["layer"] for row in maps(run, "flat.pt").rows] == ["conv1", "pool1", "bn1"]
 
 
 def test_network_given_by_name(run, here):
-    """Of a torchvision network with weights from a file the maps are those that hooks on torchvision's own module see."""
+    """Maps of a torchvision network with weights from a file equal those seen by hooks on the torchvision module."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = torchvision.models.squeezenet1_1(weights=None)
@@ -180,7 +180,7 @@ def test_network_given_by_name(run, here):
 
 
 def test_vgg_layers_have_the_names_of_keras(run, here):
-    """A VGG's layers go by the names of the book, in records and in files."""
+    """In records and in file names."""
     outcome = maps(run, "vgg11", "--weights", "none", "--size", "32", "--channels", "0-1", "-o", "out")
     names = [row["layer"] for row in outcome.rows]
     assert (names[0], outcome.rows[0]["shape"]) == ("block1_conv1", "64x32x32")
@@ -197,7 +197,7 @@ def pixels(path):
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
 def test_channels_and_mosaic_have_the_scaled_values(run, here, scale):
-    """Colours are the values between a channel's or the layer's least and greatest; the mosaic holds all, row by row."""
+    """Scaled by the range of the channel or of the layer; the mosaic has all channels, row by row."""
     outcome = maps(run, "colour.pt", "-o", "out", "--raw", "--scale", scale, "--colormap", "gray", "--layer", "conv1")
     (found,) = raws(outcome)
     low, high = (found.min((1, 2)), found.max((1, 2))) if scale == "channel" else (found.min(), found.max())
@@ -218,7 +218,7 @@ def test_channels_and_mosaic_have_the_scaled_values(run, here, scale):
 
 
 def test_colour_map_option(run, here):
-    """Without a word colours are viridis', with one they are that map's; an unknown one proposes its neighbours."""
+    """The default is viridis; an unknown name proposes similar ones."""
     maps(run, "colour.pt", "-o", "out", "--raw", "--layer", "bn1")
     maps(run, "colour.pt", "-o", "jet", "--colormap", "jet", "--layer", "bn1")
     channel = int(np.load("out/bn1.npy").mean((1, 2)).argmax())
@@ -234,7 +234,7 @@ def test_colour_map_option(run, here):
 
 
 def test_selects_layers_and_channels(run, here):
-    """Layers by name, number and number from the end, repeated; of channels those that were asked for are drawn, and all counted."""
+    """Layers by name, number and number from the end, repeated; only the given channels are drawn, but all are counted."""
     words = ("--layer", "bn1", "--layer", "0", "--layer", "-2", "--channels", "0-3,5")
     outcome = maps(run, "colour.pt", *words, "-o", "out", "--raw")
     assert [row["layer"] for row in outcome.rows] == ["bn1", "conv1", "pool1"]
@@ -252,7 +252,7 @@ def test_selects_layers_and_channels(run, here):
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
 def test_layer_of_zeros_is_drawn_flat(run, here, scale):
-    """No response anywhere is drawn flat and told, without a warning or a NaN."""
+    """Without a warning or NaN."""
     write("dead.pt", "dense 2 softmax", dead=True)
     outcome = maps(run, "dead.pt", "-o", "out", "--raw", "--scale", scale)
     told = {name: outcome.rows[0][name] for name in ("silent", "zeros", "mean", "maximum", "most_active")}
@@ -267,7 +267,7 @@ def test_layer_of_zeros_is_drawn_flat(run, here, scale):
 
 
 def test_force_replaces_old_images(run, here):
-    """A folder that holds something needs --force; then a layer's folder is made anew, and what is not ours stays."""
+    """A folder that is not empty needs --force; then the folder of a layer is replaced, and other files stay."""
     maps(run, "colour.pt", "-o", "out")
     Path("out/notes.txt").write_text("mine")
     before = sorted(str(path) for path in Path("out").rglob("*"))
@@ -283,7 +283,7 @@ def test_force_replaces_old_images(run, here):
 
 @pytest.mark.parametrize("folder", ["photos", "photos/grey", "."])
 def test_rejects_output_folder_that_has_the_image(run, here, folder):
-    """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
+    """Also with --force; nothing is written."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
     assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
@@ -309,7 +309,7 @@ def test_rejects_output_folder_that_has_the_image(run, here, folder):
     ],
 )  # fmt: skip
 def test_rejects_invalid_options(run, here, model, words, status, line):
-    """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
+    """Each error is one line with a remedy; nothing is printed or written."""
     there = sorted(os.listdir())
     if "--raw" not in words:
         words = (*words, "-o", "out")
@@ -332,14 +332,14 @@ def test_rejects_invalid_options(run, here, model, words, status, line):
     ],
 )  # fmt: skip
 def test_rejects_drawing_options_without_a_folder(run, here, words, line):
-    """Where nothing is drawn, how it is drawn means nothing."""
+    """They would have no effect."""
     outcome = maps(run, "colour.pt", *words, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-maps: {line}\n")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image at all", "cut"])
 def test_broken_image_exits_3(run, here, content):
-    """An image that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
+    """Missing, empty, another kind of file or truncated: one line that names the file."""
     if content is not None:
         Path("x.png").write_bytes(Path(IMAGE).read_bytes()[:900] if content == "cut" else content)
     outcome = run("cnn-maps", "-m", "colour.onnx", "x.png", "-o", "out", *CPU, status=1)
@@ -350,7 +350,7 @@ def test_broken_image_exits_3(run, here, content):
 
 
 def test_an_exported_network_needs_no_torch(here):
-    """The command looks into an .onnx without importing torch."""
+    """cnn-maps on an .onnx does not import torch."""
     code = (
         "import sys\n"
         "from cnnkit_tools.cnn_maps import main\n"
@@ -371,7 +371,7 @@ def test_an_exported_network_needs_no_torch(here):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_first_layer_has_edges_and_later_ones_are_sparser(run, photos, tmp_path):
-    """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""
+    """On a photograph: the first layer correlates best with edges; later maps are coarser and sparser."""
     weights = photos / "weights" / "squeezenet1_1.pth"
     image = photos / "pictures" / "coral_cat.bmp"
     words = (

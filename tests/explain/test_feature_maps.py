@@ -124,5 +124,5 @@ def test_rejects_networks_and_layers_without_maps(tmp_path):
         OnnxFeatureMaps(write(tmp_path / "flat.onnx", body=False), device="cpu")
     network = OnnxFeatureMaps(write(tmp_path / "m.onnx"), device="cpu")
     for wanted in ("3", "-4", "node_flatten"):
-        with pytest.raises(UsageError, match=f'm.onnx has no layer "{wanted}" with maps; it has conv1, conv2'):
+        with pytest.raises(UsageError, match=f'm.onnx has no layer "{wanted}" that outputs maps; it has conv1, conv2'):
             network.find(wanted)
