@@ -387,7 +387,7 @@ class Trainer:
                     precision=self.step.precision,
                 )
             )
-            log.info("before training: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
+            log.info("before training: val loss %.4f, accuracy %.4f", self.start.val_loss, self.start.val_accuracy)
         try:
             done = list(self.task.begin(write))
         except DivergedError as error:
@@ -537,7 +537,7 @@ class Trainer:
         assert best is not None
         if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
             log.warning(
-                "no epoch was better than before training (val %.4f, %.4f): %s is no improvement; "
+                "no epoch was better than before training (val loss %.4f, accuracy %.4f): %s is no improvement; "
                 "try a smaller --lr or other layers",
                 start.val_loss,
                 start.val_accuracy,
