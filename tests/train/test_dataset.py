@@ -139,7 +139,9 @@ def test_an_image_that_is_missing_later_is_one_line(images):
     root = images(red=3, blue=3)
     read = opened(root, budget=0)
     (root / "red" / "02.png").unlink()
-    with pytest.raises(CnnkitError, match=r"red/02\.png: was readable in an earlier epoch, but now: no such file or directory$"):
+    with pytest.raises(
+        CnnkitError, match=r"red/02\.png: was readable in an earlier epoch, but now: no such file or directory$"
+    ):
         shown(read, epoch=1)
 
 

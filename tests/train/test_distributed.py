@@ -47,7 +47,9 @@ def test_incomplete_torchrun_variables_are_one_line(monkeypatch, size, rank, mes
 def test_rejects_batch_norm_in_several_processes_on_cpus(layer):
     """One process, one GPU each, and networks without batch norm are accepted; the module's mode is unchanged."""
     module, cpu = nn.Sequential(nn.Conv2d(3, 4, 1), layer).eval(), torch.device("cpu")
-    with pytest.raises(UsageError, match=r"^batch norm cannot share its statistics between 2 processes on CPUs; .* or leave bn out$"):
+    with pytest.raises(
+        UsageError, match=r"^batch norm cannot share its statistics between 2 processes on CPUs; .* or leave bn out$"
+    ):
         World(1, 2).check_batch_norm(module, cpu)
     assert not any(each.training for each in module.modules())
     ALONE.check_batch_norm(module, cpu)

@@ -252,7 +252,10 @@ def test_time_of_the_frozen_part_per_epoch_is_reported(
     caplog.set_level(logging.INFO, "cnnkit")
     tune(start, data, tmp_path / "tuned.pt", config=config, views=0)
     assert re.search(rf"runs in every epoch and takes \d+\.\d s of each{re.escape(remedy)}\n", caplog.text)
-    measured, begun = 2 * 27, 15 if validated > 15 else 0  # batches that are timed; validation before training, if nothing is cached
+    measured, begun = (
+        2 * 27,
+        15 if validated > 15 else 0,
+    )  # batches that are timed; validation before training, if nothing is cached
     assert sum(shown) == measured + begun + 4 * 27 + validated
 
 
@@ -379,7 +382,9 @@ def test_the_loss_follows_from_the_network(tmp_path):
     from_scratch(two, tmp_path / "net.pt", loss=Loss.BINARY)
     _, model = tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt")
     assert (model.header.training["loss"], model.state["head.dense1.weight"].shape[0]) == ("binary", 1)
-    with pytest.raises(UsageError, match='ends in "dense 1 sigmoid", which needs --loss binary; drop --loss categorical'):
+    with pytest.raises(
+        UsageError, match='ends in "dense 1 sigmoid", which needs --loss binary; drop --loss categorical'
+    ):
         tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt", loss=Loss.CATEGORICAL)
 
 
@@ -483,7 +488,11 @@ def test_adamw_without_weight_decay_is_adam(data, start, tmp_path):
 # ---------------------------------------------------------------- errors
 
 REFUSED = [
-    ({"layer_decay": 0.5, "unfreeze": "none"}, {}, "--layer-decay needs trained backbone layers, and --unfreeze is none"),
+    (
+        {"layer_decay": 0.5, "unfreeze": "none"},
+        {},
+        "--layer-decay needs trained backbone layers, and --unfreeze is none",
+    ),
     ({"layer_decay": 0.0}, {}, "--layer-decay 0 would not train the backbone"),
     ({"views": 2}, {}, "--views 2 caches augmented versions; give --augment"),
     ({"views": 2, "unfreeze": "all"}, {"augment": "hflip"}, "--unfreeze all freezes nothing"),
@@ -503,7 +512,9 @@ def test_rejects_ignored_options_and_unknown_layers(data, start, tmp_path, freez
 def test_rejects_models_that_do_not_fit(data, start, tmp_path):
     """Other classes, settings that the model has, a missing file, and the model itself as the output."""
     others = dataclasses.replace(data, classes=("blue", "green", "pink"))
-    with pytest.raises(CnnkitError, match=r"net\.pt has the classes blue, green, red, but the images have blue, green, pink"):
+    with pytest.raises(
+        CnnkitError, match=r"net\.pt has the classes blue, green, red, but the images have blue, green, pink"
+    ):
         tune(start, others, tmp_path / "tuned.pt")
     for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none"), ("init", Initializer.HE)):
         own = "weights" if name == "init" else name
