@@ -96,7 +96,7 @@ def finetune(
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         context.callbacks.phase("loading the model")
         start = pretrained.load(init, data.classes, seed=train.seed)
-        train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
+        train = dataclasses.replace(train, loss=start.loss(given=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
             raise UsageError(
                 f"the head of {start.source} is untrained, and its gradients would spoil the pretrained backbone; "

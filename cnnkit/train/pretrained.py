@@ -35,7 +35,7 @@ class PretrainedModel:
         """Return the spec of the backbone up to a layer."""
         return dataclasses.replace(self.spec, layer=layer, pool=pool)
 
-    def loss(self, *, asked: Loss | None) -> Loss:
+    def loss(self, *, given: Loss | None) -> Loss:
         """Return the loss that the final layer is made for.
 
         Raises:
@@ -43,8 +43,8 @@ class PretrainedModel:
         """
         last = notation.parse(self.head)[-1]
         loss = Loss.BINARY if last.activation is notation.Activation.sigmoid else Loss.CATEGORICAL
-        if asked not in (None, loss):
-            raise UsageError(f'{self.source} ends in "{last.text}", which needs --loss {loss}; drop --loss {asked}')
+        if given not in (None, loss):
+            raise UsageError(f'{self.source} ends in "{last.text}", which needs --loss {loss}; drop --loss {given}')
         return loss
 
 

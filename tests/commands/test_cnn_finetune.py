@@ -204,7 +204,7 @@ def test_rejects_other_classes_than_the_models(run, here, images):
 def test_a_broken_image_is_skipped_and_named(run, here):
     """Exit status 3; the others are trained on."""
     broken = here / "photos" / "train" / "red" / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--errors", "errors.tsv", *FAST, status=3)
     assert outcome.rows[0]["train_rows"] == "20"
     assert "photos/train/red/broken.png: " in outcome.err

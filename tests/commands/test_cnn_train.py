@@ -456,7 +456,7 @@ def test_without_a_finished_epoch_nothing_is_written(run, here):
 def test_a_broken_image_is_skipped_and_named(run, here):
     """Exit status 3; the model is that of a training without the image."""
     train(run, out="whole.pt")
-    (here / "photos/train/red/00a.png").write_bytes(b"no picture")
+    (here / "photos/train/red/00a.png").write_bytes(b"not an image")
     outcome = train(run, "--errors", "bad.tsv", status=3)
     assert "cnn-train: photos/train/red/00a.png: no picture, or none of" in outcome.err
     assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
@@ -467,7 +467,7 @@ def test_a_broken_image_is_skipped_and_named(run, here):
 def test_rejects_a_class_without_usable_images(run, here):
     """The images are named, nothing is written."""
     for path in (here / "photos/val/blue").iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     outcome = train(run, status=1)
     assert outcome.err.count("; skipped\n") == 4
     assert "all images of the class blue were skipped" in outcome.err.splitlines()[-1]
@@ -545,7 +545,7 @@ def test_two_processes_give_the_result_of_one(run, here, shell, agree):
         *("--normalize", "scale", "--l2", "0.01", "--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1"),
         *("--ema", "0.9", "--mixup", "0.4", "--augment", "hflip", "--json"),
     )
-    (here / "photos/train/red/broken.png").write_bytes(b"no picture")
+    (here / "photos/train/red/broken.png").write_bytes(b"not an image")
     one = run("cnn-train", "photos", *words, "-o", "one.pt", status=3)
     together = shlex.join(("cnn-train", "photos", *words, "-o", "two.pt", "--errors", "bad.tsv"))
     two = shell(

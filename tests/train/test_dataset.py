@@ -123,7 +123,7 @@ def test_unreadable_images_are_skipped(images):
     """They are named with the reason; rows, targets and statistics are those of the others."""
     root = images(red=3, blue=3)
     whole = opened(root)
-    (root / "blue" / "01a.png").write_bytes(b"no picture")
+    (root / "blue" / "01a.png").write_bytes(b"not an image")
     named = []
     part = opened(root, skip=lambda path, reason: named.append((Path(path).name, reason)))
     ((name, reason),) = named

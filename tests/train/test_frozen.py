@@ -32,7 +32,7 @@ def backbone():
 
 
 @pytest.fixture
-def request_of_backbone(backbone):
+def spec(backbone):
     return BackboneSpec(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
 
 
@@ -65,21 +65,21 @@ def refuse(_request):
     raise CnnkitError("torch cannot export this backbone")
 
 
-def test_onnx_runtime_gives_the_same_outputs_as_torch(backbone, request_of_backbone, seen, monkeypatch, caplog):
+def test_onnx_runtime_gives_the_same_outputs_as_torch(backbone, spec, seen, monkeypatch, caplog):
     """With dropout and batch norm in eval mode; if the export fails, torch runs the part, with a notice."""
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
         expected = backbone(images)
-    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
+    network = frozen.frozen_network(spec, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
+        network = frozen.frozen_network(spec, backbone, device=CPU)
     assert "running the frozen part in torch, not in ONNX Runtime: torch cannot export this backbone" in caplog.text
     assert torch.equal(network(images), expected)
 
 
-def test_batches_that_do_not_fit_into_memory_are_halved(backbone, request_of_backbone, seen, monkeypatch):
+def test_batches_that_do_not_fit_into_memory_are_halved(backbone, spec, seen, monkeypatch):
     """The outputs are the same, in order; a single image that does not fit is an error."""
     images = next(seen.inputs([torch.arange(7)], None))
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_batches_that_do_not_fit_into_memory_are_halved(backbone, request_of_bac
         return forward(self, images)
 
     monkeypatch.setattr(type(backbone), "forward", small)
-    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
+    network = frozen.frozen_network(spec, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected)
     assert held == [2, 2, 3]
     room[0] = 0

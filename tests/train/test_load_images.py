@@ -75,7 +75,7 @@ def test_progress_counts_both_sets_together(photos):
     assert seen == [(done, 9) for done in range(1, 10)]
 
 
-def test_without_a_validation_set(photos, caplog):
+def test_the_validation_set_is_optional(photos, caplog):
     """It is None, and no notice names it."""
     with caplog.at_level(logging.INFO):
         train, val = load(photos / "train", cache=0)
@@ -104,12 +104,12 @@ def test_rejects_a_class_without_usable_images(photos, split):
     """In either split; one usable image is enough."""
     bad = [photos / split / "red" / "00.png", *(photos / split / "blue").iterdir()]
     for path in bad[:-1]:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     skipped = []
     train, val = load(photos, skip=lambda path, reason: skipped.append(path))
     assert skipped == sorted(map(str, bad[:-1]), key=lambda path: "red" in path)
     assert (len(train.targets), len(val.targets)) == ((3, 4) if split == "train" else (5, 2))
-    bad[-1].write_bytes(b"no picture")
+    bad[-1].write_bytes(b"not an image")
     with pytest.raises(CnnkitError, match=r"^all images of the class blue were skipped; "):
         load(photos, skip=lambda path, reason: None)
 
@@ -135,7 +135,7 @@ def test_accepts_a_class_without_validation_images(photos):
 def test_a_set_without_usable_images_is_not_blamed_on_the_cache(photos, caplog):
     """The notice about --cache is only for images that do not fit."""
     for path in photos.rglob("*.png"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     with caplog.at_level(logging.INFO), pytest.raises(CnnkitError, match="were skipped"):
         load(photos, skip=lambda *_: None)
     assert "--cache" not in caplog.text
