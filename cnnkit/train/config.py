@@ -77,6 +77,8 @@ class Epoch:
     seconds: float
 
 
+_SMOOTHING = "Label smoothing: share of the target that is spread over all classes."
+
 #: Seconds between two checkpoints of a training.
 CHECKPOINT_EVERY = 60.0
 
@@ -106,11 +108,13 @@ class TrainConfig(RemembersGiven):
         0.0, "Factor of the L1 penalty, sum of |w|; with --l2: elastic net.", minimum=0.0, group=LEARNING
     )
     l2: float = option(0.0, "Factor of the L2 penalty, sum of w squared.", minimum=0.0, group=LEARNING)
-    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, group=LEARNING)
-    class_weights: ClassWeights = option(ClassWeights.NONE, "Class weights in the loss.", group=LEARNING)
+    smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, group=LEARNING)
+    class_weights: ClassWeights = option(
+        ClassWeights.NONE, "Class weights in the loss; balanced: inverse to the class frequencies.", group=LEARNING
+    )
     ema: float | None = option(
         None,
-        "Validate and keep an exponential moving average of the weights; usual: 0.999.",
+        "Validate and keep an exponential moving average of the weights, with this decay, such as 0.999.",
         minimum=0.0,
         maximum=1.0,
         metavar="DECAY",
@@ -141,9 +145,7 @@ class TrainConfig(RemembersGiven):
         if self.momentum is not None and not self.optimizer.takes_momentum:
             raise UsageError(f"--momentum goes with sgd and rmsprop; {self.optimizer} has its own")
         if self.weight_decay is not None and not self.optimizer.takes_weight_decay:
-            raise UsageError(
-                f"--weight-decay goes with adamw; {self.optimizer} has none, --l2 is a penalty for every optimizer"
-            )
+            raise UsageError(f"--weight-decay goes with adamw; with {self.optimizer}, use the penalty --l2")
         if self.momentum == 1:
             raise UsageError("--momentum 1 never forgets a gradient; give a value below 1, such as 0.9")
         if self.ema == 1:
@@ -296,7 +298,7 @@ class HeadConfig(TrainConfig):
         minimum=0.0,
         group=LEARNING,
     )
-    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
+    smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
     init: Initializer = option(Initializer.GLOROT, "Weight initialization.", after=("l2",), group=LEARNING)
     standardize: bool = option(
         False,

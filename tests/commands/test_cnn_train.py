@@ -595,7 +595,7 @@ def test_weight_decay_of_adamw(run, here):
     assert recorded == {"adam": None, "none": 0.0, "default": None, "given": None, "much": 0.5}
     assert "weight_decay" not in models["default"].header.training
     refused = train(run, "--optimizer", "sgd", "--weight-decay", "0.1", status=2)
-    assert "cnn-train: --weight-decay goes with adamw; sgd has none, " in refused.err
+    assert "cnn-train: --weight-decay goes with adamw; with sgd, use the penalty --l2" in refused.err
 
 
 def test_misplaced_options_name_their_commands(run, here):

@@ -44,12 +44,12 @@ def with_rate(config):
         (
             ImageTrainConfig(weight_decay=0.1),
             2,
-            "--weight-decay goes with adamw; adam has none, --l2 is a penalty for every optimizer",
+            "--weight-decay goes with adamw; with adam, use the penalty --l2",
         ),
         (
             ImageTrainConfig(weight_decay=0.0, optimizer=Optimizer.SGD),
             2,
-            "--weight-decay goes with adamw; sgd has none",
+            "--weight-decay goes with adamw; with sgd, use the penalty --l2",
         ),
         (ImageTrainConfig(clip=0.0), 2, "--clip 0 would set all gradients to zero; "),
         (ImageTrainConfig(warmup=30.5), 2, "--warmup 30.5 is longer than the training, --epochs 30"),

@@ -560,7 +560,7 @@ def test_trains_on_half_precision_features(make):
             )
         ),
         ({"momentum": 0.9}, "--momentum goes with sgd and rmsprop; adam has its own"),
-        ({"weight_decay": 0.1}, "--weight-decay goes with adamw; adam has none"),
+        ({"weight_decay": 0.1}, "--weight-decay goes with adamw; with adam, use the penalty --l2"),
         ({"clip": 0.0}, "--clip 0 would set all gradients to zero"),
         ({"batch": 1, "head": "dense 4 bn relu"}, "--batch 1: batch norm cannot train on one row"),
         ({"pca": 11}, "--pca 11: 48 rows of 10 features have at most 10 components"),
