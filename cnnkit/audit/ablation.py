@@ -69,7 +69,7 @@ def measure(
     """
     callbacks = callbacks or Callbacks()
     if data.val is None:
-        raise UsageError("--with compares accuracies on a validation set; give --val or --hold-out")
+        raise UsageError("--with needs a validation set; give --val or --hold-out")
     if data.train.values.ndim != 2:
         raise UsageError("--with needs vectors, and these features are maps; extract with --pool avg, max or flatten")
     encoded = _encoded(data, columns)

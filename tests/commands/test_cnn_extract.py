@@ -348,7 +348,7 @@ def test_head_trains_on_views_and_predicts_images(run, here):
     )
     assert " are in " not in trained.err
     outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
-    assert "train.npy holds augmented views, which measure something else" in outcome.err
+    assert "train.npy has augmented views, which cannot validate" in outcome.err
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
     # A folder of a split is held out like rows of that split
     shutil.copytree("photos/red", "cv/val/red")
