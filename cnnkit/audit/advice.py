@@ -14,8 +14,8 @@ from cnnkit.formats.manifest import ManifestRow
 
 #: The textbook advice if the images are similar to those that a backbone was pretrained on, and if they are different.
 _CASES = {
-    DatasetSize.SMALL: "train a head on the features of a pretrained backbone, or of one of its earlier layers if the images differ",
-    DatasetSize.LARGE: "fine-tune all layers of a pretrained backbone, or train from scratch if the images differ",
+    DatasetSize.SMALL: "train a head on the features of a pretrained backbone, or of an earlier layer if the images differ from ImageNet",
+    DatasetSize.LARGE: "fine-tune all layers of a pretrained backbone, or train from scratch if the images differ from ImageNet",
 }
 
 
