@@ -71,11 +71,11 @@ def check(
             f"none of the {len(once):,} images can be used; the first is {once[0].path}: {found[first].detail}"
         )
     phase("comparing images")
-    seen = None if config.features is None else neighbours.load(config.features, sound)
-    if seen is not None and (lacking := len(sound) - len(seen.positions)):
+    features = None if config.features is None else neighbours.load(config.features, sound)
+    if features is not None and (lacking := len(sound) - len(features.positions)):
         log.info("%s of %s images have no features; no neighbours are looked for", f"{lacking:,}", f"{len(sound):,}")
     similarity = neighbours.NEAR if config.similarity is None else config.similarity
-    places = list(_pairs(sound, inspected, near=config.near_bits, seen=seen, similarity=similarity))
+    places = list(_pairs(sound, inspected, near=config.near_bits, features=features, similarity=similarity))
     together = DisjointSets(len(sound))
     together.unite_equal(image.group for image in sound)
     for _, one, other, _ in places:
@@ -90,7 +90,7 @@ def check(
             "split",
             [image.split for image in sound],
             roots,
-            known | _components(seen, sound) if names else {},
+            known | _components(features, sound) if names else {},
             seed=seed,
         ),
     ]
@@ -131,7 +131,7 @@ def _pairs(
     inspected: Sequence[InspectedImage],
     *,
     near: int,
-    seen: neighbours.ImageFeatures | None,
+    features: neighbours.ImageFeatures | None,
     similarity: float,
 ) -> Iterator[tuple[FindingKind, int, int, str]]:
     """Find duplicates, near duplicates and neighbours, as positions: each image with the first of its set."""
@@ -160,15 +160,15 @@ def _pairs(
                 chained = ", linked by images in between" if bits > near else ""
                 yield FindingKind.ALIKE, members[0], member, f"{bits} of 256 bits differ{chained}"
     having = set()
-    for one, other, cosine in [] if seen is None else neighbours.near(seen, similarity=similarity):
+    for one, other, cosine in [] if features is None else neighbours.near(features, similarity=similarity):
         having |= {one, other}
         if found.root(one) != found.root(other):
             yield FindingKind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
-    if seen is not None and len(having) > len(seen.positions) / 2:
+    if features is not None and len(having) > len(features.positions) / 2:
         log.warning(
             "%s of %s images have neighbours: these features hardly distinguish images; raise --similarity, or use other features",
             f"{len(having):,}",
-            f"{len(seen.positions):,}",
+            f"{len(features.positions):,}",
         )
 
 
@@ -190,11 +190,11 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
+def _components(features: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
     """Compute the first principal components of features, (N, components): splits should not differ in content either.
 
     Empty if there are no splits, or if some images have no features: missing ones could distinguish the splits.
     """
-    if seen is None or len(seen.positions) < len(images) or not any(image.split for image in images):
+    if features is None or len(features.positions) < len(images) or not any(image.split for image in images):
         return {}
-    return {"features": PCA(min(_COMPONENTS, *seen.values.shape), random_state=0).fit_transform(seen.values)}
+    return {"features": PCA(min(_COMPONENTS, *features.values.shape), random_state=0).fit_transform(features.values)}

@@ -98,7 +98,7 @@ class CheckReport:
         return {"Classes": shown}
 
     def _shown_probes(self) -> dict[str, list[dict[str, Any]]]:
-        told = [
+        rows = [
             {
                 "target": each.target,
                 "probe": each.probe,
@@ -110,7 +110,7 @@ class CheckReport:
             }
             for each in self.probes
         ]
-        return {"Leak probes": told}
+        return {"Leak probes": rows}
 
 
 def columns(table: CheckTable) -> tuple[str, ...] | None:

@@ -92,7 +92,7 @@ def _inspected(path: str, file: BufferedReader) -> InspectedImage:
         file_format = str(image.format)
         decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
-        said = exif.read(image)
+        block = exif.read(image)
         narrow = _narrow(image)
         upright = decode.upright_rgb(image)
         counts = _counts(upright)
@@ -110,7 +110,7 @@ def _inspected(path: str, file: BufferedReader) -> InspectedImage:
         mean=_colour(counts),
         border=tuple(value for edge in _edges(upright) for value in _colour(_counts(edge))),
         quality=quality,
-        exif=said,
+        exif=block,
         misnamed=decode.misnamed(path, file_format),
     )
 

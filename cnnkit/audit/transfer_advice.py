@@ -59,15 +59,15 @@ class Similarity(StrEnum):
 class Advice:
     """The case of transfer learning, its measurements, and the command.
 
-    `accuracy` is that of a logistic regression on the averaged features of a layer of the backbone, cross-validated on the `looked_at`
-    sampled images, the last layer first; `gain` is by how much the best earlier layer is better, `gain_error` its standard error.
+    `accuracy` is that of a logistic regression on the averaged features of a layer of the backbone, cross-validated on `sampled`
+    images, the last layer first; `gain` is by how much the best earlier layer is better, `gain_error` its standard error.
     """
 
     images: int
     classes: int
     per_class: int
     size: DatasetSize
-    looked_at: int
+    sampled: int
     accuracy: dict[str, float]
     gain: float
     gain_error: float
@@ -159,7 +159,7 @@ def advise(
         classes=len(data.classes),
         per_class=int(counts.min()),
         size=size,
-        looked_at=len(labels),
+        sampled=len(labels),
         accuracy=accuracy,
         gain=round(gain, 4),
         gain_error=round(error, 4),

@@ -138,14 +138,14 @@ def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
 
 def _explain(folds: Folds) -> None:
     """Report once why measures are unknown, of all images together first."""
-    told: set[str] = set()
+    explained: set[str] = set()
     pooled = [] if folds.pooled is None else [("", folds.pooled)]
     sums = [about for _, each in (pooled or folds.folds.items()) if (about := reports.about_sums(each.predictions))]
     if sums:
         log.info("%s", sums[0])
     for name, each in (*pooled, *folds.folds.items()):
         unknown = reports.unknown(each)
-        if not told.issuperset(unknown):
-            told.update(unknown)
+        if not explained.issuperset(unknown):
+            explained.update(unknown)
             for notice in reports.about_unknown(each):
                 log.info("%s", f"{name}: {notice}" if name else notice)

@@ -48,7 +48,7 @@ def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
 def test_similar_if_the_last_layer_is_best(photos_folder, weights):
     """Few images: a new head. The record has the accuracies, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
-    assert (found.images, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
+    assert (found.images, found.classes, found.per_class, found.sampled) == (24, 3, 7, 24)
     assert next(iter(found.accuracy)) == "features.12"
     assert min(found.accuracy.values()) > 0.8
     assert found.gain <= 2 * found.gain_error
@@ -148,5 +148,5 @@ def test_rejects_random_weights_and_small_classes(photos_folder, weights, images
 def test_cats_and_dogs_are_similar_to_imagenet(photos):
     """The last layer of MobileNetV2 is best, with an accuracy of 97 % on 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
-    assert (found.images, found.looked_at, found.case) == (4000, 300, "small and similar")
+    assert (found.images, found.sampled, found.case) == (4000, 300, "small and similar")
     assert next(iter(found.accuracy.values())) > 0.94

@@ -23,9 +23,9 @@ def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
     outcome = run("cnn-advise", *words)
     (row,) = outcome.rows
     assert list(row) == [
-        "pictures", "classes", "per_class", "size", "looked_at", "accuracy", "gain", "gain_error", "similarity", "case", "command",
+        "images", "classes", "per_class", "size", "sampled", "accuracy", "gain", "gain_error", "similarity", "case", "command",
     ]  # fmt: skip
-    assert (row["pictures"], row["case"]) == ("12", "small and similar")
+    assert (row["images"], row["case"]) == ("12", "small and similar")
     found = json.loads(run("cnn-advise", *words, "--json").out)
     assert row["accuracy"] == ",".join(f"{layer}={value:.6g}" for layer, value in found["accuracy"].items())
     assert sorted(tmp_path.iterdir()) == before
