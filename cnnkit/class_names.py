@@ -19,7 +19,7 @@ _MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL"
 
 
 def normal(name: str) -> str:
-    """Give the one form of a class's name: Unicode NFC (macOS writes NFD), without blanks around it."""
+    """Return the one form of a class's name: Unicode NFC (macOS writes NFD), without blanks around it."""
     stripped = name.strip()
     while stripped != (stripped := stripped.strip(_INVISIBLE).strip()):
         pass
@@ -27,7 +27,7 @@ def normal(name: str) -> str:
 
 
 def normal_or_none(name: str | None) -> str | None:
-    """Give a label's one form; a label of nothing but blanks is none."""
+    """Return a label's one form; a label of nothing but blanks is none."""
     return None if name is None else normal(name) or None
 
 

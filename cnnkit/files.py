@@ -60,7 +60,7 @@ def read_regular(path: str | Path, *, most: int = MOST) -> bytes:
 
 
 def check_size(file: BufferedReader, *, most: int = MOST) -> None:
-    """Demand that an open file has an end that can be read to.
+    """Check that an open file has an end that can be read to.
 
     Raises:
         OSError: It has more bytes.
@@ -70,7 +70,7 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Demand a regular file, for a library that opens it by its name.
+    """Check a regular file, for a library that opens it by its name.
 
     Raises:
         OSError: As `open_regular`.
@@ -79,7 +79,7 @@ def check_regular(path: str | Path) -> None:
 
 
 def _usable(path: str | Path) -> str:
-    """Give a path that the operating system can be asked about.
+    """Return a path that the operating system can be asked about.
 
     Raises:
         OSError: It holds a NUL, or letters that no bytes stand for.

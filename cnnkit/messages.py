@@ -31,7 +31,7 @@ _BEGINNING = 3
 
 
 def similar(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
-    """Give the known words that a word may stand for: misspelt, in other letters of case, or cut short; the most alike first.
+    """Return the known words that a word may stand for: misspelt, in other letters of case, or cut short; the most alike first.
 
     Never the word itself, in whatever Unicode form and with whatever blanks around, and nothing for a number: 10 is not meant as 100.
     """
@@ -59,7 +59,7 @@ def _plain(word: str) -> str:
 
 
 def _exchanged(one: str, other: str) -> bool:
-    """Say whether two neighbouring letters are exchanged: cta for cat."""
+    """Return whether two neighbouring letters are exchanged: cta for cat."""
     differing = [place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     if len(one) != len(other) or len(differing) != 2 or differing[1] != differing[0] + 1:
         return False
@@ -78,8 +78,8 @@ def shortened(names: Sequence[str], most: int) -> str:
 
 
 def count_images(count: int) -> str:
-    """Count images: "1 picture", "2,000 pictures"."""
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    """Count images: "1 image", "2,000 images"."""
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def shell_word(name: str) -> str:

@@ -460,7 +460,7 @@ def test_skipped_images_are_named_and_counted(program):
     assert err.splitlines() == [
         "cnn-throwaway: a\\tb.jpg: empty file; skipped",
         "cnn-throwaway: c.jpg: no picture; skipped",
-        "cnn-throwaway: 2 pictures were skipped",
+        "cnn-throwaway: 2 images were skipped",
     ]
     assert (program.folder / "errors.tsv").read_text() == "path\treason\na\\tb.jpg\tempty file\nc.jpg\tno picture\n"
 

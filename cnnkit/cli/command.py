@@ -247,12 +247,12 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
 
 
 def _is_path(filename: object) -> bool:
-    """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
+    """Return whether an OSError names a file; some have a descriptor's number there, or nothing."""
     return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what an error came of."""
+    """Return whether Ctrl-C is what an error came of."""
     for _ in range(100):  # chains can be circles
         if error is None:
             return False
@@ -277,7 +277,7 @@ def _speaker(name: str) -> str:
 
 
 def _plain(message: str) -> str:
-    """Give a usage error of typer's in our words: its values are checked by pydantic, which has a way of its own to begin."""
+    """Return a usage error of typer's in our words: its values are checked by pydantic, which has a way of its own to begin."""
     message = re.sub(r": (Value error, |Input (?=should))", ": ", message[:1].lower() + message[1:])
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
     if choice is not None:
@@ -328,5 +328,5 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
             raise
         run.settle()
     if run.skipped:
-        complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
+        complain(name, f"{run.skipped} {'image was' if run.skipped == 1 else 'images were'} skipped")
         raise typer.Exit(3)

@@ -59,7 +59,7 @@ def images(
 
 
 def stdin() -> BinaryIO:
-    """Give standard input as bytes.
+    """Return standard input as bytes.
 
     Raises:
         UsageError: It is a device like /dev/zero, which has neither lines nor an end.

@@ -85,7 +85,7 @@ class Invocation:
 
     @property
     def drawing(self) -> bool:
-        """Whether data goes to a terminal, where tables are drawn."""
+        """Return whether data goes to a terminal, where tables are drawn."""
         return self.out.isatty()
 
 
@@ -103,13 +103,13 @@ def running(run: Invocation) -> Generator[Invocation]:
 
 
 def current() -> Invocation:
-    """Give the run that the command's body is in."""
+    """Return the run that the command's body is in."""
     assert _running, "called outside of a command"
     return _running[-1]
 
 
 def rank() -> int:
-    """Give this process's number among those that torchrun started, 0 unless it did: the first one alone writes and reports."""
+    """Return this process's number among those that torchrun started, 0 unless it did: the first one alone writes and reports."""
     number, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     return int(number) if number.isdecimal() and size.isdecimal() and int(size) > 1 else 0
 

@@ -15,7 +15,7 @@ Argument = typer.Argument
 
 
 def typer_option(option: OptionField) -> Any:  # noqa: ANN401 - typer's own class is private
-    """Give typer the option that a dataclass field is."""
+    """Return typer the option that a dataclass field is."""
     return typer.Option(
         *option.flags,
         help=option.help,

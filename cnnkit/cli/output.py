@@ -232,7 +232,7 @@ def gated(
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
 ) -> Generator[None]:
-    """Demand that measures keep their bounds once the output is written, also where its reader went away before the end.
+    """Check that measures keep their bounds once the output is written, also where its reader went away before the end.
 
     Args and Raises as `gate`.
     """
@@ -249,7 +249,7 @@ def gate(
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
 ) -> None:
-    """Demand that measures keep their bounds.
+    """Check that measures keep their bounds.
 
     Args:
         at_least: For each measure its value (None where nobody knows it: that keeps no bound) and the lowest that will do.
@@ -272,12 +272,12 @@ def _missed(checks: Mapping[str, tuple[float | None, float]], sign: int, relatio
 
 
 def for_people() -> bool:
-    """Say whether stdout is looked at: a terminal."""
+    """Return whether stdout is looked at: a terminal."""
     return current().drawing
 
 
 def screen_size() -> tuple[int, int]:
-    """Give columns and lines of the screen; 80 and 25 where nobody knows."""
+    """Return columns and lines of the screen; 80 and 25 where nobody knows."""
     from rich.console import Console
 
     return Console(file=current().out).size

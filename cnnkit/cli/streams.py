@@ -74,7 +74,7 @@ def _text(raw: _Output, *, encoding: str = "utf-8", errors: str = "surrogateesca
 
 @contextlib.contextmanager
 def standard_streams() -> Generator[None]:
-    """Give a command all three streams: one that is closed is as /dev/null, and stderr never fails."""
+    """Return a command all three streams: one that is closed is as /dev/null, and stderr never fails."""
     with contextlib.ExitStack() as stack:
         for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
             if getattr(sys, name) is None:  # closed when Python started
@@ -168,7 +168,7 @@ def terminated_like_interrupted() -> Generator[None]:
 
 @contextlib.contextmanager
 def stdout_for_data_only() -> Generator[TextIO]:
-    """Give the command the real stdout, and everybody else stderr in its place.
+    """Return the command the real stdout, and everybody else stderr in its place.
 
     ONNX Runtime prints its fallbacks on stdout, and C++ below it writes to descriptor 1: both would end up in the user's data.
     """

@@ -42,7 +42,7 @@ def test_a_clean_set_has_no_findings(run, clean):
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 pictures to learn from, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 images to learn from, 12 of each of 2 classes: a small set" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
@@ -113,7 +113,7 @@ def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
         image.save(here / "photos" / "cat" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
     assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
-    assert "too small to be compared by their looks: 3 pictures of fewer than 32 pixels a side" in outcome.err
+    assert "too small to be compared by their looks: 3 images of fewer than 32 pixels a side" in outcome.err
 
 
 def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
@@ -135,7 +135,7 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
     os.mkdir("lists")
     outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
     assert "lists/clean.tsv: 28 of 36 pictures; left out: no picture 3, contradictory labels 4, copies 1" in outcome.err
-    assert "28 pictures to learn from, 14 of each" in outcome.err
+    assert "28 images to learn from, 14 of each" in outcome.err
     header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
     assert header == ["path", "label", "split", "group"]
     assert all(path.startswith("../photos/") for path, *_ in rows)
@@ -372,7 +372,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--probes", "none")
     assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
-    assert "2 pictures to learn from" in outcome.err
+    assert "2 images to learn from" in outcome.err
     run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 

@@ -282,7 +282,7 @@ def test_bad_images_are_skipped_and_named(run, here):
     assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
     assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: no picture")
     assert lines[2].startswith("cnn-extract: photos/red/01cut.jpg: ")
-    assert lines[3] == "cnn-extract: 3 pictures were skipped"
+    assert lines[3] == "cnn-extract: 3 images were skipped"
     header, *rows = Path("bad.tsv").read_text().splitlines()
     assert header == "path\treason"
     assert [row.split("\t")[0] for row in rows] == [

@@ -128,7 +128,7 @@ def test_what_is_left_out_is_counted(run, photos_here):
     """--count takes so many; the number of the others is said."""
     outcome = run("cnn-split", "photos", "--count", "1", "--names", "sample")
     assert len(outcome.rows) == 2
-    assert "18 pictures left out: --count asks for no more" in outcome.err
+    assert "18 images left out: --count asks for no more" in outcome.err
     assert "left out" not in run("cnn-split", "photos/red", "--count", "6,6").err
 
 
@@ -218,14 +218,14 @@ def test_bad_files_are_named_and_left_out(run, photos_here):
     (photos_here / "red/notes.txt").touch()
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "bad.tsv", status=3)
     assert len(outcome.rows) == 21
-    told = "named as another format, but read all the same: 1 picture, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
+    told = "named as another format, but read all the same: 1 image, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
     assert told in outcome.err
     for name, reason in [
         ("empty.png", "empty file"),
         ("page.jpeg", "no picture"),
     ]:
         assert f"cnn-split: photos/red/{name}: {reason}" in outcome.err
-    assert "3 pictures were skipped" in outcome.err
+    assert "3 images were skipped" in outcome.err
     with open("bad.tsv") as bad:
         assert [line.split("\t")[0] for line in bad] == [
             "path",
@@ -241,7 +241,7 @@ def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
     shutil.copy("photos/red/00.png", "photos/red/again.png")
     shutil.copy("photos/red/01.png", "photos/blue/red one.png")
     outcome = run("cnn-split", "photos", "--ratio", "1,1")
-    assert "byte-identical: 4 pictures in 2 sets, the largest of 2; each stays in one part" in outcome.err
+    assert "byte-identical: 4 images in 2 sets, the largest of 2; each stays in one part" in outcome.err
     warning = "photos/blue/red one.png (blue) and photos/red/01.png (red) are byte-identical, but have different labels"
     assert warning in outcome.err
     assert warning in run("cnn-split", "photos", "--ratio", "1,1", "-q").err
@@ -398,7 +398,7 @@ def test_lookalikes_among_photographs(run, photos, monkeypatch):
     """Among 1,022 flowers one pair; they stay together, and the shares are still exact."""
     monkeypatch.chdir(photos)
     outcome = run("cnn-split", "flowers", "--ratio", "0.5,0.25,0.25", "--near")
-    assert "look alike (up to 40 bits of 256): 2 pictures in 1 set, which stays in one part" in outcome.err
+    assert "look alike (up to 40 bits of 256): 2 images in 1 set, which stays in one part" in outcome.err
     assert "cannot be cut" not in outcome.err
     pair = {row["split"] for row in outcome.rows if "19177263840" in row["path"] or "19178753159" in row["path"]}
     assert len(pair) == 1

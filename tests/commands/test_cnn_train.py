@@ -458,7 +458,7 @@ def test_a_broken_image_is_skipped_and_named(run, here):
     (here / "photos/train/red/00a.png").write_bytes(b"no picture")
     outcome = train(run, "--errors", "bad.tsv", status=3)
     assert "cnn-train: photos/train/red/00a.png: no picture, or none of" in outcome.err
-    assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
+    assert outcome.err.splitlines()[-1] == "cnn-train: 1 image was skipped"
     assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tno picture")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 

@@ -184,7 +184,7 @@ def test_files_with_odd_names_are_used_and_told(run, odd):
     assert "read by content, not by name: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
     assert "passed over 1 .nef, 1 .txt in photos" in notice
     assert (
-        "named as another format, but read all the same: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
+        "named as another format, but read all the same: 1 image, such as photos/red/c.png, a JPEG file that is named .png"
         in outcome.err
     )
     assert [row["path"] for row in table("left.tsv")] == ["photos/red/d.nef"]
@@ -230,13 +230,13 @@ def test_a_class_of_broken_images_is_named(run, images, monkeypatch):
     for path in (root / "green").iterdir():
         path.write_bytes(path.read_bytes()[:60])
     assert (
-        "class green is lost: of its 2 pictures none can be used"
+        "class green is lost: of its 2 images none can be used"
         in run("cnn-split", "photos", "--ratio", "1,1", status=3).err
     )
     details = [
         row["detail"] for row in run("cnn-check", "photos", "--probes", "none").rows if row["finding"] == "label"
     ]
-    assert details == ["class green is lost: of its 2 pictures none can be used"]
+    assert details == ["class green is lost: of its 2 images none can be used"]
 
 
 # ---------------------------------------------------------------- names of classes

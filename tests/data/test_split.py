@@ -255,10 +255,10 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
             for number in range(4):
                 ends = {where.get(f"{label}/{number:02d}.png"), where.get(f"{label}/copy {number}.png")} - {None}
                 assert len(ends) <= 1
-        assert "byte-identical: 16 pictures in 8 sets, the largest of 2; each stays in one part" in outcome.remarks
+        assert "byte-identical: 16 images in 8 sets, the largest of 2; each stays in one part" in outcome.remarks
         if demand.counts:
             assert [record["train"] for record in outcome.table()] == [10, 10]
-            assert "12 pictures left out: --count asks for no more" in outcome.remarks
+            assert "12 images left out: --count asks for no more" in outcome.remarks
         else:
             sizes = [(record["class"], record["total"]) for record in outcome.table()]
             due = allocation.due(demand, sizes)
@@ -301,7 +301,7 @@ def test_near_duplicates_stay_together_when_asked(images):
     where = split_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
-        re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ pictures in \d+ sets?, .*", each)
+        re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ images in \d+ sets?, .*", each)
         for each in outcome.remarks
     )
     assert not any("look alike" in remark for remark in split_folder(root).remarks)
