@@ -11,7 +11,7 @@ from cnnkit.formats import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The formats, each with the metadata to omit so that the same figure gives the same bytes.
+#: The formats by ending, each with the metadata to omit so that the same figure gives the same bytes.
 _CHANGING: dict[str, dict[str, None]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -28,7 +28,8 @@ def check(path: str | Path) -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _CHANGING:
-        raise UsageError(f"{path}: unknown format; give it a name that ends in {', '.join(_CHANGING)}")
+        *others, last = _CHANGING
+        raise UsageError(f"{path}: unknown format; give it a name that ends in {', '.join(others)} or {last}")
     return suffix[1:]
 
 

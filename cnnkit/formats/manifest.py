@@ -179,7 +179,7 @@ def check_name(path: Path, *, option: str) -> None:
         UsageError: It does not end in .tsv.
     """
     if path.suffix.lower() != ".tsv":
-        raise UsageError(f"{option} {path}: the name of a manifest must end in .tsv")
+        raise UsageError(f"{option} {path}: a manifest is written as TSV; give it a name that ends in .tsv")
 
 
 def columns(rows: Iterable[ManifestRow]) -> tuple[str, ...]:

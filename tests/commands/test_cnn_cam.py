@@ -264,7 +264,7 @@ def test_a_sheet_shows_all(run, here):
     assert {RED, BLUE, GREY, (255, 255, 255)} <= colours
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos", "sheet.png"]
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.jpg", *CPU, status=2)
-    assert "--sheet sheet.jpg: it is written as PNG" in refused.err
+    assert "--sheet sheet.jpg: the image is written as PNG" in refused.err
 
 
 def test_three_ways_in_are_one(run, here):

@@ -664,9 +664,7 @@ def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
 def test_true_labels_are_not_taken_for_predictions(run, column):
     """A column label next to one of what was predicted: accuracy 1 would be measured of the truth against itself."""
     table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
-    assert (
-        f"is label or {column} what was predicted? Call that column label" in run("cnn-eval", stdin=table, status=1).err
-    )
+    assert f"columns label and {column} could both be the predicted class" in run("cnn-eval", stdin=table, status=1).err
     renamed = table.replace("label", "other").replace(column, "label")
     assert json.loads(run("cnn-eval", "--json", stdin=renamed).out)["accuracy"] == 0.5
     alone = table.replace("label", "other")

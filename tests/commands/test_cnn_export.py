@@ -251,10 +251,10 @@ def test_wrong_files_and_words_are_one_line(run, here):
     Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:500])
     for words, status, message in [
         (("gone.pt", "-o", "x.onnx"), 1, "gone.pt: no such file; a model comes from cnn-train-head"),
-        (("bare.pth", "-o", "x.onnx"), 1, "bare.pth: no cnnkit header in it; a bare state_dict goes to --weights"),
+        (("bare.pth", "-o", "x.onnx"), 1, "bare.pth: no cnnkit header in it; pass a bare state_dict with --weights"),
         (("bare.pt", "-o", "x.onnx"), 1, "bare.pt: no cnnkit header in it"),
         (("text.pt", "-o", "x.onnx"), 1, "text.pt: not a file that torch can read"),
-        (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or cut short"),
+        (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or truncated"),
         (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: is exported already; give the .pt that it was made from"),
         (("photos", "-o", "x.onnx"), 1, "photos"),
         (("model.pt", "-o", "x.pb"), 2, "x.pb: a network is written to a .onnx file"),

@@ -455,14 +455,14 @@ def test_resume_with_other_settings_is_refused(run, stop, many, here):
     """Resuming with another backbone, batch or dtype is refused with both values; without --resume it begins anew."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
-        (["--batch", "16"], "begun with batch 8, now 16"),
-        (["--dtype", "float16"], "begun with dtype float32, now float16"),
-        (["--seed", "1"], "begun with backbone weights_sha256"),
-        (["--pool", "max"], "begun with backbone pool avg, now max"),
+        (["--batch", "16"], "started with batch 8, now 16"),
+        (["--dtype", "float16"], "started with dtype float32, now float16"),
+        (["--seed", "1"], "started with backbone weights_sha256"),
+        (["--pool", "max"], "started with backbone pool avg, now max"),
     ):
         outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume", *words, status=1)
         assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: x.npy.part: {message}")
-        assert "begin anew without --resume" in outcome.err
+        assert "start over without --resume" in outcome.err
     run("cnn-extract", *many, "-o", "x.npy", "--seed", "1")
     assert len(read("x.npy").rows) == 200
 
@@ -517,7 +517,7 @@ def test_the_manifest_is_not_written_over(run, here):
     """`cnn-extract split.tsv -o split.npy` would replace its own input by the list of features: it refuses."""
     Path("split.tsv").write_text("path\tlabel\nphotos/red/00.png\tred\n")
     outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BACKBONE, status=2)
-    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv belongs beside it")
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv would be overwritten")
     assert Path("split.tsv").read_text() == "path\tlabel\nphotos/red/00.png\tred\n"
 
 

@@ -491,7 +491,7 @@ MISTAKES = {
     ("-o", "model.onnx"): "model.onnx: a model is written to a .pt file",
     ("--val", "photos/train"): "is to train and to validate",
     ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both say what validates; give one of them",
-    ("-o", "table.pt"): "table.csv: the history belongs there, but that file is none; choose another name",
+    ("-o", "table.pt"): "table.csv: would be overwritten by the history, but is not one; choose another name",
 }
 
 

@@ -176,8 +176,8 @@ def test_what_training_reports_is_what_prediction_gives(run, here):
 def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, shell):
     """What and where, without waiting for torch."""
     for words, status, message in [
-        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
-        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
+        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
+        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "-o", "x.onnx"), 2, "x.onnx: a model is written to a .pt file"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
         (("train.tsv", "-o", "x.pt"), 2, "train.tsv: features are written to a .npy file"),

@@ -180,11 +180,11 @@ ROWS = [
     ),
     ("cnn-eval p.tsv q.tsv", "cnn-compare two", "cnn-compare p.tsv q.tsv"),
     ("cnn-eval p.tsv --truth p.tsv", "name a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
-    ("cnn-eval split.tsv", "given with --truth", "cnn-eval p.tsv --truth bare.tsv"),
+    ("cnn-eval split.tsv", "pass a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
     ("cnn-eval p.tsv --split val", "give one with --truth", "cnn-eval p.tsv --truth photos --split val"),
     ("cnn-eval p.tsv --fail-under log_loss=9", "use --fail-over log_loss=9", "cnn-eval p.tsv --fail-over log_loss=9"),
     ("cnn-eval p.tsv --fail-under acuracy=0", 'did you mean "accuracy"', "cnn-eval p.tsv --fail-under accuracy=0"),
-    ("cnn-eval p.tsv --confusion c.jpg", "use one of .png", "cnn-eval p.tsv --confusion c.png"),
+    ("cnn-eval p.tsv --confusion c.jpg", "ends in .png", "cnn-eval p.tsv --confusion c.png"),
     ("cnn-export net.onnx -o x.onnx", "give the .pt", "cnn-export net.pt -o x.onnx"),
     (
         "cnn-predict -m net.onnx photos/val --size 16",

@@ -60,7 +60,7 @@ def test_a_list_of_paths_is_a_source(run, folder):
     [
         ("path,target\nphotos/red/00.png,red\n", "no column label, so no image has a class; not read: target; if one"),
         ("path,red,blue\nphotos/red/00.png,1,0\n", "no image has a class; not read: red, blue; if one of them"),
-        ("path , label \nphotos/red/00.png , red \n", 'blanks around paths are left out, as in "photos/red/00.png "'),
+        ("path , label \nphotos/red/00.png , red \n", 'spaces around paths are ignored, as in "photos/red/00.png "'),
         ("path,label\nphotos/red/00.png,nan\n", '"nan" is taken for the name of a class; where the label is missing'),
         ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ in case or form alone: "01", "1"'),
         (
@@ -106,22 +106,22 @@ def test_a_split_with_blanks_is_found(run, folder):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.csv", "id,label\n1,red\n", "found id, label; if one of them names the image files, call it path"),
-        ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by blanks: save it with tabs or commas"),
-        ("t.tsv", '"path"\t"label"\n"1"\t"a.png"\t"red"\n', "if R wrote it, leave the names of rows out"),
-        ("t.tsv", 'path\tlabel\na.png\t"a\nred"\n', "line 2 has a quote that it does not close"),
+        ("t.csv", "id,label\n1,red\n", "found id, label; if one of them has the image files, rename it to path"),
+        ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by spaces: save it with tabs or commas"),
+        ("t.tsv", '"path"\t"label"\n"1"\t"a.png"\t"red"\n', "if R wrote it, omit the row names"),
+        ("t.tsv", 'path\tlabel\na.png\t"a\nred"\n', "line 2 has an unclosed quote"),
         ("t.csv", "TRAIN,photos/red/00.png,red\n", "sed -i '1i split,path,label' t.csv"),
         ("t.csv", "0,photos/red/00.png,red\n", "sed -i '1i column1,path,label' t.csv"),
         (
             "t.json",
             '{\n "path": "photos/red/00.png"\n}\n',
-            "an object of several lines; expected one a line (JSON Lines), as jq -c . t.json",
+            "an object over several lines; expected one per line (JSON Lines), as jq -c . t.json",
         ),
-        ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," behind the object; expected one a line'),
+        ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," after the object; expected one per line'),
         (
             "t.csv",
             "version https://git-lfs.github.com/spec/v1\n",
-            "a pointer of Git LFS (git lfs pull fetches the file)",
+            "a Git LFS pointer (fetch the file with git lfs pull)",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_list_of_paths_and_labels_lacks_its_header_row(run, folder, separator)
     for words, given, name in (("train.txt", None, "train.txt"), ("-", listed, "standard input")):
         error = run("cnn-check", words, stdin=given, status=1).err
         assert f"{name}: " in error
-        assert "begins with a header row such as path,label" in error
+        assert "starts with a header row such as path,label" in error
     if separator != " ":
         (folder / "train.txt").write_text(f"path{separator}label\n{listed}")
         assert len(run("cnn-check", "train.txt", "--table", "classes").rows) == 2
@@ -167,7 +167,7 @@ def test_an_archive_is_refused_with_what_unpacks_it(run, folder, kind, ending):
     shutil.rmtree("photos")
     error = run("cnn-check", f"my photos.{ending}", status=2).err
     assert "an archive; unpack it (" in error
-    command = error.split("unpack it (")[1].split(") and name")[0]
+    command = error.split("unpack it (")[1].split(") and pass")[0]
     if shutil.which(command.split()[0]) is None:
         pytest.skip(f"no {command.split()[0]} on this machine")
     subprocess.run(command, shell=True, check=True)
@@ -177,7 +177,7 @@ def test_an_archive_is_refused_with_what_unpacks_it(run, folder, kind, ending):
 def test_a_spreadsheet_is_refused(run, folder):
     """By its name, with what to save."""
     (folder / "labels.xlsx").write_bytes(b"PK\3\4")
-    assert "labels.xlsx: a table of another kind; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
+    assert "labels.xlsx: a spreadsheet; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
 
 
 def test_a_folder_may_be_called_none(run, folder, images):

@@ -386,7 +386,7 @@ def test_what_is_no_classifier_is_refused(tmp_path, found):
     with pytest.raises(UsageError, match=r"head\.pt: prediction takes ONNX; make it with cnn-export"):
         load("head.pt")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
-    with pytest.raises(CnnkitError, match=r"text\.onnx: no ONNX network"):
+    with pytest.raises(CnnkitError, match=r"text\.onnx: not an ONNX network"):
         load(tmp_path / "text.onnx")
 
 
