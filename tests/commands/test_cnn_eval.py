@@ -125,7 +125,7 @@ def test_one_file_is_not_predictions_and_truth(run, folder):
     (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
     (folder / "alias.csv").symlink_to("bare.csv")
     outcome = run("cnn-eval", "bare.csv", "--truth", "alias.csv", status=2)
-    expected = "cnn-eval: bare.csv is given as predictions and as their truth; name a manifest with --truth\n"
+    expected = "cnn-eval: bare.csv is given both as predictions and as truth; pass a manifest with --truth\n"
     assert outcome.err == expected
     text = (folder / "p.tsv").read_text()
     for words in (("--truth", "p.tsv"), ("--truth", "copy.tsv")):

@@ -249,7 +249,7 @@ def test_labels_with_blanks_are_one_class_and_a_finding(run, images, monkeypatch
     rows = [(path.relative_to(root.parent), path.parent.name) for path in sorted(root.rglob("*.png"))]
     lines = [f"{path}\t{label}{' ' if number == 1 else ''}" for number, (path, label) in enumerate(rows)]
     Path("l.tsv").write_text("\n".join(["path\tlabel", *lines, ""]))
-    told = 'one class, new, is written in 2 ways: "new", "new "'
+    told = 'class new has 2 spellings: "new", "new "'
     outcome = run("cnn-split", "l.tsv", "--ratio", "1,1")
     assert told in outcome.err
     assert {row["label"] for row in outcome.rows} == {"new", "old"}
@@ -273,7 +273,7 @@ def test_names_in_two_unicode_forms_are_one(run, here):
         "cnn-cam", "-m", "n.pt", "photos", "--split", "test", "-o", "cams", "--class", NFD, "--device", "cpu"
     ).rows
     assert {row["class"] for row in maps} == {NFC}
-    assert "differ in case or form alone" not in run("cnn-check", "photos", "--probes", "none").out
+    assert "differ only in case or form" not in run("cnn-check", "photos", "--probes", "none").out
 
 
 # ---------------------------------------------------------------- a test set that lacks a class

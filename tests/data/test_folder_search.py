@@ -265,8 +265,8 @@ def test_labels_of_folder_and_manifest_meet(here):
     images, lines = found("p", "l.tsv")
     assert [label for _, label, _ in images] == [NFC, "new", NFC, "new", None]
     assert lines == [
-        f'one class, {NFC}, is written in 2 ways: "{NFD}" (NFD), "{NFC}"',
-        'one class, new, is written in 2 ways: "new", "new "',
+        f'class {NFC} has 2 spellings: "{NFD}" (NFD), "{NFC}"',
+        'class new has 2 spellings: "new", "new "',
     ]
 
 
@@ -275,7 +275,9 @@ def test_classes_that_differ_in_case(here):
     touch("p/Cat/1.jpg", "p/cat/1.jpg")
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["Cat", "cat"]
-    assert lines == ['classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name']
+    assert lines == [
+        'class names that differ only in case or form: "Cat", "cat"; if they are the same class, use one name'
+    ]
 
 
 def test_a_split_without_classes_next_to_others(here):
