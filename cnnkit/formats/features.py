@@ -54,7 +54,7 @@ class Features:
     header: Header
 
 
-def beside(path: Path, suffix: str) -> Path:
+def sibling(path: Path, suffix: str) -> Path:
     """Return the file with this suffix that belongs to a `.npy`.
 
     Raises:
@@ -73,7 +73,7 @@ def load(path: str | Path) -> Features:
         OSError: It cannot be read.
     """
     path = Path(path)
-    described, listed = beside(path, ".json"), beside(path, ".tsv")
+    described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():
         raise FormatError(f"{path}: no such file; make features with cnn-extract")
     for neighbour in (described, listed):
@@ -94,7 +94,7 @@ def load_header(path: str | Path) -> Header:
         FormatError: It is broken, or not the Header of features.
         OSError: It cannot be read.
     """
-    described = beside(Path(path), ".json")
+    described = sibling(Path(path), ".json")
     if described.stat().st_size > 4 * LONGEST:
         raise FormatError(f"{described}: too large for a header; run cnn-extract again")
     text = files.read_regular(described).decode("utf-8", "surrogateescape")
@@ -134,7 +134,7 @@ def check_neighbours(path: str | Path) -> None:
         UsageError: The path does not end in .npy, or the `.tsv` or `.json` exists and does not belong to features.
     """
     path = Path(path)
-    listed, described = beside(path, ".tsv"), beside(path, ".json")
+    listed, described = sibling(path, ".tsv"), sibling(path, ".json")
     taken = [file for file in (listed, described) if file.exists()]
     if not taken or described.with_name(f"{described.name}.part").exists():
         return
@@ -176,7 +176,7 @@ class FeatureWriter:
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
         self.settings, self.columns, self.block = dict(settings or {}), columns, block
-        self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
+        self._final = [sibling(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         check_neighbours(self.path)
         self.count = 0

@@ -321,9 +321,9 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
         expected = f"one of {', '.join(_CHOICES[word])}"
     elif "matching regex" in reason:
         expected = _FORMS.get(word, "other text")
-    said = reason if expected is None else f"expected {expected}"
+    problem = reason if expected is None else f"expected {expected}"
     where = f"a value in {path.removesuffix('[...]')}" if path.endswith("[...]") else path
-    return f"{f'{where}: ' if path else ''}{said}, found {_shown(found)}"
+    return f"{f'{where}: ' if path else ''}{problem}, found {_shown(found)}"
 
 
 _MISSING = re.compile(r"Object missing required field (\S+)")

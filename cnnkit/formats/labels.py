@@ -17,7 +17,7 @@ def load(path: str | Path) -> tuple[str, ...]:
     """Read the classes; empty lines are ignored, and a repeated name is numbered, with a notice.
 
     Raises:
-        FormatError: There is no class, or the file is not UTF-8 text.
+        FormatError: The list is empty, or the file is not UTF-8 text.
     """
     with files.open_text(path) as file:
         content = file.read()

@@ -590,7 +590,7 @@ class _Backslashes:
 
     def __init__(self, name: str, folder: str) -> None:
         self._name, self._folder = name, folder
-        self._told = False
+        self._notified = False
         self.foreign = False
         self._leaning = False  # towards Windows paths, if nothing else decides
 
@@ -632,11 +632,11 @@ class _Backslashes:
             could_be = escaped or read == written  # otherwise all are doubled, as cnnkit writes them
             if not (could_be and (_exists(self._folder, meant) or (self._leaning and escaped))):
                 if escaped:
-                    self._tell(
+                    self._notify(
                         "%s: %s is read with tabs or line ends; if it is a Windows path, write %s", written, meant
                     )
                 return read
-        self._tell("%s: Windows paths: %s is read as %s", written, meant)
+        self._notify("%s: Windows paths: %s is read as %s", written, meant)
         return meant
 
     def without_blanks(self, read: str) -> str:
@@ -644,11 +644,11 @@ class _Backslashes:
         stripped = read.strip()
         if _exists(self._folder, read) or not _exists(self._folder, stripped):
             return read
-        self._tell('%s: spaces around paths are ignored, as in "%s"%.0s', read, stripped)
+        self._notify('%s: spaces around paths are ignored, as in "%s"%.0s', read, stripped)
         return stripped
 
-    def _tell(self, message: str, written: str, meant: str) -> None:
+    def _notify(self, message: str, written: str, meant: str) -> None:
         """Log a notice about the first such path."""
-        if not self._told:
-            self._told = True
+        if not self._notified:
+            self._notified = True
             log.info(message, self._name, messages.excerpt(written), messages.excerpt(meant))
