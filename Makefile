@@ -4,6 +4,7 @@
 # make test-all     the same including slow tests: whole examples, the README's commands, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
+# make man          write docs/man again, the manual pages, from the help of the commands
 # make clean        remove the output of quickstart, and .venv
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --n
 # Tests start hundreds of processes: let Python cache the compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu man checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -43,19 +44,28 @@ test-gpu: .venv/test
 fuzz: .venv/test
 	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
 
+man: $(BIN)/cnn-eval
+	$(BIN)/python -m cnnkit.cli.man docs/man
+	@$(LINK_PAGES)
+
 checks: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# An editable installation does not include the manual pages; a wheel has them in share/man.
+LINK_PAGES = for section in man1 man7; do mkdir -p .venv/share/man/$$section && ln -sf "$(CURDIR)/docs/man/$$section/"* .venv/share/man/$$section/; done
+
 # An editable installation of the commands: changes of the source take effect at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(LINK_PAGES)
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
 
 $(BIN)/python:

@@ -404,7 +404,7 @@ def asks_for_gpu(expression):
 
 #: The slowest files run first: each runs in one process, and no process should be idle at the end.
 LONGEST = (
-    "test_readme.py",
+    "test_docs.py",
     "test_examples.py",
     "test_manners.py",
     "commands/test_cnn_check.py",

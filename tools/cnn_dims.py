@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.nets import dims, dims_pipe
+from cnnkit.errors import UsageError
+from cnnkit.nets import dims, dims_pipe, network_dims
 from cnnkit.nets.dims import Dtype
 from cnnkit.nets.dims_pipe import DimsConfig
 
@@ -57,7 +56,8 @@ def main(
 
     keras: Mapping[str, str] = {}
     if network is not None:
-        rows, keras = _network(network, size, scale or Dtype.float32.bytes)
+        rows = network_dims.measure(network, size=size, bytes_per_value=scale or Dtype.float32.bytes)
+        keras = network_dims.keras_names(network)
     else:
         chain = _stage(text or "", size, scale)
         rows = chain.rows()
@@ -80,20 +80,6 @@ def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> dims_p
             "no --input, and standard input is a terminal; give --input H,W,C, or pipe a table of cnn-dims in"
         )
     return dims_pipe.later(text, cli.stdin(), name="standard input", bytes_per_value=scale)
-
-
-def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.DimsRow, ...], Mapping[str, str]]:
-    """Measure a network, and find the names that Keras has for its layers. An .onnx is read without torch."""
-    if name.endswith(".onnx"):
-        from cnnkit.nets import graph_dims
-
-        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale, check=True), {}
-    if name.endswith(".pt") and not Path(name).exists():
-        raise CnnkitError(f"{name}: no such model")
-
-    from cnnkit.nets import module_dims  # torch takes seconds
-
-    return module_dims.measure_network(name, size=size, bytes_per_value=scale), module_dims.keras_names(name)
 
 
 if __name__ == "__main__":

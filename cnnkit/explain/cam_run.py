@@ -199,6 +199,24 @@ def explain(
     )
 
 
+def find_maps(
+    images: Iterable[ImageFile],
+    model: CamModel,
+    *,
+    options: RenderOptions,
+    batch: int = 32,
+    jobs: int | None = None,
+    callbacks: Callbacks | None = None,
+) -> Iterator[ImageMaps]:
+    """Compute the maps of images; nothing is drawn.
+
+    Args, Raises as `explain`.
+    """
+    choose = _ClassChooser(options.classes or ["top"], model.classes)
+    skip = (callbacks or Callbacks()).skip
+    return _found(images, model, options, choose, batch=1 if model.is_slow else batch, jobs=jobs, skip=skip)
+
+
 def columns(options: RenderOptions) -> tuple[str, ...]:
     """Name the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")

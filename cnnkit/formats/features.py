@@ -53,6 +53,11 @@ class Features:
     rows: list[ManifestRow]
     header: Header
 
+    @property
+    def labels(self) -> list[str | None]:
+        """The class of each row, None if unknown."""
+        return [row.label for row in self.rows]
+
 
 def sibling(path: Path, suffix: str) -> Path:
     """Return the file with this suffix that belongs to a `.npy`.
@@ -125,6 +130,25 @@ def load_values(path: str | Path) -> NDArray[Any]:
     if 0 in values.shape[1:]:
         raise FormatError(f"{path}: rows without values (shape {values.shape}); run cnn-extract again")
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def save(path: str | Path, given: Features) -> None:
+    """Write features from memory, with the labels of their rows as the classes of the Header.
+
+    Args:
+        path: The `.npy`.
+        given: The features, with paths relative to the folder of the `.npy`.
+
+    Raises:
+        UsageError: As `check_neighbours`, or the number of rows is not that of the values.
+    """
+    if len(given.rows) != len(given.values):
+        raise UsageError(f"{path}: {len(given.values)} rows of values, but {len(given.rows)} images")
+    columns = (*COLUMNS, "view") if given.header.has_views else COLUMNS
+    with FeatureWriter(
+        path, shape=given.values.shape[1:], dtype=given.values.dtype.name, header=given.header, columns=columns
+    ) as writer:
+        writer.write(given.values, given.rows)
 
 
 def check_neighbours(path: str | Path) -> None:

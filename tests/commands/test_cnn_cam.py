@@ -581,8 +581,8 @@ def test_what_an_exported_network_cannot_do(run, here):
         ),
         (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
         (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
-        (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
-        (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
+        (("--size", "32"), "model.onnx takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size"),
+        (("--size", "16x20"), "model.onnx takes only 16 x 16 pixels"),
     ):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
 
