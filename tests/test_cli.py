@@ -386,7 +386,7 @@ def test_expected_errors_are_one_line(program, raised, status, line):
 
 
 @pytest.mark.parametrize(
-    ("rank", "error", "status", "said"),
+    ("rank", "error", "status", "message"),
     [
         ("0", "errors.UsageError('no')", 2, "cnn-throwaway: no\n"),
         ("1", "errors.UsageError('no')", 2, ""),
@@ -395,11 +395,11 @@ def test_expected_errors_are_one_line(program, raised, status, line):
         ("1", "FileNotFoundError(2, 'No such file', 'a.jpg')", 1, "cnn-throwaway (rank 1): a.jpg: No such file\n"),
     ],
 )
-def test_errors_of_several_processes(program, rank, error, status, said):
+def test_errors_of_several_processes(program, rank, error, status, message):
     """A usage error, which all have, is printed once; an error of one process names its rank."""
     program.write(f"raise {error}")
     env = {**os.environ, "RANK": rank, "WORLD_SIZE": "2"}
-    assert program.run(status=status, env=env) == ("", said)
+    assert program.run(status=status, env=env) == ("", message)
 
 
 @pytest.mark.parametrize("env", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"RANK": "x", "WORLD_SIZE": "4"}])
@@ -410,7 +410,7 @@ def test_incomplete_torchrun_env(program, env):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["--fit", "corp"],
@@ -424,14 +424,14 @@ def test_incomplete_torchrun_env(program, env):
         ),
     ],
 )
-def test_wrong_values(program, words, said):
+def test_wrong_values(program, words, message):
     """The message has no prefix of the validation library, and suggests a similar choice."""
     declared = [
         "fit: Annotated[choices.Fit, cli.Option('--fit')] = choices.Fit.CROP",
         "count: Annotated[int, cli.Option('--count', min=1)] = 1",
     ]
     program.write("pass", words=", ".join(declared))
-    assert program.run(*words, status=2) == ("", f"cnn-throwaway: {said}; see cnn-throwaway --help\n")
+    assert program.run(*words, status=2) == ("", f"cnn-throwaway: {message}; see cnn-throwaway --help\n")
 
 
 @pytest.mark.parametrize("bug", ['ValueError("a bug")', "EOFError", "AssertionError"])
@@ -691,7 +691,7 @@ def test_help_on_a_terminal(program, terminal, colour):
     assert any(code[:1] in "349" for code in codes(drawn)) == colour
 
 
-def test_completion_knows_the_options(program):
+def test_completion_of_options(program):
     """The shell calls the command for completion."""
     program.write("pass")
     asking = {"_CNN_THROWAWAY_COMPLETE": "complete_bash", "COMP_WORDS": "cnn-throwaway --j", "COMP_CWORD": "1"}

@@ -315,7 +315,7 @@ def test_version(name, run):
 
 
 @every_command
-def test_completion_knows_the_options(name, run, monkeypatch):
+def test_completion_of_options(name, run, monkeypatch):
     """The shell calls the command for completion."""
     monkeypatch.setenv(f"_{name.replace('-', '_').upper()}_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"{name} --qui")
@@ -408,10 +408,10 @@ def test_special_files_in_a_folder_are_skipped(name, run_in, road):
         "zero.png": "not a regular file but a device",
         "loop.png": "too many levels of symbolic links",
     }
-    said = done.err if name in SKIPPING else done.out
+    output = done.err if name in SKIPPING else done.out
     assert done.status == (3 if name in SKIPPING else 0)
     for path, reason in reasons.items():
-        assert [path in line for line in said.splitlines() if reason in line] == [True], (path, done)
+        assert [path in line for line in output.splitlines() if reason in line] == [True], (path, done)
     assert done.out.count("\n") > 1
 
 
@@ -456,7 +456,7 @@ def test_rejects_a_device_as_standard_input(name, road, shell):
     done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
     assert (done.out, done.err) == (
         "",
-        f"{name}: standard input is a device without an end; pipe in a list or a table\n",
+        f"{name}: standard input is a device without an end; pipe a list or a table in\n",
     )
     assert "standard input" in shell(f"{command} < /dev/null", cwd=folder, status=None).err
 
@@ -684,8 +684,8 @@ def test_no_usable_image_is_an_error(name, run_in, road):
         shutil.rmtree(folder / "unusable")
     last = done.err.splitlines()[-1]
     images = "(image|picture)s?"
-    said = f"no {images} (of (the )?class blue )?(could|can) be used|none of (the|10) {images} can be used|unusable/red/0.png: no"
-    assert re.match(rf"{command}: .*({said})", last), last
+    message = f"no {images} (of (the )?class blue )?(could|can) be used|none of (the|10) {images} can be used|unusable/red/0.png: no"
+    assert re.match(rf"{command}: .*({message})", last), last
     assert done.out == ("\n" * 10 if "labels" in name else "")
     assert not list(folder.glob("made*"))
 

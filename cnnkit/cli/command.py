@@ -23,13 +23,13 @@ from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
 from cnnkit.cli.streams import (
-    ReaderGoneError,
+    OutputClosedError,
+    detecting_closed_stdout,
     interruptible,
     notices,
-    noticing_that_the_reader_is_gone,
+    sigterm_as_exit,
     standard_streams,
     stdout_for_data_only,
-    terminated_like_interrupted,
 )
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import cache
@@ -59,7 +59,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
+    parsed: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
     def note(
@@ -75,7 +75,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
         _demand_finite(context, {name: words[name] for name in given})
-        asked.append((quiet, max_pixels, words, given))
+        parsed.append((quiet, max_pixels, words, given))
 
     if decodes:
         declared.append(
@@ -103,13 +103,13 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         return built
 
     def run(argv: Sequence[str] | None) -> int:
-        asked.clear()
-        with noticing_that_the_reader_is_gone():
-            # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
+        parsed.clear()
+        with detecting_closed_stdout():
+            # rich draws panels on a terminal; in a pipe the help is plain text, and starts twice as fast without rich
             status = parser(rich=sys.stdout.isatty()).main(args=argv, prog_name=name, standalone_mode=False)
-        # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, max_pixels, words, given in asked:
-            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
+        # The command runs after typer's main loop, which handles broken pipes and the end of input in its own way
+        for quiet, max_pixels, words, given in parsed:
+            with interruptible(), run_environment(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
@@ -222,7 +222,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
-    except (BrokenPipeError, ReaderGoneError):
+    except (BrokenPipeError, OutputClosedError):
         _silence_stdout()
         return 141
     except typer.Exit as stop:
@@ -311,10 +311,10 @@ def _silence_stdout() -> None:
 
 
 @contextlib.contextmanager
-def manners(name: str, *, quiet: bool) -> Generator[None]:
+def run_environment(name: str, *, quiet: bool) -> Generator[None]:
     """Set up everything around the body of a command, and restore it afterwards."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminated_like_interrupted())
+        stack.enter_context(sigterm_as_exit())
         if not sys.warnoptions:  # warnings are for developers, who can enable them with -W
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")

@@ -67,7 +67,7 @@ def stdin() -> BinaryIO:
     with contextlib.suppress(OSError, ValueError):  # no descriptor, in tests
         opened = os.fstat(sys.stdin.fileno())
         if stat.S_ISCHR(opened.st_mode) and not sys.stdin.isatty() and opened.st_rdev != os.stat(os.devnull).st_rdev:
-            raise UsageError("standard input is a device without an end; pipe in a list or a table")
+            raise UsageError("standard input is a device without an end; pipe a list or a table in")
     return sys.stdin.buffer
 
 
@@ -91,7 +91,7 @@ def reading(path: Path | None, what: str) -> Generator[tuple[BinaryIO, str]]:
             yield file, str(path)
         return
     if path is None:
-        refuse_terminal(f"a file of {what}", "them")
+        refuse_terminal(f"a file of {what}", "it")
     yield stdin(), "standard input"
 
 
@@ -156,4 +156,4 @@ def refuse_terminal(what: str, piped: str) -> None:
         UsageError: Standard input is a terminal.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe in {piped}")
+        raise UsageError(f"no source given and standard input is a terminal; name {what}, or pipe {piped} in")

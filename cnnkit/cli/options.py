@@ -129,7 +129,7 @@ QUIET = Annotated[
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:  # else a line is being completed
-        from cnnkit.engine import versions  # --version alone pays for it
+        from cnnkit.engine import versions  # imported only for --version
 
         print(versions.line())  # noqa: T201 - the version is data
         raise typer.Exit

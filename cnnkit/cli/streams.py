@@ -17,7 +17,7 @@ from cnnkit.messages import printable
 _STDOUT = "standard output"
 
 
-class ReaderGoneError(Exception):
+class OutputClosedError(Exception):
     """The reader of standard output closed it. Not an OSError, for which typer would exit with status 1."""
 
 
@@ -63,7 +63,7 @@ class _Help(_Output):
 
     def _failed(self, error: OSError, _size: int) -> int:
         if isinstance(error, BrokenPipeError):
-            raise ReaderGoneError from error
+            raise OutputClosedError from error
         raise error
 
 
@@ -104,8 +104,8 @@ def _open_null(number: int) -> None:
 
 
 @contextlib.contextmanager
-def noticing_that_the_reader_is_gone() -> Generator[None]:
-    """Make writing to standard output raise ReaderGoneError instead of BrokenPipeError."""
+def detecting_closed_stdout() -> Generator[None]:
+    """Make writing to standard output raise OutputClosedError instead of BrokenPipeError."""
     if not _has_descriptor(sys.stdout):
         yield
         return
@@ -149,7 +149,7 @@ def interruptible() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def terminated_like_interrupted() -> Generator[None]:
+def sigterm_as_exit() -> Generator[None]:
     """Make SIGTERM unwind the stack, so that unfinished files are removed and checkpoints are kept."""
 
     def stop(number: int, _frame: object) -> NoReturn:

@@ -297,6 +297,6 @@ def _no_history(name: str, columns: Sequence[str]) -> str:
         return f"{name}: a model; {where}"
     has = ", ".join(column[:40] for column in columns[:8]) + (", ..." if len(columns) > 8 else "")
     return (
-        f"{name}: not a training history: it needs the column epoch and at least one of train_loss, train_accuracy, val_loss, "
+        f"{name}: not a training history; it needs the column epoch and one of train_loss, train_accuracy, val_loss or "
         f"val_accuracy (or their names in Keras, ultralytics, Lightning or timm); found {has}"
     )

@@ -143,7 +143,7 @@ def parse(
         return
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
-            f"{name}: a JSON array; write one object per line (JSON Lines), as jq -c '.[]' {messages.shell_word(name)} does"
+            f"{name}: a JSON array; convert it to one object per line (JSON Lines): jq -c '.[]' {messages.shell_word(name)}"
         )
     delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
@@ -392,7 +392,7 @@ def _by_header(
         proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
             f'{name}: no header row: the first line is "{messages.excerpt(delimiter.join(written))}"; '
-            f"add one, as sed -i '1i {proposed}' {messages.shell_word(name)} does"
+            f"add one: sed -i '1i {proposed}' {messages.shell_word(name)}"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
@@ -550,7 +550,7 @@ def _about_json(error: json.JSONDecodeError, text: str, name: str) -> str:
     if error.msg == "Extra data":
         return f'"{messages.excerpt(text[error.pos :], 20)}" after the object; expected one per line (JSON Lines)'
     if text.strip() == "{" or text.rstrip().endswith((",", ": {", ": [")):
-        return f"an object over several lines; expected one per line (JSON Lines), as jq -c . {name} writes"
+        return f"an object over several lines; convert it to one object per line (JSON Lines): jq -c . {name}"
     return "not a JSON object; expected one per line (JSON Lines)"
 
 

@@ -56,7 +56,7 @@ def test_list_of_paths(run, folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             "path,target\nphotos/red/00.png,red\n",
@@ -76,11 +76,11 @@ def test_list_of_paths(run, folder):
         ),
     ],
 )
-def test_notices_about_unusual_tables(run, folder, content, said):
+def test_notices_about_unusual_tables(run, folder, content, message):
     """Labels in a column of another name, spaces, labels that may mean a missing one, numbers in two notations."""
     (folder / "t.csv").write_text(content)
     outcome = run("cnn-check", "t.csv", "--table", "classes")
-    assert said in outcome.err
+    assert message in outcome.err
     assert len(run("cnn-split", "t.csv", "--ratio", "1").rows) == content.count("png")
 
 
@@ -107,7 +107,7 @@ def test_spaces_around_splits_are_ignored(run, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", "id,label\n1,red\n", "found id, label; if one of them has the image files, rename it to path"),
         ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by spaces: save it with tabs or commas"),
@@ -118,7 +118,7 @@ def test_spaces_around_splits_are_ignored(run, folder):
         (
             "t.json",
             '{\n "path": "photos/red/00.png"\n}\n',
-            "an object over several lines; expected one per line (JSON Lines), as jq -c . t.json",
+            "an object over several lines; convert it to one object per line (JSON Lines): jq -c . t.json",
         ),
         ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," after the object; expected one per line'),
         (
@@ -128,10 +128,10 @@ def test_spaces_around_splits_are_ignored(run, folder):
         ),
     ],
 )
-def test_unreadable_tables(run, folder, name, content, said):
+def test_unreadable_tables(run, folder, name, content, message):
     """The message names the cause and the remedy."""
     (folder / name).write_text(content)
-    assert said in run("cnn-check", name, status=1).err
+    assert message in run("cnn-check", name, status=1).err
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ","])

@@ -62,9 +62,9 @@ def test_reads_files_saved_by_a_spreadsheet(tmp_path):
     ("content", "message"),
     [
         ("", f"h.csv: empty; a history begins with the header row {HEADER}"),
-        ("path\tlabel\n", "h.csv: not a training history: it needs the column epoch and at least one of train_loss"),
-        ("epoch,iou\n1,2\n", "h.csv: not a training history: it needs the column epoch"),
-        ("step,loss\n1,2\n", "h.csv: not a training history: it needs the column epoch"),
+        ("path\tlabel\n", "h.csv: not a training history; it needs the column epoch and one of train_loss"),
+        ("epoch,iou\n1,2\n", "h.csv: not a training history; it needs the column epoch"),
+        ("step,loss\n1,2\n", "h.csv: not a training history; it needs the column epoch"),
         ("epoch,loss\n1,2\n0,2\n", "h.csv:3: epoch 0 after epoch 1"),
         ("epoch,loss\n1,x\n", 'h.csv:2: loss "x" is not a number'),
         (f"{HEADER}\n1,2,3\n", "h.csv:2: 3 fields, but the header row has 7"),

@@ -190,13 +190,13 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("make", "said"), BROKEN.values(), ids=BROKEN)
-def test_rejects_broken_graphs_on_reading(tmp_path, make, said):
+@pytest.mark.parametrize(("make", "message"), BROKEN.values(), ids=BROKEN)
+def test_rejects_broken_graphs_on_reading(tmp_path, make, message):
     """In one line that names the file and the reason; ONNX Runtime is never called."""
     path = tmp_path / "net.onnx"
     path.write_bytes(make().SerializeToString())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(FormatError, match=rf"net\.onnx: .*({said})") as error:
+    with pytest.raises(FormatError, match=rf"net\.onnx: .*({message})") as error:
         onnx_model.load(path)
     assert "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
@@ -343,7 +343,7 @@ def test_remedy_for_external_weights_works(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("last", "opset", "said"),
+    ("last", "opset", "message"),
     [
         (
             node("Evil", "numbers", "more", domain="com.evil", name="n1"),
@@ -375,7 +375,7 @@ def test_remedy_for_external_weights_works(tmp_path):
         (node("Relu", "numbers", "more"), 99, "its operators are of opset 99, newer than the supported "),
     ],
 )
-def test_unsupported_operators_are_named(last, opset, said):
+def test_unsupported_operators_are_named(last, opset, message):
     """With domain and node, without ONNX Runtime's C++ sources."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 8, 8)) for name in ("numbers", "more")]
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.evil", 1)]
@@ -384,7 +384,7 @@ def test_unsupported_operators_are_named(last, opset, said):
     )
     with pytest.raises(CnnkitError) as caught:
         Session(model.SerializeToString(), device="cpu", name="net.onnx")
-    assert str(caught.value).startswith(f"net.onnx: ONNX Runtime cannot run it: {said}")
+    assert str(caught.value).startswith(f"net.onnx: ONNX Runtime cannot run it: {message}")
     assert not re.search(r"onnxruntime|ONNXRuntimeError|Fatal error|::|\.h\b", str(caught.value))
 
 
