@@ -7,7 +7,7 @@ A comment before a block changes that:
     <!-- status 2 -->    every command of the block ends with this exit status; what it prints on stderr is shown too
     <!-- not run -->     a command that a test cannot run, such as a download; its options are checked nevertheless
 
-`python tests/test_docs.py [PAGE ...]` runs the commands and writes their outputs into the pages.
+`python tests/test_docs.py [PAGE ...]` runs the commands, writes their outputs into the pages, and images that they draw to docs/images.
 """
 
 import contextlib
@@ -292,6 +292,10 @@ def overwrite(names):
 
             text = page.read_text(encoding="utf-8")
             written = BLOCK.sub(replaced, text)
+            for image in re.findall(r'src="([^"]*\bimages/[^"]+)"', text):
+                drawn = [place / Path(image).name for place in folders.values() if (place / Path(image).name).is_file()]
+                if drawn:
+                    shutil.copy(drawn[-1], page.parent / image)
             if written != text and (not wanted or name in wanted):
                 page.write_text(written, encoding="utf-8")
                 print(name)  # noqa: T201 - the script's report

@@ -515,9 +515,9 @@ def test_larger_and_rectangular_images(run, here):
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no pictures of 64x64" in refused.err
+    assert "flat.pt does not take images of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
-    assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
+    assert "--fine makes the maps of flat.pt larger, but its later layers take a single size" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
     assert '--size "0" is no size' in refused.err
 

@@ -190,7 +190,7 @@ def test_seed_of_random_weights(run, here):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("cnn-extract", "photos", "-o", f"{name}.npy", *BACKBONE, "--seed", seed)
     assert content("a.npy") == content("b.npy")
-    assert "random weights, by seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BACKBONE[:2], *BACKBONE[4:]).err
+    assert "random weights, seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BACKBONE[:2], *BACKBONE[4:]).err
     assert content("d.npy") == content("a.npy")  # a notation always has random weights
     assert not np.array_equal(read("a.npy").values, read("c.npy").values)
     assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
@@ -348,7 +348,7 @@ def test_head_trains_on_views_and_predicts_images(run, here):
     )
     assert " are in " not in trained.err
     outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
-    assert "train.npy holds augmented views, which measure something else" in outcome.err
+    assert "train.npy has augmented views, which cannot validate" in outcome.err
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
     # A folder of a split is held out like rows of that split
     shutil.copytree("photos/red", "cv/val/red")
@@ -491,7 +491,7 @@ def test_resume_without_an_earlier_run(run, here):
         (["photos", "-o", "x.npy", "--backbone", "vgg16", "--layers", TEXT], 2, "give either --backbone or --layers"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--layer", "feature.7"], 2, 'squeezenet1_1 has no layer "feature.7"; did you mean'),
         (["photos", "-o", "x.npy", *BACKBONE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
-        (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is no layer; did you mean "conv"?'),
+        (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is not a layer; did you mean "conv"?'),
         (
             ["photos", "-o", "x.npy", "--layers", "conv 5 k99", *BACKBONE[2:4]],
             2,

@@ -129,7 +129,7 @@ ROWS = [
     ),
     (
         "cnn-train-head train.npy -o h.pt --loss binary",
-        "use categorical",
+        "use --loss categorical",
         "cnn-train-head train.npy -o h.pt --loss categorical --epochs 1",
     ),
     (
