@@ -661,7 +661,7 @@ def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
         done = run_in(folder, name, *SKIPPING[name], "--max-pixels", "1999", status=3)
     finally:
         shutil.rmtree(folder / "photos-and-one")
-    reason = "too large: 50 x 40 pixels, at most 1,999; --max-pixels allows more"
+    reason = "too large: 50 x 40 pixels, at most 1,999; raise the limit with --max-pixels"
     assert f"{name}: photos-and-one/red/large.png: {reason}; skipped" in done.err.splitlines()
     assert done.out.count("\n") > 1
 

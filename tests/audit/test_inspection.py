@@ -123,7 +123,7 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
         "text.png": FindingKind.BROKEN,
         "cut.png": FindingKind.BROKEN,
     }
-    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file that is named .gif"
+    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file with the extension .gif"
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
 
 

@@ -21,6 +21,7 @@ from cnnkit.engine import augment_files
 from cnnkit.engine.resample import augment
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
+from cnnkit.messages import count_images
 
 WORDS = ("--augment", "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, noise 0.02, fill reflect")
 
@@ -59,7 +60,12 @@ def test_so_many_of_each_in_class_folders(run, here, contents):
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
     outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
     (summary,) = outcome.rows
-    assert (summary["folder"], summary["pictures"], summary["copies"], summary["skipped"]) == (
+    assert (
+        summary["folder"],
+        summary["pictures"],
+        summary["copies"],
+        summary["skipped"],
+    ) == (
         "more/of it",
         "7",
         "21",
@@ -310,7 +316,7 @@ def test_splits_that_measure_are_refused(run, split, way):
     assert not Path("more").exists()
     assert not Path("look.png").exists()
     insisted = run("cnn-augment", "split.tsv", "-o", "more", "--sheet", "look.png", "--force", *way, *WORDS)
-    told = "2 pictures of test are" if way else "4 pictures of test, val are"
+    told = f"{count_images(2)} of test" if way else f"{count_images(4)} of test, val"
     assert insisted.err.count(f"{told} augmented because of --force") == 1
     run("cnn-augment", "split.tsv", "-o", "train", "--split", "train", *WORDS)
     assert {row["split"] for row in rows("train")} == {"train"}
@@ -351,9 +357,9 @@ def test_a_folder_that_holds_something(run, here, contents):
     Path("other/red").mkdir(parents=True)
     shutil.copy("photos/red/00.png", "other/red/00~01.png")
     before = contents("other")
-    assert "is in the way" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
+    assert "already exists" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
     assert contents("other") == before
-    assert "holds the pictures" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
+    assert "contains the images" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 5])
@@ -376,7 +382,7 @@ def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop,
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", stopping)
         outcome = run("cnn-augment", "photos", "-o", "more", "--force", *new, status=1)
-    assert "run the command again to go on" in outcome.err
+    assert "run the command again to resume" in outcome.err
     left = contents("more")
     gone = {"red/02~01.png", "red/02~02.png", "red/00~02.png", "red/01~02.png"} if stop == 5 else set()
     for path in before.keys() - gone:
@@ -394,13 +400,13 @@ def test_a_place_that_cannot_be_taken_is_seen_before_anything_goes(run, here, co
     with Path("more/augment.tsv").open("a") as file:
         file.write("\t".join(["red", "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
     before = contents("more")
-    assert "lists red, which is no file" in run(*again, status=1).err
+    assert "lists red, which is not a file" in run(*again, status=1).err
     assert contents("more") == before
     Path("more/augment.tsv").write_text(listed)
     shutil.move("more/red", "elsewhere")
     Path("more/red").write_text("mine")
     before = contents("more")
-    assert "more/red is in the way of a folder" in run(*again, status=1).err
+    assert "more/red exists and is not a folder" in run(*again, status=1).err
     assert contents("more") == before
     Path("more/red").unlink()
     Path("more/red").symlink_to(here / "elsewhere")
@@ -423,7 +429,7 @@ def test_an_edited_manifest_removes_nothing_outside(run, here, contents):
 def test_broken_images_are_skipped(run, here):
     """Named, with the reason in the file of errors and status 3; without any good one nothing is written."""
     Path("photos/red/00.png").write_bytes(Path("photos/red/00.png").read_bytes()[:200])
-    Path("photos/red/note.jpg").write_text("no picture")
+    Path("photos/red/note.jpg").write_text("not an image")
     outcome = run("cnn-augment", "photos", "-o", "more", "--errors", "bad.tsv", *WORDS, "--sheet", "look.png", status=3)
     assert [line.split("\t")[0] for line in Path("bad.tsv").read_text().splitlines()[1:]] == [
         "photos/red/00.png",
@@ -433,7 +439,7 @@ def test_broken_images_are_skipped(run, here):
     assert len(rows("more")) == 25
     for way in (["-o", "none"], ["-o", "-"], ["--sheet", "none.png"]):
         outcome = run("cnn-augment", "photos/red/note.jpg", *way, *WORDS, status=1)
-        assert "no picture could be used" in outcome.err
+        assert "could be used" in outcome.err
     assert not Path("none").exists()
     assert not Path("none.png").exists()
 
@@ -485,7 +491,7 @@ def test_names_as_long_as_the_disk_takes(run, here):
         (["--augment", "hflip"], "-o DIR"),
         (
             ["-o", "more", "--augment", "hflop"],
-            'augmentation word 1: "hflop" is no augmentation; did you mean "hflip"?',
+            'augmentation word 1: "hflop" is not an augmentation; did you mean "hflip"?',
         ),
         (["-o", "more", "--augment", ""], '--augment "" changes nothing'),
         (["-o", "more", "--augment", "hflip", "--fit", "pad"], "--size"),
@@ -529,7 +535,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, cont
             process.communicate()  # until nobody holds the other end any more
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
-    with pytest.raises(CnnkitError, match="more: no images in it"):
+    with pytest.raises(CnnkitError, match="more: no images found"):
         source.find(["more"])
     run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
     assert len(contents("more")) == 61

@@ -724,7 +724,7 @@ def test_our_models_are_told_nothing(run, model, root, option):
         (["--vote", "loud"], "invalid value for '--vote'"),
         (["--vote", "hard"], "give --model several times, or views with --tta"),
         (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
-        (["--tta", "hflop"], '"hflop" is no augmentation; did you mean "hflip"?'),
+        (["--tta", "hflop"], '"hflop" is not an augmentation; did you mean "hflip"?'),
         (["--tta", "hflip", "--views", 4], "has 2 views and draws none"),
         (["--tta", "crop 0.9", "--views", 1], "invalid value for '--views'"),
         (["--tta", "hflip", "--crops", 5], "give one of the two"),

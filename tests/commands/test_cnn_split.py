@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
+
+from cnnkit.messages import count_images
 
 HEAVY = {"torch", "torchvision", "onnxruntime", "onnx", "sklearn", "scipy", "imagehash", "matplotlib"}
 
@@ -41,7 +44,7 @@ def test_a_manifest_on_standard_output(run, photos_here, demand):
     paths = [row["path"] for row in outcome.rows]
     assert paths == sorted(paths)
     assert all(os.path.isfile(path) for path in paths)
-    assert "cnn-split: no duplicate pictures (byte-identical)\n" in outcome.err
+    assert "cnn-split: no exact duplicates\n" in outcome.err
     assert "train" not in run("cnn-split", "photos", *demand, "--quiet").err
 
 
@@ -128,7 +131,7 @@ def test_what_is_left_out_is_counted(run, photos_here):
     """--count takes so many; the number of the others is said."""
     outcome = run("cnn-split", "photos", "--count", "1", "--names", "sample")
     assert len(outcome.rows) == 2
-    assert "18 pictures left out: --count asks for no more" in outcome.err
+    assert f"{count_images(18)} left out by --count" in outcome.err
     assert "left out" not in run("cnn-split", "photos/red", "--count", "6,6").err
 
 
@@ -148,7 +151,7 @@ def test_a_folder_tree(run, photos_here, link):
     ] == ["4", "6"]
     if link != "move":
         refused = run("cnn-split", "photos", "--ratio", "3,1", "-o", "sets", status=1)
-        assert "sets is not empty; choose another folder, or write into it with --force" in refused.err
+        assert "sets is not empty; choose another folder, or add --force" in refused.err
         run("cnn-split", "photos", "--ratio", "3,1", "-o", "sets", "--force")
         assert [
             row["total"] for row in run("cnn-split", "sets", "--split", "train", "--ratio", "1,1", "--dry-run").rows
@@ -169,7 +172,7 @@ def test_an_interrupted_move_is_gone_on_with(run, photos_here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", failing)
         outcome = run(*words, status=130)
-    assert "not all pictures are moved; run the command again to go on" in outcome.err
+    assert "not all images are moved; run the command again to resume" in outcome.err
     there = [name for _, _, names in os.walk("photos") for name in names]
     arrived = [name for _, _, names in os.walk("sets/train") for name in names]
     arrived += [name for _, _, names in os.walk("sets/val") for name in names]
@@ -177,10 +180,10 @@ def test_an_interrupted_move_is_gone_on_with(run, photos_here, monkeypatch):
     assert len(there) == 10
     assert not os.path.exists("sets/split.tsv")
     assert (
-        "finish that with --link move"
+        "complete it with --link move"
         in run("cnn-split", "photos", "--ratio", "1,1", "-o", "sets", "--force", status=1).err
     )
-    assert "going on with that" in run(*words).err
+    assert "resuming the interrupted move" in run(*words).err
     assert [row["total"] for row in run("cnn-split", "sets/split.tsv", "--ratio", "1,1", "--dry-run").rows] == [
         "8",
         "12",
@@ -199,14 +202,14 @@ def test_bad_files_are_named_and_left_out(run, photos_here):
     (photos_here / "red/notes.txt").touch()
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "bad.tsv", status=3)
     assert len(outcome.rows) == 21
-    told = "read by content, whatever the extension says: 1 picture, such as photos/red/misnamed.jpg, a PNG file that is named .jpg"
+    told = f"{count_images(1)} with the extension of another format, such as photos/red/misnamed.jpg, a PNG file with the extension .jpg"
     assert told in outcome.err
     for name, reason in [
         ("empty.png", "empty file"),
-        ("page.jpeg", "no picture"),
+        ("page.jpeg", "not an image in a supported format"),
     ]:
         assert f"cnn-split: photos/red/{name}: {reason}" in outcome.err
-    assert "3 pictures were skipped" in outcome.err
+    assert re.search("^cnn-split: 3 [a-z]+ were skipped$", outcome.err, re.MULTILINE)
     with open("bad.tsv") as bad:
         assert [line.split("\t")[0] for line in bad] == [
             "path",
@@ -222,8 +225,10 @@ def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
     shutil.copy("photos/red/00.png", "photos/red/again.png")
     shutil.copy("photos/red/01.png", "photos/blue/red one.png")
     outcome = run("cnn-split", "photos", "--ratio", "1,1")
-    assert "byte-identical: 4 pictures in 2 sets, the largest of 2; each stays in one part" in outcome.err
-    warning = "photos/blue/red one.png (blue) and photos/red/01.png (red) are byte-identical, but have different labels"
+    assert f"exact duplicates: {count_images(4)} in 2 sets, the largest of 2; each stays in one split" in outcome.err
+    warning = (
+        "photos/blue/red one.png (blue) and photos/red/01.png (red) are exact duplicates, but have different labels"
+    )
     assert warning in outcome.err
     assert warning in run("cnn-split", "photos", "--ratio", "1,1", "-q").err
     split = {row["path"]: row["split"] for row in outcome.rows}
@@ -234,12 +239,12 @@ def test_duplicates_are_counted_and_their_labels_compared(run, photos_here):
 def test_near_duplicates(run, photos_here):
     """--near says how many look alike, and --near-bits how much that is."""
     near = run("cnn-split", "photos", "--ratio", "1,1", "--near", "--dry-run")
-    assert "look alike (up to 40 bits of 256)" in near.err
+    assert "near duplicates (up to 40 bits of 256)" in near.err
     assert (
-        "look alike (up to 0 bits of 256)"
+        "near duplicates (up to 0 bits of 256)"
         in run("cnn-split", "photos", "--ratio", "1,1", "--near-bits", 0, "--dry-run").err
     )
-    assert "look alike" not in run("cnn-split", "photos", "--ratio", "1,1", "--dry-run").err
+    assert "near duplicates" not in run("cnn-split", "photos", "--ratio", "1,1", "--dry-run").err
 
 
 def test_groups(run, photos_here):
@@ -262,7 +267,7 @@ def test_groups_of_a_manifest_and_folds(run, photos_here):
         (label, f"fold{n}"): size for label, size in (("red", 3), ("blue", 2)) for n in range(4)
     }
     assert len({(row["group"], row["split"]) for row in outcome.rows}) == 4
-    assert "groups: 4, of 5 to 5 pictures" in outcome.err
+    assert "groups: 4, with 5 to 5 images" in outcome.err
 
 
 def test_stable_splits(run, photos_here):
@@ -296,14 +301,14 @@ def test_any_name(photos_here, shell, tmp_path, name):
         ((), "give one of --ratio, --count and --folds"),
         (("--ratio", "1,1", "--count", "1,1"), "not --ratio and --count"),
         (("--ratio", "0.5,0.4"), "sums up to 0.9"),
-        (("--ratio", "a,b"), "'a' is no number"),
+        (("--ratio", "a,b"), "'a' is not a number"),
         (("--folds", "1"), "at least 2"),
         (("--ratio", "1,1", "--names", "a,b,c"), "3 names"),
-        (("--ratio", "1,1", "--group", "("), "no regular expression"),
+        (("--ratio", "1,1", "--group", "("), "not a regular expression"),
         (("--ratio", "1,1", "--stable", "--near"), "contradict each other"),
         (("--count", "1,1", "--stable"), "contradict each other"),
-        (("--ratio", "1,1", "--link", "symlink"), "give one with -o DIR"),
-        (("--ratio", "1,1", "--force"), "give one with -o DIR"),
+        (("--ratio", "1,1", "--link", "symlink"), "add -o DIR"),
+        (("--ratio", "1,1", "--force"), "add -o DIR"),
         (("--ratio", "1,1", "-o", "x", "--manifest", "y.tsv"), "exclude each other"),
         (("--ratio", "1,1", "--manifest", "y.csv"), "ends in .tsv"),
         (("--ratio", "1,1", "-o", "x", "--link", "teleport"), "teleport"),
@@ -321,11 +326,11 @@ def test_wrong_usage(run, photos_here, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nowhere", "--ratio", "1,1"), "nowhere: no such picture"),
-        (("photos", "--count", "6,3"), "class blue has 8 pictures, --count 6,3 takes 9; lower it"),
-        (("photos", "--folds", "9"), "class blue has 8 pictures, too few for fold0"),
+        (("nowhere", "--ratio", "1,1"), "nowhere: no such image"),
+        (("photos", "--count", "6,3"), "class blue has 8 images, but --count 6,3 needs 9; lower it"),
+        (("photos", "--folds", "9"), "class blue has 8 images, too few for fold0"),
         (("photos", "--ratio", "1,1", "-o", "photos"), "photos is not empty"),
-        (("photos", "--ratio", "1,1", "-o", "photos", "--force"), "holds the pictures that are to be split"),
+        (("photos", "--ratio", "1,1", "-o", "photos", "--force"), "contains the images that are to be split"),
         (
             ("photos", "--ratio", "1,1", "--manifest", "nowhere/split.tsv"),
             "nowhere/split.tsv: No such file or directory",
@@ -379,8 +384,10 @@ def test_lookalikes_among_photographs(run, photos, monkeypatch):
     """Among 1,022 flowers one pair; they stay together, and the shares are still exact."""
     monkeypatch.chdir(photos)
     outcome = run("cnn-split", "flowers", "--ratio", "0.5,0.25,0.25", "--near")
-    assert "look alike (up to 40 bits of 256): 2 pictures in 1 set, which stays in one part" in outcome.err
-    assert "cannot be cut" not in outcome.err
+    assert (
+        f"near duplicates (up to 40 bits of 256): {count_images(2)} in 1 set, which stays in one split" in outcome.err
+    )
+    assert "prevent exact shares" not in outcome.err
     pair = {row["split"] for row in outcome.rows if "19177263840" in row["path"] or "19178753159" in row["path"]}
     assert len(pair) == 1
 
@@ -390,7 +397,7 @@ def test_a_ratio_of_other_signs_is_refused_with_the_right_one(run, images, ratio
     """`80/20` is no 4, which would put everything into train; what the message proposes works."""
     photos = images(red=5, blue=5)
     error = run("cnn-split", photos, "--ratio", ratio, status=2).err
-    remedy = error.rstrip().rsplit(", as ", 1)[1].split()
+    remedy = error.rstrip().rsplit(", such as ", 1)[1].split()
     assert run("cnn-split", photos, *remedy).out.count("\ttrain\n") == 8
 
 

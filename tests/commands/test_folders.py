@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, classification_report, log_loss
 
 from cnnkit.formats import torch_model
+from cnnkit.messages import count_images
 
 SPLITS = {
     "train": {"red": 6, "blue": 6},
@@ -74,11 +75,9 @@ def test_a_split_dataset_is_split_again_as_a_whole(run, here):
     """With a notice that counts the old splits; classes are those below, and in folders of the new split, too."""
     outcome = run("cnn-split", "photos", "--ratio", "1,1")
     assert {row["label"] for row in outcome.rows} == {"blue", "red"}
-    told = (
-        "split already into test 4, train 12, valid 6: all of it is split again; --split NAME divides one of them alone"
-    )
+    told = "already split into test 4, train 12, valid 6: all images are split again; to divide only one split, add --split NAME"
     assert told in outcome.err
-    assert "split already" not in run("cnn-split", "photos", "--split", "train", "--ratio", "1,1").err
+    assert "already split" not in run("cnn-split", "photos", "--split", "train", "--ratio", "1,1").err
     run("cnn-split", "photos", "--ratio", "1,1", "-o", "again")
     places = [row["path"].split("/") for row in table("again/split.tsv")]
     assert {(split, label) for split, label, *_ in places} == {
@@ -133,7 +132,7 @@ def test_every_training_takes_a_validation_set_without_a_class(run, here):
     """With the same notice; and refuses a class that training lacks."""
     shutil.rmtree("photos/valid/red")
     run("cnn-extract", "photos", "-o", "less.npy", *BACKBONE)
-    said = "nothing shows how well it is learned"
+    said = "accuracy on this class is not measured"
     assert said in run("cnn-train", "photos", "-o", "a.pt", *NET).err
     assert said in run("cnn-finetune", "m.pt", "photos", "-o", "b.pt", "--epochs", "1", "--device", "cpu").err
     assert said in run("cnn-train-head", "less.npy", "-o", "c.pt", "--device", "cpu", "--epochs", "1").err
@@ -144,17 +143,14 @@ def test_every_training_takes_a_validation_set_without_a_class(run, here):
         ("cnn-finetune", "m.pt", "photos", "-o", "b.pt", "--device", "cpu"),
         ("cnn-train-head", "more.npy", "-o", "c.pt", "--device", "cpu"),
     ):
-        assert "the class green is in " in run(*words, status=1).err
+        assert "the class green is only in " in run(*words, status=1).err
 
 
 def test_a_class_that_is_called_test_is_augmented(run, images, monkeypatch):
     """Next to other classes it is a class in every command, and holds nothing out."""
     monkeypatch.chdir(images(car=2, plane=2, test=2).parent)
     outcome = run("cnn-augment", "photos", "-o", "aug", "--augment", "hflip", "--copies", "1")
-    assert (
-        "photos: test/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
-        in outcome.err
-    )
+    assert "photos: test/ is read as a class, like car/ and plane/; to read splits, add --folders splits" in outcome.err
     assert len(list(Path("aug/test").iterdir())) == 2
 
 
@@ -180,11 +176,13 @@ def test_files_with_odd_names_are_used_and_told(run, odd):
     """By content where it is an image's; one notice, and --errors lists the images that are not read."""
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "left.tsv")
     assert len(outcome.rows) == 3 + 3 + 3 + 2
-    notice = next(line for line in outcome.err.splitlines() if "passed over" in line)
-    assert "read by content, not by name: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
-    assert "passed over 1 .nef, 1 .txt in photos" in notice
+    notice = next(line for line in outcome.err.splitlines() if "ignored" in line)
     assert (
-        "whatever the extension says: 1 picture, such as photos/red/c.png, a JPEG file that is named .png"
+        "recognized as images by content: 1 .download, 1 without an extension, such as photos/red/a.download" in notice
+    )
+    assert "ignored 1 .nef, 1 .txt in photos" in notice
+    assert (
+        f"{count_images(1)} with the extension of another format, such as photos/red/c.png, a JPEG file with the extension .png"
         in outcome.err
     )
     assert [row["path"] for row in table("left.tsv")] == ["photos/red/d.nef"]
@@ -202,7 +200,7 @@ def test_a_check_reports_what_is_passed_over(run, odd):
         ("note", "passed", ""),
     }
     (note,) = [row["detail"] for row in rows if row["level"] == "note" and row["finding"] == "passed"]
-    assert note == "passed over 1 .nef, 1 .txt"
+    assert note.endswith(" 1 .nef, 1 .txt")
 
 
 def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
@@ -211,7 +209,10 @@ def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     outcome = run("cnn-split", "photos", "--ratio", "1,1", "--errors", "left.tsv")
     assert {row["label"] for row in outcome.rows} == {"blue", "red"}
     assert "2 .HEIC" in outcome.err
-    assert "no image in photos/frog (2 .HEIC; pip install 'cnnkit[heif]' reads them): not a class" in outcome.err
+    assert (
+        "no image in photos/frog (2 .HEIC; to read them, pip install 'cnnkit[heif]'): not read as a class"
+        in outcome.err
+    )
     assert {row["path"] for row in table("left.tsv")} == {
         "photos/frog/0.HEIC",
         "photos/frog/1.HEIC",
@@ -220,7 +221,7 @@ def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     rows = run("cnn-check", "photos", "--probes", "none").rows
     assert ("label", "photos/frog") in {(row["finding"], row["path"]) for row in rows}
     err = run("cnn-train", "photos", "-o", "a.pt", *NET, status=1).err
-    assert "photos/frog: a class without images (2 .HEIC; pip install 'cnnkit[heif]' reads them)" in err
+    assert "photos/frog: a class without images (2 .HEIC; to read them, pip install 'cnnkit[heif]')" in err
 
 
 def test_a_class_of_broken_images_is_named(run, images, monkeypatch):
@@ -230,13 +231,13 @@ def test_a_class_of_broken_images_is_named(run, images, monkeypatch):
     for path in (root / "green").iterdir():
         path.write_bytes(path.read_bytes()[:60])
     assert (
-        "class green is lost: of its 2 pictures none can be used"
+        f"class green is lost: none of its {count_images(2)} can be used"
         in run("cnn-split", "photos", "--ratio", "1,1", status=3).err
     )
     details = [
         row["detail"] for row in run("cnn-check", "photos", "--probes", "none").rows if row["finding"] == "label"
     ]
-    assert details == ["class green is lost: of its 2 pictures none can be used"]
+    assert [detail.partition(":")[0] for detail in details] == ["class green is lost"]
 
 
 # ---------------------------------------------------------------- names of classes
@@ -316,7 +317,7 @@ def test_a_prediction_speaks_of_no_classes(run, here):
     Path("deep/photos/train/red/x.bin").touch()
     run("cnn-export", "m.pt", "-o", "m.onnx")
     err = run("cnn-predict", "-m", "m.onnx", "deep").err
-    assert "passed over 1 .bin in deep" in err
+    assert "ignored 1 .bin in deep" in err
     assert "class" not in err
 
 
@@ -325,8 +326,8 @@ def test_how_folders_were_read_is_told_with_an_error(run, here):
     shutil.move("photos", "deep/photos")
     err = run("cnn-train", "deep", "-o", "a.pt", *NET, status=1).err
     assert (
-        "deep: the classes are photos, the folders directly in it; for the folders in those (test, train, valid), give deep/*/ as sources"
-        in err
+        "deep: the classes are its direct subfolders photos; to use the folders in them (test, train, valid) as classes, "
+        "give deep/*/ as sources" in err
     )
     assert "only one class, photos" in err
     run("cnn-train", "deep/photos/", "-o", "a.pt", *NET)
@@ -341,12 +342,12 @@ def test_how_folders_were_read_is_told_with_an_error(run, here):
 def test_split_takes_the_folder_that_is_called_otherwise(run, here, given, taken):
     """val, valid, validation and dev are one split, in any case of letters, where only one of them is there; a notice says which."""
     outcome = run("cnn-split", "photos", "--split", given, "--ratio", "1")
-    assert f"photos: --split {given} takes {taken}/" in outcome.err
+    assert f"photos: --split {given} selects {taken}/" in outcome.err
     assert outcome.out == run("cnn-split", "photos", "--split", taken, "--ratio", "1").out
     whole = run("cnn-split", "photos", "--split", taken, "--names", taken, "--ratio", "1").out
     Path("m.tsv").write_text(whole)
     outcome = run("cnn-split", "m.tsv", "--split", given, "--ratio", "1")
-    assert f"m.tsv: --split {given} takes {taken}" in outcome.err
+    assert f"m.tsv: --split {given} selects {taken}" in outcome.err
     assert outcome.out.count("\n") == whole.count("\n")
 
 
@@ -355,7 +356,7 @@ def test_hold_out_and_features_take_the_split_that_is_called_otherwise(run, here
     run("cnn-extract", "photos", "-o", "f.npy", *BACKBONE)
     head = ("cnn-train-head", "f.npy", "--device", "cpu", "--epochs", "1")
     outcome = run(*head, "-o", "a.pt", "--hold-out", "val")
-    assert "f.npy: --hold-out val takes valid" in outcome.err
+    assert "f.npy: --hold-out val selects valid" in outcome.err
     run(*head, "-o", "b.pt", "--hold-out", "valid")
     kept, other = (torch_model.load(name).state for name in ("a.pt", "b.pt"))
     assert all(np.array_equal(kept[name], other[name]) for name in kept)
@@ -376,18 +377,18 @@ def test_a_split_that_several_may_be_is_refused(run, here):
 
 def test_splits_given_side_by_side_are_told(run, here):
     """A shell gives photos/*/ as test, train and valid: one set, in which the test set is trained on."""
-    told = "test/ and train/ and valid/ are given as one set, no splits; the one source photos keeps them apart"
+    told = "test/ and train/ and valid/ are read as one dataset; to keep them as splits, give photos instead"
     several = [f"photos/{split}/" for split in ("test", "train", "valid")]
     assert told in run("cnn-split", *several, "--ratio", "1").err
     assert told in run("cnn-train", *several, "-o", "a.pt", *NET).err
-    assert "as one set" not in run("cnn-train", "photos/train", "--val", "photos/valid", "-o", "b.pt", *NET).err
+    assert "as one dataset" not in run("cnn-train", "photos/train", "--val", "photos/valid", "-o", "b.pt", *NET).err
 
 
 def test_splits_that_differ_in_case_are_told(run, here):
     """Both are trained on, as each is called so."""
     shutil.copytree("photos/train", "photos/Train")
     assert (
-        'splits that differ in case or form alone: "Train", "train"'
+        'splits that differ only in case or Unicode form: "Train", "train"'
         in run("cnn-train", "photos", "-o", "a.pt", *NET).err
     )
 
@@ -411,8 +412,8 @@ def test_an_image_that_is_listed_twice_is_told(run, here):
     """With two classes it is refused, as cnn-split does; with one it counts twice."""
     rows = [f"photos/train/{label}/{n:02d}.png\t{label}" for label in ("red", "blue") for n in range(3)]
     Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, rows[0], ""]))
-    told = "1 picture is listed twice, and counts as often; the first is photos/train/red/00.png"
+    told = "1 image is listed more than once, and counted each time; the first is photos/train/red/00.png"
     assert told in run("cnn-train", "m.tsv", "-o", "a.pt", *NET).err
     Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, "photos/train/red/00.png\tblue", ""]))
     error = run("cnn-train", "m.tsv", "-o", "a.pt", *NET, status=1).err
-    assert "photos/train/red/00.png is listed twice, with classes red and blue; leave one of them out" in error
+    assert "photos/train/red/00.png is listed twice, with classes red and blue; remove one of them" in error

@@ -97,7 +97,7 @@ def test_a_list_that_names_no_file_is_refused(folder, kind):
         "link": lambda: place.symlink_to("1.png"),
         "pipe": lambda: os.mkfifo(place),
     }[kind]()
-    with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is no file; drop its row"):
+    with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is not a file; delete its row"):
         atomic_folder.check(folder, force=True)
     assert sorted(os.listdir(folder)) == ["1.png", "2.png", "augment.tsv"]
 
@@ -116,7 +116,7 @@ def test_a_folder_that_holds_something_needs_force(folder):
     for place in (folder / "mine.txt", folder / "nowhere"):
         if not place.exists():
             place.symlink_to("gone")
-        with pytest.raises(CnnkitError, match=f"{place.name} is no folder; choose another name"):
+        with pytest.raises(CnnkitError, match=f"{place.name} is not a folder; choose another name"):
             atomic_folder.check(place, force=True)
 
 
@@ -131,10 +131,10 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
     for path in ("2.png", "4.png", "new/deep/4.png", "real/4.png", "inside/4.png"):
         atomic_folder.check_place(folder, path, ours)
     for path, said in {
-        "1.png": "more/1.png is in the way; move it away or choose another folder",
-        "broken.png": "more/broken.png is in the way; move it away",
-        "inside/3.png": "more/inside/3.png is in the way; move it away",
-        "cat/deep/4.png": "more/cat is in the way of a folder; move it away",
+        "1.png": "more/1.png already exists; move it away or choose another folder",
+        "broken.png": "more/broken.png already exists; move it away",
+        "inside/3.png": "more/inside/3.png already exists; move it away",
+        "cat/deep/4.png": "more/cat exists and is not a folder; move it away",
         "out/4.png": "more/out is a link that leads out of ",
         "../4.png": "is a link that leads out of ",
     }.items():
@@ -239,7 +239,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
         if not (folder / ".augmented").is_dir():  # nothing was begun
             assert left == {**OLD, **mine, "augment.tsv": listed(*OLD)}
             continue
-        assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+        assert caplog.messages == [f"{folder}: not all copies are in place; run the command again to resume"]
         again = 1
         while not cut_at(again, monkeypatch, lambda: atomic_folder.earlier(folder, force=False)):
             assert (folder / ".augmented").is_dir()
@@ -274,10 +274,10 @@ def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog, contents)
     """What somebody put there since the interruption stays, and nothing goes through a link that was made since."""
     put(folder / ".augmented", {"4.png": b"new", "augment.tsv": listed("4.png")})
     put(folder, {"4.png": b"mine"})
-    with pytest.raises(CnnkitError, match=r"4\.png is in the way; move it away or choose another folder$"):
+    with pytest.raises(CnnkitError, match=r"4\.png already exists; move it away or choose another folder$"):
         atomic_folder.earlier(folder, force=False)
     assert (folder / "4.png").read_bytes() == b"mine"
-    assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+    assert caplog.messages == [f"{folder}: not all copies are in place; run the command again to resume"]
     (folder / "4.png").unlink()
     assert atomic_folder.earlier(folder, force=False) == {"4.png"}
     assert contents(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}

@@ -13,6 +13,7 @@ from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
+from cnnkit.messages import count_images
 
 FLIPS = augment_notation.parse("hflip")
 
@@ -61,7 +62,7 @@ def test_without_label_it_is_what_the_folders_do_not_share():
 @pytest.mark.parametrize("label", ["", ".hidden", "..", "cat/dog", "cat\0"])
 def test_a_class_that_can_be_no_folder_is_refused(label):
     """It would lie outside of the folder of copies, or be hidden in it."""
-    with pytest.raises(CnnkitError, match="cannot be the name of a folder; call it otherwise in the manifest"):
+    with pytest.raises(CnnkitError, match="cannot be the name of a folder; rename it in the manifest"):
         augment_plan.placing([])(ImageFile("photos/1.jpg", label))
 
 
@@ -158,7 +159,7 @@ def test_two_images_that_claim_one_place_are_named(images):
     found = [ImageFile(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
     coming = augment_plan.listed(found, AugmentConfig(augment="hflip", copies=1), callbacks=SILENT)
     assert next(coming)["path"] == "red/x.gif~01.png"
-    with pytest.raises(CnnkitError, match=r"x\.gif\.png and another picture would both become red/x\.gif~01\.png; "):
+    with pytest.raises(CnnkitError, match=r"x\.gif\.png and another image would both become red/x\.gif~01\.png; "):
         next(coming)
 
 
@@ -168,7 +169,7 @@ def test_two_images_that_claim_one_place_are_named(images):
 def test_splits_that_measure_are_refused_at_once_or_in_their_turn(caplog):
     """A list is seen through before the first image is given; an iterator up to the one that is refused, and no further."""
     mixed = [ImageFile("1.png", split="train"), ImageFile("2.png", split="test"), ImageFile("3.png", split="val")]
-    with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or insist with --force$"):
+    with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or add --force$"):
         augment_plan.checked(mixed)
     rest = iter(mixed)
     coming = augment_plan.checked(rest)
@@ -179,4 +180,4 @@ def test_splits_that_measure_are_refused_at_once_or_in_their_turn(caplog):
     with caplog.at_level(logging.WARNING):
         assert list(augment_plan.checked(iter([*mixed, mixed[1]]), force=True)) == [*mixed, mixed[1]]
         assert augment_plan.checked(mixed[:1], force=True) == mixed[:1]
-    assert caplog.messages == ["3 pictures of test, val are augmented because of --force"]
+    assert caplog.messages == [f"{count_images(3)} of test, val augmented because of --force"]

@@ -77,15 +77,15 @@ SPLIT = ("cnn-split", "photos", "--ratio", "1,1", "-o", "sets")
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("../victim/v.png\t../elsewhere.png\tcat\ttrain\t", "lists '../elsewhere.png', which is not a place"),
-        ("../victim/v.png\ttrain/../../elsewhere.png\tcat\ttrain\t", "which is not a place for an image in sets"),
-        ("../victim/v.png\t{here}/elsewhere.png\tcat\ttrain\t", "which is not a place for an image in sets"),
-        ("../victim/v.png\tsplit.tsv\tcat\ttrain\t", "which is not a place for an image in sets"),
+        ("../victim/v.png\t../elsewhere.png\tcat\ttrain\t", "lists '../elsewhere.png', which is not a valid path"),
+        ("../victim/v.png\ttrain/../../elsewhere.png\tcat\ttrain\t", "which is not a valid path of an image in sets"),
+        ("../victim/v.png\t{here}/elsewhere.png\tcat\ttrain\t", "which is not a valid path of an image in sets"),
+        ("../victim/v.png\tsplit.tsv\tcat\ttrain\t", "which is not a valid path of an image in sets"),
         ("../victim/v.png\tout/elsewhere.png\tcat\ttrain\t", "sets/out is a link that leads out of sets"),
         ("../victim/v.png\tlink.png\tcat\ttrain\t", "sets/link.png is a link that leads out of sets"),
         ("../victim/v.png\ttrain/cat/v.png\tcat\ttrain\t", "victim/v.png, which is not among the images given"),
         ("{here}/victim/v.png\ttrain/cat/v.png\tcat\ttrain\t", "victim/v.png, which is not among the images given"),
-        ("../photos/cat/0.png\t../0.png\tcat\ttrain\t", "lists '../0.png', which is not a place"),
+        ("../photos/cat/0.png\t../0.png\tcat\ttrain\t", "lists '../0.png', which is not a valid path"),
     ],
 )
 def test_planted_moves_move_nothing(place, run, row, message):
@@ -177,7 +177,7 @@ def test_a_pipe_in_the_place_of_an_image_is_refused(place, run):
     """It is not opened, which would wait for a writer."""
     (place / "sets/train").mkdir()
     os.mkfifo(place / "sets/train/x.png")
-    assert "sets/train/x.png is in the way, and is not a file" in run(*SPLIT, "--force", status=1).err
+    assert "sets/train/x.png already exists, and is not a file" in run(*SPLIT, "--force", status=1).err
 
 
 def test_two_splits_into_one_folder(place, run, monkeypatch):
@@ -214,7 +214,7 @@ def test_augment_takes_nothing_from_behind_a_link(place, run, name):
     (place / "sets" / name).symlink_to("../victim")
     before = everything(place)
     outcome = run("cnn-augment", "photos", "--augment", "hflip", "-o", "sets", status=1)
-    assert f"sets/{name} is a link, which no run makes; remove it" in outcome.err
+    assert f"sets/{name} is a link, not a folder made by cnnkit; remove it" in outcome.err
     assert everything(place) == before
 
 
@@ -225,7 +225,7 @@ def test_augment_takes_up_what_it_made_alone(place, run):
     (place / "sets/.augmented/augment.tsv").write_text("path\tsource\tcopy\nout/v.png\tx\t1\n")
     before = everything(place)
     outcome = run("cnn-augment", "photos", "--augment", "hflip", "-o", "sets", status=1)
-    assert "lists out/v.png, which is not below" in outcome.err
+    assert "lists out/v.png, which is outside of" in outcome.err
     assert everything(place) == before
 
 

@@ -190,17 +190,17 @@ def test_floats_with_a_range_of_their_own(tmp_path):
     [
         (
             np.array([-1, 0, 1], np.float32),
-            "floats from -1 to 1; a brightness is expected from 0 to 1, rescale the image",
+            "floats from -1 to 1; expected values from 0 to 1: rescale the image",
         ),
-        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; a brightness is expected from 0 to 1"),
+        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; expected values from 0 to 1"),
         (np.array([0, np.nan, 1], np.float32), "floats from 0 to 1, some of them NaN"),
         (np.array([0, np.inf], np.float32), "floats from 0 to inf"),
         (np.array([np.nan, np.nan], np.float32), "floats that are all NaN"),
         (
             np.array([-128, 127], np.int8),
-            "8-bit signed integers from -128 to 127; a brightness is expected from 0 to 127",
+            "8-bit signed integers from -128 to 127; expected values from 0 to 127",
         ),
-        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; a brightness is expected from 0 to 32767"),
+        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; expected values from 0 to 32767"),
         (np.array([-1, 0], np.int32), "32-bit signed integers from -1 to 0"),
     ],
     ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int8", "int16", "int32"],
@@ -215,7 +215,7 @@ def test_a_tiff_of_colour_in_floats_says_what_to_do(tmp_path):
     """Pillow has no reader for it."""
     path = tmp_path / "colour.tif"
     tiff(path, np.full(6, 0.5, np.float32), channels=3)
-    with pytest.raises(BadImageError, match=r"TIFF of a kind that is not read.* save it with 8 or 16 bits"):
+    with pytest.raises(BadImageError, match=r"unsupported kind of TIFF.* save it with 8 or 16 bits"):
         decode.load(path)
 
 
@@ -351,7 +351,9 @@ def test_the_bound_on_pixels_can_be_set(tmp_path, pixels):
     with decode.at_most(pixels):
         loaded = [outcome for _, outcome in reader.read(images, decode.load, jobs=2)]
     if pixels < 100:
-        assert [str(each) for each in loaded] == ["too large: 10 x 10 pixels, at most 99; --max-pixels allows more"] * 4
+        assert [str(each) for each in loaded] == [
+            "too large: 10 x 10 pixels, at most 99; raise the limit with --max-pixels"
+        ] * 4
     else:
         assert [each.size for each in loaded] == [(10, 10)] * 4
     assert before == Image.MAX_IMAGE_PIXELS
@@ -366,7 +368,7 @@ def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "convert", fail)
     Image.fromarray(noise(10, 10, 1)).save(tmp_path / "grey.png")
-    with pytest.raises(BadImageError, match="not enough memory for it"):
+    with pytest.raises(BadImageError, match="not enough memory to decode it"):
         decode.load(tmp_path / "grey.png")
     ((_, outcome),) = reader.read([ImageFile("a")], fail)
     assert isinstance(outcome, BadImageError)
@@ -383,7 +385,7 @@ def test_damage_that_libtiff_finds_is_one_notice(tmp_path, capfd, caplog):
         images = [outcome for _, outcome in reader.read([ImageFile(str(path))] * 3, decode.load, jobs=3)]
     assert [image.size for image in images] == [(200, 200)] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: damaged in places; used as far as it can be decoded"
+        f"{path}: partly damaged; used as far as it can be decoded"
     ]
     assert capfd.readouterr() == ("", "")
 
@@ -396,7 +398,7 @@ def bad_files():
         Image.fromarray(noise(64, 64)).save(buffer, name)
         whole[name] = buffer.getvalue()
     yield "empty.jpg", b"", "empty file"
-    yield "text.jpg", b"<html>404</html>" * 20, "no picture, or none of JPEG"
+    yield "text.jpg", b"<html>404</html>" * 20, "not an image in a supported format (JPEG"
     yield "short.jpg", whole["JPEG"][: len(whole["JPEG"]) // 2], "truncated"
     yield "short.png", whole["PNG"][: len(whole["PNG"]) // 2], ""
     yield "short.webp", whole["WEBP"][: len(whole["WEBP"]) // 2], ""
@@ -405,8 +407,8 @@ def bad_files():
     yield "head.jpg", whole["JPEG"][:4], ""
     yield "flipped.png", whole["PNG"][:60] + b"\xff" * 40 + whole["PNG"][100:], ""
     yield "bomb.png", png_of_size(20_000, 20_000), "too large: 400,000,000 pixels, at most 178,956,970"
-    yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture, or none of"
-    yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
+    yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image in a supported format"
+    yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "not an image in a supported format"
 
 
 @pytest.mark.parametrize(
@@ -463,7 +465,7 @@ def test_names_that_claim_nothing_wrong(name, kind):
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
 def test_names_that_claim_another_format(name, kind):
     """The message names both."""
-    assert decode.misnamed(name, kind) == f"a {kind} file that is named {os.path.splitext(name)[1].lower()}"
+    assert decode.misnamed(name, kind) == f"a {kind} file with the extension {os.path.splitext(name)[1].lower()}"
     assert decode.misnamed("a", "PNG") == "a PNG file without an extension"
 
 
@@ -488,7 +490,7 @@ def test_an_image_and_its_fingerprint_through_one_opening(tmp_path):
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(1 << 40)  # a tebibyte of nothing
-    with pytest.raises(BadImageError, match="no picture, or none of"):
+    with pytest.raises(BadImageError, match="not an image in a supported format"):
         decode.read(large)
     for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
         with pytest.raises(BadImageError, match=reason):

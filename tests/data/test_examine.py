@@ -46,12 +46,12 @@ def test_a_name_that_claims_another_format(image):
     """The content decides what it is; that the name does not agree is told."""
     shutil.copy(image, image.with_suffix(".JPG"))
     seen = examine(str(image.with_suffix(".JPG")))
-    assert (seen.misnamed, seen.digest) == ("a PNG file that is named .jpg", examine(str(image)).digest)
+    assert (seen.misnamed, seen.digest) == ("a PNG file with the extension .jpg", examine(str(image)).digest)
     assert examine(str(image)).misnamed is None
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "no picture"), (None, "no such file")]
+    ("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "not an image"), (None, "no such file")]
 )
 def test_what_is_no_image(tmp_path, content, said):
     """Each with its reason."""
@@ -68,7 +68,7 @@ def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(BadImageError, match="no picture"):
+        with pytest.raises(BadImageError, match="not an image"):
             examine(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

@@ -53,16 +53,16 @@ def test_one_notice_counts_what_is_passed_over(here):
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["cat", "dog"]
     assert lines == [
-        "passed over 3 .txt, 1 without an extension, 1 .xcf, 1 .pdf in p; "
-        "not a format that cnnkit reads: convert them to PNG or JPEG",
-        "no image in p/frog: not a class",
+        "ignored 3 .txt, 1 without an extension, 1 .xcf, 1 .pdf in p; "
+        "unsupported image format: convert them to PNG or JPEG",
+        "no image in p/frog: not read as a class",
     ]
 
 
 def test_several_folders_make_one_notice(here):
     """Each is named."""
     touch("p/cat/1.jpg", "p/cat/a.bin", "q/cat/1.jpg", "q/cat/b.bin")
-    assert found("p", "q")[1] == ["passed over 2 .bin in p, q"]
+    assert found("p", "q")[1] == ["ignored 2 .bin in p, q"]
 
 
 def test_what_nobody_takes_for_an_image_is_not_counted(here):
@@ -95,9 +95,9 @@ def test_content_decides_in_a_class_folder(here):
     images, lines = found("p")
     assert [path for path, _, _ in images] == ["p/cat/1.jpg.download", "p/cat/2.png", "p/cat/noext"]
     assert lines == [
-        "read by content, not by name: 1 .download, 1 without an extension, such as p/cat/1.jpg.download; "
-        "passed over 1 without an extension in p; "
-        "images without an image's extension are read in class folders, or when they are named one by one"
+        "recognized as images by content: 1 .download, 1 without an extension, such as p/cat/1.jpg.download; "
+        "ignored 1 without an extension in p; "
+        "files without an image extension are read in class folders, or when given one by one"
     ]
 
 
@@ -123,7 +123,9 @@ def test_camera_raw_is_not_read_as_its_preview(here):
     draw("p/cat/2.png")
     search = SearchLog()
     assert len(source.find(["p"], search=search)) == 1
-    assert search.unread == [("p/cat/1.NEF", "camera raw and scanner files are not read: convert them to PNG or JPEG")]
+    assert search.unread == [
+        ("p/cat/1.NEF", "camera raw and scanner files are not supported: convert them to PNG or JPEG")
+    ]
 
 
 def test_only_names_that_claim_no_image_are_opened(here, monkeypatch):
@@ -140,16 +142,14 @@ def test_only_names_that_claim_no_image_are_opened(here, monkeypatch):
 def test_a_folder_without_an_image_says_what_is_in_it(here):
     """With the remedy, not only what was looked for."""
     touch("p/cat/1.xcf")
-    with pytest.raises(
-        CnnkitError, match=r"^p: no images in it \(passed over 1 \.xcf; not a format that cnnkit reads: convert"
-    ):
+    with pytest.raises(CnnkitError, match=r"^p: no images found \(ignored 1 \.xcf; unsupported image format: convert"):
         source.find(["p"])
 
 
 def test_what_was_passed_over_is_told_of_its_own_folder(here):
     """photos2 begins like photos, and is another one."""
     touch("photos/cat/1.xcf", "photos/cat/2.png", "photos2/cat/1.pdf")
-    with pytest.raises(CnnkitError, match=r"^photos2: no images in it \(passed over 1 \.pdf\)"):
+    with pytest.raises(CnnkitError, match=r"^photos2: no images found \(ignored 1 \.pdf\)"):
         source.find(["photos", "photos2"])
 
 
@@ -179,14 +179,14 @@ def test_several_splits_of_one_meaning_are_named(here):
     touch(*(f"p/{split}/{label}/1.jpg" for split in ("train", "val", "dev", "test", "holdout") for label in "ab"))
     images, lines = found("p")
     assert {split for _, _, split in images} == {"train", "val", "dev", "test", "holdout"}
-    told = "are both taken for the validation split, and trainings validate with both; if one is not, rename it"
+    told = "are both read as validation splits, and training commands validate with both; if one is not, rename it"
     assert lines == [f"p: dev/ and val/ {told}"]
     rows = [f"p/{split}/a/1.jpg\ta\t{split}" for split in ("train", "training", "val", "dev", "test", "holdout")]
     table = "\n".join(["path\tlabel\tsplit", *rows, ""])
     with open("m.tsv", "w") as file:
         file.write(table)
     assert found("m.tsv")[1] == [
-        "m.tsv: train and training are both taken for the training split, and trainings train on both; if one is not, rename it",
+        "m.tsv: train and training are both read as training splits, and training commands train on both; if one is not, rename it",
         f"m.tsv: dev and val {told}",
     ]
     assert found("m.tsv", split="val")[1] == []
@@ -207,7 +207,7 @@ def test_splits_without_class_folders(here):
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [(None, "test"), (None, "train")]
     assert lines == [
-        "p: test/ and train/ are splits whose images have no class; --folders classes takes the folders for classes"
+        "p: test/ and train/ are read as splits, and the images there have no class; to read the folders as classes, add --folders classes"
     ]
     images, lines = found("p", folders=FolderReading.CLASSES)
     assert ([(label, split) for _, label, split in images], lines) == ([("test", None), ("train", None)], [])
@@ -218,9 +218,7 @@ def test_a_class_that_is_called_like_a_split(here):
     touch("p/car/1.jpg", "p/plane/1.jpg", "p/train/1.jpg")
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [("car", None), ("plane", None), ("train", None)]
-    assert lines == [
-        "p: train/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
-    ]
+    assert lines == ["p: train/ is read as a class, like car/ and plane/; to read splits, add --folders splits"]
 
 
 def test_a_folder_next_to_splits_is_not_looked_at(here):
@@ -229,7 +227,7 @@ def test_a_folder_next_to_splits_is_not_looked_at(here):
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [("cat", "train"), ("cat", "val")]
     assert lines == [
-        "p: train/ and val/ are taken for splits, wolf/ not looked at; --folders classes takes all of them for classes"
+        "p: train/ and val/ are read as splits, and wolf/ ignored; to read all as classes, add --folders classes"
     ]
     images, _ = found("p", folders=FolderReading.SPLITS)
     assert {split for _, _, split in images} == {"train", "val", "wolf"}
@@ -246,7 +244,7 @@ def test_nested_folders_name_the_classes(here):
     touch(*(f"p/site{site}/{label}/1.jpg" for site in (1, 2) for label in ("elm", "oak")))
     _, lines = found("p")
     assert lines == [
-        "p: the classes are site1, site2, the folders directly in it; for the folders in those (elm, oak), give p/*/ as sources"
+        "p: the classes are its direct subfolders site1, site2; to use the folders in them (elm, oak) as classes, give p/*/ as sources"
     ]
     images, lines = found("p/site1/", "p/site2/")
     assert ({label for _, label, _ in images}, lines) == ({"elm", "oak"}, [])
@@ -281,7 +279,7 @@ def test_classes_that_differ_in_case(here):
 def test_a_split_without_classes_next_to_others(here):
     """As of a competition, whose test set is one heap: it is told, and the other option would not help."""
     touch("p/train/cat/1.jpg", "p/train/dog/1.jpg", "p/test/1.jpg")
-    assert found("p")[1] == ["p: test/ is a split whose images have no class"]
+    assert found("p")[1] == ["p: test/ is read as a split, and the images there have no class"]
 
 
 def test_folders_may_be_nested_deeply(here):

@@ -77,5 +77,5 @@ def test_a_file_that_is_cut_short_is_a_bad_image(write):
 @pytest.mark.usefixtures("without")
 def test_without_the_extra_the_remedy_is_named(write):
     """One sentence."""
-    with pytest.raises(BadImageError, match=r"^a HEIC image; pip install 'cnnkit\[heif\]' makes it readable$"):
+    with pytest.raises(BadImageError, match=r"^a HEIC image; to read it, pip install 'cnnkit\[heif\]'$"):
         decode.load(write())

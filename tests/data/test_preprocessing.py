@@ -151,7 +151,7 @@ def test_another_size_keeps_the_share_that_the_crop_sees():
     """224 of 256 becomes 112 of 128, unless the resize is given, too."""
     assert with_size(Preprocess(), size=112) == Preprocess(resize=128, size=112)
     assert with_size(Preprocess(), size=112, fit=Fit.PAD) == Preprocess(fit=Fit.PAD, resize=112, size=112)
-    with pytest.raises(UsageError, match=r"--resize goes with --fit crop; pad scales to --size at once"):
+    with pytest.raises(UsageError, match=r"--resize needs --fit crop; --fit pad resizes directly to --size"):
         with_size(Preprocess(), size=112, resize=112, fit=Fit.PAD)
     assert with_size(Preprocess()) == Preprocess()
     assert with_size(Preprocess(grey=True), size=112) == Preprocess(resize=128, size=112, grey=True)
@@ -303,6 +303,6 @@ def test_sizes_as_users_write_them():
     assert [sides(text) for text in ("448", "320x480", "1X2", "007")] == [(448, 448), (320, 480), (1, 2), (7, 7)]
     for text in ("", "0", "x", "3x", "x3", "0x5", "1x2x3", "-3", "3.5", "a", "٣", "²"):
         with pytest.raises(
-            UsageError, match=r'^--size "\S*" is no size; give the side of a square, as in 448, or HEIGHTx'
+            UsageError, match=r'^--size "\S*" is not a size; give the side of a square, such as 448, or HEIGHTx'
         ):
             sides(text)

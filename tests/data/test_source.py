@@ -159,8 +159,8 @@ def test_a_path_without_its_extension_is_completed(tmp_path, monkeypatch, caplog
         assert [image.path for image in find(listed, stdin=stdin.encode())] == expected
         name = "standard input" if listed == "-" else listed
         assert caplog.messages == [
-            f"{name}: 2 paths lack their extension; p/1 is read as p/1.JPG",
-            f"{name}: p/3 could be 3.jpg or 3.png; write paths with their extension",
+            f"{name}: 2 paths have no extension; p/1 is read as p/1.JPG",
+            f"{name}: p/3 can be 3.jpg or 3.png; write the paths with their extension",
         ]
 
 
@@ -168,7 +168,7 @@ def test_a_single_image_stands_for_itself(tmp_path):
     """Whatever its name; it belongs to no split."""
     touch(tmp_path, ".odd name")
     assert find(tmp_path / ".odd name") == [ImageFile(str(tmp_path / ".odd name"))]
-    with pytest.raises(UsageError, match="single picture"):
+    with pytest.raises(UsageError, match="single image"):
         find(tmp_path / ".odd name", split="val")
 
 
@@ -238,11 +238,11 @@ def test_sources_that_name_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.tsv").write_text("path\tlabel\n")
     for words, match in [
-        (("nowhere",), rf"^nowhere: no such picture, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
-        ((tmp_path / "nowhere",), "nowhere: no such picture, folder or manifest$"),
-        ((tmp_path / "empty",), "no images in it"),
+        (("nowhere",), rf"^nowhere: no such image, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
+        ((tmp_path / "nowhere",), "nowhere: no such image, folder or manifest$"),
+        ((tmp_path / "empty",), "no images found"),
         ((tmp_path / "rows.tsv",), "no rows"),
-        (("-",), "names no picture"),
+        (("-",), "standard input is empty"),
     ]:
         with pytest.raises(CnnkitError, match=match):
             find(*words)
@@ -250,7 +250,7 @@ def test_sources_that_name_nothing(tmp_path):
         find(tmp_path / "empty", split="val")
     with pytest.raises(UsageError, match="once"):
         find("-", "-")
-    with pytest.raises(UsageError, match="no parts"):
+    with pytest.raises(UsageError, match="has no splits"):
         find("-", stdin=b"a.jpg\n", split="val")
 
 
@@ -265,5 +265,5 @@ def test_links_that_lead_nowhere_are_named_by_whoever_reads_them(tmp_path):
 
 def test_a_list_by_nul_without_saying_so():
     """A list that find -print0 wrote is not one long path: the option that is missing is named."""
-    with pytest.raises(UsageError, match="separated by NUL; give -0"):
+    with pytest.raises(UsageError, match="separated by NUL; add -0"):
         list(source.find(["-"], stdin=io.BytesIO(b"a.jpg\0b.jpg\0")))

@@ -16,6 +16,7 @@ from cnnkit.data import allocation, duplicates, source, split
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.messages import count_images
 
 HALVES = SplitConfig(ratio="1,1")
 ROAD = SplitConfig(ratio="0.5,0.25,0.25")
@@ -172,7 +173,7 @@ def test_stable_copies_in_groups_of_different_splits(images):
     one, other = {row.split: row.group for row in outcome.rows}.values()
     shutil.copy(root / one / "00.png", root / other / "99.png")
     with pytest.raises(
-        CnnkitError, match=r"are byte-identical, but their groups fall into (train and val|val and train)"
+        CnnkitError, match=r"are exact duplicates, but their groups are in (train and val|val and train)"
     ):
         split.split_images(flat(), replace(HALVES, stable=True, group="patient."))
 
@@ -214,7 +215,7 @@ def test_every_class_has_its_share(images):
         {"class": "blue", "train": 4, "val": 2, "test": 2, "total": 8},
         {"class": "red", "train": 11, "val": 6, "test": 6, "total": 23},
     ]
-    assert outcome.remarks[-1] == "train 15, val 8, test 8 pictures of 2 classes"
+    assert outcome.remarks[-1] == "train 15, val 8, test 8 images of 2 classes"
 
 
 def test_a_flat_folder_is_one_class(images):
@@ -227,7 +228,7 @@ def test_a_stray_image_without_a_class(images):
     """Among classes, an image that has none is an error that names it."""
     root = images(red=4, blue=4)
     shutil.copy(root / "red/00.png", root / "cover.png")
-    with pytest.raises(CnnkitError, match=r"cover.png has no class, but other pictures have"):
+    with pytest.raises(CnnkitError, match=r"cover.png has no class, but other images have one"):
         split_folder(root, HALVES)
 
 
@@ -255,15 +256,18 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
             for number in range(4):
                 ends = {where.get(f"{label}/{number:02d}.png"), where.get(f"{label}/copy {number}.png")} - {None}
                 assert len(ends) <= 1
-        assert "byte-identical: 16 pictures in 8 sets, the largest of 2; each stays in one part" in outcome.remarks
+        assert (
+            f"exact duplicates: {count_images(16)} in 8 sets, the largest of 2; each stays in one split"
+            in outcome.remarks
+        )
         if demand.counts:
             assert [record["train"] for record in outcome.table()] == [10, 10]
-            assert "12 pictures left out: --count asks for no more" in outcome.remarks
+            assert f"{count_images(12)} left out by --count" in outcome.remarks
         else:
             sizes = [(record["class"], record["total"]) for record in outcome.table()]
             due = allocation.due(demand, sizes)
             assert [[record[name] for record in outcome.table()] for name in demand.names] == due
-            assert not any("cut to size" in remark for remark in outcome.remarks)
+            assert not any("prevent exact shares" in remark for remark in outcome.remarks)
 
 
 def test_a_count_that_only_parting_copies_would_meet(images):
@@ -273,7 +277,7 @@ def test_a_count_that_only_parting_copies_would_meet(images):
         shutil.copy(root / f"red/{number:02d}.png", root / f"red/copy {number}.png")
     with pytest.raises(
         CnnkitError,
-        match=r"class red: --count asks for 5 pictures in (train|val), but only 4 can be had without parting",
+        match=r"class red: --count asks for 5 images in (train|val), but only 4 fit without dividing",
     ):
         split_folder(root, SplitConfig(count="5,5"))
     assert [record["total"] for record in split_folder(root, SplitConfig(count="5,4")).table()] == [9]
@@ -285,7 +289,7 @@ def test_copies_with_different_labels_are_named(images, caplog):
     shutil.copy(root / "red/00.png", root / "blue/99.png")
     outcome = split_folder(root, HALVES)
     (warning,) = (record.getMessage() for record in caplog.records)
-    assert f"{root}/blue/99.png (blue) and {root}/red/00.png (red) are byte-identical" in warning
+    assert f"{root}/blue/99.png (blue) and {root}/red/00.png (red) are exact duplicates" in warning
     assert len({row.split for row in outcome.rows if row.path.endswith(("blue/99.png", "red/00.png"))}) == 1
 
 
@@ -301,10 +305,10 @@ def test_near_duplicates_stay_together_when_asked(images):
     where = split_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
-        re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ pictures in \d+ sets?, .*", each)
+        re.fullmatch(r"near duplicates \(up to 40 bits of 256\): \d+ \w+ in \d+ sets?, .*", each)
         for each in outcome.remarks
     )
-    assert not any("look alike" in remark for remark in split_folder(root).remarks)
+    assert not any("near duplicates" in remark for remark in split_folder(root).remarks)
 
 
 def test_groups_from_the_path(images):
@@ -315,9 +319,9 @@ def test_groups_from_the_path(images):
     assert [image.group for image in named] == ["0"] * 8 + [None] * 2
     assert {image.group for image in split.with_groups(found, re.compile(r"red/\d"))} == {"red/0"}
     assert split.with_groups(found, None) == found
-    with pytest.raises(UsageError, match=r"--group \(: no regular expression"):
+    with pytest.raises(UsageError, match=r"--group \(: not a regular expression"):
         replace(HALVES, group="(").checked()
-    with pytest.raises(UsageError, match=r"found in no path, for example not in .*00\.png"):
+    with pytest.raises(UsageError, match=r"matches no path, for example not .*00\.png"):
         split.with_groups(found, re.compile("patient"))
 
 
@@ -331,7 +335,7 @@ def test_groups_of_files_stay_together(images, config):
     for row in outcome.rows:
         where[row.group].add(row.split)
     assert all(len(found) == 1 for found in where.values())
-    assert outcome.remarks[0] == "groups: 8, of 4 to 4 pictures"
+    assert outcome.remarks[0] == "groups: 8, with 4 to 4 images"
     held = Counter(row.split for row in outcome.rows)
     if demand.counts:
         assert (held["train"], held["val"]) == (9, 5)
@@ -347,7 +351,7 @@ def test_shares_that_groups_do_not_allow_are_reported(images):
     held = sorted(Counter(row.split for row in outcome.rows).values())
     assert held == [4, 8, 8]
     assert any(
-        re.match(r"what stays together cannot be cut to size: train 0\.[24]00 \(asked 0\.333\)", each)
+        re.match(r"groups and duplicates prevent exact shares: train 0\.[24]00 \(requested 0\.333\)", each)
         for each in outcome.remarks
     )
 
@@ -357,7 +361,7 @@ def test_a_class_that_groups_keep_out_of_a_split(images):
     root = images(red=6, blue=6)
     with pytest.raises(
         CnnkitError,
-        match=r"class red has 6 pictures in 1 set that stays together, and none of them is in (train|val)",
+        match=r"class red has 6 images in 1 set that stays together, and none of them is in (train|val)",
     ):
         split_folder(root, HALVES, group="red")
 
@@ -405,7 +409,7 @@ def test_bad_files_are_left_out_and_told(images):
     assert sorted(skipped) == ["away.png", "empty.png", "short.png"]
     assert skipped["empty.png"] == "empty file"
     assert len(outcome.rows) == 9
-    assert any("red/named.jpg, a PNG file that is named .jpg" in remark for remark in outcome.remarks)
+    assert any("red/named.jpg, a PNG file with the extension .jpg" in remark for remark in outcome.remarks)
     assert steps == [(done, 12) for done in range(1, 13)]
 
 
@@ -414,5 +418,5 @@ def test_nothing_that_can_be_used(images):
     root = images(red=2)
     for path in (root / "red").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(CnnkitError, match="none of the pictures can be used"):
+    with pytest.raises(CnnkitError, match="none of the images can be used"):
         split_folder(root, callbacks=SILENT)

@@ -40,25 +40,25 @@ def test_shares_are_exact(text, expected):
     [
         ("0.5,0.25", r"sums up to 0.75; give shares that sum up to 1"),
         ("0.5,0.5,0.1", "sums up to 1.1"),
-        ("0.5,half", "'half' is no number"),
-        ("0.5,,0.5", "'nothing' is no number"),
+        ("0.5,half", "'half' is not a number"),
+        ("0.5,,0.5", "'' is not a number"),
         ("1,0", "above 0"),
         ("1.5,-0.5", "above 0"),
-        ("nan,1", "'nan' is no number"),
-        ("1/0,1", "'1/0' is no number"),
-        ("80/20", "'80/20' is no number; give numbers with commas between, as --ratio 80,20$"),
+        ("nan,1", "'nan' is not a number"),
+        ("1/0,1", "'1/0' is not a number"),
+        ("80/20", "'80/20' is not a number; give numbers separated by commas, such as --ratio 80,20$"),
         ("80:20", "as --ratio 80,20$"),
         ("80 20", "as --ratio 80,20$"),
-        ("80%,20%", "'80%' is no number; give numbers with commas between, as --ratio 80,20$"),
-        ("70,30/1", "'30/1' is no number"),
-        ("0,8,0,2", "every part needs a number above 0"),
+        ("80%,20%", "'80%' is not a number; give numbers separated by commas, such as --ratio 80,20$"),
+        ("70,30/1", "'30/1' is not a number"),
+        ("0,8,0,2", "every split needs a number above 0"),
         ("0.8;0.2", "as --ratio 0.8,0.2$"),
-        ("80", "--ratio 80 is one part; give a number for each, as 80,20"),
-        ("inf,1", "'inf' is no number"),
-        ("1e999999999,1", "'1e999999999' is no number"),
-        ("1_0,1", "'1_0' is no number"),
-        ("٣,1", "is no number"),
-        ("1,1,1,1", "makes 4 parts; name them with --names"),
+        ("80", "--ratio 80 makes one split; give a number for each split, such as 80,20"),
+        ("inf,1", "'inf' is not a number"),
+        ("1e999999999,1", "'1e999999999' is not a number"),
+        ("1_0,1", "'1_0' is not a number"),
+        ("٣,1", "is not a number"),
+        ("1,1,1,1", "makes 4 splits; name them with --names"),
     ],
 )
 def test_ratios_that_make_no_sense(text, match):
@@ -83,13 +83,13 @@ def test_counts_and_folds():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a,b", "2 names, --ratio 1,1,1 makes 3 parts"),
+        ("a,b", "2 names, but --ratio 1,1,1 makes 3 splits"),
         ("a,b,a", "twice"),
-        ("a,,c", "cannot name a part"),
-        ("a,b/c,d", "'b/c' cannot name a part"),
-        ("a,..,c", "cannot name a part"),
-        ("a,.b,c", "cannot name a part"),
-        ("a,b,total", "cannot name a part"),
+        ("a,,c", "cannot be the name of a split"),
+        ("a,b/c,d", "'b/c' cannot be the name of a split"),
+        ("a,..,c", "cannot be the name of a split"),
+        ("a,.b,c", "cannot be the name of a split"),
+        ("a,b,total", "cannot be the name of a split"),
     ],
 )
 def test_names_that_do_not_fit(text, match):
@@ -108,7 +108,7 @@ def test_exactly_one_demand():
         SplitConfig().shares()
     with pytest.raises(UsageError, match="not --ratio and --folds"):
         SplitConfig(ratio="1,1", folds=2).shares()
-    with pytest.raises(UsageError, match="--names and --folds exclude each other"):
+    with pytest.raises(UsageError, match="--names does not go with --folds"):
         SplitConfig(folds=2, names="a,b").shares()
 
 
@@ -148,7 +148,7 @@ def test_equal_remainders_take_turns():
 def test_a_small_class_reaches_every_split():
     """Three images, shares of 98, 1 and 1 %: one each."""
     assert allocation.due(allocation.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
-    with pytest.raises(CnnkitError, match="class cat has 2 pictures, too few for train, val, test"):
+    with pytest.raises(CnnkitError, match="class cat has 2 images, too few for train, val, test"):
         allocation.due(allocation.by_ratio("98,1,1"), [("cat", 2)])
 
 
@@ -156,5 +156,5 @@ def test_counts_leave_a_rest():
     """What is not asked for is a last row."""
     demand = allocation.by_count("10,5")
     assert allocation.due(demand, [("cat", 20), ("dog", 15)]) == [[10, 10], [5, 5], [5, 0]]
-    with pytest.raises(CnnkitError, match="class cat has 14 pictures, --count 10,5 takes 15; lower it"):
+    with pytest.raises(CnnkitError, match="class cat has 14 images, but --count 10,5 needs 15; lower it"):
         allocation.due(demand, [("cat", 14)])

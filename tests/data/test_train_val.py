@@ -78,16 +78,16 @@ def test_val_comes_in_place_of_the_sources_own(here):
 @pytest.mark.parametrize(
     ("sources", "val", "message"),
     [
-        (["p"], ["q", "only"], r"^only: no part val in it; name the folder or manifest that is to validate$"),
-        (["tested.tsv"], [], r"^tested\.tsv: no part train in it; cnn-split makes one, --hold-out NAME"),
-        (["one"], [], r"^only one class, cat; there is nothing to learn$"),
-        (["hole"], [], r"^hole/dog: a class without images; put some in, or remove the folder$"),
+        (["p"], ["q", "only"], r"^only: no split val in it; give the folder or manifest of the validation images$"),
+        (["tested.tsv"], [], r"^tested\.tsv: no split train in it; make one with cnn-split, or"),
+        (["one"], [], r"^only one class, cat; training needs at least two$"),
+        (["hole"], [], r"^hole/dog: a class without images; add images, or remove the folder$"),
         (["p"], ["hole"], r"^hole/dog: a class without images"),
-        (["p"], ["three"], r"^the class bird is in val alone; train has cat, dog: add images"),
-        (["parts"], [], r"^parts/train/3\.png: no label to learn; "),
-        (["loose"], [], r"^loose/3\.png: no label to learn; put pictures into a folder a class, or give a manifest"),
-        (["p"], ["loose"], r"^loose/3\.png: no label to check; "),
-        (["plain.tsv"], [], r"no label to learn"),
+        (["p"], ["three"], r"^the class bird is only in val; train has cat, dog: add images"),
+        (["parts"], [], r"^parts/train/3\.png: no label, but training images need one; "),
+        (["loose"], [], r"^loose/3\.png: no label, but training images need one; put them into class folders, or give a manifest"),
+        (["p"], ["loose"], r"^loose/3\.png: no label, but validation images need one; "),
+        (["plain.tsv"], [], r"no label, but training images need one"),
         (["no-such"], [], "no-such"),
     ],
 )  # fmt: skip
@@ -108,7 +108,7 @@ def test_a_class_without_validation_images_is_reported(here, caplog):
     """A rare one, say; the others are checked."""
     touch(here, *(f"three/{label}/7.png" for label in ("bird", "cat", "dog")), "p/cat/1.png", "p/dog/1.png")
     assert train_val.find(["three"], ["p"]).classes == ("bird", "cat", "dog")
-    assert "not in val: bird; nothing shows how well it is learned" in caplog.messages
+    assert "no images of bird in val; accuracy on this class is not measured" in caplog.messages
 
 
 def test_a_class_may_be_called_train(here, caplog):
@@ -118,7 +118,7 @@ def test_a_class_may_be_called_train(here, caplog):
     found = train_val.find(["p"])
     assert (found.classes, len(found.train), found.val) == (("car", "plane", "train"), 3, ())
     assert caplog.messages == [
-        "p: train/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
+        "p: train/ is read as a class, like car/ and plane/; to read splits, add --folders splits"
     ]
     caplog.clear()
     touch(here, "q/train/car/1.png", "q/train/plane/2.png", "q/val/car/3.png", "q/val/plane/4.png", "q/wolf/5.png")
@@ -126,8 +126,8 @@ def test_a_class_may_be_called_train(here, caplog):
     found = train_val.find(["q"])
     assert (found.classes, len(found.train), len(found.val)) == (("car", "plane"), 2, 2)
     assert caplog.messages == [
-        "q: not looked at: 1 of test",
-        "q: test/, train/ and val/ are taken for splits, wolf/ not looked at; --folders classes takes all of them for classes",
+        "q: not used: 1 of test",
+        "q: test/, train/ and val/ are read as splits, and wolf/ ignored; to read all as classes, add --folders classes",
     ]
 
 
@@ -135,7 +135,7 @@ def test_an_image_is_not_trained_on_and_validated_with(here):
     """By whatever name it goes."""
     touch(here, "p/cat/1.png", "p/dog/1.png", "q/cat/2.png")
     (here / "q" / "dog").symlink_to(here / "p" / "dog")
-    with pytest.raises(UsageError, match=r"^q/dog/1\.png is to train and to validate; validation needs pictures that "):
+    with pytest.raises(UsageError, match=r"^q/dog/1\.png is both a training and a validation image; "):
         train_val.find(["p"], ["q"])
 
 
@@ -172,7 +172,7 @@ def test_rows_that_are_not_looked_at_are_counted(images, tmp_path, caplog):
     with caplog.at_level("INFO", logger="cnnkit"):
         found = train_val.find([str(tmp_path / "split.tsv")])
     assert len(found.train) == 2
-    assert "not looked at: 3 of test, 1 of no part" in caplog.text
+    assert "not used: 3 of test, 1 of no split" in caplog.text
 
 
 # ---------------------------------------------------------------- a split held out
@@ -205,18 +205,18 @@ def test_the_test_set_is_not_trained_on(here, caplog, test):
         ["val-cat.png", "val-dog.png"],
         ["fold0-cat.png", "fold0-dog.png"],
     )
-    assert caplog.messages == [f"split.tsv: not looked at: 2 of {test}"]
+    assert caplog.messages == [f"split.tsv: not used: 2 of {test}"]
 
 
 @pytest.mark.parametrize(
     ("text", "split", "message"),
     [
-        (FOLDS, "fold7", r"^l\.tsv: no part fold7 to hold out; it has fold0, fold1, fold2$"),
-        (FOLDS.replace("\tfold1\n", "\t\n"), "fold0", r"^l\.tsv: fold1-cat\.png is in no part; with --hold-out every picture has to"),
-        (manifest(("a.png", "cat"), columns="path\tlabel"), "fold0", r"no part fold0 to hold out; it has none; cnn-split --folds"),
-        (FOLDS.replace("fold2", "test").replace("fold1", "test"), "fold0", r"^l\.tsv: no other part than fold0 to learn from"),
+        (FOLDS, "fold7", r"^l\.tsv: no split fold7 to hold out; it has fold0, fold1, fold2$"),
+        (FOLDS.replace("\tfold1\n", "\t\n"), "fold0", r"^l\.tsv: fold1-cat\.png is in no split; --hold-out needs every image to"),
+        (manifest(("a.png", "cat"), columns="path\tlabel"), "fold0", r"no split fold0 to hold out; it has none; make some"),
+        (FOLDS.replace("fold2", "test").replace("fold1", "test"), "fold0", r"^l\.tsv: no split except fold0 to train on"),
         (FOLDS.replace("dog\tfold1", "cat\tfold1").replace("dog\tfold2", "cat\tfold2"), "fold0", "only one class, cat"),
-        (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is in fold0 alone; train has cat, dog: add"),
+        (FOLDS.replace("dog\tfold0", "bird\tfold0"), "fold0", "^the class bird is only in fold0; train has cat, dog: add"),
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_held_out_is_one_line(here, text, split, message):
@@ -228,5 +228,5 @@ def test_a_split_that_cannot_be_held_out_is_one_line(here, text, split, message)
 
 def test_two_ways_to_validate_are_refused(here):
     """The split that is held out comes in place of --val."""
-    with pytest.raises(UsageError, match=r"^--val and --hold-out both say what validates; give one of them$"):
+    with pytest.raises(UsageError, match=r"^--val and --hold-out exclude each other: "):
         train_val.find(["p"], ["q"], hold_out="fold0")

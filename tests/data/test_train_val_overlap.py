@@ -71,7 +71,7 @@ def test_the_commands_that_train_warn_of_them(run, here):
     )
     net = ("--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu")
     said = run("cnn-train", "copies", "--val", "photos/some.tsv", "-o", "m.pt", *net).err
-    assert "2 pictures that validate are trained on as augmented copies, such as photos/red/00.png: " in said
+    assert "2 validation images have augmented copies in the training set, such as photos/red/00.png: " in said
     (here / "apart").mkdir()
     manifest.save(
         "apart/grouped.tsv", [manifest.ManifestRow(f"../copies/{row.path}", row.label, None, row.group) for row in rows]
@@ -84,5 +84,7 @@ def test_the_commands_that_train_warn_of_them(run, here):
         run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BACKBONE)
     words = ("cnn-train-head", "apart-grouped.npy", "-o", "m.pt", "--solver", "lbfgs", "--device", "cpu")
     said = run(*words, "--val", "photos-grouped.npy").err
-    assert "2 pictures that validate belong to a group that is trained on too, such as photos/" in said
-    assert "2 pictures that validate are trained on as augmented copies" in run(*words, "--val", "photos-some.npy").err
+    assert "2 validation images belong to a group of the training set, such as photos/" in said
+    assert (
+        "2 validation images have augmented copies in the training set" in run(*words, "--val", "photos-some.npy").err
+    )

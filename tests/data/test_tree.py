@@ -193,9 +193,7 @@ class TestForce:
         """Whatever is in it; an empty folder does not."""
         os.mkdir("sets")
         write("sets", rows_of())
-        with pytest.raises(
-            CnnkitError, match="sets is not empty; choose another folder, or write into it with --force"
-        ):
+        with pytest.raises(CnnkitError, match="sets is not empty; choose another folder, or add --force"):
             write("sets", rows_of())
 
     @pytest.mark.parametrize("before", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
@@ -216,7 +214,7 @@ class TestForce:
         os.makedirs("other/cat")
         with open("other/cat/1.jpg", "wb") as file:
             file.write(b"other")
-        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg lies nowhere else and would be lost"):
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is the only copy and would be deleted"):
             write("sets", rows_of("other"), force=True)
         assert contents("sets") == EXPECTED
         assert len(manifest.load("sets/split.tsv")) == 6
@@ -226,7 +224,7 @@ class TestForce:
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("links/cat")
         os.symlink(tmp_path / "sets/train/cat/1.jpg", "links/cat/1.jpg")
-        with pytest.raises(CnnkitError, match="lies nowhere else"):
+        with pytest.raises(CnnkitError, match="is the only copy"):
             write("sets", rows_of("links"), force=True)
         assert contents("sets") == EXPECTED
 
@@ -235,7 +233,7 @@ class TestForce:
         write("sets", rows_of(splits=("val", "train")))
         before = contents("sets")
         os.makedirs("sets/train/cat/1.jpg")
-        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is in the way"):
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg already exists"):
             write("sets", rows_of(), force=True)
         assert contents("sets") == before
         assert len(manifest.load("sets/split.tsv")) == 6
@@ -243,7 +241,7 @@ class TestForce:
     def test_images_in_the_tree_itself_cannot_be_split_into_it(self, photos):
         """Neither the folder itself nor one in it."""
         for folder in ("photos", "."):
-            with pytest.raises(CnnkitError, match="holds the pictures that are to be split"):
+            with pytest.raises(CnnkitError, match="contains the images that are to be split"):
                 write(folder, rows_of(), Link.MOVE, force=True)
 
 
@@ -279,9 +277,9 @@ class TestMove:
         restore()
         assert everywhere(photos) == sorted(EXPECTED.values())
         assert not os.path.exists("sets/split.tsv")
-        assert "not all pictures are moved; run the command again to go on" in caplog.text
+        assert "not all images are moved; run the command again to resume" in caplog.text
         assert tree.has_unfinished_moves("sets")
-        with pytest.raises(CnnkitError, match="finish that with --link move"):
+        with pytest.raises(CnnkitError, match="complete it with --link move"):
             tree.check_free("sets", force=True)
         assert tree.finish_moves("sets", "split.tsv") == manifest.load("sets/split.tsv")
         assert contents("sets") == EXPECTED
@@ -352,7 +350,7 @@ class TestMove:
             write("sets", rows_of(), Link.MOVE)
         restore()
         (photos / "dog/1.jpg").unlink()
-        with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is gone, and is not at sets/val/dog/1.jpg"):
+        with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is missing, and is not at sets/val/dog/1.jpg"):
             tree.finish_moves("sets", "split.tsv")
         assert len(everywhere(photos)) == 5
 
@@ -365,6 +363,6 @@ class TestMove:
         os.makedirs("sets/val/dog", exist_ok=True)
         with open("sets/val/dog/1.jpg", "wb") as file:
             file.write(b"else")
-        with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg is in the way of .*photos/dog/1.jpg"):
+        with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg already exists, and is not .*photos/dog/1.jpg"):
             tree.finish_moves("sets", "split.tsv")
         assert contents(photos)["dog/1.jpg"] == b"content of dog/1.jpg"

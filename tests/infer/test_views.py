@@ -95,8 +95,8 @@ def test_crops_are_those_of_torchvision(image):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        ({"notation": "hflop"}, NotationError, '"hflop" is no augmentation'),
-        ({"notation": ""}, UsageError, '--tta "" changes nothing; say what may become of a picture, as in --tta'),
+        ({"notation": "hflop"}, NotationError, '"hflop" is not an augmentation'),
+        ({"notation": ""}, UsageError, '--tta "" changes nothing; give at least one augmentation, such as --tta'),
         ({"notation": "crop 1"}, UsageError, '--tta "crop 1" changes nothing'),
         ({"notation": "hflip", "views": 4}, UsageError, '--tta "hflip" has 2 views and draws none; drop --views'),
         ({"notation": "hflip, vflip", "views": 4}, UsageError, "has 4 views and draws none"),
