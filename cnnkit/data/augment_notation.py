@@ -161,7 +161,7 @@ def _value(word: str, rest: list[str]) -> float | bool | Fill:
         raise NotationError(f'a comma is missing before "{stray}"')
     if word in _FLAGS:
         if rest:
-            raise NotationError(f'"{word} {rest[0]}": {word} takes no number; it applies to half of the copies')
+            raise NotationError(f'"{word} {rest[0]}": {word} does not take a number; it applies to half of the copies')
         return True
     example = "fill nearest" if word == "fill" else _NUMBERS[word][2]
     if len(rest) != 1 or rest[0] in _WORDS:

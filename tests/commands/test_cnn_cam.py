@@ -498,7 +498,7 @@ def test_larger_and_rectangular_images(run, here):
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
     assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
-    assert '--size "0" is no size' in refused.err
+    assert '--size "0" is not a size' in refused.err
 
 
 # ---------------------------------------------------------------- without torch

@@ -280,7 +280,7 @@ def test_bad_images_are_skipped_and_named(run, here):
     assert (outcome.rows[0]["rows"], outcome.rows[0]["skipped"]) == ("12", "3")
     lines = [line for line in outcome.err.splitlines() if "skipped" in line]
     assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
-    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: no picture")
+    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: not an image")
     assert lines[2].startswith("cnn-extract: photos/red/01cut.jpg: ")
     assert lines[3] == "cnn-extract: 3 pictures were skipped"
     header, *rows = Path("bad.tsv").read_text().splitlines()

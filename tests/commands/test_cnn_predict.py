@@ -229,7 +229,7 @@ def test_bad_images_are_named_and_left_out(run, model, root, tmp_path):
     (root / "red" / "broken.png").write_bytes(b"\x89PNG but no more")
     outcome = run("cnn-predict", "-m", model(), root, "--errors", tmp_path / "errors.tsv", status=3)
     assert [row["path"] for row in outcome.rows] == [name for name in files(root) if "broken" not in name]
-    assert "broken.png: no picture" in outcome.err
+    assert "broken.png: not an image" in outcome.err
     assert (tmp_path / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].startswith(f"{root}/red/broken.png\t")
 
 
@@ -517,7 +517,7 @@ def test_images_at_their_own_sizes(run, model, sizes, words):
         line.startswith("cnn-predict: ") for line in said
     )  # ONNX Runtime's own words on what is too small are not among them
     assert "cnn-predict: shown otherwise than it was trained on, a network has other probabilities" in said
-    assert "2b.png: no picture" in said[-3]
+    assert "2b.png: not an image" in said[-3]
     assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in said[-2]
 
 
@@ -732,7 +732,7 @@ def test_our_models_are_told_nothing(run, model, root, option):
         (["--crops", 7], "invalid value for '--crops'"),
         (["--size", "native"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
         (["--size", "48"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
-        (["--size", "large"], '--size "large" is no size'),
+        (["--size", "large"], '--size "large" is not a size'),
     ],
 )
 def test_words_that_do_not_fit_are_refused(run, model, root, words, said):

@@ -459,7 +459,7 @@ def test_a_broken_image_is_skipped_and_named(run, here):
     outcome = train(run, "--errors", "bad.tsv", status=3)
     assert "cnn-train: photos/train/red/00a.png: not an image in a supported format" in outcome.err
     assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
-    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tno picture")
+    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tnot an image")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 
@@ -555,7 +555,7 @@ def test_two_processes_train_what_one_does(run, here, shell, agree):
     )
     agree((one, two), ("one.pt", "two.pt"), count=4)
     assert two.err.count("2 processes train together, by gloo") == 1
-    assert two.err.count("broken.png: no picture") == 1
+    assert two.err.count("broken.png: not an image") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1
     assert two.err.count("cnn-train: epoch 3/3") == 1
 

@@ -1,4 +1,4 @@
-"""Settings of splitting and augmentation refuse what contradicts itself, and spell out what was left unsaid."""
+"""Options of splitting and augmentation: contradictions and defaults."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ from cnnkit.errors import UsageError
         (AugmentConfig(augment="hflip", fit=Fit.PAD), "give the side of the square with --size"),
     ],
 )
-def test_contradictions_are_refused(config, said):
-    """Before anything is read."""
+def test_rejects_contradictions(config, said):
+    """Before any file is read."""
     with pytest.raises(UsageError, match=said):
         config.checked()
 
 
 def test_defaults():
-    """--near has the measured distance, and a number of bits stands for --near."""
+    """--near has the measured distance, and --near-bits implies --near."""
     assert SplitConfig(ratio="1,1").hash_distance is None
     assert SplitConfig(ratio="1,1", near=True).hash_distance == NEAR_BITS
     assert SplitConfig(ratio="1,1", near_bits=0).hash_distance == 0
