@@ -41,7 +41,7 @@ def main(
     Reads a folder (photos/CLASS/image.jpg), a manifest or a list of paths. Prints a manifest with the columns path, label, split and,
     if there are groups, group. Paths are relative to the current folder. With -o it writes folders instead.
 
-    Each split gets the same share of every class, exact to one image. Exact duplicates stay in one split; so do the images of a group
+    Every class is divided in the same proportion, exact to one image. Exact duplicates stay in one split; so do the images of a group
     (--group) and, with --near, near duplicates. Broken and empty files are reported and skipped. Files are recognized by content, not
     by extension. A dataset that is already split is split again as a whole.
 

@@ -113,7 +113,7 @@ def _watched(images: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]
         split = split_names.held_out_split(image)
         if split is not None and not force:
             raise UsageError(
-                f"{image.path} belongs to {split}, and augmented images would change what it measures; "
+                f"{image.path} belongs to {split}, and validation and test images should stay unchanged; "
                 "select the training split with --split train, or add --force"
             )
         if split is not None:

@@ -43,7 +43,7 @@ class SplitConfig:
         metavar="REGEX",
     )
     stable: bool = option(
-        False, "Choose the split by the image's content, so that adding images later moves no old ones."
+        False, "Assign each image by its content only, so that images added later do not move old ones."
     )
     near: bool = option(False, "Keep near duplicates in one split: resized, recoloured or mirrored copies.")
     near_bits: int | None = option(
