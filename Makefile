@@ -4,6 +4,7 @@
 # make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: what needs one, what is refused there, and how fast it is
 # make fuzz         damage 10,000 inputs, run the commands on them, and write the counts into docs/reliability.md: 10 minutes
+# make man          write docs/man again, the manual pages, from the help of the commands
 # make clean        remove what quickstart made, and .venv
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --n
 # Tests start hundreds of processes: what they import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu man checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -43,19 +44,28 @@ test-gpu: .venv/test
 fuzz: .venv/test
 	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
 
+man: $(BIN)/cnn-eval
+	$(BIN)/python -m cnnkit.cli.man docs/man
+	@$(LINK_PAGES)
+
 checks: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# An editable installation leaves the manual pages out; a wheel has them in share/man.
+LINK_PAGES = for section in man1 man7; do mkdir -p .venv/share/man/$$section && ln -sf "$(CURDIR)/docs/man/$$section/"* .venv/share/man/$$section/; done
+
 # The commands, installed so that changes in the source are seen at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(LINK_PAGES)
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
 
 $(BIN)/python:

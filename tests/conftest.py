@@ -402,7 +402,7 @@ def asks_for_gpu(expression):
 
 #: The files that take longest come first: each stays in one process, and at the end none should wait for another.
 LONGEST = (
-    "test_readme.py",
+    "test_docs.py",
     "test_examples.py",
     "test_manners.py",
     "commands/test_cnn_check.py",

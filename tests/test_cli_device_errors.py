@@ -72,5 +72,5 @@ def test_shorter_numbers_are_refused_before_any_work(run, images, tmp_path, name
     for precision in ("tf32", "float16"):
         done = run(name, images(red=1), *others, "--precision", precision, *words, status=2)
         assert (
-            done.err == f"{name}: --precision {precision} is for GPUs, a CPU computes in float32 ({reason}); drop it\n"
+            done.err == f"{name}: --precision {precision} needs a GPU; a CPU computes in float32 ({reason}); drop it\n"
         )

@@ -3,11 +3,11 @@
 A page shows commands in blocks marked `console`. Each page runs in a folder of its own that holds what `make quickstart` writes.
 A comment before a block changes that:
 
-    <!-- photos -->      runs with photographs and pretrained weights, in one folder for all pages, README and tutorial first
+    <!-- photos -->      runs in another folder, with photographs and pretrained weights; on docs/ pages one that has what the tutorial made
     <!-- status 2 -->    every command of the block ends with this exit status; what it prints on stderr is shown too
     <!-- not run -->     a command that a test cannot run, such as a download; its options are checked nevertheless
 
-`python tests/test_docs.py [PAGE ...]` runs the commands and writes their outputs into the pages.
+`python tests/test_docs.py [PAGE ...]` runs the commands, writes their outputs into the pages, and images that they draw to docs/images.
 """
 
 import contextlib
@@ -32,14 +32,18 @@ INSTALLED = Path(sys.executable).parent
 BLOCK = re.compile(r"(?:<!-- (?P<marks>[^>\n]*) -->\n)?```console\n(?P<body>.*?)```", re.DOTALL)
 #: Columns whose figures belong to the machine, not to the command.
 MACHINE = {"seconds", "per_second", "max_difference"}
-#: The photographs of a page may need what these pages made, in this order.
-FIRST = ("README.md", "docs/tutorial.md")
+README, TUTORIAL = "README.md", "docs/tutorial.md"
 
 
 def pages():
-    """List the pages, those first on which others build."""
-    first = [ROOT / name for name in FIRST if (ROOT / name).is_file()]
+    """List the pages, the tutorial before those that use what it made."""
+    first = [ROOT / README, ROOT / TUTORIAL]
     return first + [each for each in sorted((ROOT / "docs").rglob("*.md")) if each not in first]
+
+
+def folder_of(page, photos):
+    """Name the folder in which the commands of a page run."""
+    return (TUTORIAL if photos and page != README else page), photos
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ def perform(command, folder, *, status=0, commands=INSTALLED):
 
 def prepare_photos(folder):
     """Put photographs and weights where the pages have them."""
-    for name in ("dogs-vs-cats", "cifar10"):
-        (folder / name).symlink_to(SHARED / name)
+    for name, source in {"photos": "dogs-vs-cats", "dogs-vs-cats": "dogs-vs-cats", "cifar10": "cifar10"}.items():
+        (folder / name).symlink_to(SHARED / source)
     (folder / "mobilenet_v2.pth").symlink_to(SHARED / "weights" / "mobilenet_v2.pth")
     return folder
 
@@ -111,7 +115,7 @@ def outcome(tmp_path_factory, request, commands):
     folders, outputs = {}, {}
 
     def folder(entry):
-        key = None if entry.photos else entry.page
+        key = folder_of(entry.page, entry.photos)
         if key not in folders:
             place = folders[key] = tmp_path_factory.mktemp("page")
             if entry.photos:
@@ -125,7 +129,7 @@ def outcome(tmp_path_factory, request, commands):
         entry = ENTRIES[number]
         for other in range(number + 1):
             each = ENTRIES[other]
-            shares = each.photos if entry.photos else each.page == entry.page and not each.photos
+            shares = folder_of(each.page, each.photos) == folder_of(entry.page, entry.photos)
             if each.run and shares and other not in outputs:
                 outputs[other] = perform(each.command, folder(each), status=each.status, commands=commands)
         return outputs[number]
@@ -247,6 +251,7 @@ def test_readme_is_short():
 def overwrite(names):
     """Run the commands of the named pages, or of all, and write their output into the pages."""
     wanted = {str(Path(name).resolve().relative_to(ROOT)) for name in names}
+    failed = []
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["CNNKIT_CACHE"] = str(Path(temporary, "cache"))
         folders = {}
@@ -255,12 +260,12 @@ def overwrite(names):
             if key not in folders:
                 place = folders[key] = Path(temporary, str(len(folders)))
                 place.mkdir()
-                if key == "photos":
-                    prepare_photos(place)
-                elif key == "digits":
+                if key == "digits":
                     road = ROOT / "examples" / "digits" / "Makefile"
                     made = subprocess.run(["make", "-sf", road, "OUT=quickstart", f"BIN={INSTALLED}/"], cwd=place)
                     assert not made.returncode
+                elif key[1]:
+                    prepare_photos(place)
                 else:
                     made = folder("digits") / "quickstart"
                     shutil.copytree(made, place / "quickstart", copy_function=os.link)
@@ -271,21 +276,31 @@ def overwrite(names):
 
             def replaced(match, name=name):
                 photos, status, run = marks_of(match)
-                chosen = not wanted or name in wanted or (photos and name in FIRST)
+                chosen = not wanted or name in wanted or (photos and name == TUTORIAL)
                 if not run or not chosen or (photos and not SHARED.is_dir()):
                     return match[0]
                 lines = []
                 for command, _ in commands_of(match["body"]):
-                    output = perform(command, folder("photos" if photos else name), status=status)
-                    assert temporary not in output, (command, "prints a path of this machine")
+                    try:
+                        output = perform(command, folder(folder_of(name, photos)), status=status)
+                        assert temporary not in output, (command, "prints a path of this machine")
+                    except AssertionError as error:
+                        failed.append(f"{name}: {error}")
+                        return match[0]
                     lines.append(f"$ {command}\n{output}")
                 return match[0][: match.start("body") - match.start()] + "".join(lines) + "```"
 
             text = page.read_text(encoding="utf-8")
             written = BLOCK.sub(replaced, text)
+            for image in re.findall(r'src="([^"]*\bimages/[^"]+)"', text):
+                drawn = [place / Path(image).name for place in folders.values() if (place / Path(image).name).is_file()]
+                if drawn:
+                    shutil.copy(drawn[-1], page.parent / image)
             if written != text and (not wanted or name in wanted):
                 page.write_text(written, encoding="utf-8")
                 print(name)  # noqa: T201 - the script's report
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

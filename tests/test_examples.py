@@ -38,8 +38,8 @@ def test_the_four_cases_of_transfer_learning(shell, commands, images):
     assert "transfer/different-small.pt" in again.out
 
 
-#: A pretrained network that is quick to export and to run; what it sees is noise.
-BACKBONE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
+#: A network that is quick to export and to run; its weights are random.
+BACKBONE = 'BACKBONE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_table_of_the_ladder(shell, tmp_path):
     assert float(row["val_accuracy"]) == pytest.approx((0.20 + 0.11 + 0.32) / 3, abs=1e-4)
     assert (float(row["low"]), float(row["high"])) == pytest.approx((0.65, 0.74), abs=1e-9)
     missing = shell(f"{sys.executable} {program} . head", cwd=tmp_path, status=1)
-    assert "no head-SEED.json in it; make head first" in missing.err
+    assert "no file head-SEED.json; make head first" in missing.err
 
 
 @pytest.mark.slow

@@ -115,4 +115,4 @@ def test_a_gpu_that_holds_a_smaller_batch(refused, engine):
         ]
         status, lines = refused("cnn-extract", "-o", "x.npy", *words)
     assert status == 0, lines
-    assert engine == "torch" or any("goes in parts of" in line for line in lines)
+    assert engine == "torch" or any("splitting it into parts of" in line for line in lines)

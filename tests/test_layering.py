@@ -57,6 +57,9 @@ OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writ
 #: Who opens files outside of `formats`, and what those are: no artefact of ours.
 OPENERS = {
     "cnnkit.cli.command": "the null device",
+    "cnnkit.cli.candidates": "the source of torchvision and timm, which names their networks",
+    "cnnkit.cli.completion": "what a shell reads when it starts",
+    "cnnkit.cli.man": "the manual pages, for docs/man",
     "cnnkit.cli.streams": "the null device",
     "tools.__init__": "the null device",
     "cnnkit.files": "any file that is read, once it is known to be one",

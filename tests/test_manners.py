@@ -321,7 +321,7 @@ def test_completion_knows_the_options(name, run, monkeypatch):
     monkeypatch.setenv("COMP_WORDS", f"{name} --qui")
     monkeypatch.setenv("COMP_CWORD", "1")
     done = run(name)
-    assert (done.out.split(), done.err) == (["--quiet"], "")
+    assert ([line.split("\x1f")[1] for line in done.out.splitlines()], done.err) == (["--qui", "--quiet"], "")
 
 
 # ---------------------------------------------------------------- refusing
@@ -646,6 +646,68 @@ def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     assert f"{name}: {path}: {reason}; skipped" in done.err.splitlines()
     assert done.out.count("\n") > 1
     assert "broken.png" not in done.out
+
+
+#: Every command that reads images, where none of them is one; unusable/ holds five files of each class.
+UNUSABLE = {
+    "cnn-split": ["unusable", "--ratio", "0.5,0.5"],
+    "cnn-check": ["unusable"],
+    "cnn-augment": ["unusable", "-o", "-", "--augment", "rotate 40"],
+    "cnn-augment, a sheet": ["unusable", "--sheet", "made.png", "--augment", "rotate 40"],
+    "cnn-augment, a folder": ["unusable", "-o", "made", "--augment", "rotate 40"],
+    "cnn-extract": ["unusable", "-o", "made.npy", *BACKBONE],
+    "cnn-advise": ["unusable", *ADVISER],
+    "cnn-train": ["unusable", "-o", "made.pt", *NET],
+    "cnn-train, to validate": ["photos", "--val", "unusable", "-o", "made.pt", *NET],
+    "cnn-finetune": ["head.pt", "unusable", "-o", "made.pt", "--epochs", "1", "--device", "cpu"],
+    "cnn-export": ["head.pt", "-o", "made.onnx", "--verify", "unusable", "--device", "cpu"],
+    "cnn-predict": ["-m", "head.onnx", "unusable"],
+    "cnn-predict, labels": ["-m", "head.onnx", "unusable", "--labels-only"],
+    "cnn-cam": ["-m", "head.pt", "unusable", "-o", "made", "--sheet", "made.png"],
+    "cnn-maps": ["-m", "head.pt", "unusable/red/0.png", "-o", "made"],
+    "cnn-dream": ["head.pt", "unusable/red/0.png", "-o", "made.png", "--steps", "1"],
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_no_usable_image_at_all_is_a_failure(name, run_in, road):
+    """Exit 1 with one sentence that says so, nothing on stdout, no file; some skipped would be exit 3."""
+    folder, _ = road
+    for place in ("red", "blue"):
+        (folder / "unusable" / place).mkdir(parents=True)
+        for index in range(5):
+            (folder / "unusable" / place / f"{index}.png").write_bytes(b"no picture")
+    command = name.partition(",")[0]
+    try:
+        done = run_in(folder, command, *UNUSABLE[name], status=1)
+    finally:
+        shutil.rmtree(folder / "unusable")
+    last = done.err.splitlines()[-1]
+    said = "no (picture|image) (of the class blue )?could be used|none of (the|10) (picture|image)s can be used|unusable/red/0.png: not an image"
+    assert re.match(rf"{command}: .*({said})", last), last
+    assert done.out == ("\n" * 10 if "labels" in name else "")
+    assert not list(folder.glob("made*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cnn-predict", ["-m", "head.onnx", "photos", "--size", "32"]),
+        ("cnn-predict", ["-m", "head.onnx", "train.npy"]),
+        ("cnn-predict", ["-m", "head.onnx", "-m", "head.onnx", "photos", "--logits"]),
+        ("cnn-predict", ["-m", "head.onnx", "photos", "--output", "x"]),
+        ("cnn-cam", ["-m", "head.pt", "photos", "--class", "orange"]),
+        ("cnn-cam", ["-m", "head.pt", "photos", "--layer", "nowhere"]),
+        ("cnn-maps", ["-m", "head.pt", "photos/red/00.png", "--layer", "nowhere"]),
+        ("cnn-filters", ["head.pt", "--layer", "nowhere", "-o", "made.png"]),
+        ("cnn-dream", ["head.pt", "photos/red/00.png", "--layer", "nowhere", "-o", "made.png"]),
+    ],
+)
+def test_a_usage_error_is_the_one_line(name, words, run_in, road):
+    """Also where the network had to be loaded to find it: on which device it would run is not said."""
+    folder, _ = road
+    done = run_in(folder, name, *words, status=2)
+    assert done.err.count("\n") == 1, done.err
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -26,8 +26,11 @@ def main(
 ) -> None:
     """Compare the accuracy of two models on the same images.
 
-    Prints the accuracy of A and of B, the difference B - A with its 95 % interval (Newcombe, for paired samples), how many images
-    both, only A, only B or neither got right, and the p-value of McNemar's exact test. A prediction that was withheld counts as wrong.
+    Prints the accuracy of A and of B, the difference B - A with its 95 % interval, how many images both, only A, only B or neither got
+    right, and the p-value of McNemar's exact test. A prediction that was withheld counts as wrong.
+
+    The interval is the wider of Newcombe's for paired samples and the one that inverts the exact test. One model is better if it
+    excludes 0, which is where p < 0.05; notice, interval, p-value and --fail-if-worse never contradict each other.
 
     Both files must have the same images, once each, in any order. The test assumes independent images; a warning says how many share
     a group of the manifest.

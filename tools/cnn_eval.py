@@ -43,7 +43,8 @@ def main(
     recall:cat; the matrix is in --json.
 
     Every prediction must have a truth, once, with a label that the truth knows. log_loss and roc_auc need the probability of
-    every class: cnn-predict --top prints them; of two classes one is enough. A measure that is not known is empty, null in JSON,
+    every class: cnn-predict --top prints them; of two classes one is enough. They should sum to 1; those of sigmoids do not, and
+    a notice counts them. A measure that is not known is empty, null in JSON,
     and keeps no bound.
 
     With --folds, bounds hold the out-of-fold figures: every picture predicted once, by the model that has not seen it. Files that
@@ -101,7 +102,7 @@ def _print(result: "EvaluationReport", config: EvalConfig, as_json: bool) -> Non
     else:
         from cnnkit.evaluation import report
 
-        for notice in report.about_unknown(result):
+        for notice in report.about_measures(result):
             cli.notice(notice)
         cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
 

@@ -129,6 +129,8 @@ def advise(
     for shown, outputs in runner.in_batches(results, _BATCH, skip=callbacks.skip):
         labels += [image.label or "" for image in shown]
         features.append(outputs)
+    if not labels:
+        raise CnnkitError("no picture could be used; there is nothing to measure")
     for label in data.classes:  # some may have turned out to be none
         _check_enough(label, labels.count(label))
     callbacks.phase("measuring layers")

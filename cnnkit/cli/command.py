@@ -17,6 +17,7 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli import completion
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
@@ -91,16 +92,21 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
 
     flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
 
-    def run(argv: Sequence[str] | None) -> int:
-        # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
+    def parser(*, rich: bool = False) -> Any:  # noqa: ANN401 - typer's own click is private
         app = typer.Typer(
-            rich_markup_mode="rich" if sys.stdout.isatty() else None,
+            rich_markup_mode="rich" if rich else None,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
+        built = typer.main.get_command(app)
+        completion.wire(built, name)
+        return built
+
+    def run(argv: Sequence[str] | None) -> int:
         asked.clear()
         with noticing_that_the_reader_is_gone():
-            status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
+            # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
+            status = parser(rich=sys.stdout.isatty()).main(args=argv, prog_name=name, standalone_mode=False)
         # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
         for quiet, max_pixels, words, given in asked:
             with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
@@ -114,6 +120,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
         sys.exit(status)
 
+    program.parser = parser  # type: ignore[attr-defined] # read by cnnkit.cli.man
     return program
 
 
@@ -314,10 +321,12 @@ def manners(name: str, *, quiet: bool) -> Generator[None]:
         out = stack.enter_context(stdout_for_data_only())
         # Of several processes the first one speaks
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
-        stack.enter_context(notices(name, level=level))
+        notes = stack.enter_context(notices(name, level=level))
         activity = Activity(enabled=wanted(quiet=quiet) and not rank())
         out = stack.enter_context(activity.watching(out))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
+        run = stack.enter_context(
+            running(Invocation(name, out, quiet=quiet, activity=activity, works=notes.print_waiting))
+        )
         try:
             yield
         except BaseException:

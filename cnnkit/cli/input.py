@@ -27,6 +27,7 @@ def images(
     folders: FolderReading | None = None,
     search: "SearchLog | None" = None,
     labels: bool = True,
+    aloud: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images that the words on the command line name.
 
@@ -37,6 +38,7 @@ def images(
         folders: What the folders in a folder are; by default their names say.
         search: Hears what the notices say of the search.
         labels: They matter to the command; else the notices do not speak of classes.
+        aloud: Log the notices.
 
     Returns:
         A sequence, or for standard input an iterator that reads as it is asked.
@@ -53,7 +55,7 @@ def images(
     heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=listed, null=null, folders=folders, search=heard)
-    return search_log.said(found, heard)
+    return search_log.said(found, heard) if aloud else found
 
 
 def stdin() -> BinaryIO:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TextIO, cast
 
 from cnnkit.cli.activity import Activity
@@ -41,8 +41,25 @@ class Unfailing:
 class Invocation:
     """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
 
-    def __init__(self, name: str, out: TextIO, *, quiet: bool, activity: Activity | None = None) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        out: TextIO,
+        *,
+        quiet: bool,
+        activity: Activity | None = None,
+        works: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin a run.
+
+        Args:
+            name: Of the command.
+            out: Where its data goes.
+            quiet: No notices and no progress.
+            activity: The spinner.
+            works: Called whenever the command shows that it works: its options fit, and notices need not wait any longer.
+        """
+        self.name, self.works = name, works
         self.activity = activity or Activity(enabled=False)
         self.out = out
         self.quiet = quiet

@@ -122,8 +122,8 @@ QUIET = Annotated[
 ]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # else a line is being completed
         from cnnkit.engine import versions  # --version alone pays for it
 
         print(versions.line())  # noqa: T201 - the version is data

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
+from cnnkit.callbacks import Callbacks, Phase, Progress
 from cnnkit.cli.escaping import json_printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
@@ -114,7 +114,15 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
     run = current()
     if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
         run.activity.name(label)
-        yield ignore_progress, run.activity.name
+
+        def work(_done: int, _total: int | None) -> None:
+            run.works()
+
+        def name(label: str) -> None:
+            run.works()
+            run.activity.name(label)
+
+        yield work, name
         return
 
     from rich.console import Console
@@ -150,10 +158,12 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
     task = bar.add_task(printable(label), total=None)
 
     def show(done: int, total: int | None) -> None:
+        run.works()
         bar.update(task, completed=done, total=total)
 
     def begin(name: str) -> None:
         nonlocal task
+        run.works()
         bar.remove_task(task)
         task = bar.add_task(printable(name), total=None)  # a total cannot be taken back
 
@@ -180,6 +190,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         finish_files()
 
     def skip(path: str, reason: str) -> None:
+        run.works()
         run.skipped += 1
         rows.append((path, reason))
         complain(run.name, f"{path}: {reason}; skipped")

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from cnnkit.errors import UsageError
 from cnnkit.messages import printable
 
 _STDOUT = "standard output"
@@ -203,19 +204,40 @@ def _has_descriptor(stream: TextIO) -> bool:
     return True
 
 
-class _ToStderr(logging.Handler):
-    """Print to whatever stderr is at the moment: while a bar is drawn, rich keeps lines from running into it."""
+class Notices(logging.Handler):
+    """Print to whatever stderr is at the moment: while a bar is drawn, rich keeps lines from running into it.
+
+    On which device a command runs is of interest once it works: that notice, and those after it, wait until then. Where the options turn
+    out not to fit the network, the error is the one line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._waiting or getattr(record, "waits_for_work", False):
+            self._waiting.append(record)
+        else:
+            self._print(record)
+
+    def print_waiting(self, *, level: int = logging.NOTSET) -> None:
+        """Print what waits, of a level or above; nothing else waits any more."""
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            if record.levelno >= level:
+                self._print(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
             print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
 
 
 @contextlib.contextmanager
-def notices(name: str, *, level: int) -> Generator[None]:
+def notices(name: str, *, level: int) -> Generator[Notices]:
     """Print what the library logs from a level on, one line a message, on stderr."""
     logger = logging.getLogger("cnnkit")
-    handler = _ToStderr()
+    handler = Notices()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     before, propagate, last_resort = logger.level, logger.propagate, logging.lastResort
     logger.addHandler(handler)
@@ -224,8 +246,12 @@ def notices(name: str, *, level: int) -> Generator[None]:
     if not sys.warnoptions:  # what other libraries log is for their developers, as their warnings are
         logging.lastResort = logging.NullHandler()
     try:
-        yield
+        yield handler
+    except UsageError:
+        handler.print_waiting(level=logging.WARNING)
+        raise
     finally:
+        handler.print_waiting()
         logging.lastResort = last_resort
         logger.removeHandler(handler)
         logger.setLevel(before)

@@ -45,13 +45,15 @@ def drawn_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
-    if columns is not None:
-        out.write("\t".join(columns) + "\n")
+    written = False
     for row in rows:
-        if columns is None:
-            columns = list(row)
+        if not written:
+            columns, written = columns or list(row), True
             out.write("\t".join(columns) + "\n")
+        assert columns is not None
         out.write("\t".join(cell(row[column]) for column in columns) + "\n")
+    if columns is not None and not written:
+        out.write("\t".join(columns) + "\n")
 
 
 #: While records still come, a terminal gets them in pieces this many seconds apart.

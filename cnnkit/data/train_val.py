@@ -168,7 +168,7 @@ def find(
             `hold_out`, or an image in no split.
     """
     if hold_out is not None and val:
-        raise UsageError("--val and --hold-out exclude each other: both give the validation set")
+        raise UsageError("--val and --hold-out both name a validation set; give one of them")
     collected = SearchLog() if search is None else search
     train, val_images = (
         _train_and_val(sources, val, stdin=stdin, folders=folders, search=collected)

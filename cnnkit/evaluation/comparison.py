@@ -16,16 +16,13 @@ from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
 log = logging.getLogger("cnnkit")
 
-#: Below this a difference is taken to be shown.
-_SIGNIFICANT = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """How models a and b fare on the same n images.
 
     `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count who was right;
-    `p_value` is that of McNemar's exact test.
+    `p_value` is that of McNemar's exact test. The interval lies on one side of 0 where that is below 0.05, and nowhere else.
     """
 
     n: int
@@ -109,7 +106,7 @@ def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Compar
 def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Comparison:
     """Compute the difference, its interval and the test from the counts of who was right."""
     n = both + only_a + only_b + neither
-    low, high = newcombe_interval(both, only_b, only_a, neither)
+    low, high = paired_interval(both, only_b, only_a, neither)
     return Comparison(
         n=n,
         accuracy_a=(both + only_a) / n,
@@ -123,6 +120,44 @@ def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Compariso
         neither=neither,
         p_value=mcnemar(only_a, only_b),
     )
+
+
+def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Bound the difference of two proportions of the same images, first minus second, with 95 % confidence, in agreement with the test.
+
+    The wider of Newcombe's interval and the exact one at either end: a difference lies outside if both refuse it. Of few images
+    Newcombe's alone may exclude 0 where McNemar's exact test has p = 0.06; the exact one alone has no width where the two never differ.
+
+    Args:
+        both, only_first, only_second, neither: As `newcombe_interval`.
+    """
+    intervals = (
+        newcombe_interval(both, only_first, only_second, neither),
+        exact_interval(both, only_first, only_second, neither),
+    )
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+
+def exact_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Bound the difference given the number of images on which the two differ: what McNemar's exact test does not refuse.
+
+    Of those m images the first one is right on a share p, which Clopper and Pearson bound; the difference is (2 p - 1) m / n.
+
+    Args:
+        both, only_first, only_second, neither: As `newcombe_interval`.
+
+    Source:
+        Clopper, Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 26 (1934);
+        Newcombe 1998, method 6.
+    """
+    from scipy.special import betaincinv  # here, as for `mcnemar`
+
+    differ = only_first + only_second
+    # Bounds of p, of which 0.5 is a difference of 0
+    low = float(betaincinv(only_first, only_second + 1, 0.025)) if only_first else 0.0
+    high = float(betaincinv(only_first + 1, only_second, 0.975)) if only_second else 1.0
+    scale = differ / (both + differ + neither)
+    return (2 * low - 1) * scale, (2 * high - 1) * scale
 
 
 def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
@@ -172,7 +207,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def _in_words(result: Comparison, name_a: str, name_b: str) -> str:
-    """Say which is better, by how much; from the side of the one that is ahead."""
+    """Say which is better, by how much, from the side of the one that is ahead; it is better if the interval excludes 0."""
     ahead, low, high = name_b, result.difference_low, result.difference_high
     if result.difference < 0:
         ahead, low, high = name_a, -high, -low
@@ -180,6 +215,6 @@ def _in_words(result: Comparison, name_a: str, name_b: str) -> str:
         f"{100 * abs(result.difference):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
         f"McNemar's exact test p = {result.p_value:.2g}"
     )
-    if result.p_value < _SIGNIFICANT:
+    if result.difference and low > 0:
         return f"{ahead} is better by {found}"
     return f"neither is shown to be better: {f'{ahead} is ahead by ' if result.difference else ''}{found}"

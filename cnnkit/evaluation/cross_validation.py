@@ -147,6 +147,9 @@ def _explain(folds: Folds) -> None:
     """Say why measures are not known, once, beginning with all images."""
     told: set[str] = set()
     pooled = [] if folds.pooled is None else [("", folds.pooled)]
+    sums = [about for _, each in (pooled or folds.folds.items()) if (about := reports.about_sums(each.predictions))]
+    if sums:
+        log.info("%s", sums[0])
     for name, each in (*pooled, *folds.folds.items()):
         unknown = reports.unknown(each)
         if not told.issuperset(unknown):

@@ -19,6 +19,10 @@ log = logging.getLogger("cnnkit")
 COMPLEMENT_FLOOR = 5e-7
 
 
+#: By how much the probabilities of all classes may sum to something else than 1: three of 0.33 are rounded.
+SUM_TOLERANCE = 0.015
+
+
 class LabelledImage(Protocol):
     """An image as a manifest or a folder gives it; `path` opens from the current folder."""
 
@@ -305,10 +309,10 @@ def _as_arrays(found: Mapping[str, _Image], classes: tuple[str, ...]) -> Matched
 
 
 def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the one class of an image that has no probability what the others leave up to 1."""
-    unknown = np.isnan(probabilities)  # (N, C)
-    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
-    left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), COMPLEMENT_FLOOR, 1.0)
+    """Give the one class of an image that has no probability what the others leave up to 1, unless they exceed 1, as sigmoids do."""
+    unknown, total = np.isnan(probabilities), np.nansum(probabilities, axis=1)  # (N, C), (N,)
+    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1) & (total <= 1.0 + SUM_TOLERANCE))
+    left = np.clip(1.0 - total[rows], COMPLEMENT_FLOOR, 1.0)
     completed = probabilities.copy()
     completed[rows, unknown[rows].argmax(axis=1)] = left
     return completed

@@ -11,7 +11,14 @@ import numpy as np
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
 from cnnkit.evaluation.config import MatchConfig
-from cnnkit.evaluation.matching import FolderTruth, LabelledImage, MatchedPredictions, Truth, match_each
+from cnnkit.evaluation.matching import (
+    SUM_TOLERANCE,
+    FolderTruth,
+    LabelledImage,
+    MatchedPredictions,
+    Truth,
+    match_each,
+)
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
@@ -246,6 +253,25 @@ def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
 def unknown(report: EvaluationReport) -> list[str]:
     """Name the measures that came out as None though there are images."""
     return [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
+
+
+def about_measures(report: EvaluationReport) -> Iterator[str]:
+    """Say where measures are not what they seem, and explain those that came out as None."""
+    if report.log_loss is not None and (sums := about_sums(report.predictions)) is not None:
+        yield f"{sums}; log_loss takes that of the true class as it is, ece that of the answer"
+    yield from about_unknown(report)
+
+
+def about_sums(predictions: MatchedPredictions) -> str | None:
+    """Count the images whose probabilities of all classes do not sum to 1; None where there is none."""
+    sums = predictions.probabilities.sum(axis=1)  # (N,), NaN where one is not known
+    odd = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)
+    if not len(odd) or len(predictions.classes) < 2:
+        return None
+    return (
+        f"the probabilities of {len(odd)} of {len(predictions.paths)} pictures do not sum to 1, as those of sigmoids do not "
+        f"({predictions.paths[odd[0]]}: {sums[odd[0]]:.4g})"
+    )
 
 
 def about_unknown(report: EvaluationReport) -> Iterator[str]:

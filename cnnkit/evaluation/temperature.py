@@ -197,6 +197,9 @@ def _check(predictions: MatchedPredictions) -> None:
     short = reports.about_short(predictions)
     if short is not None:
         raise CnnkitError(f"a temperature needs the probability of every class: {short}")
+    sums = reports.about_sums(predictions)
+    if sums is not None:
+        raise CnnkitError(f"a temperature belongs to a softmax, and {sums}")
     if len(predictions.classes) < 2:
         raise CnnkitError(
             f"all pictures are {predictions.classes[0]}, and no other class is predicted: nothing to calibrate"

@@ -231,8 +231,7 @@ class CamRenderer:
         profile = None if original.grey else original.profile  # what is drawn has colours
         image_files.save(target, drawn, **augment_plan.saving(name, original.format, profile=profile))
         if self.options.raw:
-            whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
-            whole[part[1] : part[3], part[0] : part[2]] = heat
+            whole = in_image(heat, part, original.image.size)
             for suffix, values in ((".map.npy", shown.values), (".pixels.npy", whole)):
                 containment.check_place(folder, f"{below}{suffix}")
                 image_files.save_array(target.with_name(f"{target.name}{suffix}"), values)
@@ -254,6 +253,13 @@ def _endings(classes: Sequence[str]) -> dict[str, str]:
         name: f"~{short}" if plain.count(short) == 1 else f"~{short}-{number}"
         for number, (name, short) in enumerate(zip(classes, plain, strict=True))
     }
+
+
+def in_image(heat: NDArray[np.float32], part: Box, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Put the map of a part of an image, of (width, height), into a map of all of it, (H, W); zero outside the part."""
+    whole = np.zeros((size[1], size[0]), dtype=np.float32)
+    whole[part[1] : part[3], part[0] : part[2]] = heat
+    return whole
 
 
 #: An image whose shorter side has fewer pixels would vanish behind its frame.

@@ -17,7 +17,7 @@ from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.errors import BadImageError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
@@ -156,7 +156,7 @@ def explain(
         images: What to look at; of a list, one is waited for before this returns.
         model: From `open_model`.
         options: Of which classes, and what is made of them. Those are names of classes; or `top` for the one that the network names,
-            `true` for the image's label, `all`.
+            `true` for the image's label, `all`. A class of such a name is `name:top`.
         batch: Images at once.
         jobs: Threads that decode, and as many that draw.
         callbacks: Told of every image, and of those that cannot be used.
@@ -167,11 +167,13 @@ def explain(
 
     Raises:
         UsageError: A class that the network does not know.
-        CnnkitError: The folder holds the images themselves, or two of them would become one overlay.
+        CnnkitError: The folder holds the images themselves, two of them would become one overlay, or no image could be used.
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
     choose = _ClassChooser(wanted, model.classes)
+    for remark in choose.ambiguous() if options.classes else ():
+        log.info("%s", remark)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -197,10 +199,34 @@ def explain(
     )
 
 
+def find_maps(
+    images: Iterable[ImageFile],
+    model: CamModel,
+    *,
+    options: RenderOptions,
+    batch: int = 32,
+    jobs: int | None = None,
+    callbacks: Callbacks | None = None,
+) -> Iterator[ImageMaps]:
+    """Compute the maps of images; nothing is drawn.
+
+    Args, Raises as `explain`.
+    """
+    choose = _ClassChooser(options.classes or ["top"], model.classes)
+    skip = (callbacks or Callbacks()).skip
+    return _found(images, model, options, choose, batch=1 if model.is_slow else batch, jobs=jobs, skip=skip)
+
+
 def columns(options: RenderOptions) -> tuple[str, ...]:
     """Name the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
     return (*plain, *SCORES) if options.faithful else plain
+
+
+#: Words of --class that are no names, and what they mean.
+_WORDS = {"top": "the class that the network names", "true": "the picture's own label", "all": "every class"}
+#: Before a name of a class: no such word is meant.
+_BY_NAME = "name:"
 
 
 class _ClassChooser:
@@ -218,12 +244,23 @@ class _ClassChooser:
         """
         self._numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
         for word in wanted:
-            if word not in ("top", "true", "all") and class_names.normal(word) not in self._numbers:
+            if word not in _WORDS and self._number(word) is None:
                 some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
                 proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
                 raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
         self._wanted, self._classes = wanted, tuple(classes)
         self.without_truth: list[str] = []
+
+    def ambiguous(self) -> Iterator[str]:
+        """Say which class is meant where one has the name of a word of `--class`."""
+        for word in self._wanted:
+            if word in _WORDS and word in self._numbers:
+                yield f'--class {word} is {_WORDS[word]}, not the class called "{word}"; --class {_BY_NAME}{word} is that one'
+
+    def _number(self, word: str) -> int | None:
+        """Find a class by its name, also by `name:` and its name, which is never taken for anything else."""
+        named = self._numbers.get(class_names.normal(word.removeprefix(_BY_NAME)))
+        return self._numbers.get(class_names.normal(word)) if named is None else named
 
     def truth(self, image: ImageFile) -> str | None:
         """Give an image's class: its label, or as cnn-eval takes it the name of its folder; None where that is no class of the model."""
@@ -245,7 +282,9 @@ class _ClassChooser:
             elif word == "top":
                 chosen.append(top)
             elif word != "true":
-                chosen.append(self._numbers[class_names.normal(word)])
+                number = self._number(word)
+                assert number is not None
+                chosen.append(number)
             elif (truth := self.truth(image)) is not None:
                 chosen.append(self._numbers[class_names.normal(truth)])
             else:
@@ -299,6 +338,8 @@ def _records(
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
+    if done and not total:
+        raise CnnkitError("no picture could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
     if choose.without_truth:

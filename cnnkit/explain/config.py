@@ -106,7 +106,8 @@ class RenderOptions(DrawOptions):
     )
     classes: list[str] | None = option(
         None,
-        "Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. [default: top]",
+        "Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. A class that is "
+        "called top, true or all is name:top, ... [default: top]",
         "--class",
         metavar="NAME|top|true|all",
         after=("output",),

@@ -53,6 +53,11 @@ class Features:
     rows: list[ManifestRow]
     header: Header
 
+    @property
+    def labels(self) -> list[str | None]:
+        """The class of each row; None where it is not known."""
+        return [row.label for row in self.rows]
+
 
 def beside(path: Path, suffix: str) -> Path:
     """Name the file that belongs to a `.npy`.
@@ -123,6 +128,26 @@ def load_values(path: str | Path) -> NDArray[Any]:
     if 0 in values.shape[1:]:
         raise FormatError(f"{path}: rows of no values (shape {values.shape}); run cnn-extract again")
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def save(path: str | Path, given: Features) -> None:
+    """Write features that are in memory, with the labels of their rows as the classes of the Header.
+
+    Args:
+        path: The `.npy`.
+        given: Row i of its `rows` belongs to row i of its `values`; the paths are as seen from the folder of the `.npy`.
+
+    Raises:
+        UsageError: The path does not end in .npy, a neighbour's name belongs to a file that is no part of features, or there are not as
+            many rows as values.
+    """
+    if len(given.rows) != len(given.values):
+        raise UsageError(f"{path}: {len(given.values)} rows of values, but {len(given.rows)} images")
+    columns = (*COLUMNS, "view") if given.header.has_views else COLUMNS
+    with FeatureWriter(
+        path, shape=given.values.shape[1:], dtype=given.values.dtype.name, header=given.header, columns=columns
+    ) as writer:
+        writer.write(given.values, given.rows)
 
 
 def check_neighbours(path: str | Path) -> None:

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import dataclasses
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from cnnkit import files
 from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic
+
+log = logging.getLogger("cnnkit")
 
 #: What other programs call the columns, in lower case: Keras' CSVLogger, ultralytics' results.csv, Lightning's CSVLogger, timm's
 #: summary.csv. The first one that a file has is taken.
@@ -32,8 +35,11 @@ _OTHER_NAMES = {
     ),
     "lr": ("learning_rate", "lr/pg0"),
 }
-#: Of these, what counts in percent.
+#: Of these, what is in percent whatever its values are; of the others an accuracy above 1 shows it.
 _PERCENT = frozenset({"eval_top1"})
+_ACCURACIES = ("train_accuracy", "val_accuracy")
+#: A mean in float32 may end this far above its bound.
+_ROUNDING = 1e-5
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
@@ -143,7 +149,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
         name: The file, for messages.
 
     Raises:
-        FormatError: It is no history, a row is broken, or epochs do not follow one another.
+        FormatError: It is no history, a row is broken, epochs do not follow one another, or an accuracy is neither a share nor percent.
     """
     table: _Table | None = None
     rows: list[HistoryRow] = []
@@ -173,7 +179,39 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
         rows.append(row)
     if table is None:
         raise FormatError(f"{name}: empty; a history begins with the header row {','.join(COLUMNS)}")
-    return rows
+    return _with_shares(rows, table, name=name)
+
+
+def _with_shares(rows: list[HistoryRow], table: "_Table", *, name: str) -> list[HistoryRow]:
+    """Give the same rows with accuracies as shares: a column of the file with a value above 1 is in percent.
+
+    Raises:
+        FormatError: An accuracy lies below 0, or above 100.
+    """
+    percent: dict[str, str] = {}  # column of ours: what the file calls it, and its largest value
+    for column in _ACCURACIES:
+        values = [value for row in rows if (value := getattr(row, column)) is not None and math.isfinite(value)]
+        if not values:
+            continue
+        called = table.columns[table.places[column]]
+        known = called.lower() in _PERCENT  # divided already
+        for value in (min(values), max(values)):
+            if not 0 <= value <= (1 if known else 100) + _ROUNDING:
+                raise FormatError(
+                    f"{name}: {called} {100 * value if known else value:g} is no accuracy; it is a share from 0 to 1, or from 0 to "
+                    "100 percent"
+                )
+        if max(values) > 1 + _ROUNDING:
+            percent[column] = f"{called} (up to {max(values):g})"
+    if not percent:
+        return rows
+    log.info("%s: in percent, divided by 100: %s", name, ", ".join(percent.values()))
+    return [
+        dataclasses.replace(
+            row, **{column: value / 100 for column in percent if (value := getattr(row, column)) is not None}
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import tables
+from cnnkit.formats import tables, tsv
 
 #: The label of a prediction that was withheld, since its probability is below --min-probability.
 WITHHELD = "?"
@@ -42,6 +43,9 @@ _ALIASES = {
     "probability": ("prob", "confidence", "score"),
 }
 _DECIMAL_COMMA = re.compile(r"\s*[01],[0-9]+\s*")
+
+
+_COLUMNS = ("path", "rank", "label", "probability")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +150,13 @@ def _probability(value: str | None, where: str) -> float | None:
     if not 0 <= probability <= 1 + _ROUNDING:  # NaN is not, either
         raise FormatError(f'{where}: probability "{value}" is not between 0 and 1; are these logits?')
     return min(probability, 1.0)
+
+
+def save(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write predictions in one step, as cnn-predict prints them: TSV, probabilities with six digits."""
+    rows = ([row.path, str(row.rank), row.label, _digits(row.probability)] for row in predictions)
+    tsv.save(path, _COLUMNS, rows)
+
+
+def _digits(probability: float | None) -> str | None:
+    return None if probability is None else f"{probability:.6g}"

@@ -1,4 +1,4 @@
-"""cnn-advise as it is run: images in, one record out that ends in a command, and every mistake one line."""
+"""cnn-advise on the command line: from images to one record that ends in a command, and errors."""
 
 import json
 import shlex
@@ -11,8 +11,8 @@ from cnnkit.nets import catalogue
 
 
 @pytest.mark.slow
-def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
-    """The record names the case and the command; that command, word by word, trains a model. Nothing is written before."""
+def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
+    """The record has the case and a command, which trains a model; cnn-advise itself writes nothing."""
     images("some photos/train", red=6, blue=6)
     images("some photos/val", red=3, blue=3)
     monkeypatch.chdir(tmp_path)
@@ -36,7 +36,7 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
 
 
 def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, images):
-    """Before any network is built."""
+    """Errors are reported before any network is built."""
     images("some photos/train", red=2, blue=2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()

@@ -60,12 +60,7 @@ def test_copies_of_each_image_in_class_folders(run, here, contents):
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
     outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
     (summary,) = outcome.rows
-    assert (
-        summary["folder"],
-        summary["pictures"],
-        summary["copies"],
-        summary["skipped"],
-    ) == (
+    assert (summary["folder"], summary["images"], summary["copies"], summary["skipped"]) == (
         "more/of it",
         "7",
         "21",
@@ -279,7 +274,7 @@ def test_sheet_of_many_images(run, here, images):
     """Twelve images are shown, with a notice; of a list on standard input the first ones, and all are augmented."""
     images("many", red=20, blue=20)
     outcome = run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
-    assert "look.png shows 12 of 40 pictures" in outcome.err
+    assert "look.png shows 12 of 40 images" in outcome.err
     assert "look.png shows 9 of 30 copies of each" in outcome.err
     assert max(pixels("look.png").shape) < 2000
     names = "\n".join(sorted(str(path) for path in Path("many").rglob("*.png")))

@@ -144,7 +144,7 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
     made()
     heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx", status=1)
-    assert "val.tsv is not what new.onnx predicts: photos/" in outcome.err
+    assert "val.tsv was not predicted by new.onnx: photos/" in outcome.err
     assert not (tmp_path / "again.onnx").exists()
     (tmp_path / "val.tsv").write_text(run("cnn-predict", "-m", "new.onnx", "photos", "--top", 3).out)
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "same.onnx")
@@ -154,7 +154,7 @@ def test_to_calibrate_twice_multiplies(run, made, tmp_path):
     assert f"for new.onnx has {heat:.3f}" in outcome.err
     flipped = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--tta", "crop 0.5").out
     outcome = run("cnn-calibrate", *TRUTH, "-m", "net.onnx", "-o", "again.onnx", stdin=flipped, status=1)
-    assert "standard input is not what net.onnx predicts" in outcome.err
+    assert "standard input was not predicted by net.onnx" in outcome.err
 
 
 def test_of_two_classes_the_first_rank_is_enough(run, made):
@@ -216,6 +216,11 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
     assert refused(short, *wrong) == (
         "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
         "classes; cnn-predict --top all prints them"
+    )
+    header, *lines = (line.split("\t") for line in text.splitlines())
+    more = [[*fields[:3], str(min(1.0, float(fields[3]) + 0.3))] for fields in lines]
+    assert "a temperature belongs to a softmax, and the probabilities of 30 of 30 pictures do not sum to 1" in refused(
+        "\n".join("\t".join(fields) for fields in (header, *more))
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
     assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)

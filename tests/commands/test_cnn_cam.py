@@ -389,6 +389,27 @@ def test_a_class_that_is_not_there(run, here):
     assert "photos/green/1.png: its label green is no class of the model" in outcome.err
 
 
+def test_a_class_that_is_called_like_a_word_of_the_option(run, here):
+    """The word means what it always means, a notice says so; `name:` before it is the class."""
+    write_model("words.pt", classes=("all", "top"))
+    words = ("cnn-cam", "-m", "words.pt", "photos/red/3.png", *CPU)
+    (plain,) = run(*words).rows
+    outcome = run(*words, "--class", "top")
+    assert outcome.rows == [plain]
+    assert (
+        'cnn-cam: --class top is the class that the network names, not the class called "top"; --class name:top is that one'
+        in outcome.err.splitlines()
+    )
+    for name in ("all", "top"):
+        named = run(*words, "--class", f"name:{name}")
+        assert [row["class"] for row in named.rows] == [name]
+        assert "not the class" not in named.err
+    assert "not the class" not in run(*words).err
+    assert [row["class"] for row in run(*words, "--class", "name:top", "--class", "all").rows] == ["top", "all"]
+    assert 'the class called "all"' in run(*words, "--class", "all").err
+    assert "no such class" in run(*words, "--class", "name:tip", status=2).err
+
+
 def test_contrast_is_what_speaks_against_a_class(run, here):
     """With a head that counts blue against red, the contrast of red is where blue is."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
@@ -446,10 +467,10 @@ def test_a_single_sigmoid(run, here):
 
 
 def test_an_output_that_is_nan_is_skipped(run, here, monkeypatch):
-    """A network whose probabilities are NaN draws nothing, and each image is named."""
+    """A network whose probabilities are NaN draws nothing, and each image is named; of all of them that is a failure."""
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
-    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=3)
-    assert outcome.out.splitlines() == ["\t".join(FIELDS)]
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
+    assert outcome.out == ""
     assert outcome.err.count("the network's answer is not a number; skipped") == 4
     assert not Path("maps").exists()
 
@@ -494,9 +515,9 @@ def test_larger_and_rectangular_images(run, here):
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no pictures of 64x64" in refused.err
+    assert "flat.pt does not take images of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
-    assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
+    assert "--fine makes the maps of flat.pt larger, but its later layers take a single size" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
     assert '--size "0" is not a size' in refused.err
 
@@ -560,8 +581,8 @@ def test_what_an_exported_network_cannot_do(run, here):
         ),
         (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
         (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
-        (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
-        (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
+        (("--size", "32"), "model.onnx takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size"),
+        (("--size", "16x20"), "model.onnx takes only 16 x 16 pixels"),
     ):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
 

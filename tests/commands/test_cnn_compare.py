@@ -58,6 +58,19 @@ def test_notice_says_which_model_is_better(run, folder):
     assert "neither is shown to be better: 0.0 points" in run("cnn-compare", "good.tsv", "good.tsv").err
 
 
+@pytest.mark.parametrize(("wrong", "p_value", "status"), [(4, 0.125, 0), (5, 0.0625, 0), (6, 0.03125, 4)])
+def test_interval_notice_and_gate_agree_on_few_images(run, folder, wrong, p_value, status):
+    """Of six images: five that one alone gets right are p = .0625 and an interval that holds 0, six are neither."""
+    six = "".join(GOOD.splitlines(keepends=True)[:7])
+    for name, text in (("a.tsv", six), ("b.tsv", six.replace("\tcat\n", "\t?\n", wrong))):
+        (folder / name).write_text(text)
+    outcome = run("cnn-compare", "a.tsv", "b.tsv", "--fail-if-worse", status=status)
+    (row,) = outcome.rows
+    assert float(row["p_value"]) == p_value
+    assert (float(row["difference_high"]) < 0) == ("a.tsv is better by" in outcome.err) == (status == 4)
+    assert ("neither is shown to be better" in outcome.err) == (status == 0)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [

@@ -177,6 +177,43 @@ def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
     )
 
 
+def sigmoids():
+    """Draw a truth, and scores that sum to something else than 1."""
+    truth, probabilities = draw(CLASSES)
+    scores = np.round(probabilities**0.3, 6)
+    assert (np.abs(scores.sum(axis=1) - 1) > 0.05).all()
+    return truth, scores
+
+
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
+def test_scores_that_do_not_sum_to_1_are_told(run, folder):
+    """As scikit-learn warns of them, whose log-loss it is; once, with --folds too; a softmax that is rounded is none of them."""
+    truth, scores = sigmoids()
+    words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
+    outcome = run(*words, "--json", stdin=write(truth, scores))
+    with pytest.warns(UserWarning, match="do not sum to one"):
+        expected = reference.log_loss(truth, scores)
+    assert json.loads(outcome.out)["log_loss"] == pytest.approx(expected)
+    told = "cnn-eval: the probabilities of 90 of 90 pictures do not sum to 1, as those of sigmoids do not (photos/daisy/test-0.jpg: "
+    assert [line.startswith(told) for line in outcome.err.splitlines() if "sum to" in line] == [True]
+    (folder / "folds.tsv").write_text(
+        "path\tlabel\tsplit\n"
+        + "".join(f"photos/{CLASSES[i % 3]}/test-{i}.jpg\t{CLASSES[i % 3]}\tfold{i % 2}\n" for i in range(90))
+    )
+    assert run("cnn-eval", "--folds", "--truth", "folds.tsv", stdin=write(truth, scores)).err.count("sum to 1") == 1
+    _, probabilities = draw(CLASSES)
+    assert "sum to" not in run(*words, stdin=write(truth, probabilities.round(2))).err
+
+
+def test_a_class_that_is_left_out_is_not_made_up_from_sigmoids(run, folder):
+    """Two of three classes that sum to more than 1 leave nothing for the third: its probability is not known."""
+    truth, scores = sigmoids()
+    words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
+    outcome = run(*words, "--json", stdin=write(truth, np.clip(scores, 0.6, 1), top=2))
+    assert json.loads(outcome.out)["log_loss"] is None
+    assert "90 of 90 pictures lack a probability" in outcome.err
+
+
 def test_labels_alone_are_enough_for_the_rest(run, folder):
     """Another program's `path label` columns are measured as far as they go."""
     outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")

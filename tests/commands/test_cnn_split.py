@@ -191,6 +191,25 @@ def test_interrupted_move_is_resumed(run, photos_here, monkeypatch):
     assert [name for _, _, names in os.walk("photos") for name in names] == []
 
 
+def test_resumed_move_of_two_folders_has_no_notices_of_them(run, photos_here, monkeypatch):
+    """The folders are searched again, but only for the names of their images."""
+    for place in ("one", "other"):
+        shutil.copytree("photos/red", f"{place}/red")
+        for name in ("00", "01"):
+            os.rename(f"{place}/red/{name}.png", f"{place}/red/{place}-{name}")
+    words = ("cnn-split", "one", "other", "--ratio", "1,1", "-o", "sets", "--link", "move")
+
+    def failing(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        assert run(*words, status=130).err.count("recognized as images by content") == 1
+    outcome = run(*words)
+    assert "resuming the interrupted move" in outcome.err
+    assert "recognized as images by content" not in outcome.err
+
+
 def test_bad_files_are_reported_and_skipped(run, photos_here):
     """Exit status 3; each is on a line of stderr and in the file of --errors."""
     whole = (photos_here / "red/00.png").read_bytes()

@@ -118,7 +118,7 @@ def test_features_of_a_split_dataset_keep_their_splits(run, here):
     outcome = run("cnn-train-head", "all.npy", "-o", "head.pt", "--device", "cpu", "--epochs", "2")
     (row,) = outcome.rows
     assert (row["train_rows"], row["val_rows"]) == ("12", "6")
-    assert "all.npy: not looked at: 4 of test" in outcome.err
+    assert "all.npy: rows not used: 4 of test" in outcome.err
     for split in ("train", "valid"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE)
     run("cnn-train-head", "train.npy", "--val", "valid.npy", "-o", "same.pt", "--device", "cpu", "--epochs", "2")

@@ -129,7 +129,7 @@ ROWS = [
     ),
     (
         "cnn-train-head train.npy -o h.pt --loss binary",
-        "use categorical",
+        "use --loss categorical",
         "cnn-train-head train.npy -o h.pt --loss categorical --epochs 1",
     ),
     (
@@ -147,10 +147,10 @@ ROWS = [
         'did you mean "rotate"',
         'cnn-train split.tsv -o n.pt --epochs 1 --augment "rotate 9" ' + NET,
     ),
-    ("cnn-predict -m net.onnx val.npy", "give it those", "cnn-predict -m net.onnx photos/val"),
+    ("cnn-predict -m net.onnx val.npy", "give it images", "cnn-predict -m net.onnx photos/val"),
     (
         "cnn-predict -m net.onnx photos/val --top 0",
-        "a number from 1, or all",
+        "a number of 1 or more, or all",
         "cnn-predict -m net.onnx photos/val --top all",
     ),
     (
@@ -160,7 +160,7 @@ ROWS = [
     ),
     (
         "cnn-predict -m net.onnx photos/val --vote hard",
-        "or views with --tta",
+        "or --tta",
         "cnn-predict -m net.onnx photos/val --vote hard --tta hflip",
     ),
     (

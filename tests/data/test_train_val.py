@@ -228,5 +228,5 @@ def test_rejects_splits_that_cannot_be_held_out(here, text, split, message):
 
 def test_rejects_val_together_with_hold_out(here):
     """Both give the validation set."""
-    with pytest.raises(UsageError, match=r"^--val and --hold-out exclude each other: "):
+    with pytest.raises(UsageError, match=r"^--val and --hold-out both name a validation set; give one of them$"):
         train_val.find(["p"], ["q"], hold_out="fold0")

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from cnnkit.evaluation import comparison
-from cnnkit.evaluation.comparison import newcombe_interval
+from cnnkit.evaluation.comparison import exact_interval, newcombe_interval, paired_interval
 from cnnkit.evaluation.metrics import wilson_interval
 
 
@@ -45,6 +45,35 @@ def test_the_test_is_the_binomial_one(only_a, only_b):
     """McNemar's exact p-value is scipy's two-sided binomial test of the images on which one alone is right."""
     expected = binomtest(only_b, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     assert comparison.mcnemar(only_a, only_b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (5, 0), (7, 1), (12, 2), (4, 9), (300, 350)])
+def test_the_exact_interval_is_clopper_and_pearsons(first, second):
+    """Of the share of differing images on which the first one is right, as scipy bounds it."""
+    share = binomtest(first, first + second).proportion_ci(method="exact")
+    scale = (first + second) / 1000
+    expected = ((2 * share.low - 1) * scale, (2 * share.high - 1) * scale)
+    assert exact_interval(300, first, second, 700 - first - second) == pytest.approx(expected)
+
+
+def test_interval_and_p_value_agree():
+    """Of every table of up to 14 images, 0 lies outside the interval where p < 0.05, and nowhere else."""
+    disagreed = 0
+    for n in range(1, 15):
+        for first in range(n + 1):
+            for second in range(n - first + 1):
+                p_value = comparison.mcnemar(second, first)
+                for both in range(n - first - second + 1):
+                    low, high = paired_interval(both, first, second, n - first - second - both)
+                    assert (low > 0 or high < 0) == (p_value < 0.05), (both, first, second)
+                    assert low <= (first - second) / n <= high
+                    disagreed += newcombe_interval(both, first, second, n - first - second - both)[0] > 0 and low <= 0
+    assert disagreed > 100  # Newcombe's alone, (0, 5, 0, 1) among them
+
+
+def test_the_wider_one_is_taken_at_either_end():
+    """Newcombe's own example: .0569 to .3404 by his method; 12 of 14 differing images are .5719 to .9822 by Clopper and Pearson's."""
+    assert paired_interval(36, 12, 2, 0) == pytest.approx((0.28 * (2 * 0.5719 - 1), 0.3404), abs=5e-5)
 
 
 def test_the_record_adds_up():

@@ -169,3 +169,28 @@ def test_histories_of_other_programs(tmp_path, run, content, expected):
     assert [row["val_accuracy"] for row in rows] == [
         "" if each.val_accuracy is None else f"{each.val_accuracy:g}" for each in expected
     ]
+
+
+def test_an_accuracy_above_1_is_percent(tmp_path, run, monkeypatch):
+    """Whatever its column is called: a column with such a value is divided by 100, and a notice says so; others stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h.csv").write_text("epoch,accuracy,val_acc,val_loss\n1,0.5,0.75,2\n2,1.000001,55.3,nan\n3,,,1\n")
+    outcome = run("cnn-curves", "h.csv")
+    assert [(row["train_accuracy"], row["val_accuracy"]) for row in outcome.rows] == [
+        ("0.5", "0.0075"),
+        ("1", "0.553"),
+        ("", ""),
+    ]
+    assert outcome.err == "cnn-curves: h.csv: in percent, divided by 100: val_acc (up to 55.3)\n"
+    (tmp_path / "own.csv").write_text(f"{HEADER}\n1,2,75,2,50,0.1,1\n")
+    outcome = run("cnn-curves", "own.csv")
+    assert (outcome.rows[0]["train_accuracy"], outcome.rows[0]["val_accuracy"]) == ("0.75", "0.5")
+    assert outcome.err.endswith("divided by 100: train_accuracy (up to 75), val_accuracy (up to 50)\n")
+
+
+@pytest.mark.parametrize(("column", "value"), [("val_acc", "255"), ("eval_top1", "255"), ("val_acc", "-0.5")])
+def test_rejects_an_accuracy_that_is_none(tmp_path, run, column, value):
+    """Neither a share nor percent, also in a column that is known to be in percent."""
+    (tmp_path / "h.csv").write_text(f"epoch,{column}\n1,0.5\n2,{value}\n")
+    outcome = run("cnn-curves", tmp_path / "h.csv", status=1)
+    assert outcome.err.startswith(f"cnn-curves: {tmp_path / 'h.csv'}: {column} {value} is no accuracy; it is a share")

@@ -272,7 +272,7 @@ def test_a_loop_that_does_not_end_is_stopped(tmp_path, run, images, monkeypatch)
     path.write_bytes(endless().SerializeToString())
     assert onnx_model.load(path).needs.time
     outcome = run("cnn-predict", "-m", path, "--device", "cpu", images(red=1), status=1)
-    assert "net.onnx: stopped after 0.5 seconds in one batch: it has a loop, which may never end" in outcome.err
+    assert "net.onnx: stopped after 0.5 seconds in one batch: it has a loop that may never end" in outcome.err
     assert outcome.err.count("\n") == 1
 
 
