@@ -683,7 +683,10 @@ def test_no_usable_image_at_all_is_a_failure(name, run_in, road):
     finally:
         shutil.rmtree(folder / "unusable")
     last = done.err.splitlines()[-1]
-    said = "no (picture|image) (of the class blue )?could be used|none of (the|10) (picture|image)s can be used|unusable/red/0.png: not an image"
+    said = (
+        "no (picture|image) (of the class blue )?could be used|none of (the|10) (picture|image)s can be used|"
+        "unusable/red/0.png: not an image"
+    )
     assert re.match(rf"{command}: .*({said})", last), last
     assert done.out == ("\n" * 10 if "labels" in name else "")
     assert not list(folder.glob("made*"))
