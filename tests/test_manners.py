@@ -685,6 +685,7 @@ def test_no_usable_image_at_all_is_a_failure(name, run_in, road):
     last = done.err.splitlines()[-1]
     said = (
         "no (picture|image) (of the class blue )?could be used|none of (the|10) (picture|image)s can be used|"
+        "all images of the class blue were skipped|"
         "unusable/red/0.png: not an image"
     )
     assert re.match(rf"{command}: .*({said})", last), last
