@@ -123,7 +123,7 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
         "text.png": FindingKind.BROKEN,
         "cut.png": FindingKind.BROKEN,
     }
-    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file that is named .gif"
+    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file with the extension .gif"
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(Unusable, match="no picture") as caught:
+        with pytest.raises(Unusable, match="not an image") as caught:
             inspect(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

@@ -429,7 +429,10 @@ def test_a_set_without_an_image_is_an_error(run, here):
     (here / "photos" / "x.jpg").write_bytes(b"no picture")
     assert "none of 1 pictures can be used" in run("cnn-check", "photos", status=1).err
     (here / "photos" / "y.jpg").write_bytes(b"")
-    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
+    assert (
+        "the first is photos/x.jpg: not an image in a supported format (JPEG"
+        in run("cnn-check", "photos", status=1).err
+    )
 
 
 def test_tables_on_a_terminal(terminal, clean):

@@ -272,7 +272,7 @@ def test_force_replaces(run, here):
     Path("out/notes.txt").write_text("mine")
     before = sorted(str(path) for path in Path("out").rglob("*"))
     outcome = maps(run, "colour.pt", "-o", "out", status=1)
-    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or write into it with --force\n"
+    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or add --force\n"
     assert outcome.out == ""
     maps(run, "colour.pt", "-o", "out", "--force", "--layer", "conv1", "--channels", "2", "--scale", "layer")
     assert os.listdir("out/conv1") == ["002.png"]
@@ -285,7 +285,7 @@ def test_force_replaces(run, here):
 def test_not_where_the_image_is(run, here, folder):
     """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
-    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
+    assert outcome.err.startswith(f"cnn-maps: {folder} contains the images")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
 
 

@@ -49,7 +49,11 @@ ROWS = [
     ("cnn-split photos/train", "such as --ratio 70,15,15", "cnn-split photos/train --ratio 70,15,15"),
     ("cnn-split photos/train --ratio 80/20", "as --ratio 80,20", "cnn-split photos/train --ratio 80,20"),
     ("cnn-split photos/train --ratio 80", "as 80,20", "cnn-split photos/train --ratio 80,20"),
-    ("cnn-split photos/train --ratio 0.5,0.4", "or whole numbers as 2,1,1", "cnn-split photos/train --ratio 2,1,1"),
+    (
+        "cnn-split photos/train --ratio 0.5,0.4",
+        "or whole numbers such as 2,1,1",
+        "cnn-split photos/train --ratio 2,1,1",
+    ),
     (
         "cnn-split photos/train --ratio 1,1,1,1",
         "name them with --names",
@@ -59,12 +63,12 @@ ROWS = [
     ("cnn-split photos/train --count 60,2", "lower it", "cnn-split photos/train --count 4,2"),
     (
         "cnn-split photos/train --count 2.5,1",
-        "--ratio takes shares",
+        "use --ratio for shares",
         "cnn-split photos/train --ratio 0.7,0.3",
     ),
     (
         "cnn-split photos/train --ratio 2,1 --link symlink",
-        "with -o DIR",
+        "add -o DIR",
         "cnn-split photos/train --ratio 2,1 --link symlink -o DIR",
     ),
     (
@@ -175,7 +179,7 @@ ROWS = [
     ),
     (
         "cnn-predict -m net.onnx sky.png --split val",
-        "--split goes with a manifest or a folder",
+        "--split needs a manifest or a folder",
         "cnn-predict -m net.onnx photos --split val",
     ),
     ("cnn-eval p.tsv q.tsv", "cnn-compare two", "cnn-compare p.tsv q.tsv"),
@@ -231,5 +235,5 @@ def test_remedy_removes_the_error(run, here, wrong, remedy, right):
 def test_list_separated_by_nul_without_its_option(run, here):
     """The message names `-0`."""
     listed = "\0".join(map(str, sorted(Path("photos/val").rglob("*.png")))) + "\0"
-    assert "give -0" in run("cnn-predict", "-m", "net.onnx", "-", stdin=listed, status=2).err
+    assert "add -0" in run("cnn-predict", "-m", "net.onnx", "-", stdin=listed, status=2).err
     run("cnn-predict", "-m", "net.onnx", "-0", "-", stdin=listed)

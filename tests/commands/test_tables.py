@@ -68,11 +68,11 @@ def test_list_of_paths(run, folder):
         ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ only in case or form: "01", "1"'),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits and groups are left out, as of "train "',
+            'splits and groups removed: "train "',
         ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits that differ in case or form alone: "Train", "train"',
+            'splits that differ only in case or Unicode form: "Train", "train"',
         ),
     ],
 )
