@@ -263,7 +263,7 @@ def test_refuses_what_is_not_an_image(images, message, folder):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Classifier("one.pt"), cnnkit.UsageError, "make it with cnn-export"),
+        (lambda: Classifier("one.pt"), cnnkit.UsageError, "prediction needs an ONNX file"),
         (lambda: Classifier("split.tsv"), cnnkit.FormatError, "split.tsv"),
         (lambda: Classifier("one.onnx", precision="int4"), cnnkit.UsageError, 'precision="int4": give one of float32'),
         (lambda: Classifier("one.onnx", batch=0), cnnkit.UsageError, "from 1"),

@@ -122,9 +122,9 @@ def apart(one: ImageFile, other: ImageFile) -> bool:
 def of_search(search: SearchLog) -> Iterator[Finding]:
     """Report what a search of folders skipped (unread images, other files, folders without images), and unusual labels."""
     for path, reason in search.unread:
-        yield Finding(Level.WARNING, FindingKind.SKIPPED, path, None, f"not read; {reason}")
+        yield Finding(Level.WARNING, FindingKind.IGNORED, path, None, f"not read; {reason}")
     if (count := search.passed_over()) is not None:
-        yield _of_set(Level.NOTE, FindingKind.SKIPPED, f"skipped {count}")
+        yield _of_set(Level.NOTE, FindingKind.IGNORED, f"ignored {count}")
     for folder, there in search.empty:
         held = f" ({there})" if there else ""
         yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it{held}, so it is not a class")

@@ -20,7 +20,7 @@ class FindingKind(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     BROKEN = "broken"
-    SKIPPED = "skipped"  # in a folder, but not read
+    IGNORED = "ignored"  # in a folder, but not read
     EXTENSION = "extension"  # contradicts the content
     SIZE = "size"
     PLAIN = "plain"  # one colour

@@ -1,4 +1,4 @@
-"""How help looks, in a pipe and on a terminal."""
+"""The format of help, in a pipe and on a terminal."""
 
 import functools
 import inspect
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer.core
 
-#: typer shows Python's types where an option has no metavar; choices stay, without their brackets.
+#: Metavars in place of typer's names for Python's types; choices stay, without their brackets.
 _METAVARS = {
     "<bool>": "",
     "<int>": "N",
@@ -20,7 +20,7 @@ _METAVARS = {
 
 
 class Command(typer.core.TyperCommand):
-    """typer's command, whose help leaves examples as they stand and takes nothing in it for markup."""
+    """typer's command, whose help prints examples verbatim and interprets no markup."""
 
     def name_metavars(self, ctx: Any) -> None:  # noqa: ANN401 - typer's own click is private
         """Show what stands for a value in the help instead of Python's types."""

@@ -138,5 +138,5 @@ def driver_too_old(library: str, cuda: str | None) -> str | None:
     found = f"{driver[0]}.{driver[1]}"
     return (
         f"the NVIDIA driver supports CUDA {found}, {library} needs CUDA {major}: "
-        f"install a newer driver, or releases for CUDA {driver[0]} (README, GPUs)"
+        f"install a newer driver, or releases for CUDA {driver[0]} (docs/gpu.md)"
     )

@@ -116,10 +116,10 @@ def explained(
         index = there.partition(":")[2]
         named = devices.describe(int(index)) if index.isdecimal() else there
         return DeviceError(
-            f"{named} is too old, or too new, for the installed libraries: they have no code for it (README, GPUs){cpu}"
+            f"{named} is too old, or too new, for the installed libraries: they have no code for it (docs/gpu.md){cpu}"
         )
     if _OLD_DRIVER.search(str(error)):
         version = devices.driver_version()
         found = f" for CUDA {version[0]}.{version[1]}" if version else ""
-        return DeviceError(f"the NVIDIA driver{found} is too old for the installed libraries (README, GPUs){cpu}")
+        return DeviceError(f"the NVIDIA driver{found} is too old for the installed libraries (docs/gpu.md){cpu}")
     return DeviceError(f"{where or 'the GPU'} failed: {reason(error)}{cpu}")

@@ -253,7 +253,7 @@ def _check_driver() -> None:
     """Check that ONNX Runtime supports GPUs and the driver is recent enough; it would fail less clearly, or run on the CPU."""
     library = f"{onnxruntime.package_name or 'onnxruntime'} {onnxruntime.__version__}"
     if _CUDA not in onnxruntime.get_available_providers():
-        raise DeviceError(f"{library} has no code for GPUs; install onnxruntime-gpu in its place (README, GPUs)")
+        raise DeviceError(f"{library} has no code for GPUs; install onnxruntime-gpu in its place (docs/gpu.md)")
     if (found := devices.driver_too_old(library, onnxruntime.cuda_version)) is not None:
         raise DeviceError(found)
 

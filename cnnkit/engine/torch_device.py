@@ -70,7 +70,7 @@ def _too_old(device: torch.device) -> str | None:
         return None
     return (
         f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and torch {torch.__version__} is built for "
-        f"{min(built) // 10}.{min(built) % 10} and later (README, GPUs)"
+        f"{min(built) // 10}.{min(built) % 10} and later (docs/gpu.md)"
     )
 
 

@@ -118,7 +118,7 @@ class CamRenderer:
         """
         if self.options.output is None:
             return
-        tree.check_apart(self.options.output, (image.path for image in images), to_be="looked into")
+        tree.check_apart(self.options.output, (image.path for image in images), to_be="explained")
         taken: dict[str, str] = {}
         for image in images:
             below = _joined(self._place(image), os.path.basename(image.path))
@@ -214,7 +214,7 @@ class CamRenderer:
         Returns:
             The overlay's path.
         """
-        tree.check_apart(folder, [image.path], to_be="looked into")
+        tree.check_apart(folder, [image.path], to_be="explained")
         name = os.path.basename(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:

@@ -125,7 +125,7 @@ def explain(
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:
-        tree.check_apart(options.output, [str(source)], to_be="looked into")
+        tree.check_apart(options.output, [str(source)], to_be="explained")
     image = preprocessing.prepare(decode.load_required(source), network.preprocess)
     outputs = network.activations(image, chosen)
     for layer, maps in zip(chosen, outputs, strict=True):

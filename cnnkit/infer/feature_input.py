@@ -66,7 +66,7 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
 
 def _one(path: Path, split: str | None) -> FeatureRows:
     values = features.load_values(path)
-    described, listed = features.beside(path, ".json"), features.beside(path, ".tsv")
+    described, listed = features.sibling(path, ".json"), features.sibling(path, ".tsv")
     header = features.load_header(path) if described.exists() else None
     if not listed.exists():
         if split is not None:
@@ -104,7 +104,7 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
         log.warning(
             "%s has no %s next to it: cannot check that %s was trained on such features",
             found.name,
-            features.beside(Path(found.name), ".json").name,
+            features.sibling(Path(found.name), ".json").name,
             head.name,
         )
         return

@@ -219,7 +219,7 @@ def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path
 def _check_listed_once(found: Features, name: str | Path) -> None:
     """Reject an image that is listed with two classes; its augmented views have the label of the image itself."""
     plain = [image for image, row in zip(_images(found, name), found.rows, strict=True) if not row.view]
-    train_val.check_listed_once(plain, name=str(features.beside(Path(name), ".tsv")))
+    train_val.check_listed_once(plain, name=str(features.sibling(Path(name), ".tsv")))
 
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:

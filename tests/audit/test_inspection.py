@@ -123,7 +123,7 @@ def test_unusable_files_have_a_kind(tmp_path):
         "text.png": FindingKind.BROKEN,
         "cut.png": FindingKind.BROKEN,
     }
-    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file that is named .gif"
+    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file with the extension .gif"
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
 
 
@@ -133,7 +133,7 @@ def test_other_files_are_not_read_to_their_end(tmp_path):
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(Unusable, match="no picture") as caught:
+        with pytest.raises(Unusable, match="not an image") as caught:
             inspect(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

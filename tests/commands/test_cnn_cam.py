@@ -264,7 +264,7 @@ def test_sheet_shows_all_images_and_classes(run, here):
     assert {RED, BLUE, GREY, (255, 255, 255)} <= colours
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos", "sheet.png"]
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.jpg", *CPU, status=2)
-    assert "--sheet sheet.jpg: it is written as PNG" in refused.err
+    assert "--sheet sheet.jpg: the image is written as PNG" in refused.err
 
 
 def test_file_pipe_and_stdin_give_the_same_output(run, here):
@@ -519,7 +519,7 @@ def test_size_option(run, here):
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
     assert "--fine makes the maps of flat.pt larger, but its later layers take a single size" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
-    assert '--size "0" is no size' in refused.err
+    assert '--size "0" is not a size' in refused.err
 
 
 # ---------------------------------------------------------------- without torch
@@ -656,14 +656,14 @@ def test_folder_that_is_not_empty_needs_force(run, here):
     """--force replaces files; the folder of the images is refused even with it."""
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
-    assert refused.err.endswith("maps is not empty; choose another folder, or write into it with --force\n")
+    assert refused.err.endswith("maps is not empty; choose another folder, or add --force\n")
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--alpha", "0", "--force", *CPU)
     np.testing.assert_array_equal(pixels("maps/red/3.png"), pixels("photos/red/3.png"))
     before = Path("photos/red/3.png").read_bytes()
     for folder, stdin in (("photos", None), ("photos/red", None), (".", "photos/red/3.png\n")):
         words = ["-"] if stdin else ["photos"]
         refused = run("cnn-cam", "-m", "model.pt", *words, "-o", folder, "--force", *CPU, stdin=stdin, status=1)
-        assert "holds the pictures that are to be looked into" in refused.err
+        assert "contains the images that are to be explained" in refused.err
     assert Path("photos/red/3.png").read_bytes() == before
 
 

@@ -42,7 +42,7 @@ def test_a_clean_set_has_no_findings(run, clean):
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 pictures for training, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 images for training, 12 of each of 2 classes: a small set" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
@@ -113,7 +113,7 @@ def test_small_images_are_not_compared_as_near_duplicates(run, here):
         image.save(here / "photos" / "cat" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
     assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
-    assert "3 pictures with a side below 32 pixels: too small to be compared as near duplicates" in outcome.err
+    assert "3 images with a side below 32 pixels: too small to be compared as near duplicates" in outcome.err
 
 
 def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
@@ -135,7 +135,7 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
     os.mkdir("lists")
     outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
     assert "lists/clean.tsv: 28 of 36 images; left out: not an image 3, contradictory labels 4, copies 1" in outcome.err
-    assert "28 pictures for training, 14 of each" in outcome.err
+    assert "28 images for training, 14 of each" in outcome.err
     header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
     assert header == ["path", "label", "split", "group"]
     assert all(path.startswith("../photos/") for path, *_ in rows)
@@ -372,7 +372,7 @@ def test_a_list_may_name_a_file_twice(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--probes", "none")
     assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
-    assert "2 pictures for training" in outcome.err
+    assert "2 images for training" in outcome.err
     run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 
@@ -432,7 +432,10 @@ def test_rejects_a_set_without_usable_images(run, here):
     (here / "photos" / "x.jpg").write_bytes(b"no image")
     assert "none of the 1 images can be used" in run("cnn-check", "photos", status=1).err
     (here / "photos" / "y.jpg").write_bytes(b"")
-    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
+    assert (
+        "the first is photos/x.jpg: not an image in a supported format (JPEG"
+        in run("cnn-check", "photos", status=1).err
+    )
 
 
 def test_tables_on_a_terminal(terminal, clean):

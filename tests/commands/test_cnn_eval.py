@@ -125,7 +125,7 @@ def test_rejects_one_file_as_predictions_and_truth(run, folder):
     (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
     (folder / "alias.csv").symlink_to("bare.csv")
     outcome = run("cnn-eval", "bare.csv", "--truth", "alias.csv", status=2)
-    expected = "cnn-eval: bare.csv is given as predictions and as their truth; name a manifest with --truth\n"
+    expected = "cnn-eval: bare.csv is given both as predictions and as truth; pass a manifest with --truth\n"
     assert outcome.err == expected
     text = (folder / "p.tsv").read_text()
     for words in (("--truth", "p.tsv"), ("--truth", "copy.tsv")):
@@ -662,9 +662,7 @@ def test_scores_of_other_programs_are_ranked(run):
 def test_rejects_true_labels_as_predictions(run, column):
     """A table with a column of predictions and a column label: the truth would be measured against itself."""
     table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
-    assert (
-        f"is label or {column} what was predicted? Call that column label" in run("cnn-eval", stdin=table, status=1).err
-    )
+    assert f"columns label and {column} could both be the predicted class" in run("cnn-eval", stdin=table, status=1).err
     renamed = table.replace("label", "other").replace(column, "label")
     assert json.loads(run("cnn-eval", "--json", stdin=renamed).out)["accuracy"] == 0.5
     alone = table.replace("label", "other")

@@ -280,9 +280,9 @@ def test_bad_images_are_skipped_and_named(run, here):
     assert (outcome.rows[0]["rows"], outcome.rows[0]["skipped"]) == ("12", "3")
     lines = [line for line in outcome.err.splitlines() if "skipped" in line]
     assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
-    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: no picture")
+    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: not an image")
     assert lines[2].startswith("cnn-extract: photos/red/01cut.jpg: ")
-    assert lines[3] == "cnn-extract: 3 pictures were skipped"
+    assert lines[3] == "cnn-extract: 3 images were skipped"
     header, *rows = Path("bad.tsv").read_text().splitlines()
     assert header == "path\treason"
     assert [row.split("\t")[0] for row in rows] == [
@@ -455,14 +455,14 @@ def test_rejects_resume_with_other_settings(run, stop, many, here):
     """Another backbone, batch or dtype is refused with both values; without --resume it starts over."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
-        (["--batch", "16"], "begun with batch 8, now 16"),
-        (["--dtype", "float16"], "begun with dtype float32, now float16"),
-        (["--seed", "1"], "begun with backbone weights_sha256"),
-        (["--pool", "max"], "begun with backbone pool avg, now max"),
+        (["--batch", "16"], "started with batch 8, now 16"),
+        (["--dtype", "float16"], "started with dtype float32, now float16"),
+        (["--seed", "1"], "started with backbone weights_sha256"),
+        (["--pool", "max"], "started with backbone pool avg, now max"),
     ):
         outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume", *words, status=1)
         assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: x.npy.part: {message}")
-        assert "begin anew without --resume" in outcome.err
+        assert "start over without --resume" in outcome.err
     run("cnn-extract", *many, "-o", "x.npy", "--seed", "1")
     assert len(read("x.npy").rows) == 200
 
@@ -480,9 +480,9 @@ def test_resume_without_an_earlier_run(run, here):
     ("words", "status", "line"),
     [
         (["photos"], 2, "give the file to write with -o FILE.npy, or measure the speed with --bench"),
-        (["photos", "-o", "x.npz"], 2, "x.npz: features are written to a .npy file, with .tsv and .json beside it"),
+        (["photos", "-o", "x.npz"], 2, "x.npz: features are written to a .npy file, with a .tsv and a .json next to it"),
         (["photos", "-o", "nowhere/x.npy"], 1, "nowhere: no such folder to write x.npy into"),
-        (["nowhere", "-o", "x.npy"], 1, "nowhere: no such picture, folder or manifest"),
+        (["nowhere", "-o", "x.npy"], 1, "nowhere: no such image, folder or manifest"),
         (["photos", "-o", "x.npy", "--backbone", "vgg61"], 2, 'no network is called "vgg61"; did you mean vgg'),
         (["photos", "-o", "x.npy", "--backbone", "timm:resnet10x"], 2, 'timm has no network "resnet10x"; did you mean'),
         (["photos", "-o", "x.npy", "--backbone", "squeezenet1_1", "--weights", "w.pth"], 1, "w.pth: no such file; --weights takes"),
@@ -497,7 +497,7 @@ def test_resume_without_an_earlier_run(run, here):
             2,
             'conv1 ("conv 5 k99"): kernel 99 is larger than its input',
         ),
-        (["photos", "-o", "x.npy", *BACKBONE, "--resize", "30"], 2, "--resize goes with --fit crop; squash scales to --size at once"),
+        (["photos", "-o", "x.npy", *BACKBONE, "--resize", "30"], 2, "--resize needs --fit crop; --fit squash resizes directly to --size"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--resize", "10"], 2, "--resize 10 is smaller than the crop of 64"),
         (["photos", "-o", "x.npy", *BACKBONE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
         (["photos", "-o", "x.npy", *BACKBONE, "--pool", "mean"], 2, "invalid value for '--pool'"),
@@ -517,7 +517,7 @@ def test_manifest_is_not_overwritten(run, here):
     """`cnn-extract split.tsv -o split.npy` would overwrite its own input with the table of features: it refuses."""
     Path("split.tsv").write_text("path\tlabel\nphotos/red/00.png\tred\n")
     outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BACKBONE, status=2)
-    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv belongs beside it")
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv would be overwritten")
     assert Path("split.tsv").read_text() == "path\tlabel\nphotos/red/00.png\tred\n"
 
 

@@ -66,9 +66,9 @@ def test_hold_out_validates_on_the_fold(run, here):
     rows = Path("folds.tsv").read_text().splitlines()
     counts = [str(sum(row.endswith(split) for row in rows)) for split in ("fold0", "fold1")]
     assert [outcome.rows[0][name] for name in ("train_rows", "val_rows")] == counts
-    assert "folds.tsv: not looked at: " in outcome.err
+    assert "folds.tsv: not used: " in outcome.err
     refused = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold2", "-o", "fold2.pt", *FAST, status=1)
-    assert "folds.tsv: no part fold2 to hold out; it has fold0, fold1, test" in refused.err
+    assert "folds.tsv: no split fold2 to hold out; it has fold0, fold1, test" in refused.err
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ WRONG = [
     (("net.pt", "photos", "-o", "x.pt", "--augment", "", "--views", "3"), 2, '--augment "" changes nothing'),
     (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 caches augmented versions"),
     (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience needs a validation set; give --val"),
-    (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is to train and to validate"),
+    (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is both a training and a validation image"),
     (
         ("photos", "-o", "x.pt", "--backbone", "squeezenet1_1", "--unfreeze", "1", "--weights", "none"),
         2,

@@ -272,7 +272,7 @@ def test_force_replaces_old_images(run, here):
     Path("out/notes.txt").write_text("mine")
     before = sorted(str(path) for path in Path("out").rglob("*"))
     outcome = maps(run, "colour.pt", "-o", "out", status=1)
-    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or write into it with --force\n"
+    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or add --force\n"
     assert outcome.out == ""
     maps(run, "colour.pt", "-o", "out", "--force", "--layer", "conv1", "--channels", "2", "--scale", "layer")
     assert os.listdir("out/conv1") == ["002.png"]
@@ -285,7 +285,7 @@ def test_force_replaces_old_images(run, here):
 def test_rejects_output_folder_that_has_the_image(run, here, folder):
     """Also with --force; nothing is written."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
-    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
+    assert outcome.err.startswith(f"cnn-maps: {folder} contains the images")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
 
 

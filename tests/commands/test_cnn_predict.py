@@ -229,7 +229,7 @@ def test_bad_images_are_named_and_left_out(run, model, root, tmp_path):
     (root / "red" / "broken.png").write_bytes(b"\x89PNG but no more")
     outcome = run("cnn-predict", "-m", model(), root, "--errors", tmp_path / "errors.tsv", status=3)
     assert [row["path"] for row in outcome.rows] == [name for name in files(root) if "broken" not in name]
-    assert "broken.png: no picture" in outcome.err
+    assert "broken.png: not an image" in outcome.err
     assert (tmp_path / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].startswith(f"{root}/red/broken.png\t")
 
 
@@ -521,7 +521,7 @@ def test_images_at_their_own_sizes(run, model, sizes, words):
     lines = outcome.err.splitlines()
     assert all(line.startswith("cnn-predict: ") for line in lines)  # without ONNX Runtime's own words
     assert "cnn-predict: images have another size than in training, which changes the probabilities" in lines
-    assert "2b.png: no picture" in lines[-3]
+    assert "2b.png: not an image" in lines[-3]
     assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in lines[-2]
 
 
@@ -728,7 +728,7 @@ def test_models_with_a_header_reject_preprocessing_options(run, model, root, opt
         (["--vote", "loud"], "invalid value for '--vote'"),
         (["--vote", "hard"], "give --model several times, or --tta"),
         (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
-        (["--tta", "hflop"], '"hflop" is no augmentation; did you mean "hflip"?'),
+        (["--tta", "hflop"], '"hflop" is not an augmentation; did you mean "hflip"?'),
         (["--tta", "hflip", "--views", 4], "always has 2 views"),
         (["--tta", "crop 0.9", "--views", 1], "invalid value for '--views'"),
         (["--tta", "hflip", "--crops", 5], "give one of the two"),
@@ -736,7 +736,7 @@ def test_models_with_a_header_reject_preprocessing_options(run, model, root, opt
         (["--crops", 7], "invalid value for '--crops'"),
         (["--size", "native"], "model.onnx takes only 24 x 24 pixels; export it again with cnn-export --dynamic-size"),
         (["--size", "48"], "model.onnx takes only 24 x 24 pixels; export it again with cnn-export --dynamic-size"),
-        (["--size", "large"], '--size "large" is no size'),
+        (["--size", "large"], '--size "large" is not a size'),
     ],
 )
 def test_rejects_contradicting_options(run, model, root, words, message):

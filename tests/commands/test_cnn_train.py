@@ -458,9 +458,9 @@ def test_a_broken_image_is_skipped_and_named(run, here):
     train(run, out="whole.pt")
     (here / "photos/train/red/00a.png").write_bytes(b"not an image")
     outcome = train(run, "--errors", "bad.tsv", status=3)
-    assert "cnn-train: photos/train/red/00a.png: no picture, or none of" in outcome.err
-    assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
-    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tno picture")
+    assert "cnn-train: photos/train/red/00a.png: not an image in a supported format" in outcome.err
+    assert outcome.err.splitlines()[-1] == "cnn-train: 1 image was skipped"
+    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tnot an image")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 
@@ -478,7 +478,7 @@ MISTAKES = {
     ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is not a layer; did you mean "pool"?',
     ("--layers", "conv 8 k3, gap, dense 3 softmax"): 'the last layer is "dense 3 softmax"; 2 classes',
     ("--augment", "rotat 40"): 'did you mean "rotate"?',
-    ("--augment", ""): '--augment "" changes nothing; say what may become of a picture',
+    ("--augment", ""): '--augment "" changes nothing; give at least one augmentation',
     ("--augment", "fill wrap"): '--augment "fill wrap" changes nothing',
     ("--momentum", "0.9"): "--momentum goes with sgd and rmsprop; adam has its own",
     ("--clip", "0"): "--clip 0 would set all gradients to zero",
@@ -490,9 +490,9 @@ MISTAKES = {
     ("--device", "gpu"): '--device "gpu": give auto, cpu, cuda or cuda:N',
     ("--cache", "much"): '--cache "much": give a size in bytes, such as 500M or 4G',
     ("-o", "model.onnx"): "model.onnx: the model's name must end in .pt",
-    ("--val", "photos/train"): "is to train and to validate",
-    ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both say what validates; give one of them",
-    ("-o", "table.pt"): "table.csv: the history belongs there, but that file is none; choose another name",
+    ("--val", "photos/train"): "is both a training and a validation image",
+    ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both name a validation set; give one of them",
+    ("-o", "table.pt"): "table.csv: would be overwritten by the history, but is not one; choose another name",
 }
 
 
@@ -524,9 +524,9 @@ def test_mistakes_are_one_line_before_images_are_read(run, here, monkeypatch):
     assert "photos/train/green: a class without images" in train(run, status=1).err
     shutil.copytree("photos/val/red", "photos/val/green")
     (here / "photos/train/green").rmdir()
-    assert "the class green is in val alone; train has blue, red" in train(run, status=1).err
+    assert "the class green is only in val; train has blue, red" in train(run, status=1).err
     Image.new("RGB", (8, 8)).save("photos/train/loose.png")
-    assert "photos/train/loose.png: no label to learn" in train(run, status=1).err
+    assert "photos/train/loose.png: no label, but training images need one" in train(run, status=1).err
     three = ("--loss", "binary")
     Path("photos/train/loose.png").unlink()
     shutil.copytree("photos/train/red", "photos/train/green")
@@ -556,7 +556,7 @@ def test_two_processes_give_the_result_of_one(run, here, shell, agree):
     )
     agree((one, two), ("one.pt", "two.pt"), count=4)
     assert two.err.count("training in 2 processes, communicating by gloo") == 1
-    assert two.err.count("broken.png: no picture") == 1
+    assert two.err.count("broken.png: not an image") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1
     assert two.err.count("cnn-train: epoch 3/3") == 1
 

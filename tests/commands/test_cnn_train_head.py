@@ -176,8 +176,8 @@ def test_reported_accuracy_is_that_of_prediction(run, here):
 def test_missing_or_wrong_files_are_one_line_before_torch_is_loaded(run, here, shell):
     """The message names the file, without waiting for torch."""
     for words, status, message in [
-        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
-        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
+        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
+        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
         (("train.tsv", "-o", "x.pt"), 2, "train.tsv: features are written to a .npy file"),
@@ -215,14 +215,14 @@ def test_rejects_splits_without_train_as_cnn_train_does(run, here):
         "\n".join(line.replace("train\t", f"fold{number % 3}\t") for number, line in enumerate(listed)) + "\n"
     )
     network = ("--layers", "conv 4 k3, gap", "--size", "16", "--epochs", "1")
-    message = "no part train in it; cnn-split makes one, --hold-out NAME takes another for validation"
+    message = "no split train in it; make one with cnn-split, or choose the validation split with --hold-out NAME"
     for command, source, others in (("cnn-train-head", "train.npy", FAST), ("cnn-train", "train.tsv", network)):
         alone = run(command, source, "-o", "x.pt", *others, status=1).err
         assert f"{command}: {source}: {message}\n" in alone
         both = run(command, source, "--val", "val" + source[5:], "-o", "x.pt", *others, status=1).err
-        assert f"{source}: {message}, in place of --val\n" in both
+        assert f"{source}: {message} instead of --val\n" in both
     err = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", *FAST, status=1).err
-    assert "train.npy: no part val in it; name the folder or manifest that is to validate\n" in err
+    assert "train.npy: no split val in it; give the folder or manifest of the validation images\n" in err
     run("cnn-train-head", "val.npy", "-o", "x.pt", *FAST)
     run("cnn-train-head", "train.npy", "--hold-out", "fold0", "-o", "x.pt", *FAST)
 
@@ -248,11 +248,11 @@ def test_rejects_an_image_with_two_labels(run, here):
         listed.write_text("\n".join([header, first, first.replace(f"\t{label}\t", f"\t{other}\t"), *others]) + "\n")
         err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST, status=1).err
         assert err.splitlines()[-1] == (
-            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; leave one of them out"
+            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; remove one of them"
         )
         listed.write_text("\n".join([header, first, first, *others]) + "\n")
         err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST).err
-        assert f"{name}.tsv: 1 picture is listed twice, and counts as often; the first is {path}\n" in err
+        assert f"{name}.tsv: 1 image is listed more than once, and counted each time; the first is {path}\n" in err
         listed.write_text("\n".join(written) + "\n")
     run("cnn-extract", "photos", "--split", "train", "-o", "views.npy", *BACKBONE, "--augment", "hflip", "--views", "2")
     assert "listed twice" not in run("cnn-train-head", "views.npy", "-o", "x.pt", *FAST).err
@@ -509,9 +509,9 @@ def test_with_rejects_spatial_features(run, here):
     ("words", "message"),
     [
         (["--lr", "nan"], "--lr"),
-        (["--lr", "inf"], "--lr: inf is not a number that it can be; give a finite one"),
-        (["--lr", "1e400"], "--lr: inf is not a number that it can be"),
-        (["--clip", "inf"], "--clip: inf is not a number that it can be"),
+        (["--lr", "inf"], "--lr: inf is not a finite number"),
+        (["--lr", "1e400"], "--lr: inf is not a finite number"),
+        (["--clip", "inf"], "--clip: inf is not a finite number"),
         (["--solver", "lbfgs", "--schedule", "constant"], "--solver lbfgs has no epochs or batches; drop --schedule"),
         (["--solver", "lbfgs", "--epochs", "50"], "--solver lbfgs has no epochs or batches; drop --epochs"),
     ],

@@ -369,7 +369,7 @@ def remembered(*words, build=catalogue.network_for, **named):
         (BackboneSpec(backbone="vit_b_32", weights="none", size=96), UsageError, r"does not work with --size 96 \(.*Expected 224\)"),
         (BackboneSpec(backbone="vit_b_32", weights="none", layer="getattr"), UsageError, "vit_b_32 does not work with --layer getattr"),
         (BackboneSpec(backbone="vit_b_32", weights="none", layer="encoder.ln"), UsageError, "outputs 50x768 at --layer encoder.ln"),
-        (request(resize=20), UsageError, "--resize goes with --fit crop; squash scales to --size at once"),
+        (request(resize=20), UsageError, "--resize needs --fit crop; --fit squash resizes directly to --size"),
         (request(resize=20, fit=Fit.CROP), UsageError, "--resize 20 is smaller than the crop of 21"),
         (request(layers="conv 3"), UsageError, "has no kernel size"),
         (request(layers="conv 3 k40"), UsageError, "kernel 40 is larger than its input's height 21"),

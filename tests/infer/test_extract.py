@@ -268,12 +268,12 @@ def changed_spec(**changes):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"batch": 5}, "begun with batch 4, now 5"),
-        ({"dtype": FeatureDtype.FLOAT16}, "begun with dtype float32, now float16"),
-        ({"engine": Engine.TORCH}, "begun with engine onnx, now torch"),
-        ({"spec": changed_spec(seed=3)}, "begun with backbone weights_sha256"),
-        ({"spec": changed_spec(layer="conv1")}, "begun with backbone layer bn1, now conv1"),
-        ({"spec": changed_spec(size=24)}, "begun with preprocess resize 20, now 24"),
+        ({"batch": 5}, "started with batch 4, now 5"),
+        ({"dtype": FeatureDtype.FLOAT16}, "started with dtype float32, now float16"),
+        ({"engine": Engine.TORCH}, "started with engine onnx, now torch"),
+        ({"spec": changed_spec(seed=3)}, "started with backbone weights_sha256"),
+        ({"spec": changed_spec(layer="conv1")}, "started with backbone layer bn1, now conv1"),
+        ({"spec": changed_spec(size=24)}, "started with preprocess resize 20, now 24"),
     ],
 )
 def test_rejects_resume_with_other_settings(photographs, tmp_path, monkeypatch, words, message):
@@ -344,7 +344,7 @@ def test_wrong_outputs_are_found_before_the_work(photographs, tmp_path, monkeypa
     with pytest.raises(CnnkitError, match=r"nowhere: no such folder to write x\.npy into"):
         run(photographs, tmp_path / "nowhere" / "x.npy")
     (tmp_path / "split.tsv").write_text("path\nred/00.png\n")
-    with pytest.raises(UsageError, match=r"split\.npy: split\.tsv belongs beside it"):
+    with pytest.raises(UsageError, match=r"split\.npy: split\.tsv would be overwritten"):
         run(photographs, tmp_path / "split.npy")
     assert (tmp_path / "split.tsv").read_text() == "path\nred/00.png\n"
 
@@ -477,13 +477,13 @@ def test_resume_in_the_middle_of_an_image(photographs, tmp_path, monkeypatch, ba
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        (VIEWS | {"views": 3}, "begun with training views 2, now 3"),
-        (VIEWS | {"seed": 6}, "begun with training augment_seed 5, now 6"),
+        (VIEWS | {"views": 3}, "started with training views 2, now 3"),
+        (VIEWS | {"seed": 6}, "started with training augment_seed 5, now 6"),
         (
             VIEWS | {"augment": "hflip"},
-            "begun with training augment rotate 30.*, now hflip",
+            "started with training augment rotate 30.*, now hflip",
         ),
-        ({}, "begun with training augment rotate 30.*, now None"),
+        ({}, "started with training augment rotate 30.*, now None"),
     ],
 )
 def test_rejects_resume_with_other_views(photographs, tmp_path, monkeypatch, views, message):

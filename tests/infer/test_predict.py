@@ -386,7 +386,7 @@ def test_rejects_files_that_are_not_classifiers(tmp_path, found):
     with pytest.raises(UsageError, match=r"head\.pt: prediction needs an ONNX file; run cnn-export"):
         load("head.pt")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
-    with pytest.raises(CnnkitError, match=r"text\.onnx: no ONNX network"):
+    with pytest.raises(CnnkitError, match=r"text\.onnx: not an ONNX network"):
         load(tmp_path / "text.onnx")
 
 

@@ -95,8 +95,8 @@ def test_crops_match_torchvision(image):
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        ({"notation": "hflop"}, NotationError, '"hflop" is no augmentation'),
-        ({"notation": ""}, UsageError, '--tta "" changes nothing; say what may become of a picture, as in --tta'),
+        ({"notation": "hflop"}, NotationError, '"hflop" is not an augmentation'),
+        ({"notation": ""}, UsageError, '--tta "" changes nothing; give at least one augmentation, such as --tta'),
         ({"notation": "crop 1"}, UsageError, '--tta "crop 1" changes nothing'),
         ({"notation": "hflip", "views": 4}, UsageError, '--tta "hflip" always has 2 views; drop --views'),
         ({"notation": "hflip, vflip", "views": 4}, UsageError, "always has 4 views"),

@@ -165,7 +165,7 @@ def test_rejects_external_weights(tmp_path):
     onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
     onnx.save(model, path)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(FormatError, match="keeps weights in other files"):
+    with pytest.raises(FormatError, match="its weights are in other files"):
         graph_dims.measure_graph(str(path))
 
 

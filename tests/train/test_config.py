@@ -59,7 +59,7 @@ def with_rate(config):
         (
             ImageTrainConfig(augment="hflip, rotat 40"),
             2,
-            'augmentation word 2: "rotat" is no augmentation; did you mean "rotate"?',
+            'augmentation word 2: "rotat" is not an augmentation; did you mean "rotate"?',
         ),
     ],
 )

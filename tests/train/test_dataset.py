@@ -128,7 +128,7 @@ def test_unreadable_images_are_skipped(images):
     part = opened(root, skip=lambda path, reason: named.append((Path(path).name, reason)))
     ((name, reason),) = named
     assert name == "01a.png"
-    assert reason.startswith("no picture")
+    assert reason.startswith("not an image")
     assert part.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert part.statistics == whole.statistics
     assert torch.equal(torch.cat(shown(part, epoch=1)), torch.cat(shown(whole, epoch=1)))

@@ -481,7 +481,7 @@ def test_rejects_a_class_in_validation_only(make):
     for change in (without, lambda header: header):
         pair = make("train", (16, 16), change=change), make("val", (8, 8, 8), change=change)
         with pytest.raises(
-            CnnkitError, match=r"the class red is in .*val\.npy alone; .*train\.npy has blue, green: add"
+            CnnkitError, match=r"the class red is only in .*val\.npy; .*train\.npy has blue, green: add"
         ):
             train(pair)
 
@@ -490,7 +490,7 @@ def test_validation_may_lack_a_class(make, caplog):
     """As in trainings on images: it is reported, and no measure becomes NaN."""
     pair = make("train", (16, 16, 16)), make("val", (8, 8))
     train(pair)
-    assert any(message.endswith("val.npy: red; nothing shows how well it is learned") for message in caplog.messages)
+    assert any(message.endswith("val.npy; accuracy on this class is not measured") for message in caplog.messages)
     assert not any("no better than chance" in message for message in caplog.messages)
 
 
@@ -604,7 +604,7 @@ def test_the_history_does_not_overwrite_another_table(pair):
     """For example `-o split.pt` next to split.csv."""
     other = pair[0].with_name("head.csv")
     other.write_text("name,price\nrope,3\n")
-    with pytest.raises(UsageError, match=r"head\.csv: the history belongs there, but that file is none"):
+    with pytest.raises(UsageError, match=r"head\.csv: would be overwritten by the history"):
         train(pair)
     assert other.read_text() == "name,price\nrope,3\n"
     assert not pair[0].with_name("head.pt").exists()
@@ -740,11 +740,12 @@ def test_images_that_are_in_both_files_are_counted(pair, caplog, tmp_path):
     listed.write_text(listed.read_text().replace("train-", f"..{os.sep}train-"))
     train((pair[0], tmp_path / "away" / "copy.npy"))
     assert any(
-        message.startswith("48 pictures that validate are trained on too") for message in logged(caplog, logging.INFO)
+        message.startswith("48 validation images are also in the training set")
+        for message in logged(caplog, logging.INFO)
     )
     caplog.clear()
     train(pair)
-    assert not any("trained on too" in message for message in logged(caplog, logging.INFO))
+    assert not any("also in the training set" in message for message in logged(caplog, logging.INFO))
 
 
 # ---------------------------------------------------------------- --hold-out
@@ -774,7 +775,7 @@ def test_val_and_dev_are_one_validation_set(make, tmp_path, caplog):
     caplog.set_level(logging.INFO, "cnnkit")
     result = trained(make("all", splits=("train", "val", "dev")), tmp_path / "head.pt", epochs=1)
     assert (result.train_rows, result.val_rows) == (16, 32)
-    assert any("all.npy: dev and val are both taken for the validation split" in line for line in caplog.messages)
+    assert any("all.npy: dev and val are both read as validation splits" in line for line in caplog.messages)
 
 
 def test_views_of_held_out_images_are_not_used(make, tmp_path):
@@ -795,11 +796,11 @@ def test_views_of_held_out_images_are_not_used(make, tmp_path):
 @pytest.mark.parametrize(
     ("splits", "split", "message"),
     [
-        (("fold0", "fold1"), "fold2", r"all\.npy: no part fold2 to hold out; it has fold0, fold1$"),
-        (None, "fold0", r"all\.npy: no part fold0 to hold out; it has none; cnn-split --folds makes some$"),
-        (("fold0", "fold1", None), "fold0", r"all\.npy: all-2\.png is in no part; with --hold-out every picture"),
+        (("fold0", "fold1"), "fold2", r"all\.npy: no split fold2 to hold out; it has fold0, fold1$"),
+        (None, "fold0", r"all\.npy: no split fold0 to hold out; it has none; make some with cnn-split --folds$"),
+        (("fold0", "fold1", None), "fold0", r"all\.npy: all-2\.png is in no split; --hold-out needs every image"),
         (("fold0",) * 16 + ("fold1",) * 32, "fold1", r"all\.npy without fold1: only one class, blue"),
-        (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"blue is in .*all\.npy, fold0 alone; .*all\.npy without fold0 has green, red"),
+        (("fold0",) * 16 + ("fold1",) * 32, "fold0", r"blue is only in .*all\.npy, fold0; .*all\.npy without fold0 has green, red"),
     ],
 )  # fmt: skip
 def test_rejects_a_split_that_cannot_be_held_out(make, splits, split, message, tmp_path):
