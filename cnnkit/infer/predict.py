@@ -272,7 +272,7 @@ def _demanding_one(outputs: Iterable[ImageOutput]) -> Iterator[ImageOutput]:
         total, used = total + 1, used or output.probabilities is not None
         yield output
     if total and not used:
-        raise CnnkitError("no picture could be used; nothing is predicted")
+        raise CnnkitError("no image could be used; nothing is predicted")
 
 
 def _number(value: np.float32) -> float:
