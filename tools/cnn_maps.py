@@ -55,8 +55,8 @@ def main(
     if maps.output is not None:
         cli.finish_files()
     network = feature_maps.open_model(model, shown, device=device)
-    with tree.writing_into(maps.output, force=maps.force):
-        cli.emit(feature_maps.explain(network, image, options=maps), as_json)
+    with tree.writing_into(maps.output, force=maps.force), cli.callbacks("drawing", streaming=True) as callbacks:
+        cli.emit(feature_maps.explain(network, image, options=maps, callbacks=callbacks), as_json)
 
 
 if __name__ == "__main__":

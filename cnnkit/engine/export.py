@@ -452,8 +452,8 @@ def export_model(
         free=made.free,
     )
     content = checked_bytes(proto, header)
-    callbacks.phase("comparing on random images")
     session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
+    callbacks.phase("comparing on random images")
     records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
         callbacks.phase("comparing on images")

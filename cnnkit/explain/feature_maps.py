@@ -19,6 +19,7 @@ from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
 from cnnkit import messages
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import MapScale
 from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
@@ -104,7 +105,11 @@ def open_model(model: str, options: InputOptions, *, device: str = "auto") -> Fe
 
 
 def explain(
-    network: FeatureMapNetwork, source: str | Path, *, options: FeatureMapOptions
+    network: FeatureMapNetwork,
+    source: str | Path,
+    *,
+    options: FeatureMapOptions,
+    callbacks: Callbacks | None = None,
 ) -> Iterator[FeatureMapRecord]:
     """Describe and draw the feature maps of layers for an image.
 
@@ -112,6 +117,7 @@ def explain(
         network: From `open_model`.
         source: The image file.
         options: The layers, by name or number, or `all` for all that have maps; and how and where they are drawn.
+        callbacks: To report the phase.
 
     Yields:
         A record for each layer.
@@ -126,6 +132,7 @@ def explain(
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:
         tree.check_apart(options.output, [str(source)], to_be="explained")
+    (callbacks or Callbacks()).phase("computing activations")
     image = preprocessing.prepare(decode.load_required(source), network.preprocess)
     outputs = network.activations(image, chosen)
     for layer, maps in zip(chosen, outputs, strict=True):

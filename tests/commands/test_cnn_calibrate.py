@@ -259,8 +259,8 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
         (["-o", "new.onnx"], "add -m MODEL.onnx"),
         (["-m", "net.pt", "-o", "new.onnx"], "run cnn-export net.pt -o net.onnx"),
         (["-m", "net.onnx", "-o", "new.pt"], "new.pt: a network is written to a .onnx file"),
-        (["--reliability", "r.bmp"], "use one of .png, .svg, .pdf"),
-        (["--split", "val"], "give one with --truth"),
+        (["--reliability", "r.bmp"], "a name that ends in .png, .svg or .pdf"),
+        (["--split", "val"], "pass one with --truth"),
         (["--truth", "-"], "cannot both come from standard input"),
     ],
 )

@@ -303,9 +303,9 @@ def test_plots_and_bounds_work_with_every_mode(run, folder, mode):
         (["--fail-under", "log_loss=0.9"], "use --fail-over log_loss=0.9"),
         (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe"; did you mean "recall:rose"?'),
         (["--worst", "0"], "--worst"),
-        (["--split", "test"], "give one with --truth"),
-        (["--complete"], "give one with --truth"),
-        (["--confusion", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--split", "test"], "pass one with --truth"),
+        (["--complete"], "pass one with --truth"),
+        (["--confusion", "c.bmp"], "a name that ends in .png, .svg or .pdf"),
         (["--truth", "-"], "cannot both come from standard input"),
         (["-", "-", "--folds"], "standard input (-) can be read once"),
         (
@@ -320,7 +320,7 @@ def test_plots_and_bounds_work_with_every_mode(run, folder, mode):
         (["--coverage", "--folds"], "--folds and --coverage exclude each other"),
         (["--folds"], "give a manifest with a column split"),
         (["--folds", "a.tsv", "a.tsv"], "given twice"),
-        (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--reliability", "c.bmp"], "a name that ends in .png, .svg or .pdf"),
     ],
 )
 def test_rejects_contradictory_options(run, folder, words, message):

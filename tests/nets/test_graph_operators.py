@@ -809,7 +809,7 @@ def test_rejects_recursive_and_huge_functions(measured):
             make_node(f"F{place - 1}", [source], [result], domain="own") for source, result in (("a", "m"), ("m", "b"))
         ]
         doubling.append(make_function("own", f"F{place}", ["a"], ["b"], calls, opsets))
-    with pytest.raises(FormatError, match="nodes with its functions written out"):
+    with pytest.raises(FormatError, match="nodes after its functions are expanded"):
         measured(model([make_node("F59", ["x"], ["out"], domain="own")], functions=doubling, domains=["own"]))
 
 
