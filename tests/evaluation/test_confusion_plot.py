@@ -113,6 +113,6 @@ def test_names_are_not_typeset(tmp_path):
 
 def test_rejects_other_extensions(tmp_path):
     """The usage error names the supported formats; no file is written."""
-    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+    with pytest.raises(UsageError, match=r"a name that ends in \.png, \.svg or \.pdf"):
         plots.save_confusion(tmp_path / "c.bmp", make(2))
     assert not list(tmp_path.iterdir())

@@ -79,6 +79,6 @@ def test_rejects_diagram_without_probabilities(tmp_path):
     """The message has the reason, and no file is written; nor for another extension."""
     with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probabilities"):
         plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
-    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+    with pytest.raises(UsageError, match=r"a name that ends in \.png, \.svg or \.pdf"):
         plots.save_reliability(tmp_path / "r.bmp", {"": make(*draw())})
     assert not list(tmp_path.iterdir())
